@@ -1,0 +1,3 @@
+//! Workloads, rivals, histograms and reports of `phalanx bench`.
+
+pub mod workload;
