@@ -1,1 +1,61 @@
-//! Phalanx.
+//! Phalanx: coordination for HPC and ML-training jobs at the speed of the hardware that joins the ranks.
+//!
+//! A *job* is one run of a program on N *ranks*. Its ranks meet in *groups*; a group's members pass *barriers*
+//! together. Everything that ranks share lies in their node's *segment*, shared memory made of `u64` words.
+//!
+//! ```
+//! use phalanx::{Job, Operation};
+//!
+//! // Under `phalanx run -n 4 -- program` each process is one rank; without it this is a job of one rank.
+//! let job = Job::from_env()?;
+//! let world = job.world();
+//! world.barrier()?;
+//!
+//! // A barrier can carry a word: have all ranks converged?
+//! let all_done = world.barrier_reduce(Operation::And, 1)?;
+//! assert_eq!(all_done, 1);
+//!
+//! // Half-barriers: say that you are there, compute, then wait for the others.
+//! let arrival = world.arrive()?;
+//! // … work that needs nobody …
+//! arrival.wait()?;
+//! # Ok::<(), phalanx::Error>(())
+//! ```
+//!
+//! # The house
+//!
+//! ```text
+//!   job.rs  group.rs         what users call: identity, groups, blocking barriers
+//!     /          \
+//!  coord/      cluster/      the primitives          how ranks find each other
+//!     \          /
+//!       fabric/              the contract, and what fulfils it: shared memory, the simulator
+//!   sync.rs  clock.rs  machine.rs        atomics, time, CPUs
+//! ```
+//!
+//! The names re-exported here are the library's interface. The modules are public so that tests, model checkers and
+//! curious readers can reach them; they may change with any version.
+
+pub mod clock;
+#[cfg(not(model))]
+pub mod cluster;
+pub mod coord;
+#[cfg(not(model))]
+pub mod error;
+pub mod fabric;
+#[cfg(not(model))]
+mod group;
+#[cfg(not(model))]
+mod job;
+pub mod machine;
+pub mod sync;
+
+pub use coord::barrier::{Algorithm, Operation};
+pub use coord::stats::{GroupStats, MemberStats};
+pub use coord::wait::WaitPolicy;
+#[cfg(not(model))]
+pub use error::{BarrierError, BootstrapError, EnvironmentError, Error, GroupError, JobError, SegmentError};
+#[cfg(not(model))]
+pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
+#[cfg(not(model))]
+pub use job::{Job, JobOptions};

@@ -1,3 +1,4 @@
 //! Workloads, rivals, histograms and reports of `phalanx bench`.
 
+pub mod rivals;
 pub mod workload;

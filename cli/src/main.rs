@@ -1,2 +1,33 @@
-//! The command.
-fn main() {}
+//! The `phalanx` command. This file knows the command line and nothing else: each subcommand's options and work
+//! live in a module of its own name, which takes its parsed options and answers with the process's exit status.
+
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  phalanx run -n 4 -- ./solver input.toml     four ranks of a program on this machine
+  phalanx help run                            every option of the launcher
+";
+
+/// Coordination at the speed of the hardware that joins the ranks.
+#[derive(Parser)]
+#[command(name = "phalanx", version, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Run(run::Options),
+}
+
+fn main() -> ExitCode {
+    match CommandLine::parse().task {
+        Task::Run(options) => run::main(options),
+    }
+}

@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them all: `scripts/test.sh`, or `scripts/test.sh --quick` for the inner loop.
+#
+# Works on a fresh Debian or Ubuntu with rustup. Every step runs, also after one that failed, so that one run shows
+# all there is to mend; the exit status is 1 if any failed. `--quick` is the plain test suite in the debug profile;
+# without it follow documentation tests, the stress tests in release, the loom and shuttle models, criterion's benches
+# as tests, the examples, the command itself and the time of a clean release build.
+#
+# The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A step that is no test runner
+# counts as one, and a step that fails without a failed test (it did not compile, say) as one failure.
+
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+
+# What the tests need of the system, one a line: the command that shows it is there, its package, and what for.
+needs='
+cc       gcc             the linker, and the rivals in C
+git      git             tidy lists the files with it
+python3  python3-minimal reads the JSON that the command prints
+pgrep    procps          tests that no process is left behind
+mpicc    libopenmpi-dev  builds the Open MPI rival
+mpirun   openmpi-bin     runs it
+'
+
+quick=no
+case "${1:-}" in
+    '') ;;
+    --quick) quick=yes ;;
+    *)
+        echo "usage: scripts/test.sh [--quick]" >&2
+        exit 2
+        ;;
+esac
+
+target=${CARGO_TARGET_DIR:-target}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+passed=0 failed=0 skipped=0
+summary=()
+
+heading() {
+    printf '\n== %s\n' "$1"
+}
+
+# As root, or by sudo if it asks for no password.
+apt() {
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then as_root=(sudo -n); fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null
+}
+
+can_install() {
+    command -v apt-get >/dev/null || return 1
+    [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null
+}
+
+install_missing() {
+    local missing=() command package reason
+    while read -r command package reason; do
+        [ -n "$command" ] || continue
+        command -v "$command" >/dev/null && continue
+        echo "missing: $package ($reason)"
+        missing+=("$package")
+    done <<<"$needs"
+    if [ ${#missing[@]} = 0 ]; then
+        echo "all there"
+        return 0
+    fi
+    if ! can_install; then
+        echo "cannot install as this user; run: apt-get install ${missing[*]}"
+        return 1
+    fi
+    apt update && apt install --no-install-recommends "${missing[@]}" >"$scratch/apt.log" 2>&1 && return 0
+    tail -n 20 "$scratch/apt.log"
+    return 1
+}
+
+# The counts of all `test result:` lines of a log, as `passed failed ignored`.
+count_tests() {
+    awk '/^test result:/ {
+        for (i = 2; i <= NF; i++) {
+            if ($i ~ /^passed/) p += $(i - 1)
+            if ($i ~ /^failed/) f += $(i - 1)
+            if ($i ~ /^ignored/) s += $(i - 1)
+        }
+        n++
+    } END { print p + 0, f + 0, s + 0, n + 0 }' "$1"
+}
+
+# step NAME COMMAND…: runs it, prints its output and duration, and counts.
+step() {
+    local name=$1 log=$scratch/log started=$SECONDS status p f s runs verdict
+    shift
+    heading "$name"
+    "$@" </dev/null 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r p f s runs < <(count_tests "$log")
+    if [ "$runs" = 0 ] && [ "$status" = 0 ]; then p=1; fi
+    if [ "$f" = 0 ] && [ "$status" != 0 ]; then f=1; fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    verdict=ok
+    if [ "$status" != 0 ]; then verdict="FAILED (exit $status)"; fi
+    printf -- '-- %s: %s, %d s\n' "$name" "$verdict" $((SECONDS - started))
+    summary+=("$(printf '%-34s %5d s  %s' "$name" $((SECONDS - started)) "$verdict")")
+}
+
+# skip NAME REASON: says that a step was not run.
+skip() {
+    heading "$1"
+    echo "not run: $2"
+    skipped=$((skipped + 1))
+    summary+=("$(printf '%-34s %5s    not run: %s' "$1" - "$2")")
+}
+
+# One suite under a model checker. The flags also build `phalanx` itself with the checker's atomics; a target folder of
+# its own keeps them from rebuilding everything else.
+model() {
+    local checker=$1 flags="--cfg model --cfg model=\"$1\""
+    if [ ! -f "tests/$checker.rs" ]; then
+        skip "model: $checker" "tests/$checker.rs does not exist"
+        return
+    fi
+    step "model: $checker" env RUSTFLAGS="$flags" cargo test --locked --release --target-dir "$target/$checker" \
+        -p phalanx --test "$checker"
+}
+
+criterion_smoke() {
+    if [ -d bench/benches ]; then
+        step 'criterion benches, once each' cargo bench --locked -p phalanx-bench --benches -- --test
+    else
+        skip 'criterion benches, once each' 'bench/benches does not exist'
+    fi
+}
+
+# An example on its own and as two ranks, in a folder that it may write to. As every step, it runs in a subshell, so
+# that the `cd` stays here.
+run_example() {
+    local example=$1 programs
+    programs=$(realpath "$target")/release
+    mkdir -p "$scratch/$example"
+    cd "$scratch/$example" || return
+    echo "$example, unlaunched:" && timeout 120 "$programs/examples/$example" || return
+    echo "$example, two ranks:" && timeout 120 "$programs/phalanx" run -n 2 -- "$programs/examples/$example"
+}
+
+examples() {
+    local source found=no
+    for source in examples/*.rs; do
+        [ -f "$source" ] || continue
+        found=yes
+        step "example: $(basename "$source" .rs)" run_example "$(basename "$source" .rs)"
+    done
+    if [ $found = no ]; then skip 'examples' 'there are none yet'; fi
+}
+
+# What a person's first run prints, as a program reads it: one JSON object a line.
+command_smoke() {
+    cargo run --locked -q --release -p phalanx-cli -- bench barrier --iterations 2000 --json >"$scratch/bench.json" || return
+    python3 - "$scratch/bench.json" <<'PYTHON'
+import json, sys
+results = [json.loads(line) for line in open(sys.argv[1]) if line.strip()]
+assert results, "no result printed"
+for result in results:
+    assert result["bench"] == "barrier" and result["p50_ns"] > 0, result
+    print(f'{result["system"]}: {result["ranks"]} ranks, p50 {result["p50_ns"]} ns')
+PYTHON
+}
+
+# Printed, not asserted: under a minute on two idle cores is the aim, and CI's cores are not always idle.
+clean_release_build() {
+    local started=$SECONDS status
+    cargo build --locked -q --release --target-dir "$scratch/clean"
+    status=$?
+    echo "clean release build of the default members: $((SECONDS - started)) s"
+    rm -rf "$scratch/clean"
+    return $status
+}
+
+if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install Rust with rustup (https://rustup.rs)" >&2
+    exit 2
+fi
+
+step 'what the tests need' install_missing
+step 'tests, debug' cargo test --locked --workspace --tests
+if [ $quick = no ]; then
+    step 'documentation tests' cargo test --locked --workspace --doc
+    # Stress tests are marked `#[ignore]` where a debug build would be too slow for them.
+    step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests \
+        -- --include-ignored
+    model loom
+    model shuttle
+    criterion_smoke
+    step 'examples, build' cargo build --locked --release -p phalanx -p phalanx-cli --examples --bins
+    examples
+    step 'phalanx bench barrier --json' command_smoke
+    step 'clean release build' clean_release_build
+fi
+
+heading 'summary'
+printf '%s\n' "${summary[@]}"
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

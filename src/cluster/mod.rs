@@ -1,0 +1,11 @@
+//! How ranks become a job: who they are, how they find each other, who has joined.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`environment`] | the identity that a launcher hands to each rank |
+//! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
+//! | [`membership`] | the rank table: joining, and waiting until all have |
+
+pub mod bootstrap;
+pub mod environment;
+pub mod membership;

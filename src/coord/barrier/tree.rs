@@ -1,0 +1,301 @@
+//! Tree: arrivals are gathered up, the release flows down; two half-barriers.
+//!
+//! The tree follows the machine (see [`super::choice`]), so that most lines travel inside one cache and few between
+//! NUMA nodes, and no line is read by more than a handful of waiters. A node waits for its children's words, combines
+//! what they bring, and passes one word up; the root swaps the *decision word*; parents copy the release for their
+//! children.
+//!
+//! The decision word decides for all, and *anybody* may swap it who has checked that all members' own arrival words
+//! stand: gathering is only the quick way to know it. That makes two things simple:
+//!
+//! - A member that has arrived but computes instead of polling holds up its subtree's quick way, not the barrier:
+//!   a waiter looks at all members' words now and then and decides over its head.
+//! - To take an arrival back, a member marks its own word and counts a withdrawal in the decision word. From then on
+//!   a decision at this sequence needs a look at all members' words, with the count unchanged around it.
+
+use std::task::Poll;
+
+use super::layout::MemberWord;
+use super::word::{ArrivalWord, DecisionWord, Phase, TreeWord};
+use super::{GroupLayout, Operation, Outcome, Side, State, Withdrawal};
+use crate::fabric::Fabric;
+use crate::sync::Ordering;
+
+/// This member's place in the tree and how far its gathering has come.
+#[derive(Debug)]
+pub(super) struct Node {
+    parent: Option<Parent>,
+    children: Vec<Child>,
+    cursor: usize,
+    gathering: Option<Gathering>,
+    /// The member that came last in the barrier just passed, where that was seen.
+    last: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Parent {
+    index: usize,
+    is_root: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Child {
+    index: usize,
+    is_leaf: bool,
+}
+
+/// What the subtree has brought so far.
+#[derive(Clone, Copy, Debug)]
+struct Gathering {
+    value: u64,
+    disagrees: bool,
+    /// The member seen to come last below, or this one while none was waited for.
+    last: usize,
+    is_complete: bool,
+}
+
+/// The result of looking at a decision.
+enum Decision {
+    Made,
+    Contested,
+}
+
+impl Node {
+    /// Reads the tree from the group's list of members.
+    pub fn read(fabric: &impl Fabric, layout: GroupLayout, me: usize) -> Self {
+        let parent_of = |index| MemberWord(fabric.word(layout.member(index)).load(Ordering::Relaxed)).parent();
+        let parents: Vec<Option<usize>> = (0..layout.size()).map(parent_of).collect();
+        let is_leaf = |index: usize| !parents.contains(&Some(index));
+        let children = (0..layout.size()).filter(|index| parents[*index] == Some(me));
+        Self {
+            parent: parents[me].map(|index| Parent { index, is_root: parents[index].is_none() }),
+            children: children.map(|index| Child { index, is_leaf: is_leaf(index) }).collect(),
+            cursor: 0,
+            gathering: None,
+            last: None,
+        }
+    }
+
+    /// Starts gathering for a new barrier, or again for the same one after a withdrawal.
+    pub fn restart(&mut self, again: bool) {
+        if again && self.has_gathered() {
+            // What was passed up stays: the decision looks at all members' words now.
+            return;
+        }
+        self.cursor = 0;
+        self.gathering = None;
+        self.last = None;
+    }
+
+    fn has_gathered(&self) -> bool {
+        self.gathering.is_some_and(|gathering| gathering.is_complete)
+    }
+
+    pub fn last(&self) -> Option<usize> {
+        self.last
+    }
+
+    pub fn poll(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
+        let Some(gathering) = self.gather(side, fabric) else { return Poll::Pending };
+        let released = match self.parent {
+            None => self.decide(gathering, side, fabric),
+            Some(parent) => self.see_release(parent, side, fabric),
+        };
+        released.map(|(value, scan)| self.finish(side, fabric, value, scan))
+    }
+
+    /// Takes in the children's arrivals, as far as they have come; the whole once all have.
+    fn gather(&mut self, side: &Side, fabric: &impl Fabric) -> Option<Gathering> {
+        let value = side.contribution.value;
+        let start = Gathering { value, disagrees: false, last: side.me, is_complete: false };
+        let mut gathering = self.gathering.unwrap_or(start);
+        if gathering.is_complete {
+            return Some(gathering);
+        }
+        while let Some(child) = self.children.get(self.cursor).copied() {
+            let Some(brought) = see_child(child, side, fabric) else {
+                gathering.last = child.index;
+                self.gathering = Some(gathering);
+                return None;
+            };
+            gathering.take_in(child, &brought, side.contribution.operation);
+            self.cursor += 1;
+        }
+        gathering.is_complete = true;
+        self.gathering = Some(gathering);
+        if self.parent.is_some() && !self.children.is_empty() {
+            pass_up(gathering, side, fabric);
+        }
+        Some(gathering)
+    }
+
+    /// The root's decision, once all are gathered.
+    fn decide(&mut self, gathering: Gathering, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
+        let now = side.load_decision(fabric);
+        if now.sequence() >= side.next() {
+            return Poll::Ready(read_result(now, side, fabric, &mut self.last));
+        }
+        if now.count() > 0 {
+            return match decide_by_scan(now, side, fabric) {
+                Poll::Ready(Decision::Made) => Poll::Ready((0, true)),
+                Poll::Ready(Decision::Contested) | Poll::Pending => Poll::Pending,
+            };
+        }
+        fabric.word(side.layout.result()).store(gathering.value, Ordering::Relaxed);
+        fabric.word(side.layout.result_last()).store(gathering.last as u64, Ordering::Relaxed);
+        let then = DecisionWord::new(side.next(), 0, gathering.disagrees, 0);
+        if !side.swap_decision(fabric, now, then) {
+            return Poll::Pending;
+        }
+        self.last = Some(gathering.last);
+        Poll::Ready((gathering.value, gathering.disagrees))
+    }
+
+    fn see_release(&mut self, parent: Parent, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
+        if parent.is_root {
+            let decision = side.load_decision(fabric);
+            return match decision.sequence() >= side.next() {
+                true => Poll::Ready(read_result(decision, side, fabric, &mut self.last)),
+                false => Poll::Pending,
+            };
+        }
+        // SYNC POINT: released. Acquire pairs with the parent's release store.
+        let word = TreeWord(fabric.word(side.layout.released(parent.index)).load(Ordering::Acquire));
+        if word.sequence() < side.next() {
+            return Poll::Pending;
+        }
+        self.last = (!word.scan()).then(|| word.last());
+        let value = fabric.word(side.layout.released_value(parent.index)).load(Ordering::Relaxed);
+        Poll::Ready((value, word.scan()))
+    }
+
+    /// Over everybody's head: passes if the barrier is decided, decides it if all members have arrived.
+    pub fn decide_for_all(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
+        let now = side.load_decision(fabric);
+        let (value, scan) = if now.sequence() >= side.next() {
+            read_result(now, side, fabric, &mut self.last)
+        } else {
+            match decide_by_scan(now, side, fabric) {
+                Poll::Ready(Decision::Made) => (0, true),
+                Poll::Ready(Decision::Contested) | Poll::Pending => return Poll::Pending,
+            }
+        };
+        Poll::Ready(self.finish(side, fabric, value, scan))
+    }
+
+    /// Hands the release on and reads the outcome.
+    fn finish(&mut self, side: &Side, fabric: &impl Fabric, value: u64, scan: bool) -> Outcome {
+        // The root's children read the decision word itself.
+        if self.parent.is_some() && !self.children.is_empty() {
+            let last = self.last.unwrap_or(0);
+            let word = TreeWord::new(side.next(), last, scan, side.contribution.operation);
+            fabric.word(side.layout.released_value(side.me)).store(value, Ordering::Relaxed);
+            // SYNC POINT: released. Release pairs with the children's acquire load; it carries the value.
+            fabric.word(side.layout.released(side.me)).store(word.0, Ordering::Release);
+        }
+        match scan {
+            true => side.outcome_by_scan(fabric),
+            false => Ok(if side.contribution.operation.has_value() { value } else { 0 }),
+        }
+    }
+}
+
+impl Gathering {
+    fn take_in(&mut self, child: Child, brought: &Brought, operation: Operation) {
+        self.disagrees |= brought.disagrees || brought.operation != operation;
+        self.value = operation.combine(self.value, brought.value);
+        // Waited for this child's subtree: what it saw come last is the last so far.
+        if self.last == child.index {
+            self.last = brought.last;
+        }
+    }
+}
+
+fn pass_up(gathering: Gathering, side: &Side, fabric: &impl Fabric) {
+    let word = TreeWord::new(side.next(), gathering.last, gathering.disagrees, side.contribution.operation);
+    fabric.word(side.layout.gathered_value(side.me)).store(gathering.value, Ordering::Relaxed);
+    // SYNC POINT: gathered. Release pairs with the parent's acquire load; it carries the value and all arrivals that
+    // this member has seen.
+    fabric.word(side.layout.gathered(side.me)).store(word.0, Ordering::Release);
+}
+
+/// What one child's subtree brings.
+struct Brought {
+    operation: Operation,
+    value: u64,
+    disagrees: bool,
+    last: usize,
+}
+
+fn see_child(child: Child, side: &Side, fabric: &impl Fabric) -> Option<Brought> {
+    if child.is_leaf {
+        let word = side.arrival(fabric, child.index);
+        return word.has_arrived(side.next()).then(|| Brought {
+            operation: word.operation_at(side.next()),
+            value: side.value(fabric, child.index),
+            disagrees: false,
+            last: child.index,
+        });
+    }
+    // SYNC POINT: gathered. Acquire pairs with the child's release store.
+    let word = TreeWord(fabric.word(side.layout.gathered(child.index)).load(Ordering::Acquire));
+    (word.sequence() >= side.next()).then(|| Brought {
+        operation: word.operation(),
+        value: fabric.word(side.layout.gathered_value(child.index)).load(Ordering::Relaxed),
+        disagrees: word.scan(),
+        last: word.last(),
+    })
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "an index of a member")]
+fn read_result(decision: DecisionWord, side: &Side, fabric: &impl Fabric, last: &mut Option<usize>) -> (u64, bool) {
+    // Relaxed: the acquire load of the decision came before, and the next decision cannot come without this member.
+    let word = |at| fabric.word(at).load(Ordering::Relaxed);
+    *last = (!decision.scan()).then(|| word(side.layout.result_last()) as usize);
+    (word(side.layout.result()), decision.scan())
+}
+
+/// Decides if all members' own words stand. `now` was loaded before they are read; a withdrawal in between counts
+/// itself there and makes the swap fail.
+fn decide_by_scan(now: DecisionWord, side: &Side, fabric: &impl Fabric) -> Poll<Decision> {
+    let stands = |index| index == side.me || side.arrival(fabric, index).has_arrived(side.next());
+    if !(0..side.layout.size()).all(stands) {
+        return Poll::Pending;
+    }
+    let then = DecisionWord::new(side.next(), 0, true, 0);
+    Poll::Ready(match side.swap_decision(fabric, now, then) {
+        true => Decision::Made,
+        false => Decision::Contested,
+    })
+}
+
+pub(super) fn withdraw(side: &mut Side, fabric: &impl Fabric) -> Poll<Withdrawal> {
+    let own = side.word_for(Phase::Withdrawn);
+    loop {
+        let now = side.load_decision(fabric);
+        if now.sequence() >= side.next() || now.count() == DecisionWord::MAX_COUNT {
+            return give_in(side, fabric, now);
+        }
+        mark(side, fabric, own);
+        if side.swap_decision(fabric, now, now.with_count(now.count() + 1)) {
+            side.attempt += 1;
+            side.state = State::Idle;
+            return Poll::Ready(Withdrawal::Withdrawn);
+        }
+    }
+}
+
+/// The withdrawal came too late (the next poll passes), or cannot be counted.
+fn give_in(side: &mut Side, fabric: &impl Fabric, decision: DecisionWord) -> Poll<Withdrawal> {
+    side.reinstate(fabric);
+    match decision.sequence() >= side.next() {
+        true => Poll::Pending,
+        false => Poll::Ready(Withdrawal::Exhausted),
+    }
+}
+
+fn mark(side: &Side, fabric: &impl Fabric, own: ArrivalWord) {
+    // SYNC POINT: decision. Release, and before the compare-and-swap that counts the withdrawal: whoever decides with
+    // that count or a later one sees the mark.
+    fabric.word(side.layout.arrival(side.me)).store(own.0, Ordering::Release);
+}

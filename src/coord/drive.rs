@@ -1,0 +1,209 @@
+//! Drivers: what turns the barrier's state machine into calls that block.
+//!
+//! A wait polls, and between polls takes the step that the [`WaitPlan`] says: spin, yield the CPU, or park on the
+//! arrival word of a missing rank (on the counter, for a central barrier). The clock is read once after arriving, for
+//! the record, and then once for a handful of spins.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use super::barrier::{Barrier, Contribution, Outcome, Withdrawal};
+use super::wait::{Step, WaitPlan};
+use crate::clock::Clock;
+use crate::fabric::Park;
+use crate::sync::{Ordering, full_fence, spin_hint};
+
+/// Polls between two readings of the clock.
+const SPINS: u64 = 16;
+/// After this long, and then again and again, a wait looks at all members itself; see [`Barrier::poll_thoroughly`].
+const THOROUGH_AFTER: Duration = Duration::from_micros(5);
+/// How long a withdrawal waits for another member that is in the middle of one.
+const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(1);
+
+/// Where this rank runs.
+#[derive(Clone, Copy, Debug)]
+pub enum CpuHint {
+    /// Every rank has its own CPU: nobody needs to know.
+    Dedicated,
+    /// Pinned to this one, which others may share.
+    Pinned(usize),
+    /// Floating: the kernel is asked at each arrival.
+    Floating,
+}
+
+/// Drives barriers for one rank.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    /// The node's clock.
+    pub clock: Clock,
+    /// How to wait.
+    pub plan: WaitPlan,
+    /// Where the rank runs.
+    pub cpu: CpuHint,
+    /// What one turn of the spin loop costs, in ticks.
+    pub spin_ticks: u64,
+}
+
+/// An arrival that a driver has made: what the wait for it needs to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrived {
+    ticks: u64,
+    cpu: Option<usize>,
+}
+
+impl Driver {
+    /// A driver; measures the cost of a spin, which takes some microseconds.
+    pub fn new(clock: Clock, plan: WaitPlan, cpu: CpuHint) -> Self {
+        const TURNS: u64 = 64;
+        let start = clock.now();
+        for _ in 0..TURNS {
+            spin_hint();
+        }
+        let spin_ticks = (clock.now() - start).div_ceil(TURNS);
+        let cpu = if plan.shares_cpus { cpu } else { CpuHint::Dedicated };
+        Self { clock, plan, cpu, spin_ticks }
+    }
+
+    /// Arrives.
+    #[inline]
+    pub fn arrive(&self, barrier: &mut Barrier, fabric: &impl Park, contribution: Contribution) -> Arrived {
+        let cpu = match self.cpu {
+            CpuHint::Dedicated => None,
+            CpuHint::Pinned(cpu) => Some(cpu),
+            CpuHint::Floating => Some(crate::machine::current_cpu()),
+        };
+        barrier.arrive(fabric, contribution, cpu);
+        let ticks = if cfg!(feature = "attribution") { self.clock.now() } else { 0 };
+        if cfg!(feature = "attribution") {
+            barrier.note_arrival_time(fabric, ticks);
+        }
+        Arrived { ticks, cpu }
+    }
+
+    /// Looks once.
+    pub fn test(&self, barrier: &mut Barrier, fabric: &impl Park, arrived: Arrived) -> Option<Outcome> {
+        let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) else { return None };
+        self.note_wait(barrier, fabric, || self.clock.now() - arrived.ticks);
+        Some(outcome)
+    }
+
+    /// Waits until the barrier is passed, or until the clock reads `deadline`.
+    ///
+    /// `None` is a time-out: the arrival stands, and waiting can be resumed.
+    #[inline]
+    pub fn wait(
+        &self,
+        barrier: &mut Barrier,
+        fabric: &impl Park,
+        arrived: Arrived,
+        deadline: Option<u64>,
+    ) -> Option<Outcome> {
+        // A neighbour on this CPU cannot arrive while this rank spins.
+        let spins = if self.plan.shares_cpus { 1 } else { SPINS };
+        for turn in 0..spins {
+            if let Poll::Ready(outcome) = barrier.poll(fabric) {
+                self.note_wait(barrier, fabric, || turn * self.spin_ticks);
+                return Some(outcome);
+            }
+            spin_hint();
+        }
+        self.wait_long(barrier, fabric, arrived, deadline)
+    }
+
+    #[cold]
+    fn wait_long(
+        &self,
+        barrier: &mut Barrier,
+        fabric: &impl Park,
+        arrived: Arrived,
+        deadline: Option<u64>,
+    ) -> Option<Outcome> {
+        let entered = self.clock.now();
+        let mut thorough_at = THOROUGH_AFTER;
+        loop {
+            let now = self.clock.now();
+            let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
+            let is_late = deadline.is_some_and(|deadline| now >= deadline);
+            let polled = if is_late || waited >= thorough_at {
+                thorough_at = waited * 2;
+                barrier.poll_thoroughly(fabric)
+            } else {
+                self.poll_a_few(barrier, fabric)
+            };
+            if let Poll::Ready(outcome) = polled {
+                self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(arrived.ticks));
+                return Some(outcome);
+            }
+            if is_late {
+                return None;
+            }
+            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(fabric, cpu));
+            match self.plan.step(waited, neighbour_is_missing) {
+                Step::Spin => spin_hint(),
+                Step::Yield => crate::machine::yield_cpu(),
+                Step::Park => {
+                    let left =
+                        deadline.map(|deadline| Duration::from_nanos(self.clock.ns(deadline.saturating_sub(now))));
+                    if let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) {
+                        self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(arrived.ticks));
+                        return Some(outcome);
+                    }
+                    park(barrier, fabric, left);
+                }
+            }
+        }
+    }
+
+    fn poll_a_few(&self, barrier: &mut Barrier, fabric: &impl Park) -> Poll<Outcome> {
+        let polls = if self.plan.shares_cpus { 1 } else { SPINS };
+        for _ in 1..polls {
+            if let ready @ Poll::Ready(_) = barrier.poll(fabric) {
+                return ready;
+            }
+            spin_hint();
+        }
+        barrier.poll(fabric)
+    }
+
+    /// Takes the arrival back, waiting briefly for another member that is in the middle of the same.
+    pub fn withdraw(&self, barrier: &mut Barrier, fabric: &impl Park) -> Withdrawal {
+        let limit = self.clock.now().saturating_add(self.clock.ticks(WITHDRAWAL_LIMIT));
+        loop {
+            if let Poll::Ready(withdrawal) = barrier.withdraw(fabric) {
+                return withdrawal;
+            }
+            if self.clock.now() >= limit {
+                barrier.insist(fabric);
+                return Withdrawal::Exhausted;
+            }
+            crate::machine::yield_cpu();
+        }
+    }
+
+    #[inline]
+    fn note_wait(&self, barrier: &Barrier, fabric: &impl Park, ticks: impl FnOnce() -> u64) {
+        if cfg!(feature = "attribution") {
+            let came_last = barrier.came_last();
+            barrier.note_wait(fabric, if came_last { 0 } else { ticks() }, came_last);
+        }
+    }
+}
+
+/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason.
+pub fn park(barrier: &Barrier, fabric: &impl Park, timeout: Option<Duration>) {
+    let Some(awaited) = barrier.awaited(fabric) else { return };
+    let sleepers = fabric.word(awaited.sleepers);
+    sleepers.fetch_add(1, Ordering::Relaxed);
+    // SYNC POINT: arrival, decision sleepers. This rank is counted before the word is compared (by the kernel, in
+    // `park`); whoever changes the word does so before it looks at the count. One of the two sees the other.
+    full_fence();
+    fabric.park(awaited.word, awaited.seen, timeout);
+    sleepers.fetch_sub(1, Ordering::Relaxed);
+}
+
+impl Arrived {
+    /// Ticks since the arrival; `None` where arrivals are not timed.
+    pub fn waited(&self, now: u64) -> Option<u64> {
+        (self.ticks > 0).then(|| now.saturating_sub(self.ticks))
+    }
+}

@@ -1,0 +1,21 @@
+//! The primitives: sans-IO state machines over a fabric's words, and the thin drivers that block on them.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`barrier`] | the barrier and its three algorithms |
+//! | [`formation`] | making groups: space, members, the leader's offer |
+//! | [`arena`] | the space that groups are cut from |
+//! | [`stats`] | who came last, who waited how long, who is missing |
+//! | [`wait`] | the wait policy: spin, yield, park |
+//! | [`drive`] | blocking on a barrier: the only place here that reads a clock or sleeps |
+
+pub mod arena;
+pub mod barrier;
+pub mod drive;
+pub mod formation;
+pub mod stats;
+pub mod wait;
+
+/// Hash over every position and packed word that ranks share.
+pub const LAYOUT_HASH: u64 =
+    crate::fabric::node::hash(4, &[crate::fabric::node::LAYOUT_HASH, barrier::layout::LAYOUT_HASH, formation::REFUSED]);

@@ -1,0 +1,200 @@
+//! What can go wrong. One enum for each kind of call, and [`Error`] over them all for callers that only pass it on.
+
+use std::time::Duration;
+
+pub use crate::cluster::bootstrap::BootstrapError;
+pub use crate::cluster::environment::EnvironmentError;
+use crate::coord::barrier::Operation;
+pub use crate::fabric::shm::SegmentError;
+
+/// Why a job could not be joined or made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// The environment names no rank of a job.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// The job's other ranks could not be met.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The node's segment could not be made or attached.
+    #[error("rank {rank}: {source}")]
+    Segment {
+        /// This rank.
+        rank: usize,
+        /// What is wrong with it.
+        #[source]
+        source: SegmentError,
+    },
+    /// An option in the environment has a value that means nothing.
+    #[error("{name}: {why}")]
+    Option {
+        /// The variable.
+        name: &'static str,
+        /// What would be valid.
+        why: String,
+    },
+    /// The number of ranks is 0 or more than a node can have.
+    #[error("a job on one machine has 1 to {most} ranks, not {asked}")]
+    Size {
+        /// The number asked for.
+        asked: usize,
+        /// The most.
+        most: usize,
+    },
+}
+
+/// Why a barrier was not passed, or was passed with nothing agreed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// Not all members have arrived in time. The arrival stands: wait again to resume, or abandon it.
+    #[error(
+        "rank {rank}: barrier {sequence} of group {group} timed out after {waited:?}: ranks {missing:?} have not arrived (remedy: look at these ranks; call again to resume, or abandon)"
+    )]
+    TimedOut {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job; the world is 0.
+        group: u64,
+        /// Which barrier of the group, counted from 1.
+        sequence: u64,
+        /// How long this call has waited.
+        waited: Duration,
+        /// Exactly the ranks that have not arrived.
+        missing: Vec<usize>,
+    },
+    /// All members have arrived, but they do not agree what this barrier is. It counts as passed, for all members.
+    #[error("rank {rank}: members of group {group} disagree about barrier {sequence}: {} (remedy: make all members call the same operation)", list(.named))]
+    OperationMismatch {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
+        /// Which barrier of the group.
+        sequence: u64,
+        /// Each member's rank and what it named.
+        named: Vec<(usize, Operation)>,
+    },
+    /// This rank has arrived already and is not through.
+    #[error(
+        "rank {rank}: the arrival at barrier {sequence} of group {group} is still outstanding (remedy: wait for it or abandon it first)"
+    )]
+    ArrivalOutstanding {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
+        /// Which barrier of the group.
+        sequence: u64,
+    },
+    /// An arrival could not be taken back: it was tried too often at one barrier, or another member has stopped in the
+    /// middle of doing so. The arrival stands.
+    #[error(
+        "rank {rank}: the arrival at barrier {sequence} of group {group} cannot be abandoned and stands (remedy: wait for it)"
+    )]
+    CannotAbandon {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
+        /// Which barrier of the group.
+        sequence: u64,
+    },
+}
+
+fn list(named: &[(usize, Operation)]) -> String {
+    named.iter().map(|(rank, operation)| format!("rank {rank}: {operation}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a group could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// The parent's members did not meet.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+    /// The segment has no space for the group.
+    #[error(
+        "rank {rank}: no space for a group of {members} in the node's segment: {needed_bytes} bytes in a row needed, {free_bytes} free (remedy: drop groups, or ask for more with JobOptions::groups)"
+    )]
+    Exhausted {
+        /// This rank.
+        rank: usize,
+        /// The group's members.
+        members: usize,
+        /// Bytes that it needs.
+        needed_bytes: usize,
+        /// Bytes that are free, perhaps in pieces.
+        free_bytes: usize,
+    },
+    /// The member that makes the group found no space for it.
+    #[error(
+        "rank {rank}: rank {leader} found no space for a group of {members} in the node's segment (remedy: drop groups, or ask for more with JobOptions::groups)"
+    )]
+    Refused {
+        /// This rank.
+        rank: usize,
+        /// The member that makes the group.
+        leader: usize,
+        /// The group's members.
+        members: usize,
+    },
+    /// The member that makes the group did not come in time.
+    #[error(
+        "rank {rank}: rank {leader}, the first of the new group's members, has not made it within {waited:?} (remedy: look at that rank)"
+    )]
+    LeaderMissing {
+        /// This rank.
+        rank: usize,
+        /// The member that makes the group.
+        leader: usize,
+        /// How long it was waited.
+        waited: Duration,
+    },
+    /// Members of earlier groups have not come to take them.
+    #[error(
+        "rank {rank}: too many groups that their members have not joined yet (waited {waited:?}; remedy: look at the members of the last groups that this rank has made)"
+    )]
+    OffersPending {
+        /// This rank.
+        rank: usize,
+        /// How long it was waited.
+        waited: Duration,
+    },
+    /// A list of members is no list of members.
+    #[error("rank {rank}: {list:?} is no list of members: {why}")]
+    BadList {
+        /// This rank.
+        rank: usize,
+        /// The list.
+        list: Vec<usize>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A block in the segment is not what its maker said: memory was overwritten.
+    #[error(
+        "rank {rank}: the block of the group made by rank {leader} is corrupt (remedy: some rank writes where it should not; end the job)"
+    )]
+    Corrupt {
+        /// This rank.
+        rank: usize,
+        /// The member that made the group.
+        leader: usize,
+    },
+}
+
+/// Any error of this library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A job could not be joined or made.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A group could not be made.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// A barrier was not passed.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+}

@@ -1,0 +1,183 @@
+//! How a node's words are divided: a header, a table with an entry per rank, and an arena that groups are cut from.
+//!
+//! Positions only, no memory: shared memory, the simulator and the model checkers all divide their words by this one
+//! map. The picture stands in docs/design.md, "The segment".
+
+use super::{LINE_WORDS, WordAt};
+use crate::machine::MASK_CPUS;
+
+/// Words of the header: two lines, the first written once, the second counters.
+pub const HEADER_WORDS: usize = 2 * LINE_WORDS;
+/// Words of a rank's entry: one line of facts, one of its CPU mask, two of offers.
+pub const RANK_WORDS: usize = 4 * LINE_WORDS;
+/// Words of the arena's unit of allocation.
+pub const UNIT_WORDS: usize = 4 * LINE_WORDS;
+/// Offers that a rank can have open at once.
+pub const OFFERS: usize = 8;
+/// Words of an offer: key, value, acknowledgements.
+pub const OFFER_WORDS: usize = 3;
+
+const _: () = assert!(OFFERS * OFFER_WORDS <= 2 * LINE_WORDS);
+const _: () = assert!(MASK_CPUS == 64 * LINE_WORDS);
+
+/// The header's words.
+pub mod header {
+    use super::WordAt;
+
+    /// `MAGIC`: this is a segment of Phalanx.
+    pub const MAGIC: WordAt = WordAt(0);
+    /// The version of the format.
+    pub const VERSION: WordAt = WordAt(1);
+    /// Hash over every position and packed word that ranks share.
+    pub const LAYOUT_HASH: WordAt = WordAt(2);
+    /// The job's random number.
+    pub const JOB_ID: WordAt = WordAt(3);
+    /// Geometry: ranks of the node.
+    pub const RANKS: WordAt = WordAt(4);
+    /// Geometry: words of the whole segment.
+    pub const WORDS: WordAt = WordAt(5);
+    /// Geometry: units of the arena.
+    pub const ARENA_UNITS: WordAt = WordAt(6);
+    /// The common clock: source, length of a tick, origin.
+    pub const CLOCK: [WordAt; 3] = [WordAt(7), WordAt(8), WordAt(9)];
+    /// How many ranks have joined. Only grows.
+    pub const JOINED: WordAt = WordAt(16);
+    /// 1 once the world group can be used.
+    pub const READY: WordAt = WordAt(17);
+    /// The number of the next group. Only grows.
+    pub const NEXT_GROUP: WordAt = WordAt(18);
+    /// Ranks that sleep until `READY` or `JOINED` changes.
+    pub const SLEEPERS: WordAt = WordAt(19);
+}
+
+/// The division of one node's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeLayout {
+    ranks: usize,
+    arena_units: usize,
+}
+
+impl NodeLayout {
+    /// A node of `ranks` ranks with an arena of at least `arena_words`.
+    pub const fn new(ranks: usize, arena_words: usize) -> Self {
+        Self { ranks, arena_units: arena_words.div_ceil(UNIT_WORDS) }
+    }
+
+    /// The ranks of the node.
+    pub const fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    /// Units of the arena.
+    pub const fn arena_units(&self) -> usize {
+        self.arena_units
+    }
+
+    /// The first word of a rank's entry.
+    const fn entry(&self, rank: usize) -> WordAt {
+        WordAt(HEADER_WORDS + rank * RANK_WORDS)
+    }
+
+    /// The process that a rank is: its pid; 0 while nobody has joined as this rank.
+    pub const fn process(&self, rank: usize) -> WordAt {
+        self.entry(rank)
+    }
+
+    /// Where a rank runs; see [`crate::machine::Place`].
+    pub const fn place(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(1)
+    }
+
+    /// Word `index` of the mask of CPUs that a rank may use.
+    pub const fn mask(&self, rank: usize, index: usize) -> WordAt {
+        self.entry(rank).plus(LINE_WORDS + index)
+    }
+
+    /// Offer `index` of a rank: key, value, acknowledgements.
+    pub const fn offer(&self, rank: usize, index: usize) -> [WordAt; OFFER_WORDS] {
+        let first = self.entry(rank).plus(2 * LINE_WORDS + index * OFFER_WORDS);
+        [first, first.plus(1), first.plus(2)]
+    }
+
+    const fn bitmap_start(&self) -> WordAt {
+        self.entry(self.ranks)
+    }
+
+    /// Words of the arena's bitmap, one bit a unit.
+    pub const fn bitmap_words(&self) -> usize {
+        self.arena_units.div_ceil(64)
+    }
+
+    /// Word `index` of the arena's bitmap.
+    pub const fn bitmap(&self, index: usize) -> WordAt {
+        self.bitmap_start().plus(index)
+    }
+
+    /// The first word of a unit of the arena.
+    pub const fn unit(&self, unit: usize) -> WordAt {
+        let bitmap_lines = self.bitmap_words().div_ceil(LINE_WORDS);
+        self.bitmap_start().plus(bitmap_lines * LINE_WORDS + unit * UNIT_WORDS)
+    }
+
+    /// Words of the whole segment.
+    pub const fn words(&self) -> usize {
+        self.unit(self.arena_units).0
+    }
+}
+
+/// Hash of bytes (FNV-1a, 64 bits), usable in constants: for the layout hash and for keys that all ranks must compute
+/// alike whatever their compiler.
+pub const fn hash(seed: u64, numbers: &[u64]) -> u64 {
+    let mut state = seed ^ 0xcbf2_9ce4_8422_2325;
+    let mut index = 0;
+    while index < numbers.len() {
+        let bytes = numbers[index].to_le_bytes();
+        let mut byte = 0;
+        while byte < 8 {
+            state = (state ^ bytes[byte] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+            byte += 1;
+        }
+        index += 1;
+    }
+    state
+}
+
+/// Hash over the positions in this file.
+pub const LAYOUT_HASH: u64 = hash(
+    1,
+    &[
+        HEADER_WORDS as u64,
+        RANK_WORDS as u64,
+        UNIT_WORDS as u64,
+        OFFERS as u64,
+        OFFER_WORDS as u64,
+        header::CLOCK[0].0 as u64,
+        header::JOINED.0 as u64,
+        header::SLEEPERS.0 as u64,
+        LINE_WORDS as u64,
+    ],
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_follow_each_other_without_overlap() {
+        for ranks in [1, 2, 3, 64, 128, 1000] {
+            for arena_words in [1, 511, 513, 100_000] {
+                let layout = NodeLayout::new(ranks, arena_words);
+                assert!(layout.process(0).0 >= HEADER_WORDS);
+                for rank in 1..ranks {
+                    let last_of_previous = layout.offer(rank - 1, OFFERS - 1)[OFFER_WORDS - 1];
+                    assert!(last_of_previous < layout.process(rank));
+                }
+                assert!(layout.offer(ranks - 1, OFFERS - 1)[2] < layout.bitmap(0));
+                assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
+                assert_eq!(layout.unit(0).0 % LINE_WORDS, 0);
+                assert!(layout.arena_units() * UNIT_WORDS >= arena_words);
+                assert_eq!(layout.words(), layout.unit(layout.arena_units() - 1).0 + UNIT_WORDS);
+            }
+        }
+    }
+}

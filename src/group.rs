@@ -1,0 +1,676 @@
+//! Groups: ordered sets of ranks that synchronise together, and the blocking calls on their barriers.
+//!
+//! A [`Group`] drives one member's [`Barrier`] machine. It remembers what became of the last arrival, because a
+//! time-out leaves it standing: the next blocking call resumes it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::coord::barrier::layout::GroupLayout;
+use crate::coord::barrier::{Algorithm, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
+use crate::coord::drive::Arrived;
+use crate::coord::stats::{self, GroupStats};
+use crate::coord::{arena, formation};
+use crate::error::{BarrierError, GroupError};
+use crate::fabric::Fabric;
+use crate::fabric::node::{UNIT_WORDS, hash};
+use crate::job::{CpuShare, Membership};
+use crate::sync::Ordering;
+
+/// Kinds of keys under which groups are offered.
+const SPLIT_KEY: u64 = 1;
+const LIST_KEY: u64 = 2;
+
+/// An ordered set of ranks that synchronise together, as one of its members holds it.
+///
+/// A group belongs to one thread at a time: it can be sent to another, not shared. Dropping it gives this member's
+/// hold back; the space is free when the last member has dropped.
+pub struct Group {
+    membership: Arc<Membership>,
+    layout: GroupLayout,
+    ranks: Vec<usize>,
+    me: usize,
+    core: RefCell<Core>,
+}
+
+/// What changes as barriers are passed.
+#[derive(Debug)]
+struct Core {
+    barrier: Barrier,
+    arrived: Arrived,
+    standing: Standing,
+    /// How often this member has made a group of each list, by the list's hash.
+    lists_made: HashMap<u64, u64>,
+}
+
+/// Who answers for the outstanding arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// There is none.
+    Nothing,
+    /// A blocking call that timed out; the next such call resumes it.
+    Suspended,
+    /// An [`Arrival`] that the caller holds.
+    Held,
+    /// An [`Arrival`] that was dropped; the next call finishes it first.
+    Detached,
+    /// A split that timed out, with its colour and key.
+    Splitting(u64, u64),
+}
+
+/// What came of abandoning an arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It is as if this rank had not arrived: the barrier waits for it, and its next arrival is for the same barrier.
+    Withdrawn,
+    /// Too late: all had arrived, and the barrier is passed for this rank too.
+    Passed,
+    /// Nothing was outstanding.
+    Nothing,
+}
+
+/// The algorithm that a group uses, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlgorithmChoice {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl AlgorithmChoice {
+    pub(crate) fn new(asked: Option<Algorithm>, share: &CpuShare, members: usize) -> Self {
+        match asked {
+            Some(algorithm) => Self { algorithm, reason: "asked for by an option".to_owned() },
+            None => Self::automatic(Algorithm::choose(members, share.has_own_cpus), share, members),
+        }
+    }
+
+    fn automatic(algorithm: Algorithm, share: &CpuShare, members: usize) -> Self {
+        let CpuShare { ranks, cpus, .. } = share;
+        let reason = match (algorithm, share.quota) {
+            (Algorithm::Flat, _) => format!("{members} members with a CPU each: one line transfer"),
+            (Algorithm::Tree, _) => format!("{members} members with a CPU each: gather along the caches"),
+            (Algorithm::Central, Some(quota)) if quota < *ranks as f64 => {
+                format!("{ranks} ranks share a quota of {quota:.2} CPUs: yield and park")
+            }
+            (Algorithm::Central, _) => format!("{ranks} ranks share {cpus} CPUs: yield and park"),
+        };
+        Self { algorithm, reason }
+    }
+}
+
+impl Group {
+    /// This member's hold on an initialised block. `ranks` are the members in order, this rank among them.
+    pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
+        let me = ranks.iter().position(|rank| *rank == membership.rank).expect("a group is attached by its members");
+        let barrier = Barrier::new(&*membership.segment, layout, me);
+        let core =
+            Core { barrier, arrived: Arrived::default(), standing: Standing::Nothing, lists_made: HashMap::new() };
+        Self { membership, layout, ranks, me, core: RefCell::new(core) }
+    }
+
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    fn segment(&self) -> &crate::fabric::shm::Segment {
+        &self.membership.segment
+    }
+
+    /// This rank's number in the group, `0..size`.
+    pub fn rank(&self) -> usize {
+        self.me
+    }
+
+    /// The group's members.
+    pub fn size(&self) -> usize {
+        self.ranks.len()
+    }
+
+    /// The members' ranks in the job, in the group's order.
+    pub fn ranks(&self) -> &[usize] {
+        &self.ranks
+    }
+
+    /// The group's number in the job; the world is 0.
+    pub fn id(&self) -> u64 {
+        self.segment().word(self.layout.id()).load(Ordering::Relaxed)
+    }
+
+    /// How many barriers this rank has passed in this group.
+    pub fn passed(&self) -> u64 {
+        self.core.borrow().barrier.passed()
+    }
+
+    /// The barrier algorithm, and why it was chosen.
+    pub fn algorithm(&self) -> AlgorithmChoice {
+        let number = self.segment().word(self.layout.algorithm()).load(Ordering::Relaxed);
+        let used = Algorithm::from_number(number).expect("checked when the group was attached");
+        let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, self.size());
+        match choice.algorithm == used {
+            true => choice,
+            false => AlgorithmChoice { algorithm: used, reason: format!("rank {} chose it", self.ranks[0]) },
+        }
+    }
+
+    /// Waits until all members have arrived.
+    ///
+    /// Cost with a CPU for each rank: one transfer of a cache line. Resumes a call that timed out.
+    ///
+    /// # Errors
+    ///
+    /// [`BarrierError::OperationMismatch`], [`BarrierError::ArrivalOutstanding`].
+    #[inline]
+    pub fn barrier(&self) -> Result<(), BarrierError> {
+        self.meet(Contribution::NONE, None).map(drop)
+    }
+
+    /// As [`barrier`](Self::barrier), for at most `timeout` in all. After a time-out the arrival stands: call again to
+    /// resume, or [`abandon`](Self::abandon).
+    ///
+    /// # Errors
+    ///
+    /// As [`barrier`](Self::barrier), and [`BarrierError::TimedOut`] with exactly the ranks that have not arrived.
+    pub fn barrier_timeout(&self, timeout: Duration) -> Result<(), BarrierError> {
+        self.meet(Contribution::NONE, Some(timeout)).map(drop)
+    }
+
+    /// A barrier that carries a word: returns all members' `value`s reduced by `operation` (AND, OR, MIN or MAX).
+    ///
+    /// # Errors
+    ///
+    /// As [`barrier`](Self::barrier). Members that named another operation, or a plain barrier, make it
+    /// [`BarrierError::OperationMismatch`] for all.
+    pub fn barrier_reduce(&self, operation: Operation, value: u64) -> Result<u64, BarrierError> {
+        self.meet(Contribution { operation, value }, None)
+    }
+
+    /// As [`barrier_reduce`](Self::barrier_reduce), for at most `timeout` in all.
+    ///
+    /// # Errors
+    ///
+    /// As [`barrier_reduce`](Self::barrier_reduce) and [`barrier_timeout`](Self::barrier_timeout).
+    pub fn barrier_reduce_timeout(
+        &self,
+        operation: Operation,
+        value: u64,
+        timeout: Duration,
+    ) -> Result<u64, BarrierError> {
+        self.meet(Contribution { operation, value }, Some(timeout))
+    }
+
+    /// Arrives without waiting. The returned [`Arrival`] finishes the barrier; dropping it leaves this rank arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`BarrierError::ArrivalOutstanding`] while the last arrival is not finished.
+    pub fn arrive(&self) -> Result<Arrival<'_>, BarrierError> {
+        self.begin_arrival(Contribution::NONE)
+    }
+
+    /// As [`arrive`](Self::arrive), with a word to reduce; waiting returns the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`arrive`](Self::arrive).
+    pub fn arrive_reduce(&self, operation: Operation, value: u64) -> Result<Arrival<'_, u64>, BarrierError> {
+        self.begin_arrival(Contribution { operation, value })
+    }
+
+    /// Gives up the arrival of a blocking call that timed out.
+    ///
+    /// Either this rank is as if it had never arrived, or the barrier had been passed: never something between, and
+    /// never a later barrier released early.
+    ///
+    /// # Errors
+    ///
+    /// [`BarrierError::CannotAbandon`]: the arrival stands. [`BarrierError::OperationMismatch`] when it was passed so.
+    pub fn abandon(&self) -> Result<Abandoned, BarrierError> {
+        let mut core = self.core.borrow_mut();
+        match core.standing {
+            Standing::Nothing => Ok(Abandoned::Nothing),
+            Standing::Held => Err(self.outstanding(&core)),
+            Standing::Suspended | Standing::Detached | Standing::Splitting(..) => self.give_up(&mut core),
+        }
+    }
+
+    /// Who came last, who waited how long, who is missing: as all members have noted it. Works while others are stuck,
+    /// and costs a look at each member's lines.
+    pub fn stats(&self) -> GroupStats {
+        stats::read(self.segment(), self.layout, &self.ranks, self.segment().clock())
+    }
+
+    /// Splits the group: members that give the same `color` form a new group, in the order of their `key`s (members
+    /// with equal keys keep their order). Every member of this group calls it; each new group is made by its own
+    /// members.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError`]: as a barrier on this group, or no space for the new one.
+    pub fn split(&self, color: u64, key: u64) -> Result<Group, GroupError> {
+        self.split_by(color, key, None)
+    }
+
+    /// As [`split`](Self::split), for at most `timeout`. After a time-out call again with the same colour and key, or
+    /// [`abandon`](Self::abandon).
+    ///
+    /// # Errors
+    ///
+    /// As [`split`](Self::split), and time-outs.
+    pub fn split_timeout(&self, color: u64, key: u64, timeout: Duration) -> Result<Group, GroupError> {
+        self.split_by(color, key, Some(timeout))
+    }
+
+    /// Makes a group of the listed members (their numbers in this group, in the new group's order). Only they call it,
+    /// all with the same list; nobody else takes part. Waits for the first in the list, who makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::BadList`], no space, or the first member missing for `timeout`.
+    pub fn subgroup(&self, members: &[usize], timeout: Duration) -> Result<Group, GroupError> {
+        if let Some(why) = self.fault_in(members) {
+            return Err(GroupError::BadList { rank: self.ranks[self.me], list: members.to_vec(), why });
+        }
+        let ranks: Vec<usize> = members.iter().map(|member| self.ranks[*member]).collect();
+        let list: Vec<u64> = ranks.iter().map(|rank| *rank as u64).collect();
+        let list = hash(self.id(), &list);
+        let made = {
+            let mut core = self.core.borrow_mut();
+            let made = core.lists_made.entry(list).or_insert(0);
+            *made += 1;
+            *made
+        };
+        self.form(ranks, hash(LIST_KEY, &[list, made]), self.deadline(Some(timeout)))
+    }
+
+    fn fault_in(&self, members: &[usize]) -> Option<&'static str> {
+        let has_twice = |list: &[usize]| (1..list.len()).any(|index| list[..index].contains(&list[index]));
+        if members.iter().any(|member| *member >= self.size()) {
+            Some("a number is not below the group's size")
+        } else if has_twice(members) {
+            Some("a member is listed twice")
+        } else if !members.contains(&self.me) {
+            Some("the caller is not in it")
+        } else {
+            None
+        }
+    }
+
+    /// A clock reading that is `timeout` away.
+    fn deadline(&self, timeout: Option<Duration>) -> Option<u64> {
+        let clock = &self.membership.driver.clock;
+        timeout.map(|timeout| clock.now().saturating_add(clock.ticks(timeout)))
+    }
+
+    #[inline]
+    fn meet(&self, contribution: Contribution, timeout: Option<Duration>) -> Result<u64, BarrierError> {
+        let mut core = self.core.borrow_mut();
+        let deadline = self.deadline(timeout);
+        if core.standing != Standing::Nothing {
+            self.settle_earlier(&mut core, contribution, deadline)?;
+        }
+        self.arrive_unless_arrived(&mut core, contribution);
+        self.finish(&mut core, deadline, Standing::Suspended)
+    }
+
+    #[inline]
+    fn arrive_unless_arrived(&self, core: &mut Core, contribution: Contribution) {
+        if !core.barrier.is_outstanding() {
+            core.arrived = self.membership.driver.arrive(&mut core.barrier, self.segment(), contribution);
+        }
+    }
+
+    /// Before a blocking call arrives: a suspended arrival of the same kind is the call's own; a dropped one is
+    /// finished first; any other is in the way.
+    #[cold]
+    fn settle_earlier(
+        &self,
+        core: &mut Core,
+        contribution: Contribution,
+        deadline: Option<u64>,
+    ) -> Result<(), BarrierError> {
+        match core.standing {
+            Standing::Suspended if core.barrier.contribution() == contribution => Ok(()),
+            // Whoever dropped it does not want to know how it ended.
+            Standing::Detached => match self.finish(core, deadline, Standing::Detached) {
+                Err(error @ BarrierError::TimedOut { .. }) => Err(error),
+                _ => Ok(()),
+            },
+            _ => Err(self.outstanding(core)),
+        }
+    }
+
+    /// Waits for the outstanding arrival; after a time-out it stands as `otherwise` says.
+    #[inline]
+    fn finish(&self, core: &mut Core, deadline: Option<u64>, otherwise: Standing) -> Result<u64, BarrierError> {
+        let waited = self.membership.driver.wait(&mut core.barrier, self.segment(), core.arrived, deadline);
+        match waited {
+            Some(outcome) => {
+                core.standing = Standing::Nothing;
+                self.result(core, outcome)
+            }
+            None => {
+                core.standing = otherwise;
+                Err(self.timed_out(core, deadline))
+            }
+        }
+    }
+
+    #[inline]
+    fn result(&self, core: &Core, outcome: Outcome) -> Result<u64, BarrierError> {
+        outcome.map_err(|disagreement| self.mismatch(core, disagreement))
+    }
+
+    #[cold]
+    fn mismatch(&self, core: &Core, disagreement: Disagreement) -> BarrierError {
+        BarrierError::OperationMismatch {
+            rank: self.ranks[self.me],
+            group: self.id(),
+            sequence: core.barrier.passed(),
+            named: self.ranks.iter().copied().zip(disagreement.0).collect(),
+        }
+    }
+
+    #[cold]
+    fn timed_out(&self, core: &Core, deadline: Option<u64>) -> BarrierError {
+        let clock = &self.membership.driver.clock;
+        let since_arrival = core.arrived.waited(clock.now());
+        BarrierError::TimedOut {
+            rank: self.ranks[self.me],
+            group: self.id(),
+            sequence: core.barrier.passed() + 1,
+            waited: Duration::from_nanos(since_arrival.or(deadline).map_or(0, |ticks| clock.ns(ticks))),
+            missing: core.barrier.missing(self.segment()).into_iter().map(|index| self.ranks[index]).collect(),
+        }
+    }
+
+    #[cold]
+    fn outstanding(&self, core: &Core) -> BarrierError {
+        BarrierError::ArrivalOutstanding {
+            rank: self.ranks[self.me],
+            group: self.id(),
+            sequence: core.barrier.passed() + 1,
+        }
+    }
+
+    fn begin_arrival<T: Carried>(&self, contribution: Contribution) -> Result<Arrival<'_, T>, BarrierError> {
+        let mut core = self.core.borrow_mut();
+        if core.standing == Standing::Detached && self.test_outstanding(&mut core).is_some() {
+            core.standing = Standing::Nothing;
+        }
+        if core.standing != Standing::Nothing {
+            return Err(self.outstanding(&core));
+        }
+        self.arrive_unless_arrived(&mut core, contribution);
+        core.standing = Standing::Held;
+        Ok(Arrival { group: self, ended: RefCell::new(None), carried: PhantomData })
+    }
+
+    fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
+        let arrived = core.arrived;
+        self.membership.driver.test(&mut core.barrier, self.segment(), arrived)
+    }
+
+    fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
+        match self.membership.driver.withdraw(&mut core.barrier, self.segment()) {
+            Withdrawal::Withdrawn => {
+                core.standing = Standing::Nothing;
+                Ok(Abandoned::Withdrawn)
+            }
+            Withdrawal::Passed(outcome) => {
+                core.standing = Standing::Nothing;
+                self.result(core, outcome).map(|_| Abandoned::Passed)
+            }
+            Withdrawal::Exhausted => Err(BarrierError::CannotAbandon {
+                rank: self.ranks[self.me],
+                group: self.id(),
+                sequence: core.barrier.passed() + 1,
+            }),
+        }
+    }
+
+    fn split_by(&self, color: u64, key: u64, timeout: Option<Duration>) -> Result<Group, GroupError> {
+        let deadline = self.deadline(timeout);
+        let sequence = self.meet_to_split(color, key, deadline)?;
+        let given: Vec<(u64, u64)> = (0..self.size()).map(|index| self.given(index, sequence)).collect();
+        let ranks = formation::members_of(color, &given).into_iter().map(|index| self.ranks[index]).collect();
+        self.form(ranks, hash(SPLIT_KEY, &[self.id(), sequence, color]), deadline)
+    }
+
+    /// The barrier inside a split: every member's colour and key lie in its line before it arrives.
+    fn meet_to_split(&self, color: u64, key: u64, deadline: Option<u64>) -> Result<u64, BarrierError> {
+        let contribution = Contribution { operation: Operation::Split, value: 0 };
+        let mut core = self.core.borrow_mut();
+        if core.standing != Standing::Nothing && core.standing != Standing::Splitting(color, key) {
+            self.settle_earlier(&mut core, contribution, deadline)?;
+        }
+        if !core.barrier.is_outstanding() {
+            let sequence = core.barrier.passed() + 1;
+            // Relaxed: the arrival that follows publishes them (SYNC POINT: arrival).
+            let store = |at, value| self.segment().word(at).store(value, Ordering::Relaxed);
+            store(self.layout.color(self.me, sequence), color);
+            store(self.layout.key(self.me, sequence), key);
+        }
+        self.arrive_unless_arrived(&mut core, contribution);
+        self.finish(&mut core, deadline, Standing::Splitting(color, key))?;
+        Ok(core.barrier.passed())
+    }
+
+    /// What a member gave to the split at `sequence`. Two buffers: nobody is more than one barrier ahead of this rank.
+    fn given(&self, index: usize, sequence: u64) -> (u64, u64) {
+        let load = |at| self.segment().word(at).load(Ordering::Relaxed);
+        (load(self.layout.color(index, sequence)), load(self.layout.key(index, sequence)))
+    }
+
+    /// Makes or takes the group of `ranks` under a key that all its members know.
+    fn form(&self, ranks: Vec<usize>, key: u64, deadline: Option<u64>) -> Result<Group, GroupError> {
+        let leader = ranks[0];
+        let layout = match leader == self.membership.rank {
+            true => self.make(&ranks, key, deadline)?,
+            false => self.take(&ranks, leader, key, deadline)?,
+        };
+        Ok(Group::attach(Arc::clone(&self.membership), layout, ranks))
+    }
+
+    fn make(&self, ranks: &[usize], key: u64, deadline: Option<u64>) -> Result<GroupLayout, GroupError> {
+        let (segment, rank) = (self.segment(), self.membership.rank);
+        let node = segment.layout();
+        let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, ranks.len());
+        let made = formation::make(segment, &node, ranks, choice.algorithm);
+        let value = made.as_ref().map_or(formation::REFUSED, |layout| layout.start().0 as u64);
+        let takers = ranks.len() - 1;
+        let is_offered = takers == 0
+            || self
+                .patiently(deadline, || formation::offer(segment, &node, rank, key, value, takers).then_some(()))
+                .is_ok();
+        match made {
+            Ok(layout) if is_offered => Ok(layout),
+            Ok(layout) => {
+                // Nobody has seen the block: all the holds on it are this rank's to give back.
+                ranks.iter().for_each(|_| formation::leave(segment, &node, layout));
+                Err(GroupError::OffersPending { rank, waited: self.span_to(deadline) })
+            }
+            Err(space) => Err(GroupError::Exhausted {
+                rank,
+                members: ranks.len(),
+                needed_bytes: space.needed * UNIT_WORDS * 8,
+                free_bytes: space.free * UNIT_WORDS * 8,
+            }),
+        }
+    }
+
+    fn take(&self, ranks: &[usize], leader: usize, key: u64, deadline: Option<u64>) -> Result<GroupLayout, GroupError> {
+        let (segment, rank) = (self.segment(), self.membership.rank);
+        let node = segment.layout();
+        let taken = self.patiently(deadline, || formation::take(segment, &node, leader, key));
+        let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
+        if value == formation::REFUSED {
+            return Err(GroupError::Refused { rank, leader, members: ranks.len() });
+        }
+        formation::checked_block(segment, &node, value, ranks.len()).ok_or(GroupError::Corrupt { rank, leader })
+    }
+
+    /// Tries again and again until the deadline, more and more patiently: making groups is rare.
+    fn patiently<T>(&self, deadline: Option<u64>, mut attempt: impl FnMut() -> Option<T>) -> Result<T, Duration> {
+        let clock = &self.membership.driver.clock;
+        let start = clock.now();
+        let mut pause = Duration::ZERO;
+        loop {
+            if let Some(value) = attempt() {
+                return Ok(value);
+            }
+            let now = clock.now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Err(Duration::from_nanos(clock.ns(now - start)));
+            }
+            if clock.ns(now - start) < 100_000 {
+                crate::machine::yield_cpu();
+            } else {
+                pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
+                std::thread::sleep(pause);
+            }
+        }
+    }
+
+    fn span_to(&self, deadline: Option<u64>) -> Duration {
+        let clock = &self.membership.driver.clock;
+        Duration::from_nanos(deadline.map_or(0, |deadline| clock.ns(clock.now().saturating_sub(deadline))))
+    }
+
+    /// Units of the segment's arena that are taken, of all: for tests and for those who look for leaks.
+    pub fn space(&self) -> (usize, usize) {
+        let node = self.segment().layout();
+        (arena::taken(self.segment(), &node), node.arena_units())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        formation::leave(self.segment(), &self.segment().layout(), self.layout);
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("id", &self.id())
+            .field("ranks", &self.ranks)
+            .field("rank", &self.me)
+            .field("passed", &self.passed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a finished arrival gives back: nothing, or a reduced word.
+pub trait Carried: sealed::Sealed + Sized {
+    #[doc(hidden)]
+    fn from_word(word: u64) -> Self;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl Sealed for u64 {}
+}
+
+impl Carried for () {
+    fn from_word(_: u64) -> Self {}
+}
+
+impl Carried for u64 {
+    fn from_word(word: u64) -> Self {
+        word
+    }
+}
+
+/// A rank's arrival at a barrier that it has not passed yet.
+///
+/// Dropping it leaves the rank arrived; the group's next call finishes it first.
+#[derive(Debug)]
+#[must_use = "an arrival that nobody waits for still counts: wait for it, or abandon it"]
+pub struct Arrival<'group, T = ()> {
+    group: &'group Group,
+    ended: RefCell<Option<Result<u64, BarrierError>>>,
+    carried: PhantomData<T>,
+}
+
+impl<T: Carried> Arrival<'_, T> {
+    /// Whether all have arrived. Never blocks; once true, waiting returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::barrier`].
+    pub fn test(&self) -> Result<bool, BarrierError> {
+        let mut ended = self.ended.borrow_mut();
+        if ended.is_none() {
+            let mut core = self.group.core.borrow_mut();
+            if let Some(outcome) = self.group.test_outstanding(&mut core) {
+                core.standing = Standing::Nothing;
+                *ended = Some(self.group.result(&core, outcome));
+            }
+        }
+        match &*ended {
+            None => Ok(false),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(error)) => Err(error.clone()),
+        }
+    }
+
+    /// Waits until all have arrived. Calling it again gives the same answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::barrier`].
+    pub fn wait(&self) -> Result<T, BarrierError> {
+        self.wait_until(None)
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`; after a time-out call again, or [`abandon`](Self::abandon).
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::barrier_timeout`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<T, BarrierError> {
+        self.wait_until(self.group.deadline(Some(timeout)))
+    }
+
+    fn wait_until(&self, deadline: Option<u64>) -> Result<T, BarrierError> {
+        let mut ended = self.ended.borrow_mut();
+        if ended.is_none() {
+            let mut core = self.group.core.borrow_mut();
+            let finished = self.group.finish(&mut core, deadline, Standing::Held);
+            if core.standing == Standing::Held {
+                return finished.map(T::from_word);
+            }
+            *ended = Some(finished);
+        }
+        ended.clone().expect("ended just now or before").map(T::from_word)
+    }
+
+    /// Gives the arrival up: either this rank is as if it had never arrived, or the barrier had been passed.
+    ///
+    /// # Errors
+    ///
+    /// [`BarrierError::CannotAbandon`]: the arrival stands, and the group's next call finishes it.
+    pub fn abandon(self) -> Result<Abandoned, BarrierError> {
+        if let Some(result) = self.ended.borrow().clone() {
+            return result.map(|_| Abandoned::Passed);
+        }
+        let mut core = self.group.core.borrow_mut();
+        self.group.give_up(&mut core)
+    }
+}
+
+impl<T> Drop for Arrival<'_, T> {
+    fn drop(&mut self) {
+        let mut core = self.group.core.borrow_mut();
+        if self.ended.borrow().is_none() && core.standing == Standing::Held {
+            core.standing = Standing::Detached;
+        }
+    }
+}
