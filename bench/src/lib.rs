@@ -1,4 +1,18 @@
 //! Workloads, rivals, histograms and reports of `phalanx bench`.
+//!
+//! The way of one measurement: [`compare`] plans rounds in which every system has its turn; a turn of Phalanx starts
+//! ranks that run the loop of [`rank`], a turn of a rival starts its program ([`rivals`]); both leave the same record
+//! ([`samples`]), which becomes figures ([`figures`]) and in the end a page ([`page`]) or JSON ([`report`]).
+//! [`limit`] measures what the hardware allows in the same rounds.
 
+pub mod build;
+pub mod compare;
+pub mod figures;
+pub mod limit;
+pub mod page;
+pub mod rank;
+pub mod report;
 pub mod rivals;
+pub mod samples;
+pub mod turn;
 pub mod workload;

@@ -7,8 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// When ranks arrive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArrivalPattern {
     /// Each rank enters again as soon as it has left. One clock read an iteration: leaving is entering.
     BackToBack,
@@ -54,7 +56,7 @@ impl FromStr for ArrivalPattern {
 }
 
 /// One round of one system.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Workload {
     /// How many ranks meet.
     pub ranks: usize,

@@ -1,6 +1,8 @@
 //! The `phalanx` command. This file knows the command line and nothing else: each subcommand's options and work
 //! live in a module of its own name, which takes its parsed options and answers with the process's exit status.
 
+mod bench;
+mod progress;
 mod run;
 
 use std::process::ExitCode;
@@ -10,6 +12,7 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   phalanx run -n 4 -- ./solver input.toml     four ranks of a program on this machine
+  phalanx bench barrier                       how fast this machine's ranks meet
   phalanx help run                            every option of the launcher
 ";
 
@@ -24,10 +27,18 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Task {
     Run(run::Options),
+    Bench(bench::Options),
+    /// A rank of a benchmark: started by `bench`, not by people.
+    #[command(name = phalanx_bench::turn::RANK_COMMAND, hide = true)]
+    BenchRank {
+        task: String,
+    },
 }
 
 fn main() -> ExitCode {
     match CommandLine::parse().task {
         Task::Run(options) => run::main(options),
+        Task::Bench(options) => bench::main(options),
+        Task::BenchRank { task } => bench::rank(&task),
     }
 }

@@ -132,6 +132,44 @@ pub struct Identity {
     pub key: Key,
 }
 
+impl Identity {
+    /// A new job's identity, as rank 0 has it: a socket and a key that no other job has.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no random numbers.
+    pub fn random(size: usize) -> std::io::Result<Self> {
+        let bootstrap = Address { name: format!("phalanx-{}", hex(&random_bytes::<16>()?)) };
+        Ok(Self { rank: 0, size, bootstrap, key: Key(random_bytes()?) })
+    }
+
+    /// The variables that make a process rank `rank` of this job: what a launcher hands out, and what
+    /// [`Environment::identity`] reads.
+    pub fn variables(&self, rank: usize) -> [(&'static str, String); 6] {
+        let (rank, size) = (rank.to_string(), self.size.to_string());
+        [
+            ("PHALANX_RANK", rank.clone()),
+            ("PHALANX_SIZE", size.clone()),
+            // One node so far: a rank's place on its node is its place in the job.
+            ("PHALANX_LOCAL_RANK", rank),
+            ("PHALANX_LOCAL_SIZE", size),
+            ("PHALANX_BOOTSTRAP", self.bootstrap.to_string()),
+            ("PHALANX_KEY", hex(self.key.bytes())),
+        ]
+    }
+}
+
+fn random_bytes<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // The kernel never gives less than asked for up to 256 bytes.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Options that the environment can set, as texts still: the job parses them, because it knows their types.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvironmentOptions {
@@ -267,6 +305,15 @@ mod tests {
         assert_eq!(identity.key.bytes()[..2], [0x01, 0x23]);
         assert_eq!(Environment::default().identity(), Ok(None));
         assert!(!format!("{identity:?}").contains("0123"), "the key is not printed");
+    }
+
+    #[test]
+    fn what_a_launcher_hands_out_is_what_a_rank_reads() {
+        let handed_out = Identity::random(3).expect("random numbers");
+        let variables = handed_out.variables(2).map(|(name, value)| (name.to_owned(), value));
+        let read = Environment::from_pairs(variables).identity().expect("valid").expect("present");
+        assert_eq!(read, Identity { rank: 2, ..handed_out });
+        assert_ne!(read.key, Identity::random(3).expect("random numbers").key);
     }
 
     #[test]

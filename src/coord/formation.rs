@@ -123,7 +123,7 @@ pub fn checked_block(fabric: &impl Fabric, node: &NodeLayout, start: u64, size: 
     let start = WordAt(usize::try_from(start).ok()?);
     let first = node.unit(0);
     let end = start.0.checked_add(GroupLayout::words(size))?;
-    if start < first || (start.0 - first.0) % UNIT_WORDS != 0 || end > fabric.words() {
+    if start < first || !(start.0 - first.0).is_multiple_of(UNIT_WORDS) || end > fabric.words() {
         return None;
     }
     let layout = GroupLayout::new(start, size);

@@ -15,6 +15,9 @@ const COLD_WORDS: usize = LINE_WORDS / 2;
 pub struct GroupLayout {
     start: WordAt,
     size: usize,
+    /// The first hot line and the first cold word, worked out once: they are needed at every arrival.
+    hot: WordAt,
+    cold: WordAt,
 }
 
 /// Which of two buffers a barrier uses: a member may be one barrier ahead of a reader, never two.
@@ -26,7 +29,8 @@ const fn parity(sequence: u64) -> usize {
 impl GroupLayout {
     /// A block for `size` members whose first word is `start`.
     pub const fn new(start: WordAt, size: usize) -> Self {
-        Self { start, size }
+        let hot = start.plus(Self::hot_start(size));
+        Self { start, size, hot, cold: hot.plus(size * LINE_WORDS) }
     }
 
     /// Words of a block for `size` members.
@@ -96,11 +100,12 @@ impl GroupLayout {
 
     #[inline]
     const fn hot(&self, index: usize) -> WordAt {
-        self.start.plus(Self::hot_start(self.size) + index * LINE_WORDS)
+        self.hot.plus(index * LINE_WORDS)
     }
 
+    #[inline]
     const fn cold(&self, index: usize) -> WordAt {
-        self.start.plus(Self::hot_start(self.size) + self.size * LINE_WORDS + index * COLD_WORDS)
+        self.cold.plus(index * COLD_WORDS)
     }
 
     /// Hot: the member's arrival.

@@ -1,0 +1,302 @@
+//! Rounds: in each, the limit is measured and every system has one turn, so that whatever the machine does in between
+//! it does to all alike.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use phalanx::clock::Clock;
+use phalanx::machine::CpuSet;
+use phalanx::{Job, JobOptions};
+
+use crate::figures::{Figures, median_of};
+use crate::limit;
+use crate::rank::RankTask;
+use crate::report::{Common, Ratios, Report, System};
+use crate::rivals::{PreparedRival, Rival, RivalError, Skipped};
+use crate::samples::{self, SamplesError};
+use crate::turn::{self, Choice, TurnError};
+use crate::workload::{ArrivalPattern, Workload};
+
+/// How long a system's turn lasts when no number of iterations is asked for.
+const TURN: Duration = Duration::from_millis(400);
+/// The most samples that one turn records over all ranks: 16 bytes each.
+const MOST_SAMPLES: usize = 8_000_000;
+/// Iterations of the trial that tells how many fit into a turn.
+const TRIAL_ITERATIONS: usize = 500;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Ranks; as many as usable CPUs when left open.
+    pub ranks: Option<usize>,
+    /// Phalanx's algorithm, or its own choice.
+    pub algorithm: Option<String>,
+    /// Phalanx's wait policy, or its default.
+    pub wait: Option<String>,
+    /// Iterations of each rank over all rounds, or as many as fit.
+    pub iterations: Option<usize>,
+    /// Iterations before each turn's record.
+    pub warmup: usize,
+    /// When ranks arrive.
+    pub arrival: ArrivalPattern,
+    /// The lateness of late patterns.
+    pub late_ns: u64,
+    /// The period of the open loop.
+    pub period_ns: u64,
+    /// Ranks as threads.
+    pub threads: bool,
+    /// Who else is measured.
+    pub rivals: Vec<Rival>,
+    /// How many rounds.
+    pub rounds: usize,
+    /// Seed of random delays.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Comparison {
+    /// One for each system, Phalanx first.
+    pub reports: Vec<Report>,
+    /// Who they are, in the same order.
+    pub systems: Vec<System>,
+    /// All rounds' figures summed up, in the same order.
+    pub figures: Vec<Figures>,
+    /// Rivals that are not installed.
+    pub skipped: Vec<Skipped>,
+    /// What was measured.
+    pub workload: Workload,
+    /// Phalanx's algorithm, and why.
+    pub choice: Choice,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompareError {
+    /// A number asked for makes no measurement.
+    #[error("{0}")]
+    Request(String),
+    /// The job could not be made.
+    #[error(transparent)]
+    Job(#[from] phalanx::JobError),
+    /// A turn of Phalanx failed.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
+    /// A turn of a rival failed.
+    #[error(transparent)]
+    Rival(#[from] RivalError),
+    /// A record cannot be used.
+    #[error("{system}: {source}")]
+    Samples {
+        /// Whose.
+        system: String,
+        /// What is wrong with it.
+        #[source]
+        source: SamplesError,
+    },
+    /// A directory for records cannot be made.
+    #[error("cannot make a directory for records: {0}")]
+    Directory(std::io::Error),
+}
+
+/// Told of every turn, for a progress bar.
+pub trait Progress {
+    /// `done` of `all` turns are over; the next is `next`.
+    fn turn(&mut self, done: usize, all: usize, next: &str);
+}
+
+/// Measures.
+///
+/// # Errors
+///
+/// [`CompareError`]; nothing is left behind.
+pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison, CompareError> {
+    let clock = Clock::calibrate();
+    let mut workload = plan(request, &clock)?;
+    let directory = Directory::new().map_err(CompareError::Directory)?;
+    let (rivals, skipped) = prepare(request, &directory.0);
+    let choice = choice_of(request, &workload)?;
+    let mut task = RankTask {
+        workload: workload.clone(),
+        algorithm: request.algorithm.clone(),
+        wait: request.wait.clone(),
+        directory: directory.0.join("phalanx"),
+    };
+    if request.iterations.is_none() {
+        workload.iterations = iterations_that_fit(&task, request)?;
+        task.workload.iterations = workload.iterations;
+    }
+    let systems = systems(request, &choice, &rivals);
+    let mut rounds = Rounds { limits: Vec::new(), figures: vec![Vec::new(); systems.len()] };
+    let turns = request.rounds * systems.len();
+    for round in 0..request.rounds {
+        // The limit before and after would be the same cores seconds apart; once a round is enough.
+        rounds.limits.push(limit::one_way_ns(&workload.cpus, &clock));
+        for (index, system) in systems.iter().enumerate() {
+            progress.turn(round * systems.len() + index, turns, &system.label);
+            let records = match index.checked_sub(1).map(|rival| &rivals[rival]) {
+                None => {
+                    turn::run(&task, request.threads)?;
+                    task.directory.clone()
+                }
+                Some(rival) => {
+                    let records = directory.0.join(rival.rival().name());
+                    rival.run(&workload, TURN.as_secs_f64() * 2.0, &records)?;
+                    records
+                }
+            };
+            let record = samples::read_all(&records, workload.ranks)
+                .map_err(|source| CompareError::Samples { system: system.label.clone(), source })?;
+            rounds.figures[index].push(Figures::of_round(&record, workload.ns_per_tick));
+        }
+    }
+    progress.turn(turns, turns, "done");
+    let common = Common {
+        workload: workload.clone(),
+        clock_overhead_ns: clock.overhead_ns(),
+        rounds: request.rounds,
+        limit_ns: rounds.limit(),
+    };
+    let figures: Vec<Figures> = rounds.figures.iter().map(|rounds| Figures::of_rounds(rounds)).collect();
+    let report = |index: usize| Report::new(&common, &systems[index], &figures[index], rounds.ratios(index));
+    let reports = (0..systems.len()).map(report).collect();
+    Ok(Comparison { reports, systems, figures, skipped, workload, choice })
+}
+
+fn plan(request: &Request, clock: &Clock) -> Result<Workload, CompareError> {
+    let refuse = |text: &str| Err(CompareError::Request(text.to_owned()));
+    let cpus: Vec<usize> = CpuSet::of_this_thread().iter().collect();
+    let ranks = request.ranks.unwrap_or(cpus.len());
+    if ranks == 0 {
+        return refuse("a barrier needs at least 1 rank");
+    }
+    if request.rounds == 0 || request.iterations == Some(0) {
+        return refuse("rounds and iterations must be at least 1");
+    }
+    if request.late_ns == 0 || request.period_ns == 0 {
+        return refuse("lateness and period must be at least 1 ns");
+    }
+    let per_round = request.iterations.map_or(TRIAL_ITERATIONS, |all| all.div_ceil(request.rounds));
+    if per_round.saturating_mul(ranks) > MOST_SAMPLES {
+        return Err(CompareError::Request(format!(
+            "{per_round} iterations a round for {ranks} ranks are more than {MOST_SAMPLES} samples: ask for fewer"
+        )));
+    }
+    Ok(Workload {
+        ranks,
+        cpus: cpus.into_iter().take(ranks).collect(),
+        iterations: per_round,
+        warmup: request.warmup,
+        arrival: request.arrival,
+        late_ns: request.late_ns,
+        period_ns: request.period_ns,
+        seed: request.seed,
+        ns_per_tick: clock.ns_per_tick(),
+    })
+}
+
+fn prepare(request: &Request, directory: &Path) -> (Vec<PreparedRival>, Vec<Skipped>) {
+    let (mut rivals, mut skipped) = (Vec::new(), Vec::new());
+    for rival in &request.rivals {
+        match rival.prepare(&directory.join("build")) {
+            Ok(prepared) if request.threads => rivals.push(prepared.with_threads()),
+            Ok(prepared) => rivals.push(prepared),
+            Err(missing) => skipped.push(missing),
+        }
+    }
+    (rivals, skipped)
+}
+
+/// What the library chooses for such a job, asked of a job of threads with the same CPUs.
+fn choice_of(request: &Request, workload: &Workload) -> Result<Choice, CompareError> {
+    let mut options = JobOptions::new();
+    if let Some(name) = &request.algorithm {
+        options = options.barrier(name.parse().map_err(CompareError::Request)?);
+    }
+    let jobs = Job::threads_with(workload.ranks, &options)?;
+    let choice = jobs[0].world().algorithm();
+    Ok(Choice { algorithm: choice.algorithm.name().to_owned(), reason: choice.reason })
+}
+
+fn systems(request: &Request, choice: &Choice, rivals: &[PreparedRival]) -> Vec<System> {
+    let phalanx = System {
+        name: "phalanx".to_owned(),
+        label: "Phalanx".to_owned(),
+        version: crate::build::VERSION.to_owned(),
+        algorithm: Some(choice.algorithm.clone()),
+        wait: Some(request.wait.clone().unwrap_or_else(|| phalanx::WaitPolicy::default().name().to_owned())),
+        threads: request.threads,
+    };
+    let system = |rival: &PreparedRival| System {
+        name: rival.rival().name().to_owned(),
+        label: rival.rival().label().to_owned(),
+        version: rival.version().to_owned(),
+        algorithm: None,
+        wait: None,
+        threads: rival.rival().uses_threads() || (request.threads && rival.rival() == Rival::PthreadBarrier),
+    };
+    std::iter::once(phalanx).chain(rivals.iter().map(system)).collect()
+}
+
+/// A short trial tells how many iterations a turn has time for.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of iterations is small and positive"
+)]
+fn iterations_that_fit(task: &RankTask, request: &Request) -> Result<usize, CompareError> {
+    let system = || "Phalanx".to_owned();
+    turn::run(task, request.threads)?;
+    let record = samples::read_all(&task.directory, task.workload.ranks)
+        .map_err(|source| CompareError::Samples { system: system(), source })?;
+    let (first, last) = (record[0][0], record[0][record[0].len() - 1]);
+    let took = last.exit.saturating_sub(first.enter) as f64 * task.workload.ns_per_tick / record[0].len() as f64;
+    let fit = (TURN.as_nanos() as f64 / took.max(1.0)) as usize;
+    Ok(fit.clamp(100, MOST_SAMPLES / task.workload.ranks / 4).max(1))
+}
+
+/// Each system's figures in each round, Phalanx first.
+struct Rounds {
+    limits: Vec<Option<f64>>,
+    figures: Vec<Vec<Figures>>,
+}
+
+impl Rounds {
+    fn limit(&self) -> Option<f64> {
+        let limits: Vec<f64> = self.limits.iter().copied().flatten().collect();
+        (!limits.is_empty()).then(|| median_of(limits.into_iter()))
+    }
+
+    fn ratios(&self, index: usize) -> Ratios {
+        let own = &self.figures[index];
+        let of = |figure: fn(&Figures) -> f64| {
+            let ratio = |(phalanx, own): (&Figures, &Figures)| figure(phalanx) / figure(own).max(1.0);
+            median_of(self.figures[0].iter().zip(own).map(ratio))
+        };
+        let to_limit = || median_of(own.iter().zip(&self.limits).filter_map(|(own, limit)| Some(own.p50 / (*limit)?)));
+        Ratios { limit: self.limit().map(|_| to_limit()), p50: of(|round| round.p50), mean: of(|round| round.mean) }
+    }
+}
+
+/// A directory for records, removed with all that is in it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> std::io::Result<Self> {
+        let nanoseconds = Instant::now().elapsed().as_nanos();
+        let name = format!("phalanx-bench-{}-{nanoseconds}", std::process::id());
+        // Memory where there is some: a disk that is written to while ranks run disturbs them.
+        let parent = Path::new("/dev/shm");
+        let parent = if parent.is_dir() { parent.to_owned() } else { std::env::temp_dir() };
+        let path = parent.join(name);
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,161 @@
+//! From a round's record to figures, and from rounds' figures to a result.
+//!
+//! A round's figures come from the histogram of all its ranks' waits. A result has the *median over rounds* of each
+//! figure (its least and greatest excepted: those are over all rounds), because these machines change speed under a
+//! measurement: a round disturbed by somebody else must not shift the whole, and ratios between systems are formed
+//! round by round.
+
+use hdrhistogram::Histogram;
+
+use crate::samples::Sample;
+
+/// The longest wait that a histogram tells apart from longer ones: ten minutes.
+const LONGEST_NS: u64 = 600_000_000_000;
+
+/// The figures of one round, in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Waits recorded, over all ranks.
+    pub waits: u64,
+    /// Iterations of each rank.
+    pub iterations: usize,
+    /// Mean wait.
+    pub mean: f64,
+    /// Shortest wait.
+    pub min: f64,
+    /// Median wait.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p999: f64,
+    /// Longest wait.
+    pub max: f64,
+    /// Median over iterations of last exit minus last entry.
+    pub span_p50: f64,
+    /// All waits.
+    pub histogram: Histogram<u64>,
+}
+
+impl Figures {
+    /// The figures of a record.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "nanoseconds of a wait are positive and fit"
+    )]
+    pub fn of_round(ranks: &[Vec<Sample>], ns_per_tick: f64) -> Self {
+        let mut histogram = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("valid bounds");
+        let ns = |ticks: u64| ticks as f64 * ns_per_tick;
+        let mut sum = 0.0;
+        for sample in ranks.iter().flatten() {
+            let wait = ns(sample.exit.saturating_sub(sample.enter));
+            sum += wait;
+            histogram.saturating_record((wait.round() as u64).max(1));
+        }
+        let quantile = |q| histogram.value_at_quantile(q) as f64;
+        Self {
+            waits: histogram.len(),
+            iterations: ranks[0].len(),
+            mean: sum / histogram.len() as f64,
+            min: histogram.min() as f64,
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: histogram.max() as f64,
+            span_p50: ns(median(spans(ranks))),
+            histogram,
+        }
+    }
+
+    /// The median over rounds of each figure; the extremes over all of them.
+    pub fn of_rounds(rounds: &[Self]) -> Self {
+        let middle = |figure: fn(&Self) -> f64| median_of(rounds.iter().map(figure));
+        let mut histogram = rounds[0].histogram.clone();
+        for round in &rounds[1..] {
+            histogram.add(&round.histogram).expect("equal bounds");
+        }
+        Self {
+            waits: rounds.iter().map(|round| round.waits).sum(),
+            iterations: rounds.iter().map(|round| round.iterations).sum(),
+            mean: middle(|round| round.mean),
+            min: rounds.iter().map(|round| round.min).fold(f64::INFINITY, f64::min),
+            p50: middle(|round| round.p50),
+            p90: middle(|round| round.p90),
+            p99: middle(|round| round.p99),
+            p999: middle(|round| round.p999),
+            max: rounds.iter().map(|round| round.max).fold(0.0, f64::max),
+            span_p50: middle(|round| round.span_p50),
+            histogram,
+        }
+    }
+}
+
+/// For each iteration the time from the last entry to the last exit: what the barrier itself took, on the common
+/// clock, whoever was late.
+fn spans(ranks: &[Vec<Sample>]) -> Vec<u64> {
+    (0..ranks[0].len())
+        .map(|iteration| {
+            let last = |time: fn(&Sample) -> u64| ranks.iter().map(|rank| time(&rank[iteration])).max().unwrap_or(0);
+            last(|sample| sample.exit).saturating_sub(last(|sample| sample.enter))
+        })
+        .collect()
+}
+
+fn median(mut values: Vec<u64>) -> u64 {
+    let middle = values.len() / 2;
+    *values.select_nth_unstable(middle).1
+}
+
+/// The median of numbers, the mean of the middle two for an even count; 0 for none.
+pub fn median_of(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => values[count / 2],
+        count => f64::midpoint(values[count / 2 - 1], values[count / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(waits: &[u64]) -> Vec<Sample> {
+        let mut now = 1000;
+        let mut samples = Vec::new();
+        for wait in waits {
+            samples.push(Sample { enter: now, exit: now + wait });
+            now += wait;
+        }
+        samples
+    }
+
+    #[test]
+    fn figures_are_those_of_all_ranks_waits() {
+        let figures = Figures::of_round(&[record(&[10, 20, 30]), record(&[10, 20, 30])], 2.0);
+        assert_eq!((figures.waits, figures.iterations), (6, 3));
+        assert_eq!((figures.min, figures.p50, figures.max, figures.mean), (20.0, 40.0, 60.0, 40.0));
+    }
+
+    #[test]
+    fn a_span_runs_from_the_last_entry_to_the_last_exit() {
+        let early = vec![Sample { enter: 0, exit: 110 }];
+        let late = vec![Sample { enter: 100, exit: 105 }];
+        assert_eq!(spans(&[early, late]), [10]);
+    }
+
+    #[test]
+    fn rounds_are_summed_up_by_medians_and_extremes() {
+        let rounds: Vec<Figures> =
+            [[10, 10], [12, 12], [500, 500]].iter().map(|waits| Figures::of_round(&[record(waits)], 1.0)).collect();
+        let figures = Figures::of_rounds(&rounds);
+        assert_eq!((figures.p50, figures.min, figures.max, figures.waits), (12.0, 10.0, 500.0, 6));
+        assert_eq!(median_of([1.0, 4.0].into_iter()), 2.5);
+        assert_eq!(median_of(std::iter::empty()), 0.0);
+    }
+}

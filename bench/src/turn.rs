@@ -1,0 +1,148 @@
+//! A turn of Phalanx: ranks as processes of this program, or as threads of this process, that leave their record.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use phalanx::Job;
+use phalanx::cluster::environment::Identity;
+
+use crate::rank::{RankError, RankTask};
+
+/// The hidden subcommand that makes this program a rank; its argument is a [`RankTask`] as JSON.
+pub const RANK_COMMAND: &str = "bench-rank";
+
+/// What a turn tells beside its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The algorithm of the world.
+    pub algorithm: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why a turn failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TurnError {
+    /// A rank could not be started.
+    #[error("cannot start rank {rank} of the benchmark: {source}")]
+    Start {
+        /// The rank.
+        rank: usize,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A rank's process failed.
+    #[error("rank {rank} of the benchmark ended with {status}: {output}")]
+    Failed {
+        /// The rank.
+        rank: usize,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        output: String,
+    },
+    /// A rank's thread failed.
+    #[error(transparent)]
+    Rank(#[from] RankError),
+    /// The directory for the record cannot be used.
+    #[error("cannot use {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs a turn; the record is in the task's directory afterwards.
+///
+/// # Errors
+///
+/// [`TurnError`]; no process is left behind.
+pub fn run(task: &RankTask, as_threads: bool) -> Result<(), TurnError> {
+    fs::create_dir_all(&task.directory).map_err(|source| directory_error(&task.directory, source))?;
+    if as_threads { run_threads(task) } else { run_processes(task) }
+}
+
+fn directory_error(path: &Path, source: std::io::Error) -> TurnError {
+    TurnError::Directory { path: path.display().to_string(), source }
+}
+
+/// Ranks as threads. The job is made by a thread for each rank's CPU mask to be the rank's own: masks are noted when
+/// ranks enter, so the thread that makes the job must be free to run where any of them may.
+fn run_threads(task: &RankTask) -> Result<(), TurnError> {
+    let jobs = Job::threads_with(task.workload.ranks, &task.options()?).map_err(RankError::Job)?;
+    std::thread::scope(|scope| {
+        let start = |job: Job| {
+            scope.spawn(move || {
+                task.pin_rank(job.rank());
+                task.run(&job)
+            })
+        };
+        let threads: Vec<_> = jobs.into_iter().map(start).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a rank does not panic"))
+    })?;
+    Ok(())
+}
+
+/// The processes of a turn, killed when dropped before they have ended.
+struct Ranks(Vec<Child>);
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn run_processes(task: &RankTask) -> Result<(), TurnError> {
+    let start_error = |rank| move |source| TurnError::Start { rank, source };
+    let identity = Identity::random(task.workload.ranks).map_err(start_error(0))?;
+    let text = serde_json::to_string(task).map_err(|error| RankError::Task(error.to_string()))?;
+    let program = std::env::current_exe().map_err(start_error(0))?;
+    let mut ranks = Ranks(Vec::new());
+    for rank in 0..task.workload.ranks {
+        let mut command = Command::new(&program);
+        command.args([RANK_COMMAND, &text]).envs(identity.variables(rank));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        ranks.0.push(command.spawn().map_err(start_error(rank))?);
+    }
+    await_all(&mut ranks)
+}
+
+/// Waits for all in order. The first one to fail is reported by the drop of the others, which it leaves waiting: a
+/// rank that has failed makes them fail too or is reported when its turn comes.
+fn await_all(ranks: &mut Ranks) -> Result<(), TurnError> {
+    let mut remaining: Vec<usize> = (0..ranks.0.len()).collect();
+    while !remaining.is_empty() {
+        let mut index = 0;
+        while index < remaining.len() {
+            let rank = remaining[index];
+            let child = &mut ranks.0[rank];
+            match child.try_wait() {
+                Ok(None) => index += 1,
+                Ok(Some(status)) if status.success() => drop(remaining.swap_remove(index)),
+                Ok(Some(status)) => {
+                    let mut output = String::new();
+                    let _ = child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut output));
+                    return Err(TurnError::Failed {
+                        rank,
+                        status: status.to_string(),
+                        output: output.trim().to_owned(),
+                    });
+                }
+                Err(source) => return Err(TurnError::Start { rank, source }),
+            }
+        }
+        // Rare enough not to disturb the ranks, which run on the same CPUs.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Ok(())
+}

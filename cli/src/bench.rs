@@ -1,0 +1,165 @@
+//! `phalanx bench`: the command line of the benchmarks. The work is `phalanx_bench`'s.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use phalanx::{Algorithm, WaitPolicy};
+use phalanx_bench::compare::{self, Progress, Request};
+use phalanx_bench::page;
+use phalanx_bench::rivals::Rival;
+use phalanx_bench::workload::ArrivalPattern;
+
+use crate::progress::Bar;
+
+const EXAMPLES: &str = "\
+Examples:
+  phalanx bench barrier                          as many ranks as usable CPUs, a few seconds
+  phalanx bench barrier --ranks 8 --vs all       beside every rival that is installed, in the same rounds
+  phalanx bench barrier --arrival rotate-late    one rank is late, another one each time
+  phalanx bench barrier --json --vs openmpi      one JSON object for each system
+";
+
+/// Measure, beside rivals if asked for
+#[derive(Args)]
+pub struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Barrier(BarrierOptions),
+}
+
+/// Measure barriers between ranks on this machine
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+struct BarrierOptions {
+    /// Ranks that meet [default: as many as usable CPUs]
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
+    /// flat, tree or central [default: the library's choice]
+    #[arg(long, value_parser = parse_algorithm)]
+    algorithm: Option<Algorithm>,
+    /// spin, adaptive or park [default: adaptive]
+    #[arg(long, value_parser = parse_wait)]
+    wait: Option<WaitPolicy>,
+    /// Iterations of each rank, over all rounds [default: as many as fit into a few seconds]
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Iterations before each round's record begins
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    warmup: usize,
+    /// When ranks arrive: back-to-back, rotate-late, random-late or open-loop
+    #[arg(long, value_name = "PATTERN", default_value = "back-to-back", value_parser = parse_arrival)]
+    arrival: ArrivalPattern,
+    /// How late the late patterns are, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 20_000)]
+    late_ns: u64,
+    /// Period of the open loop, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 10_000)]
+    period_ns: u64,
+    /// Ranks as threads of one process
+    #[arg(long)]
+    threads: bool,
+    /// One JSON object for each system instead of the page
+    #[arg(long)]
+    json: bool,
+    /// Rivals to measure in the same rounds: names separated by commas, or "all"
+    #[arg(long, value_name = "LIST", value_parser = parse_rivals)]
+    vs: Option<RivalList>,
+    /// Rounds in which every system has its turn
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    rounds: usize,
+    /// Seed of the random delays
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Clone)]
+struct RivalList(Vec<Rival>);
+
+fn parse_algorithm(text: &str) -> Result<Algorithm, String> {
+    text.parse()
+}
+
+fn parse_wait(text: &str) -> Result<WaitPolicy, String> {
+    text.parse()
+}
+
+fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {
+    text.parse()
+}
+
+fn parse_rivals(text: &str) -> Result<RivalList, String> {
+    Rival::parse_list(text).map(RivalList)
+}
+
+/// Runs the benchmark that the options name.
+pub fn main(options: Options) -> ExitCode {
+    match options.what {
+        What::Barrier(options) => barrier(options),
+    }
+}
+
+fn barrier(options: BarrierOptions) -> ExitCode {
+    let request = Request {
+        ranks: options.ranks,
+        algorithm: options.algorithm.map(|algorithm| algorithm.name().to_owned()),
+        wait: options.wait.map(|policy| policy.name().to_owned()),
+        iterations: options.iterations,
+        warmup: options.warmup,
+        arrival: options.arrival,
+        late_ns: options.late_ns,
+        period_ns: options.period_ns,
+        threads: options.threads,
+        rivals: options.vs.map_or_else(Vec::new, |list| list.0),
+        rounds: options.rounds,
+        seed: options.seed,
+    };
+    let mut bar: Box<dyn Progress> = if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) };
+    let compared = compare::run(&request, &mut *bar);
+    drop(bar);
+    match compared {
+        Ok(comparison) if options.json => {
+            for skipped in &comparison.skipped {
+                eprintln!("phalanx bench: skipped: {skipped}");
+            }
+            print(&page::json_lines(&comparison.reports))
+        }
+        Ok(comparison) => print(&page::render(&comparison)),
+        Err(error) => {
+            eprintln!("phalanx bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Is a rank of a benchmark.
+pub fn rank(task: &str) -> ExitCode {
+    match phalanx_bench::rank::run_process(task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints; a reader that has gone away (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    match stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("phalanx bench: cannot write the result: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn turn(&mut self, _done: usize, _all: usize, _next: &str) {}
+}
