@@ -58,8 +58,9 @@ fn may_use(home: &str, below_root: &[String]) -> bool {
         return true;
     }
     if home == "error" {
-        // The superset of all errors wraps those of the layers, and needs nothing else of theirs.
-        return is_layered(target) && below_root.iter().any(|segment| segment.ends_with("Error"));
+        // The superset of all errors wraps those of the layers, names operations, and needs nothing else of theirs.
+        let is_its_own = |segment: &String| segment.ends_with("Error") || segment == "Operation";
+        return is_layered(target) && below_root.iter().any(is_its_own);
     }
     LAYERS.iter().any(|(layer, below)| *layer == home && below.contains(&target.as_str()))
 }
@@ -67,7 +68,7 @@ fn may_use(home: &str, below_root: &[String]) -> bool {
 fn remedy(home: &str) -> String {
     let below = LAYERS.iter().find(|(layer, _)| *layer == home).map_or(&[][..], |(_, below)| below);
     let allowed = below.iter().chain(BASE).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let errors = if home == "error" { " and the layers' `…Error` types" } else { "" };
+    let errors = if home == "error" { " and the layers' `…Error` types and `Operation`" } else { "" };
     format!(
         "it may name itself, {allowed}{errors}; pass the rest in as values, or place a new module in scripts/tidy/src/layers.rs"
     )
