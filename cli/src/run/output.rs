@@ -80,18 +80,29 @@ impl Console {
         failure_of("stdout", &self.out).or_else(|| failure_of("stderr", &self.err))
     }
 
-    /// To be called when no process is left that could write more: passes on the rest, as far as there is room. True
-    /// once all of it has reached the launcher's stdout and stderr.
-    pub fn drain(&mut self) -> bool {
+    /// To be called again and again when no process is left that could write more: passes on some of the rest.
+    pub fn drain(&mut self) -> Drained {
         let out = self.out.drain();
         let err = self.err.drain();
-        out && err
+        out.min(err)
     }
 
     /// A number that grows with every byte written.
     pub fn progress(&self) -> u64 {
         self.out.writer.progress() + self.err.writer.progress()
     }
+}
+
+/// How far the last output has come. Two streams together are as far as the one that is less far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drained {
+    /// There may be more to read at once. (Sleeping now could be for ever: pipes that have all come to their end wake
+    /// nobody.)
+    More,
+    /// The bell will ring when there is progress.
+    Waiting,
+    /// All has reached the launcher's stdout and stderr.
+    All,
 }
 
 struct Stream {
@@ -111,12 +122,13 @@ struct Source {
 }
 
 /// What a look at a stream's pipes has found.
-#[derive(PartialEq, Eq)]
 enum Pumped {
-    /// There may be more.
+    /// There was something, and there may be more.
     Some,
     /// All pipes are empty.
     Nothing,
+    /// The writer has no room. The bell rings when it has.
+    Full,
 }
 
 impl Stream {
@@ -136,7 +148,7 @@ impl Stream {
 
     fn pump(&mut self) -> Pumped {
         if !self.writer.has_room() {
-            return Pumped::Some;
+            return Pumped::Full;
         }
         let mut events = Vec::with_capacity(64);
         if epoll::wait(&self.ready, spare_capacity(&mut events), Some(&NO_WAIT)).is_err() || events.is_empty() {
@@ -187,15 +199,17 @@ impl Stream {
         self.writer.push(self.joiner.join(author, text));
     }
 
-    fn drain(&mut self) -> bool {
-        if self.pump() == Pumped::Some {
-            return false;
+    fn drain(&mut self) -> Drained {
+        match self.pump() {
+            Pumped::Some => return Drained::More,
+            Pumped::Full => return Drained::Waiting,
+            Pumped::Nothing => {}
         }
         // A pipe may still be open: a process outside of the job may have been given its end.
         for rank in 0..self.sources.len() {
             self.close(rank);
         }
         self.writer.push(self.joiner.finish());
-        self.writer.is_done()
+        if self.writer.is_done() { Drained::All } else { Drained::Waiting }
     }
 }

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
+use phalanx::cluster::environment::Identity;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::process::{
@@ -20,8 +21,8 @@ use rustix::process::{
 
 use super::course::End;
 use super::error::RunError;
-use super::identity::{Identity, Placement};
 use super::options::Options;
+use super::placement::Placement;
 use super::signals::Origin;
 use super::spawn::{self, Birth};
 
@@ -59,8 +60,8 @@ impl<'a> Recipe<'a> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(self.group.as_raw_pid());
-        self.identity.give(&mut command, rank);
-        let birth = Birth { mask: self.placement.mask(rank), open_files: self.open_files.clone() };
+        command.envs(self.identity.variables(rank));
+        let birth = Birth { mask: self.placement.mask(rank), open_files: self.open_files };
         spawn::prepare(&mut command, birth);
         let mut child = command.spawn().map_err(|cause| RunError::spawn(program, rank, cause))?;
         let stdout = child.stdout.take().expect("stdout is piped");

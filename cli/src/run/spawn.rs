@@ -1,6 +1,6 @@
 //! The three places where the launcher does what Rust cannot check: it forks, it runs code between fork and exec,
 //! and it changes a signal's disposition.
-#![allow(unsafe_code)] // fork, pre_exec and sigaction have no safe form; each use says why it is sound.
+#![allow(unsafe_code, reason = "fork, pre_exec and sigaction have no safe form")]
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -58,7 +58,7 @@ pub fn prepare(command: &mut Command, birth: Birth) {
             return Err(Errno::SRCH.into());
         }
         SigSet::empty().thread_set_mask()?;
-        setrlimit(Resource::Nofile, birth.open_files.clone())?;
+        setrlimit(Resource::Nofile, birth.open_files)?;
         match &birth.mask {
             Some(mask) => Ok(sched_setaffinity(None, mask)?),
             None => Ok(()),

@@ -16,7 +16,7 @@ use super::error::RunError;
 use super::family::{self, Strangers};
 use super::front::Word;
 use super::options::Options;
-use super::output::Console;
+use super::output::{Console, Drained};
 use super::ranks::{Death, Ranks, Recipe};
 use super::signals::{self, Arrived, Origin, Signals};
 
@@ -51,11 +51,13 @@ pub fn run(options: &Options, front: OwnedFd, signals: Signals) -> Result<u8, Ru
 fn become_supervisor() -> Result<Pid, RunError> {
     let group = getpgrp();
     prctl::set_child_subreaper(true).map_err(RunError::system("adopt orphaned processes"))?;
-    // A group of its own: `kill -9 -GROUP` takes the front and the ranks, but what the ranks have hidden elsewhere
-    // is still found and killed. For the same reason `pkill -9 phalanx` shall not match the name.
+    // A group of its own: `kill -9 -GROUP` takes the front and the ranks, but what the ranks have hidden elsewhere is
+    // still found and killed.
     setpgid(None, None).map_err(RunError::system("make a process group"))?;
+    // For the same reason `pkill -9 phalanx` shall not match this process's name.
     prctl::set_name(c"job-supervisor").map_err(RunError::system("name a process"))?;
-    // Should somebody have stopped this process, the front's death lets it go on, to its own end.
+    // Should somebody have stopped this process, the front's death lets it go on, to its own end. (The kernel continues
+    // what is stopped in a group that becomes an orphan, but not what is about to stop.)
     prctl::set_pdeathsig(Signal::SIGCONT).map_err(RunError::system("watch the front"))?;
     Ok(group)
 }
@@ -206,9 +208,16 @@ impl Supervisor {
     fn drain_output(&mut self) -> Option<Signal> {
         let mut progress = self.console.progress();
         let mut patience_ends = Instant::now() + READER_PATIENCE;
-        while !self.console.drain() || self.notice_closed_output() {
+        loop {
+            let drained = self.console.drain();
+            if !self.notice_closed_output() && drained == Drained::All {
+                return None;
+            }
             let impatient = !self.course.is_patient();
-            self.sleep(Wait::Until(impatient.then_some(patience_ends)));
+            match drained {
+                Drained::Waiting => self.sleep(Wait::Until(impatient.then_some(patience_ends))),
+                Drained::More | Drained::All => {}
+            }
             self.console.quieten_bell();
             match self.hear_end() {
                 Heard::Nothing => {}
@@ -223,7 +232,6 @@ impl Supervisor {
                 return None;
             }
         }
-        None
     }
 
     /// Has anybody lost patience, now that there are no ranks to forward a signal to?

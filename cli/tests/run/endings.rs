@@ -1,6 +1,8 @@
 //! How a job ends: statuses, messages, and what becomes of the other ranks.
 
-use crate::harness::{Job, eventually, is_alive, phalanx, run};
+use nix::sys::signal::Signal;
+
+use crate::harness::{Job, Outcome, eventually, is_alive, phalanx, run, send, state};
 
 #[test]
 fn a_job_whose_ranks_succeed_succeeds_silently() {
@@ -47,53 +49,49 @@ fn a_ranks_last_words_come_before_the_message_about_its_end() {
 }
 
 #[test]
-fn the_first_to_fail_is_blamed_and_not_the_first_by_number() {
-    // Rank 2 dies, and the others die of it as soon as they see that it is gone.
-    let script = "
-        if test $PHALANX_RANK = 2; then echo $$ >\"$DIR/tmp\"; mv \"$DIR/tmp\" \"$DIR/pid\"; read never </dev/null; exit 5; fi
-        while ! test -e \"$DIR/pid\"; do sleep 0.01; done
-        read pid <\"$DIR/pid\"
-        while kill -0 $pid 2>/dev/null && grep -q 'State:.[RSD]' /proc/$pid/status; do :; done
-        exit 6";
-    let directory = Scratch::new("blame");
-    let mut command = phalanx(&["run", "-n", "3", "--", "sh", "-c", script]);
-    let outcome = Job::spawn(command.env("DIR", &directory.0)).finish();
-    assert_eq!(outcome.code(), 5, "{outcome:?}");
+fn the_first_to_die_is_blamed_and_not_the_first_by_number() {
+    let mut job = Job::start(3, &[], "echo $PHALANX_RANK $$; exec sleep 1000");
+    let mut lines = job.lines(3);
+    lines.sort_unstable();
+    let pids: Vec<i32> = lines.iter().map(|line| line[2..].parse().expect("a pid")).collect();
+    // A supervisor that sees both deaths at once still has to tell which came first.
+    send(job.supervisor(), Signal::SIGSTOP);
+    eventually("the supervisor stops", || state(job.supervisor()).is_some_and(|(state, _)| state == 'T'));
+    for (rank, signal) in [(2, Signal::SIGKILL), (0, Signal::SIGTERM)] {
+        send(pids[rank], signal);
+        eventually("the rank dies", || !is_alive(pids[rank]));
+    }
+    send(job.supervisor(), Signal::SIGCONT);
+    let outcome = job.finish();
+    assert_eq!(outcome.code(), 137);
     assert!(outcome.stderr.starts_with("phalanx run: rank 2 "), "{outcome:?}");
 }
 
-/// A directory that disappears with the test.
-struct Scratch(std::path::PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("phalanx-run-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("make a directory");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Two ranks that are ready before rank 0 fails: the other one answers SIGTERM with `answer`.
+fn fail_beside(answer: &str) -> Outcome {
+    let script = format!(
+        "
+        trap '{answer}' TERM
+        if test $PHALANX_RANK = 0; then trap 'exit 2' USR1; else trap '' USR1; fi
+        echo ready
+        while :; do sleep 0.01; done"
+    );
+    let mut job = Job::start(2, &[], &script);
+    assert_eq!(job.lines(2), ["ready"; 2]);
+    job.send(Signal::SIGUSR1);
+    job.finish()
 }
 
 #[test]
-fn the_others_have_time_to_end_by_themselves() {
-    // A rank that were sent SIGTERM at once would print nothing.
-    let script = "
-        if test $PHALANX_RANK = 0; then exit 2; fi
-        trap 'echo asked; exit 0' TERM
-        while :; do sleep 0.01; done";
-    let outcome = run(2, &[], script);
+fn the_others_are_asked_to_end() {
+    let outcome = fail_beside("echo asked; exit 0");
     assert_eq!((outcome.code(), outcome.stdout.as_str()), (2, "asked\n"), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
 }
 
 #[test]
 fn a_rank_that_will_not_end_is_killed_and_named() {
-    let script = "trap '' TERM; echo ready; if test $PHALANX_RANK = 0; then exit 2; fi; while :; do sleep 0.01; done";
-    let outcome = run(2, &[], script);
+    let outcome = fail_beside("");
     assert_eq!(outcome.code(), 2);
     assert!(outcome.stderr.ends_with("phalanx run: did not end when asked to, killed: rank 1\n"), "{outcome:?}");
 }
@@ -110,7 +108,7 @@ fn keep_going_lets_the_others_finish() {
     // Both failures are reported, and only then may rank 0 finish.
     let messages = [job.error_line(), job.error_line()];
     assert!(is_alive(pid));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGUSR1).expect("signal rank 0");
+    send(pid, Signal::SIGUSR1);
     let outcome = job.finish();
     let first = if messages[0].contains("rank 1 ") { 11 } else { 12 };
     assert_eq!(outcome.code(), first, "{messages:?}");
@@ -119,7 +117,7 @@ fn keep_going_lets_the_others_finish() {
 
 #[test]
 fn a_time_out_names_the_ranks_that_still_run() {
-    let outcome = run(4, &["--timeout", "300ms"], "test $PHALANX_RANK = 1 && exit 0; exec sleep 1000");
+    let outcome = run(4, &["--timeout", "2s"], "test $PHALANX_RANK = 1 && exit 0; exec sleep 1000");
     assert_eq!(outcome.code(), 124);
     assert_eq!(outcome.stderr, "phalanx run: the job's time is over (--timeout); still running: ranks 0, 2, 3\n");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,14 +53,15 @@ pub struct Job {
     /// `None` once a test has stopped reading.
     stdout: Option<BufReader<ChildStdout>>,
     stderr: BufReader<ChildStderr>,
+    /// Dropped together with the job, which tells the watchdog that all is well.
+    _watchdog: Sender<()>,
 }
 
 impl Job {
-    /// Starts `sh -c script` as `ranks` ranks. The time limit is a backstop that ends a test that hangs.
+    /// Starts `sh -c script` as `ranks` ranks.
     pub fn start(ranks: usize, options: &[&str], script: &str) -> Self {
         let ranks = ranks.to_string();
-        let limit: &[&str] = if options.contains(&"--timeout") { &[] } else { &["--timeout", "60s"] };
-        let arguments = [&["run", "-n", &ranks], limit, options, &["--", "sh", "-c", script]].concat();
+        let arguments = [&["run", "-n", &ranks], options, &["--", "sh", "-c", script]].concat();
         Self::spawn(&mut phalanx(&arguments))
     }
 
@@ -68,7 +70,8 @@ impl Job {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the launcher");
         let stdout = Some(BufReader::new(child.stdout.take().expect("piped")));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        Self { child, stdout, stderr }
+        let watchdog = watch(Pid::from_raw(i32::try_from(child.id()).expect("a pid")));
+        Self { child, stdout, stderr, _watchdog: watchdog }
     }
 
     pub fn pid(&self) -> i32 {
@@ -76,7 +79,7 @@ impl Job {
     }
 
     pub fn send(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).expect("signal the launcher");
+        send(self.pid(), signal);
     }
 
     /// The next line of stdout.
@@ -143,6 +146,22 @@ impl Drop for Job {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Kills a launcher that takes too long, so that a test which waits for its output fails and does not hang.
+fn watch(launcher: Pid) -> Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        if receiver.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            let _ = kill(launcher, Signal::SIGKILL);
+        }
+    });
+    sender
+}
+
+/// Sends a signal to a process that must be there.
+pub fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("send a signal");
 }
 
 /// A line without its end; panics where the stream ends instead.

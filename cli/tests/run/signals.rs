@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{Job, eventually, phalanx, state};
+use crate::harness::{Job, eventually, phalanx, send, state};
 
 /// Prints `ready`, and then what it is sent. Only TERM ends it.
 const LISTENER: &str = "
@@ -73,7 +73,7 @@ fn stop_and_continue_reach_the_ranks_and_the_launcher() {
     // The test's process group may be an orphaned one, in which SIGTSTP stops nobody: SIGSTOP for the rank's part.
     job.send(Signal::SIGSTOP);
     eventually("the launcher stops", || is_stopped(job.pid()));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(rank), Signal::SIGSTOP).expect("stop the rank");
+    send(rank, Signal::SIGSTOP);
     eventually("the rank stops", || is_stopped(rank));
     job.send(Signal::SIGCONT);
     eventually("both go on", || !is_stopped(job.pid()) && !is_stopped(rank));

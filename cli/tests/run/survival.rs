@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::harness::{Job, eventually, is_alive, phalanx};
+use crate::harness::{Job, eventually, is_alive, phalanx, send, state};
 
 const RANKS: usize = 2;
 /// Each rank prints four pids: its own, that of a child, of a child in a session of its own, and of an orphan in a
@@ -46,7 +46,7 @@ fn nothing_survives_the_launchers_sudden_death() {
 #[test]
 fn nothing_survives_the_supervisors_sudden_death() {
     let (job, pids) = hidden_job();
-    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).expect("kill the supervisor");
+    send(pids[0], Signal::SIGKILL);
     let outcome = job.finish();
     assert_eq!(outcome.code(), 137);
     assert!(outcome.stderr.contains("supervisor"), "{outcome:?}");
@@ -57,7 +57,7 @@ fn nothing_survives_the_supervisors_sudden_death() {
 #[test]
 fn nothing_survives_the_launchers_death_while_the_supervisor_is_stopped() {
     let (job, pids) = hidden_job();
-    kill(Pid::from_raw(pids[0]), Signal::SIGSTOP).expect("stop the supervisor");
+    send(pids[0], Signal::SIGSTOP);
     job.send(Signal::SIGKILL);
     expect_gone(&pids);
 }
@@ -92,7 +92,7 @@ fn no_rank_survives_the_death_of_both_the_launcher_and_its_supervisor() {
     let supervisor = job.supervisor();
     // Stopped, the launcher cannot do anything about its supervisor's death.
     job.send(Signal::SIGSTOP);
-    kill(Pid::from_raw(supervisor), Signal::SIGKILL).expect("kill the supervisor");
+    send(supervisor, Signal::SIGKILL);
     job.send(Signal::SIGKILL);
     expect_gone(&pids);
 }
@@ -106,8 +106,8 @@ fn a_shells_other_jobs_are_left_alone() {
     let mut job = Job::spawn(&mut command);
     let [stranger, rank] = [job.line(), job.line()].map(|line| line.parse::<i32>().expect("a pid"));
     let stranger = KillOnDrop(stranger);
-    let supervisor = crate::harness::state(rank).expect("the rank runs").1;
-    kill(Pid::from_raw(supervisor), Signal::SIGKILL).expect("kill the supervisor");
+    let supervisor = state(rank).expect("the rank runs").1;
+    send(supervisor, Signal::SIGKILL);
     assert_eq!(job.finish().code(), 137);
     assert!(!is_alive(rank));
     assert!(is_alive(stranger.0), "the launcher has killed a process that is not its job's");
