@@ -45,6 +45,17 @@ struct Core {
     standing: Standing,
     /// How often this member has made a group of each list, by the list's hash.
     lists_made: HashMap<u64, u64>,
+    /// A split whose barrier is passed, but whose group is not there yet.
+    forming: Option<Forming>,
+}
+
+/// What a member needs to join the group of a split again, after a time-out.
+#[derive(Debug)]
+struct Forming {
+    color: u64,
+    key: u64,
+    ranks: Vec<usize>,
+    offer_key: u64,
 }
 
 /// Who answers for the outstanding arrival.
@@ -109,8 +120,13 @@ impl Group {
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = ranks.iter().position(|rank| *rank == membership.rank).expect("a group is attached by its members");
         let barrier = Barrier::new(&*membership.segment, layout, me);
-        let core =
-            Core { barrier, arrived: Arrived::default(), standing: Standing::Nothing, lists_made: HashMap::new() };
+        let core = Core {
+            barrier,
+            arrived: Arrived::default(),
+            standing: Standing::Nothing,
+            lists_made: HashMap::new(),
+            forming: None,
+        };
         Self { membership, layout, ranks, me, core: RefCell::new(core) }
     }
 
@@ -233,7 +249,8 @@ impl Group {
     pub fn abandon(&self) -> Result<Abandoned, BarrierError> {
         let mut core = self.core.borrow_mut();
         match core.standing {
-            Standing::Nothing => Ok(Abandoned::Nothing),
+            // The barrier of a split that did not find its leader was passed.
+            Standing::Nothing => Ok(core.forming.take().map_or(Abandoned::Nothing, |_| Abandoned::Passed)),
             Standing::Held => Err(self.outstanding(&core)),
             Standing::Suspended | Standing::Detached | Standing::Splitting(..) => self.give_up(&mut core),
         }
@@ -267,7 +284,8 @@ impl Group {
     }
 
     /// Makes a group of the listed members (their numbers in this group, in the new group's order). Only they call it,
-    /// all with the same list; nobody else takes part. Waits for the first in the list, who makes it.
+    /// all with the same list; nobody else takes part. Waits for the first in the list, who makes it. After a time-out
+    /// call again with the same list.
     ///
     /// # Errors
     ///
@@ -279,13 +297,13 @@ impl Group {
         let ranks: Vec<usize> = members.iter().map(|member| self.ranks[*member]).collect();
         let list: Vec<u64> = ranks.iter().map(|rank| *rank as u64).collect();
         let list = hash(self.id(), &list);
-        let made = {
-            let mut core = self.core.borrow_mut();
-            let made = core.lists_made.entry(list).or_insert(0);
-            *made += 1;
-            *made
-        };
-        self.form(ranks, hash(LIST_KEY, &[list, made]), self.deadline(Some(timeout)))
+        let made = self.core.borrow().lists_made.get(&list).copied().unwrap_or(0) + 1;
+        let formed = self.form(ranks, hash(LIST_KEY, &[list, made]), self.deadline(Some(timeout)));
+        // After a time-out the next call is for the same group, or it would miss the one that is made meanwhile.
+        if !is_time_out(&formed) {
+            self.core.borrow_mut().lists_made.insert(list, made);
+        }
+        formed
     }
 
     fn fault_in(&self, members: &[usize]) -> Option<&'static str> {
@@ -348,17 +366,27 @@ impl Group {
     /// Waits for the outstanding arrival; after a time-out it stands as `otherwise` says.
     #[inline]
     fn finish(&self, core: &mut Core, deadline: Option<u64>, otherwise: Standing) -> Result<u64, BarrierError> {
-        let waited = self.membership.driver.wait(&mut core.barrier, self.segment(), core.arrived, deadline);
+        let waited = self.membership.driver.wait(&mut core.barrier, self.segment(), &core.arrived, deadline);
         match waited {
             Some(outcome) => {
                 core.standing = Standing::Nothing;
                 self.result(core, outcome)
             }
-            None => {
-                core.standing = otherwise;
-                Err(self.timed_out(core, deadline))
-            }
+            None => self.look_again(core, deadline, otherwise),
         }
+    }
+
+    /// After a time-out: the last ranks may have come since the last look, and an error that names nobody helps nobody.
+    #[cold]
+    fn look_again(&self, core: &mut Core, deadline: Option<u64>, otherwise: Standing) -> Result<u64, BarrierError> {
+        core.standing = otherwise;
+        let error = self.timed_out(core, deadline);
+        let names_somebody = matches!(&error, BarrierError::TimedOut { missing, .. } if !missing.is_empty());
+        if !names_somebody && let Some(outcome) = self.test_outstanding(core) {
+            core.standing = Standing::Nothing;
+            return self.result(core, outcome);
+        }
+        Err(error)
     }
 
     #[inline]
@@ -407,13 +435,15 @@ impl Group {
             return Err(self.outstanding(&core));
         }
         self.arrive_unless_arrived(&mut core, contribution);
+        if cfg!(feature = "attribution") {
+            core.barrier.note_missing(self.segment());
+        }
         core.standing = Standing::Held;
         Ok(Arrival { group: self, ended: RefCell::new(None), carried: PhantomData })
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
-        let arrived = core.arrived;
-        self.membership.driver.test(&mut core.barrier, self.segment(), arrived)
+        self.membership.driver.test(&mut core.barrier, self.segment(), &core.arrived)
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
@@ -436,10 +466,25 @@ impl Group {
 
     fn split_by(&self, color: u64, key: u64, timeout: Option<Duration>) -> Result<Group, GroupError> {
         let deadline = self.deadline(timeout);
+        let is_same = |forming: &mut Forming| forming.color == color && forming.key == key;
+        let resumed = self.core.borrow_mut().forming.take_if(is_same);
+        let forming = match resumed {
+            Some(forming) => forming,
+            None => self.meet_and_sort(color, key, deadline)?,
+        };
+        let formed = self.form(forming.ranks.clone(), forming.offer_key, deadline);
+        if is_time_out(&formed) {
+            self.core.borrow_mut().forming = Some(forming);
+        }
+        formed
+    }
+
+    /// Passes a split's barrier and finds out who is in this member's new group.
+    fn meet_and_sort(&self, color: u64, key: u64, deadline: Option<u64>) -> Result<Forming, GroupError> {
         let sequence = self.meet_to_split(color, key, deadline)?;
         let given: Vec<(u64, u64)> = (0..self.size()).map(|index| self.given(index, sequence)).collect();
         let ranks = formation::members_of(color, &given).into_iter().map(|index| self.ranks[index]).collect();
-        self.form(ranks, hash(SPLIT_KEY, &[self.id(), sequence, color]), deadline)
+        Ok(Forming { color, key, ranks, offer_key: hash(SPLIT_KEY, &[self.id(), sequence, color]) })
     }
 
     /// The barrier inside a split: every member's colour and key lie in its line before it arrives.
@@ -564,6 +609,11 @@ impl fmt::Debug for Group {
             .field("passed", &self.passed())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a group is not there yet, but may still come.
+fn is_time_out(formed: &Result<Group, GroupError>) -> bool {
+    matches!(formed, Err(GroupError::LeaderMissing { .. } | GroupError::OffersPending { .. }))
 }
 
 /// What a finished arrival gives back: nothing, or a reduced word.

@@ -45,6 +45,17 @@ pub fn full_fence() {
     // shuttle runs every schedule sequentially consistent, so it needs (and has) no fence.
 }
 
+/// A full fence that follows a successful read-modify-write with nothing in between.
+///
+/// On x86-64 that instruction was locked and is the fence already (see [`publish`]).
+#[inline]
+pub fn full_fence_after_rmw() {
+    #[cfg(not(all(target_arch = "x86_64", not(model))))]
+    full_fence();
+    #[cfg(all(target_arch = "x86_64", not(model)))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
 /// Orders two passes of acquire loads over the same words, so that equal results mean that all the words had these
 /// values at one instant between the passes.
 ///

@@ -428,6 +428,9 @@ fn connect_until(identity: &Identity, start: Instant, limit: Duration) -> Result
     let mut pause = Duration::from_micros(200);
     loop {
         let peer = new_socket().map_err(failed("open a socket for"))?;
+        // Connecting waits while the server's queue is full: as long as a send would.
+        let left = limit.saturating_sub(start.elapsed()).max(Duration::from_millis(10));
+        sockopt::set_socket_timeout(&peer, sockopt::Timeout::Send, Some(left)).map_err(failed("prepare"))?;
         match connect(&peer, &address) {
             Ok(()) => return Ok(peer),
             // Not there yet, or its queue is full.

@@ -81,7 +81,7 @@ impl Driver {
     }
 
     /// Looks once.
-    pub fn test(&self, barrier: &mut Barrier, fabric: &impl Park, arrived: Arrived) -> Option<Outcome> {
+    pub fn test(&self, barrier: &mut Barrier, fabric: &impl Park, arrived: &Arrived) -> Option<Outcome> {
         let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) else { return None };
         self.note_wait(barrier, fabric, || self.clock.now() - arrived.ticks);
         Some(outcome)
@@ -95,7 +95,7 @@ impl Driver {
         &self,
         barrier: &mut Barrier,
         fabric: &impl Park,
-        arrived: Arrived,
+        arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
         // A neighbour on this CPU cannot arrive while this rank spins.
@@ -115,7 +115,7 @@ impl Driver {
         &self,
         barrier: &mut Barrier,
         fabric: &impl Park,
-        arrived: Arrived,
+        arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
         let entered = self.clock.now();

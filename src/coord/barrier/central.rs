@@ -12,7 +12,7 @@ use std::task::Poll;
 use super::word::{ArrivalWord, DecisionWord, Phase};
 use super::{Awaited, Outcome, Side, State, Withdrawal};
 use crate::fabric::Fabric;
-use crate::sync::{Ordering, full_fence};
+use crate::sync::{Ordering, full_fence_after_rmw};
 
 /// How many barriers a list of neighbours is trusted for: ranks that are not pinned move, but rarely.
 const NEIGHBOURS_LAST: u64 = 64;
@@ -74,7 +74,7 @@ pub(super) fn count_in(side: &mut Side, fabric: &impl Fabric) {
 fn wake_all(side: &Side, fabric: &impl Fabric) {
     // SYNC POINT: decision sleepers. The release is visible before the sleepers are counted; a rank that parks counts
     // itself, fences, and looks at the decision again.
-    full_fence();
+    full_fence_after_rmw();
     if fabric.word(side.layout.decision_sleepers()).load(Ordering::Relaxed) != 0 {
         fabric.wake(side.layout.decision());
     }

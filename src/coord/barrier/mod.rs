@@ -209,6 +209,16 @@ impl Barrier {
         fabric.word(side.layout.arrived_at(side.me, side.next())).store(ticks, Ordering::Relaxed);
     }
 
+    /// Notes that others are missing, so that a member that arrives early and looks late is not taken for the last. For
+    /// half-barriers: whoever polls right after arriving sees it anyway. Costs a look at the members' lines.
+    pub fn note_missing(&mut self, fabric: &impl Fabric) {
+        match &mut self.algorithm {
+            Machine::Flat(_) => self.side.has_waited = self.awaited(fabric).is_some(),
+            Machine::Tree(node) => node.note_missing(&self.side, fabric),
+            Machine::Central => {}
+        }
+    }
+
     /// Adds a finished wait to this member's account. Only this member writes these words.
     #[inline]
     pub fn note_wait(&self, fabric: &impl Fabric, ticks: u64, came_last: bool) {

@@ -28,6 +28,8 @@ pub(super) struct Node {
     children: Vec<Child>,
     cursor: usize,
     gathering: Option<Gathering>,
+    /// A member that was missing when this one last looked at all: if this one decides, that one came last.
+    missed: Option<usize>,
     /// The member that came last in the barrier just passed, where that was seen.
     last: Option<usize>,
 }
@@ -72,12 +74,14 @@ impl Node {
             children: children.map(|index| Child { index, is_leaf: is_leaf(index) }).collect(),
             cursor: 0,
             gathering: None,
+            missed: None,
             last: None,
         }
     }
 
     /// Starts gathering for a new barrier, or again for the same one after a withdrawal.
     pub fn restart(&mut self, again: bool) {
+        self.missed = None;
         if again && self.has_gathered() {
             // What was passed up stays: the decision looks at all members' words now.
             return;
@@ -95,6 +99,11 @@ impl Node {
         self.last
     }
 
+    /// Notes who is missing, for the record of who came last: whoever looks late does not see it any more.
+    pub fn note_missing(&mut self, side: &Side, fabric: &impl Fabric) {
+        self.missed = first_missing(side, fabric).or(self.missed);
+    }
+
     pub fn poll(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
         let Some(gathering) = self.gather(side, fabric) else { return Poll::Pending };
         let released = match self.parent {
@@ -107,7 +116,8 @@ impl Node {
     /// Takes in the children's arrivals, as far as they have come; the whole once all have.
     fn gather(&mut self, side: &Side, fabric: &impl Fabric) -> Option<Gathering> {
         let value = side.contribution.value;
-        let start = Gathering { value, disagrees: false, last: side.me, is_complete: false };
+        let last = self.missed.unwrap_or(side.me);
+        let start = Gathering { value, disagrees: false, last, is_complete: false };
         let mut gathering = self.gathering.unwrap_or(start);
         if gathering.is_complete {
             return Some(gathering);
@@ -136,7 +146,7 @@ impl Node {
             return Poll::Ready(read_result(now, side, fabric, &mut self.last));
         }
         if now.count() > 0 {
-            return match decide_by_scan(now, side, fabric) {
+            return match self.decide_by_scan(now, side, fabric) {
                 Poll::Ready(Decision::Made) => Poll::Ready((0, true)),
                 Poll::Ready(Decision::Contested) | Poll::Pending => Poll::Pending,
             };
@@ -164,7 +174,7 @@ impl Node {
         if word.sequence() < side.next() {
             return Poll::Pending;
         }
-        self.last = (!word.scan()).then(|| word.last());
+        self.last = Some(word.last());
         let value = fabric.word(side.layout.released_value(parent.index)).load(Ordering::Relaxed);
         Poll::Ready((value, word.scan()))
     }
@@ -175,12 +185,32 @@ impl Node {
         let (value, scan) = if now.sequence() >= side.next() {
             read_result(now, side, fabric, &mut self.last)
         } else {
-            match decide_by_scan(now, side, fabric) {
+            match self.decide_by_scan(now, side, fabric) {
                 Poll::Ready(Decision::Made) => (0, true),
                 Poll::Ready(Decision::Contested) | Poll::Pending => return Poll::Pending,
             }
         };
         Poll::Ready(self.finish(side, fabric, value, scan))
+    }
+
+    /// Decides if all members' own words stand. `now` was loaded before they are read; a withdrawal in between counts
+    /// itself there and makes the swap fail.
+    fn decide_by_scan(&mut self, now: DecisionWord, side: &Side, fabric: &impl Fabric) -> Poll<Decision> {
+        if let missing @ Some(_) = first_missing(side, fabric) {
+            self.missed = missing;
+            return Poll::Pending;
+        }
+        let last = self.missed.unwrap_or(side.me);
+        // Another member may write here at the same time: then one of the two is noted, each as good as the other.
+        fabric.word(side.layout.result_last()).store(last as u64, Ordering::Relaxed);
+        let then = DecisionWord::new(side.next(), 0, true, 0);
+        Poll::Ready(match side.swap_decision(fabric, now, then) {
+            true => {
+                self.last = Some(last);
+                Decision::Made
+            }
+            false => Decision::Contested,
+        })
     }
 
     /// Hands the release on and reads the outcome.
@@ -251,22 +281,14 @@ fn see_child(child: Child, side: &Side, fabric: &impl Fabric) -> Option<Brought>
 fn read_result(decision: DecisionWord, side: &Side, fabric: &impl Fabric, last: &mut Option<usize>) -> (u64, bool) {
     // Relaxed: the acquire load of the decision came before, and the next decision cannot come without this member.
     let word = |at| fabric.word(at).load(Ordering::Relaxed);
-    *last = (!decision.scan()).then(|| word(side.layout.result_last()) as usize);
+    *last = Some(word(side.layout.result_last()) as usize);
     (word(side.layout.result()), decision.scan())
 }
 
-/// Decides if all members' own words stand. `now` was loaded before they are read; a withdrawal in between counts
-/// itself there and makes the swap fail.
-fn decide_by_scan(now: DecisionWord, side: &Side, fabric: &impl Fabric) -> Poll<Decision> {
+/// The first member whose own word does not stand.
+fn first_missing(side: &Side, fabric: &impl Fabric) -> Option<usize> {
     let stands = |index| index == side.me || side.arrival(fabric, index).has_arrived(side.next());
-    if !(0..side.layout.size()).all(stands) {
-        return Poll::Pending;
-    }
-    let then = DecisionWord::new(side.next(), 0, true, 0);
-    Poll::Ready(match side.swap_decision(fabric, now, then) {
-        true => Decision::Made,
-        false => Decision::Contested,
-    })
+    (0..side.layout.size()).find(|index| !stands(*index))
 }
 
 pub(super) fn withdraw(side: &mut Side, fabric: &impl Fabric) -> Poll<Withdrawal> {
