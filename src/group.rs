@@ -104,6 +104,7 @@ impl AlgorithmChoice {
     fn automatic(algorithm: Algorithm, share: &CpuShare, members: usize) -> Self {
         let CpuShare { ranks, cpus, .. } = share;
         let reason = match (algorithm, share.quota) {
+            (Algorithm::Flat, _) if members == 1 => "one member: nobody to wait for".to_owned(),
             (Algorithm::Flat, _) => format!("{members} members with a CPU each: one line transfer"),
             (Algorithm::Tree, _) => format!("{members} members with a CPU each: gather along the caches"),
             (Algorithm::Central, Some(quota)) if quota < *ranks as f64 => {
@@ -174,7 +175,8 @@ impl Group {
         }
     }
 
-    /// Waits until all members have arrived.
+    /// Waits until all members have arrived. What any member wrote before it arrived, every member sees after it has
+    /// passed (in shared memory of their own too): arriving releases, passing acquires.
     ///
     /// Cost with a CPU for each rank: one transfer of a cache line. Resumes a call that timed out.
     ///
@@ -193,7 +195,7 @@ impl Group {
     ///
     /// As [`barrier`](Self::barrier), and [`BarrierError::TimedOut`] with exactly the ranks that have not arrived.
     pub fn barrier_timeout(&self, timeout: Duration) -> Result<(), BarrierError> {
-        self.meet(Contribution::NONE, Some(timeout)).map(drop)
+        self.meet(Contribution::NONE, self.deadline(Some(timeout))).map(drop)
     }
 
     /// A barrier that carries a word: returns all members' `value`s reduced by `operation` (AND, OR, MIN or MAX).
@@ -217,7 +219,7 @@ impl Group {
         value: u64,
         timeout: Duration,
     ) -> Result<u64, BarrierError> {
-        self.meet(Contribution { operation, value }, Some(timeout))
+        self.meet(Contribution { operation, value }, self.deadline(Some(timeout)))
     }
 
     /// Arrives without waiting. The returned [`Arrival`] finishes the barrier; dropping it leaves this rank arrived.
@@ -326,9 +328,8 @@ impl Group {
     }
 
     #[inline]
-    fn meet(&self, contribution: Contribution, timeout: Option<Duration>) -> Result<u64, BarrierError> {
+    fn meet(&self, contribution: Contribution, deadline: Option<u64>) -> Result<u64, BarrierError> {
         let mut core = self.core.borrow_mut();
-        let deadline = self.deadline(timeout);
         if core.standing != Standing::Nothing {
             self.settle_earlier(&mut core, contribution, deadline)?;
         }

@@ -22,7 +22,9 @@ pub struct MemberStats {
     pub waited_ns: u64,
     /// Its longest wait, in nanoseconds.
     pub longest_wait_ns: u64,
-    /// How often it was seen to come last. Arrivals within a line transfer of each other may count for nobody.
+    /// How often it came last, as far as was seen: a member that finds all others arrived at its first look counts
+    /// itself. Members that arrive within a line transfer of each other, or are held up between arriving and looking,
+    /// may all count, or none; [`GroupStats::last_arriver`] goes by the times and is exact.
     pub times_last: u64,
 }
 
