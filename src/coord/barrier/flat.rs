@@ -52,6 +52,27 @@ impl Scan {
 
     #[inline]
     pub fn poll(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
+        if self.seen.len() == 1 {
+            return self.poll_pair(side, fabric);
+        }
+        self.poll_many(side, fabric)
+    }
+
+    /// Two members: one load decides, and in the usual case one comparison: the other's word equals mine.
+    #[inline]
+    fn poll_pair(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
+        let word = side.arrival(fabric, 1 - side.me);
+        if word == side.arrived_with && !side.contribution.operation.has_value() {
+            return Poll::Ready(Ok(0));
+        }
+        if !word.has_arrived(side.next()) {
+            return Poll::Pending;
+        }
+        self.seen[0] = word;
+        Poll::Ready(self.outcome(side, fabric))
+    }
+
+    fn poll_many(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
         while self.cursor < self.seen.len() {
             let word = side.arrival(fabric, self.member(side.me, self.cursor));
             if !word.has_arrived(side.next()) {
@@ -60,7 +81,7 @@ impl Scan {
             self.seen[self.cursor] = word;
             self.cursor += 1;
         }
-        if self.seen.len() > 1 && !self.still_holds(side, fabric) {
+        if !self.still_holds(side, fabric) {
             self.restart();
             return Poll::Pending;
         }
@@ -76,7 +97,6 @@ impl Scan {
         })
     }
 
-    #[inline]
     fn outcome(&self, side: &Side, fabric: &impl Fabric) -> Outcome {
         let mine = side.word_for(Phase::Arrived);
         let all_agree = self.seen.iter().all(|word| word.agrees_with(mine));

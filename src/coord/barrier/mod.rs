@@ -97,6 +97,8 @@ struct Side {
     attempt: u64,
     previous: Operation,
     contribution: Contribution,
+    /// The arrival word that was published last.
+    arrived_with: ArrivalWord,
     state: State,
     /// Whether a poll has been pending since the arrival: then this member was not the last.
     has_waited: bool,
@@ -141,6 +143,7 @@ impl Barrier {
             attempt: 0,
             previous: Operation::Barrier,
             contribution: Contribution::NONE,
+            arrived_with: ArrivalWord(0),
             state: State::Idle,
             has_waited: false,
         };
@@ -372,10 +375,11 @@ impl Side {
 
     /// Publishes the arrival and wakes those who sleep until it.
     #[inline]
-    fn publish_arrival(&self, fabric: &impl Fabric) {
+    fn publish_arrival(&mut self, fabric: &impl Fabric) {
+        self.arrived_with = self.word_for(Phase::Arrived);
         // SYNC POINT: arrival. Visible before the sleepers are counted: a rank that parks counts itself, fences, and
         // looks at this word again, so that one of the two sees the other.
-        publish(fabric.word(self.layout.arrival(self.me)), self.word_for(Phase::Arrived).0);
+        publish(fabric.word(self.layout.arrival(self.me)), self.arrived_with.0);
         self.wake_sleepers(fabric);
     }
 
