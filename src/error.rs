@@ -76,6 +76,18 @@ pub enum BarrierError {
         /// Each member's rank and what it named.
         named: Vec<(usize, Operation)>,
     },
+    /// An operation that reduces nothing was given to a call that reduces.
+    #[error(
+        "rank {rank}: {operation} reduces nothing (remedy: name and, or, min or max to the reducing calls of group {group})"
+    )]
+    NoReduction {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
+        /// What was named.
+        operation: Operation,
+    },
     /// This rank has arrived already and is not through.
     #[error(
         "rank {rank}: the arrival at barrier {sequence} of group {group} is still outstanding (remedy: wait for it or abandon it first)"

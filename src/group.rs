@@ -58,6 +58,13 @@ struct Forming {
     offer_key: u64,
 }
 
+/// The bound of a blocking call, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    start: u64,
+    deadline: u64,
+}
+
 /// Who answers for the outstanding arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -195,7 +202,7 @@ impl Group {
     ///
     /// As [`barrier`](Self::barrier), and [`BarrierError::TimedOut`] with exactly the ranks that have not arrived.
     pub fn barrier_timeout(&self, timeout: Duration) -> Result<(), BarrierError> {
-        self.meet(Contribution::NONE, self.deadline(Some(timeout))).map(drop)
+        self.meet(Contribution::NONE, self.limit(Some(timeout))).map(drop)
     }
 
     /// A barrier that carries a word: returns all members' `value`s reduced by `operation` (AND, OR, MIN or MAX).
@@ -205,7 +212,7 @@ impl Group {
     /// As [`barrier`](Self::barrier). Members that named another operation, or a plain barrier, make it
     /// [`BarrierError::OperationMismatch`] for all.
     pub fn barrier_reduce(&self, operation: Operation, value: u64) -> Result<u64, BarrierError> {
-        self.meet(Contribution { operation, value }, None)
+        self.meet(self.reduction(operation, value)?, None)
     }
 
     /// As [`barrier_reduce`](Self::barrier_reduce), for at most `timeout` in all.
@@ -219,7 +226,7 @@ impl Group {
         value: u64,
         timeout: Duration,
     ) -> Result<u64, BarrierError> {
-        self.meet(Contribution { operation, value }, self.deadline(Some(timeout)))
+        self.meet(self.reduction(operation, value)?, self.limit(Some(timeout)))
     }
 
     /// Arrives without waiting. The returned [`Arrival`] finishes the barrier; dropping it leaves this rank arrived.
@@ -237,7 +244,7 @@ impl Group {
     ///
     /// As [`arrive`](Self::arrive).
     pub fn arrive_reduce(&self, operation: Operation, value: u64) -> Result<Arrival<'_, u64>, BarrierError> {
-        self.begin_arrival(Contribution { operation, value })
+        self.begin_arrival(self.reduction(operation, value)?)
     }
 
     /// Gives up the arrival of a blocking call that timed out.
@@ -300,12 +307,19 @@ impl Group {
         let list: Vec<u64> = ranks.iter().map(|rank| *rank as u64).collect();
         let list = hash(self.id(), &list);
         let made = self.core.borrow().lists_made.get(&list).copied().unwrap_or(0) + 1;
-        let formed = self.form(ranks, hash(LIST_KEY, &[list, made]), self.deadline(Some(timeout)));
+        let formed = self.form(ranks, hash(LIST_KEY, &[list, made]), self.limit(Some(timeout)));
         // After a time-out the next call is for the same group, or it would miss the one that is made meanwhile.
         if !is_time_out(&formed) {
             self.core.borrow_mut().lists_made.insert(list, made);
         }
         formed
+    }
+
+    fn reduction(&self, operation: Operation, value: u64) -> Result<Contribution, BarrierError> {
+        match operation.has_value() {
+            true => Ok(Contribution { operation, value }),
+            false => Err(BarrierError::NoReduction { rank: self.ranks[self.me], group: self.id(), operation }),
+        }
     }
 
     fn fault_in(&self, members: &[usize]) -> Option<&'static str> {
@@ -321,20 +335,26 @@ impl Group {
         }
     }
 
-    /// A clock reading that is `timeout` away.
-    fn deadline(&self, timeout: Option<Duration>) -> Option<u64> {
+    /// The bound of a call that begins now.
+    fn limit(&self, timeout: Option<Duration>) -> Option<Limit> {
         let clock = &self.membership.driver.clock;
-        timeout.map(|timeout| clock.now().saturating_add(clock.ticks(timeout)))
+        let start = clock.now();
+        timeout.map(|timeout| Limit { start, deadline: start.saturating_add(clock.ticks(timeout)) })
+    }
+
+    fn waited(&self, limit: Option<Limit>) -> Duration {
+        let clock = &self.membership.driver.clock;
+        Duration::from_nanos(limit.map_or(0, |limit| clock.ns(clock.now().saturating_sub(limit.start))))
     }
 
     #[inline]
-    fn meet(&self, contribution: Contribution, deadline: Option<u64>) -> Result<u64, BarrierError> {
+    fn meet(&self, contribution: Contribution, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let mut core = self.core.borrow_mut();
         if core.standing != Standing::Nothing {
-            self.settle_earlier(&mut core, contribution, deadline)?;
+            self.settle_earlier(&mut core, contribution, limit)?;
         }
         self.arrive_unless_arrived(&mut core, contribution);
-        self.finish(&mut core, deadline, Standing::Suspended)
+        self.finish(&mut core, limit, Standing::Suspended)
     }
 
     #[inline]
@@ -351,12 +371,12 @@ impl Group {
         &self,
         core: &mut Core,
         contribution: Contribution,
-        deadline: Option<u64>,
+        limit: Option<Limit>,
     ) -> Result<(), BarrierError> {
         match core.standing {
             Standing::Suspended if core.barrier.contribution() == contribution => Ok(()),
             // Whoever dropped it does not want to know how it ended.
-            Standing::Detached => match self.finish(core, deadline, Standing::Detached) {
+            Standing::Detached => match self.finish(core, limit, Standing::Detached) {
                 Err(error @ BarrierError::TimedOut { .. }) => Err(error),
                 _ => Ok(()),
             },
@@ -366,22 +386,27 @@ impl Group {
 
     /// Waits for the outstanding arrival; after a time-out it stands as `otherwise` says.
     #[inline]
-    fn finish(&self, core: &mut Core, deadline: Option<u64>, otherwise: Standing) -> Result<u64, BarrierError> {
-        let waited = self.membership.driver.wait(&mut core.barrier, self.segment(), &core.arrived, deadline);
+    fn finish(&self, core: &mut Core, limit: Option<Limit>, otherwise: Standing) -> Result<u64, BarrierError> {
+        let waited = self.membership.driver.wait(
+            &mut core.barrier,
+            self.segment(),
+            &core.arrived,
+            limit.map(|limit| limit.deadline),
+        );
         match waited {
             Some(outcome) => {
                 core.standing = Standing::Nothing;
                 self.result(core, outcome)
             }
-            None => self.look_again(core, deadline, otherwise),
+            None => self.look_again(core, limit, otherwise),
         }
     }
 
     /// After a time-out: the last ranks may have come since the last look, and an error that names nobody helps nobody.
     #[cold]
-    fn look_again(&self, core: &mut Core, deadline: Option<u64>, otherwise: Standing) -> Result<u64, BarrierError> {
+    fn look_again(&self, core: &mut Core, limit: Option<Limit>, otherwise: Standing) -> Result<u64, BarrierError> {
         core.standing = otherwise;
-        let error = self.timed_out(core, deadline);
+        let error = self.timed_out(core, limit);
         let names_somebody = matches!(&error, BarrierError::TimedOut { missing, .. } if !missing.is_empty());
         if !names_somebody && let Some(outcome) = self.test_outstanding(core) {
             core.standing = Standing::Nothing;
@@ -406,14 +431,12 @@ impl Group {
     }
 
     #[cold]
-    fn timed_out(&self, core: &Core, deadline: Option<u64>) -> BarrierError {
-        let clock = &self.membership.driver.clock;
-        let since_arrival = core.arrived.waited(clock.now());
+    fn timed_out(&self, core: &Core, limit: Option<Limit>) -> BarrierError {
         BarrierError::TimedOut {
             rank: self.ranks[self.me],
             group: self.id(),
             sequence: core.barrier.passed() + 1,
-            waited: Duration::from_nanos(since_arrival.or(deadline).map_or(0, |ticks| clock.ns(ticks))),
+            waited: self.waited(limit),
             missing: core.barrier.missing(self.segment()).into_iter().map(|index| self.ranks[index]).collect(),
         }
     }
@@ -444,7 +467,7 @@ impl Group {
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
-        self.membership.driver.test(&mut core.barrier, self.segment(), &core.arrived)
+        self.membership.driver.test(&mut core.barrier, self.segment())
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
@@ -466,14 +489,14 @@ impl Group {
     }
 
     fn split_by(&self, color: u64, key: u64, timeout: Option<Duration>) -> Result<Group, GroupError> {
-        let deadline = self.deadline(timeout);
+        let limit = self.limit(timeout);
         let is_same = |forming: &mut Forming| forming.color == color && forming.key == key;
         let resumed = self.core.borrow_mut().forming.take_if(is_same);
         let forming = match resumed {
             Some(forming) => forming,
-            None => self.meet_and_sort(color, key, deadline)?,
+            None => self.meet_and_sort(color, key, limit)?,
         };
-        let formed = self.form(forming.ranks.clone(), forming.offer_key, deadline);
+        let formed = self.form(forming.ranks.clone(), forming.offer_key, limit);
         if is_time_out(&formed) {
             self.core.borrow_mut().forming = Some(forming);
         }
@@ -481,19 +504,19 @@ impl Group {
     }
 
     /// Passes a split's barrier and finds out who is in this member's new group.
-    fn meet_and_sort(&self, color: u64, key: u64, deadline: Option<u64>) -> Result<Forming, GroupError> {
-        let sequence = self.meet_to_split(color, key, deadline)?;
+    fn meet_and_sort(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<Forming, GroupError> {
+        let sequence = self.meet_to_split(color, key, limit)?;
         let given: Vec<(u64, u64)> = (0..self.size()).map(|index| self.given(index, sequence)).collect();
         let ranks = formation::members_of(color, &given).into_iter().map(|index| self.ranks[index]).collect();
         Ok(Forming { color, key, ranks, offer_key: hash(SPLIT_KEY, &[self.id(), sequence, color]) })
     }
 
     /// The barrier inside a split: every member's colour and key lie in its line before it arrives.
-    fn meet_to_split(&self, color: u64, key: u64, deadline: Option<u64>) -> Result<u64, BarrierError> {
+    fn meet_to_split(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let contribution = Contribution { operation: Operation::Split, value: 0 };
         let mut core = self.core.borrow_mut();
         if core.standing != Standing::Nothing && core.standing != Standing::Splitting(color, key) {
-            self.settle_earlier(&mut core, contribution, deadline)?;
+            self.settle_earlier(&mut core, contribution, limit)?;
         }
         if !core.barrier.is_outstanding() {
             let sequence = core.barrier.passed() + 1;
@@ -503,7 +526,7 @@ impl Group {
             store(self.layout.key(self.me, sequence), key);
         }
         self.arrive_unless_arrived(&mut core, contribution);
-        self.finish(&mut core, deadline, Standing::Splitting(color, key))?;
+        self.finish(&mut core, limit, Standing::Splitting(color, key))?;
         Ok(core.barrier.passed())
     }
 
@@ -514,16 +537,16 @@ impl Group {
     }
 
     /// Makes or takes the group of `ranks` under a key that all its members know.
-    fn form(&self, ranks: Vec<usize>, key: u64, deadline: Option<u64>) -> Result<Group, GroupError> {
+    fn form(&self, ranks: Vec<usize>, key: u64, limit: Option<Limit>) -> Result<Group, GroupError> {
         let leader = ranks[0];
         let layout = match leader == self.membership.rank {
-            true => self.make(&ranks, key, deadline)?,
-            false => self.take(&ranks, leader, key, deadline)?,
+            true => self.make(&ranks, key, limit)?,
+            false => self.take(&ranks, leader, key, limit)?,
         };
         Ok(Group::attach(Arc::clone(&self.membership), layout, ranks))
     }
 
-    fn make(&self, ranks: &[usize], key: u64, deadline: Option<u64>) -> Result<GroupLayout, GroupError> {
+    fn make(&self, ranks: &[usize], key: u64, limit: Option<Limit>) -> Result<GroupLayout, GroupError> {
         let (segment, rank) = (self.segment(), self.membership.rank);
         let node = segment.layout();
         let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, ranks.len());
@@ -532,14 +555,14 @@ impl Group {
         let takers = ranks.len() - 1;
         let is_offered = takers == 0
             || self
-                .patiently(deadline, || formation::offer(segment, &node, rank, key, value, takers).then_some(()))
+                .patiently(limit, || formation::offer(segment, &node, rank, key, value, takers).then_some(()))
                 .is_ok();
         match made {
             Ok(layout) if is_offered => Ok(layout),
             Ok(layout) => {
                 // Nobody has seen the block: all the holds on it are this rank's to give back.
                 ranks.iter().for_each(|_| formation::leave(segment, &node, layout));
-                Err(GroupError::OffersPending { rank, waited: self.span_to(deadline) })
+                Err(GroupError::OffersPending { rank, waited: self.waited(limit) })
             }
             Err(space) => Err(GroupError::Exhausted {
                 rank,
@@ -550,10 +573,10 @@ impl Group {
         }
     }
 
-    fn take(&self, ranks: &[usize], leader: usize, key: u64, deadline: Option<u64>) -> Result<GroupLayout, GroupError> {
+    fn take(&self, ranks: &[usize], leader: usize, key: u64, limit: Option<Limit>) -> Result<GroupLayout, GroupError> {
         let (segment, rank) = (self.segment(), self.membership.rank);
         let node = segment.layout();
-        let taken = self.patiently(deadline, || formation::take(segment, &node, leader, key));
+        let taken = self.patiently(limit, || formation::take(segment, &node, leader, key));
         let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
         if value == formation::REFUSED {
             return Err(GroupError::Refused { rank, leader, members: ranks.len() });
@@ -562,7 +585,7 @@ impl Group {
     }
 
     /// Tries again and again until the deadline, more and more patiently: making groups is rare.
-    fn patiently<T>(&self, deadline: Option<u64>, mut attempt: impl FnMut() -> Option<T>) -> Result<T, Duration> {
+    fn patiently<T>(&self, limit: Option<Limit>, mut attempt: impl FnMut() -> Option<T>) -> Result<T, Duration> {
         let clock = &self.membership.driver.clock;
         let start = clock.now();
         let mut pause = Duration::ZERO;
@@ -571,7 +594,7 @@ impl Group {
                 return Ok(value);
             }
             let now = clock.now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
+            if limit.is_some_and(|limit| now >= limit.deadline) {
                 return Err(Duration::from_nanos(clock.ns(now - start)));
             }
             if clock.ns(now - start) < 100_000 {
@@ -581,11 +604,6 @@ impl Group {
                 std::thread::sleep(pause);
             }
         }
-    }
-
-    fn span_to(&self, deadline: Option<u64>) -> Duration {
-        let clock = &self.membership.driver.clock;
-        Duration::from_nanos(deadline.map_or(0, |deadline| clock.ns(clock.now().saturating_sub(deadline))))
     }
 
     /// Units of the segment's arena that are taken, of all: for tests and for those who look for leaks.
@@ -687,14 +705,14 @@ impl<T: Carried> Arrival<'_, T> {
     ///
     /// As [`Group::barrier_timeout`].
     pub fn wait_timeout(&self, timeout: Duration) -> Result<T, BarrierError> {
-        self.wait_until(self.group.deadline(Some(timeout)))
+        self.wait_until(self.group.limit(Some(timeout)))
     }
 
-    fn wait_until(&self, deadline: Option<u64>) -> Result<T, BarrierError> {
+    fn wait_until(&self, limit: Option<Limit>) -> Result<T, BarrierError> {
         let mut ended = self.ended.borrow_mut();
         if ended.is_none() {
             let mut core = self.group.core.borrow_mut();
-            let finished = self.group.finish(&mut core, deadline, Standing::Held);
+            let finished = self.group.finish(&mut core, limit, Standing::Held);
             if core.standing == Standing::Held {
                 return finished.map(T::from_word);
             }

@@ -17,6 +17,8 @@ use crate::sync::{Ordering, full_fence, spin_hint};
 const SPINS: u64 = 16;
 /// After this long, and then again and again, a wait looks at all members itself; see [`Barrier::poll_thoroughly`].
 const THOROUGH_AFTER: Duration = Duration::from_micros(5);
+/// The longest time between two such looks.
+const THOROUGH_AT_LEAST_EVERY: Duration = Duration::from_micros(50);
 /// How long a withdrawal waits for another member that is in the middle of one.
 const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -47,7 +49,6 @@ pub struct Driver {
 /// An arrival that a driver has made: what the wait for it needs to know.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrived {
-    ticks: u64,
     cpu: Option<usize>,
 }
 
@@ -73,17 +74,16 @@ impl Driver {
             CpuHint::Floating => Some(crate::machine::current_cpu()),
         };
         barrier.arrive(fabric, contribution, cpu);
-        let ticks = if cfg!(feature = "attribution") { self.clock.now() } else { 0 };
         if cfg!(feature = "attribution") {
-            barrier.note_arrival_time(fabric, ticks);
+            barrier.note_arrival_time(fabric, self.clock.now());
         }
-        Arrived { ticks, cpu }
+        Arrived { cpu }
     }
 
-    /// Looks once.
-    pub fn test(&self, barrier: &mut Barrier, fabric: &impl Park, arrived: &Arrived) -> Option<Outcome> {
+    /// Looks once. Looking is not waiting: what passes between two looks is the caller's own time.
+    pub fn test(&self, barrier: &mut Barrier, fabric: &impl Park) -> Option<Outcome> {
         let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) else { return None };
-        self.note_wait(barrier, fabric, || self.clock.now() - arrived.ticks);
+        self.note_wait(barrier, fabric, || 0);
         Some(outcome)
     }
 
@@ -125,16 +125,20 @@ impl Driver {
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
             let is_late = deadline.is_some_and(|deadline| now >= deadline);
             let polled = if is_late || waited >= thorough_at {
-                thorough_at = waited * 2;
+                thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
                 barrier.poll_thoroughly(fabric)
             } else {
                 self.poll_a_few(barrier, fabric)
             };
             if let Poll::Ready(outcome) = polled {
-                self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(arrived.ticks));
+                self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
                 return Some(outcome);
             }
             if is_late {
+                // This call's share; a later one adds its own.
+                if cfg!(feature = "attribution") {
+                    barrier.note_wait(fabric, now.saturating_sub(entered), false);
+                }
                 return None;
             }
             let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(fabric, cpu));
@@ -145,7 +149,7 @@ impl Driver {
                     let left =
                         deadline.map(|deadline| Duration::from_nanos(self.clock.ns(deadline.saturating_sub(now))));
                     if let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) {
-                        self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(arrived.ticks));
+                        self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
                         return Some(outcome);
                     }
                     park(barrier, fabric, left);
@@ -199,11 +203,4 @@ pub fn park(barrier: &Barrier, fabric: &impl Park, timeout: Option<Duration>) {
     full_fence();
     fabric.park(awaited.word, awaited.seen, timeout);
     sleepers.fetch_sub(1, Ordering::Relaxed);
-}
-
-impl Arrived {
-    /// Ticks since the arrival; `None` where arrivals are not timed.
-    pub fn waited(&self, now: u64) -> Option<u64> {
-        (self.ticks > 0).then(|| now.saturating_sub(self.ticks))
-    }
 }

@@ -243,6 +243,9 @@ impl Barrier {
 
     /// Whether all have arrived; moves on as far as it can without waiting.
     ///
+    /// In a tree this alone may stay pending for ever while a member in between has arrived but does not poll: a
+    /// driver also calls [`poll_thoroughly`](Self::poll_thoroughly).
+    ///
     /// Once it is ready, this member has passed and the next [`arrive`](Self::arrive) is for the next barrier, also
     /// after a disagreement. Cost while pending: one load, a hit until a member arrives.
     ///

@@ -1,0 +1,179 @@
+//! Ranks as processes: the test program starts itself again with one test's name and a role in the environment.
+//!
+//! A test that has roles begins with `if let Some(role) = role() { … return; }`. What a child has to say it prints by
+//! [`answer`]; the parent collects it with [`Children::answers`]. A child ends with its parent: it watches its standard
+//! input, whose other end the parent holds, and the guard kills what is left when it is dropped.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+
+use super::ranks::LIMIT;
+
+const ROLE: &str = "EVIDENCE_ROLE";
+const ANSWER: &str = "ANSWER ";
+
+/// The role of this process, if a test has started it as a child. Such a process ends when its parent does.
+pub fn role() -> Option<String> {
+    let role = std::env::var(ROLE).ok()?;
+    std::thread::spawn(|| {
+        // Nothing is ever written there: the end of input is the parent's end.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(3);
+    });
+    Some(role)
+}
+
+/// Says something to the parent: one line.
+pub fn answer(text: impl std::fmt::Display) {
+    println!("\n{ANSWER}{text}");
+}
+
+/// The identity of a job that nobody else uses.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub name: String,
+    pub key: String,
+    pub size: usize,
+}
+
+impl Launch {
+    pub fn new(size: usize) -> Self {
+        static JOBS: AtomicU64 = AtomicU64::new(0);
+        let number = JOBS.fetch_add(1, Ordering::Relaxed);
+        // With an end, so that no name is the beginning of another.
+        let name = format!("phalanx-evidence-{}-{number}-end", std::process::id());
+        Self { name, key: "5a".repeat(32), size }
+    }
+
+    /// The command that runs `test` of this program as `rank` in a role.
+    pub fn rank(&self, test: &str, role: &str, rank: usize) -> Command {
+        let mut command = bare(test, role);
+        command
+            .env("PHALANX_RANK", rank.to_string())
+            .env("PHALANX_SIZE", self.size.to_string())
+            .env("PHALANX_BOOTSTRAP", format!("unix:{}", self.name))
+            .env("PHALANX_KEY", &self.key);
+        command
+    }
+
+    /// Whether a socket of the job's name is open anywhere on the machine.
+    pub fn has_socket(&self) -> bool {
+        std::fs::read_to_string("/proc/net/unix").expect("Linux").contains(&self.name)
+    }
+}
+
+/// The command that runs `test` of this program in a role, as no rank of any job.
+pub fn bare(test: &str, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
+    command.args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PHALANX_") {
+            command.env_remove(name);
+        }
+    }
+    command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+/// Started processes, killed when dropped.
+#[derive(Default)]
+pub struct Children {
+    children: Vec<(Child, Option<ChildStdin>)>,
+}
+
+impl Children {
+    pub fn start(&mut self, mut command: Command) -> usize {
+        let mut child = command.spawn().expect("the test program starts again");
+        let stdin = child.stdin.take();
+        self.children.push((child, stdin));
+        self.children.len() - 1
+    }
+
+    pub fn pid(&self, index: usize) -> u32 {
+        self.children[index].0.id()
+    }
+
+    /// Kills one (SIGKILL) and waits for its end.
+    pub fn kill(&mut self, index: usize) {
+        let child = &mut self.children[index].0;
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Waits until one answers, and returns that line.
+    pub fn next_answer(&mut self, index: usize) -> String {
+        let child = &mut self.children[index].0;
+        let pid = child.id();
+        let stdout = child.stdout.as_mut().expect("piped");
+        within_limit(pid, || read_answer(stdout))
+            .unwrap_or_else(|last| panic!("child {index} ended without an answer: {last}"))
+    }
+
+    /// Waits until one ends.
+    pub fn finish(&mut self, index: usize) -> (Vec<String>, ExitStatus) {
+        let child = &mut self.children[index].0;
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let answers = within_limit(child.id(), || {
+            let lines = lines.map_while(Result::ok);
+            lines.filter_map(|line| line.strip_prefix(ANSWER).map(str::to_owned)).collect()
+        });
+        (answers, child.wait().expect("a child"))
+    }
+
+    /// Waits until all end well; each one's answers.
+    pub fn answers(mut self) -> Vec<Vec<String>> {
+        (0..self.children.len())
+            .map(|index| {
+                let (answers, status) = self.finish(index);
+                assert!(status.success(), "child {index}: {status}, {answers:?}");
+                answers
+            })
+            .collect()
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Waits for something that a process does, and kills it if that takes too long, which ends the wait.
+fn within_limit<T>(pid: u32, wait: impl FnOnce() -> T) -> T {
+    let (done, end) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("process {pid} takes too long and is killed");
+                let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        });
+        let value = wait();
+        drop(done);
+        value
+    })
+}
+
+/// The next answer, or the last line before the end.
+fn read_answer(stdout: &mut ChildStdout) -> Result<String, String> {
+    loop {
+        // Byte by byte, so that nothing of a later answer is read ahead and lost.
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while stdout.read(&mut byte).expect("a pipe") == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        let text = String::from_utf8_lossy(&line);
+        match text.strip_prefix(ANSWER) {
+            Some(answer) => return Ok(answer.to_owned()),
+            None if byte[0] != b'\n' => return Err(text.into_owned()),
+            None => {}
+        }
+    }
+}

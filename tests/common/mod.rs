@@ -1,0 +1,10 @@
+//! What several test programs share. Each program uses a part of it.
+#![allow(dead_code, reason = "every test program compiles this module and uses a part of it")]
+
+pub mod block;
+#[cfg(not(model))]
+pub mod children;
+#[cfg(not(model))]
+pub mod ranks;
+#[cfg(not(model))]
+pub mod seeds;
