@@ -24,7 +24,7 @@
 //! Primitives take `&impl Fabric` and never block. Only drivers ([`crate::coord::drive`]) take `&impl Park`.
 //!
 //! Implementations: [`shm`] is a node's shared memory. [`sim`] is a node in one thread under a seeded scheduler, for
-//! tests that must replay. Model checkers use [`model`].
+//! tests that must replay. Model checkers use `model`.
 
 #[cfg(model)]
 pub mod model;

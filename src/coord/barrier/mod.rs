@@ -7,9 +7,9 @@
 //!
 //! Three algorithms, one semantics (docs/design.md, "Barriers", has the pictures and the proofs):
 //!
-//! - [`flat`]: every member writes its own line and reads the others'. One line transfer: the physical limit for few.
-//! - [`tree`]: arrivals are gathered up a tree along caches and NUMA nodes, the release flows down it.
-//! - [`central`]: one counter. For more members than CPUs, where a context switch costs more than any transfer.
+//! - `flat`: every member writes its own line and reads the others'. One line transfer: the physical limit for few.
+//! - `tree`: arrivals are gathered up a tree along caches and NUMA nodes, the release flows down it.
+//! - `central`: one counter. For more members than CPUs, where a context switch costs more than any transfer.
 //!
 //! Sequences only grow. Every member has an *arrival word* that it alone writes, whatever the algorithm: who is
 //! missing can be read by anybody at any time, and a rank that parks does so on the arrival word of a missing one.
