@@ -34,6 +34,16 @@ pub enum JobError {
         /// What would be valid.
         why: String,
     },
+    /// More groups than any segment could hold.
+    #[error(
+        "space for {groups} groups of {ranks} ranks is more than a segment can have (remedy: ask for fewer with JobOptions::groups)"
+    )]
+    Groups {
+        /// Groups asked for.
+        groups: usize,
+        /// The job's ranks.
+        ranks: usize,
+    },
     /// The number of ranks is 0 or more than a node can have.
     #[error("a job on one machine has 1 to {most} ranks, not {asked}")]
     Size {
@@ -75,6 +85,16 @@ pub enum BarrierError {
         sequence: u64,
         /// Each member's rank and what it named.
         named: Vec<(usize, Operation)>,
+    },
+    /// A split has passed its barrier, but its new group was not there in time.
+    #[error(
+        "rank {rank}: a split of group {group} has not found its new group yet (remedy: call split again with the same colour and key, or abandon)"
+    )]
+    SplitUnfinished {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
     },
     /// An operation that reduces nothing was given to a call that reduces.
     #[error(
@@ -197,7 +217,9 @@ pub enum GroupError {
 }
 
 /// Any error of this library.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is its text, because that is what a `main` that returns it prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A job could not be joined or made.
@@ -209,4 +231,10 @@ pub enum Error {
     /// A barrier was not passed.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
@@ -24,6 +24,10 @@ use crate::sync::Ordering;
 /// Kinds of keys under which groups are offered.
 const SPLIT_KEY: u64 = 1;
 const LIST_KEY: u64 = 2;
+/// How long members wait for each other to make a group that no time-out was given for.
+const FORMING_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a time-out waits for an arrival that is published but not counted yet, rather than name nobody.
+const COUNTING_PATIENCE: Duration = Duration::from_millis(10);
 
 /// An ordered set of ranks that synchronise together, as one of its members holds it.
 ///
@@ -47,6 +51,8 @@ struct Core {
     lists_made: HashMap<u64, u64>,
     /// A split whose barrier is passed, but whose group is not there yet.
     forming: Option<Forming>,
+    /// Groups that this member has given up before they were there: to be taken and given back when they are.
+    given_up: Vec<Forming>,
 }
 
 /// What a member needs to join the group of a split again, after a time-out.
@@ -74,10 +80,12 @@ enum Standing {
     Suspended,
     /// An [`Arrival`] that the caller holds.
     Held,
-    /// An [`Arrival`] that was dropped; the next call finishes it first.
+    /// An [`Arrival`] that was dropped; the next blocking call finishes it first.
     Detached,
-    /// A split that timed out, with its colour and key.
+    /// A split whose barrier timed out, with its colour and key.
     Splitting(u64, u64),
+    /// A split whose barrier is passed, but whose group is not there yet: see [`Core::forming`].
+    Forming,
 }
 
 /// What came of abandoning an arrival.
@@ -134,6 +142,7 @@ impl Group {
             standing: Standing::Nothing,
             lists_made: HashMap::new(),
             forming: None,
+            given_up: Vec::new(),
         };
         Self { membership, layout, ranks, me, core: RefCell::new(core) }
     }
@@ -215,7 +224,7 @@ impl Group {
         self.meet(self.reduction(operation, value)?, None)
     }
 
-    /// As [`barrier_reduce`](Self::barrier_reduce), for at most `timeout` in all.
+    /// As [`barrier_reduce`](Self::barrier_reduce), for at most `timeout` in all. Resume it with the same value.
     ///
     /// # Errors
     ///
@@ -258,8 +267,14 @@ impl Group {
     pub fn abandon(&self) -> Result<Abandoned, BarrierError> {
         let mut core = self.core.borrow_mut();
         match core.standing {
+            Standing::Nothing => Ok(Abandoned::Nothing),
             // The barrier of a split that did not find its leader was passed.
-            Standing::Nothing => Ok(core.forming.take().map_or(Abandoned::Nothing, |_| Abandoned::Passed)),
+            Standing::Forming => {
+                core.standing = Standing::Nothing;
+                let forming = core.forming.take();
+                core.given_up.extend(forming);
+                Ok(Abandoned::Passed)
+            }
             Standing::Held => Err(self.outstanding(&core)),
             Standing::Suspended | Standing::Detached | Standing::Splitting(..) => self.give_up(&mut core),
         }
@@ -306,6 +321,7 @@ impl Group {
         let ranks: Vec<usize> = members.iter().map(|member| self.ranks[*member]).collect();
         let list: Vec<u64> = ranks.iter().map(|rank| *rank as u64).collect();
         let list = hash(self.id(), &list);
+        self.settle_given_up();
         let made = self.core.borrow().lists_made.get(&list).copied().unwrap_or(0) + 1;
         let formed = self.form(ranks, hash(LIST_KEY, &[list, made]), self.limit(Some(timeout)));
         // After a time-out the next call is for the same group, or it would miss the one that is made meanwhile.
@@ -403,16 +419,27 @@ impl Group {
     }
 
     /// After a time-out: the last ranks may have come since the last look, and an error that names nobody helps nobody.
+    /// When nobody is missing the barrier is as good as passed: only a rank that has published its arrival has to
+    /// count it, too.
     #[cold]
     fn look_again(&self, core: &mut Core, limit: Option<Limit>, otherwise: Standing) -> Result<u64, BarrierError> {
         core.standing = otherwise;
-        let error = self.timed_out(core, limit);
-        let names_somebody = matches!(&error, BarrierError::TimedOut { missing, .. } if !missing.is_empty());
-        if !names_somebody && let Some(outcome) = self.test_outstanding(core) {
-            core.standing = Standing::Nothing;
-            return self.result(core, outcome);
+        let start = Instant::now();
+        loop {
+            let error = self.timed_out(core, limit);
+            let names_somebody = matches!(&error, BarrierError::TimedOut { missing, .. } if !missing.is_empty());
+            if names_somebody {
+                return Err(error);
+            }
+            if let Some(outcome) = self.test_outstanding(core) {
+                core.standing = Standing::Nothing;
+                return self.result(core, outcome);
+            }
+            if start.elapsed() > COUNTING_PATIENCE {
+                return Err(error);
+            }
+            crate::machine::yield_cpu();
         }
-        Err(error)
     }
 
     #[inline]
@@ -443,10 +470,10 @@ impl Group {
 
     #[cold]
     fn outstanding(&self, core: &Core) -> BarrierError {
-        BarrierError::ArrivalOutstanding {
-            rank: self.ranks[self.me],
-            group: self.id(),
-            sequence: core.barrier.passed() + 1,
+        let (rank, group) = (self.ranks[self.me], self.id());
+        match core.standing {
+            Standing::Forming => BarrierError::SplitUnfinished { rank, group },
+            _ => BarrierError::ArrivalOutstanding { rank, group, sequence: core.barrier.passed() + 1 },
         }
     }
 
@@ -490,17 +517,44 @@ impl Group {
 
     fn split_by(&self, color: u64, key: u64, timeout: Option<Duration>) -> Result<Group, GroupError> {
         let limit = self.limit(timeout);
-        let is_same = |forming: &mut Forming| forming.color == color && forming.key == key;
-        let resumed = self.core.borrow_mut().forming.take_if(is_same);
-        let forming = match resumed {
+        self.settle_given_up();
+        let forming = match self.resume_forming(color, key)? {
             Some(forming) => forming,
             None => self.meet_and_sort(color, key, limit)?,
         };
         let formed = self.form(forming.ranks.clone(), forming.offer_key, limit);
         if is_time_out(&formed) {
-            self.core.borrow_mut().forming = Some(forming);
+            let mut core = self.core.borrow_mut();
+            core.standing = Standing::Forming;
+            core.forming = Some(forming);
         }
         formed
+    }
+
+    /// The split that timed out while its group was formed, if this is the same one again.
+    fn resume_forming(&self, color: u64, key: u64) -> Result<Option<Forming>, BarrierError> {
+        let mut core = self.core.borrow_mut();
+        if core.standing != Standing::Forming {
+            return Ok(None);
+        }
+        let Some(forming) = core.forming.take_if(|forming| forming.color == color && forming.key == key) else {
+            return Err(self.outstanding(&core));
+        };
+        core.standing = Standing::Nothing;
+        Ok(Some(forming))
+    }
+
+    /// Takes the groups that were given up and are there by now, and gives their space back.
+    fn settle_given_up(&self) {
+        let mut core = self.core.borrow_mut();
+        core.given_up.retain(|forming| {
+            let (segment, node) = (self.segment(), self.segment().layout());
+            let Some(value) = formation::take(segment, &node, forming.ranks[0], forming.offer_key) else { return true };
+            if let Some(layout) = formation::checked_block(segment, &node, value, forming.ranks.len()) {
+                formation::leave(segment, &node, layout);
+            }
+            false
+        });
     }
 
     /// Passes a split's barrier and finds out who is in this member's new group.
@@ -539,6 +593,8 @@ impl Group {
     /// Makes or takes the group of `ranks` under a key that all its members know.
     fn form(&self, ranks: Vec<usize>, key: u64, limit: Option<Limit>) -> Result<Group, GroupError> {
         let leader = ranks[0];
+        // The barrier is passed, so the others are about to come: a wait without a bound of its own gets one.
+        let limit = limit.or_else(|| self.limit(Some(FORMING_PATIENCE)));
         let layout = match leader == self.membership.rank {
             true => self.make(&ranks, key, limit)?,
             false => self.take(&ranks, leader, key, limit)?,
@@ -595,9 +651,9 @@ impl Group {
             }
             let now = clock.now();
             if limit.is_some_and(|limit| now >= limit.deadline) {
-                return Err(Duration::from_nanos(clock.ns(now - start)));
+                return Err(Duration::from_nanos(clock.ns(now.saturating_sub(start))));
             }
-            if clock.ns(now - start) < 100_000 {
+            if clock.ns(now.saturating_sub(start)) < 100_000 {
                 crate::machine::yield_cpu();
             } else {
                 pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
@@ -615,6 +671,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
+        self.settle_given_up();
         formation::leave(self.segment(), &self.segment().layout(), self.layout);
     }
 }
@@ -659,7 +716,7 @@ impl Carried for u64 {
 
 /// A rank's arrival at a barrier that it has not passed yet.
 ///
-/// Dropping it leaves the rank arrived; the group's next call finishes it first.
+/// Dropping it leaves the rank arrived; the group's next blocking call finishes it first.
 #[derive(Debug)]
 #[must_use = "an arrival that nobody waits for still counts: wait for it, or abandon it"]
 pub struct Arrival<'group, T = ()> {

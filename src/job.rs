@@ -24,6 +24,8 @@ const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
 const GROUPS: usize = 64;
 /// The least arena, in words: 512 KiB, some hundred small groups also in a small job.
 const LEAST_ARENA_WORDS: usize = 1 << 16;
+/// The greatest, in words: 64 GiB.
+const MOST_ARENA_WORDS: usize = 1 << 33;
 
 /// Choices of a program for its job. What is left open is taken from the environment, then from the defaults.
 ///
@@ -84,7 +86,7 @@ impl JobOptions {
         let option = |name| move |why| JobError::Option { name, why };
         let barrier = match set.barrier.as_deref() {
             None | Some("auto") => None,
-            Some(text) => Some(text.parse().map_err(|why| option("PHALANX_BARRIER")(why))?),
+            Some(text) => Some(text.parse().map_err(|why| option("PHALANX_BARRIER")(format!("{why}, or auto")))?),
         };
         let wait = set.wait.as_deref().map(str::parse).transpose().map_err(option("PHALANX_WAIT"))?;
         Ok(Self {
@@ -200,17 +202,20 @@ fn single(jobs: Vec<Job>) -> Job {
     jobs.into_iter().next().expect("a job of one rank has a rank")
 }
 
-fn node_layout(ranks: usize, options: &JobOptions) -> NodeLayout {
+fn node_layout(ranks: usize, options: &JobOptions) -> Result<NodeLayout, JobError> {
+    let groups = options.groups.unwrap_or(GROUPS).max(1);
     let block = formation::units(ranks) * UNIT_WORDS;
-    let arena = block.saturating_mul(options.groups.unwrap_or(GROUPS).max(1)).max(LEAST_ARENA_WORDS);
-    NodeLayout::new(ranks, arena)
+    match block.checked_mul(groups) {
+        Some(arena) if arena <= MOST_ARENA_WORDS => Ok(NodeLayout::new(ranks, arena.max(LEAST_ARENA_WORDS))),
+        _ => Err(JobError::Groups { groups, ranks }),
+    }
 }
 
 fn create(rank: usize, ranks: usize, options: &JobOptions) -> Result<Segment, JobError> {
     let mut id = [0; 8];
     // The kernel's generator cannot fail once it is seeded, and a failure only makes the job's number less random.
     let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
-    Segment::create(node_layout(ranks, options), u64::from_le_bytes(id), coord::LAYOUT_HASH)
+    Segment::create(node_layout(ranks, options)?, u64::from_le_bytes(id), coord::LAYOUT_HASH)
         .map_err(|source| JobError::Segment { rank, source })
 }
 

@@ -16,6 +16,7 @@ use common::ranks::LIMIT;
 use common::seeds::{Named, fresh_seed};
 use phalanx::fabric::sim::Seeded;
 use phalanx::{BarrierError, Job};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, accept, bind, connect, listen, recv, sendmsg, socket_with,
@@ -239,10 +240,19 @@ fn address(launch: &Launch) -> SocketAddrUnix {
     SocketAddrUnix::new_abstract_name(launch.name.as_bytes()).expect("a short name")
 }
 
+/// Connects to rank 0, which may have bound its name and not be listening yet.
 fn visitor(launch: &Launch) -> OwnedFd {
-    let peer = new_socket();
-    connect(&peer, &address(launch)).expect("rank 0 serves");
-    peer
+    let start = Instant::now();
+    loop {
+        let peer = new_socket();
+        match connect(&peer, &address(launch)) {
+            Err(Errno::CONNREFUSED) if start.elapsed() < LIMIT => std::thread::yield_now(),
+            connected => {
+                connected.expect("rank 0 serves");
+                return peer;
+            }
+        }
+    }
 }
 
 /// Sends a packet and returns the verdict that comes back, if any does.

@@ -554,3 +554,58 @@ fn stats_do_not_count_an_abandoned_arrival() {
         gate.wait();
     });
 }
+
+#[test]
+fn splits_that_a_member_gives_up_leave_nothing_behind() {
+    on_ranks(2, &JobOptions::new(), |job| {
+        let world = job.world();
+        let (before, _) = world.space();
+        for _ in 0..200 {
+            if job.rank() == 0 {
+                drop(world.split(0, 0).expect("the leader makes the group"));
+            } else {
+                split_or_give_up(world);
+            }
+            world.barrier().expect("a barrier after a split, given up or not");
+        }
+        // The last call that makes a group settles what was given up.
+        drop(world.split(0, 0).expect("a split of both"));
+        world.barrier().expect("both have dropped");
+        assert_eq!(world.space().0, before);
+    });
+}
+
+/// Splits with no patience at all: sometimes the group is there, sometimes its leader is not that far.
+fn split_or_give_up(world: &Group) {
+    loop {
+        match world.split_timeout(0, 0, Duration::ZERO) {
+            Ok(_) => return,
+            Err(GroupError::Barrier(BarrierError::TimedOut { .. })) => {}
+            Err(GroupError::LeaderMissing { .. }) => {
+                assert!(matches!(world.barrier(), Err(BarrierError::SplitUnfinished { .. })));
+                assert!(matches!(world.split(1, 0), Err(GroupError::Barrier(BarrierError::SplitUnfinished { .. }))));
+                assert_eq!(world.abandon(), Ok(Abandoned::Passed));
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn more_groups_than_any_segment_holds_are_refused() {
+    for groups in [usize::MAX, usize::MAX / 2, 1 << 40] {
+        let refused = Job::threads_with(2, &JobOptions::new().groups(groups)).expect_err("too many");
+        assert!(matches!(refused, JobError::Groups { ranks: 2, .. }), "{refused}");
+    }
+}
+
+#[test]
+fn an_operation_that_reduces_nothing_is_refused() {
+    let jobs = Job::threads(1).expect("a job of one");
+    for operation in [Operation::Barrier, Operation::Split] {
+        let refused = jobs[0].world().barrier_reduce(operation, 1);
+        assert!(matches!(refused, Err(BarrierError::NoReduction { .. })));
+    }
+    jobs[0].world().barrier().expect("nothing is outstanding");
+}

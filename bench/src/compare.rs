@@ -1,8 +1,10 @@
 //! Rounds: in each, the limit is measured and every system has one turn, so that whatever the machine does in between
 //! it does to all alike.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use phalanx::clock::Clock;
 use phalanx::machine::CpuSet;
@@ -115,13 +117,13 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
     let clock = Clock::calibrate();
     let mut workload = plan(request, &clock)?;
     let directory = Directory::new().map_err(CompareError::Directory)?;
-    let (rivals, skipped) = prepare(request, &directory.0);
+    let (rivals, skipped) = prepare(request, &directory.path);
     let choice = choice_of(request, &workload)?;
     let mut task = RankTask {
         workload: workload.clone(),
         algorithm: request.algorithm.clone(),
         wait: request.wait.clone(),
-        directory: directory.0.join("phalanx"),
+        directory: directory.path.join("phalanx"),
     };
     if request.iterations.is_none() {
         workload.iterations = iterations_that_fit(&task, request)?;
@@ -141,7 +143,7 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
                     task.directory.clone()
                 }
                 Some(rival) => {
-                    let records = directory.0.join(rival.rival().name());
+                    let records = directory.path.join(rival.rival().name());
                     rival.run(&workload, TURN.as_secs_f64() * 2.0, &records)?;
                     records
                 }
@@ -279,24 +281,51 @@ impl Rounds {
     }
 }
 
-/// A directory for records, removed with all that is in it.
-struct Directory(PathBuf);
+/// The hidden subcommand that removes a directory when the benchmark is gone; its argument is the directory.
+pub const SWEEP_COMMAND: &str = "bench-sweep";
+
+/// A directory for records, removed with all that is in it: by a process that sleeps until this one is gone, however
+/// it goes. (The rivals' programs need a path, so memory without a name will not do.)
+struct Directory {
+    path: PathBuf,
+    sweeper: Option<Child>,
+}
 
 impl Directory {
     fn new() -> std::io::Result<Self> {
-        let nanoseconds = Instant::now().elapsed().as_nanos();
-        let name = format!("phalanx-bench-{}-{nanoseconds}", std::process::id());
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         // Memory where there is some: a disk that is written to while ranks run disturbs them.
         let parent = Path::new("/dev/shm");
         let parent = if parent.is_dir() { parent.to_owned() } else { std::env::temp_dir() };
-        let path = parent.join(name);
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
+        let path = parent.join(format!("phalanx-bench-{:016x}", u64::from_le_bytes(random)));
+        // A group of its own: the terminal's interrupt is not for it.
+        let mut sweeper = Command::new(std::env::current_exe()?);
+        sweeper.arg(SWEEP_COMMAND).arg(&path).process_group(0);
+        sweeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let sweeper = sweeper.spawn()?;
+        let directory = Self { path, sweeper: Some(sweeper) };
+        std::fs::create_dir(&directory.path)?;
+        Ok(directory)
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let Some(mut sweeper) = self.sweeper.take() else { return };
+        drop(sweeper.stdin.take());
+        let _ = sweeper.wait();
+    }
+}
+
+/// Removes `directory` once standard input ends, which is when the benchmark has ended.
+pub fn sweep(directory: &Path) {
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    // A rank or a rival that is just being killed may still write: once more if need be.
+    for _ in 0..100 {
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(Duration::from_millis(10)),
+            _ => return,
+        }
     }
 }

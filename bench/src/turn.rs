@@ -73,8 +73,7 @@ fn directory_error(path: &Path, source: std::io::Error) -> TurnError {
     TurnError::Directory { path: path.display().to_string(), source }
 }
 
-/// Ranks as threads. The job is made by a thread for each rank's CPU mask to be the rank's own: masks are noted when
-/// ranks enter, so the thread that makes the job must be free to run where any of them may.
+/// Ranks as threads. The job is made before they are pinned: it notes that its ranks may run wherever this thread may.
 fn run_threads(task: &RankTask) -> Result<(), TurnError> {
     let jobs = Job::threads_with(task.workload.ranks, &task.options()?).map_err(RankError::Job)?;
     std::thread::scope(|scope| {
@@ -117,8 +116,7 @@ fn run_processes(task: &RankTask) -> Result<(), TurnError> {
     await_all(&mut ranks)
 }
 
-/// Waits for all in order. The first one to fail is reported by the drop of the others, which it leaves waiting: a
-/// rank that has failed makes them fail too or is reported when its turn comes.
+/// Waits until all have ended well, or one has not; the others are then killed by the drop of `ranks`.
 fn await_all(ranks: &mut Ranks) -> Result<(), TurnError> {
     let mut remaining: Vec<usize> = (0..ranks.0.len()).collect();
     while !remaining.is_empty() {

@@ -39,9 +39,9 @@ struct BarrierOptions {
     /// Ranks that meet [default: as many as usable CPUs]
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
-    /// flat, tree or central [default: the library's choice]
-    #[arg(long, value_parser = parse_algorithm)]
-    algorithm: Option<Algorithm>,
+    /// auto, flat, tree or central
+    #[arg(long, default_value = "auto", value_parser = parse_algorithm)]
+    algorithm: AlgorithmOption,
     /// spin, adaptive or park [default: adaptive]
     #[arg(long, value_parser = parse_wait)]
     wait: Option<WaitPolicy>,
@@ -80,8 +80,18 @@ struct BarrierOptions {
 #[derive(Clone)]
 struct RivalList(Vec<Rival>);
 
-fn parse_algorithm(text: &str) -> Result<Algorithm, String> {
-    text.parse()
+/// An algorithm, or the library's own choice.
+#[derive(Clone, Copy)]
+struct AlgorithmOption(Option<Algorithm>);
+
+fn parse_algorithm(text: &str) -> Result<AlgorithmOption, String> {
+    match text {
+        "auto" => Ok(AlgorithmOption(None)),
+        _ => text
+            .parse()
+            .map(|algorithm| AlgorithmOption(Some(algorithm)))
+            .map_err(|why: String| format!("{why}, or auto")),
+    }
 }
 
 fn parse_wait(text: &str) -> Result<WaitPolicy, String> {
@@ -106,7 +116,7 @@ pub fn main(options: Options) -> ExitCode {
 fn barrier(options: BarrierOptions) -> ExitCode {
     let request = Request {
         ranks: options.ranks,
-        algorithm: options.algorithm.map(|algorithm| algorithm.name().to_owned()),
+        algorithm: options.algorithm.0.map(|algorithm| algorithm.name().to_owned()),
         wait: options.wait.map(|policy| policy.name().to_owned()),
         iterations: options.iterations,
         warmup: options.warmup,

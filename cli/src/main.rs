@@ -33,6 +33,11 @@ enum Task {
     BenchRank {
         task: String,
     },
+    /// Clears up after a benchmark: started by `bench`, not by people.
+    #[command(name = phalanx_bench::compare::SWEEP_COMMAND, hide = true)]
+    BenchSweep {
+        directory: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -40,5 +45,9 @@ fn main() -> ExitCode {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
         Task::BenchRank { task } => bench::rank(&task),
+        Task::BenchSweep { directory } => {
+            phalanx_bench::compare::sweep(&directory);
+            ExitCode::SUCCESS
+        }
     }
 }

@@ -331,7 +331,11 @@ impl Service {
     }
 
     fn accept(&mut self) {
-        let Ok(peer) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        let Ok(peer) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else {
+            // Out of descriptors, say: the peer stays in the queue, and asking again at once would burn a CPU.
+            std::thread::sleep(Duration::from_millis(10));
+            return;
+        };
         // A process of another user is dropped without a word.
         if sockopt::socket_peercred(&peer).is_ok_and(|peer| peer.uid == rustix::process::geteuid()) {
             self.pending.push((peer, Instant::now() + HELLO_LIMIT));

@@ -60,7 +60,7 @@ impl Driver {
         for _ in 0..TURNS {
             spin_hint();
         }
-        let spin_ticks = (clock.now() - start).div_ceil(TURNS);
+        let spin_ticks = clock.now().saturating_sub(start).div_ceil(TURNS);
         let cpu = if plan.shares_cpus { cpu } else { CpuHint::Dedicated };
         Self { clock, plan, cpu, spin_ticks }
     }

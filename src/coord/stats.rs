@@ -24,7 +24,7 @@ pub struct MemberStats {
     pub longest_wait_ns: u64,
     /// How often it came last, as far as was seen: a member that finds all others arrived at its first look counts
     /// itself. Members that arrive within a line transfer of each other, or are held up between arriving and looking,
-    /// may all count, or none; [`GroupStats::last_arriver`] goes by the times and is exact.
+    /// may all count, or none; [`GroupStats::last_arriver`] goes by the times.
     pub times_last: u64,
 }
 
@@ -37,7 +37,8 @@ pub struct GroupStats {
     pub now_ns: u64,
     /// The ranks that have not arrived at the barrier that others have: empty when none is in progress.
     pub missing: Vec<usize>,
-    /// The rank that came last to the last completed barrier, by its arrival time.
+    /// The rank that came last to the last completed barrier, by its arrival time. A time is noted just after the
+    /// arrival is published, so a reader that has passed at that very moment may still see an older one.
     pub last_arriver: Option<usize>,
     /// The time between the first and the last arrival at the last completed barrier, in nanoseconds.
     pub last_spread_ns: Option<u64>,

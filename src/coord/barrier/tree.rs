@@ -105,7 +105,10 @@ impl Node {
     }
 
     pub fn poll(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
-        let Some(gathering) = self.gather(side, fabric) else { return Poll::Pending };
+        let Some(gathering) = self.gather(side, fabric) else {
+            // A child that was decided for by somebody else may never pass its gathering up.
+            return self.see_decision(side, fabric).map(|(value, scan)| self.finish(side, fabric, value, scan));
+        };
         let released = match self.parent {
             None => self.decide(gathering, side, fabric),
             Some(parent) => self.see_release(parent, side, fabric),
@@ -161,13 +164,17 @@ impl Node {
         Poll::Ready((gathering.value, gathering.disagrees))
     }
 
+    fn see_decision(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
+        let decision = side.load_decision(fabric);
+        match decision.sequence() >= side.next() {
+            true => Poll::Ready(read_result(decision, side, fabric, &mut self.last)),
+            false => Poll::Pending,
+        }
+    }
+
     fn see_release(&mut self, parent: Parent, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
         if parent.is_root {
-            let decision = side.load_decision(fabric);
-            return match decision.sequence() >= side.next() {
-                true => Poll::Ready(read_result(decision, side, fabric, &mut self.last)),
-                false => Poll::Pending,
-            };
+            return self.see_decision(side, fabric);
         }
         // SYNC POINT: released. Acquire pairs with the parent's release store.
         let word = TreeWord(fabric.word(side.layout.released(parent.index)).load(Ordering::Acquire));

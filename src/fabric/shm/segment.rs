@@ -136,7 +136,10 @@ impl Segment {
         let memory =
             |step| move |source: rustix::io::Errno| SegmentError::Memory { step, bytes, source: source.into() };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create("phalanx", flags).map_err(memory("create"))?;
+        // Kernels from 6.3 want to hear that memory is not for code; older ones do not know the flag.
+        let file = memfd_create("phalanx", flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| memfd_create("phalanx", flags))
+            .map_err(memory("create"))?;
         ftruncate(&file, bytes as u64).map_err(memory("size"))?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(memory("seal"))?;
         let map = map(&file, bytes)?;
