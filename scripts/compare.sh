@@ -4,7 +4,8 @@
 #   scripts/compare.sh [--quick] [--no-install] [--ranks "2 4 8 16"] [--torch debian|pypi|none] [-- BENCH-OPTIONS…]
 #
 # It installs the rivals, runs `phalanx bench barrier --vs all` for each number of ranks, appends the results to
-# bench/results/barrier.json (one JSON object a line), and renders barrier.md, barrier.svg and barrier.png beside it.
+# bench/results/barrier.json (one JSON object a line), and renders barrier.md, barrier.svg and barrier.png beside it
+# and the table of figures in README.md.
 # Whatever cannot be installed is said and left out; `phalanx bench` names it as skipped.
 #
 # Torch, which has the Gloo barriers, comes from Debian: CPU only, 151 MB to download with all that it needs. PyPI's
@@ -23,7 +24,7 @@ torch=debian
 bench_options=()
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "$0"
+    sed -n '2,14s/^# \{0,1\}//p' "$0"
 }
 
 while [ $# -gt 0 ]; do
@@ -165,4 +166,4 @@ if ! "$python" -c 'import matplotlib' 2> /dev/null; then
     without "the table and the plot: matplotlib cannot be imported by $python"
     exit 0
 fi
-"$python" bench/rivals/plot.py "$results/barrier.json" --machine "$(machine)" --toolchain "$(toolchain)"
+"$python" bench/rivals/plot.py "$results/barrier.json" --machine "$(machine)" --toolchain "$(toolchain)" --readme README.md

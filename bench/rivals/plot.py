@@ -145,6 +145,44 @@ def markdown(results, name, options):
     return "\n".join(head + ["", table(results), "", picture, ""])
 
 
+def summary(results):
+    """The README's table: mean latency, a row a system, a column a number of ranks; and the tail at the fewest."""
+    columns = sorted({ranks for by_ranks in results.values() for ranks in by_ranks})
+    fewest = columns[0]
+    head = [f"{ranks} ranks, mean" for ranks in columns]
+    lines = [
+        f"| | {fewest} ranks, p50 | {fewest} ranks, p99.9 | " + " | ".join(head) + " |",
+        "| --- |" + " ---: |" * (len(columns) + 2),
+    ]
+    for system in in_report_order(results):
+        by_ranks = results[system]
+        first = by_ranks.get(fewest, {})
+        cells = [duration(first.get("p50_ns")), duration(first.get("p999_ns"))]
+        cells += [duration(by_ranks.get(ranks, {}).get("mean_ns")) for ranks in columns]
+        lines.append(f"| {label(system)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+README_BEGIN = "<!-- figures: written by scripts/compare.sh -->"
+README_END = "<!-- end of figures -->"
+
+
+def update_readme(path, results, options):
+    """Puts the summary between the README's two marks."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    if README_BEGIN not in text or README_END not in text:
+        raise SystemExit(f"{path}: no place for figures between {README_BEGIN} and {README_END}")
+    before, rest = text.split(README_BEGIN, 1)
+    after = rest.split(README_END, 1)[1]
+    limits = [result["limit_ns"] for result in results.get("phalanx", {}).values() if result.get("limit_ns")]
+    limit = f"; a cache line from core to core, one way: {duration(min(limits))}" if limits else ""
+    where = f"{options.machine or 'machine not recorded'}{limit}. Commit {values_of(results, 'commit')}."
+    body = f"{README_BEGIN}\n{summary(results)}\n\n{where}\n{README_END}"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(before + body + after)
+
+
 def spread(positions, distance):
     """Moves labels that would overlap apart, keeping their order: {key: wanted} to {key: placed}.
 
@@ -239,6 +277,7 @@ def main():
     parser.add_argument("--machine", default="", help="what it was measured on, for the head of the table")
     parser.add_argument("--toolchain", default="", help="compilers and kernel, for the head of the table")
     parser.add_argument("--out", help="directory of the outputs; default: the input's")
+    parser.add_argument("--readme", help="a README whose table of figures is to be renewed")
     options = parser.parse_args()
     results = read_results(options.input)
     directory = options.out or os.path.dirname(options.input) or "."
@@ -248,6 +287,8 @@ def main():
     draw(results, base)
     with open(base + ".md", "w", encoding="utf-8") as file:
         file.write(markdown(results, name, options))
+    if options.readme:
+        update_readme(options.readme, results, options)
     print(f"wrote {base}.md, {base}.svg, {base}.png")
 
 
