@@ -98,14 +98,14 @@ impl Driver {
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
-        // A neighbour on this CPU cannot arrive while this rank spins.
-        let spins = if self.plan.shares_cpus { 1 } else { SPINS };
-        for turn in 0..spins {
+        for turn in 0..self.polls() {
+            if turn > 0 {
+                spin_hint();
+            }
             if let Poll::Ready(outcome) = barrier.poll(fabric) {
                 self.note_wait(barrier, fabric, || turn * self.spin_ticks);
                 return Some(outcome);
             }
-            spin_hint();
         }
         self.wait_long(barrier, fabric, arrived, deadline)
     }
@@ -119,20 +119,19 @@ impl Driver {
         deadline: Option<u64>,
     ) -> Option<Outcome> {
         let entered = self.clock.now();
+        let mut now = entered;
         let mut thorough_at = THOROUGH_AFTER;
         loop {
-            let now = self.clock.now();
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
             let is_late = deadline.is_some_and(|deadline| now >= deadline);
-            let polled = if is_late || waited >= thorough_at {
+            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(fabric, cpu));
+            let step = self.plan.step(waited, neighbour_is_missing);
+            if is_late || waited >= thorough_at || step == Step::Park {
                 thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
-                barrier.poll_thoroughly(fabric)
-            } else {
-                self.poll_a_few(barrier, fabric)
-            };
-            if let Poll::Ready(outcome) = polled {
-                self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
-                return Some(outcome);
+                if let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) {
+                    self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
+                    return Some(outcome);
+                }
             }
             if is_late {
                 // This call's share; a later one adds its own.
@@ -141,26 +140,31 @@ impl Driver {
                 }
                 return None;
             }
-            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(fabric, cpu));
-            match self.plan.step(waited, neighbour_is_missing) {
+            match step {
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
-                Step::Park => {
-                    let left =
-                        deadline.map(|deadline| Duration::from_nanos(self.clock.ns(deadline.saturating_sub(now))));
-                    if let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) {
-                        self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
-                        return Some(outcome);
-                    }
-                    park(barrier, fabric, left);
-                }
+                Step::Park => park(barrier, fabric, deadline.map(|deadline| self.span(now, deadline))),
             }
+            if let Poll::Ready(outcome) = self.poll_a_few(barrier, fabric) {
+                self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
+                return Some(outcome);
+            }
+            now = self.clock.now();
         }
     }
 
+    fn span(&self, from: u64, to: u64) -> Duration {
+        Duration::from_nanos(self.clock.ns(to.saturating_sub(from)))
+    }
+
+    /// Polls between two readings of the clock. A neighbour on this CPU cannot arrive while this rank spins.
+    #[inline]
+    fn polls(&self) -> u64 {
+        if self.plan.shares_cpus { 1 } else { SPINS }
+    }
+
     fn poll_a_few(&self, barrier: &mut Barrier, fabric: &impl Park) -> Poll<Outcome> {
-        let polls = if self.plan.shares_cpus { 1 } else { SPINS };
-        for _ in 1..polls {
+        for _ in 1..self.polls() {
             if let ready @ Poll::Ready(_) = barrier.poll(fabric) {
                 return ready;
             }
