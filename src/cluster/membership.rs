@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::bootstrap::BootstrapError;
 use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::{Park, WordAt};
-use crate::machine::{self, CpuSet, Place};
+use crate::machine::{self, CpuSet};
 use crate::sync::{Ordering, full_fence};
 
 /// Enters this rank's process, CPUs and place, and counts it in. `false` when somebody has entered as this rank.
@@ -100,9 +100,4 @@ fn missing(fabric: &impl Park, node: &NodeLayout) -> Vec<usize> {
 /// The CPUs that a rank may use, as it entered them.
 pub fn mask_of(fabric: &impl Park, node: &NodeLayout, rank: usize) -> CpuSet {
     CpuSet::from_words(std::array::from_fn(|index| fabric.word(node.mask(rank, index)).load(Ordering::Relaxed)))
-}
-
-/// Where a rank runs, as it entered it.
-pub fn place_of(fabric: &impl Park, node: &NodeLayout, rank: usize) -> Option<Place> {
-    Place::unpack(fabric.word(node.place(rank)).load(Ordering::Relaxed))
 }
