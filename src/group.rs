@@ -3,12 +3,15 @@
 //! A [`Group`] drives one member's [`Barrier`] machine. It remembers what became of the last arrival, because a
 //! time-out leaves it standing: the next blocking call resumes it.
 
+mod arrival;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub use arrival::{Arrival, Carried};
 
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
@@ -490,7 +493,7 @@ impl Group {
             core.barrier.note_missing(self.segment());
         }
         core.standing = Standing::Held;
-        Ok(Arrival { group: self, ended: RefCell::new(None), carried: PhantomData })
+        Ok(Arrival::new(self))
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
@@ -690,113 +693,4 @@ impl fmt::Debug for Group {
 /// Whether a group is not there yet, but may still come.
 fn is_time_out(formed: &Result<Group, GroupError>) -> bool {
     matches!(formed, Err(GroupError::LeaderMissing { .. } | GroupError::OffersPending { .. }))
-}
-
-/// What a finished arrival gives back: nothing, or a reduced word.
-pub trait Carried: sealed::Sealed + Sized {
-    #[doc(hidden)]
-    fn from_word(word: u64) -> Self;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for () {}
-    impl Sealed for u64 {}
-}
-
-impl Carried for () {
-    fn from_word(_: u64) -> Self {}
-}
-
-impl Carried for u64 {
-    fn from_word(word: u64) -> Self {
-        word
-    }
-}
-
-/// A rank's arrival at a barrier that it has not passed yet.
-///
-/// Dropping it leaves the rank arrived; the group's next blocking call finishes it first.
-#[derive(Debug)]
-#[must_use = "an arrival that nobody waits for still counts: wait for it, or abandon it"]
-pub struct Arrival<'group, T = ()> {
-    group: &'group Group,
-    ended: RefCell<Option<Result<u64, BarrierError>>>,
-    carried: PhantomData<T>,
-}
-
-impl<T: Carried> Arrival<'_, T> {
-    /// Whether all have arrived. Never blocks; once true, waiting returns at once.
-    ///
-    /// # Errors
-    ///
-    /// As [`Group::barrier`].
-    pub fn test(&self) -> Result<bool, BarrierError> {
-        let mut ended = self.ended.borrow_mut();
-        if ended.is_none() {
-            let mut core = self.group.core.borrow_mut();
-            if let Some(outcome) = self.group.test_outstanding(&mut core) {
-                core.standing = Standing::Nothing;
-                *ended = Some(self.group.result(&core, outcome));
-            }
-        }
-        match &*ended {
-            None => Ok(false),
-            Some(Ok(_)) => Ok(true),
-            Some(Err(error)) => Err(error.clone()),
-        }
-    }
-
-    /// Waits until all have arrived. Calling it again gives the same answer.
-    ///
-    /// # Errors
-    ///
-    /// As [`Group::barrier`].
-    pub fn wait(&self) -> Result<T, BarrierError> {
-        self.wait_until(None)
-    }
-
-    /// As [`wait`](Self::wait), for at most `timeout`; after a time-out call again, or [`abandon`](Self::abandon).
-    ///
-    /// # Errors
-    ///
-    /// As [`Group::barrier_timeout`].
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<T, BarrierError> {
-        self.wait_until(self.group.limit(Some(timeout)))
-    }
-
-    fn wait_until(&self, limit: Option<Limit>) -> Result<T, BarrierError> {
-        let mut ended = self.ended.borrow_mut();
-        if ended.is_none() {
-            let mut core = self.group.core.borrow_mut();
-            let finished = self.group.finish(&mut core, limit, Standing::Held);
-            if core.standing == Standing::Held {
-                return finished.map(T::from_word);
-            }
-            *ended = Some(finished);
-        }
-        ended.clone().expect("ended just now or before").map(T::from_word)
-    }
-
-    /// Gives the arrival up: either this rank is as if it had never arrived, or the barrier had been passed.
-    ///
-    /// # Errors
-    ///
-    /// [`BarrierError::CannotAbandon`]: the arrival stands, and the group's next call finishes it.
-    pub fn abandon(self) -> Result<Abandoned, BarrierError> {
-        if let Some(result) = self.ended.borrow().clone() {
-            return result.map(|_| Abandoned::Passed);
-        }
-        let mut core = self.group.core.borrow_mut();
-        self.group.give_up(&mut core)
-    }
-}
-
-impl<T> Drop for Arrival<'_, T> {
-    fn drop(&mut self) {
-        let mut core = self.group.core.borrow_mut();
-        if self.ended.borrow().is_none() && core.standing == Standing::Held {
-            core.standing = Standing::Detached;
-        }
-    }
 }
