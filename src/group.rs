@@ -19,7 +19,7 @@ use crate::coord::drive::Arrived;
 use crate::coord::stats::{self, GroupStats};
 use crate::coord::{arena, formation};
 use crate::error::{BarrierError, GroupError};
-use crate::fabric::Fabric;
+use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
 use crate::job::{CpuShare, Membership};
 use crate::sync::Ordering;

@@ -19,7 +19,7 @@ use loom::thread;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
 use phalanx::coord::{arena, drive, formation};
-use phalanx::fabric::Fabric;
+use phalanx::fabric::Memory;
 use phalanx::fabric::model::ModelNode;
 use phalanx::fabric::node::NodeLayout;
 use phalanx::sync::{AtomicU64, Ordering, spin_hint};

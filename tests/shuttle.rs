@@ -18,7 +18,7 @@ use phalanx::coord::barrier::choice::tree_parents;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Disagreement, Operation, Withdrawal};
 use phalanx::coord::{arena, drive, formation};
-use phalanx::fabric::Fabric;
+use phalanx::fabric::Memory;
 use phalanx::fabric::model::ModelNode;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::sync::{AtomicU64, Ordering, spin_hint};

@@ -24,7 +24,7 @@ use phalanx::coord::barrier::{
 use phalanx::coord::{arena, formation};
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
-use phalanx::fabric::{Fabric, WordAt, lower_half};
+use phalanx::fabric::{Memory, WordAt, lower_half};
 use phalanx::machine::Place;
 use phalanx::sync::Ordering;
 

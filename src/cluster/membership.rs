@@ -9,34 +9,34 @@ use crate::machine::{self, CpuSet};
 use crate::sync::{Ordering, full_fence};
 
 /// Enters this rank's process, CPUs and place, and counts it in. `false` when somebody has entered as this rank.
-pub fn enter(fabric: &impl Park, node: &NodeLayout, rank: usize, mask: &CpuSet) -> bool {
-    let process = fabric.word(node.process(rank));
+pub fn enter(memory: &impl Park, node: &NodeLayout, rank: usize, mask: &CpuSet) -> bool {
+    let process = memory.word(node.process(rank));
     let pid = u64::from(std::process::id());
     if process.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return false;
     }
     for (index, word) in mask.words().iter().enumerate() {
-        fabric.word(node.mask(rank, index)).store(*word, Ordering::Relaxed);
+        memory.word(node.mask(rank, index)).store(*word, Ordering::Relaxed);
     }
-    fabric.word(node.place(rank)).store(machine::place_of(mask).pack(), Ordering::Relaxed);
+    memory.word(node.place(rank)).store(machine::place_of(mask).pack(), Ordering::Relaxed);
     // SYNC POINT: joined. Release pairs with the acquire load of who waits for all: it sees the entry above.
-    fabric.word(header::JOINED).fetch_add(1, Ordering::AcqRel);
-    wake(fabric, header::JOINED);
+    memory.word(header::JOINED).fetch_add(1, Ordering::AcqRel);
+    wake(memory, header::JOINED);
     true
 }
 
 /// Opens the job: the world group is ready for everybody.
-pub fn open(fabric: &impl Park) {
+pub fn open(memory: &impl Park) {
     // SYNC POINT: ready. Release pairs with the acquire load of those who wait: they see the world group.
-    fabric.word(header::READY).store(1, Ordering::Release);
-    wake(fabric, header::READY);
+    memory.word(header::READY).store(1, Ordering::Release);
+    wake(memory, header::READY);
 }
 
-fn wake(fabric: &impl Park, at: WordAt) {
+fn wake(memory: &impl Park, at: WordAt) {
     // SYNC POINT: bootstrap sleepers, as for a barrier's words.
     full_fence();
-    if fabric.word(header::SLEEPERS).load(Ordering::Relaxed) != 0 {
-        fabric.wake(at);
+    if memory.word(header::SLEEPERS).load(Ordering::Relaxed) != 0 {
+        memory.wake(at);
     }
 }
 
@@ -45,11 +45,11 @@ fn wake(fabric: &impl Park, at: WordAt) {
 /// # Errors
 ///
 /// [`BootstrapError::RanksMissing`] with those that have not after `limit`.
-pub fn await_all(fabric: &impl Park, node: &NodeLayout, rank: usize, limit: Duration) -> Result<(), BootstrapError> {
+pub fn await_all(memory: &impl Park, node: &NodeLayout, rank: usize, limit: Duration) -> Result<(), BootstrapError> {
     let all = node.ranks() as u64;
-    await_word(fabric, header::JOINED, limit, |joined| joined >= all).map_err(|waited| BootstrapError::RanksMissing {
+    await_word(memory, header::JOINED, limit, |joined| joined >= all).map_err(|waited| BootstrapError::RanksMissing {
         rank,
-        missing: missing(fabric, node),
+        missing: missing(memory, node),
         waited,
     })
 }
@@ -59,9 +59,9 @@ pub fn await_all(fabric: &impl Park, node: &NodeLayout, rank: usize, limit: Dura
 /// # Errors
 ///
 /// [`BootstrapError::RanksMissing`] or [`BootstrapError::NotOpened`] after `limit`.
-pub fn await_open(fabric: &impl Park, node: &NodeLayout, rank: usize, limit: Duration) -> Result<(), BootstrapError> {
-    await_word(fabric, header::READY, limit, |ready| ready == 1).map_err(|waited| {
-        let missing = missing(fabric, node);
+pub fn await_open(memory: &impl Park, node: &NodeLayout, rank: usize, limit: Duration) -> Result<(), BootstrapError> {
+    await_word(memory, header::READY, limit, |ready| ready == 1).map_err(|waited| {
+        let missing = missing(memory, node);
         match missing.is_empty() {
             true => BootstrapError::NotOpened { rank, waited },
             false => BootstrapError::RanksMissing { rank, missing, waited },
@@ -70,7 +70,7 @@ pub fn await_open(fabric: &impl Park, node: &NodeLayout, rank: usize, limit: Dur
 }
 
 fn await_word(
-    fabric: &impl Park,
+    memory: &impl Park,
     at: WordAt,
     limit: Duration,
     is_reached: impl Fn(u64) -> bool,
@@ -78,7 +78,7 @@ fn await_word(
     let start = Instant::now();
     loop {
         // SYNC POINT: joined, ready.
-        let seen = fabric.word(at).load(Ordering::Acquire);
+        let seen = memory.word(at).load(Ordering::Acquire);
         if is_reached(seen) {
             return Ok(());
         }
@@ -86,18 +86,18 @@ fn await_word(
         if waited >= limit {
             return Err(waited);
         }
-        fabric.word(header::SLEEPERS).fetch_add(1, Ordering::Relaxed);
+        memory.word(header::SLEEPERS).fetch_add(1, Ordering::Relaxed);
         full_fence();
-        fabric.park(at, seen, Some(limit - waited));
-        fabric.word(header::SLEEPERS).fetch_sub(1, Ordering::Relaxed);
+        memory.park(at, seen, Some(limit - waited));
+        memory.word(header::SLEEPERS).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn missing(fabric: &impl Park, node: &NodeLayout) -> Vec<usize> {
-    (0..node.ranks()).filter(|rank| fabric.word(node.process(*rank)).load(Ordering::Relaxed) == 0).collect()
+fn missing(memory: &impl Park, node: &NodeLayout) -> Vec<usize> {
+    (0..node.ranks()).filter(|rank| memory.word(node.process(*rank)).load(Ordering::Relaxed) == 0).collect()
 }
 
 /// The CPUs that a rank may use, as it entered them.
-pub fn mask_of(fabric: &impl Park, node: &NodeLayout, rank: usize) -> CpuSet {
-    CpuSet::from_words(std::array::from_fn(|index| fabric.word(node.mask(rank, index)).load(Ordering::Relaxed)))
+pub fn mask_of(memory: &impl Park, node: &NodeLayout, rank: usize) -> CpuSet {
+    CpuSet::from_words(std::array::from_fn(|index| memory.word(node.mask(rank, index)).load(Ordering::Relaxed)))
 }

@@ -4,17 +4,17 @@
 //! back what it has set when another rank was quicker; so no lock exists that a dying rank could leave held. (A rank
 //! that dies in the middle of a claim leaks those units until the job ends.)
 
-use crate::fabric::Fabric;
+use crate::fabric::Memory;
 use crate::fabric::node::NodeLayout;
 use crate::sync::Ordering;
 
 /// Claims `units` units in a row; returns the first, or `None` when no such run is free.
-pub fn claim(fabric: &impl Fabric, layout: &NodeLayout, units: usize) -> Option<usize> {
+pub fn claim(memory: &impl Memory, layout: &NodeLayout, units: usize) -> Option<usize> {
     let mut start = 0;
     while start + units <= layout.arena_units() {
-        match last_taken(fabric, layout, start, units) {
+        match last_taken(memory, layout, start, units) {
             Some(taken) => start = taken + 1,
-            None if set_run(fabric, layout, start, units) => return Some(start),
+            None if set_run(memory, layout, start, units) => return Some(start),
             // Another rank took a part of it meanwhile: look again from here.
             None => {}
         }
@@ -23,31 +23,31 @@ pub fn claim(fabric: &impl Fabric, layout: &NodeLayout, units: usize) -> Option<
 }
 
 /// Gives a run back that [`claim`] returned.
-pub fn release(fabric: &impl Fabric, layout: &NodeLayout, start: usize, units: usize) {
+pub fn release(memory: &impl Memory, layout: &NodeLayout, start: usize, units: usize) {
     for (word, mask) in masks(start, units) {
         // SYNC POINT: arena. Release pairs with the acquire of the next claim: the last use of the units happens
         // before their next.
-        fabric.word(layout.bitmap(word)).fetch_and(!mask, Ordering::Release);
+        memory.word(layout.bitmap(word)).fetch_and(!mask, Ordering::Release);
     }
 }
 
 /// How many units are taken.
-pub fn taken(fabric: &impl Fabric, layout: &NodeLayout) -> usize {
-    let count = |word| fabric.word(layout.bitmap(word)).load(Ordering::Relaxed).count_ones() as usize;
+pub fn taken(memory: &impl Memory, layout: &NodeLayout) -> usize {
+    let count = |word| memory.word(layout.bitmap(word)).load(Ordering::Relaxed).count_ones() as usize;
     (0..layout.bitmap_words()).map(count).sum()
 }
 
-fn last_taken(fabric: &impl Fabric, layout: &NodeLayout, start: usize, units: usize) -> Option<usize> {
+fn last_taken(memory: &impl Memory, layout: &NodeLayout, start: usize, units: usize) -> Option<usize> {
     (start..start + units)
         .rev()
-        .find(|unit| fabric.word(layout.bitmap(unit / 64)).load(Ordering::Relaxed) & 1 << (unit % 64) != 0)
+        .find(|unit| memory.word(layout.bitmap(unit / 64)).load(Ordering::Relaxed) & 1 << (unit % 64) != 0)
 }
 
-fn set_run(fabric: &impl Fabric, layout: &NodeLayout, start: usize, units: usize) -> bool {
+fn set_run(memory: &impl Memory, layout: &NodeLayout, start: usize, units: usize) -> bool {
     let mut done = 0;
     for (word, mask) in masks(start, units) {
-        if !set_mask(fabric, layout, word, mask) {
-            release(fabric, layout, start, done);
+        if !set_mask(memory, layout, word, mask) {
+            release(memory, layout, start, done);
             return false;
         }
         done += mask.count_ones() as usize;
@@ -55,8 +55,8 @@ fn set_run(fabric: &impl Fabric, layout: &NodeLayout, start: usize, units: usize
     true
 }
 
-fn set_mask(fabric: &impl Fabric, layout: &NodeLayout, word: usize, mask: u64) -> bool {
-    let word = fabric.word(layout.bitmap(word));
+fn set_mask(memory: &impl Memory, layout: &NodeLayout, word: usize, mask: u64) -> bool {
+    let word = memory.word(layout.bitmap(word));
     let set = |bits: u64| (bits & mask == 0).then_some(bits | mask);
     // SYNC POINT: arena. Acquire pairs with the release of the unit's last holder.
     word.fetch_update(Ordering::Acquire, Ordering::Relaxed, set).is_ok()

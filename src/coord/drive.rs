@@ -67,23 +67,23 @@ impl Driver {
 
     /// Arrives.
     #[inline]
-    pub fn arrive(&self, barrier: &mut Barrier, fabric: &impl Park, contribution: Contribution) -> Arrived {
+    pub fn arrive(&self, barrier: &mut Barrier, memory: &impl Park, contribution: Contribution) -> Arrived {
         let cpu = match self.cpu {
             CpuHint::Dedicated => None,
             CpuHint::Pinned(cpu) => Some(cpu),
             CpuHint::Floating => Some(crate::machine::current_cpu()),
         };
-        barrier.arrive(fabric, contribution, cpu);
+        barrier.arrive(memory, contribution, cpu);
         if cfg!(feature = "attribution") {
-            barrier.note_arrival_time(fabric, self.clock.now());
+            barrier.note_arrival_time(memory, self.clock.now());
         }
         Arrived { cpu }
     }
 
     /// Looks once. Looking is not waiting: what passes between two looks is the caller's own time.
-    pub fn test(&self, barrier: &mut Barrier, fabric: &impl Park) -> Option<Outcome> {
-        let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) else { return None };
-        self.note_wait(barrier, fabric, || 0);
+    pub fn test(&self, barrier: &mut Barrier, memory: &impl Park) -> Option<Outcome> {
+        let Poll::Ready(outcome) = barrier.poll_thoroughly(memory) else { return None };
+        self.note_wait(barrier, memory, || 0);
         Some(outcome)
     }
 
@@ -94,7 +94,7 @@ impl Driver {
     pub fn wait(
         &self,
         barrier: &mut Barrier,
-        fabric: &impl Park,
+        memory: &impl Park,
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
@@ -102,19 +102,19 @@ impl Driver {
             if turn > 0 {
                 spin_hint();
             }
-            if let Poll::Ready(outcome) = barrier.poll(fabric) {
-                self.note_wait(barrier, fabric, || turn * self.spin_ticks);
+            if let Poll::Ready(outcome) = barrier.poll(memory) {
+                self.note_wait(barrier, memory, || turn * self.spin_ticks);
                 return Some(outcome);
             }
         }
-        self.wait_long(barrier, fabric, arrived, deadline)
+        self.wait_long(barrier, memory, arrived, deadline)
     }
 
     #[cold]
     fn wait_long(
         &self,
         barrier: &mut Barrier,
-        fabric: &impl Park,
+        memory: &impl Park,
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
@@ -124,29 +124,29 @@ impl Driver {
         loop {
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
             let is_late = deadline.is_some_and(|deadline| now >= deadline);
-            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(fabric, cpu));
+            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(memory, cpu));
             let step = self.plan.step(waited, neighbour_is_missing);
             if is_late || waited >= thorough_at || step == Step::Park {
                 thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
-                if let Poll::Ready(outcome) = barrier.poll_thoroughly(fabric) {
-                    self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
+                if let Poll::Ready(outcome) = barrier.poll_thoroughly(memory) {
+                    self.note_wait(barrier, memory, || self.clock.now().saturating_sub(entered));
                     return Some(outcome);
                 }
             }
             if is_late {
                 // This call's share; a later one adds its own.
                 if cfg!(feature = "attribution") {
-                    barrier.note_wait(fabric, now.saturating_sub(entered), false);
+                    barrier.note_wait(memory, now.saturating_sub(entered), false);
                 }
                 return None;
             }
             match step {
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
-                Step::Park => park(barrier, fabric, deadline.map(|deadline| self.span(now, deadline))),
+                Step::Park => park(barrier, memory, deadline.map(|deadline| self.span(now, deadline))),
             }
-            if let Poll::Ready(outcome) = self.poll_a_few(barrier, fabric) {
-                self.note_wait(barrier, fabric, || self.clock.now().saturating_sub(entered));
+            if let Poll::Ready(outcome) = self.poll_a_few(barrier, memory) {
+                self.note_wait(barrier, memory, || self.clock.now().saturating_sub(entered));
                 return Some(outcome);
             }
             now = self.clock.now();
@@ -163,25 +163,25 @@ impl Driver {
         if self.plan.shares_cpus { 1 } else { SPINS }
     }
 
-    fn poll_a_few(&self, barrier: &mut Barrier, fabric: &impl Park) -> Poll<Outcome> {
+    fn poll_a_few(&self, barrier: &mut Barrier, memory: &impl Park) -> Poll<Outcome> {
         for _ in 1..self.polls() {
-            if let ready @ Poll::Ready(_) = barrier.poll(fabric) {
+            if let ready @ Poll::Ready(_) = barrier.poll(memory) {
                 return ready;
             }
             spin_hint();
         }
-        barrier.poll(fabric)
+        barrier.poll(memory)
     }
 
     /// Takes the arrival back, waiting briefly for another member that is in the middle of the same.
-    pub fn withdraw(&self, barrier: &mut Barrier, fabric: &impl Park) -> Withdrawal {
+    pub fn withdraw(&self, barrier: &mut Barrier, memory: &impl Park) -> Withdrawal {
         let limit = self.clock.now().saturating_add(self.clock.ticks(WITHDRAWAL_LIMIT));
         loop {
-            if let Poll::Ready(withdrawal) = barrier.withdraw(fabric) {
+            if let Poll::Ready(withdrawal) = barrier.withdraw(memory) {
                 return withdrawal;
             }
             if self.clock.now() >= limit {
-                barrier.insist(fabric);
+                barrier.insist(memory);
                 return Withdrawal::Exhausted;
             }
             crate::machine::yield_cpu();
@@ -189,22 +189,22 @@ impl Driver {
     }
 
     #[inline]
-    fn note_wait(&self, barrier: &Barrier, fabric: &impl Park, ticks: impl FnOnce() -> u64) {
+    fn note_wait(&self, barrier: &Barrier, memory: &impl Park, ticks: impl FnOnce() -> u64) {
         if cfg!(feature = "attribution") {
             let came_last = barrier.came_last();
-            barrier.note_wait(fabric, if came_last { 0 } else { ticks() }, came_last);
+            barrier.note_wait(memory, if came_last { 0 } else { ticks() }, came_last);
         }
     }
 }
 
 /// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason.
-pub fn park(barrier: &Barrier, fabric: &impl Park, timeout: Option<Duration>) {
-    let Some(awaited) = barrier.awaited(fabric) else { return };
-    let sleepers = fabric.word(awaited.sleepers);
+pub fn park(barrier: &Barrier, memory: &impl Park, timeout: Option<Duration>) {
+    let Some(awaited) = barrier.awaited(memory) else { return };
+    let sleepers = memory.word(awaited.sleepers);
     sleepers.fetch_add(1, Ordering::Relaxed);
     // SYNC POINT: arrival, decision sleepers. This rank is counted before the word is compared (by the kernel, in
     // `park`); whoever changes the word does so before it looks at the count. One of the two sees the other.
     full_fence();
-    fabric.park(awaited.word, awaited.seen, timeout);
+    memory.park(awaited.word, awaited.seen, timeout);
     sleepers.fetch_sub(1, Ordering::Relaxed);
 }

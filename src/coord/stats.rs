@@ -5,7 +5,7 @@
 
 use super::barrier::layout::GroupLayout;
 use crate::clock::Clock;
-use crate::fabric::Fabric;
+use crate::fabric::Memory;
 use crate::sync::Ordering;
 
 /// One member's record.
@@ -47,14 +47,14 @@ pub struct GroupStats {
 }
 
 /// Reads the record of the group of `ranks` at `layout`.
-pub fn read(fabric: &impl Fabric, layout: GroupLayout, ranks: &[usize], clock: &Clock) -> GroupStats {
-    let arrivals: Vec<u64> = (0..ranks.len()).map(|index| arrivals_of(fabric, layout, index)).collect();
+pub fn read(memory: &impl Memory, layout: GroupLayout, ranks: &[usize], clock: &Clock) -> GroupStats {
+    let arrivals: Vec<u64> = (0..ranks.len()).map(|index| arrivals_of(memory, layout, index)).collect();
     let completed = arrivals.iter().copied().min().unwrap_or(0);
     let furthest = arrivals.iter().copied().max().unwrap_or(0);
     let members =
-        ranks.iter().enumerate().map(|(index, rank)| member(fabric, layout, index, *rank, arrivals[index], clock));
+        ranks.iter().enumerate().map(|(index, rank)| member(memory, layout, index, *rank, arrivals[index], clock));
     let missing = ranks.iter().enumerate().filter(|(index, _)| arrivals[*index] < furthest).map(|(_, rank)| *rank);
-    let last_times = times_at(fabric, layout, completed);
+    let last_times = times_at(memory, layout, completed);
     let (last_arriver, last_spread_ns) = match last_times {
         Some(times) => {
             let last = (0..times.len()).max_by_key(|index| times[*index]).map(|index| ranks[index]);
@@ -73,19 +73,19 @@ pub fn read(fabric: &impl Fabric, layout: GroupLayout, ranks: &[usize], clock: &
     }
 }
 
-fn arrivals_of(fabric: &impl Fabric, layout: GroupLayout, index: usize) -> u64 {
-    super::barrier::arrivals_in(fabric.word(layout.arrival(index)).load(Ordering::Acquire))
+fn arrivals_of(memory: &impl Memory, layout: GroupLayout, index: usize) -> u64 {
+    super::barrier::arrivals_in(memory.word(layout.arrival(index)).load(Ordering::Acquire))
 }
 
 fn member(
-    fabric: &impl Fabric,
+    memory: &impl Memory,
     layout: GroupLayout,
     index: usize,
     rank: usize,
     arrivals: u64,
     clock: &Clock,
 ) -> MemberStats {
-    let read = |at| fabric.word(at).load(Ordering::Relaxed);
+    let read = |at| memory.word(at).load(Ordering::Relaxed);
     let arrived_at = read(layout.arrived_at(index, arrivals));
     MemberStats {
         rank,
@@ -99,8 +99,8 @@ fn member(
 
 /// All members' arrival times at a completed barrier; `None` without one, or without attribution. Two of them are
 /// kept, and nobody is more than one barrier ahead, so they are there.
-fn times_at(fabric: &impl Fabric, layout: GroupLayout, sequence: u64) -> Option<Vec<u64>> {
-    let time = |index| fabric.word(layout.arrived_at(index, sequence)).load(Ordering::Relaxed);
+fn times_at(memory: &impl Memory, layout: GroupLayout, sequence: u64) -> Option<Vec<u64>> {
+    let time = |index| memory.word(layout.arrived_at(index, sequence)).load(Ordering::Relaxed);
     let times: Vec<u64> = (0..layout.size()).map(time).collect();
     (sequence > 0 && times.iter().all(|ticks| *ticks > 0)).then_some(times)
 }

@@ -7,7 +7,7 @@ use loom::sync::{Condvar, Mutex};
 use shuttle::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use super::{Fabric, Park, WordAt, lower_half};
+use super::{Memory, Park, WordAt, lower_half};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The words and the bed of those who sleep.
@@ -25,7 +25,7 @@ impl ModelNode {
     }
 }
 
-impl Fabric for ModelNode {
+impl Memory for ModelNode {
     fn word(&self, at: WordAt) -> &AtomicU64 {
         &self.words[at.0]
     }

@@ -2,16 +2,16 @@
 
 use phalanx::coord::barrier::layout::{GroupLayout, MemberWord};
 use phalanx::coord::barrier::{Algorithm, Operation};
-use phalanx::fabric::{Fabric, WordAt};
+use phalanx::fabric::{Memory, WordAt};
 use phalanx::sync::Ordering;
 
 /// The operations that carry a word.
 pub const REDUCTIONS: [Operation; 4] = [Operation::And, Operation::Or, Operation::Min, Operation::Max];
 
 /// A block for `parents.len()` members from the fabric's first word on; member `index` has rank `index`.
-pub fn lay_out(fabric: &impl Fabric, algorithm: Algorithm, parents: &[Option<usize>]) -> GroupLayout {
+pub fn lay_out(memory: &impl Memory, algorithm: Algorithm, parents: &[Option<usize>]) -> GroupLayout {
     let layout = GroupLayout::new(WordAt(0), parents.len());
-    let store = |at, value| fabric.word(at).store(value, Ordering::Relaxed);
+    let store = |at, value| memory.word(at).store(value, Ordering::Relaxed);
     store(layout.size_word(), parents.len() as u64);
     store(layout.references(), parents.len() as u64);
     store(layout.algorithm(), algorithm as u64);

@@ -22,7 +22,7 @@ use std::task::Poll;
 
 use super::word::{ArrivalWord, Phase};
 use super::{Outcome, Side, State, Withdrawal};
-use crate::fabric::Fabric;
+use crate::fabric::Memory;
 use crate::sync::{publish, snapshot_fence};
 
 /// The first collect: what has been seen so far, starting with the next member round the ring.
@@ -51,17 +51,17 @@ impl Scan {
     }
 
     #[inline]
-    pub fn poll(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
+    pub fn poll(&mut self, side: &Side, memory: &impl Memory) -> Poll<Outcome> {
         if self.seen.len() == 1 {
-            return self.poll_pair(side, fabric);
+            return self.poll_pair(side, memory);
         }
-        self.poll_many(side, fabric)
+        self.poll_many(side, memory)
     }
 
     /// Two members: one load decides, and in the usual case one comparison: the other's word equals mine.
     #[inline]
-    fn poll_pair(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
-        let word = side.arrival(fabric, 1 - side.me);
+    fn poll_pair(&mut self, side: &Side, memory: &impl Memory) -> Poll<Outcome> {
+        let word = side.arrival(memory, 1 - side.me);
         if word == side.arrived_with && !side.contribution.operation.has_value() {
             return Poll::Ready(Ok(0));
         }
@@ -69,59 +69,59 @@ impl Scan {
             return Poll::Pending;
         }
         self.seen[0] = word;
-        Poll::Ready(self.outcome(side, fabric))
+        Poll::Ready(self.outcome(side, memory))
     }
 
-    fn poll_many(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
+    fn poll_many(&mut self, side: &Side, memory: &impl Memory) -> Poll<Outcome> {
         while self.cursor < self.seen.len() {
-            let word = side.arrival(fabric, self.member(side.me, self.cursor));
+            let word = side.arrival(memory, self.member(side.me, self.cursor));
             if !word.has_arrived(side.next()) {
                 return Poll::Pending;
             }
             self.seen[self.cursor] = word;
             self.cursor += 1;
         }
-        if !self.still_holds(side, fabric) {
+        if !self.still_holds(side, memory) {
             self.restart();
             return Poll::Pending;
         }
-        Poll::Ready(self.outcome(side, fabric))
+        Poll::Ready(self.outcome(side, memory))
     }
 
     /// The second collect.
-    fn still_holds(&self, side: &Side, fabric: &impl Fabric) -> bool {
+    fn still_holds(&self, side: &Side, memory: &impl Memory) -> bool {
         snapshot_fence();
         self.seen.iter().enumerate().all(|(position, seen)| {
-            let now = side.arrival(fabric, self.member(side.me, position));
+            let now = side.arrival(memory, self.member(side.me, position));
             now == *seen || now.sequence() > side.next()
         })
     }
 
-    fn outcome(&self, side: &Side, fabric: &impl Fabric) -> Outcome {
+    fn outcome(&self, side: &Side, memory: &impl Memory) -> Outcome {
         let mine = side.word_for(Phase::Arrived);
         let all_agree = self.seen.iter().all(|word| word.agrees_with(mine));
         if all_agree && !side.contribution.operation.has_value() {
             return Ok(0);
         }
-        side.outcome_by_scan(fabric)
+        side.outcome_by_scan(memory)
     }
 }
 
-pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, fabric: &impl Fabric) -> Poll<Withdrawal> {
+pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, memory: &impl Memory) -> Poll<Withdrawal> {
     if side.state == State::Arrived {
-        if lower_one_withdraws(side, fabric) {
+        if lower_one_withdraws(side, memory) {
             return Poll::Pending;
         }
         side.state = State::Withdrawing;
         // SYNC POINT: withdrawing. Visible before the others' words are read below: of a member that arrives and one
         // that withdraws, one sees the other.
-        publish(fabric.word(side.layout.arrival(side.me)), side.word_for(Phase::Withdrawing).0);
+        publish(memory.word(side.layout.arrival(side.me)), side.word_for(Phase::Withdrawing).0);
     }
-    let others: Vec<ArrivalWord> = (0..side.layout.size()).map(|index| side.arrival(fabric, index)).collect();
+    let others: Vec<ArrivalWord> = (0..side.layout.size()).map(|index| side.arrival(memory, index)).collect();
     let is_other = |index: &usize| *index != side.me;
     let mut indices = (0..others.len()).filter(is_other);
     if indices.clone().any(|index| others[index].has_not_arrived(side.next())) {
-        publish(fabric.word(side.layout.arrival(side.me)), side.word_for(Phase::Withdrawn).0);
+        publish(memory.word(side.layout.arrival(side.me)), side.word_for(Phase::Withdrawn).0);
         side.attempt += 1;
         side.state = State::Idle;
         return Poll::Ready(Withdrawal::Withdrawn);
@@ -131,9 +131,9 @@ pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, fabric: &impl Fabric) -
     if !lower_one && indices.any(withdraws) {
         return Poll::Pending;
     }
-    side.reinstate(fabric);
+    side.reinstate(memory);
     scan.restart();
-    match scan.poll(side, fabric) {
+    match scan.poll(side, memory) {
         Poll::Ready(outcome) => {
             side.pass();
             Poll::Ready(Withdrawal::Passed(outcome))
@@ -142,9 +142,9 @@ pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, fabric: &impl Fabric) -
     }
 }
 
-fn lower_one_withdraws(side: &Side, fabric: &impl Fabric) -> bool {
+fn lower_one_withdraws(side: &Side, memory: &impl Memory) -> bool {
     (0..side.me).any(|index| {
-        let word = side.arrival(fabric, index);
+        let word = side.arrival(memory, index);
         word.sequence() == side.next() && word.is_withdrawing()
     })
 }

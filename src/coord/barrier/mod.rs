@@ -26,7 +26,7 @@ mod word;
 
 use std::task::Poll;
 
-use crate::fabric::{Fabric, WordAt};
+use crate::fabric::{Memory, WordAt};
 use crate::sync::{AtomicU64, Ordering, publish};
 pub use choice::Algorithm;
 use layout::GroupLayout;
@@ -129,11 +129,11 @@ pub(super) fn arrivals_in(word: u64) -> u64 {
 
 impl Barrier {
     /// Member `me` of the group at `layout`, whose block is initialised. The algorithm and the tree are read from it.
-    pub fn new(fabric: &impl Fabric, layout: GroupLayout, me: usize) -> Self {
-        let number = fabric.word(layout.algorithm()).load(Ordering::Relaxed);
+    pub fn new(memory: &impl Memory, layout: GroupLayout, me: usize) -> Self {
+        let number = memory.word(layout.algorithm()).load(Ordering::Relaxed);
         let algorithm = match Algorithm::from_number(number).expect("whoever attaches a group checks its algorithm") {
             Algorithm::Flat => Machine::Flat(flat::Scan::new(layout.size())),
-            Algorithm::Tree => Machine::Tree(tree::Node::read(fabric, layout, me)),
+            Algorithm::Tree => Machine::Tree(tree::Node::read(memory, layout, me)),
             Algorithm::Central => Machine::Central,
         };
         let side = Side {
@@ -179,7 +179,7 @@ impl Barrier {
     ///
     /// When the last arrival is still outstanding; see [`is_outstanding`](Self::is_outstanding).
     #[inline]
-    pub fn arrive(&mut self, fabric: &impl Fabric, contribution: Contribution, cpu: Option<usize>) {
+    pub fn arrive(&mut self, memory: &impl Memory, contribution: Contribution, cpu: Option<usize>) {
         assert!(!self.is_outstanding(), "the last arrival is still outstanding");
         self.side.contribution = contribution;
         self.side.state = State::Arrived;
@@ -187,7 +187,7 @@ impl Barrier {
         if contribution.operation.has_value() {
             let at = self.side.layout.value(self.side.me, self.side.next());
             // Relaxed: the arrival word published below carries it (SYNC POINT: arrival).
-            fabric.word(at).store(contribution.value, Ordering::Relaxed);
+            memory.word(at).store(contribution.value, Ordering::Relaxed);
         }
         match &mut self.algorithm {
             Machine::Flat(scan) => scan.restart(),
@@ -195,46 +195,46 @@ impl Barrier {
             Machine::Central => {}
         }
         if cpu.is_some() {
-            self.side.note_cpu(fabric, cpu);
+            self.side.note_cpu(memory, cpu);
         }
-        self.side.publish_arrival(fabric);
+        self.side.publish_arrival(memory);
         if matches!(self.algorithm, Machine::Central) {
-            central::count_in(&mut self.side, fabric);
+            central::count_in(&mut self.side, memory);
         }
     }
 
     /// Notes when this member arrived, for [`stats`](crate::coord::stats). Separate from [`arrive`](Self::arrive) so that a driver reads
     /// its clock after publishing, while the line travels.
     #[inline]
-    pub fn note_arrival_time(&self, fabric: &impl Fabric, ticks: u64) {
+    pub fn note_arrival_time(&self, memory: &impl Memory, ticks: u64) {
         let side = &self.side;
         // Relaxed: statistics; a reader compares sequences around it.
-        fabric.word(side.layout.arrived_at(side.me, side.next())).store(ticks, Ordering::Relaxed);
+        memory.word(side.layout.arrived_at(side.me, side.next())).store(ticks, Ordering::Relaxed);
     }
 
     /// Notes that others are missing, so that a member that arrives early and looks late is not taken for the last. For
     /// half-barriers: whoever polls right after arriving sees it anyway. Costs a look at the members' lines.
-    pub fn note_missing(&mut self, fabric: &impl Fabric) {
+    pub fn note_missing(&mut self, memory: &impl Memory) {
         match &mut self.algorithm {
-            Machine::Flat(_) => self.side.has_waited = self.awaited(fabric).is_some(),
-            Machine::Tree(node) => node.note_missing(&self.side, fabric),
+            Machine::Flat(_) => self.side.has_waited = self.awaited(memory).is_some(),
+            Machine::Tree(node) => node.note_missing(&self.side, memory),
             Machine::Central => {}
         }
     }
 
     /// Adds a finished wait to this member's account. Only this member writes these words.
     #[inline]
-    pub fn note_wait(&self, fabric: &impl Fabric, ticks: u64, came_last: bool) {
+    pub fn note_wait(&self, memory: &impl Memory, ticks: u64, came_last: bool) {
         let side = &self.side;
         let add = |at: WordAt, more: u64| {
-            let word = fabric.word(at);
+            let word = memory.word(at);
             word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
         };
         if came_last {
             add(side.layout.times_last(side.me), 1);
         } else {
             add(side.layout.waited(side.me), ticks);
-            let longest = fabric.word(side.layout.longest_wait(side.me));
+            let longest = memory.word(side.layout.longest_wait(side.me));
             if ticks > longest.load(Ordering::Relaxed) {
                 longest.store(ticks, Ordering::Relaxed);
             }
@@ -253,12 +253,12 @@ impl Barrier {
     ///
     /// When nothing is outstanding.
     #[inline]
-    pub fn poll(&mut self, fabric: &impl Fabric) -> Poll<Outcome> {
+    pub fn poll(&mut self, memory: &impl Memory) -> Poll<Outcome> {
         assert!(self.side.state == State::Arrived, "nothing to poll for");
         let polled = match &mut self.algorithm {
-            Machine::Flat(scan) => scan.poll(&self.side, fabric),
-            Machine::Tree(node) => node.poll(&self.side, fabric),
-            Machine::Central => central::poll(&self.side, fabric),
+            Machine::Flat(scan) => scan.poll(&self.side, memory),
+            Machine::Tree(node) => node.poll(&self.side, memory),
+            Machine::Central => central::poll(&self.side, memory),
         };
         self.settle(polled)
     }
@@ -266,13 +266,13 @@ impl Barrier {
     /// As [`poll`](Self::poll), but trusts nobody else to be polling: in a tree, a member that computes between
     /// `arrive` and `wait` holds its subtree up, and this finds and decides a complete barrier over its head. Costs a
     /// look at every member's line; drivers call it now and then, and always before they park or give up.
-    pub fn poll_thoroughly(&mut self, fabric: &impl Fabric) -> Poll<Outcome> {
+    pub fn poll_thoroughly(&mut self, memory: &impl Memory) -> Poll<Outcome> {
         if let Machine::Tree(node) = &mut self.algorithm
-            && let Poll::Ready(outcome) = node.decide_for_all(&self.side, fabric)
+            && let Poll::Ready(outcome) = node.decide_for_all(&self.side, memory)
         {
             return self.settle(Poll::Ready(outcome));
         }
-        self.poll(fabric)
+        self.poll(memory)
     }
 
     #[inline]
@@ -302,10 +302,10 @@ impl Barrier {
     /// # Panics
     ///
     /// When nothing is outstanding.
-    pub fn withdraw(&mut self, fabric: &impl Fabric) -> Poll<Withdrawal> {
+    pub fn withdraw(&mut self, memory: &impl Memory) -> Poll<Withdrawal> {
         assert!(self.is_outstanding(), "nothing to withdraw");
         if self.side.state == State::Arrived
-            && let Poll::Ready(outcome) = self.poll_thoroughly(fabric)
+            && let Poll::Ready(outcome) = self.poll_thoroughly(memory)
         {
             return Poll::Ready(Withdrawal::Passed(outcome));
         }
@@ -313,40 +313,40 @@ impl Barrier {
             return Poll::Ready(Withdrawal::Exhausted);
         }
         match &mut self.algorithm {
-            Machine::Flat(scan) => flat::withdraw(scan, &mut self.side, fabric),
-            Machine::Tree(_) => tree::withdraw(&mut self.side, fabric),
-            Machine::Central => central::withdraw(&mut self.side, fabric),
+            Machine::Flat(scan) => flat::withdraw(scan, &mut self.side, memory),
+            Machine::Tree(_) => tree::withdraw(&mut self.side, memory),
+            Machine::Central => central::withdraw(&mut self.side, memory),
         }
     }
 
     /// Gives a pending withdrawal up: the arrival stands again.
-    pub fn insist(&mut self, fabric: &impl Fabric) {
+    pub fn insist(&mut self, memory: &impl Memory) {
         if self.side.state == State::Withdrawing {
-            self.side.reinstate(fabric);
+            self.side.reinstate(memory);
         }
     }
 
     /// The members that have not arrived at the barrier that this member waits for, by index, in order.
-    pub fn missing(&self, fabric: &impl Fabric) -> Vec<usize> {
+    pub fn missing(&self, memory: &impl Memory) -> Vec<usize> {
         let side = &self.side;
         (0..side.layout.size())
-            .filter(|index| *index != side.me && !side.arrival(fabric, *index).has_arrived(side.next()))
+            .filter(|index| *index != side.me && !side.arrival(memory, *index).has_arrived(side.next()))
             .collect()
     }
 
     /// What to park on: `None` when nothing is left to wait for, so that a thorough poll will be ready.
-    pub fn awaited(&self, fabric: &impl Fabric) -> Option<Awaited> {
+    pub fn awaited(&self, memory: &impl Memory) -> Option<Awaited> {
         let side = &self.side;
         if let Machine::Central = self.algorithm {
-            return central::awaited(side, fabric);
+            return central::awaited(side, memory);
         }
         let size = side.layout.size();
-        (1..size).map(|step| (side.me + step) % size).find_map(|index| side.awaited_member(fabric, index))
+        (1..size).map(|step| (side.me + step) % size).find_map(|index| side.awaited_member(memory, index))
     }
 
     /// Whether a member that last arrived on `cpu` is still missing: then yielding the CPU helps it, spinning hinders.
-    pub fn is_missing_on(&mut self, fabric: &impl Fabric, cpu: usize) -> bool {
-        self.neighbours.is_missing(cpu, &self.side, fabric)
+    pub fn is_missing_on(&mut self, memory: &impl Memory, cpu: usize) -> bool {
+        self.neighbours.is_missing(cpu, &self.side, memory)
     }
 }
 
@@ -370,95 +370,95 @@ impl Side {
     }
 
     #[inline]
-    fn arrival(&self, fabric: &impl Fabric, index: usize) -> ArrivalWord {
+    fn arrival(&self, memory: &impl Memory, index: usize) -> ArrivalWord {
         // SYNC POINT: arrival. Acquire pairs with the publishing store of the member; it brings what the member wrote
         // before it arrived, its contribution included.
-        ArrivalWord(fabric.word(self.layout.arrival(index)).load(Ordering::Acquire))
+        ArrivalWord(memory.word(self.layout.arrival(index)).load(Ordering::Acquire))
     }
 
     /// Publishes the arrival and wakes those who sleep until it.
     #[inline]
-    fn publish_arrival(&mut self, fabric: &impl Fabric) {
+    fn publish_arrival(&mut self, memory: &impl Memory) {
         self.arrived_with = self.word_for(Phase::Arrived);
         // SYNC POINT: arrival. Visible before the sleepers are counted: a rank that parks counts itself, fences, and
         // looks at this word again, so that one of the two sees the other.
-        publish(fabric.word(self.layout.arrival(self.me)), self.arrived_with.0);
-        self.wake_sleepers(fabric);
+        publish(memory.word(self.layout.arrival(self.me)), self.arrived_with.0);
+        self.wake_sleepers(memory);
     }
 
     #[inline]
-    fn wake_sleepers(&self, fabric: &impl Fabric) {
-        if fabric.word(self.layout.sleepers(self.me)).load(Ordering::Relaxed) != 0 {
-            fabric.wake(self.layout.arrival(self.me));
+    fn wake_sleepers(&self, memory: &impl Memory) {
+        if memory.word(self.layout.sleepers(self.me)).load(Ordering::Relaxed) != 0 {
+            memory.wake(self.layout.arrival(self.me));
         }
     }
 
-    fn note_cpu(&self, fabric: &impl Fabric, cpu: Option<usize>) {
-        let word = fabric.word(self.layout.cpu(self.me));
+    fn note_cpu(&self, memory: &impl Memory, cpu: Option<usize>) {
+        let word = memory.word(self.layout.cpu(self.me));
         let value = cpu.map_or(0, |cpu| cpu as u64 + 1);
         if word.load(Ordering::Relaxed) != value {
             word.store(value, Ordering::Relaxed);
         }
     }
 
-    fn awaited_member(&self, fabric: &impl Fabric, index: usize) -> Option<Awaited> {
-        let seen = self.arrival(fabric, index);
+    fn awaited_member(&self, memory: &impl Memory, index: usize) -> Option<Awaited> {
+        let seen = self.arrival(memory, index);
         let awaited = Awaited { word: self.layout.arrival(index), seen: seen.0, sleepers: self.layout.sleepers(index) };
         (!seen.has_arrived(self.next())).then_some(awaited)
     }
 
     /// The arrival, back in force after a withdrawal that came too late or has to be tried again.
-    fn reinstate(&mut self, fabric: &impl Fabric) {
+    fn reinstate(&mut self, memory: &impl Memory) {
         self.attempt += 1;
         self.state = State::Arrived;
-        self.publish_arrival(fabric);
+        self.publish_arrival(memory);
     }
 
     /// The outcome of a passed barrier, found in all members' own words.
     ///
     /// They stay as they are until this member arrives at the next barrier but one, because nobody passes the next
     /// without this member.
-    fn outcome_by_scan(&self, fabric: &impl Fabric) -> Outcome {
+    fn outcome_by_scan(&self, memory: &impl Memory) -> Outcome {
         let (sequence, operation) = (self.next(), self.contribution.operation);
         let mut value = self.contribution.value;
         for index in (0..self.layout.size()).filter(|index| *index != self.me) {
-            if self.arrival(fabric, index).operation_at(sequence) != operation {
-                return Err(self.disagreement(fabric));
+            if self.arrival(memory, index).operation_at(sequence) != operation {
+                return Err(self.disagreement(memory));
             }
             if operation.has_value() {
-                value = operation.combine(value, self.value(fabric, index));
+                value = operation.combine(value, self.value(memory, index));
             }
         }
         Ok(if operation.has_value() { value } else { 0 })
     }
 
-    fn value(&self, fabric: &impl Fabric, index: usize) -> u64 {
+    fn value(&self, memory: &impl Memory, index: usize) -> u64 {
         // Relaxed: an acquire load of the member's arrival word came before (SYNC POINT: arrival).
-        fabric.word(self.layout.value(index, self.next())).load(Ordering::Relaxed)
+        memory.word(self.layout.value(index, self.next())).load(Ordering::Relaxed)
     }
 
     #[cold]
-    fn disagreement(&self, fabric: &impl Fabric) -> Disagreement {
+    fn disagreement(&self, memory: &impl Memory) -> Disagreement {
         let named = |index| match index == self.me {
             true => self.contribution.operation,
-            false => self.arrival(fabric, index).operation_at(self.next()),
+            false => self.arrival(memory, index).operation_at(self.next()),
         };
         Disagreement((0..self.layout.size()).map(named).collect())
     }
 
-    fn decision<'f>(&self, fabric: &'f impl Fabric) -> &'f AtomicU64 {
-        fabric.word(self.layout.decision())
+    fn decision<'f>(&self, memory: &'f impl Memory) -> &'f AtomicU64 {
+        memory.word(self.layout.decision())
     }
 
-    fn load_decision(&self, fabric: &impl Fabric) -> DecisionWord {
+    fn load_decision(&self, memory: &impl Memory) -> DecisionWord {
         // SYNC POINT: decision. Acquire pairs with the compare-and-swap that decides or withdraws.
-        DecisionWord(self.decision(fabric).load(Ordering::Acquire))
+        DecisionWord(self.decision(memory).load(Ordering::Acquire))
     }
 
     /// Swaps the decision word, unless somebody else was quicker.
-    fn swap_decision(&self, fabric: &impl Fabric, from: DecisionWord, to: DecisionWord) -> bool {
+    fn swap_decision(&self, memory: &impl Memory, from: DecisionWord, to: DecisionWord) -> bool {
         // SYNC POINT: decision. Release: who sees the new word sees all that this member saw before, the others'
         // arrivals included. Acquire: what the word's earlier writers had seen is seen from here on.
-        self.decision(fabric).compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.decision(memory).compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }

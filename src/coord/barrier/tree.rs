@@ -18,7 +18,7 @@ use std::task::Poll;
 use super::layout::MemberWord;
 use super::word::{ArrivalWord, DecisionWord, Phase, TreeWord};
 use super::{GroupLayout, Operation, Outcome, Side, State, Withdrawal};
-use crate::fabric::Fabric;
+use crate::fabric::Memory;
 use crate::sync::Ordering;
 
 /// This member's place in the tree and how far its gathering has come.
@@ -64,8 +64,8 @@ enum Decision {
 
 impl Node {
     /// Reads the tree from the group's list of members.
-    pub fn read(fabric: &impl Fabric, layout: GroupLayout, me: usize) -> Self {
-        let parent_of = |index| MemberWord(fabric.word(layout.member(index)).load(Ordering::Relaxed)).parent();
+    pub fn read(memory: &impl Memory, layout: GroupLayout, me: usize) -> Self {
+        let parent_of = |index| MemberWord(memory.word(layout.member(index)).load(Ordering::Relaxed)).parent();
         let parents: Vec<Option<usize>> = (0..layout.size()).map(parent_of).collect();
         let is_leaf = |index: usize| !parents.contains(&Some(index));
         let children = (0..layout.size()).filter(|index| parents[*index] == Some(me));
@@ -100,24 +100,24 @@ impl Node {
     }
 
     /// Notes who is missing, for the record of who came last: whoever looks late does not see it any more.
-    pub fn note_missing(&mut self, side: &Side, fabric: &impl Fabric) {
-        self.missed = first_missing(side, fabric).or(self.missed);
+    pub fn note_missing(&mut self, side: &Side, memory: &impl Memory) {
+        self.missed = first_missing(side, memory).or(self.missed);
     }
 
-    pub fn poll(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
-        let Some(gathering) = self.gather(side, fabric) else {
+    pub fn poll(&mut self, side: &Side, memory: &impl Memory) -> Poll<Outcome> {
+        let Some(gathering) = self.gather(side, memory) else {
             // A child that was decided for by somebody else may never pass its gathering up.
-            return self.see_decision(side, fabric).map(|(value, scan)| self.finish(side, fabric, value, scan));
+            return self.see_decision(side, memory).map(|(value, scan)| self.finish(side, memory, value, scan));
         };
         let released = match self.parent {
-            None => self.decide(gathering, side, fabric),
-            Some(parent) => self.see_release(parent, side, fabric),
+            None => self.decide(gathering, side, memory),
+            Some(parent) => self.see_release(parent, side, memory),
         };
-        released.map(|(value, scan)| self.finish(side, fabric, value, scan))
+        released.map(|(value, scan)| self.finish(side, memory, value, scan))
     }
 
     /// Takes in the children's arrivals, as far as they have come; the whole once all have.
-    fn gather(&mut self, side: &Side, fabric: &impl Fabric) -> Option<Gathering> {
+    fn gather(&mut self, side: &Side, memory: &impl Memory) -> Option<Gathering> {
         let value = side.contribution.value;
         let last = self.missed.unwrap_or(side.me);
         let start = Gathering { value, disagrees: false, last, is_complete: false };
@@ -126,7 +126,7 @@ impl Node {
             return Some(gathering);
         }
         while let Some(child) = self.children.get(self.cursor).copied() {
-            let Some(brought) = see_child(child, side, fabric) else {
+            let Some(brought) = see_child(child, side, memory) else {
                 gathering.last = child.index;
                 self.gathering = Some(gathering);
                 return None;
@@ -137,81 +137,81 @@ impl Node {
         gathering.is_complete = true;
         self.gathering = Some(gathering);
         if self.parent.is_some() && !self.children.is_empty() {
-            pass_up(gathering, side, fabric);
+            pass_up(gathering, side, memory);
         }
         Some(gathering)
     }
 
     /// The root's decision, once all are gathered.
-    fn decide(&mut self, gathering: Gathering, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
-        let now = side.load_decision(fabric);
+    fn decide(&mut self, gathering: Gathering, side: &Side, memory: &impl Memory) -> Poll<(u64, bool)> {
+        let now = side.load_decision(memory);
         if now.sequence() >= side.next() {
-            return Poll::Ready(read_result(now, side, fabric, &mut self.last));
+            return Poll::Ready(read_result(now, side, memory, &mut self.last));
         }
         if now.count() > 0 {
-            return match self.decide_by_scan(now, side, fabric) {
+            return match self.decide_by_scan(now, side, memory) {
                 Poll::Ready(Decision::Made) => Poll::Ready((0, true)),
                 Poll::Ready(Decision::Contested) | Poll::Pending => Poll::Pending,
             };
         }
-        fabric.word(side.layout.result()).store(gathering.value, Ordering::Relaxed);
-        fabric.word(side.layout.result_last()).store(gathering.last as u64, Ordering::Relaxed);
+        memory.word(side.layout.result()).store(gathering.value, Ordering::Relaxed);
+        memory.word(side.layout.result_last()).store(gathering.last as u64, Ordering::Relaxed);
         let then = DecisionWord::new(side.next(), 0, gathering.disagrees, 0);
-        if !side.swap_decision(fabric, now, then) {
+        if !side.swap_decision(memory, now, then) {
             return Poll::Pending;
         }
         self.last = Some(gathering.last);
         Poll::Ready((gathering.value, gathering.disagrees))
     }
 
-    fn see_decision(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
-        let decision = side.load_decision(fabric);
+    fn see_decision(&mut self, side: &Side, memory: &impl Memory) -> Poll<(u64, bool)> {
+        let decision = side.load_decision(memory);
         match decision.sequence() >= side.next() {
-            true => Poll::Ready(read_result(decision, side, fabric, &mut self.last)),
+            true => Poll::Ready(read_result(decision, side, memory, &mut self.last)),
             false => Poll::Pending,
         }
     }
 
-    fn see_release(&mut self, parent: Parent, side: &Side, fabric: &impl Fabric) -> Poll<(u64, bool)> {
+    fn see_release(&mut self, parent: Parent, side: &Side, memory: &impl Memory) -> Poll<(u64, bool)> {
         if parent.is_root {
-            return self.see_decision(side, fabric);
+            return self.see_decision(side, memory);
         }
         // SYNC POINT: released. Acquire pairs with the parent's release store.
-        let word = TreeWord(fabric.word(side.layout.released(parent.index)).load(Ordering::Acquire));
+        let word = TreeWord(memory.word(side.layout.released(parent.index)).load(Ordering::Acquire));
         if word.sequence() < side.next() {
             return Poll::Pending;
         }
         self.last = Some(word.last());
-        let value = fabric.word(side.layout.released_value(parent.index)).load(Ordering::Relaxed);
+        let value = memory.word(side.layout.released_value(parent.index)).load(Ordering::Relaxed);
         Poll::Ready((value, word.scan()))
     }
 
     /// Over everybody's head: passes if the barrier is decided, decides it if all members have arrived.
-    pub fn decide_for_all(&mut self, side: &Side, fabric: &impl Fabric) -> Poll<Outcome> {
-        let now = side.load_decision(fabric);
+    pub fn decide_for_all(&mut self, side: &Side, memory: &impl Memory) -> Poll<Outcome> {
+        let now = side.load_decision(memory);
         let (value, scan) = if now.sequence() >= side.next() {
-            read_result(now, side, fabric, &mut self.last)
+            read_result(now, side, memory, &mut self.last)
         } else {
-            match self.decide_by_scan(now, side, fabric) {
+            match self.decide_by_scan(now, side, memory) {
                 Poll::Ready(Decision::Made) => (0, true),
                 Poll::Ready(Decision::Contested) | Poll::Pending => return Poll::Pending,
             }
         };
-        Poll::Ready(self.finish(side, fabric, value, scan))
+        Poll::Ready(self.finish(side, memory, value, scan))
     }
 
     /// Decides if all members' own words stand. `now` was loaded before they are read; a withdrawal in between counts
     /// itself there and makes the swap fail.
-    fn decide_by_scan(&mut self, now: DecisionWord, side: &Side, fabric: &impl Fabric) -> Poll<Decision> {
-        if let missing @ Some(_) = first_missing(side, fabric) {
+    fn decide_by_scan(&mut self, now: DecisionWord, side: &Side, memory: &impl Memory) -> Poll<Decision> {
+        if let missing @ Some(_) = first_missing(side, memory) {
             self.missed = missing;
             return Poll::Pending;
         }
         let last = self.missed.unwrap_or(side.me);
         // Another member may write here at the same time: then one of the two is noted, each as good as the other.
-        fabric.word(side.layout.result_last()).store(last as u64, Ordering::Relaxed);
+        memory.word(side.layout.result_last()).store(last as u64, Ordering::Relaxed);
         let then = DecisionWord::new(side.next(), 0, true, 0);
-        Poll::Ready(match side.swap_decision(fabric, now, then) {
+        Poll::Ready(match side.swap_decision(memory, now, then) {
             true => {
                 self.last = Some(last);
                 Decision::Made
@@ -221,17 +221,17 @@ impl Node {
     }
 
     /// Hands the release on and reads the outcome.
-    fn finish(&mut self, side: &Side, fabric: &impl Fabric, value: u64, scan: bool) -> Outcome {
+    fn finish(&mut self, side: &Side, memory: &impl Memory, value: u64, scan: bool) -> Outcome {
         // The root's children read the decision word itself.
         if self.parent.is_some() && !self.children.is_empty() {
             let last = self.last.unwrap_or(0);
             let word = TreeWord::new(side.next(), last, scan, side.contribution.operation);
-            fabric.word(side.layout.released_value(side.me)).store(value, Ordering::Relaxed);
+            memory.word(side.layout.released_value(side.me)).store(value, Ordering::Relaxed);
             // SYNC POINT: released. Release pairs with the children's acquire load; it carries the value.
-            fabric.word(side.layout.released(side.me)).store(word.0, Ordering::Release);
+            memory.word(side.layout.released(side.me)).store(word.0, Ordering::Release);
         }
         match scan {
-            true => side.outcome_by_scan(fabric),
+            true => side.outcome_by_scan(memory),
             false => Ok(if side.contribution.operation.has_value() { value } else { 0 }),
         }
     }
@@ -248,12 +248,12 @@ impl Gathering {
     }
 }
 
-fn pass_up(gathering: Gathering, side: &Side, fabric: &impl Fabric) {
+fn pass_up(gathering: Gathering, side: &Side, memory: &impl Memory) {
     let word = TreeWord::new(side.next(), gathering.last, gathering.disagrees, side.contribution.operation);
-    fabric.word(side.layout.gathered_value(side.me)).store(gathering.value, Ordering::Relaxed);
+    memory.word(side.layout.gathered_value(side.me)).store(gathering.value, Ordering::Relaxed);
     // SYNC POINT: gathered. Release pairs with the parent's acquire load; it carries the value and all arrivals that
     // this member has seen.
-    fabric.word(side.layout.gathered(side.me)).store(word.0, Ordering::Release);
+    memory.word(side.layout.gathered(side.me)).store(word.0, Ordering::Release);
 }
 
 /// What one child's subtree brings.
@@ -264,49 +264,49 @@ struct Brought {
     last: usize,
 }
 
-fn see_child(child: Child, side: &Side, fabric: &impl Fabric) -> Option<Brought> {
+fn see_child(child: Child, side: &Side, memory: &impl Memory) -> Option<Brought> {
     if child.is_leaf {
-        let word = side.arrival(fabric, child.index);
+        let word = side.arrival(memory, child.index);
         return word.has_arrived(side.next()).then(|| Brought {
             operation: word.operation_at(side.next()),
-            value: side.value(fabric, child.index),
+            value: side.value(memory, child.index),
             disagrees: false,
             last: child.index,
         });
     }
     // SYNC POINT: gathered. Acquire pairs with the child's release store.
-    let word = TreeWord(fabric.word(side.layout.gathered(child.index)).load(Ordering::Acquire));
+    let word = TreeWord(memory.word(side.layout.gathered(child.index)).load(Ordering::Acquire));
     (word.sequence() >= side.next()).then(|| Brought {
         operation: word.operation(),
-        value: fabric.word(side.layout.gathered_value(child.index)).load(Ordering::Relaxed),
+        value: memory.word(side.layout.gathered_value(child.index)).load(Ordering::Relaxed),
         disagrees: word.scan(),
         last: word.last(),
     })
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "an index of a member")]
-fn read_result(decision: DecisionWord, side: &Side, fabric: &impl Fabric, last: &mut Option<usize>) -> (u64, bool) {
+fn read_result(decision: DecisionWord, side: &Side, memory: &impl Memory, last: &mut Option<usize>) -> (u64, bool) {
     // Relaxed: the acquire load of the decision came before, and the next decision cannot come without this member.
-    let word = |at| fabric.word(at).load(Ordering::Relaxed);
+    let word = |at| memory.word(at).load(Ordering::Relaxed);
     *last = Some(word(side.layout.result_last()) as usize);
     (word(side.layout.result()), decision.scan())
 }
 
 /// The first member whose own word does not stand.
-fn first_missing(side: &Side, fabric: &impl Fabric) -> Option<usize> {
-    let stands = |index| index == side.me || side.arrival(fabric, index).has_arrived(side.next());
+fn first_missing(side: &Side, memory: &impl Memory) -> Option<usize> {
+    let stands = |index| index == side.me || side.arrival(memory, index).has_arrived(side.next());
     (0..side.layout.size()).find(|index| !stands(*index))
 }
 
-pub(super) fn withdraw(side: &mut Side, fabric: &impl Fabric) -> Poll<Withdrawal> {
+pub(super) fn withdraw(side: &mut Side, memory: &impl Memory) -> Poll<Withdrawal> {
     let own = side.word_for(Phase::Withdrawn);
     loop {
-        let now = side.load_decision(fabric);
+        let now = side.load_decision(memory);
         if now.sequence() >= side.next() || now.count() == DecisionWord::MAX_COUNT {
-            return give_in(side, fabric, now);
+            return give_in(side, memory, now);
         }
-        mark(side, fabric, own);
-        if side.swap_decision(fabric, now, now.with_count(now.count() + 1)) {
+        mark(side, memory, own);
+        if side.swap_decision(memory, now, now.with_count(now.count() + 1)) {
             side.attempt += 1;
             side.state = State::Idle;
             return Poll::Ready(Withdrawal::Withdrawn);
@@ -315,16 +315,16 @@ pub(super) fn withdraw(side: &mut Side, fabric: &impl Fabric) -> Poll<Withdrawal
 }
 
 /// The withdrawal came too late (the next poll passes), or cannot be counted.
-fn give_in(side: &mut Side, fabric: &impl Fabric, decision: DecisionWord) -> Poll<Withdrawal> {
-    side.reinstate(fabric);
+fn give_in(side: &mut Side, memory: &impl Memory, decision: DecisionWord) -> Poll<Withdrawal> {
+    side.reinstate(memory);
     match decision.sequence() >= side.next() {
         true => Poll::Pending,
         false => Poll::Ready(Withdrawal::Exhausted),
     }
 }
 
-fn mark(side: &Side, fabric: &impl Fabric, own: ArrivalWord) {
+fn mark(side: &Side, memory: &impl Memory, own: ArrivalWord) {
     // SYNC POINT: decision. Release, and before the compare-and-swap that counts the withdrawal: whoever decides with
     // that count or a later one sees the mark.
-    fabric.word(side.layout.arrival(side.me)).store(own.0, Ordering::Release);
+    memory.word(side.layout.arrival(side.me)).store(own.0, Ordering::Release);
 }

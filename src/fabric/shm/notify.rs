@@ -27,7 +27,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::segment::tests::segment_of;
-    use crate::fabric::{Fabric, Park, WordAt};
+    use crate::fabric::{Memory, Park, WordAt};
     use crate::sync::Ordering;
 
     #[test]

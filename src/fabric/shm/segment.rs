@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftrunc
 use super::notify;
 use crate::clock::Clock;
 use crate::fabric::node::{NodeLayout, header};
-use crate::fabric::{Fabric, WordAt};
+use crate::fabric::{Memory, WordAt};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The first word of every segment: "PHALANX" and a line feed.
@@ -263,7 +263,7 @@ impl Segment {
     }
 }
 
-impl Fabric for Segment {
+impl Memory for Segment {
     #[inline]
     fn word(&self, at: WordAt) -> &AtomicU64 {
         assert!(at.0 < self.map.len() / 8, "word {} lies outside the segment", at.0);

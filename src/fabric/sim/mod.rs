@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use super::{Fabric, WordAt};
+use super::{Memory, WordAt};
 use crate::sync::AtomicU64;
 
 /// The words of one simulated node.
@@ -29,7 +29,7 @@ impl SimNode {
     }
 }
 
-impl Fabric for SimNode {
+impl Memory for SimNode {
     fn word(&self, at: WordAt) -> &AtomicU64 {
         &self.words[at.0]
     }
