@@ -1,16 +1,21 @@
-//! Drivers: what turns the barrier's state machine into calls that block.
+//! Drivers: what turns the barriers' state machines into calls that block.
 //!
 //! A wait polls, and between polls takes the step that the [`WaitPlan`] says: spin, yield the CPU, or park on the
-//! arrival word of a missing rank (on the counter, for a central barrier). The clock is read once after arriving, for
-//! the record, and then once for a handful of spins.
+//! arrival word of a missing rank (on the counter, for a central barrier; on the connections, for a node that waits for
+//! another). The clock is read once after arriving, for the record, and then once for a handful of spins.
+//!
+//! What is driven is a [`Machine`]: the barrier of one node ([`Barrier`], in its memory) or of several ([`Spanning`],
+//! in its memory and a fabric).
 
 use std::task::Poll;
 use std::time::Duration;
 
-use super::barrier::{Barrier, Contribution, Outcome, Withdrawal};
+use super::barrier::spanning::Spanning;
+use super::barrier::{Awaited, Barrier, Contribution, Outcome, Withdrawal};
 use super::wait::{Step, WaitPlan};
 use crate::clock::Clock;
-use crate::fabric::Park;
+use crate::fabric::node::header;
+use crate::fabric::{Await, Park};
 use crate::sync::{Ordering, full_fence, spin_hint};
 
 /// Polls between two readings of the clock.
@@ -19,8 +24,162 @@ const SPINS: u64 = 16;
 const THOROUGH_AFTER: Duration = Duration::from_micros(5);
 /// The longest time between two such looks.
 const THOROUGH_AT_LEAST_EVERY: Duration = Duration::from_micros(50);
+/// After this long a wait across nodes suspects that a message was lost or a process is held up; see
+/// [`Spanning::repair`].
+const REPAIR_AFTER: Duration = Duration::from_millis(2);
+/// The longest time between two repairs.
+const REPAIR_AT_LEAST_EVERY: Duration = Duration::from_millis(100);
 /// How long a withdrawal waits for another member that is in the middle of one.
 const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(1);
+
+/// A barrier's state machine, with the place `W` where its words are. See [`Barrier`] for what the methods do.
+pub trait Machine<W> {
+    /// Whether words come from other nodes: a look costs more than a clock's reading, and a message can be lost.
+    const IS_REMOTE: bool;
+
+    /// Arrives.
+    fn arrive(&mut self, world: &W, contribution: Contribution, cpu: Option<usize>);
+    /// Notes when.
+    fn note_arrival_time(&self, world: &W, ticks: u64);
+    /// Whether all have arrived.
+    fn poll(&mut self, world: &W) -> Poll<Outcome>;
+    /// Whether all have arrived, trusting nobody else on the node to be polling.
+    fn poll_thoroughly(&mut self, world: &W) -> Poll<Outcome>;
+    /// Whether all have arrived, trusting no message to have come.
+    fn repair(&mut self, world: &W) -> Poll<Outcome>;
+    /// Adds a wait to the record.
+    fn note_wait(&self, world: &W, ticks: u64, came_last: bool);
+    /// Whether this member was seen to come last.
+    fn came_last(&self) -> bool;
+    /// Whether yielding the CPU may help.
+    fn is_missing_on(&mut self, world: &W, cpu: usize) -> bool;
+    /// Sleeps until something that is waited for has changed, or `timeout` has passed, or for no reason.
+    fn park(&self, world: &W, timeout: Option<Duration>);
+    /// Takes the arrival back.
+    fn withdraw(&mut self, world: &W) -> Poll<Withdrawal>;
+    /// Gives a pending withdrawal up.
+    fn insist(&mut self, world: &W);
+}
+
+impl<M: Park> Machine<M> for Barrier {
+    const IS_REMOTE: bool = false;
+
+    #[inline]
+    fn arrive(&mut self, memory: &M, contribution: Contribution, cpu: Option<usize>) {
+        Self::arrive(self, memory, contribution, cpu);
+    }
+
+    #[inline]
+    fn note_arrival_time(&self, memory: &M, ticks: u64) {
+        Self::note_arrival_time(self, memory, ticks);
+    }
+
+    #[inline]
+    fn poll(&mut self, memory: &M) -> Poll<Outcome> {
+        Self::poll(self, memory)
+    }
+
+    fn poll_thoroughly(&mut self, memory: &M) -> Poll<Outcome> {
+        Self::poll_thoroughly(self, memory)
+    }
+
+    fn repair(&mut self, memory: &M) -> Poll<Outcome> {
+        Self::poll_thoroughly(self, memory)
+    }
+
+    #[inline]
+    fn note_wait(&self, memory: &M, ticks: u64, came_last: bool) {
+        Self::note_wait(self, memory, ticks, came_last);
+    }
+
+    #[inline]
+    fn came_last(&self) -> bool {
+        Self::came_last(self)
+    }
+
+    fn is_missing_on(&mut self, memory: &M, cpu: usize) -> bool {
+        Self::is_missing_on(self, memory, cpu)
+    }
+
+    fn park(&self, memory: &M, timeout: Option<Duration>) {
+        park(self, memory, timeout);
+    }
+
+    fn withdraw(&mut self, memory: &M) -> Poll<Withdrawal> {
+        Self::withdraw(self, memory)
+    }
+
+    fn insist(&mut self, memory: &M) {
+        Self::insist(self, memory);
+    }
+}
+
+/// Where the words of a spanning group are: this node's memory, and the fabric to the others.
+#[derive(Debug)]
+pub struct Reach<'world, M, F> {
+    /// This node's words.
+    pub memory: &'world M,
+    /// The other nodes' words.
+    pub fabric: &'world F,
+}
+
+impl<M: Park, F: Await> Machine<Reach<'_, M, F>> for Spanning {
+    const IS_REMOTE: bool = true;
+
+    fn arrive(&mut self, reach: &Reach<'_, M, F>, contribution: Contribution, cpu: Option<usize>) {
+        Self::arrive(self, reach.memory, contribution, cpu);
+    }
+
+    fn note_arrival_time(&self, reach: &Reach<'_, M, F>, ticks: u64) {
+        Self::note_arrival_time(self, reach.memory, ticks);
+    }
+
+    #[inline]
+    fn poll(&mut self, reach: &Reach<'_, M, F>) -> Poll<Outcome> {
+        Self::poll(self, reach.memory, reach.fabric)
+    }
+
+    fn poll_thoroughly(&mut self, reach: &Reach<'_, M, F>) -> Poll<Outcome> {
+        Self::poll_thoroughly(self, reach.memory, reach.fabric)
+    }
+
+    fn repair(&mut self, reach: &Reach<'_, M, F>) -> Poll<Outcome> {
+        Self::repair(self, reach.memory, reach.fabric)
+    }
+
+    fn note_wait(&self, reach: &Reach<'_, M, F>, ticks: u64, came_last: bool) {
+        Self::note_wait(self, reach.memory, ticks, came_last);
+    }
+
+    fn came_last(&self) -> bool {
+        Self::came_last(self)
+    }
+
+    fn is_missing_on(&mut self, reach: &Reach<'_, M, F>, cpu: usize) -> bool {
+        Self::is_missing_on(self, reach.memory, cpu)
+    }
+
+    fn park(&self, reach: &Reach<'_, M, F>, timeout: Option<Duration>) {
+        let nap = reach.fabric.longest_nap();
+        let timeout = timeout.into_iter().chain(nap).min();
+        if let Some(awaited) = self.awaited(reach.memory) {
+            reach.fabric.hand_over();
+            return sleep_on(reach.memory, awaited, timeout);
+        }
+        let Some((word, seen)) = self.awaited_from_afar(reach.memory) else { return };
+        if !reach.fabric.sleep(timeout) {
+            sleep_on(reach.memory, Awaited { word, seen, sleepers: header::FABRIC_SLEEPERS }, timeout);
+        }
+    }
+
+    fn withdraw(&mut self, reach: &Reach<'_, M, F>) -> Poll<Withdrawal> {
+        Self::withdraw(self, reach.memory, reach.fabric)
+    }
+
+    fn insist(&mut self, reach: &Reach<'_, M, F>) {
+        Self::insist(self, reach.memory);
+    }
+}
 
 /// Where this rank runs.
 #[derive(Clone, Copy, Debug)]
@@ -67,23 +226,23 @@ impl Driver {
 
     /// Arrives.
     #[inline]
-    pub fn arrive(&self, barrier: &mut Barrier, memory: &impl Park, contribution: Contribution) -> Arrived {
+    pub fn arrive<W>(&self, barrier: &mut impl Machine<W>, world: &W, contribution: Contribution) -> Arrived {
         let cpu = match self.cpu {
             CpuHint::Dedicated => None,
             CpuHint::Pinned(cpu) => Some(cpu),
             CpuHint::Floating => Some(crate::machine::current_cpu()),
         };
-        barrier.arrive(memory, contribution, cpu);
+        barrier.arrive(world, contribution, cpu);
         if cfg!(feature = "attribution") {
-            barrier.note_arrival_time(memory, self.clock.now());
+            barrier.note_arrival_time(world, self.clock.now());
         }
         Arrived { cpu }
     }
 
     /// Looks once. Looking is not waiting: what passes between two looks is the caller's own time.
-    pub fn test(&self, barrier: &mut Barrier, memory: &impl Park) -> Option<Outcome> {
-        let Poll::Ready(outcome) = barrier.poll_thoroughly(memory) else { return None };
-        self.note_wait(barrier, memory, || 0);
+    pub fn test<W>(&self, barrier: &mut impl Machine<W>, world: &W) -> Option<Outcome> {
+        let Poll::Ready(outcome) = barrier.poll_thoroughly(world) else { return None };
+        self.note_wait(barrier, world, || 0);
         Some(outcome)
     }
 
@@ -91,62 +250,76 @@ impl Driver {
     ///
     /// `None` is a time-out: the arrival stands, and waiting can be resumed.
     #[inline]
-    pub fn wait(
+    pub fn wait<W, B: Machine<W>>(
         &self,
-        barrier: &mut Barrier,
-        memory: &impl Park,
+        barrier: &mut B,
+        world: &W,
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
-        for turn in 0..self.polls() {
+        // Turns are counted instead of timed, where they are all alike.
+        let turns = if B::IS_REMOTE { 0 } else { self.polls() };
+        for turn in 0..turns {
             if turn > 0 {
                 spin_hint();
             }
-            if let Poll::Ready(outcome) = barrier.poll(memory) {
-                self.note_wait(barrier, memory, || turn * self.spin_ticks);
+            if let Poll::Ready(outcome) = barrier.poll(world) {
+                self.note_wait(barrier, world, || turn * self.spin_ticks);
                 return Some(outcome);
             }
         }
-        self.wait_long(barrier, memory, arrived, deadline)
+        self.wait_long(barrier, world, arrived, deadline)
     }
 
     #[cold]
-    fn wait_long(
+    fn wait_long<W, B: Machine<W>>(
         &self,
-        barrier: &mut Barrier,
-        memory: &impl Park,
+        barrier: &mut B,
+        world: &W,
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
         let entered = self.clock.now();
         let mut now = entered;
         let mut thorough_at = THOROUGH_AFTER;
+        let mut repair_at = REPAIR_AFTER;
         loop {
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
             let is_late = deadline.is_some_and(|deadline| now >= deadline);
-            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(memory, cpu));
+            let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(world, cpu));
             let step = self.plan.step(waited, neighbour_is_missing);
             if is_late || waited >= thorough_at || step == Step::Park {
                 thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
-                if let Poll::Ready(outcome) = barrier.poll_thoroughly(memory) {
-                    self.note_wait(barrier, memory, || self.clock.now().saturating_sub(entered));
+                if let Poll::Ready(outcome) = barrier.poll_thoroughly(world) {
+                    self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
+                    return Some(outcome);
+                }
+            }
+            if B::IS_REMOTE && waited >= repair_at {
+                repair_at = waited + waited.min(REPAIR_AT_LEAST_EVERY);
+                if let Poll::Ready(outcome) = barrier.repair(world) {
+                    self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
                     return Some(outcome);
                 }
             }
             if is_late {
                 // This call's share; a later one adds its own.
                 if cfg!(feature = "attribution") {
-                    barrier.note_wait(memory, now.saturating_sub(entered), false);
+                    barrier.note_wait(world, now.saturating_sub(entered), false);
                 }
                 return None;
             }
             match step {
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
-                Step::Park => park(barrier, memory, deadline.map(|deadline| self.span(now, deadline))),
+                Step::Park => {
+                    let left = deadline.map(|deadline| self.span(now, deadline));
+                    let repair = B::IS_REMOTE.then(|| repair_at.saturating_sub(waited));
+                    barrier.park(world, left.into_iter().chain(repair).min());
+                }
             }
-            if let Poll::Ready(outcome) = self.poll_a_few(barrier, memory) {
-                self.note_wait(barrier, memory, || self.clock.now().saturating_sub(entered));
+            if let Poll::Ready(outcome) = self.poll_a_few(barrier, world) {
+                self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
                 return Some(outcome);
             }
             now = self.clock.now();
@@ -163,25 +336,25 @@ impl Driver {
         if self.plan.shares_cpus { 1 } else { SPINS }
     }
 
-    fn poll_a_few(&self, barrier: &mut Barrier, memory: &impl Park) -> Poll<Outcome> {
+    fn poll_a_few<W>(&self, barrier: &mut impl Machine<W>, world: &W) -> Poll<Outcome> {
         for _ in 1..self.polls() {
-            if let ready @ Poll::Ready(_) = barrier.poll(memory) {
+            if let ready @ Poll::Ready(_) = barrier.poll(world) {
                 return ready;
             }
             spin_hint();
         }
-        barrier.poll(memory)
+        barrier.poll(world)
     }
 
     /// Takes the arrival back, waiting briefly for another member that is in the middle of the same.
-    pub fn withdraw(&self, barrier: &mut Barrier, memory: &impl Park) -> Withdrawal {
+    pub fn withdraw<W>(&self, barrier: &mut impl Machine<W>, world: &W) -> Withdrawal {
         let limit = self.clock.now().saturating_add(self.clock.ticks(WITHDRAWAL_LIMIT));
         loop {
-            if let Poll::Ready(withdrawal) = barrier.withdraw(memory) {
+            if let Poll::Ready(withdrawal) = barrier.withdraw(world) {
                 return withdrawal;
             }
             if self.clock.now() >= limit {
-                barrier.insist(memory);
+                barrier.insist(world);
                 return Withdrawal::Exhausted;
             }
             crate::machine::yield_cpu();
@@ -189,21 +362,26 @@ impl Driver {
     }
 
     #[inline]
-    fn note_wait(&self, barrier: &Barrier, memory: &impl Park, ticks: impl FnOnce() -> u64) {
+    fn note_wait<W>(&self, barrier: &impl Machine<W>, world: &W, ticks: impl FnOnce() -> u64) {
         if cfg!(feature = "attribution") {
             let came_last = barrier.came_last();
-            barrier.note_wait(memory, if came_last { 0 } else { ticks() }, came_last);
+            barrier.note_wait(world, if came_last { 0 } else { ticks() }, came_last);
         }
     }
 }
 
 /// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason.
 pub fn park(barrier: &Barrier, memory: &impl Park, timeout: Option<Duration>) {
-    let Some(awaited) = barrier.awaited(memory) else { return };
+    if let Some(awaited) = barrier.awaited(memory) {
+        sleep_on(memory, awaited, timeout);
+    }
+}
+
+fn sleep_on(memory: &impl Park, awaited: Awaited, timeout: Option<Duration>) {
     let sleepers = memory.word(awaited.sleepers);
     sleepers.fetch_add(1, Ordering::Relaxed);
-    // SYNC POINT: arrival, decision sleepers. This rank is counted before the word is compared (by the kernel, in
-    // `park`); whoever changes the word does so before it looks at the count. One of the two sees the other.
+    // SYNC POINT: arrival, decision, release, fabric sleepers. This rank is counted before the word is compared (by the
+    // kernel, in `park`); whoever changes the word does so before it looks at the count. One of the two sees the other.
     full_fence();
     memory.park(awaited.word, awaited.seen, timeout);
     sleepers.fetch_sub(1, Ordering::Relaxed);

@@ -62,6 +62,10 @@ pub mod node;
 pub mod shm;
 #[cfg(not(model))]
 pub mod sim;
+#[cfg(not(model))]
+pub mod tcp;
+#[cfg(not(model))]
+pub mod tickets;
 pub mod topology;
 
 use std::task::Poll;
@@ -350,6 +354,21 @@ pub trait Fabric {
     fn compare_swap(&self, node: usize, at: WordAt, expected: u64, new: u64) -> Result<Ticket, PostError> {
         post_one(self, node, Request::CompareSwap { at, expected, new })
     }
+}
+
+/// A fabric whose caller may sleep.
+pub trait Await: Fabric {
+    /// This caller is about to sleep on its node's memory, or to do something else: whoever serves this process's
+    /// connections in the background may take over at once.
+    fn hand_over(&self);
+
+    /// Sleeps until something has come in by this process's connections, or `timeout` has passed, or for no reason.
+    /// `false`, at once, when nothing that this node waits for comes in that way: sleep on the memory instead.
+    fn sleep(&self, timeout: Option<Duration>) -> bool;
+
+    /// The longest that a rank may sleep on its node's memory without looking by itself; `None` where whoever writes
+    /// wakes it. An adapter wakes nobody.
+    fn longest_nap(&self) -> Option<Duration>;
 }
 
 fn post_one(fabric: &(impl Fabric + ?Sized), node: usize, request: Request) -> Result<Ticket, PostError> {

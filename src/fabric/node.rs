@@ -48,6 +48,8 @@ pub mod header {
     pub const NEXT_GROUP: WordAt = WordAt(18);
     /// Ranks that sleep until `READY` or `JOINED` changes.
     pub const SLEEPERS: WordAt = WordAt(19);
+    /// Ranks that sleep until another node writes something.
+    pub const FABRIC_SLEEPERS: WordAt = WordAt(20);
 }
 
 /// The division of one node's words.
@@ -154,6 +156,7 @@ pub const LAYOUT_HASH: u64 = hash(
         header::CLOCK[0].0 as u64,
         header::JOINED.0 as u64,
         header::SLEEPERS.0 as u64,
+        header::FABRIC_SLEEPERS.0 as u64,
         LINE_WORDS as u64,
     ],
 );

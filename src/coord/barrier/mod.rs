@@ -21,6 +21,7 @@ mod central;
 pub mod choice;
 mod flat;
 pub mod layout;
+pub mod spanning;
 mod tree;
 mod word;
 
@@ -342,6 +343,33 @@ impl Barrier {
         }
         let size = side.layout.size();
         (1..size).map(|step| (side.me + step) % size).find_map(|index| side.awaited_member(memory, index))
+    }
+
+    /// This member's index.
+    pub(super) fn index(&self) -> usize {
+        self.side.me
+    }
+
+    /// Whether this member is the first: in a spanning group the one that speaks for its node. In a tree it is the root.
+    fn is_leader(&self) -> bool {
+        self.side.me == 0
+    }
+
+    /// Whether others depend on this member's polling, as on an inner member of a tree.
+    fn is_relay(&self) -> bool {
+        matches!(&self.algorithm, Machine::Tree(node) if node.has_children())
+    }
+
+    /// Whether a withdrawal is under way.
+    fn is_withdrawing(&self) -> bool {
+        self.side.state == State::Withdrawing
+    }
+
+    /// In a spanning group: the release says that all have arrived, whatever this member has seen by itself.
+    fn catch_up(&mut self, passed: u64) {
+        if self.side.passed < passed {
+            self.side.pass();
+        }
     }
 
     /// Whether a member that last arrived on `cpu` is still missing: then yielding the CPU helps it, spinning hinders.

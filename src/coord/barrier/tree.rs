@@ -91,6 +91,10 @@ impl Node {
         self.last = None;
     }
 
+    pub fn has_children(&self) -> bool {
+        !self.children.is_empty()
+    }
+
     fn has_gathered(&self) -> bool {
         self.gathering.is_some_and(|gathering| gathering.is_complete)
     }

@@ -1,0 +1,584 @@
+//! The barrier of a group that spans nodes: a half-barrier on each node, dissemination between them, a half-barrier back.
+//!
+//! 1. *Gather.* The node's members arrive by the local barrier ([`Barrier`]) of their node's block. Only its *driver*,
+//!    the local member of index 0, needs to see that all have.
+//! 2. *Exchange.* The driver tells other nodes by writes into their inboxes, in the rounds of a [`Schedule`], and waits
+//!    for the words of others in its own node's inbox. Nobody reads and nobody adds: a round is half a round trip.
+//! 3. *Release.* The driver stores the release word, on which all other members of the node wait.
+//!
+//! # When the usual way is held up
+//!
+//! What a node sends in a round it first stores in its own *outbox*. So nothing depends on a single message or a single
+//! process: whoever waits for long ([`Spanning::repair`]) *reads* the outboxes of the nodes that it misses. That mends
+//! writes lost with a broken connection. And it helps past a driver that has arrived but computes instead of polling:
+//! any other member that waits for long takes the exchange on by itself, by reading only, and fills the outboxes that
+//! other nodes read. Only the driver ever writes to other nodes, so that no late write can meet a newer one.
+//!
+//! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
+//! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
+
+pub mod layout;
+pub mod schedule;
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::{Awaited, Barrier, Contribution, Disagreement, Outcome, Withdrawal};
+use crate::fabric::{Fabric, Memory, PostError, Request, Ticket, WordAt};
+use crate::sync::{Ordering, full_fence_after_rmw};
+use layout::{ExchangeWord, SpanLayout};
+pub use schedule::Schedule;
+
+/// Thorough looks after which one is a repair, too.
+const LOOKS_TO_A_REPAIR: u32 = 1024;
+
+/// The nodes of a group, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// All of the job's nodes in their own order, with their blocks at the same position: the world.
+    All {
+        /// How many there are.
+        nodes: usize,
+        /// The first word of each node's block.
+        start: WordAt,
+    },
+    /// Some nodes, each with the first word of its block.
+    Some(Arc<[(usize, WordAt)]>),
+}
+
+impl Span {
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::All { nodes, .. } => *nodes,
+            Self::Some(list) => list.len(),
+        }
+    }
+
+    /// Never: a group has at least the node of its member.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A node's number in the job and the first word of its block.
+    pub fn node(&self, index: usize) -> (usize, WordAt) {
+        match self {
+            Self::All { start, .. } => (index, *start),
+            Self::Some(list) => list[index],
+        }
+    }
+}
+
+/// One member's side of a spanning group's barrier. Taxonomy as in [`Barrier`].
+#[derive(Debug)]
+pub struct Spanning {
+    local: Barrier,
+    layout: SpanLayout,
+    span: Span,
+    /// This node's index in the group.
+    here: usize,
+    passed: u64,
+    contribution: Contribution,
+    stage: Stage,
+    exchange: Exchange,
+    came_last: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not arrived at the next barrier.
+    Idle,
+    /// Arrived; local members may be missing.
+    Gathering,
+    /// All local members have arrived, and this member knows it.
+    Exchanging,
+}
+
+/// How far the rounds have come.
+#[derive(Debug, Default)]
+struct Exchange {
+    round: usize,
+    /// How many of the round's messages have been posted.
+    posted: usize,
+    /// Whether the round's outbox has been filled.
+    is_announced: bool,
+    /// A bit for each message of the round that has come, by its place.
+    arrived: u64,
+    operations: u64,
+    value: u64,
+    has_waited: bool,
+    pulls: Vec<Pull>,
+    /// Why a message could not be posted, since the barrier began.
+    trouble: Option<PostError>,
+    /// Thorough looks so far.
+    looks: u32,
+}
+
+/// A look into another node's outbox that is on its way.
+#[derive(Debug)]
+struct Pull {
+    place: usize,
+    word: Ticket,
+    value: Ticket,
+}
+
+impl Spanning {
+    /// Local member `me` of the node of index `here`. The node's block is initialised.
+    pub fn new(memory: &impl Memory, layout: SpanLayout, span: Span, here: usize, me: usize) -> Self {
+        Self {
+            local: Barrier::new(memory, layout.local(), me),
+            layout,
+            span,
+            here,
+            passed: 0,
+            contribution: Contribution::NONE,
+            stage: Stage::Idle,
+            exchange: Exchange::default(),
+            came_last: false,
+        }
+    }
+
+    /// How many barriers this member has passed.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Whether this member has arrived at a barrier that it has not passed.
+    pub fn is_outstanding(&self) -> bool {
+        self.stage != Stage::Idle
+    }
+
+    /// What the outstanding arrival brought.
+    pub fn contribution(&self) -> Contribution {
+        self.contribution
+    }
+
+    /// The node's block.
+    pub fn layout(&self) -> SpanLayout {
+        self.layout
+    }
+
+    /// The group's nodes.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// The local barrier, for what concerns this node alone.
+    pub fn local(&self) -> &Barrier {
+        &self.local
+    }
+
+    /// Why the last messages could not be posted, if they could not.
+    pub fn trouble(&self) -> Option<&PostError> {
+        self.exchange.trouble.as_ref()
+    }
+
+    fn is_driver(&self) -> bool {
+        self.local.is_leader()
+    }
+
+    fn next(&self) -> u64 {
+        self.passed + 1
+    }
+
+    /// Arrives at the next barrier. Cost: as the local barrier's.
+    ///
+    /// # Panics
+    ///
+    /// When the last arrival is still outstanding.
+    pub fn arrive(&mut self, memory: &impl Memory, contribution: Contribution, cpu: Option<usize>) {
+        assert!(!self.is_outstanding(), "the last arrival is still outstanding");
+        self.contribution = contribution;
+        self.stage = Stage::Gathering;
+        let mut pulls = std::mem::take(&mut self.exchange.pulls);
+        pulls.clear();
+        self.exchange = Exchange { pulls, ..Exchange::default() };
+        self.local.arrive(memory, contribution, cpu);
+    }
+
+    /// Notes when this member arrived; see [`Barrier::note_arrival_time`].
+    pub fn note_arrival_time(&self, memory: &impl Memory, ticks: u64) {
+        if self.stage == Stage::Gathering {
+            self.local.note_arrival_time(memory, ticks);
+        }
+    }
+
+    /// Adds a finished wait to this member's account.
+    pub fn note_wait(&self, memory: &impl Memory, ticks: u64, came_last: bool) {
+        self.local.note_wait(memory, ticks, came_last);
+    }
+
+    /// After a ready poll: whether this member was seen to come last of all.
+    pub fn came_last(&self) -> bool {
+        self.came_last
+    }
+
+    /// Whether all have arrived; moves on as far as it can without waiting, and the fabric with it.
+    ///
+    /// Cost while pending: a load, and for the driver a look at the fabric.
+    ///
+    /// # Panics
+    ///
+    /// When nothing is outstanding.
+    pub fn poll(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
+        assert!(self.is_outstanding(), "nothing to poll for");
+        if let Some(outcome) = self.see_release(memory) {
+            return Poll::Ready(outcome);
+        }
+        if self.stage == Stage::Gathering && (self.is_driver() || self.local.is_relay()) {
+            let gathered = self.local.poll(memory);
+            self.take_in_gathered(gathered);
+        }
+        match self.is_driver() {
+            true => self.drive(memory, fabric),
+            false => Poll::Pending,
+        }
+    }
+
+    /// As [`poll`](Self::poll), but trusts no other member of this node to be polling; see
+    /// [`Barrier::poll_thoroughly`].
+    pub fn poll_thoroughly(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
+        if let ready @ Poll::Ready(_) = self.poll(memory, fabric) {
+            return ready;
+        }
+        if self.stage == Stage::Gathering {
+            let gathered = self.local.poll_thoroughly(memory);
+            self.take_in_gathered(gathered);
+            if self.stage == Stage::Gathering {
+                return Poll::Pending;
+            }
+        }
+        // Whoever only tests never repairs by the clock.
+        self.exchange.looks = self.exchange.looks.wrapping_add(1);
+        if self.exchange.looks.is_multiple_of(LOOKS_TO_A_REPAIR) && self.exchange.pulls.is_empty() {
+            self.post_pulls(fabric);
+        }
+        self.exchange(memory, fabric)
+    }
+
+    /// For a wait that lasts suspiciously long: as [`poll_thoroughly`](Self::poll_thoroughly), and reads the outboxes
+    /// of the nodes whose messages have not come. Cost: a round trip for each of them, which a later poll picks up.
+    pub fn repair(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
+        if let ready @ Poll::Ready(_) = self.poll_thoroughly(memory, fabric) {
+            return ready;
+        }
+        if self.stage == Stage::Exchanging && self.exchange.pulls.is_empty() {
+            self.post_pulls(fabric);
+        }
+        Poll::Pending
+    }
+
+    fn drive(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
+        if self.stage == Stage::Exchanging
+            && let ready @ Poll::Ready(_) = self.exchange(memory, fabric)
+        {
+            return ready;
+        }
+        fabric.progress();
+        if self.stage != Stage::Exchanging {
+            return Poll::Pending;
+        }
+        let exchanged = self.exchange(memory, fabric);
+        self.exchange.has_waited |= exchanged.is_pending();
+        exchanged
+    }
+
+    /// All local members have arrived: what they brought is what this node brings.
+    fn take_in_gathered(&mut self, gathered: Poll<Outcome>) {
+        let Poll::Ready(outcome) = gathered else { return };
+        let named = self.contribution.operation.bit();
+        (self.exchange.operations, self.exchange.value) = match outcome {
+            Ok(value) => (named, value),
+            Err(Disagreement(all)) => (all.iter().fold(named, |mask, operation| mask | operation.bit()), 0),
+        };
+        self.stage = Stage::Exchanging;
+    }
+
+    /// Goes through the rounds as far as words have come.
+    fn exchange(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
+        self.take_pulled(fabric);
+        while self.exchange.round < self.layout.schedule().rounds() {
+            self.announce(memory);
+            if self.is_driver() {
+                self.post_round(fabric);
+            }
+            if !self.see_round(memory) {
+                return Poll::Pending;
+            }
+            if self.is_driver() && !self.has_posted_round() {
+                return Poll::Pending;
+            }
+            self.exchange.round += 1;
+            (self.exchange.posted, self.exchange.is_announced, self.exchange.arrived) = (0, false, 0);
+            self.drop_pulls(fabric);
+        }
+        Poll::Ready(self.release(memory))
+    }
+
+    /// Fills the round's outbox, once.
+    fn announce(&mut self, memory: &impl Memory) {
+        if self.exchange.is_announced {
+            return;
+        }
+        self.exchange.is_announced = true;
+        let at = self.layout.outbox(self.exchange.round, self.next());
+        memory.word(SpanLayout::value_of(at)).store(self.exchange.value, Ordering::Relaxed);
+        let word = ExchangeWord::new(self.next(), self.exchange.operations);
+        // SYNC POINT: outbox. Release: whoever reads the word, by the fabric in order, may read the value after it. All
+        // local members that get here store the same.
+        memory.word(at).fetch_max(word.0, Ordering::Release);
+    }
+
+    fn has_posted_round(&self) -> bool {
+        self.exchange.posted >= self.layout.schedule().distances(self.exchange.round).count()
+    }
+
+    /// Sends what of the round has not been sent. What cannot be posted is tried again at the next poll.
+    fn post_round(&mut self, fabric: &impl Fabric) {
+        let schedule = *self.layout.schedule();
+        let (round, sequence) = (self.exchange.round, self.next());
+        let word = ExchangeWord::new(sequence, self.exchange.operations);
+        let value = self.exchange.value;
+        for (place, distance) in schedule.distances(round).enumerate().skip(self.exchange.posted) {
+            let (node, start) = self.span.node(schedule.target(self.here, distance));
+            let at = SpanLayout::new(start, schedule, 0).inbox(schedule.slot(round, place), sequence);
+            let flag = Request::Write { at, value: word.0 };
+            let posted = match self.contribution.operation.has_value() {
+                true => {
+                    let payload = Request::Write { at: SpanLayout::value_of(at), value };
+                    fabric.post(node, &[payload, flag], &mut Vec::new())
+                }
+                false => fabric.post(node, &[flag], &mut Vec::new()),
+            };
+            match posted {
+                Ok(()) => self.exchange.posted = place + 1,
+                Err(error @ PostError::Full { .. }) => {
+                    self.exchange.trouble = Some(error);
+                    return;
+                }
+                // The other node reads the outbox when it misses the message.
+                Err(error) => {
+                    self.exchange.trouble = Some(error);
+                    self.exchange.posted = place + 1;
+                }
+            }
+        }
+    }
+
+    /// Takes in the round's words that have come; whether all have.
+    fn see_round(&mut self, memory: &impl Memory) -> bool {
+        let schedule = *self.layout.schedule();
+        let round = self.exchange.round;
+        let mut is_complete = true;
+        for (place, _) in schedule.distances(round).enumerate() {
+            if self.exchange.arrived & 1 << place != 0 {
+                continue;
+            }
+            let at = self.layout.inbox(schedule.slot(round, place), self.next());
+            // SYNC POINT: inbox. Acquire pairs with the fabric's release of a remote write: it brings the value, and all
+            // that the sender's members did before they arrived.
+            let word = ExchangeWord(memory.word(at).load(Ordering::Acquire));
+            if word.sequence() < self.next() {
+                is_complete = false;
+                continue;
+            }
+            // Relaxed: the acquire load above came before.
+            let value = memory.word(SpanLayout::value_of(at)).load(Ordering::Relaxed);
+            self.take_in(place, word, value);
+        }
+        is_complete
+    }
+
+    fn take_in(&mut self, place: usize, word: ExchangeWord, value: u64) {
+        self.exchange.arrived |= 1 << place;
+        self.exchange.operations |= word.operations();
+        self.exchange.value = self.contribution.operation.combine(self.exchange.value, value);
+    }
+
+    /// Posts reads of the outboxes of those whose messages are missing.
+    fn post_pulls(&mut self, fabric: &impl Fabric) {
+        let schedule = *self.layout.schedule();
+        let round = self.exchange.round;
+        for (place, distance) in schedule.distances(round).enumerate() {
+            if self.exchange.arrived & 1 << place != 0 {
+                continue;
+            }
+            let (node, start) = self.span.node(schedule.source(self.here, distance));
+            let at = SpanLayout::new(start, schedule, 0).outbox(round, self.next());
+            // The word first: if it is of this barrier, the value that is read after it is, too.
+            let requests = [Request::Read { at }, Request::Read { at: SpanLayout::value_of(at) }];
+            let mut tickets = Vec::with_capacity(2);
+            match fabric.post(node, &requests, &mut tickets) {
+                Ok(()) => self.exchange.pulls.push(Pull { place, word: tickets[0], value: tickets[1] }),
+                Err(error) => self.exchange.trouble = Some(error),
+            }
+        }
+    }
+
+    /// Takes in what earlier reads of outboxes have brought.
+    fn take_pulled(&mut self, fabric: &impl Fabric) {
+        if self.exchange.pulls.is_empty() {
+            return;
+        }
+        fabric.progress();
+        for pull in std::mem::take(&mut self.exchange.pulls) {
+            // The value was read last, so that it completes last.
+            let Poll::Ready(value) = fabric.take(pull.value) else {
+                self.exchange.pulls.push(pull);
+                continue;
+            };
+            let word = match fabric.take(pull.word) {
+                Poll::Ready(word) => word,
+                Poll::Pending => {
+                    fabric.forget(pull.word);
+                    continue;
+                }
+            };
+            let (Ok(word), Ok(value)) = (word, value) else { continue };
+            let word = ExchangeWord(word);
+            if word.sequence() >= self.next() && self.exchange.arrived & 1 << pull.place == 0 {
+                self.take_in(pull.place, word, value);
+            }
+        }
+    }
+
+    fn drop_pulls(&mut self, fabric: &impl Fabric) {
+        for pull in self.exchange.pulls.drain(..) {
+            fabric.forget(pull.word);
+            fabric.forget(pull.value);
+        }
+    }
+
+    /// Tells the node's other members, and passes.
+    fn release(&mut self, memory: &impl Memory) -> Outcome {
+        let last = self.last_of_all(memory);
+        let (operations, value) = (self.exchange.operations, self.exchange.value);
+        if self.local.layout().size() > 1 {
+            memory.word(self.layout.release_value()).store(value, Ordering::Relaxed);
+            memory.word(self.layout.release_last()).store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
+            // SYNC POINT: release. Release: it carries the two words above and all that this member has seen. Members
+            // that get here at the same time store the same.
+            memory.word(self.layout.release()).fetch_max(ExchangeWord::new(self.next(), operations).0, Ordering::AcqRel);
+            // SYNC POINT: release sleepers. The release is visible before the sleepers are counted; a rank that parks
+            // counts itself, fences, and looks at the release again.
+            full_fence_after_rmw();
+            if memory.word(self.layout.release_sleepers()).load(Ordering::Relaxed) != 0 {
+                memory.wake(self.layout.release());
+            }
+        }
+        self.pass(operations, value, last)
+    }
+
+    /// The local member that came last of all, if it was this node that all the others had waited for.
+    fn last_of_all(&self, memory: &impl Memory) -> Option<usize> {
+        if self.exchange.has_waited {
+            return None;
+        }
+        let size = self.local.layout().size();
+        // Relaxed: statistics.
+        let time = |index: &usize| memory.word(self.local.layout().arrived_at(*index, self.next())).load(Ordering::Relaxed);
+        (0..size).max_by_key(time)
+    }
+
+    fn see_release(&mut self, memory: &impl Memory) -> Option<Outcome> {
+        if self.local.layout().size() == 1 {
+            return None;
+        }
+        // SYNC POINT: release. Acquire pairs with the releasing member's exchange.
+        let word = ExchangeWord(memory.word(self.layout.release()).load(Ordering::Acquire));
+        if word.sequence() < self.next() {
+            return None;
+        }
+        let load = |at| memory.word(at).load(Ordering::Relaxed);
+        let last = usize::try_from(load(self.layout.release_last())).unwrap_or(0).checked_sub(1);
+        Some(self.pass(word.operations(), load(self.layout.release_value()), last))
+    }
+
+    fn pass(&mut self, operations: u64, value: u64, last: Option<usize>) -> Outcome {
+        self.local.catch_up(self.passed + 1);
+        self.passed += 1;
+        self.stage = Stage::Idle;
+        self.came_last = last == Some(self.local.index());
+        match operations.count_ones() > 1 {
+            // Whoever wants to know who named what asks the members' own words.
+            true => Err(Disagreement(Vec::new())),
+            false => Ok(if self.contribution.operation.has_value() { value } else { 0 }),
+        }
+    }
+
+    /// Takes the outstanding arrival back, if this node has not yet told others that its members are there.
+    ///
+    /// # Panics
+    ///
+    /// When nothing is outstanding.
+    pub fn withdraw(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Withdrawal> {
+        assert!(self.is_outstanding(), "nothing to withdraw");
+        if self.local.is_withdrawing() {
+            return self.withdraw_locally(memory);
+        }
+        if let Poll::Ready(outcome) = self.poll_thoroughly(memory, fabric) {
+            return Poll::Ready(Withdrawal::Passed(outcome));
+        }
+        match self.stage {
+            Stage::Gathering => self.withdraw_locally(memory),
+            _ => Poll::Ready(Withdrawal::Exhausted),
+        }
+    }
+
+    fn withdraw_locally(&mut self, memory: &impl Memory) -> Poll<Withdrawal> {
+        match self.local.withdraw(memory) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Withdrawal::Withdrawn) => {
+                self.stage = Stage::Idle;
+                Poll::Ready(Withdrawal::Withdrawn)
+            }
+            Poll::Ready(Withdrawal::Exhausted) => Poll::Ready(Withdrawal::Exhausted),
+            // All of this node have arrived: that has been told, or is about to be.
+            Poll::Ready(Withdrawal::Passed(outcome)) => {
+                self.take_in_gathered(Poll::Ready(outcome));
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Gives a pending withdrawal up: the arrival stands again.
+    pub fn insist(&mut self, memory: &impl Memory) {
+        self.local.insist(memory);
+    }
+
+    /// What to park on in this node's memory; `None` when a thorough poll has something to do.
+    pub fn awaited(&self, memory: &impl Memory) -> Option<Awaited> {
+        if !self.is_driver() {
+            let seen = memory.word(self.layout.release()).load(Ordering::Acquire);
+            let awaited =
+                Awaited { word: self.layout.release(), seen, sleepers: self.layout.release_sleepers() };
+            return (ExchangeWord(seen).sequence() < self.next()).then_some(awaited);
+        }
+        match self.stage {
+            Stage::Gathering => self.local.awaited(memory),
+            _ => None,
+        }
+    }
+
+    /// The inbox word that the driver misses, with its value: what it waits for when it waits for another node.
+    pub fn awaited_from_afar(&self, memory: &impl Memory) -> Option<(WordAt, u64)> {
+        if self.stage != Stage::Exchanging || self.exchange.round >= self.layout.schedule().rounds() {
+            return None;
+        }
+        let schedule = self.layout.schedule();
+        let round = self.exchange.round;
+        (0..schedule.distances(round).count()).find_map(|place| {
+            let at = self.layout.inbox(schedule.slot(round, place), self.next());
+            let seen = memory.word(at).load(Ordering::Acquire);
+            (ExchangeWord(seen).sequence() < self.next()).then_some((at, seen))
+        })
+    }
+
+    /// Whether yielding the CPU may help: a member of this node that shares it is missing, or another process is awaited.
+    pub fn is_missing_on(&mut self, memory: &impl Memory, cpu: usize) -> bool {
+        match self.stage {
+            Stage::Gathering => !self.is_driver() || self.local.is_missing_on(memory, cpu),
+            _ => true,
+        }
+    }
+}
