@@ -288,6 +288,11 @@ impl Server {
         matches!(self.stage, Stage::Proof(_) | Stage::Proved(..))
     }
 
+    /// Whether the client has begun a hello and not finished it.
+    pub fn is_in_hello(&self) -> bool {
+        matches!(self.stage, Stage::Hello) && !self.received.is_empty()
+    }
+
     /// Bytes to send, once each.
     pub fn poll_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)

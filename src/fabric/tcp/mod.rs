@@ -1,2 +1,312 @@
-//! TCP.
+//! TCP: nodes joined by sockets, for where there is no RDMA, and for trying everything on one machine.
+//!
+//! Requests travel as fixed-size frames ([`frame`]) over one connection for each pair of nodes ([`link`]), which begins
+//! with proofs of the job's key ([`crate::handshake`]). Sockets do not execute anything by themselves, so each node has a
+//! process that does: the one with the node's listener, its *agent*. All the others reach other nodes as guests.
+//!
+//! # Progress stealing
+//!
+//! In each process a background thread serves the connections while the application computes. A rank that waits polls
+//! them itself ([`Fabric::progress`]): a message then needs no wake-up and no change of threads. Both at once would fight:
+//! each message would wake the thread. So the first poll *steals* the progress: the thread leaves the sockets and sleeps
+//! on a word of memory, and looks now and then whether somebody still polls. When nobody has for a while, or when the
+//! rank goes to sleep ([`Await::hand_over`]), it takes the sockets back.
+//!
+//! ```text
+//!              progress()                        nobody polled for STEAL_LASTS, or hand_over()
+//!   Served ─────────────────▶ Stolen ────────────────────────────────────────────────────▶ Served
+//!   thread in epoll_wait      thread asleep on the word `progress`
+//! ```
+//!
+//! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from.
+
+mod engine;
 pub mod frame;
+pub mod link;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::thread::futex;
+
+use self::engine::Engine;
+use super::{AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, check_batch};
+use crate::handshake::Key;
+use crate::sync::{AtomicU32, Ordering};
+
+/// How long after the last poll the background thread takes the connections back. A request from another node that
+/// comes in meanwhile waits as long.
+const STEAL_LASTS: Duration = Duration::from_millis(2);
+
+/// A node as others reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The rank that speaks for it.
+    pub rank: usize,
+    /// Where that rank listens, best first.
+    pub addresses: Vec<SocketAddr>,
+    /// The words of its segment.
+    pub words: usize,
+}
+
+/// Who this process is.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// Its rank.
+    pub rank: usize,
+    /// The job's ranks.
+    pub size: usize,
+    /// Its node.
+    pub here: usize,
+    /// The job's key.
+    pub key: Key,
+}
+
+/// This process's connections. See the module.
+#[derive(Debug)]
+pub struct TcpFabric {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Mutex<Engine>,
+    here: usize,
+    peers: Arc<[Peer]>,
+    is_agent: bool,
+    epoll: OwnedFd,
+    kick: OwnedFd,
+    /// Who polls: see [`Progress`].
+    progress: AtomicU32,
+    /// Polls so far, by whoever has stolen the progress.
+    polls: AtomicU32,
+    /// Ranks asleep on the connections.
+    asleep: AtomicU32,
+    /// 1 while the background thread sleeps, on this word, because the progress is stolen.
+    nap: AtomicU32,
+}
+
+/// Who serves the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// The background thread.
+    Served = 0,
+    /// Ranks that wait.
+    Stolen = 1,
+    /// Nobody any more: the thread is to end.
+    Over = 2,
+}
+
+impl TcpFabric {
+    /// Joins the nodes of `peers` (by number). With a `listener` this process speaks for its node and serves `memory`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses.
+    pub fn new(
+        services: Services,
+        memory: Arc<dyn Memory + Send + Sync>,
+        peers: Vec<Peer>,
+        listener: Option<TcpListener>,
+    ) -> std::io::Result<Self> {
+        let peers: Arc<[Peer]> = peers.into();
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (here, is_agent) = (services.here, listener.is_some());
+        let engine = Engine::new(services, memory, Arc::clone(&peers), listener, epoll.try_clone()?, &kick)?;
+        let shared = Arc::new(Shared {
+            engine: Mutex::new(engine),
+            here,
+            peers,
+            is_agent,
+            epoll,
+            kick,
+            progress: AtomicU32::new(Progress::Served as u32),
+            polls: AtomicU32::new(0),
+            asleep: AtomicU32::new(0),
+            nap: AtomicU32::new(0),
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("phalanx-tcp".to_owned()).spawn(move || of_thread.serve())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for TcpFabric {
+    fn drop(&mut self) {
+        self.shared.progress.store(Progress::Over as u32, Ordering::SeqCst);
+        self.shared.wake_thread();
+        self.shared.kick();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        // A panic under the lock is a bug that its thread reports; the connections are as sound as before it.
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The background thread.
+    fn serve(&self) {
+        loop {
+            // SYNC POINT: progress. Relaxed: the lock of the engine orders what the turns do.
+            match self.progress.load(Ordering::Relaxed) {
+                progress if progress == Progress::Over as u32 => return,
+                progress if progress == Progress::Stolen as u32 => self.sleep_while_stolen(),
+                _ => {
+                    let limit = self.engine().next_limit();
+                    let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
+                    self.wait_for_events(left);
+                    self.quiet_kick();
+                    if self.progress.load(Ordering::Relaxed) == Progress::Served as u32 {
+                        self.engine().look_around();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sleeps for as long as somebody polls or sleeps on the connections, and then takes them back.
+    fn sleep_while_stolen(&self) {
+        let seen = self.polls.load(Ordering::Relaxed);
+        // SYNC POINT: nap. Before the two looks below; whoever changes what they see does so before it looks at the nap.
+        self.nap.store(1, Ordering::SeqCst);
+        let is_stolen = self.progress.load(Ordering::SeqCst) == Progress::Stolen as u32;
+        if is_stolen {
+            let somebody_sleeps = self.asleep.load(Ordering::SeqCst) != 0;
+            let span = Timespec::try_from(STEAL_LASTS).expect("milliseconds fit");
+            let timeout = if somebody_sleeps { None } else { Some(&span) };
+            let _ = futex::wait(&self.nap, futex::Flags::PRIVATE, 1, timeout);
+        }
+        self.nap.store(0, Ordering::Relaxed);
+        let is_idle = self.polls.load(Ordering::Relaxed) == seen && self.asleep.load(Ordering::Relaxed) == 0;
+        if is_idle {
+            let (stolen, served) = (Progress::Stolen as u32, Progress::Served as u32);
+            let _ = self.progress.compare_exchange(stolen, served, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+
+    /// A rank polls: the background thread must not. One system call, and only when it has been serving.
+    #[inline]
+    fn steal(&self) {
+        let polls = self.polls.load(Ordering::Relaxed);
+        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
+        if self.progress.load(Ordering::Relaxed) == Progress::Served as u32 {
+            let (served, stolen) = (Progress::Served as u32, Progress::Stolen as u32);
+            if self.progress.compare_exchange(served, stolen, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.kick();
+            }
+        }
+    }
+
+    fn kick(&self) {
+        // The counter cannot be full: it is read whenever it is not 0.
+        let _ = rustix::io::write(&self.kick, &1u64.to_ne_bytes());
+    }
+
+    fn quiet_kick(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.kick, &mut count);
+    }
+
+    /// Ends the thread's nap, if it has one.
+    fn wake_thread(&self) {
+        // SYNC POINT: nap.
+        if self.nap.swap(0, Ordering::SeqCst) == 1 {
+            let _ = futex::wake(&self.nap, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// Sleeps until the kernel has something to tell of a connection; it stays to be told.
+    fn wait_for_events(&self, timeout: Option<Duration>) {
+        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let mut events = Vec::with_capacity(1);
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
+    }
+}
+
+impl Fabric for TcpFabric {
+    fn here(&self) -> usize {
+        self.shared.here
+    }
+
+    fn nodes(&self) -> usize {
+        self.shared.peers.len()
+    }
+
+    fn words_of(&self, node: usize) -> usize {
+        self.shared.peers[node].words
+    }
+
+    fn kind_of(&self, _node: usize) -> FabricKind {
+        FabricKind::Tcp
+    }
+
+    fn atomic_scope(&self, _node: usize) -> AtomicScope {
+        AtomicScope::Cpu
+    }
+
+    fn incarnation(&self, node: usize) -> u64 {
+        self.shared.engine().incarnation(node)
+    }
+
+    fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        check_batch(self, node, requests)?;
+        self.shared.engine().post(node, requests, tickets)
+    }
+
+    fn progress(&self) {
+        self.shared.steal();
+        if let Ok(mut engine) = self.shared.engine.try_lock() {
+            engine.turn();
+        }
+    }
+
+    fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        self.shared.engine().tickets().take(ticket)
+    }
+
+    fn forget(&self, ticket: Ticket) {
+        self.shared.engine().tickets().forget(ticket);
+    }
+}
+
+impl Await for TcpFabric {
+    fn hand_over(&self) {
+        let (served, stolen) = (Progress::Served as u32, Progress::Stolen as u32);
+        if self.shared.progress.compare_exchange(stolen, served, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+            self.shared.wake_thread();
+        }
+    }
+
+    fn sleep(&self, timeout: Option<Duration>) -> bool {
+        if !self.shared.is_agent {
+            self.hand_over();
+            return false;
+        }
+        self.shared.asleep.fetch_add(1, Ordering::SeqCst);
+        self.shared.steal();
+        self.shared.wait_for_events(timeout);
+        self.shared.engine().look_around();
+        self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
+        self.shared.wake_thread();
+        true
+    }
+
+    fn longest_nap(&self) -> Option<Duration> {
+        None
+    }
+}

@@ -458,7 +458,9 @@ impl Spanning {
             memory.word(self.layout.release_last()).store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
             // SYNC POINT: release. Release: it carries the two words above and all that this member has seen. Members
             // that get here at the same time store the same.
-            memory.word(self.layout.release()).fetch_max(ExchangeWord::new(self.next(), operations).0, Ordering::AcqRel);
+            memory
+                .word(self.layout.release())
+                .fetch_max(ExchangeWord::new(self.next(), operations).0, Ordering::AcqRel);
             // SYNC POINT: release sleepers. The release is visible before the sleepers are counted; a rank that parks
             // counts itself, fences, and looks at the release again.
             full_fence_after_rmw();
@@ -476,7 +478,8 @@ impl Spanning {
         }
         let size = self.local.layout().size();
         // Relaxed: statistics.
-        let time = |index: &usize| memory.word(self.local.layout().arrived_at(*index, self.next())).load(Ordering::Relaxed);
+        let time =
+            |index: &usize| memory.word(self.local.layout().arrived_at(*index, self.next())).load(Ordering::Relaxed);
         (0..size).max_by_key(time)
     }
 
@@ -550,8 +553,7 @@ impl Spanning {
     pub fn awaited(&self, memory: &impl Memory) -> Option<Awaited> {
         if !self.is_driver() {
             let seen = memory.word(self.layout.release()).load(Ordering::Acquire);
-            let awaited =
-                Awaited { word: self.layout.release(), seen, sleepers: self.layout.release_sleepers() };
+            let awaited = Awaited { word: self.layout.release(), seen, sleepers: self.layout.release_sleepers() };
             return (ExchangeWord(seen).sequence() < self.next()).then_some(awaited);
         }
         match self.stage {

@@ -108,7 +108,8 @@ mod tests {
         for nodes in 1..70 {
             for radix in 2..10 {
                 let schedule = Schedule::new(nodes, radix);
-                let mut known: Vec<Vec<bool>> = (0..nodes).map(|me| (0..nodes).map(|node| node == me).collect()).collect();
+                let mut known: Vec<Vec<bool>> =
+                    (0..nodes).map(|me| (0..nodes).map(|node| node == me).collect()).collect();
                 for round in 0..schedule.rounds() {
                     let before = known.clone();
                     for (node, knows) in known.iter_mut().enumerate() {

@@ -1,0 +1,646 @@
+//! One process's connections: dialling, letting in, executing what comes in, sending what waits.
+//!
+//! All of it never blocks. Whoever holds the engine's lock takes a *turn*: looks at the links that are ready to carry
+//! frames, and now and then at everything else that the kernel has to tell (a listener, handshakes, guests). A
+//! *guest* is a connection from a process that does not speak for a node: it asks and is answered, and this end never
+//! asks it.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
+
+use super::frame::Frame;
+use super::link::{Dial, Link, LinkState};
+use super::stream::{Outgoing, Stream, StreamError, answer};
+use super::{Peer, Services};
+use crate::fabric::node::header;
+use crate::fabric::tickets::Tickets;
+use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
+use crate::handshake::{self, Claim, Event, Expected, HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
+use crate::sync::{Ordering, publish};
+
+/// Values on their way or not taken, at most.
+const MOST_TICKETS: usize = 1 << 14;
+/// Connections that have not proved themselves, at most.
+const MOST_STRANGERS: usize = 64;
+/// How long a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// How long one address is tried.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+/// How long the other end may take to connect after it has refused this end's connection because it dials itself.
+const EXPECT_LIMIT: Duration = Duration::from_secs(5);
+/// So many links are looked at by receiving; of more the kernel is asked first which have something.
+const LOOK_AT_EACH: usize = 4;
+/// Turns between two looks at everything, while few links are looked at one by one.
+const LOOK_AROUND_EVERY: u32 = 16;
+/// Events taken from the kernel at once.
+const EVENTS: usize = 64;
+
+/// What an event of the kernel's is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Kick,
+    Listener,
+    Link(usize),
+    Guest(u32),
+    Stranger(u32),
+}
+
+impl Token {
+    const KINDS: u64 = 8;
+
+    fn pack(self) -> EventData {
+        let (kind, index) = match self {
+            Self::Kick => (0, 0),
+            Self::Listener => (1, 0),
+            Self::Link(node) => (2, node as u64),
+            Self::Guest(id) => (3, u64::from(id)),
+            Self::Stranger(id) => (4, u64::from(id)),
+        };
+        EventData::new_u64(index * Self::KINDS + kind)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "packed from the same types")]
+    fn unpack(data: EventData) -> Self {
+        let (kind, index) = (data.u64() % Self::KINDS, data.u64() / Self::KINDS);
+        match kind {
+            0 => Self::Kick,
+            1 => Self::Listener,
+            2 => Self::Link(index as usize),
+            3 => Self::Guest(index as u32),
+            _ => Self::Stranger(index as u32),
+        }
+    }
+}
+
+/// A connection that has not proved itself yet.
+#[derive(Debug)]
+struct Stranger {
+    socket: TcpStream,
+    address: SocketAddr,
+    server: handshake::Server,
+    output: Vec<u8>,
+    until: Instant,
+}
+
+/// A connection from a process that does not speak for a node.
+#[derive(Debug)]
+struct Guest {
+    stream: Stream,
+    address: SocketAddr,
+    outgoing: Outgoing,
+    watches_room: bool,
+}
+
+/// The state behind the lock.
+pub struct Engine {
+    services: Services,
+    memory: Arc<dyn Memory + Send + Sync>,
+    peers: Arc<[Peer]>,
+    epoll: OwnedFd,
+    listener: Option<TcpListener>,
+    links: HashMap<usize, Link>,
+    /// Nodes whose links carry frames.
+    ready: Vec<usize>,
+    guests: HashMap<u32, Guest>,
+    strangers: HashMap<u32, Stranger>,
+    next_id: u32,
+    turns: u32,
+    tickets: Tickets,
+    log: RefusalLog,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("ready", &self.ready).field("guests", &self.guests.len()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Serves `memory`; `kick` is what ends the sleep of whoever sleeps on `epoll`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(
+        services: Services,
+        memory: Arc<dyn Memory + Send + Sync>,
+        peers: Arc<[Peer]>,
+        listener: Option<TcpListener>,
+        epoll: OwnedFd,
+        kick: &OwnedFd,
+    ) -> io::Result<Self> {
+        epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+            epoll::add(&epoll, listener, Token::Listener.pack(), EventFlags::IN)?;
+        }
+        Ok(Self {
+            services,
+            memory,
+            peers,
+            epoll,
+            listener,
+            links: HashMap::new(),
+            ready: Vec::new(),
+            guests: HashMap::new(),
+            strangers: HashMap::new(),
+            next_id: 0,
+            turns: 0,
+            tickets: Tickets::new(MOST_TICKETS),
+            log: RefusalLog::new(),
+        })
+    }
+
+    /// The tickets.
+    pub fn tickets(&mut self) -> &mut Tickets {
+        &mut self.tickets
+    }
+
+    /// Connections to the node so far.
+    pub fn incarnation(&self, node: usize) -> u64 {
+        self.links.get(&node).map_or(0, |link| link.incarnation)
+    }
+
+    /// Posts a checked batch.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`].
+    pub fn post(&mut self, node: usize, requests: &[Request], given: &mut Vec<Ticket>) -> Result<(), PostError> {
+        if node == self.services.here {
+            return self.post_here(requests, given);
+        }
+        let link = self.links.entry(node).or_insert_with(|| Link::new(node));
+        let needs_dial = link.needs_dial()?;
+        link.queue(requests, &mut self.tickets, given)?;
+        if needs_dial {
+            self.dial(node);
+        } else {
+            self.send(node);
+        }
+        Ok(())
+    }
+
+    fn post_here(&mut self, requests: &[Request], given: &mut Vec<Ticket>) -> Result<(), PostError> {
+        let with_tickets = requests.iter().filter(|request| request.has_ticket()).count();
+        if !self.tickets.has_room_for(with_tickets) {
+            return Err(PostError::Full { node: self.services.here });
+        }
+        for request in requests {
+            let value = execute(&*self.memory, *request);
+            if request.has_ticket() {
+                let ticket = self.tickets.give();
+                given.push(ticket);
+                self.tickets.complete(ticket.slot, Ok(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves on what can move without waiting.
+    pub fn turn(&mut self) {
+        self.turns = self.turns.wrapping_add(1);
+        let looks_at_each = self.ready.len() <= LOOK_AT_EACH && !self.ready.is_empty();
+        if looks_at_each {
+            for index in (0..self.ready.len()).rev() {
+                // A link that breaks leaves the list; what moves up in its place has been looked at.
+                if let Some(node) = self.ready.get(index).copied() {
+                    self.receive(node);
+                }
+            }
+        }
+        if !looks_at_each || self.turns.is_multiple_of(LOOK_AROUND_EVERY) {
+            self.look_around();
+        }
+    }
+
+    /// Does all that the kernel has to tell of, and what time has come for.
+    pub fn look_around(&mut self) {
+        let mut events = Vec::with_capacity(EVENTS);
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        // An interrupted look finds everything next time.
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now));
+        for event in events {
+            match Token::unpack(event.data) {
+                Token::Kick => {}
+                Token::Listener => self.let_in(),
+                Token::Link(node) => self.attend(node),
+                Token::Guest(id) => self.serve(id),
+                Token::Stranger(id) => self.examine(id),
+            }
+        }
+        self.end_what_is_late();
+    }
+
+    /// When something has to be given up, if nothing happens before.
+    pub fn next_limit(&self) -> Option<Instant> {
+        let strangers = self.strangers.values().map(|stranger| stranger.until);
+        let links = self.links.values().filter_map(|link| match &link.state {
+            LinkState::Dialing(dial) => Some(dial.until),
+            LinkState::Expecting { until } => Some(*until),
+            LinkState::Idle | LinkState::Failed { .. } | LinkState::Ready(_) => None,
+        });
+        strangers.chain(links).min()
+    }
+
+    fn end_what_is_late(&mut self) {
+        if self.next_limit().is_none_or(|limit| limit > Instant::now()) {
+            return;
+        }
+        let now = Instant::now();
+        let late: Vec<u32> = self.strangers.iter().filter(|(_, who)| who.until <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            let stranger = self.strangers.remove(&id).expect("found just now");
+            self.log.report(stranger.address, Refusal::Silent);
+        }
+        let is_late = |link: &Link| match &link.state {
+            LinkState::Dialing(dial) => dial.until <= now,
+            LinkState::Expecting { until } => *until <= now,
+            LinkState::Idle | LinkState::Failed { .. } | LinkState::Ready(_) => false,
+        };
+        let late: Vec<usize> = self.links.values().filter(|link| is_late(link)).map(|link| link.node).collect();
+        for node in late {
+            self.dial_on(node, "it does not answer");
+        }
+    }
+
+    /// Receives what a ready link has, executes and answers it, and sends what waits.
+    fn receive(&mut self, node: usize) {
+        let words = self.memory.words();
+        let Some(Link { state: LinkState::Ready(stream), outgoing, .. }) = self.links.get_mut(&node) else { return };
+        let (memory, tickets) = (&*self.memory, &mut self.tickets);
+        let mut values = Vec::new();
+        let received = stream.receive(words, |frame| match frame {
+            Frame::Value { tag, value } => {
+                values.push((tag, value));
+                Ok(())
+            }
+            Frame::Request { tag, request } => {
+                let value = execute(memory, request);
+                if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
+            }
+        });
+        let link = self.links.get_mut(&node).expect("found above");
+        let mut failed = received.err();
+        for (tag, value) in values {
+            match link.answered(tag) {
+                Some(slot) => tickets.complete(slot, Ok(value)),
+                None => failed = Some(StreamError::Answer),
+            }
+        }
+        match failed {
+            None if link.outgoing.waiting_bytes() > 0 => self.send(node),
+            None => {}
+            Some(error) => self.break_off(node, &error),
+        }
+    }
+
+    /// Sends what waits; what the kernel does not take now is sent when it has room.
+    fn send(&mut self, node: usize) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        let LinkState::Ready(stream) = &mut link.state else { return };
+        if let Err(error) = stream.send(&mut link.outgoing) {
+            return self.break_off(node, &error);
+        }
+        let waits = link.outgoing.waiting_bytes() > 0;
+        if waits != link.watches_room {
+            link.watches_room = waits;
+            watch(&self.epoll, stream.socket(), Token::Link(node), waits);
+        }
+    }
+
+    fn break_off(&mut self, node: usize, error: &StreamError) {
+        self.ready.retain(|ready| *ready != node);
+        if let Some(link) = self.links.get_mut(&node) {
+            if let (LinkState::Ready(stream), StreamError::Frame(_) | StreamError::Answer | StreamError::TooMany) =
+                (&link.state, error)
+                && let Ok(address) = stream.socket().peer_addr()
+            {
+                self.log.report(address, Refusal::BrokeProtocol);
+            }
+            link.fail(&error.to_string(), &mut self.tickets);
+        }
+    }
+
+    /// Begins to connect to a node, by the first of its addresses.
+    fn dial(&mut self, node: usize) {
+        let mut others = self.peers[node].addresses.clone();
+        others.reverse();
+        self.dial_next(node, others, "it has no address");
+    }
+
+    /// Tries the last of `others`; gives up when there is none.
+    fn dial_next(&mut self, node: usize, mut others: Vec<SocketAddr>, why: &str) {
+        let mut why = why.to_owned();
+        while let Some(address) = others.pop() {
+            match self.begin_dial(node, address, others.clone()) {
+                Ok(dial) => {
+                    let link = self.links.get_mut(&node).expect("whoever dials has a link");
+                    link.state = LinkState::Dialing(Box::new(dial));
+                    return;
+                }
+                Err(error) => why = format!("{address}: {error}"),
+            }
+        }
+        let link = self.links.get_mut(&node).expect("whoever dials has a link");
+        link.fail(&why, &mut self.tickets);
+    }
+
+    fn begin_dial(&self, node: usize, address: SocketAddr, others: Vec<SocketAddr>) -> io::Result<Dial> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
+        socket.set_nodelay(true)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let claim = Claim {
+            purpose: Purpose::Fabric,
+            rank: self.services.rank as u64,
+            size: self.services.size as u64,
+            peer: self.peers[node].rank as u64,
+        };
+        let mut client = handshake::Client::new(&self.services.key, &claim)?;
+        let output = client.poll_output();
+        epoll::add(&self.epoll, &socket, Token::Link(node).pack(), EventFlags::IN | EventFlags::OUT)?;
+        let until = Instant::now() + DIAL_LIMIT;
+        Ok(Dial { socket, client, is_connected: false, output, others, address, until })
+    }
+
+    /// One address has failed: tries the next.
+    fn dial_on(&mut self, node: usize, why: &str) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        match std::mem::replace(&mut link.state, LinkState::Idle) {
+            LinkState::Dialing(dial) => self.dial_next(node, dial.others, &format!("{}: {why}", dial.address)),
+            _ => link.fail(why, &mut self.tickets),
+        }
+    }
+
+    /// An event of a link: of its handshake, or its frames.
+    fn attend(&mut self, node: usize) {
+        let Some(link) = self.links.get_mut(&node) else { return };
+        match &mut link.state {
+            LinkState::Ready(_) => {
+                self.send(node);
+                self.receive(node);
+            }
+            LinkState::Dialing(dial) => match advance(dial) {
+                Ok(false) => {}
+                Ok(true) => self.dialled(node),
+                Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => {
+                    link.state = LinkState::Expecting { until: Instant::now() + EXPECT_LIMIT };
+                }
+                Err(error) => self.dial_on(node, &error.to_string()),
+            },
+            LinkState::Idle | LinkState::Failed { .. } | LinkState::Expecting { .. } => {}
+        }
+    }
+
+    fn dialled(&mut self, node: usize) {
+        let link = self.links.get_mut(&node).expect("it was attended to");
+        let LinkState::Dialing(dial) = std::mem::replace(&mut link.state, LinkState::Idle) else { return };
+        self.open(node, dial.socket);
+    }
+
+    /// A proved connection to a node, which is registered with the kernel already.
+    fn open(&mut self, node: usize, socket: TcpStream) {
+        watch(&self.epoll, &socket, Token::Link(node), false);
+        self.links.entry(node).or_insert_with(|| Link::new(node)).open(Stream::new(socket));
+        self.ready.push(node);
+        self.send(node);
+    }
+
+    /// Lets in who knocks.
+    fn let_in(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let Ok((socket, address)) = listener.accept() else { return };
+        let expected =
+            Expected { purpose: Purpose::Fabric, size: self.services.size as u64, peer: self.services.rank as u64 };
+        let Ok(mut server) = handshake::Server::new(&self.services.key, expected) else { return };
+        if socket.set_nonblocking(true).is_err() || socket.set_nodelay(true).is_err() {
+            return;
+        }
+        if self.strangers.len() >= MOST_STRANGERS {
+            server.decide(Verdict::TooBusy);
+            self.log.report(address, Verdict::TooBusy);
+            // It fits into an empty socket buffer, and is lost with a peer that is gone.
+            let _ = (&socket).write(&server.poll_output());
+            return;
+        }
+        let id = self.fresh_id();
+        if epoll::add(&self.epoll, &socket, Token::Stranger(id).pack(), EventFlags::IN).is_ok() {
+            let until = Instant::now() + HANDSHAKE_LIMIT;
+            self.strangers.insert(id, Stranger { socket, address, server, output: Vec::new(), until });
+        }
+    }
+
+    fn fresh_id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    /// A stranger says something.
+    fn examine(&mut self, id: u32) {
+        let Some(mut stranger) = self.strangers.remove(&id) else { return };
+        match stranger.listen() {
+            Ok(Event::Continue) => {
+                if stranger.send().is_ok() {
+                    self.strangers.insert(id, stranger);
+                }
+            }
+            Ok(Event::Refused(verdict)) => {
+                self.log.report(stranger.address, verdict);
+                let _ = stranger.send();
+            }
+            Ok(Event::Proved(claim)) => self.welcome(stranger, claim),
+            // Whoever says nothing, or shows the job's tag and then thinks better of it, is none to report: of two
+            // nodes that dial each other at once, one does so.
+            Err(_) if stranger.server.is_in_hello() => self.log.report(stranger.address, Refusal::WentAway),
+            Err(_) => {}
+        }
+    }
+
+    /// A process of the job: the one that speaks for its node, or a guest.
+    fn welcome(&mut self, mut stranger: Stranger, claim: Claim) {
+        let speaks_for = self.peers.iter().position(|peer| peer.rank as u64 == claim.rank);
+        let node = speaks_for.filter(|node| *node != self.services.here);
+        let is_crossed = node.is_some_and(|node| {
+            let is_dialling = self.links.get(&node).is_some_and(|link| matches!(link.state, LinkState::Dialing(_)));
+            is_dialling && self.services.here < node
+        });
+        stranger.server.decide(if is_crossed { Verdict::Crossed } else { Verdict::Welcome });
+        if stranger.send().is_err() || is_crossed {
+            return;
+        }
+        let Some(node) = node else { return self.receive_guest(stranger) };
+        // A new connection of the same process: the old one is dead, whether this end has noticed or not.
+        if self.ready.contains(&node) {
+            self.break_off(node, &StreamError::Closed);
+        }
+        self.open(node, stranger.socket);
+    }
+
+    fn receive_guest(&mut self, stranger: Stranger) {
+        let id = self.fresh_id();
+        watch(&self.epoll, &stranger.socket, Token::Guest(id), false);
+        let (stream, address) = (Stream::new(stranger.socket), stranger.address);
+        self.guests.insert(id, Guest { stream, address, outgoing: Outgoing::default(), watches_room: false });
+    }
+
+    /// Executes and answers what a guest asks.
+    fn serve(&mut self, id: u32) {
+        let words = self.memory.words();
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        let (memory, outgoing) = (&*self.memory, &mut guest.outgoing);
+        let received = guest.stream.receive(words, |frame| match frame {
+            Frame::Value { .. } => Err(StreamError::Answer),
+            Frame::Request { tag, request } => {
+                let value = execute(memory, request);
+                if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
+            }
+        });
+        let served = received.and_then(|_| guest.stream.send(&mut guest.outgoing));
+        let waits = guest.outgoing.waiting_bytes() > 0;
+        match served {
+            Ok(()) if waits == guest.watches_room => {}
+            Ok(()) => {
+                guest.watches_room = waits;
+                watch(&self.epoll, guest.stream.socket(), Token::Guest(id), waits);
+            }
+            Err(error) => {
+                if let StreamError::Frame(_) | StreamError::Answer | StreamError::TooMany = error {
+                    self.log.report(guest.address, Refusal::BrokeProtocol);
+                }
+                self.guests.remove(&id);
+            }
+        }
+    }
+}
+
+impl Stranger {
+    /// Reads what is there, and no byte beyond the handshake.
+    fn listen(&mut self) -> Result<Event, StreamError> {
+        let mut bytes = [0; handshake::HELLO_BYTES];
+        loop {
+            let wanted = self.server.wanted();
+            if wanted == 0 {
+                return Ok(Event::Continue);
+            }
+            match self.socket.read(&mut bytes[..wanted]) {
+                Ok(0) => return Err(StreamError::Closed),
+                Ok(received) => {
+                    let (_, event) = self.server.handle_bytes(&bytes[..received]);
+                    if event != Event::Continue {
+                        return Ok(event);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Event::Continue),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends what the handshake has to say: some hundred bytes, which an empty socket buffer takes whole.
+    fn send(&mut self) -> Result<(), StreamError> {
+        self.output.extend(self.server.poll_output());
+        let sent = self.socket.write(&self.output);
+        let is_whole = matches!(sent, Ok(sent) if sent == self.output.len());
+        self.output.clear();
+        if is_whole { Ok(()) } else { Err(StreamError::Closed) }
+    }
+}
+
+/// Goes on with a dial as far as the other end lets it; whether it is through.
+fn advance(dial: &mut Dial) -> Result<bool, HandshakeError> {
+    if !dial.is_connected {
+        match sockopt::socket_error(&dial.socket).map_err(io::Error::from)? {
+            Ok(()) => {}
+            Err(error) => return Err(HandshakeError::System(error.into())),
+        }
+        if dial.socket.peer_addr().is_err() {
+            return Ok(false);
+        }
+        dial.is_connected = true;
+    }
+    let mut bytes = [0; handshake::CHALLENGE_BYTES];
+    loop {
+        if !send_output(dial)? {
+            return Ok(false);
+        }
+        if dial.client.is_welcome() {
+            return Ok(true);
+        }
+        let wanted = dial.client.wanted();
+        match dial.socket.read(&mut bytes[..wanted]) {
+            Ok(0) => return Err(HandshakeError::Closed),
+            Ok(received) => {
+                dial.client.handle_bytes(&bytes[..received])?;
+                dial.output.extend(dial.client.poll_output());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(HandshakeError::System(error)),
+        }
+    }
+}
+
+/// Whether all has been sent.
+fn send_output(dial: &mut Dial) -> Result<bool, HandshakeError> {
+    while !dial.output.is_empty() {
+        match dial.socket.write(&dial.output) {
+            Ok(sent) => drop(dial.output.drain(..sent)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(HandshakeError::System(error)),
+        }
+    }
+    Ok(true)
+}
+
+/// Asks the kernel to tell when a socket has something, and, if `room`, when it has room. A socket that cannot be watched
+/// any more has an error, which the next use of it shows.
+fn watch(epoll: &OwnedFd, socket: &TcpStream, token: Token, room: bool) {
+    let flags = if room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+    let _ = epoll::modify(epoll, socket.as_fd(), token.pack(), flags);
+}
+
+/// Executes a request on this node's memory and gives the word's old value (0 for a write).
+fn execute(memory: &(impl Memory + ?Sized), request: Request) -> u64 {
+    let word = memory.word(request.at());
+    let (value, has_changed) = match request {
+        Request::Write { value, .. } => {
+            // SYNC POINT: inbox, fabric sleepers. A full fence: it releases all that came in before, and is visible
+            // before the sleepers are counted.
+            publish(word, value);
+            (0, true)
+        }
+        // SYNC POINT: outbox. Acquire pairs with the release of whoever of this node wrote the word.
+        Request::Read { .. } => (word.load(Ordering::Acquire), false),
+        Request::FetchAdd { add, .. } => (word.fetch_add(add, Ordering::SeqCst), true),
+        Request::CompareSwap { expected, new, .. } => {
+            let found = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::Acquire);
+            (found.unwrap_or_else(|found| found), found.is_ok())
+        }
+    };
+    if has_changed {
+        wake_sleepers(memory, request.at());
+    }
+    value
+}
+
+/// Ends the sleep of those who wait for another node's word, if there are any.
+fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
+    // SYNC POINT: fabric sleepers. A rank that parks counts itself, fences, and looks at the word again.
+    if memory.word(header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
+        memory.wake(at);
+    }
+}

@@ -1,0 +1,177 @@
+//! A node's link to another: at most one connection, what waits to be sent by it, and what waits to be answered.
+//!
+//! ```text
+//!            post                 connected, proved
+//!   Idle ───────────▶ Dialing ─────────────────────▶ Ready
+//!    ▲                   │ refused: both had dialled    │
+//!    │                   ▼                              │ broken
+//!    │                Expecting ──▶ Ready               │
+//!    │  after a while    │                              │
+//!   Failed ◀─────────────┴──────────────────────────────┘
+//! ```
+//!
+//! Both ends may dial at the same time. Then the connection that the lower node dialled is kept: the lower one refuses
+//! the higher one's, which waits for the lower one's instead.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::frame::Frame;
+use super::stream::{MOST_UNANSWERED, Outgoing, Stream};
+use crate::fabric::tickets::Tickets;
+use crate::fabric::{OperationError, PostError, Request, Ticket};
+use crate::handshake;
+
+/// How long after a failure posting fails at once, instead of dialling again.
+const FAILED_FOR: Duration = Duration::from_millis(100);
+
+/// One link.
+#[derive(Debug)]
+pub struct Link {
+    /// The other node.
+    pub node: usize,
+    /// Where the connection stands.
+    pub state: LinkState,
+    /// What waits to be sent.
+    pub outgoing: Outgoing,
+    /// Slots of the requests that wait for an answer, in order.
+    unanswered: VecDeque<u32>,
+    /// Connections so far.
+    pub incarnation: u64,
+    /// Whether the kernel is asked to tell when there is room to send.
+    pub watches_room: bool,
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub enum LinkState {
+    /// There is none, and nothing is wrong.
+    Idle,
+    /// There is none.
+    Failed {
+        /// What went wrong.
+        why: String,
+        /// Until when not to try again.
+        until: Instant,
+    },
+    /// This end is connecting.
+    Dialing(Box<Dial>),
+    /// The other end is about to connect.
+    Expecting {
+        /// Until when.
+        until: Instant,
+    },
+    /// It carries frames.
+    Ready(Stream),
+}
+
+/// An attempt to connect.
+#[derive(Debug)]
+pub struct Dial {
+    /// The socket, connecting or connected.
+    pub socket: TcpStream,
+    /// The handshake, once the socket is connected.
+    pub client: handshake::Client,
+    /// Whether the socket is connected.
+    pub is_connected: bool,
+    /// Bytes of the handshake that wait to be sent.
+    pub output: Vec<u8>,
+    /// Addresses that have not been tried.
+    pub others: Vec<SocketAddr>,
+    /// The address that is tried.
+    pub address: SocketAddr,
+    /// Until when.
+    pub until: Instant,
+}
+
+impl Link {
+    /// No connection yet.
+    pub fn new(node: usize) -> Self {
+        Self {
+            node,
+            state: LinkState::Idle,
+            outgoing: Outgoing::default(),
+            unanswered: VecDeque::new(),
+            incarnation: 0,
+            watches_room: false,
+        }
+    }
+
+    /// Whether posting has to begin a connection; an error while that is hopeless.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError::Unreachable`].
+    pub fn needs_dial(&self) -> Result<bool, PostError> {
+        match &self.state {
+            LinkState::Idle => Ok(true),
+            LinkState::Failed { until, .. } if Instant::now() >= *until => Ok(true),
+            LinkState::Failed { why, .. } => Err(PostError::Unreachable { node: self.node, why: why.clone() }),
+            LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::Ready(_) => Ok(false),
+        }
+    }
+
+    /// Queues a batch, if there is room for all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError::Full`].
+    pub fn queue(
+        &mut self,
+        requests: &[Request],
+        tickets: &mut Tickets,
+        given: &mut Vec<Ticket>,
+    ) -> Result<(), PostError> {
+        let with_tickets = requests.iter().filter(|request| request.has_ticket()).count();
+        let has_room = self.outgoing.has_room_for(requests.len())
+            && self.unanswered.len() + with_tickets <= MOST_UNANSWERED
+            && tickets.has_room_for(with_tickets);
+        if !has_room {
+            return Err(PostError::Full { node: self.node });
+        }
+        for request in requests {
+            let mut tag = 0;
+            if request.has_ticket() {
+                let ticket = tickets.give();
+                given.push(ticket);
+                self.unanswered.push_back(ticket.slot);
+                tag = ticket.slot;
+            }
+            self.outgoing.push(&Frame::Request { tag, request: *request });
+        }
+        Ok(())
+    }
+
+    /// The request that an answer is for: the oldest, and its tag must say so.
+    pub fn answered(&mut self, tag: u32) -> Option<u32> {
+        let is_oldest = self.unanswered.front() == Some(&tag);
+        if is_oldest { self.unanswered.pop_front() } else { None }
+    }
+
+    /// The connection is there.
+    pub fn open(&mut self, stream: Stream) {
+        self.state = LinkState::Ready(stream);
+        self.incarnation += 1;
+        self.watches_room = false;
+    }
+
+    /// The connection is no more, or could not be made: whatever waits for an answer has its error.
+    pub fn fail(&mut self, why: &str, tickets: &mut Tickets) {
+        let node = self.node;
+        let was_ready = matches!(self.state, LinkState::Ready(_));
+        self.outgoing.clear();
+        for slot in self.unanswered.drain(..) {
+            let why = why.to_owned();
+            let error = match was_ready {
+                true => OperationError::Lost { node, why },
+                false => OperationError::NotSent { node, why },
+            };
+            tickets.complete(slot, Err(error));
+        }
+        // A connection that broke may be there again at once; one that could not be made will not.
+        let until = Instant::now() + if was_ready { Duration::ZERO } else { FAILED_FOR };
+        self.state = LinkState::Failed { why: why.to_owned(), until };
+        self.watches_room = false;
+    }
+}

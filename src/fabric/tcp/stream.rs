@@ -1,0 +1,156 @@
+//! A connection whose ends have proved themselves: frames in, frames out, never blocking.
+//!
+//! Outgoing frames gather in a buffer and leave in one system call. Incoming bytes are cut into frames as they come.
+//! Both buffers are bounded, so that a peer that does not read, or that asks without end, costs a fixed amount of memory.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+use super::frame::{FRAME_BYTES, Frame, FrameError};
+
+/// Frames of requests that wait to be sent, at most; after them posting is refused.
+pub const MOST_UNSENT: usize = 512;
+/// Requests of one end that wait to be answered, at most.
+pub const MOST_UNANSWERED: usize = 512;
+/// Bytes that are received at once.
+const IN_BYTES: usize = 8 << 10;
+/// Answers to all that a peer may ask, behind requests of this end's own.
+const OUT_BYTES: usize = (MOST_UNSENT + MOST_UNANSWERED) * FRAME_BYTES;
+
+/// Why a connection has to be closed.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The other end has closed it.
+    #[error("the other end has closed the connection")]
+    Closed,
+    /// The kernel says so.
+    #[error("{0}")]
+    System(#[from] io::Error),
+    /// The other end sends what is no frame.
+    #[error("the other end broke the protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// The other end sends an answer that nobody waits for.
+    #[error("the other end broke the protocol: an answer to nothing")]
+    Answer,
+    /// The other end asks more than it may before it reads answers.
+    #[error("the other end broke the protocol: more than {MOST_UNANSWERED} unanswered requests")]
+    TooMany,
+}
+
+/// Frames that wait to be sent.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether a batch of `frames` requests has room.
+    pub fn has_room_for(&self, frames: usize) -> bool {
+        self.waiting_bytes() + frames * FRAME_BYTES <= MOST_UNSENT * FRAME_BYTES
+    }
+
+    /// Appends a frame.
+    pub fn push(&mut self, frame: &Frame) {
+        if self.sent == self.bytes.len() {
+            self.clear();
+        } else if self.sent >= OUT_BYTES / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        self.bytes.extend_from_slice(&frame.encode());
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.sent = 0;
+    }
+}
+
+/// The two ways of one connection.
+#[derive(Debug)]
+pub struct Stream {
+    socket: TcpStream,
+    received: Box<[u8; IN_BYTES]>,
+    /// Bytes of `received` that are there.
+    end: usize,
+}
+
+impl Stream {
+    /// Over a connected, non-blocking socket.
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, received: Box::new([0; IN_BYTES]), end: 0 }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Sends what waits, as far as the kernel takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`].
+    pub fn send(&mut self, outgoing: &mut Outgoing) -> Result<(), StreamError> {
+        while outgoing.waiting_bytes() > 0 {
+            match self.socket.write(&outgoing.bytes[outgoing.sent..]) {
+                Ok(0) => return Err(StreamError::Closed),
+                Ok(sent) => outgoing.sent += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives once, and hands each whole frame to `handle`. Returns whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`], also what `handle` returns; frames before it have been handled.
+    pub fn receive(
+        &mut self,
+        words: usize,
+        mut handle: impl FnMut(Frame) -> Result<(), StreamError>,
+    ) -> Result<bool, StreamError> {
+        let received = loop {
+            match self.socket.read(&mut self.received[self.end..]) {
+                Ok(0) => return Err(StreamError::Closed),
+                Ok(received) => break received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        self.end += received;
+        let is_full = self.end == IN_BYTES;
+        let whole = self.end - self.end % FRAME_BYTES;
+        for bytes in self.received[..whole].chunks_exact(FRAME_BYTES) {
+            handle(Frame::parse(bytes.try_into().expect("a frame's size"), words)?)?;
+        }
+        self.received.copy_within(whole..self.end, 0);
+        self.end -= whole;
+        Ok(is_full)
+    }
+}
+
+/// Answers a request, if there is room: a peer that asks more than it may is not served.
+///
+/// # Errors
+///
+/// [`StreamError::TooMany`].
+pub fn answer(outgoing: &mut Outgoing, tag: u32, value: u64) -> Result<(), StreamError> {
+    if outgoing.waiting_bytes() + FRAME_BYTES > OUT_BYTES {
+        return Err(StreamError::TooMany);
+    }
+    outgoing.push(&Frame::Value { tag, value });
+    Ok(())
+}
