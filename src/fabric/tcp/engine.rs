@@ -33,8 +33,10 @@ const MOST_STRANGERS: usize = 64;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// How long one address is tried.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
-/// How long the other end may take to connect after it has refused this end's connection because it dials itself.
-const EXPECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the other end may take to connect after it has refused this end's connection as crossed.
+const EXPECT_LIMIT: Duration = Duration::from_millis(20);
+/// So often in a row.
+const MOST_CROSSINGS: u32 = 250;
 /// So many links are looked at by receiving; of more the kernel is asked first which have something.
 const LOOK_AT_EACH: usize = 4;
 /// Turns between two looks at everything, while few links are looked at one by one.
@@ -380,6 +382,10 @@ impl Engine {
         let Some(link) = self.links.get_mut(&node) else { return };
         match std::mem::replace(&mut link.state, LinkState::Idle) {
             LinkState::Dialing(dial) => self.dial_next(node, dial.others, &format!("{}: {why}", dial.address)),
+            LinkState::Expecting { .. } if link.crossings < MOST_CROSSINGS => {
+                link.crossings += 1;
+                self.dial(node);
+            }
             _ => link.fail(why, &mut self.tickets),
         }
     }
@@ -472,10 +478,7 @@ impl Engine {
     fn welcome(&mut self, mut stranger: Stranger, claim: Claim) {
         let speaks_for = self.peers.iter().position(|peer| peer.rank as u64 == claim.rank);
         let node = speaks_for.filter(|node| *node != self.services.here);
-        let is_crossed = node.is_some_and(|node| {
-            let is_dialling = self.links.get(&node).is_some_and(|link| matches!(link.state, LinkState::Dialing(_)));
-            is_dialling && self.services.here < node
-        });
+        let is_crossed = node.is_some_and(|node| self.is_crossed(node));
         stranger.server.decide(if is_crossed { Verdict::Crossed } else { Verdict::Welcome });
         if stranger.send().is_err() || is_crossed {
             return;
@@ -486,6 +489,18 @@ impl Engine {
             self.break_off(node, &StreamError::Closed);
         }
         self.open(node, stranger.socket);
+    }
+
+    /// Whether a connection that another node has dialled crosses one that this end has dialled, and is the worse one.
+    fn is_crossed(&mut self, node: usize) -> bool {
+        if self.services.here > node {
+            return false;
+        }
+        match self.links.get_mut(&node) {
+            Some(Link { state: LinkState::Dialing(_), .. }) => true,
+            Some(Link { state: LinkState::Ready(_), has_refused, .. }) => !std::mem::replace(has_refused, true),
+            _ => false,
+        }
     }
 
     fn receive_guest(&mut self, stranger: Stranger) {

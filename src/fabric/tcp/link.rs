@@ -11,7 +11,9 @@
 //! ```
 //!
 //! Both ends may dial at the same time. Then the connection that the lower node dialled is kept: the lower one refuses
-//! the higher one's, which waits for the lower one's instead.
+//! the higher one's as *crossed*, which waits a moment for the lower one's and then dials again. What the lower node gets
+//! while its link is ready may be such a dial that has been overtaken; it refuses one, and takes the next for what it
+//! is: the other end has lost the connection.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
@@ -41,6 +43,10 @@ pub struct Link {
     pub incarnation: u64,
     /// Whether the kernel is asked to tell when there is room to send.
     pub watches_room: bool,
+    /// Whether a connection of the other end's has been refused since this one was made.
+    pub has_refused: bool,
+    /// Dials that were refused as crossed, one after the other.
+    pub crossings: u32,
 }
 
 /// Where a connection stands.
@@ -95,6 +101,8 @@ impl Link {
             unanswered: VecDeque::new(),
             incarnation: 0,
             watches_room: false,
+            has_refused: false,
+            crossings: 0,
         }
     }
 
@@ -154,6 +162,8 @@ impl Link {
         self.state = LinkState::Ready(stream);
         self.incarnation += 1;
         self.watches_room = false;
+        self.has_refused = false;
+        self.crossings = 0;
     }
 
     /// The connection is no more, or could not be made: whatever waits for an answer has its error.
@@ -172,6 +182,7 @@ impl Link {
         // A connection that broke may be there again at once; one that could not be made will not.
         let until = Instant::now() + if was_ready { Duration::ZERO } else { FAILED_FOR };
         self.state = LinkState::Failed { why: why.to_owned(), until };
+        self.crossings = 0;
         self.watches_room = false;
     }
 }
