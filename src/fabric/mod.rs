@@ -62,6 +62,8 @@ pub mod node;
 pub mod shm;
 #[cfg(not(model))]
 pub mod sim;
+#[cfg(not(model))]
+pub mod tickets;
 pub mod topology;
 
 use std::task::Poll;
