@@ -1,18 +1,33 @@
 //! Where a fabric keeps the values of requests until they are taken.
 //!
-//! A slab: a ticket names a slot and the generation of its use, so that an old ticket is told from a new one. All in
-//! plain memory, behind whatever lock its fabric has.
+//! A table of slots. A request that has a ticket takes a free slot when it is posted, its completion fills the slot, and
+//! taking the value frees it. A slot's generation grows whenever it is freed, so that a spent ticket is told from the
+//! slot's next user. The table grows as it is used, up to a limit: a fabric that has no free slot refuses the batch, which
+//! is the back-pressure of the contract.
+//!
+//! | state | after | then |
+//! | --- | --- | --- |
+//! | free | – | waiting, by `issue` |
+//! | waiting | `issue` | done, by `complete`; forgotten, by `forget` |
+//! | done | `complete` | free, by `take` or `forget` |
+//! | forgotten | `forget` | free, by `complete` |
 
 use std::task::Poll;
 
 use super::{OperationError, Ticket};
 
-/// The slots.
+/// The outcome of a request.
+pub type Value = Result<u64, OperationError>;
+
+const NONE: u32 = u32::MAX;
+
 #[derive(Debug)]
-pub struct Tickets {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    most: usize,
+enum State {
+    /// With the next free slot, or [`NONE`].
+    Free(u32),
+    Waiting,
+    Done(Value),
+    Forgotten,
 }
 
 #[derive(Debug)]
@@ -21,98 +36,111 @@ struct Slot {
     state: State,
 }
 
+/// The tickets of one fabric.
 #[derive(Debug)]
-enum State {
-    Free,
-    /// Posted; `is_wanted` until the ticket is given up.
-    Waiting {
-        is_wanted: bool,
-    },
-    Complete(Result<u64, OperationError>),
+pub struct TicketTable {
+    slots: Vec<Slot>,
+    free: u32,
+    used: usize,
+    most: usize,
 }
 
-impl Tickets {
-    /// Room for `most` values that are on their way or not taken.
+impl TicketTable {
+    /// A table for at most `most` tickets at a time. Takes no memory until it is used.
+    ///
+    /// # Panics
+    ///
+    /// When `most` is more than a ticket can number.
     pub fn new(most: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), most }
+        assert!(most < NONE as usize, "{most} tickets are more than a ticket's slot can number");
+        Self { slots: Vec::new(), free: NONE, used: 0, most }
     }
 
-    /// Whether `count` more can be given out.
-    pub fn has_room_for(&self, count: usize) -> bool {
-        self.free.len() + (self.most - self.slots.len()) >= count
+    /// How many more tickets can be issued now.
+    pub fn room(&self) -> usize {
+        self.most - self.used
     }
 
-    /// Gives one out.
+    /// How many tickets are neither taken nor, if forgotten, completed.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// A ticket for a request that is being posted.
     ///
     /// # Panics
     ///
-    /// Without room; see [`has_room_for`](Self::has_room_for).
-    pub fn give(&mut self) -> Ticket {
-        let state = State::Waiting { is_wanted: true };
-        if let Some(slot) = self.free.pop() {
-            let entry = &mut self.slots[slot as usize];
-            entry.generation = entry.generation.wrapping_add(1);
-            entry.state = state;
-            return Ticket { slot, generation: entry.generation };
-        }
-        assert!(self.slots.len() < self.most, "tickets are given out only when there is room");
-        let slot = u32::try_from(self.slots.len()).expect("far fewer slots than that");
-        self.slots.push(Slot { generation: 0, state });
-        Ticket { slot, generation: 0 }
-    }
-
-    /// Notes the value, or the error, of the request in a slot.
-    pub fn complete(&mut self, slot: u32, result: Result<u64, OperationError>) {
+    /// When there is no [`room`](Self::room).
+    pub fn issue(&mut self) -> Ticket {
+        assert!(self.room() > 0, "the caller looks for room before it issues");
+        self.used += 1;
+        let slot = self.free_slot();
         let entry = &mut self.slots[slot as usize];
+        entry.state = State::Waiting;
+        Ticket { slot, generation: entry.generation }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "there are at most `most` slots, which `new` has checked")]
+    fn free_slot(&mut self) -> u32 {
+        if self.free == NONE {
+            self.slots.push(Slot { generation: 0, state: State::Waiting });
+            return (self.slots.len() - 1) as u32;
+        }
+        let slot = self.free;
+        let State::Free(next) = self.slots[slot as usize].state else { unreachable!("the free list holds free slots") };
+        self.free = next;
+        slot
+    }
+
+    /// The request has completed. A ticket that is not waiting (it has been completed already) is left as it is.
+    pub fn complete(&mut self, ticket: Ticket, value: Value) {
+        let Some(entry) = self.entry(ticket) else { return };
         match entry.state {
-            State::Waiting { is_wanted: true } => entry.state = State::Complete(result),
-            State::Waiting { is_wanted: false } => {
-                entry.state = State::Free;
-                self.free.push(slot);
-            }
-            State::Free | State::Complete(_) => unreachable!("a request completes once"),
+            State::Waiting => entry.state = State::Done(value),
+            State::Forgotten => self.release(ticket.slot),
+            State::Free(_) | State::Done(_) => {}
         }
     }
 
-    /// The value, if it has come; frees the slot.
-    ///
-    /// # Errors
-    ///
-    /// What the request completed with.
-    ///
-    /// # Panics
-    ///
-    /// When the ticket is spent.
-    pub fn take(&mut self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        let entry = &mut self.slots[ticket.slot as usize];
-        assert!(entry.generation == ticket.generation, "a ticket is spent once: {ticket:?}");
-        match std::mem::replace(&mut entry.state, State::Free) {
-            State::Complete(result) => {
-                self.free.push(ticket.slot);
-                Poll::Ready(result)
+    /// The value, if it is there. `None`: the ticket is spent, for which the fabric panics once it holds no lock.
+    pub fn take(&mut self, ticket: Ticket) -> Option<Poll<Value>> {
+        let entry = self.entry(ticket)?;
+        match std::mem::replace(&mut entry.state, State::Forgotten) {
+            State::Done(value) => {
+                self.release(ticket.slot);
+                Some(Poll::Ready(value))
             }
-            State::Waiting { is_wanted: true } => {
-                entry.state = State::Waiting { is_wanted: true };
-                Poll::Pending
+            State::Waiting => {
+                entry.state = State::Waiting;
+                Some(Poll::Pending)
             }
-            State::Free | State::Waiting { is_wanted: false } => panic!("a ticket is spent once: {ticket:?}"),
+            other @ (State::Free(_) | State::Forgotten) => {
+                entry.state = other;
+                None
+            }
         }
     }
 
-    /// Gives a ticket up: its slot is free once the request has completed. A spent ticket is no harm.
+    /// Nobody will take the value. A spent ticket is left alone.
     pub fn forget(&mut self, ticket: Ticket) {
-        let entry = &mut self.slots[ticket.slot as usize];
-        if entry.generation != ticket.generation {
-            return;
-        }
+        let Some(entry) = self.entry(ticket) else { return };
         match entry.state {
-            State::Free => {}
-            State::Waiting { .. } => entry.state = State::Waiting { is_wanted: false },
-            State::Complete(_) => {
-                entry.state = State::Free;
-                self.free.push(ticket.slot);
-            }
+            State::Waiting => entry.state = State::Forgotten,
+            State::Done(_) => self.release(ticket.slot),
+            State::Free(_) | State::Forgotten => {}
         }
+    }
+
+    fn entry(&mut self, ticket: Ticket) -> Option<&mut Slot> {
+        self.slots.get_mut(ticket.slot as usize).filter(|entry| entry.generation == ticket.generation)
+    }
+
+    fn release(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.state = State::Free(self.free);
+        self.free = slot;
+        self.used -= 1;
     }
 }
 
@@ -121,41 +149,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_used_again_and_values_reach_their_tickets() {
-        let mut tickets = Tickets::new(2);
-        let (first, second) = (tickets.give(), tickets.give());
-        assert!(!tickets.has_room_for(1));
-        assert_eq!(tickets.take(first), Poll::Pending);
-        tickets.complete(second.slot, Ok(2));
-        tickets.complete(first.slot, Ok(1));
-        assert_eq!((tickets.take(first), tickets.take(second)), (Poll::Ready(Ok(1)), Poll::Ready(Ok(2))));
-        assert!(tickets.has_room_for(2));
-        let third = tickets.give();
-        assert_ne!(third, second);
+    fn a_slot_has_one_user_at_a_time() {
+        let mut table = TicketTable::new(2);
+        let (first, second) = (table.issue(), table.issue());
+        assert_eq!(table.room(), 0);
+        assert_eq!(table.take(first), Some(Poll::Pending));
+        table.complete(first, Ok(1));
+        table.complete(second, Ok(2));
+        assert_eq!(table.take(first), Some(Poll::Ready(Ok(1))));
+        assert_eq!(table.take(first), None);
+        let third = table.issue();
+        assert_eq!(third.slot, first.slot);
+        assert_eq!(table.take(first), None);
+        assert_eq!(table.take(third), Some(Poll::Pending));
+        assert_eq!(table.take(second), Some(Poll::Ready(Ok(2))));
     }
 
     #[test]
-    fn a_forgotten_ticket_frees_its_slot_when_the_request_completes() {
-        let mut tickets = Tickets::new(1);
-        let ticket = tickets.give();
-        tickets.forget(ticket);
-        assert!(!tickets.has_room_for(1));
-        tickets.complete(ticket.slot, Ok(0));
-        assert!(tickets.has_room_for(1));
-        let ticket = tickets.give();
-        tickets.complete(ticket.slot, Ok(0));
-        tickets.forget(ticket);
-        tickets.forget(ticket);
-        assert!(tickets.has_room_for(1) && !tickets.has_room_for(2));
-    }
-
-    #[test]
-    #[should_panic(expected = "spent once")]
-    fn a_spent_ticket_is_refused() {
-        let mut tickets = Tickets::new(1);
-        let ticket = tickets.give();
-        tickets.complete(ticket.slot, Ok(0));
-        let _ = tickets.take(ticket);
-        let _ = tickets.take(ticket);
+    fn a_forgotten_ticket_frees_its_room_once_it_completes() {
+        let mut table = TicketTable::new(2);
+        let (waiting, done) = (table.issue(), table.issue());
+        table.complete(done, Ok(0));
+        table.forget(done);
+        assert_eq!(table.room(), 1);
+        table.forget(waiting);
+        assert_eq!((table.room(), table.take(waiting)), (1, None));
+        table.complete(waiting, Ok(0));
+        table.complete(waiting, Ok(0));
+        table.forget(waiting);
+        assert_eq!((table.room(), table.used()), (2, 0));
     }
 }

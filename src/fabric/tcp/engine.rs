@@ -192,15 +192,15 @@ impl Engine {
 
     fn post_here(&mut self, requests: &[Request], given: &mut Vec<Ticket>) -> Result<(), PostError> {
         let with_tickets = requests.iter().filter(|request| request.has_ticket()).count();
-        if !self.tickets.has_room_for(with_tickets) {
+        if self.tickets.room() < with_tickets {
             return Err(PostError::Full { node: self.services.here });
         }
         for request in requests {
             let value = execute(&*self.memory, *request);
             if request.has_ticket() {
-                let ticket = self.tickets.give();
+                let ticket = self.tickets.issue();
                 given.push(ticket);
-                self.tickets.complete(ticket.slot, Ok(value));
+                self.tickets.complete(ticket, Ok(value));
             }
         }
         Ok(())
@@ -293,7 +293,7 @@ impl Engine {
         let mut failed = received.err();
         for (tag, value) in values {
             match link.answered(tag) {
-                Some(slot) => tickets.complete(slot, Ok(value)),
+                Some(ticket) => tickets.complete(ticket, Ok(value)),
                 None => failed = Some(StreamError::Answer),
             }
         }

@@ -37,8 +37,8 @@ pub struct Link {
     pub state: LinkState,
     /// What waits to be sent.
     pub outgoing: Outgoing,
-    /// Slots of the requests that wait for an answer, in order.
-    unanswered: VecDeque<u32>,
+    /// The requests that wait for an answer, in order.
+    unanswered: VecDeque<Ticket>,
     /// Connections so far.
     pub incarnation: u64,
     /// Whether the kernel is asked to tell when there is room to send.
@@ -134,16 +134,16 @@ impl Link {
         let with_tickets = requests.iter().filter(|request| request.has_ticket()).count();
         let has_room = self.outgoing.has_room_for(requests.len())
             && self.unanswered.len() + with_tickets <= MOST_UNANSWERED
-            && tickets.has_room_for(with_tickets);
+            && tickets.room() >= with_tickets;
         if !has_room {
             return Err(PostError::Full { node: self.node });
         }
         for request in requests {
             let mut tag = 0;
             if request.has_ticket() {
-                let ticket = tickets.give();
+                let ticket = tickets.issue();
                 given.push(ticket);
-                self.unanswered.push_back(ticket.slot);
+                self.unanswered.push_back(ticket);
                 tag = ticket.slot;
             }
             self.outgoing.push(&Frame::Request { tag, request: *request });
@@ -152,8 +152,8 @@ impl Link {
     }
 
     /// The request that an answer is for: the oldest, and its tag must say so.
-    pub fn answered(&mut self, tag: u32) -> Option<u32> {
-        let is_oldest = self.unanswered.front() == Some(&tag);
+    pub fn answered(&mut self, tag: u32) -> Option<Ticket> {
+        let is_oldest = self.unanswered.front().is_some_and(|ticket| ticket.slot == tag);
         if is_oldest { self.unanswered.pop_front() } else { None }
     }
 
@@ -171,13 +171,13 @@ impl Link {
         let node = self.node;
         let was_ready = matches!(self.state, LinkState::Ready(_));
         self.outgoing.clear();
-        for slot in self.unanswered.drain(..) {
+        for ticket in self.unanswered.drain(..) {
             let why = why.to_owned();
             let error = match was_ready {
                 true => OperationError::Lost { node, why },
                 false => OperationError::NotSent { node, why },
             };
-            tickets.complete(slot, Err(error));
+            tickets.complete(ticket, Err(error));
         }
         // A connection that broke may be there again at once; one that could not be made will not.
         let until = Instant::now() + if was_ready { Duration::ZERO } else { FAILED_FOR };

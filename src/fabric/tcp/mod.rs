@@ -276,7 +276,8 @@ impl Fabric for TcpFabric {
     }
 
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        self.shared.engine().tickets().take(ticket)
+        let taken = self.shared.engine().tickets().take(ticket);
+        taken.unwrap_or_else(|| panic!("a ticket is spent once: {ticket:?}"))
     }
 
     fn forget(&self, ticket: Ticket) {
