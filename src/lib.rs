@@ -30,8 +30,8 @@
 //!  coord/      cluster/      the primitives          how ranks find each other
 //!     \          /
 //!       fabric/              the contract, and what fulfils it: shared memory, the simulator
-//!   sync.rs  clock.rs  machine.rs  handshake.rs        atomics, time, CPUs, who may connect
-//!   testing/                                          with the feature `testing`: what every fabric must pass
+//!   sync.rs clock.rs machine.rs interfaces.rs handshake.rs    atomics, time, CPUs, networks, who may connect
+//!   testing/                                with the feature `testing`: what every fabric must pass
 //! ```
 //!
 //! The names re-exported here are the library's interface. The modules are public so that tests, model checkers and
@@ -48,6 +48,8 @@ pub mod fabric;
 mod group;
 #[cfg(not(model))]
 pub mod handshake;
+#[cfg(not(model))]
+pub mod interfaces;
 #[cfg(not(model))]
 mod job;
 pub mod machine;

@@ -20,7 +20,7 @@ use super::link::{Dial, Link, LinkState};
 use super::stream::{Outgoing, Stream, StreamError, answer};
 use super::{Peer, Services};
 use crate::fabric::node::header;
-use crate::fabric::tickets::Tickets;
+use crate::fabric::tickets::TicketTable;
 use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
 use crate::handshake::{self, Claim, Event, Expected, HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
 use crate::sync::{Ordering, publish};
@@ -114,7 +114,7 @@ pub struct Engine {
     strangers: HashMap<u32, Stranger>,
     next_id: u32,
     turns: u32,
-    tickets: Tickets,
+    tickets: TicketTable,
     log: RefusalLog,
 }
 
@@ -155,13 +155,13 @@ impl Engine {
             strangers: HashMap::new(),
             next_id: 0,
             turns: 0,
-            tickets: Tickets::new(MOST_TICKETS),
+            tickets: TicketTable::new(MOST_TICKETS),
             log: RefusalLog::new(),
         })
     }
 
     /// The tickets.
-    pub fn tickets(&mut self) -> &mut Tickets {
+    pub fn tickets(&mut self) -> &mut TicketTable {
         &mut self.tickets
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::frame::Frame;
 use super::stream::{MOST_UNANSWERED, Outgoing, Stream};
-use crate::fabric::tickets::Tickets;
+use crate::fabric::tickets::TicketTable;
 use crate::fabric::{OperationError, PostError, Request, Ticket};
 use crate::handshake;
 
@@ -128,7 +128,7 @@ impl Link {
     pub fn queue(
         &mut self,
         requests: &[Request],
-        tickets: &mut Tickets,
+        tickets: &mut TicketTable,
         given: &mut Vec<Ticket>,
     ) -> Result<(), PostError> {
         let with_tickets = requests.iter().filter(|request| request.has_ticket()).count();
@@ -167,7 +167,7 @@ impl Link {
     }
 
     /// The connection is no more, or could not be made: whatever waits for an answer has its error.
-    pub fn fail(&mut self, why: &str, tickets: &mut Tickets) {
+    pub fn fail(&mut self, why: &str, tickets: &mut TicketTable) {
         let node = self.node;
         let was_ready = matches!(self.state, LinkState::Ready(_));
         self.outgoing.clear();
