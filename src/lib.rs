@@ -30,7 +30,7 @@
 //!  coord/      cluster/      the primitives          how ranks find each other
 //!     \          /
 //!       fabric/              the contract, and what fulfils it: shared memory, the simulator
-//!   sync.rs  clock.rs  machine.rs        atomics, time, CPUs
+//!   sync.rs  clock.rs  machine.rs  handshake.rs        atomics, time, CPUs, who may connect
 //! ```
 //!
 //! The names re-exported here are the library's interface. The modules are public so that tests, model checkers and
@@ -45,6 +45,8 @@ pub mod error;
 pub mod fabric;
 #[cfg(not(model))]
 mod group;
+#[cfg(not(model))]
+pub mod handshake;
 #[cfg(not(model))]
 mod job;
 pub mod machine;

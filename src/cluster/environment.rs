@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+pub use crate::handshake::Key;
+use crate::handshake::random_bytes;
+
 /// The variables that make a rank of a job; all or none must be set.
 const IDENTITY: [&str; 4] = ["PHALANX_RANK", "PHALANX_SIZE", "PHALANX_BOOTSTRAP", "PHALANX_KEY"];
 /// The most ranks that one node can have: what the packed words of a barrier can count, with room.
@@ -43,45 +46,6 @@ pub enum EnvironmentError {
         /// The job's size.
         size: usize,
     },
-}
-
-/// The job's secret: only processes that know it are its ranks.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Key([u8; 32]);
-
-impl Key {
-    /// A key from its bytes.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// Equality in constant time, for keys that came from somebody else.
-    pub fn matches(&self, other: &[u8]) -> bool {
-        let difference = self.0.iter().zip(other).fold(0, |sum, (left, right)| sum | (left ^ right));
-        other.len() == self.0.len() && std::hint::black_box(difference) == 0
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        if text.len() != 64 || !text.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key(secret)")
-    }
 }
 
 /// Where the job's bootstrap is served: the name of an abstract UNIX socket, which is no file and vanishes with its
@@ -140,7 +104,7 @@ impl Identity {
     /// When the kernel has no random numbers.
     pub fn random(size: usize) -> std::io::Result<Self> {
         let bootstrap = Address { name: format!("phalanx-{}", hex(&random_bytes::<16>()?)) };
-        Ok(Self { rank: 0, size, bootstrap, key: Key(random_bytes()?) })
+        Ok(Self { rank: 0, size, bootstrap, key: Key::random()? })
     }
 
     /// The variables that make a process rank `rank` of this job: what a launcher hands out, and what
@@ -157,13 +121,6 @@ impl Identity {
             ("PHALANX_KEY", hex(self.key.bytes())),
         ]
     }
-}
-
-fn random_bytes<const N: usize>() -> std::io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    // The kernel never gives less than asked for up to 256 bytes.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(bytes)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -347,14 +304,5 @@ mod tests {
         let error = environment(&[("PHALANX_RANK", Some("2"))]).identity().expect_err("out of range");
         assert_eq!(error, EnvironmentError::RankOutOfRange { rank: 2, size: 2 });
         assert!(environment(&[("PHALANX_BOOTSTRAP_TIMEOUT_MS", Some("soon"))]).options().is_err());
-    }
-
-    #[test]
-    fn keys_match_only_themselves() {
-        let key = Key::new([7; 32]);
-        let mut other = [7; 32];
-        assert!(key.matches(&other));
-        other[31] = 8;
-        assert!(!key.matches(&other) && !key.matches(&[7; 31]) && !key.matches(&[]));
     }
 }
