@@ -4,6 +4,7 @@ use std::time::Duration;
 
 pub use crate::cluster::bootstrap::BootstrapError;
 pub use crate::cluster::environment::EnvironmentError;
+pub use crate::cluster::rendezvous::RendezvousError;
 use crate::coord::barrier::Operation;
 pub use crate::fabric::shm::SegmentError;
 
@@ -17,6 +18,9 @@ pub enum JobError {
     /// The job's other ranks could not be met.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// The job's nodes could not meet.
+    #[error(transparent)]
+    Rendezvous(#[from] RendezvousError),
     /// The node's segment could not be made or attached.
     #[error("rank {rank}: {source}")]
     Segment {

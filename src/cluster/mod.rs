@@ -5,6 +5,7 @@
 //! | [`environment`] | the identity that a launcher hands to each rank |
 //! | [`address`] | where they meet |
 //! | [`node_key`] | which ranks can share memory |
+//! | [`rendezvous`] | across nodes: everybody's bytes for everybody, over TCP |
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 
@@ -13,3 +14,4 @@ pub mod bootstrap;
 pub mod environment;
 pub mod membership;
 pub mod node_key;
+pub mod rendezvous;
