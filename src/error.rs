@@ -4,6 +4,7 @@ use std::time::Duration;
 
 pub use crate::cluster::bootstrap::BootstrapError;
 pub use crate::cluster::environment::EnvironmentError;
+pub use crate::cluster::rendezvous::RendezvousError;
 use crate::coord::barrier::Operation;
 pub use crate::fabric::shm::SegmentError;
 
@@ -17,6 +18,9 @@ pub enum JobError {
     /// The job's other ranks could not be met.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// The job's nodes could not meet.
+    #[error(transparent)]
+    Rendezvous(#[from] RendezvousError),
     /// The node's segment could not be made or attached.
     #[error("rank {rank}: {source}")]
     Segment {
@@ -25,6 +29,41 @@ pub enum JobError {
         /// What is wrong with it.
         #[source]
         source: SegmentError,
+    },
+    /// What another rank says of itself makes no sense.
+    #[error(
+        "rank {rank}: rank {other} brought to the rendezvous {what} (remedy: build all ranks' programs with the same version of phalanx)"
+    )]
+    Card {
+        /// This rank.
+        rank: usize,
+        /// The other.
+        other: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// The system refuses what a job across nodes needs.
+    #[error("rank {rank}: cannot {step}: {source}")]
+    System {
+        /// This rank.
+        rank: usize,
+        /// What was being done.
+        step: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A node has more ranks than one can have.
+    #[error(
+        "rank {rank}: {ranks} ranks share one node's memory, which can serve {most} (remedy: pretend several nodes with `phalanx run --nodes`)"
+    )]
+    NodeTooLarge {
+        /// This rank.
+        rank: usize,
+        /// The node's ranks.
+        ranks: usize,
+        /// The most.
+        most: usize,
     },
     /// An option in the environment has a value that means nothing.
     #[error("{name}: {why}")]
@@ -181,6 +220,18 @@ pub enum GroupError {
         rank: usize,
         /// The member that makes the group.
         leader: usize,
+        /// How long it was waited.
+        waited: Duration,
+    },
+    /// A member's node does not answer, so that it is not known which group the member wants to be in.
+    #[error(
+        "rank {rank}: the node of rank {member} has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up)"
+    )]
+    MemberUnreachable {
+        /// This rank.
+        rank: usize,
+        /// The member.
+        member: usize,
         /// How long it was waited.
         waited: Duration,
     },

@@ -4,6 +4,9 @@
 //! time-out leaves it standing: the next blocking call resumes it.
 
 mod arrival;
+mod forming;
+mod meeting;
+mod members;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,22 +16,20 @@ use std::time::{Duration, Instant};
 
 pub use arrival::{Arrival, Carried};
 
+use self::forming::{Forming, HalfMade};
+use self::meeting::Meeting;
+pub(crate) use self::members::Abroad;
+use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;
-use crate::coord::barrier::{Algorithm, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
+use crate::coord::barrier::spanning::Spanning;
+use crate::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
 use crate::coord::drive::Arrived;
-use crate::coord::stats::{self, GroupStats};
-use crate::coord::{arena, formation};
+use crate::coord::stats::GroupStats;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
-use crate::fabric::node::{UNIT_WORDS, hash};
 use crate::job::{CpuShare, Membership};
 use crate::sync::Ordering;
 
-/// Kinds of keys under which groups are offered.
-const SPLIT_KEY: u64 = 1;
-const LIST_KEY: u64 = 2;
-/// How long members wait for each other to make a group that no time-out was given for.
-const FORMING_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a time-out waits for an arrival that is published but not counted yet, rather than name nobody.
 const COUNTING_PATIENCE: Duration = Duration::from_millis(10);
 
@@ -38,7 +39,10 @@ const COUNTING_PATIENCE: Duration = Duration::from_millis(10);
 /// hold back; the space is free when the last member has dropped.
 pub struct Group {
     membership: Arc<Membership>,
+    /// The block of this node's members.
     layout: GroupLayout,
+    /// Where the others are, in a group that spans nodes.
+    abroad: Option<Abroad>,
     ranks: Vec<usize>,
     me: usize,
     core: RefCell<Core>,
@@ -47,7 +51,7 @@ pub struct Group {
 /// What changes as barriers are passed.
 #[derive(Debug)]
 struct Core {
-    barrier: Barrier,
+    barrier: Meeting,
     arrived: Arrived,
     standing: Standing,
     /// How often this member has made a group of each list, by the list's hash.
@@ -56,15 +60,8 @@ struct Core {
     forming: Option<Forming>,
     /// Groups that this member has given up before they were there: to be taken and given back when they are.
     given_up: Vec<Forming>,
-}
-
-/// What a member needs to join the group of a split again, after a time-out.
-#[derive(Debug)]
-struct Forming {
-    color: u64,
-    key: u64,
-    ranks: Vec<usize>,
-    offer_key: u64,
+    /// This node's blocks of spanning groups whose other nodes have not introduced themselves, by the groups' keys.
+    half_made: HashMap<u64, HalfMade>,
 }
 
 /// The bound of a blocking call, in ticks.
@@ -134,20 +131,40 @@ impl AlgorithmChoice {
     }
 }
 
-impl Group {
-    /// This member's hold on an initialised block. `ranks` are the members in order, this rank among them.
-    pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
-        let me = ranks.iter().position(|rank| *rank == membership.rank).expect("a group is attached by its members");
-        let barrier = Barrier::new(&*membership.segment, layout, me);
-        let core = Core {
+impl Core {
+    fn new(barrier: Meeting) -> Self {
+        Self {
             barrier,
             arrived: Arrived::default(),
             standing: Standing::Nothing,
             lists_made: HashMap::new(),
             forming: None,
             given_up: Vec::new(),
-        };
-        Self { membership, layout, ranks, me, core: RefCell::new(core) }
+            half_made: HashMap::new(),
+        }
+    }
+}
+
+fn position(ranks: &[usize], rank: usize) -> usize {
+    ranks.iter().position(|member| *member == rank).expect("a group is attached by its members")
+}
+
+impl Group {
+    /// This member's hold on an initialised block. `ranks` are the members in order, this rank among them, all of them
+    /// of this node.
+    pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
+        let me = position(&ranks, membership.rank);
+        let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
+        Self { membership, layout, abroad: None, ranks, me, core: RefCell::new(Core::new(barrier)) }
+    }
+
+    /// As [`attach`](Self::attach), for members of several nodes.
+    pub(crate) fn attach_spanning(membership: Arc<Membership>, abroad: Abroad, ranks: Vec<usize>) -> Self {
+        let me = position(&ranks, membership.rank);
+        let (here, local) = abroad.home_of(me);
+        let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
+        let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
+        Self { membership, layout, abroad: Some(abroad), ranks, me, core: RefCell::new(Core::new(barrier)) }
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -187,7 +204,7 @@ impl Group {
     pub fn algorithm(&self) -> AlgorithmChoice {
         let number = self.segment().word(self.layout.algorithm()).load(Ordering::Relaxed);
         let used = Algorithm::from_number(number).expect("checked when the group was attached");
-        let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, self.size());
+        let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, self.layout.size());
         match choice.algorithm == used {
             true => choice,
             false => AlgorithmChoice { algorithm: used, reason: format!("rank {} chose it", self.ranks[0]) },
@@ -286,7 +303,7 @@ impl Group {
     /// Who came last, who waited how long, who is missing: as all members have noted it. Works while others are stuck,
     /// and costs a look at each member's lines.
     pub fn stats(&self) -> GroupStats {
-        stats::read(self.segment(), self.layout, &self.ranks, self.segment().clock())
+        self.read_stats()
     }
 
     /// Splits the group: members that give the same `color` form a new group, in the order of their `key`s (members
@@ -321,17 +338,7 @@ impl Group {
         if let Some(why) = self.fault_in(members) {
             return Err(GroupError::BadList { rank: self.ranks[self.me], list: members.to_vec(), why });
         }
-        let ranks: Vec<usize> = members.iter().map(|member| self.ranks[*member]).collect();
-        let list: Vec<u64> = ranks.iter().map(|rank| *rank as u64).collect();
-        let list = hash(self.id(), &list);
-        self.settle_given_up();
-        let made = self.core.borrow().lists_made.get(&list).copied().unwrap_or(0) + 1;
-        let formed = self.form(ranks, hash(LIST_KEY, &[list, made]), self.limit(Some(timeout)));
-        // After a time-out the next call is for the same group, or it would miss the one that is made meanwhile.
-        if !is_time_out(&formed) {
-            self.core.borrow_mut().lists_made.insert(list, made);
-        }
-        formed
+        self.form_list(members.iter().map(|member| self.ranks[*member]).collect(), timeout)
     }
 
     fn reduction(&self, operation: Operation, value: u64) -> Result<Contribution, BarrierError> {
@@ -361,6 +368,12 @@ impl Group {
         timeout.map(|timeout| Limit { start, deadline: start.saturating_add(clock.ticks(timeout)) })
     }
 
+    /// What is left of a bound.
+    fn left(&self, limit: Option<Limit>) -> Option<Duration> {
+        let clock = &self.membership.driver.clock;
+        limit.map(|limit| Duration::from_nanos(clock.ns(limit.deadline.saturating_sub(clock.now()))))
+    }
+
     fn waited(&self, limit: Option<Limit>) -> Duration {
         let clock = &self.membership.driver.clock;
         Duration::from_nanos(limit.map_or(0, |limit| clock.ns(clock.now().saturating_sub(limit.start))))
@@ -379,7 +392,7 @@ impl Group {
     #[inline]
     fn arrive_unless_arrived(&self, core: &mut Core, contribution: Contribution) {
         if !core.barrier.is_outstanding() {
-            core.arrived = self.membership.driver.arrive(&mut core.barrier, self.segment(), contribution);
+            core.arrived = core.barrier.arrive(&self.membership, contribution);
         }
     }
 
@@ -406,12 +419,8 @@ impl Group {
     /// Waits for the outstanding arrival; after a time-out it stands as `otherwise` says.
     #[inline]
     fn finish(&self, core: &mut Core, limit: Option<Limit>, otherwise: Standing) -> Result<u64, BarrierError> {
-        let waited = self.membership.driver.wait(
-            &mut core.barrier,
-            self.segment(),
-            &core.arrived,
-            limit.map(|limit| limit.deadline),
-        );
+        let Core { barrier, arrived, .. } = &mut *core;
+        let waited = barrier.wait(&self.membership, arrived, limit.map(|limit| limit.deadline));
         match waited {
             Some(outcome) => {
                 core.standing = Standing::Nothing;
@@ -447,16 +456,17 @@ impl Group {
 
     #[inline]
     fn result(&self, core: &Core, outcome: Outcome) -> Result<u64, BarrierError> {
-        outcome.map_err(|disagreement| self.mismatch(core, disagreement))
+        outcome.map_err(|_| self.mismatch(core))
     }
 
     #[cold]
-    fn mismatch(&self, core: &Core, disagreement: Disagreement) -> BarrierError {
+    fn mismatch(&self, core: &Core) -> BarrierError {
+        let sequence = core.barrier.passed();
         BarrierError::OperationMismatch {
             rank: self.ranks[self.me],
             group: self.id(),
-            sequence: core.barrier.passed(),
-            named: self.ranks.iter().copied().zip(disagreement.0).collect(),
+            sequence,
+            named: self.named_at(sequence),
         }
     }
 
@@ -467,7 +477,7 @@ impl Group {
             group: self.id(),
             sequence: core.barrier.passed() + 1,
             waited: self.waited(limit),
-            missing: core.barrier.missing(self.segment()).into_iter().map(|index| self.ranks[index]).collect(),
+            missing: self.missing_at(core.barrier.passed() + 1),
         }
     }
 
@@ -489,19 +499,17 @@ impl Group {
             return Err(self.outstanding(&core));
         }
         self.arrive_unless_arrived(&mut core, contribution);
-        if cfg!(feature = "attribution") {
-            core.barrier.note_missing(self.segment());
-        }
+        core.barrier.after_arrival(&self.membership);
         core.standing = Standing::Held;
         Ok(Arrival::new(self))
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
-        self.membership.driver.test(&mut core.barrier, self.segment())
+        core.barrier.test(&self.membership)
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
-        match self.membership.driver.withdraw(&mut core.barrier, self.segment()) {
+        match core.barrier.withdraw(&self.membership) {
             Withdrawal::Withdrawn => {
                 core.standing = Standing::Nothing;
                 Ok(Abandoned::Withdrawn)
@@ -518,153 +526,6 @@ impl Group {
         }
     }
 
-    fn split_by(&self, color: u64, key: u64, timeout: Option<Duration>) -> Result<Group, GroupError> {
-        let limit = self.limit(timeout);
-        self.settle_given_up();
-        let forming = match self.resume_forming(color, key)? {
-            Some(forming) => forming,
-            None => self.meet_and_sort(color, key, limit)?,
-        };
-        let formed = self.form(forming.ranks.clone(), forming.offer_key, limit);
-        if is_time_out(&formed) {
-            let mut core = self.core.borrow_mut();
-            core.standing = Standing::Forming;
-            core.forming = Some(forming);
-        }
-        formed
-    }
-
-    /// The split that timed out while its group was formed, if this is the same one again.
-    fn resume_forming(&self, color: u64, key: u64) -> Result<Option<Forming>, BarrierError> {
-        let mut core = self.core.borrow_mut();
-        if core.standing != Standing::Forming {
-            return Ok(None);
-        }
-        let Some(forming) = core.forming.take_if(|forming| forming.color == color && forming.key == key) else {
-            return Err(self.outstanding(&core));
-        };
-        core.standing = Standing::Nothing;
-        Ok(Some(forming))
-    }
-
-    /// Takes the groups that were given up and are there by now, and gives their space back.
-    fn settle_given_up(&self) {
-        let mut core = self.core.borrow_mut();
-        core.given_up.retain(|forming| {
-            let (segment, node) = (self.segment(), self.segment().layout());
-            let Some(value) = formation::take(segment, &node, forming.ranks[0], forming.offer_key) else { return true };
-            if let Some(layout) = formation::checked_block(segment, &node, value, forming.ranks.len()) {
-                formation::leave(segment, &node, layout);
-            }
-            false
-        });
-    }
-
-    /// Passes a split's barrier and finds out who is in this member's new group.
-    fn meet_and_sort(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<Forming, GroupError> {
-        let sequence = self.meet_to_split(color, key, limit)?;
-        let given: Vec<(u64, u64)> = (0..self.size()).map(|index| self.given(index, sequence)).collect();
-        let ranks = formation::members_of(color, &given).into_iter().map(|index| self.ranks[index]).collect();
-        Ok(Forming { color, key, ranks, offer_key: hash(SPLIT_KEY, &[self.id(), sequence, color]) })
-    }
-
-    /// The barrier inside a split: every member's colour and key lie in its line before it arrives.
-    fn meet_to_split(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<u64, BarrierError> {
-        let contribution = Contribution { operation: Operation::Split, value: 0 };
-        let mut core = self.core.borrow_mut();
-        if core.standing != Standing::Nothing && core.standing != Standing::Splitting(color, key) {
-            self.settle_earlier(&mut core, contribution, limit)?;
-        }
-        if !core.barrier.is_outstanding() {
-            let sequence = core.barrier.passed() + 1;
-            // Relaxed: the arrival that follows publishes them (SYNC POINT: arrival).
-            let store = |at, value| self.segment().word(at).store(value, Ordering::Relaxed);
-            store(self.layout.color(self.me, sequence), color);
-            store(self.layout.key(self.me, sequence), key);
-        }
-        self.arrive_unless_arrived(&mut core, contribution);
-        self.finish(&mut core, limit, Standing::Splitting(color, key))?;
-        Ok(core.barrier.passed())
-    }
-
-    /// What a member gave to the split at `sequence`. Two buffers: nobody is more than one barrier ahead of this rank.
-    fn given(&self, index: usize, sequence: u64) -> (u64, u64) {
-        let load = |at| self.segment().word(at).load(Ordering::Relaxed);
-        (load(self.layout.color(index, sequence)), load(self.layout.key(index, sequence)))
-    }
-
-    /// Makes or takes the group of `ranks` under a key that all its members know.
-    fn form(&self, ranks: Vec<usize>, key: u64, limit: Option<Limit>) -> Result<Group, GroupError> {
-        let leader = ranks[0];
-        // The barrier is passed, so the others are about to come: a wait without a bound of its own gets one.
-        let limit = limit.or_else(|| self.limit(Some(FORMING_PATIENCE)));
-        let layout = match leader == self.membership.rank {
-            true => self.make(&ranks, key, limit)?,
-            false => self.take(&ranks, leader, key, limit)?,
-        };
-        Ok(Group::attach(Arc::clone(&self.membership), layout, ranks))
-    }
-
-    fn make(&self, ranks: &[usize], key: u64, limit: Option<Limit>) -> Result<GroupLayout, GroupError> {
-        let (segment, rank) = (self.segment(), self.membership.rank);
-        let node = segment.layout();
-        let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, ranks.len());
-        let made = formation::make(segment, &node, ranks, choice.algorithm);
-        let value = made.as_ref().map_or(formation::REFUSED, |layout| layout.start().0 as u64);
-        let takers = ranks.len() - 1;
-        let is_offered = takers == 0
-            || self
-                .patiently(limit, || formation::offer(segment, &node, rank, key, value, takers).then_some(()))
-                .is_ok();
-        match made {
-            Ok(layout) if is_offered => Ok(layout),
-            Ok(layout) => {
-                // Nobody has seen the block: all the holds on it are this rank's to give back.
-                ranks.iter().for_each(|_| formation::leave(segment, &node, layout));
-                Err(GroupError::OffersPending { rank, waited: self.waited(limit) })
-            }
-            Err(space) => Err(GroupError::Exhausted {
-                rank,
-                members: ranks.len(),
-                needed_bytes: space.needed * UNIT_WORDS * 8,
-                free_bytes: space.free * UNIT_WORDS * 8,
-            }),
-        }
-    }
-
-    fn take(&self, ranks: &[usize], leader: usize, key: u64, limit: Option<Limit>) -> Result<GroupLayout, GroupError> {
-        let (segment, rank) = (self.segment(), self.membership.rank);
-        let node = segment.layout();
-        let taken = self.patiently(limit, || formation::take(segment, &node, leader, key));
-        let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
-        if value == formation::REFUSED {
-            return Err(GroupError::Refused { rank, leader, members: ranks.len() });
-        }
-        formation::checked_block(segment, &node, value, ranks.len()).ok_or(GroupError::Corrupt { rank, leader })
-    }
-
-    /// Tries again and again until the deadline, more and more patiently: making groups is rare.
-    fn patiently<T>(&self, limit: Option<Limit>, mut attempt: impl FnMut() -> Option<T>) -> Result<T, Duration> {
-        let clock = &self.membership.driver.clock;
-        let start = clock.now();
-        let mut pause = Duration::ZERO;
-        loop {
-            if let Some(value) = attempt() {
-                return Ok(value);
-            }
-            let now = clock.now();
-            if limit.is_some_and(|limit| now >= limit.deadline) {
-                return Err(Duration::from_nanos(clock.ns(now.saturating_sub(start))));
-            }
-            if clock.ns(now.saturating_sub(start)) < 100_000 {
-                crate::machine::yield_cpu();
-            } else {
-                pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
-                std::thread::sleep(pause);
-            }
-        }
-    }
-
     /// Units of the segment's arena that are taken, of all: for tests and for those who look for leaks.
     pub fn space(&self) -> (usize, usize) {
         let node = self.segment().layout();
@@ -675,7 +536,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.settle_given_up();
-        formation::leave(self.segment(), &self.segment().layout(), self.layout);
+        self.leave();
     }
 }
 
@@ -688,9 +549,4 @@ impl fmt::Debug for Group {
             .field("passed", &self.passed())
             .finish_non_exhaustive()
     }
-}
-
-/// Whether a group is not there yet, but may still come.
-fn is_time_out(formed: &Result<Group, GroupError>) -> bool {
-    matches!(formed, Err(GroupError::LeaderMissing { .. } | GroupError::OffersPending { .. }))
 }

@@ -1,22 +1,33 @@
 //! A rank's membership in its job: joining by the environment a launcher made, or making a job of threads.
+//!
+//! A job on one node is joined over its node's UNIX socket alone (here); one that may span nodes begins with a rendezvous
+//! over TCP (`job/across.rs`).
+
+mod across;
+mod membership;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::bootstrap::{self, Server};
-use crate::cluster::environment::{Environment, Identity, MAX_NODE_RANKS};
-use crate::cluster::membership;
+use crate::cluster::environment::{Environment, Identity};
+use crate::cluster::{membership as ranks, rendezvous};
 use crate::coord;
 use crate::coord::barrier::Algorithm;
 use crate::coord::barrier::layout::GroupLayout;
+use crate::coord::barrier::spanning::schedule::{Costs, MAX_RADIX};
 use crate::coord::drive::{CpuHint, Driver};
-use crate::coord::formation;
+use crate::coord::formation::{self, Member};
 use crate::coord::wait::{WaitPlan, WaitPolicy};
 use crate::error::{BootstrapError, JobError};
+use crate::fabric::Topology;
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
 use crate::fabric::shm::{Expected, Segment};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
+pub(crate) use membership::{CpuShare, Departed, Membership};
+use membership::{Exchange, Parts};
 
 /// How long ranks wait for each other to join, unless told otherwise.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,6 +52,7 @@ pub struct JobOptions {
     barrier: Option<Algorithm>,
     wait: Option<WaitPolicy>,
     groups: Option<usize>,
+    radix: Option<usize>,
     bootstrap_timeout: Option<Duration>,
 }
 
@@ -73,6 +85,14 @@ impl JobOptions {
         self
     }
 
+    /// To how many nodes less one each node sends in a round of a barrier between nodes (`PHALANX_RADIX`, 2 to 64;
+    /// default: chosen by what a message costs). Rank 0 decides.
+    #[must_use]
+    pub fn radix(mut self, radix: usize) -> Self {
+        self.radix = Some(radix);
+        self
+    }
+
     /// How long ranks wait for each other to join (`PHALANX_BOOTSTRAP_TIMEOUT_MS`; default 30 s).
     #[must_use]
     pub fn bootstrap_timeout(mut self, timeout: Duration) -> Self {
@@ -89,10 +109,15 @@ impl JobOptions {
             Some(text) => Some(text.parse().map_err(|why| option("PHALANX_BARRIER")(format!("{why}, or auto")))?),
         };
         let wait = set.wait.as_deref().map(str::parse).transpose().map_err(option("PHALANX_WAIT"))?;
+        let radix = self.radix.or(set.radix);
+        if radix.is_some_and(|radix| !(2..=MAX_RADIX).contains(&radix)) {
+            return Err(option("PHALANX_RADIX")(format!("a radix is a whole number from 2 to {MAX_RADIX}")));
+        }
         Ok(Self {
             barrier: self.barrier.or(barrier),
             wait: self.wait.or(wait),
             groups: self.groups,
+            radix,
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
         })
     }
@@ -106,29 +131,10 @@ impl JobOptions {
 #[derive(Debug)]
 pub struct Job {
     world: Group,
-    /// Rank 0 of a launched job: serves the segment until the job is dropped.
+    /// The first rank of a launched job's node: serves the segment until the job is dropped.
     _server: Option<Server>,
-}
-
-/// What all groups of a rank share.
-#[derive(Debug)]
-pub(crate) struct Membership {
-    pub segment: Arc<Segment>,
-    pub rank: usize,
-    /// The algorithm that this rank names for the groups that it makes.
-    pub algorithm: Option<Algorithm>,
-    /// Whether the node's ranks can each have a CPU, and how many there are.
-    pub cpus: CpuShare,
-    pub driver: Driver,
-}
-
-/// How the ranks of a node share its CPUs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct CpuShare {
-    pub ranks: usize,
-    pub cpus: usize,
-    pub quota: Option<f64>,
-    pub has_own_cpus: bool,
+    /// Rank 0 of a job across nodes: answers late ranks until the job is dropped.
+    _rendezvous: Option<rendezvous::Server>,
 }
 
 impl Job {
@@ -154,6 +160,7 @@ impl Job {
         let options = options.completed_by(&environment)?;
         match identity {
             None => Ok(single(threads(1, &options)?)),
+            Some(identity) if matches!(identity.bootstrap, Address::Tcp { .. }) => across::join(&identity, &options),
             Some(identity) if identity.rank == 0 => found(&identity, &options),
             Some(identity) => join(&identity, &options),
         }
@@ -202,107 +209,126 @@ fn single(jobs: Vec<Job>) -> Job {
     jobs.into_iter().next().expect("a job of one rank has a rank")
 }
 
-fn node_layout(ranks: usize, options: &JobOptions) -> Result<NodeLayout, JobError> {
+/// A segment's division, for groups whose blocks have `block_units` units.
+fn node_layout(ranks: usize, block_units: usize, options: &JobOptions) -> Result<NodeLayout, JobError> {
     let groups = options.groups.unwrap_or(GROUPS).max(1);
-    let block = formation::units(ranks) * UNIT_WORDS;
-    match block.checked_mul(groups) {
+    match (block_units * UNIT_WORDS).checked_mul(groups) {
         Some(arena) if arena <= MOST_ARENA_WORDS => Ok(NodeLayout::new(ranks, arena.max(LEAST_ARENA_WORDS))),
         _ => Err(JobError::Groups { groups, ranks }),
     }
 }
 
-fn create(rank: usize, ranks: usize, options: &JobOptions) -> Result<Segment, JobError> {
+fn create(rank: usize, layout: NodeLayout) -> Result<Segment, JobError> {
     let mut id = [0; 8];
     // The kernel's generator cannot fail once it is seeded, and a failure only makes the job's number less random.
     let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
-    Segment::create(node_layout(ranks, options)?, u64::from_le_bytes(id), coord::LAYOUT_HASH)
+    Segment::create(layout, u64::from_le_bytes(id), coord::LAYOUT_HASH)
         .map_err(|source| JobError::Segment { rank, source })
 }
 
-/// Makes the world's block, the first of the arena.
-fn make_world(segment: &Segment) {
-    let everyone: Vec<usize> = (0..segment.layout().ranks()).collect();
-    formation::make(segment, &segment.layout(), &everyone, Algorithm::Flat).expect("an empty arena holds the world");
+/// A new segment for a job on one node.
+fn create_alone(ranks: usize, options: &JobOptions) -> Result<Segment, JobError> {
+    create(0, node_layout(ranks, formation::units(ranks), options)?)
 }
 
-fn world_layout(segment: &Segment) -> GroupLayout {
-    let node = segment.layout();
-    GroupLayout::new(node.unit(0), node.ranks())
+/// Serves a segment to the ranks of its node.
+fn serve(identity: &Identity, segment: &Segment) -> Result<Server, JobError> {
+    let descriptor = rustix::io::fcntl_dupfd_cloexec(segment.fd(), 0).map_err(|error| BootstrapError::System {
+        rank: identity.rank,
+        address: identity.bootstrap.to_string(),
+        step: "pass the segment to",
+        source: error.into(),
+    })?;
+    Ok(Server::start(identity, segment.job_id(), descriptor)?)
+}
+
+/// Takes the node's segment from the rank that serves it, as the rank in `identity` says.
+fn attach(identity: &Identity, options: &JobOptions) -> Result<Segment, JobError> {
+    let rank = identity.rank;
+    let welcome = bootstrap::join(identity, options.limit())?;
+    let expected = Expected { job_id: welcome.job_id, ranks: identity.size, layout_hash: coord::LAYOUT_HASH };
+    Segment::attach(welcome.segment, expected).map_err(|source| JobError::Segment { rank, source })
 }
 
 fn threads(n: usize, options: &JobOptions) -> Result<Vec<Job>, JobError> {
     if n == 0 || n > MAX_NODE_RANKS {
         return Err(JobError::Size { asked: n, most: MAX_NODE_RANKS });
     }
-    let segment = Arc::new(create(0, n, options)?);
+    let segment = Arc::new(create_alone(n, options)?);
     let mask = CpuSet::of_this_thread();
     for rank in 0..n {
-        membership::enter(&*segment, &segment.layout(), rank, &mask);
+        ranks::enter(&*segment, &segment.layout(), rank, &mask);
     }
     open_world(&segment, options);
-    Ok((0..n).map(|rank| Job { world: world_of(&segment, rank, &mask, options), _server: None }).collect())
+    Ok((0..n).map(|rank| alone(&segment, rank, &mask, options, None)).collect())
 }
 
 /// Rank 0: makes the segment, serves it, and opens the job when all have joined.
 fn found(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
-    let segment = Arc::new(create(0, identity.size, options)?);
-    let descriptor = rustix::io::fcntl_dupfd_cloexec(segment.fd(), 0).map_err(|error| BootstrapError::System {
-        rank: 0,
-        address: identity.bootstrap.to_string(),
-        step: "pass the segment to",
-        source: error.into(),
-    })?;
-    let server = Server::start(identity, segment.job_id(), descriptor)?;
+    let segment = Arc::new(create_alone(identity.size, options)?);
+    let server = serve(identity, &segment)?;
     let mask = CpuSet::of_this_thread();
-    membership::enter(&*segment, &segment.layout(), 0, &mask);
-    membership::await_all(&*segment, &segment.layout(), 0, options.limit())?;
+    ranks::enter(&*segment, &segment.layout(), 0, &mask);
+    ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
     open_world(&segment, options);
-    Ok(Job { world: world_of(&segment, 0, &mask, options), _server: Some(server) })
+    Ok(alone(&segment, 0, &mask, options, Some(server)))
 }
 
 fn join(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
     let rank = identity.rank;
-    let welcome = bootstrap::join(identity, options.limit())?;
-    let expected = Expected { job_id: welcome.job_id, ranks: identity.size, layout_hash: coord::LAYOUT_HASH };
-    let segment = Segment::attach(welcome.segment, expected).map_err(|source| JobError::Segment { rank, source })?;
-    let (segment, mask) = (Arc::new(segment), CpuSet::of_this_thread());
-    if !membership::enter(&*segment, &segment.layout(), rank, &mask) {
+    let (segment, mask) = (Arc::new(attach(identity, options)?), CpuSet::of_this_thread());
+    if !ranks::enter(&*segment, &segment.layout(), rank, &mask) {
         return Err(BootstrapError::DuplicateRank { rank, address: identity.bootstrap.to_string() }.into());
     }
-    membership::await_open(&*segment, &segment.layout(), rank, options.limit())?;
-    Ok(Job { world: world_of(&segment, rank, &mask, options), _server: None })
+    ranks::await_open(&*segment, &segment.layout(), rank, options.limit())?;
+    Ok(alone(&segment, rank, &mask, options, None))
 }
 
-/// Makes the world's group, now that everybody's place is known, and lets everybody in.
+/// Makes the world's group of a job on one node, now that everybody's place is known, and lets everybody in.
 fn open_world(segment: &Segment, options: &JobOptions) {
-    make_world(segment);
-    let share = cpu_share(segment);
-    let choice = AlgorithmChoice::new(options.barrier, &share, segment.layout().ranks());
-    formation::set_algorithm(segment, world_layout(segment), choice.algorithm);
-    membership::open(segment);
+    let node = segment.layout();
+    let choice = AlgorithmChoice::new(options.barrier, &share_of_node(segment), node.ranks());
+    let everyone: Vec<Member> = (0..node.ranks()).map(|rank| Member { rank, local: rank }).collect();
+    formation::make_for(segment, &node, &everyone, choice.algorithm).expect("an empty arena holds the world");
+    ranks::open(segment);
 }
 
-fn cpu_share(segment: &Segment) -> CpuShare {
+fn share_of_node(segment: &Segment) -> CpuShare {
     let node = segment.layout();
-    let masks: Vec<CpuSet> = (0..node.ranks()).map(|rank| membership::mask_of(segment, &node, rank)).collect();
+    let masks: Vec<CpuSet> = (0..node.ranks()).map(|rank| ranks::mask_of(segment, &node, rank)).collect();
+    cpu_share(&masks)
+}
+
+/// How ranks with these masks share a machine.
+fn cpu_share(masks: &[CpuSet]) -> CpuShare {
     let mut union = CpuSet::EMPTY;
     masks.iter().flat_map(CpuSet::iter).for_each(|cpu| union.insert(cpu));
     let quota = machine::cpu_quota();
-    let quota_allows = quota.is_none_or(|quota| quota >= node.ranks() as f64);
-    CpuShare {
-        ranks: node.ranks(),
-        cpus: union.count(),
-        quota,
-        has_own_cpus: quota_allows && machine::can_have_own_cpus(&masks),
-    }
+    let quota_allows = quota.is_none_or(|quota| quota >= masks.len() as f64);
+    let has_own_cpus = quota_allows && machine::can_have_own_cpus(masks);
+    CpuShare { ranks: masks.len(), cpus: union.count(), quota, has_own_cpus }
 }
 
-fn world_of(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOptions) -> Group {
-    let cpus = cpu_share(segment);
+fn driver(segment: &Segment, cpus: &CpuShare, mask: &CpuSet, options: &JobOptions) -> Driver {
     let plan = WaitPlan::new(options.wait.unwrap_or_default(), !cpus.has_own_cpus);
-    let hint = mask.only().map_or(CpuHint::Floating, CpuHint::Pinned);
-    let driver = Driver::new(*segment.clock(), plan, hint);
-    let membership = Membership { segment: Arc::clone(segment), rank, algorithm: options.barrier, cpus, driver };
-    let everyone = (0..segment.layout().ranks()).collect();
-    Group::attach(Arc::new(membership), world_layout(segment), everyone)
+    Driver::new(*segment.clock(), plan, mask.only().map_or(CpuHint::Floating, CpuHint::Pinned))
+}
+
+/// A rank of a job on one node that is open.
+fn alone(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOptions, server: Option<Server>) -> Job {
+    let node = segment.layout();
+    let cpus = share_of_node(segment);
+    let membership = Membership::new(Parts {
+        segment: Arc::clone(segment),
+        rank,
+        algorithm: options.barrier,
+        cpus,
+        driver: driver(segment, &cpus, mask, options),
+        topology: Arc::new(Topology::single(node.ranks())),
+        layouts: Arc::new([node]),
+        exchange: Exchange { radix: options.radix, costs: Costs { latency_ns: 0.0, overhead_ns: 0.0 } },
+        network: None,
+    });
+    let (layout, everyone) = (GroupLayout::new(node.unit(0), node.ranks()), (0..node.ranks()).collect());
+    Job { world: Group::attach(Arc::new(membership), layout, everyone), _server: server, _rendezvous: None }
 }

@@ -61,7 +61,9 @@ pub use coord::barrier::{Algorithm, Operation};
 pub use coord::stats::{GroupStats, MemberStats};
 pub use coord::wait::WaitPolicy;
 #[cfg(not(model))]
-pub use error::{BarrierError, BootstrapError, EnvironmentError, Error, GroupError, JobError, SegmentError};
+pub use error::{
+    BarrierError, BootstrapError, EnvironmentError, Error, GroupError, JobError, RendezvousError, SegmentError,
+};
 #[cfg(not(model))]
 pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 #[cfg(not(model))]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use phalanx::coord::barrier::choice::tree_parents;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::{arena, formation};
-use phalanx::fabric::node::{NodeLayout, OFFERS, UNIT_WORDS};
+use phalanx::fabric::node::{NodeLayout, OFFER_WORDS, OFFERS, OfferAt, UNIT_WORDS};
 use phalanx::fabric::sim::SimNode;
 use phalanx::fabric::{LINE_WORDS, WordAt};
 use phalanx::machine::Place;
@@ -100,6 +100,10 @@ fn a_pair_shares_at_most_a_line_for_its_arrivals_and_values() {
     assert!(is_paired || is_apart);
 }
 
+fn words_of(offer: OfferAt) -> [WordAt; OFFER_WORDS] {
+    [offer.key(), offer.value(), offer.takers(), offer.group(), offer.thanks(), offer.thanks_due()]
+}
+
 /// What a test of the arena does next.
 #[derive(Clone, Debug)]
 enum Move {
@@ -175,9 +179,9 @@ proptest! {
     fn a_node_has_room_for_its_ranks_and_units(ranks in 1..130usize, arena_words in 1..100_000usize) {
         let layout = NodeLayout::new(ranks, arena_words);
         let entries: HashSet<WordAt> = (0..ranks)
-            .flat_map(|rank| (0..OFFERS).flat_map(move |index| layout.offer(rank, index)).chain([layout.process(rank)]))
+            .flat_map(|rank| (0..OFFERS).flat_map(move |index| words_of(layout.offer(rank, index))).chain([layout.process(rank)]))
             .collect();
-        prop_assert_eq!(entries.len(), ranks * (OFFERS * 3 + 1));
+        prop_assert_eq!(entries.len(), ranks * (OFFERS * OFFER_WORDS + 1));
         prop_assert!(entries.iter().all(|word| *word < layout.bitmap(0)));
         prop_assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
         prop_assert!(layout.arena_units() * UNIT_WORDS >= arena_words);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use phalanx::Job;
-use phalanx::cluster::environment::Identity;
+use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES};
 
 use crate::rank::{RankError, RankTask};
 
@@ -109,6 +109,9 @@ fn run_processes(task: &RankTask) -> Result<(), TurnError> {
     let mut ranks = Ranks(Vec::new());
     for rank in 0..task.workload.ranks {
         let mut command = Command::new(&program);
+        for name in LAUNCHER_VARIABLES {
+            command.env_remove(name);
+        }
         command.args([RANK_COMMAND, &text]).envs(identity.variables(rank));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         ranks.0.push(command.spawn().map_err(start_error(rank))?);

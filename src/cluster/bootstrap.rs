@@ -23,7 +23,7 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-use super::environment::Identity;
+use super::environment::{Address, Identity};
 
 const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"PHXhello");
 const ANSWER_MAGIC: u64 = u64::from_le_bytes(*b"PHXanswr");
@@ -490,7 +490,10 @@ fn new_socket() -> Result<OwnedFd, Errno> {
 }
 
 fn socket_address(identity: &Identity) -> Result<SocketAddrUnix, Errno> {
-    SocketAddrUnix::new_abstract_name(identity.bootstrap.name().as_bytes())
+    match &identity.bootstrap {
+        Address::Unix { name } => SocketAddrUnix::new_abstract_name(name.as_bytes()),
+        Address::Tcp { .. } => Err(Errno::AFNOSUPPORT),
+    }
 }
 
 fn duplicate(identity: &Identity) -> BootstrapError {

@@ -1,17 +1,29 @@
 //! The identity that a launcher hands to each rank through its environment. README.md has the table of variables.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use super::address::{Address, MAX_NODE_RANKS, MAX_RANKS};
 pub use crate::handshake::Key;
 use crate::handshake::random_bytes;
 
 /// The variables that make a rank of a job; all or none must be set.
 const IDENTITY: [&str; 4] = ["PHALANX_RANK", "PHALANX_SIZE", "PHALANX_BOOTSTRAP", "PHALANX_KEY"];
-/// The most ranks that one node can have: what the packed words of a barrier can count, with room.
-pub const MAX_NODE_RANKS: usize = 1024;
-/// The longest name of an abstract UNIX socket.
-const MAX_SOCKET_NAME: usize = 107;
+/// All variables that a launcher sets for some jobs. One that starts a job inside a job removes those that it does not
+/// set, so that none of the outer job's remain.
+pub const LAUNCHER_VARIABLES: [&str; 8] = [
+    "PHALANX_RANK",
+    "PHALANX_SIZE",
+    "PHALANX_LOCAL_RANK",
+    "PHALANX_LOCAL_SIZE",
+    "PHALANX_BOOTSTRAP",
+    "PHALANX_KEY",
+    "PHALANX_RENDEZVOUS",
+    "PHALANX_NODE",
+];
+/// What `PHALANX_RENDEZVOUS` says when a launcher serves the address.
+const SERVED: &str = "served";
 
 /// What is wrong with the environment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,41 +60,6 @@ pub enum EnvironmentError {
     },
 }
 
-/// Where the job's bootstrap is served: the name of an abstract UNIX socket, which is no file and vanishes with its
-/// server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    name: String,
-}
-
-impl Address {
-    /// Parses `unix:NAME`.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it, in words.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let Some(name) = text.strip_prefix("unix:") else {
-            return Err("an address is unix:NAME, the name of an abstract UNIX socket".to_owned());
-        };
-        if name.is_empty() || name.len() > MAX_SOCKET_NAME {
-            return Err(format!("the socket's name must have 1 to {MAX_SOCKET_NAME} bytes"));
-        }
-        Ok(Self { name: name.to_owned() })
-    }
-
-    /// The socket's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "unix:{}", self.name)
-    }
-}
-
 /// A rank's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -94,6 +71,21 @@ pub struct Identity {
     pub bootstrap: Address,
     /// The job's secret.
     pub key: Key,
+    /// Somebody who is no rank (the launcher) serves the address; otherwise rank 0 does.
+    pub is_served: bool,
+    /// The node that this rank is to pretend to be on.
+    pub pretended_node: Option<u32>,
+}
+
+/// A rank's place among those of its node, as a launcher knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalPlace {
+    /// The pretended node's number, where nodes are pretended.
+    pub pretended_node: Option<u32>,
+    /// The rank's number among its node's ranks.
+    pub local_rank: usize,
+    /// The node's ranks.
+    pub local_size: usize,
 }
 
 impl Identity {
@@ -103,23 +95,42 @@ impl Identity {
     ///
     /// When the kernel has no random numbers.
     pub fn random(size: usize) -> std::io::Result<Self> {
-        let bootstrap = Address { name: format!("phalanx-{}", hex(&random_bytes::<16>()?)) };
-        Ok(Self { rank: 0, size, bootstrap, key: Key::random()? })
+        let bootstrap = Address::Unix { name: format!("phalanx-{}", hex(&random_bytes::<16>()?)) };
+        Ok(Self { rank: 0, size, bootstrap, key: Key::random()?, is_served: false, pretended_node: None })
     }
 
-    /// The variables that make a process rank `rank` of this job: what a launcher hands out, and what
-    /// [`Environment::identity`] reads.
-    pub fn variables(&self, rank: usize) -> [(&'static str, String); 6] {
-        let (rank, size) = (rank.to_string(), self.size.to_string());
-        [
-            ("PHALANX_RANK", rank.clone()),
-            ("PHALANX_SIZE", size.clone()),
-            // One node so far: a rank's place on its node is its place in the job.
-            ("PHALANX_LOCAL_RANK", rank),
-            ("PHALANX_LOCAL_SIZE", size),
+    /// A new job's identity, for a launcher that serves the rendezvous itself.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no random numbers.
+    pub fn served_at(address: SocketAddr, size: usize) -> std::io::Result<Self> {
+        let (bootstrap, key) = (address.into(), Key::random()?);
+        Ok(Self { rank: 0, size, bootstrap, key, is_served: true, pretended_node: None })
+    }
+
+    /// The variables that make a process rank `rank` of this job on one node: what a launcher hands out, and what
+    /// [`Environment::identity`] reads. Those of [`LAUNCHER_VARIABLES`] that are not among them are to be removed.
+    pub fn variables(&self, rank: usize) -> Vec<(&'static str, String)> {
+        let place = LocalPlace { pretended_node: self.pretended_node, local_rank: rank, local_size: self.size };
+        self.variables_at(rank, place)
+    }
+
+    /// As [`variables`](Self::variables), for a rank whose node does not hold the whole job.
+    pub fn variables_at(&self, rank: usize, place: LocalPlace) -> Vec<(&'static str, String)> {
+        let mut variables = vec![
+            ("PHALANX_RANK", rank.to_string()),
+            ("PHALANX_SIZE", self.size.to_string()),
+            ("PHALANX_LOCAL_RANK", place.local_rank.to_string()),
+            ("PHALANX_LOCAL_SIZE", place.local_size.to_string()),
             ("PHALANX_BOOTSTRAP", self.bootstrap.to_string()),
             ("PHALANX_KEY", hex(self.key.bytes())),
-        ]
+        ];
+        if self.is_served {
+            variables.push(("PHALANX_RENDEZVOUS", SERVED.to_owned()));
+        }
+        variables.extend(place.pretended_node.map(|node| ("PHALANX_NODE", node.to_string())));
+        variables
     }
 }
 
@@ -136,6 +147,8 @@ pub struct EnvironmentOptions {
     pub wait: Option<String>,
     /// `PHALANX_BOOTSTRAP_TIMEOUT_MS`.
     pub bootstrap_timeout: Option<Duration>,
+    /// `PHALANX_RADIX`.
+    pub radix: Option<usize>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -174,34 +187,83 @@ impl Environment {
         if !missing.is_empty() {
             return Err(EnvironmentError::Incomplete { present, missing });
         }
+        let bootstrap = Address::parse(self.get("PHALANX_BOOTSTRAP").unwrap_or(""))
+            .map_err(|why| self.invalid("PHALANX_BOOTSTRAP", why))?;
         let size = self.number("PHALANX_SIZE")?.unwrap_or(0);
         let rank = self.number("PHALANX_RANK")?.unwrap_or(0);
-        if size == 0 || size > MAX_NODE_RANKS {
-            return Err(self.invalid("PHALANX_SIZE", format!("a job on one machine has 1 to {MAX_NODE_RANKS} ranks")));
+        if size == 0 || size > bootstrap.most_ranks() {
+            return Err(self.bad_size(&bootstrap));
         }
         if rank >= size {
             return Err(EnvironmentError::RankOutOfRange { rank, size });
         }
-        self.check_one_node(rank, size)?;
-        let bootstrap = Address::parse(self.get("PHALANX_BOOTSTRAP").unwrap_or(""))
-            .map_err(|why| self.invalid("PHALANX_BOOTSTRAP", why))?;
+        let (is_served, pretended_node) = match bootstrap {
+            Address::Unix { .. } => self.check_one_node(rank, size)?,
+            Address::Tcp { .. } => self.check_many_nodes(size)?,
+        };
         let key = Key::parse(self.get("PHALANX_KEY").unwrap_or("")).ok_or_else(|| EnvironmentError::Invalid {
             name: "PHALANX_KEY",
             value: "…".to_owned(),
             why: "a key is 64 hexadecimal digits, the same for all ranks of the job".to_owned(),
         })?;
-        Ok(Some(Identity { rank, size, bootstrap, key }))
+        Ok(Some(Identity { rank, size, bootstrap, key, is_served, pretended_node }))
     }
 
-    /// The local variables may be left out; where they are set they must say that all ranks are on this machine.
-    fn check_one_node(&self, rank: usize, size: usize) -> Result<(), EnvironmentError> {
+    fn bad_size(&self, bootstrap: &Address) -> EnvironmentError {
+        let why = match bootstrap {
+            Address::Unix { .. } => format!(
+                "a job that meets at unix:NAME is on one machine and has 1 to {MAX_NODE_RANKS} ranks (remedy: fewer, or meet at HOST:PORT)"
+            ),
+            Address::Tcp { .. } => format!("a job has 1 to {MAX_RANKS} ranks"),
+        };
+        self.invalid("PHALANX_SIZE", why)
+    }
+
+    /// With a UNIX socket the local variables may be left out; where they are set they must say that all ranks are on
+    /// this machine, and nobody can serve the address but rank 0.
+    fn check_one_node(&self, rank: usize, size: usize) -> Result<(bool, Option<u32>), EnvironmentError> {
         for (name, expected) in [("PHALANX_LOCAL_RANK", rank), ("PHALANX_LOCAL_SIZE", size)] {
             if self.number(name)?.is_some_and(|found| found != expected) {
-                let why = format!("this version runs jobs on one machine only, where it must be {expected}");
+                let why = format!(
+                    "a job that meets at unix:NAME is on one machine, where it must be {expected} (remedy: meet at HOST:PORT)"
+                );
                 return Err(self.invalid(name, why));
             }
         }
-        Ok(())
+        for name in ["PHALANX_RENDEZVOUS", "PHALANX_NODE"] {
+            if self.get(name).is_some() {
+                let why = "it means something only with PHALANX_BOOTSTRAP=HOST:PORT; unset it".to_owned();
+                return Err(self.invalid(name, why));
+            }
+        }
+        Ok((false, None))
+    }
+
+    /// Whether somebody else serves the address, and which node is pretended. Local rank and size are not used, because
+    /// the ranks find out themselves who shares memory; but they must make sense.
+    fn check_many_nodes(&self, size: usize) -> Result<(bool, Option<u32>), EnvironmentError> {
+        let local_size = self.number("PHALANX_LOCAL_SIZE")?;
+        if local_size.is_some_and(|local_size| local_size == 0 || local_size > size) {
+            return Err(self.invalid("PHALANX_LOCAL_SIZE", format!("a node has 1 to {size} of the job's {size} ranks")));
+        }
+        let most = local_size.unwrap_or(size);
+        if self.number("PHALANX_LOCAL_RANK")?.is_some_and(|local_rank| local_rank >= most) {
+            return Err(
+                self.invalid("PHALANX_LOCAL_RANK", format!("a node of {most} ranks has ranks 0 to {}", most - 1))
+            );
+        }
+        let is_served = match self.get("PHALANX_RENDEZVOUS") {
+            None => false,
+            Some(SERVED) => true,
+            Some(_) => {
+                let why = format!("it is `{SERVED}` where a launcher serves the address, and otherwise not set");
+                return Err(self.invalid("PHALANX_RENDEZVOUS", why));
+            }
+        };
+        let node = self.number("PHALANX_NODE")?.map(u32::try_from).transpose();
+        let node =
+            node.map_err(|_| self.invalid("PHALANX_NODE", format!("a node's number is at most {}", u32::MAX)))?;
+        Ok((is_served, node))
     }
 
     /// The options that are set.
@@ -216,6 +278,7 @@ impl Environment {
             barrier: text("PHALANX_BARRIER"),
             wait: text("PHALANX_WAIT"),
             bootstrap_timeout: timeout_ms.map(|ms| Duration::from_millis(ms as u64)),
+            radix: self.number("PHALANX_RADIX")?,
         })
     }
 
@@ -258,7 +321,8 @@ mod tests {
     #[test]
     fn a_whole_identity_is_read_and_none_is_none() {
         let identity = environment(&[]).identity().expect("valid").expect("present");
-        assert_eq!((identity.rank, identity.size, identity.bootstrap.name()), (1, 2, "phalanx-test"));
+        assert_eq!((identity.rank, identity.size), (1, 2));
+        assert_eq!(identity.bootstrap, Address::Unix { name: "phalanx-test".to_owned() });
         assert_eq!(identity.key.bytes()[..2], [0x01, 0x23]);
         assert_eq!(Environment::default().identity(), Ok(None));
         assert!(!format!("{identity:?}").contains("0123"), "the key is not printed");
@@ -267,7 +331,7 @@ mod tests {
     #[test]
     fn what_a_launcher_hands_out_is_what_a_rank_reads() {
         let handed_out = Identity::random(3).expect("random numbers");
-        let variables = handed_out.variables(2).map(|(name, value)| (name.to_owned(), value));
+        let variables = handed_out.variables(2).into_iter().map(|(name, value)| (name.to_owned(), value));
         let read = Environment::from_pairs(variables).identity().expect("valid").expect("present");
         assert_eq!(read, Identity { rank: 2, ..handed_out });
         assert_ne!(read.key, Identity::random(3).expect("random numbers").key);
@@ -296,6 +360,8 @@ mod tests {
             ("PHALANX_KEY", "é123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde"),
             ("PHALANX_LOCAL_RANK", "0"),
             ("PHALANX_LOCAL_SIZE", "1"),
+            ("PHALANX_RENDEZVOUS", "served"),
+            ("PHALANX_NODE", "0"),
         ];
         for (name, value) in cases {
             let error = environment(&[(name, Some(value))]).identity().expect_err(value);
@@ -304,5 +370,53 @@ mod tests {
         let error = environment(&[("PHALANX_RANK", Some("2"))]).identity().expect_err("out of range");
         assert_eq!(error, EnvironmentError::RankOutOfRange { rank: 2, size: 2 });
         assert!(environment(&[("PHALANX_BOOTSTRAP_TIMEOUT_MS", Some("soon"))]).options().is_err());
+    }
+
+    fn over_tcp(changes: &[(&str, Option<&str>)]) -> Result<Option<Identity>, EnvironmentError> {
+        environment(&[&[("PHALANX_BOOTSTRAP", Some("127.0.0.1:5555"))], changes].concat()).identity()
+    }
+
+    #[test]
+    fn over_tcp_a_job_is_larger_and_its_nodes_are_smaller() {
+        let identity = over_tcp(&[]).expect("valid").expect("present");
+        assert_eq!((identity.is_served, identity.pretended_node), (false, None));
+        let changes = [
+            ("PHALANX_SIZE", Some("65536")),
+            ("PHALANX_RANK", Some("65535")),
+            ("PHALANX_LOCAL_RANK", Some("3")),
+            ("PHALANX_LOCAL_SIZE", Some("4")),
+            ("PHALANX_RENDEZVOUS", Some("served")),
+            ("PHALANX_NODE", Some("7")),
+        ];
+        let identity = over_tcp(&changes).expect("valid").expect("present");
+        assert_eq!((identity.rank, identity.size), (65_535, 65_536));
+        assert_eq!((identity.is_served, identity.pretended_node), (true, Some(7)));
+        let cases = [
+            ("PHALANX_SIZE", "65537"),
+            ("PHALANX_LOCAL_SIZE", "0"),
+            ("PHALANX_LOCAL_SIZE", "3"),
+            ("PHALANX_LOCAL_RANK", "2"),
+            ("PHALANX_RENDEZVOUS", "rank0"),
+            ("PHALANX_NODE", "one"),
+            ("PHALANX_NODE", "4294967296"),
+        ];
+        for (name, value) in cases {
+            let error = over_tcp(&[(name, Some(value))]).expect_err(value);
+            assert!(matches!(error, EnvironmentError::Invalid { name: named, .. } if named == name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_launcher_that_serves_hands_out_what_a_rank_reads() {
+        let address = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 5555));
+        let handed_out = Identity::served_at(address, 6).expect("random numbers");
+        let place = LocalPlace { pretended_node: Some(1), local_rank: 2, local_size: 3 };
+        let variables = handed_out.variables_at(5, place);
+        assert!(variables.iter().all(|(name, _)| LAUNCHER_VARIABLES.contains(name)));
+        assert_eq!(variables.len(), LAUNCHER_VARIABLES.len());
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let read = Environment::from_pairs(variables).identity().expect("valid").expect("present");
+        assert_eq!(read, Identity { rank: 5, pretended_node: Some(1), ..handed_out });
+        assert_eq!(read.bootstrap.resolve().expect("an address"), [address]);
     }
 }

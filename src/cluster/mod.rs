@@ -3,9 +3,17 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`environment`] | the identity that a launcher hands to each rank |
+//! | [`address`] | where they meet |
+//! | [`card`] | what ranks tell each other about themselves |
+//! | [`node_key`] | which ranks can share memory |
+//! | [`rendezvous`] | across nodes: everybody's bytes for everybody, over TCP |
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 
+pub mod address;
 pub mod bootstrap;
+pub mod card;
 pub mod environment;
 pub mod membership;
+pub mod node_key;
+pub mod rendezvous;

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`barrier`] | the barrier and its three algorithms |
 //! | [`formation`] | making groups: space, members, the leader's offer |
+//! | [`introductions`] | the leaders of a spanning group tell each other where their blocks are |
+//! | [`reads`] | reading many words of other nodes |
 //! | [`arena`] | the space that groups are cut from |
 //! | [`stats`] | who came last, who waited how long, who is missing |
 //! | [`wait`] | the wait policy: spin, yield, park |
@@ -13,9 +15,18 @@ pub mod arena;
 pub mod barrier;
 pub mod drive;
 pub mod formation;
+pub mod introductions;
+pub mod reads;
 pub mod stats;
 pub mod wait;
 
 /// Hash over every position and packed word that ranks share.
-pub const LAYOUT_HASH: u64 =
-    crate::fabric::node::hash(4, &[crate::fabric::node::LAYOUT_HASH, barrier::layout::LAYOUT_HASH, formation::REFUSED]);
+pub const LAYOUT_HASH: u64 = crate::fabric::node::hash(
+    4,
+    &[
+        crate::fabric::node::LAYOUT_HASH,
+        barrier::layout::LAYOUT_HASH,
+        barrier::spanning::layout::LAYOUT_HASH,
+        formation::REFUSED,
+    ],
+);

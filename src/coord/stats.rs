@@ -1,11 +1,13 @@
 //! Attribution: who came last, who waited how long, who is missing, read from the members' own words.
 //!
-//! Anybody who maps the segment can read them at any time, also while every member is stuck. Each word is written by
+//! Anybody who maps the segment can read them at any time, and other nodes by one-sided reads, also while every member
+//! is stuck. Each word is written by
 //! one member, so a reading is exact for each member and a few nanoseconds apart between members.
 
-use super::barrier::layout::GroupLayout;
+use super::barrier::arrivals_in;
+use super::barrier::layout::{GroupLayout, parity};
 use crate::clock::Clock;
-use crate::fabric::Memory;
+use crate::fabric::{Memory, WordAt};
 use crate::sync::Ordering;
 
 /// One member's record.
@@ -46,61 +48,108 @@ pub struct GroupStats {
     pub members: Vec<MemberStats>,
 }
 
-/// Reads the record of the group of `ranks` at `layout`.
+/// The words of a member's record.
+pub const RECORD_WORDS: usize = 6;
+
+/// A node's clock as seen from this node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeClock {
+    /// The node's clock.
+    pub clock: Clock,
+    /// How much later its origin is than this node's, in nanoseconds.
+    pub ahead_ns: i64,
+}
+
+impl NodeClock {
+    /// A clock with the same origin as this node's.
+    pub fn here(clock: Clock) -> Self {
+        Self { clock, ahead_ns: 0 }
+    }
+
+    fn since_start_ns(&self, ticks: u64) -> u64 {
+        self.clock.since_origin_ns(ticks).saturating_add_signed(self.ahead_ns)
+    }
+}
+
+/// A member's record as it was read: its words, and its node's clock. `None` where its node could not be reached.
+pub type Record = Option<([u64; RECORD_WORDS], NodeClock)>;
+
+/// Where the words of a member's record stand.
+pub fn record_words(layout: GroupLayout, index: usize) -> [WordAt; RECORD_WORDS] {
+    [
+        layout.arrival(index),
+        layout.arrived_at(index, 0),
+        layout.arrived_at(index, 1),
+        layout.waited(index),
+        layout.longest_wait(index),
+        layout.times_last(index),
+    ]
+}
+
+/// Reads the record of the group of `ranks` at `layout`, all of whose members live on this node.
 pub fn read(memory: &impl Memory, layout: GroupLayout, ranks: &[usize], clock: &Clock) -> GroupStats {
-    let arrivals: Vec<u64> = (0..ranks.len()).map(|index| arrivals_of(memory, layout, index)).collect();
-    let completed = arrivals.iter().copied().min().unwrap_or(0);
-    let furthest = arrivals.iter().copied().max().unwrap_or(0);
-    let members =
-        ranks.iter().enumerate().map(|(index, rank)| member(memory, layout, index, *rank, arrivals[index], clock));
-    let missing = ranks.iter().enumerate().filter(|(index, _)| arrivals[*index] < furthest).map(|(_, rank)| *rank);
-    let last_times = times_at(memory, layout, completed);
-    let (last_arriver, last_spread_ns) = match last_times {
+    let record = |index| {
+        // Acquire for the arrival word, the first; the others need no more than it.
+        let words = record_words(layout, index).map(|at| memory.word(at).load(Ordering::Acquire));
+        Some((words, NodeClock::here(*clock)))
+    };
+    let records: Vec<Record> = (0..ranks.len()).map(record).collect();
+    assemble(ranks, &records, clock.since_origin_ns(clock.now()))
+}
+
+/// Makes a group's record of its members'. Those that could not be reached are missing.
+pub fn assemble(ranks: &[usize], records: &[Record], now_ns: u64) -> GroupStats {
+    let arrivals: Vec<Option<u64>> =
+        records.iter().map(|record| record.as_ref().map(|(words, _)| arrivals_in(words[0]))).collect();
+    let completed = arrivals.iter().flatten().copied().min().unwrap_or(0);
+    let furthest = arrivals.iter().flatten().copied().max().unwrap_or(0);
+    let is_missing = |index: &usize| arrivals[*index].is_none_or(|arrivals| arrivals < furthest);
+    let (last_arriver, last_spread_ns) = match times_at(records, completed) {
         Some(times) => {
             let last = (0..times.len()).max_by_key(|index| times[*index]).map(|index| ranks[index]);
-            let spread = times.iter().max().zip(times.iter().min()).map(|(last, first)| clock.ns(last - first));
+            let spread = times.iter().max().zip(times.iter().min()).map(|(last, first)| last - first);
             (last, spread)
         }
         None => (None, None),
     };
     GroupStats {
         completed,
-        now_ns: clock.since_origin_ns(clock.now()),
-        missing: missing.collect(),
+        now_ns,
+        missing: (0..ranks.len()).filter(is_missing).map(|index| ranks[index]).collect(),
         last_arriver,
         last_spread_ns,
-        members: members.collect(),
+        members: ranks.iter().zip(records).map(|(rank, record)| member(*rank, record)).collect(),
     }
 }
 
-fn arrivals_of(memory: &impl Memory, layout: GroupLayout, index: usize) -> u64 {
-    super::barrier::arrivals_in(memory.word(layout.arrival(index)).load(Ordering::Acquire))
+/// Which of the two arrival times of a record belongs to a barrier.
+fn time_of(words: &[u64; RECORD_WORDS], sequence: u64) -> u64 {
+    words[1 + parity(sequence)]
 }
 
-fn member(
-    memory: &impl Memory,
-    layout: GroupLayout,
-    index: usize,
-    rank: usize,
-    arrivals: u64,
-    clock: &Clock,
-) -> MemberStats {
-    let read = |at| memory.word(at).load(Ordering::Relaxed);
-    let arrived_at = read(layout.arrived_at(index, arrivals));
+fn member(rank: usize, record: &Record) -> MemberStats {
+    let Some((words, clock)) = record else {
+        return MemberStats { rank, arrivals: 0, arrived_at_ns: None, waited_ns: 0, longest_wait_ns: 0, times_last: 0 };
+    };
+    let arrivals = arrivals_in(words[0]);
+    let arrived_at = time_of(words, arrivals);
     MemberStats {
         rank,
         arrivals,
-        arrived_at_ns: (arrivals > 0 && arrived_at > 0).then(|| clock.since_origin_ns(arrived_at)),
-        waited_ns: clock.ns(read(layout.waited(index))),
-        longest_wait_ns: clock.ns(read(layout.longest_wait(index))),
-        times_last: read(layout.times_last(index)),
+        arrived_at_ns: (arrivals > 0 && arrived_at > 0).then(|| clock.since_start_ns(arrived_at)),
+        waited_ns: clock.clock.ns(words[3]),
+        longest_wait_ns: clock.clock.ns(words[4]),
+        times_last: words[5],
     }
 }
 
-/// All members' arrival times at a completed barrier; `None` without one, or without attribution. Two of them are
-/// kept, and nobody is more than one barrier ahead, so they are there.
-fn times_at(memory: &impl Memory, layout: GroupLayout, sequence: u64) -> Option<Vec<u64>> {
-    let time = |index| memory.word(layout.arrived_at(index, sequence)).load(Ordering::Relaxed);
-    let times: Vec<u64> = (0..layout.size()).map(time).collect();
-    (sequence > 0 && times.iter().all(|ticks| *ticks > 0)).then_some(times)
+/// All members' arrival times at a completed barrier, in nanoseconds since the job's start; `None` without one, without
+/// attribution, or with a member that could not be reached. Two of them are kept, and nobody is more than one barrier
+/// ahead, so they are there.
+fn times_at(records: &[Record], sequence: u64) -> Option<Vec<u64>> {
+    let time = |record: &Record| match record {
+        Some((words, clock)) if time_of(words, sequence) > 0 => Some(clock.since_start_ns(time_of(words, sequence))),
+        _ => None,
+    };
+    if sequence > 0 { records.iter().map(time).collect() } else { None }
 }

@@ -57,6 +57,8 @@
 
 #[cfg(model)]
 pub mod model;
+#[cfg(not(model))]
+pub mod network;
 pub mod node;
 #[cfg(not(model))]
 pub mod shm;

@@ -8,16 +8,16 @@ use crate::machine::MASK_CPUS;
 
 /// Words of the header: two lines, the first written once, the second counters.
 pub const HEADER_WORDS: usize = 2 * LINE_WORDS;
-/// Words of a rank's entry: one line of facts, one of its CPU mask, two of offers.
-pub const RANK_WORDS: usize = 4 * LINE_WORDS;
+/// Words of a rank's entry: one line of facts, one of its CPU mask, three of offers.
+pub const RANK_WORDS: usize = 5 * LINE_WORDS;
 /// Words of the arena's unit of allocation.
 pub const UNIT_WORDS: usize = 4 * LINE_WORDS;
 /// Offers that a rank can have open at once.
 pub const OFFERS: usize = 8;
-/// Words of an offer: key, value, acknowledgements.
-pub const OFFER_WORDS: usize = 3;
+/// Words of an offer; see [`OfferAt`].
+pub const OFFER_WORDS: usize = 6;
 
-const _: () = assert!(OFFERS * OFFER_WORDS <= 2 * LINE_WORDS);
+const _: () = assert!(OFFERS * OFFER_WORDS <= 3 * LINE_WORDS);
 const _: () = assert!(MASK_CPUS == 64 * LINE_WORDS);
 
 /// The header's words.
@@ -50,6 +50,45 @@ pub mod header {
     pub const SLEEPERS: WordAt = WordAt(19);
     /// Ranks that sleep until another node writes something.
     pub const FABRIC_SLEEPERS: WordAt = WordAt(20);
+    /// The system's time at the clock's origin, in nanoseconds since 1970: sets the clocks of several nodes against
+    /// each other.
+    pub const ORIGIN_TIME: WordAt = WordAt(10);
+}
+
+/// Where the words of an offer stand: a rank tells others, who know the key, where a new group's block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfferAt(WordAt);
+
+impl OfferAt {
+    /// What it is found by.
+    pub const fn key(self) -> WordAt {
+        self.0
+    }
+
+    /// The block's first word.
+    pub const fn value(self) -> WordAt {
+        self.0.plus(1)
+    }
+
+    /// Ranks of this node that still have to take it. Changed by this node's CPUs.
+    pub const fn takers(self) -> WordAt {
+        self.0.plus(2)
+    }
+
+    /// The group's number.
+    pub const fn group(self) -> WordAt {
+        self.0.plus(3)
+    }
+
+    /// How often other nodes have taken an offer in this place. Changed through the fabric only; only grows.
+    pub const fn thanks(self) -> WordAt {
+        self.0.plus(4)
+    }
+
+    /// How often they are to have. Changed by the offering rank only; only grows.
+    pub const fn thanks_due(self) -> WordAt {
+        self.0.plus(5)
+    }
 }
 
 /// The division of one node's words.
@@ -95,10 +134,9 @@ impl NodeLayout {
         self.entry(rank).plus(LINE_WORDS + index)
     }
 
-    /// Offer `index` of a rank: key, value, acknowledgements.
-    pub const fn offer(&self, rank: usize, index: usize) -> [WordAt; OFFER_WORDS] {
-        let first = self.entry(rank).plus(2 * LINE_WORDS + index * OFFER_WORDS);
-        [first, first.plus(1), first.plus(2)]
+    /// Offer `index` of a rank.
+    pub const fn offer(&self, rank: usize, index: usize) -> OfferAt {
+        OfferAt(self.entry(rank).plus(2 * LINE_WORDS + index * OFFER_WORDS))
     }
 
     const fn bitmap_start(&self) -> WordAt {
@@ -172,10 +210,10 @@ mod tests {
                 let layout = NodeLayout::new(ranks, arena_words);
                 assert!(layout.process(0).0 >= HEADER_WORDS);
                 for rank in 1..ranks {
-                    let last_of_previous = layout.offer(rank - 1, OFFERS - 1)[OFFER_WORDS - 1];
+                    let last_of_previous = layout.offer(rank - 1, OFFERS - 1).thanks_due();
                     assert!(last_of_previous < layout.process(rank));
                 }
-                assert!(layout.offer(ranks - 1, OFFERS - 1)[2] < layout.bitmap(0));
+                assert!(layout.offer(ranks - 1, OFFERS - 1).thanks_due() < layout.bitmap(0));
                 assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
                 assert_eq!(layout.unit(0).0 % LINE_WORDS, 0);
                 assert!(layout.arena_units() * UNIT_WORDS >= arena_words);

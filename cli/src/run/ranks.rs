@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
-use phalanx::cluster::environment::Identity;
+use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::process::{
@@ -60,6 +60,9 @@ impl<'a> Recipe<'a> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(self.group.as_raw_pid());
+        for name in LAUNCHER_VARIABLES {
+            command.env_remove(name);
+        }
         command.envs(self.identity.variables(rank));
         let birth = Birth { mask: self.placement.mask(rank), open_files: self.open_files };
         spawn::prepare(&mut command, birth);

@@ -22,7 +22,7 @@ pub struct GroupLayout {
 
 /// Which of two buffers a barrier uses: a member may be one barrier ahead of a reader, never two.
 #[allow(clippy::cast_possible_truncation, reason = "one bit")]
-pub(super) const fn parity(sequence: u64) -> usize {
+pub const fn parity(sequence: u64) -> usize {
     (sequence & 1) as usize
 }
 

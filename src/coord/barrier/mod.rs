@@ -123,9 +123,14 @@ enum Machine {
 }
 
 /// How many barriers a member has arrived at, by its arrival word: one that is taken back does not count.
-pub(super) fn arrivals_in(word: u64) -> u64 {
+pub fn arrivals_in(word: u64) -> u64 {
     let word = ArrivalWord(word);
     if word.has_not_arrived(word.sequence()) { word.sequence() - 1 } else { word.sequence() }
+}
+
+/// What a member named at a barrier, by its arrival word, which must be of that barrier or the next.
+pub fn named_in(word: u64, sequence: u64) -> Operation {
+    ArrivalWord(word).operation_at(sequence)
 }
 
 impl Barrier {

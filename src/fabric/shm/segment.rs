@@ -160,12 +160,20 @@ impl Segment {
             (header::CLOCK[0], source),
             (header::CLOCK[1], tick),
             (header::CLOCK[2], origin),
+            (header::ORIGIN_TIME, self.origin_time()),
             (header::MAGIC, MAGIC),
         ];
         for (at, value) in words {
             // Relaxed: the descriptor is passed on by a socket, which orders these stores before every attach.
             self.word(at).store(value, Ordering::Relaxed);
         }
+    }
+
+    /// What the system's clock showed at the origin of the node's.
+    fn origin_time(&self) -> u64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        now.saturating_sub(self.clock.since_origin_ns(self.clock.now()))
     }
 
     /// Maps the segment behind a descriptor after checking that it is the expected one.

@@ -25,7 +25,7 @@ impl SpanLayout {
 
     /// Words of a block.
     pub const fn words(schedule: &Schedule, members: usize) -> usize {
-        Self::exchange_words(schedule) + GroupLayout::words(members)
+        Self::exchange_words(schedule) + GroupLayout::words(members) + schedule.nodes().next_multiple_of(LINE_WORDS)
     }
 
     /// A line for the release, one for each round's outbox, one for each slot of the inbox.
@@ -67,6 +67,16 @@ impl SpanLayout {
     /// The local member that came last of all to the barrier that was released last: its index plus one; 0 for none.
     pub const fn release_last(&self) -> WordAt {
         self.start.plus(3)
+    }
+
+    /// How many other nodes will not write into this block any more. Changed through the fabric only.
+    pub const fn departures(&self) -> WordAt {
+        self.start.plus(4)
+    }
+
+    /// The node of an index in the group, and its block: see [`NodeWord`]. The world has no need of it.
+    pub const fn node(&self, index: usize) -> WordAt {
+        self.local.start().plus(GroupLayout::words(self.local.size()) + index)
     }
 
     /// What this node sends in a round, for whoever missed it to read.
@@ -116,6 +126,36 @@ impl ExchangeWord {
     }
 }
 
+/// A node in a spanning group's list.
+///
+/// | bits | field |
+/// | --- | --- |
+/// | 0–39 | the first word of its block |
+/// | 40–63 | its number in the job |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeWord(pub u64);
+
+impl NodeWord {
+    const START: u64 = (1 << 40) - 1;
+
+    /// Packs a node and its block.
+    pub const fn new(node: usize, start: WordAt) -> Self {
+        Self(start.0 as u64 & Self::START | (node as u64) << 40)
+    }
+
+    /// Its number in the job.
+    #[allow(clippy::cast_possible_truncation, reason = "24 bits after the shift")]
+    pub const fn node(self) -> usize {
+        (self.0 >> 40) as usize
+    }
+
+    /// The first word of its block.
+    #[allow(clippy::cast_possible_truncation, reason = "an index on a 64-bit system")]
+    pub const fn start(self) -> WordAt {
+        WordAt((self.0 & Self::START) as usize)
+    }
+}
+
 /// Hash over the positions in this file.
 pub const LAYOUT_HASH: u64 = {
     let layout = SpanLayout::new(WordAt(0), Schedule::new(9, 3), 2);
@@ -127,10 +167,13 @@ pub const LAYOUT_HASH: u64 = {
             layout.release_sleepers().0 as u64,
             layout.release_value().0 as u64,
             layout.release_last().0 as u64,
+            layout.departures().0 as u64,
+            layout.node(1).0 as u64,
             layout.outbox(1, 1).0 as u64,
             layout.inbox(3, 1).0 as u64,
             SpanLayout::value_of(WordAt(0)).0 as u64,
             ExchangeWord::new(1, 0).0,
+            NodeWord::new(1, WordAt(0)).0,
         ],
     )
 };
@@ -152,5 +195,7 @@ mod tests {
         let word = ExchangeWord::new((1 << 48) - 1, 0x3f);
         assert_eq!((word.sequence(), word.operations()), ((1 << 48) - 1, 0x3f));
         assert!(ExchangeWord::new(7, 0).0 > ExchangeWord::new(6, 0x3f).0);
+        let word = NodeWord::new((1 << 24) - 1, WordAt(1 << 33));
+        assert_eq!((word.node(), word.start()), ((1 << 24) - 1, WordAt(1 << 33)));
     }
 }

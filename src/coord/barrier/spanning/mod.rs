@@ -213,6 +213,21 @@ impl Spanning {
         self.came_last
     }
 
+    /// Right after an arrival that is not waited for: if this was the last of its node, the driver tells the others now.
+    pub fn begin(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
+        if !self.is_driver() {
+            return;
+        }
+        if self.stage == Stage::Gathering {
+            let gathered = self.local.poll(memory);
+            self.take_in_gathered(gathered);
+        }
+        if self.stage == Stage::Exchanging && self.exchange.round < self.layout.schedule().rounds() {
+            self.announce(memory);
+            self.post_round(fabric);
+        }
+    }
+
     /// Whether all have arrived; moves on as far as it can without waiting, and the fabric with it.
     ///
     /// Cost while pending: a load, and for the driver a look at the fabric.

@@ -1,0 +1,96 @@
+//! A member's barrier, wherever the group's members live, and the driver on it.
+
+use crate::coord::barrier::spanning::Spanning;
+use crate::coord::barrier::{Barrier, Contribution, Outcome, Withdrawal};
+use crate::coord::drive::{Arrived, Reach};
+use crate::fabric::network::Network;
+use crate::fabric::shm::Segment;
+use crate::job::Membership;
+
+/// The machine of a group's barrier.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the barrier of one node is the one that counts nanoseconds")]
+pub(super) enum Meeting {
+    /// All members live on this node.
+    Local(Barrier),
+    /// They live on several.
+    Spanning(Box<Spanning>),
+}
+
+impl Meeting {
+    /// How many barriers this member has passed.
+    #[inline]
+    pub fn passed(&self) -> u64 {
+        match self {
+            Self::Local(barrier) => barrier.passed(),
+            Self::Spanning(barrier) => barrier.passed(),
+        }
+    }
+
+    /// Whether this member has arrived at a barrier that it has not passed.
+    #[inline]
+    pub fn is_outstanding(&self) -> bool {
+        match self {
+            Self::Local(barrier) => barrier.is_outstanding(),
+            Self::Spanning(barrier) => barrier.is_outstanding(),
+        }
+    }
+
+    /// What the outstanding arrival brought.
+    pub fn contribution(&self) -> Contribution {
+        match self {
+            Self::Local(barrier) => barrier.contribution(),
+            Self::Spanning(barrier) => barrier.contribution(),
+        }
+    }
+
+    #[inline]
+    pub fn arrive(&mut self, membership: &Membership, contribution: Contribution) -> Arrived {
+        match self {
+            Self::Local(barrier) => membership.driver.arrive(barrier, &*membership.segment, contribution),
+            Self::Spanning(barrier) => membership.driver.arrive(&mut **barrier, &membership.reach(), contribution),
+        }
+    }
+
+    pub fn test(&mut self, membership: &Membership) -> Option<Outcome> {
+        match self {
+            Self::Local(barrier) => membership.driver.test(barrier, &*membership.segment),
+            Self::Spanning(barrier) => membership.driver.test(&mut **barrier, &membership.reach()),
+        }
+    }
+
+    #[inline]
+    pub fn wait(&mut self, membership: &Membership, arrived: &Arrived, deadline: Option<u64>) -> Option<Outcome> {
+        match self {
+            Self::Local(barrier) => membership.driver.wait(barrier, &*membership.segment, arrived, deadline),
+            Self::Spanning(barrier) => membership.driver.wait(&mut **barrier, &membership.reach(), arrived, deadline),
+        }
+    }
+
+    pub fn withdraw(&mut self, membership: &Membership) -> Withdrawal {
+        match self {
+            Self::Local(barrier) => membership.driver.withdraw(barrier, &*membership.segment),
+            Self::Spanning(barrier) => membership.driver.withdraw(&mut **barrier, &membership.reach()),
+        }
+    }
+
+    /// After an arrival that is not waited for at once: what others need of this member before it looks again.
+    pub fn after_arrival(&mut self, membership: &Membership) {
+        match self {
+            Self::Local(barrier) if cfg!(feature = "attribution") => barrier.note_missing(&*membership.segment),
+            Self::Local(_) => {}
+            // Of a node whose last member this is, the others are told now.
+            Self::Spanning(barrier) => {
+                let reach = membership.reach();
+                barrier.begin(reach.memory, reach.fabric);
+            }
+        }
+    }
+}
+
+impl Membership {
+    /// This node's words, and the way to the others'.
+    pub fn reach(&self) -> Reach<'_, Segment, Network> {
+        Reach { memory: &self.segment, fabric: self.network.as_ref().expect("a group that spans nodes has a network") }
+    }
+}

@@ -1,0 +1,228 @@
+//! The words of a group's members, on whichever node they live: for those who want to know who is missing, who named
+//! what, and who waited how long.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{Group, Limit};
+use crate::clock::Clock;
+use crate::coord::barrier::layout::GroupLayout;
+use crate::coord::barrier::spanning::layout::{NodeWord, SpanLayout};
+use crate::coord::barrier::spanning::{Schedule, Span};
+use crate::coord::barrier::{Operation, arrivals_in, named_in};
+use crate::coord::formation;
+use crate::coord::reads::{Place, Reads};
+use crate::coord::stats::{self, GroupStats, NodeClock, Record};
+use crate::error::GroupError;
+use crate::fabric::node::header;
+use crate::fabric::{Fabric, Memory, WordAt};
+use crate::job::Membership;
+use crate::sync::Ordering;
+
+/// How long the words of other nodes are waited for, before their members count as unknown.
+const READING_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Where the members of a group that spans nodes are.
+#[derive(Debug)]
+pub(crate) struct Abroad {
+    layout: SpanLayout,
+    span: Span,
+    /// Each member's node, as an index in the span, and its place among that node's members.
+    homes: Vec<(usize, usize)>,
+    /// The local block of each node's members.
+    blocks: Vec<GroupLayout>,
+}
+
+impl Abroad {
+    /// A node and its block, packed for the group's list.
+    pub(super) fn pack(node: usize, start: u64) -> NodeWord {
+        // Checked by whoever reads the list.
+        NodeWord::new(node, WordAt(usize::try_from(start).unwrap_or(usize::MAX)))
+    }
+
+    /// The members of `ranks`, with the nodes' blocks as `span` says.
+    pub(crate) fn new(membership: &Membership, layout: SpanLayout, span: Span, ranks: &[usize]) -> Self {
+        let nodes = membership.nodes_of(ranks);
+        let mut counts = vec![0; nodes.len()];
+        let mut homes = Vec::with_capacity(ranks.len());
+        for rank in ranks {
+            let node = membership.node_of(*rank);
+            let index = nodes.iter().position(|known| *known == node).expect("the nodes of these ranks");
+            homes.push((index, counts[index]));
+            counts[index] += 1;
+        }
+        let schedule: Schedule = *layout.schedule();
+        let block = |(index, members): (usize, &usize)| SpanLayout::new(span.node(index).1, schedule, *members).local();
+        let blocks = counts.iter().enumerate().map(block).collect();
+        Self { layout, span, homes, blocks }
+    }
+
+    /// As [`new`](Self::new), with the list of nodes in this node's block; `None` when it is corrupt.
+    pub(super) fn read(membership: &Arc<Membership>, layout: SpanLayout, ranks: &[usize]) -> Option<Self> {
+        let nodes = membership.nodes_of(ranks);
+        let mut list = Vec::with_capacity(nodes.len());
+        for (index, node) in nodes.iter().enumerate() {
+            let word = NodeWord(membership.segment.word(layout.node(index)).load(Ordering::Relaxed));
+            let members = ranks.iter().filter(|rank| membership.node_of(**rank) == *node).count();
+            let words = SpanLayout::words(layout.schedule(), members);
+            let start = formation::checked_start(&membership.layout_of(*node), word.start().0 as u64, words)?;
+            if word.node() != *node {
+                return None;
+            }
+            list.push((*node, start));
+        }
+        Some(Self::new(membership, layout, Span::Some(list.into()), ranks))
+    }
+
+    /// This node's block.
+    pub(crate) fn layout(&self) -> SpanLayout {
+        self.layout
+    }
+
+    /// The group's nodes.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// A member's node, as an index in the span, and its place among that node's members.
+    pub(crate) fn home_of(&self, member: usize) -> (usize, usize) {
+        self.homes[member]
+    }
+
+    /// Tells the other nodes that this one's members will not write to their blocks any more.
+    pub(super) fn say_goodbye(&self, membership: &Membership) {
+        let fabric = membership.reach().fabric;
+        let here = membership.here();
+        for (node, start) in (0..self.span.len()).map(|index| self.span.node(index)).filter(|(node, _)| *node != here) {
+            let at = SpanLayout::new(start, *self.layout.schedule(), 0).departures();
+            // A node that cannot be told keeps its block until the job ends.
+            if let Ok(ticket) = fabric.fetch_add(node, at, 1) {
+                fabric.forget(ticket);
+            }
+        }
+    }
+}
+
+impl Group {
+    /// This member's place among its node's members.
+    pub(super) fn local_index(&self) -> usize {
+        self.abroad.as_ref().map_or(self.me, |abroad| abroad.home_of(self.me).1)
+    }
+
+    /// A member's node (in the job), the block of that node's members, and its place among them.
+    fn home_of(&self, member: usize) -> (usize, GroupLayout, usize) {
+        match &self.abroad {
+            None => (self.membership.here(), self.layout, member),
+            Some(abroad) => {
+                let (index, local) = abroad.home_of(member);
+                (abroad.span.node(index).0, abroad.blocks[index], local)
+            }
+        }
+    }
+
+    /// The words `which` of every member, in one run of reads; `None` for a member whose node does not answer in time.
+    fn words_of_members<const N: usize>(
+        &self,
+        which: impl Fn(GroupLayout, usize) -> [WordAt; N],
+        patience: Duration,
+    ) -> Vec<Option<[u64; N]>> {
+        let here = self.membership.here();
+        let homes: Vec<(usize, [WordAt; N])> = (0..self.size())
+            .map(|member| self.home_of(member))
+            .map(|(node, layout, local)| (node, which(layout, local)))
+            .collect();
+        let place = |node| move |at: &WordAt| Place { node, at: *at };
+        let abroad = homes.iter().filter(|(node, _)| *node != here);
+        let wanted: Vec<Place> = abroad.flat_map(|(node, words)| words.iter().map(place(*node))).collect();
+        let values = self.read_abroad(wanted, patience);
+        let mut values = values.chunks_exact(N);
+        homes
+            .iter()
+            .map(|(node, words)| match *node == here {
+                // Acquire: pairs with the publishing store of an arrival word, for all that its member wrote before.
+                true => Some(words.map(|at| self.segment().word(at).load(Ordering::Acquire))),
+                false => {
+                    let read: Option<Vec<u64>> = values.next().expect("as many as wanted").iter().copied().collect();
+                    read.map(|read| read.try_into().expect("as many as wanted"))
+                }
+            })
+            .collect()
+    }
+
+    fn read_abroad(&self, wanted: Vec<Place>, patience: Duration) -> Vec<Option<u64>> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let fabric = self.membership.reach().fabric;
+        let mut reads = Reads::new(wanted);
+        // What has come when the time is over is the answer.
+        let _ = self.patiently(self.limit(Some(patience)), || match reads.poll(fabric) {
+            Poll::Ready(()) => Some(()),
+            Poll::Pending => None,
+        });
+        reads.into_values(fabric)
+    }
+
+    /// The ranks that have not arrived at a barrier, and those whose node does not say.
+    pub(super) fn missing_at(&self, sequence: u64) -> Vec<usize> {
+        let arrivals = self.words_of_members(|layout, index| [layout.arrival(index)], READING_PATIENCE);
+        let is_missing =
+            |index: &usize| *index != self.me && arrivals[*index].is_none_or(|[word]| arrivals_in(word) < sequence);
+        (0..self.size()).filter(is_missing).map(|index| self.ranks[index]).collect()
+    }
+
+    /// What each member named at the barrier that has just been passed.
+    pub(super) fn named_at(&self, sequence: u64) -> Vec<(usize, Operation)> {
+        let arrivals = self.words_of_members(|layout, index| [layout.arrival(index)], READING_PATIENCE);
+        let named = |(rank, word): (&usize, Option<[u64; 1]>)| word.map(|[word]| (*rank, named_in(word, sequence)));
+        self.ranks.iter().zip(arrivals).filter_map(named).collect()
+    }
+
+    /// What the members gave to the split at `sequence`: colour and key. Two buffers: nobody is more than one barrier
+    /// ahead of this rank.
+    pub(super) fn given_at(&self, sequence: u64, limit: Option<Limit>) -> Result<Vec<(u64, u64)>, GroupError> {
+        let which = |layout: GroupLayout, index| [layout.color(index, sequence), layout.key(index, sequence)];
+        let patience = self.left(limit).unwrap_or(super::forming::FORMING_PATIENCE);
+        let words = self.words_of_members(which, patience);
+        let given = words.iter().zip(&self.ranks).map(|(words, rank)| match words {
+            Some([color, key]) => Ok((*color, *key)),
+            None => Err(GroupError::MemberUnreachable { rank: self.membership.rank, member: *rank, waited: patience }),
+        });
+        given.collect()
+    }
+
+    /// The record of all members.
+    pub(super) fn read_stats(&self) -> GroupStats {
+        let clock = *self.segment().clock();
+        if self.abroad.is_none() {
+            return stats::read(self.segment(), self.layout, &self.ranks, &clock);
+        }
+        let words = self.words_of_members(stats::record_words, READING_PATIENCE);
+        let record = |(index, words): (usize, Option<_>)| {
+            let (node, ..) = self.home_of(index);
+            Some((words?, self.clock_of(node)?))
+        };
+        let records: Vec<Record> = words.into_iter().enumerate().map(record).collect();
+        stats::assemble(&self.ranks, &records, clock.since_origin_ns(clock.now()))
+    }
+
+    /// A node's clock, set against this node's by what the two systems' clocks showed at their origins.
+    fn clock_of(&self, node: usize) -> Option<NodeClock> {
+        if node == self.membership.here() {
+            return Some(NodeClock::here(*self.segment().clock()));
+        }
+        if let Some(clock) = self.membership.clocks().get(&node) {
+            return Some(*clock);
+        }
+        let [source, tick, origin] = header::CLOCK;
+        let places = [source, tick, origin, header::ORIGIN_TIME].map(|at| Place { node, at });
+        let values: Option<Vec<u64>> = self.read_abroad(places.to_vec(), READING_PATIENCE).into_iter().collect();
+        let values = values?;
+        let own = self.segment().word(header::ORIGIN_TIME).load(Ordering::Relaxed);
+        let clock = Clock::from_parts(values[0], values[1], values[2])?;
+        let clock = NodeClock { clock, ahead_ns: values[3].wrapping_sub(own).cast_signed() };
+        self.membership.clocks().insert(node, clock);
+        Some(clock)
+    }
+}

@@ -1,0 +1,365 @@
+//! Joining a job that may span nodes.
+//!
+//! Everything is said in four rounds of an all-gather at the rendezvous ([`rendezvous`]):
+//!
+//! 1. Each rank brings its [`RankCard`]. Ranks with equal node keys form a node; the lowest of them, its *agent*, makes
+//!    the segment and passes it to the others over a UNIX socket as in a job of one node.
+//! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
+//! 3. Rank 0 brings what a message costs, measured to another node, and the radix that follows from it.
+//! 4. Nothing is brought: once this round is over, the world's block is there on every node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::membership::{Exchange, Parts};
+use super::{Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
+use crate::cluster::address::{Address, MAX_NODE_RANKS};
+use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
+use crate::cluster::environment::Identity;
+use crate::cluster::node_key::node_key;
+use crate::cluster::{bootstrap, membership as ranks, rendezvous};
+use crate::coord;
+use crate::coord::barrier::spanning::Span;
+use crate::coord::barrier::spanning::layout::SpanLayout;
+use crate::coord::barrier::spanning::schedule::{Costs, MAX_RADIX, Schedule};
+use crate::coord::formation::{self, Member};
+use crate::error::{BootstrapError, JobError};
+use crate::fabric::network::Network;
+use crate::fabric::node::{NodeLayout, UNIT_WORDS};
+use crate::fabric::shm::Segment;
+use crate::fabric::tcp::{Peer, Services, TcpFabric};
+use crate::fabric::{Fabric, Topology, WordAt};
+use crate::group::{Abroad, AlgorithmChoice, Group};
+use crate::interfaces;
+use crate::machine::CpuSet;
+
+/// What a message is taken to cost where nothing could be measured: a fast adapter's figures.
+const ASSUMED: Costs = Costs { latency_ns: 1_500.0, overhead_ns: 150.0 };
+/// Reads of another node's word by which the costs are measured.
+const SAMPLES: usize = 21;
+/// How long measuring may take.
+const MEASURING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Joins the job at a rendezvous.
+pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
+    let rank = identity.rank;
+    let server = serve_rendezvous(identity)?;
+    let address = &identity.bootstrap;
+    let mut client = rendezvous::Client::connect(rank, identity.size, address, &identity.key, options.limit())?;
+    let listener = listen(identity)?;
+    let card = own_card(identity, &listener, options)?;
+    let mut gather = |blob: &[u8]| client.allgather(blob, options.limit());
+    let cards = parse_cards(rank, &gather(&card.encode())?, RankCard::parse)?;
+    let place = Place::new(identity, &cards)?;
+
+    let (segment, segment_server) = place.share_segment(identity, &cards, options)?;
+    let own = NodeCard { arena_units: segment.layout().arena_units() };
+    let brought = gather(&if place.is_agent() { own.encode() } else { Vec::new() })?;
+    let layouts = place.layouts(&brought)?;
+    let network = place.connect(identity, &cards, &layouts, &segment, listener)?;
+
+    let costs = if rank == 0 { measure(&network) } else { ASSUMED };
+    let exchange = place.agree(&gather(&encode_exchange(&Exchange { radix: options.radix, costs }))?)?;
+    if place.is_agent() {
+        place.make_world(&segment, &exchange, options, &cards);
+    }
+    ranks::await_open(&*segment, &segment.layout(), place.local(), options.limit())?;
+    gather(&[])?;
+    let world = place.world(identity, segment, layouts, exchange, network, options, &cards);
+    Ok(Job { world, _server: segment_server, _rendezvous: server })
+}
+
+/// Rank 0 serves the rendezvous, unless a launcher does.
+fn serve_rendezvous(identity: &Identity) -> Result<Option<rendezvous::Server>, JobError> {
+    if identity.rank != 0 || identity.is_served {
+        return Ok(None);
+    }
+    let listener = rendezvous::listen(&identity.bootstrap)?;
+    let server = rendezvous::Server::start(listener, &identity.key, identity.size);
+    server.map(Some).map_err(system(0, "serve the rendezvous"))
+}
+
+/// Where this rank can be reached by other nodes. A job that meets on the loopback interface stays there.
+fn listen(identity: &Identity) -> Result<TcpListener, JobError> {
+    let resolved = identity.bootstrap.resolve().map_err(system(identity.rank, "resolve the rendezvous' address"))?;
+    let first = resolved.first().map(SocketAddr::ip);
+    let bound = match first {
+        Some(address) if address.is_loopback() => TcpListener::bind((address, 0)),
+        _ => TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))),
+    };
+    bound.map_err(system(identity.rank, "listen for other nodes"))
+}
+
+fn own_card(identity: &Identity, listener: &TcpListener, options: &JobOptions) -> Result<RankCard, JobError> {
+    let rank = identity.rank;
+    let node_key = node_key(identity.pretended_node).map_err(system(rank, "tell which node this is"))?;
+    let own = listener.local_addr().map_err(system(rank, "listen for other nodes"))?;
+    let random = Identity::random(1).map_err(system(rank, "draw random numbers"))?;
+    let Address::Unix { name: socket } = random.bootstrap else { unreachable!("a job on one node has a UNIX socket") };
+    Ok(RankCard {
+        layout_hash: coord::LAYOUT_HASH,
+        groups: options.groups.unwrap_or(0) as u64,
+        node_key,
+        socket,
+        addresses: addresses_of(own),
+        mask: CpuSet::of_this_thread(),
+    })
+}
+
+/// The addresses at which a listener can be reached: its own, or every usable interface's.
+fn addresses_of(own: SocketAddr) -> Vec<SocketAddr> {
+    if !own.ip().is_unspecified() {
+        return vec![own];
+    }
+    let usable = interfaces::usable().unwrap_or_default();
+    let addresses = usable.iter().flat_map(|interface| interface.addresses.iter().map(|address| address.ip));
+    let reachable = addresses.filter(|ip: &IpAddr| ip.is_ipv4() || own.is_ipv6());
+    reachable.take(MOST_ADDRESSES).map(|ip| SocketAddr::new(ip, own.port())).collect()
+}
+
+fn parse_cards<T>(
+    rank: usize,
+    brought: &[Vec<u8>],
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<Vec<T>, JobError> {
+    let card = |(other, bytes): (usize, &Vec<u8>)| parse(bytes).map_err(|what| JobError::Card { rank, other, what });
+    brought.iter().enumerate().map(card).collect()
+}
+
+/// Where this rank stands in the job.
+struct Place {
+    rank: usize,
+    topology: Arc<Topology>,
+}
+
+impl Place {
+    fn new(identity: &Identity, cards: &[RankCard]) -> Result<Self, JobError> {
+        let rank = identity.rank;
+        if let Some(other) = cards.iter().position(|card| card.layout_hash != coord::LAYOUT_HASH) {
+            return Err(JobError::Card { rank, other, what: "another layout of memory".to_owned() });
+        }
+        let keys: Vec<_> = cards.iter().map(|card| card.node_key).collect();
+        let topology = Arc::new(Topology::from_keys(&keys));
+        let largest = (0..topology.nodes()).map(|node| topology.ranks_of(node).len()).max().unwrap_or(0);
+        if largest > MAX_NODE_RANKS {
+            return Err(JobError::NodeTooLarge { rank, ranks: largest, most: MAX_NODE_RANKS });
+        }
+        Ok(Self { rank, topology })
+    }
+
+    fn here(&self) -> usize {
+        self.topology.node_of(self.rank)
+    }
+
+    fn local(&self) -> usize {
+        self.topology.local_of(self.rank)
+    }
+
+    fn is_agent(&self) -> bool {
+        self.local() == 0
+    }
+
+    fn neighbours(&self) -> &[usize] {
+        self.topology.ranks_of(self.here())
+    }
+
+    /// Makes the node's segment and serves it, or takes it from the rank that does; and enters this rank.
+    fn share_segment(
+        &self,
+        identity: &Identity,
+        cards: &[RankCard],
+        options: &JobOptions,
+    ) -> Result<(Arc<Segment>, Option<bootstrap::Server>), JobError> {
+        let agent = self.neighbours()[0];
+        let local = Identity {
+            rank: self.local(),
+            size: self.neighbours().len(),
+            bootstrap: Address::Unix { name: cards[agent].socket.clone() },
+            ..identity.clone()
+        };
+        let mask = CpuSet::of_this_thread();
+        if !self.is_agent() {
+            let segment = Arc::new(attach(&local, options)?);
+            if !ranks::enter(&*segment, &segment.layout(), self.local(), &mask) {
+                let address = local.bootstrap.to_string();
+                return Err(BootstrapError::DuplicateRank { rank: self.rank, address }.into());
+            }
+            return Ok((segment, None));
+        }
+        let segment = Arc::new(create(self.rank, self.segment_layout(options)?)?);
+        let server = serve(&local, &segment)?;
+        ranks::enter(&*segment, &segment.layout(), 0, &mask);
+        ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
+        Ok((segment, Some(server)))
+    }
+
+    fn segment_layout(&self, options: &JobOptions) -> Result<NodeLayout, JobError> {
+        let (members, nodes) = (self.neighbours().len(), self.topology.nodes());
+        // The radix is not known yet: the greatest that the job may choose takes the most space.
+        let radix = options.radix.unwrap_or(MAX_RADIX.min(nodes).max(2));
+        let most = (2..=radix).map(|radix| Schedule::new(nodes, radix)).max_by_key(Schedule::slots);
+        let schedule = most.expect("a radix is at least 2");
+        node_layout(members, formation::units_spanning(&schedule, members), options)
+    }
+
+    /// How all nodes' segments are divided, by what their agents have brought.
+    fn layouts(&self, brought: &[Vec<u8>]) -> Result<Arc<[NodeLayout]>, JobError> {
+        let layout = |node: usize| {
+            let ranks = self.topology.ranks_of(node);
+            let (rank, other) = (self.rank, ranks[0]);
+            let card = NodeCard::parse(&brought[other]).map_err(|what| JobError::Card { rank, other, what })?;
+            Ok(NodeLayout::new(ranks.len(), card.arena_units * UNIT_WORDS))
+        };
+        (0..self.topology.nodes()).map(layout).collect()
+    }
+
+    fn connect(
+        &self,
+        identity: &Identity,
+        cards: &[RankCard],
+        layouts: &[NodeLayout],
+        segment: &Arc<Segment>,
+        listener: TcpListener,
+    ) -> Result<Arc<Network>, JobError> {
+        let peer = |node: usize| {
+            let agent = self.topology.ranks_of(node)[0];
+            Peer { rank: agent, addresses: cards[agent].addresses.clone(), words: layouts[node].words() }
+        };
+        let peers = (0..self.topology.nodes()).map(peer).collect();
+        let services = Services { rank: self.rank, size: identity.size, here: self.here(), key: identity.key.clone() };
+        let memory: Arc<Segment> = Arc::clone(segment);
+        let listener = self.is_agent().then_some(listener);
+        let tcp = TcpFabric::new(services, memory, peers, listener);
+        Ok(Arc::new(Network::new(tcp.map_err(system(self.rank, "join the nodes by TCP"))?)))
+    }
+
+    /// What rank 0 has decided about the exchange.
+    fn agree(&self, brought: &[Vec<u8>]) -> Result<Exchange, JobError> {
+        let error = || JobError::Card { rank: self.rank, other: 0, what: "costs of messages that are none".to_owned() };
+        parse_exchange(&brought[0]).ok_or_else(error)
+    }
+
+    fn schedule(&self, exchange: &Exchange) -> Schedule {
+        let nodes = self.topology.nodes();
+        Schedule::new(nodes, exchange.radix_for(nodes))
+    }
+
+    /// Makes this node's block of the world, and opens the segment to its ranks.
+    fn make_world(&self, segment: &Segment, exchange: &Exchange, options: &JobOptions, cards: &[RankCard]) {
+        let member = |(local, rank): (usize, &usize)| Member { rank: *rank, local };
+        let members: Vec<Member> = self.neighbours().iter().enumerate().map(member).collect();
+        let choice = AlgorithmChoice::new(options.barrier, &self.cpu_share(cards), members.len());
+        let (layout, schedule) = (segment.layout(), self.schedule(exchange));
+        formation::make_spanning(segment, &layout, schedule, &members, choice.algorithm)
+            .expect("an empty arena holds the world");
+        ranks::open(segment);
+    }
+
+    /// How the ranks of this machine share it, on whatever nodes they pretend to be.
+    fn cpu_share(&self, cards: &[RankCard]) -> super::CpuShare {
+        let own = cards[self.rank].machine();
+        let masks: Vec<CpuSet> = cards.iter().filter(|card| card.machine() == own).map(|card| card.mask).collect();
+        cpu_share(&masks)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "everything that the rounds have brought, once")]
+    fn world(
+        &self,
+        identity: &Identity,
+        segment: Arc<Segment>,
+        layouts: Arc<[NodeLayout]>,
+        exchange: Exchange,
+        network: Arc<Network>,
+        options: &JobOptions,
+        cards: &[RankCard],
+    ) -> Group {
+        let cpus = self.cpu_share(cards);
+        let schedule = self.schedule(&exchange);
+        let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
+        let membership = Arc::new(Membership::new(Parts {
+            rank: self.rank,
+            algorithm: options.barrier,
+            cpus,
+            driver: driver(&segment, &cpus, &cards[self.rank].mask, options),
+            topology: Arc::clone(&self.topology),
+            layouts,
+            exchange,
+            network: Some(network),
+            segment,
+        }));
+        let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());
+        let everyone: Vec<usize> = (0..identity.size).collect();
+        if self.topology.nodes() == 1 {
+            return Group::attach(membership, layout.local(), everyone);
+        }
+        let is_uniform = starts.iter().all(|start| *start == starts[0]);
+        let span = match is_uniform {
+            true => Span::All { nodes: starts.len(), start: starts[0] },
+            false => Span::Some(starts.into_iter().enumerate().collect()),
+        };
+        let abroad = Abroad::new(&membership, layout, span, &everyone);
+        Group::attach_spanning(membership, abroad, everyone)
+    }
+}
+
+/// What a message to another node costs, by reading one of its words again and again.
+fn measure(network: &Network) -> Costs {
+    let limit = Instant::now() + MEASURING_LIMIT;
+    let other = 1;
+    if network.nodes() <= other {
+        return ASSUMED;
+    }
+    let mut posts = Vec::new();
+    let mut trips = Vec::new();
+    while trips.len() < SAMPLES && Instant::now() < limit {
+        let begun = Instant::now();
+        let Ok(ticket) = network.read(other, WordAt(0)) else { return ASSUMED };
+        let posted = begun.elapsed();
+        while network.take(ticket).is_pending() {
+            if Instant::now() >= limit {
+                network.forget(ticket);
+                return ASSUMED;
+            }
+            network.progress();
+        }
+        posts.push(posted);
+        trips.push(begun.elapsed());
+    }
+    let median = |spans: &mut Vec<Duration>| {
+        spans.sort_unstable();
+        spans.get(spans.len() / 2).map_or(0.0, |span| span.as_nanos() as f64)
+    };
+    let (post, trip) = (median(&mut posts), median(&mut trips));
+    if trip == 0.0 { ASSUMED } else { Costs { latency_ns: (trip / 2.0 - post).max(1.0), overhead_ns: post.max(1.0) } }
+}
+
+/// Rank 0's words on the exchange.
+///
+/// | bytes | field |
+/// | --- | --- |
+/// | 0–7 | radix, or 0 |
+/// | 8–15 | latency in nanoseconds, as bits of an `f64` |
+/// | 16–23 | overhead in nanoseconds, as bits of an `f64` |
+fn encode_exchange(exchange: &Exchange) -> Vec<u8> {
+    let radix = exchange.radix.unwrap_or(0) as u64;
+    let numbers = [radix, exchange.costs.latency_ns.to_bits(), exchange.costs.overhead_ns.to_bits()];
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn parse_exchange(bytes: &[u8]) -> Option<Exchange> {
+    let bytes: &[u8; 24] = bytes.try_into().ok()?;
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let radix = match usize::try_from(number(0)).ok()? {
+        0 => None,
+        radix @ 2..=MAX_RADIX => Some(radix),
+        _ => return None,
+    };
+    let costs = Costs { latency_ns: f64::from_bits(number(8)), overhead_ns: f64::from_bits(number(16)) };
+    let is_sound = |span: f64| span.is_finite() && span >= 0.0;
+    (is_sound(costs.latency_ns) && is_sound(costs.overhead_ns)).then_some(Exchange { radix, costs })
+}
+
+fn system(rank: usize, step: &'static str) -> impl Fn(std::io::Error) -> JobError {
+    move |source| JobError::System { rank, step, source }
+}

@@ -1,0 +1,166 @@
+//! What all groups of a rank share: who and where it is, its node's memory, and its way to the other nodes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::coord::barrier::Algorithm;
+use crate::coord::barrier::layout::GroupLayout;
+use crate::coord::barrier::spanning::layout::SpanLayout;
+use crate::coord::barrier::spanning::schedule::{Costs, Schedule};
+use crate::coord::drive::Driver;
+use crate::coord::formation;
+use crate::coord::stats::NodeClock;
+use crate::fabric::network::Network;
+use crate::fabric::node::NodeLayout;
+use crate::fabric::shm::Segment;
+use crate::fabric::{Memory, Topology};
+use crate::sync::Ordering;
+
+/// A rank's part in its job.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub segment: Arc<Segment>,
+    pub rank: usize,
+    /// The algorithm that this rank names for the groups that it makes.
+    pub algorithm: Option<Algorithm>,
+    /// Whether the ranks of this machine can each have a CPU, and how many there are.
+    pub cpus: CpuShare,
+    pub driver: Driver,
+    pub topology: Arc<Topology>,
+    /// How each node's segment is divided.
+    pub layouts: Arc<[NodeLayout]>,
+    pub exchange: Exchange,
+    /// The way to the other nodes, if there are any.
+    pub network: Option<Arc<Network>>,
+    /// Blocks of spanning groups that this node's members have left, and other nodes' may not have.
+    departed: Mutex<Vec<Departed>>,
+    /// The clocks of other nodes that have been asked for.
+    clocks: Mutex<HashMap<usize, NodeClock>>,
+}
+
+/// How nodes exchange messages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Exchange {
+    /// The radix that the job names, for all of its groups.
+    pub radix: Option<usize>,
+    /// What a message costs, the same numbers on all nodes.
+    pub costs: Costs,
+}
+
+/// How the ranks of a machine share its CPUs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct CpuShare {
+    pub ranks: usize,
+    pub cpus: usize,
+    pub quota: Option<f64>,
+    pub has_own_cpus: bool,
+}
+
+/// A block that waits for other nodes to leave the group.
+#[derive(Debug)]
+pub(crate) struct Departed {
+    pub layout: SpanLayout,
+}
+
+/// What [`Membership::new`] is made of.
+pub(crate) struct Parts {
+    pub segment: Arc<Segment>,
+    pub rank: usize,
+    pub algorithm: Option<Algorithm>,
+    pub cpus: CpuShare,
+    pub driver: Driver,
+    pub topology: Arc<Topology>,
+    pub layouts: Arc<[NodeLayout]>,
+    pub exchange: Exchange,
+    pub network: Option<Arc<Network>>,
+}
+
+impl Membership {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network } = parts;
+        let (departed, clocks) = (Mutex::default(), Mutex::default());
+        Self { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, departed, clocks }
+    }
+
+    /// This rank's node.
+    pub fn here(&self) -> usize {
+        self.topology.node_of(self.rank)
+    }
+
+    /// A rank's node.
+    pub fn node_of(&self, rank: usize) -> usize {
+        self.topology.node_of(rank)
+    }
+
+    /// A rank's place in its node's rank table.
+    pub fn local_of(&self, rank: usize) -> usize {
+        self.topology.local_of(rank)
+    }
+
+    /// How a node's segment is divided.
+    pub fn layout_of(&self, node: usize) -> NodeLayout {
+        self.layouts[node]
+    }
+
+    /// The nodes of some ranks, in the order of the first rank of each.
+    pub fn nodes_of(&self, ranks: &[usize]) -> Vec<usize> {
+        let mut is_known = vec![false; self.topology.nodes()];
+        let nodes = ranks.iter().map(|rank| self.node_of(*rank));
+        nodes.filter(|node| !std::mem::replace(&mut is_known[*node], true)).collect()
+    }
+
+    /// Those of some ranks that live on this node, in the same order.
+    pub fn neighbours_among(&self, ranks: &[usize]) -> Vec<usize> {
+        ranks.iter().copied().filter(|rank| self.node_of(*rank) == self.here()).collect()
+    }
+
+    /// Whether all of some ranks live on this node.
+    pub fn is_on_one_node(&self, ranks: &[usize]) -> bool {
+        ranks.iter().all(|rank| self.node_of(*rank) == self.here())
+    }
+
+    /// The radix of the exchange between so many nodes: the same on all of them.
+    pub fn radix_for(&self, nodes: usize) -> usize {
+        self.exchange.radix_for(nodes)
+    }
+
+    /// The number of a group whose block has been made here, different from all others of the job: the node's count of
+    /// groups, and the node.
+    pub fn group_id(&self, layout: GroupLayout) -> u64 {
+        // Relaxed: written by this rank, or published by an offer.
+        self.segment.word(layout.id()).load(Ordering::Relaxed) | (self.here() as u64) << 32
+    }
+
+    /// Gives a group of this node alone its number.
+    pub fn name_group(&self, layout: GroupLayout) {
+        self.segment.word(layout.id()).store(self.group_id(layout), Ordering::Relaxed);
+    }
+
+    /// Notes a block that is to be given back when all the other nodes have left it.
+    pub fn depart(&self, departed: Departed) {
+        lock(&self.departed).push(departed);
+        self.bury_departed();
+    }
+
+    /// Gives the blocks back that nobody writes to any more.
+    pub fn bury_departed(&self) {
+        let layout = self.segment.layout();
+        lock(&self.departed).retain(|departed| !formation::release_spanning(&*self.segment, &layout, departed.layout));
+    }
+
+    pub fn clocks(&self) -> MutexGuard<'_, HashMap<usize, NodeClock>> {
+        lock(&self.clocks)
+    }
+}
+
+impl Exchange {
+    /// The radix for so many nodes.
+    pub fn radix_for(&self, nodes: usize) -> usize {
+        self.radix.unwrap_or_else(|| Schedule::cheapest_radix(nodes, &self.costs))
+    }
+}
+
+/// No code panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
