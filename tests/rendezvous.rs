@@ -17,7 +17,7 @@ use phalanx::cluster::address::Address;
 use phalanx::cluster::rendezvous::{Client, MOST_BLOB_BYTES, Server, listen};
 use phalanx::fabric::sim::Seeded;
 use phalanx::handshake::{self, Claim, Key, Purpose, SERVICE};
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// For what is meant to fail by time.
@@ -219,7 +219,11 @@ fn a_rank_that_vanishes_between_rounds_is_named_at_once() {
 #[test]
 fn a_server_that_ends_sends_what_is_on_its_way() {
     const RANKS: usize = 64;
-    let (server, address) = serve(RANKS);
+    let listener = loopback();
+    // Accepted sockets inherit it: a table takes the server many steps.
+    sockopt::set_socket_send_buffer_size(&listener, 4096).expect("a socket");
+    let server = Server::start(listener, &key(), RANKS).expect("a server");
+    let address: Address = server.address().into();
     let server = Mutex::new(Some(server));
     let brought = vec![7; MOST_BLOB_BYTES];
     scope(|scope| {

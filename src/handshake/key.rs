@@ -92,3 +92,22 @@ pub fn random_bytes<const N: usize>() -> std::io::Result<[u8; N]> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without its label a seal could serve in another role.
+    #[test]
+    fn what_is_sealed_in_one_role_is_not_in_another() {
+        let labels = [SERVER_LABEL, CLIENT_LABEL, VERDICT_LABEL, TAG_LABEL];
+        let key = Key::new([7; 32]);
+        for (index, sealed) in labels.into_iter().enumerate() {
+            let seal = key.seal(sealed, &[b"said"]);
+            for (other, label) in labels.into_iter().enumerate() {
+                assert_eq!(key.has_sealed(label, &[b"said"], &seal), other == index);
+            }
+            assert!(!key.has_sealed(sealed, &[b"sai"], &seal) && !key.has_sealed(sealed, &[b"said"], &seal[..31]));
+        }
+    }
+}

@@ -27,6 +27,10 @@ pub enum RunError {
     )]
     NoResources { rank: usize, cause: io::Error },
 
+    /// The command line contradicts itself.
+    #[error("--nodes {nodes}: each node needs a rank, and -n starts only {ranks}; give --nodes 1 to {ranks}")]
+    MoreNodesThanRanks { nodes: usize, ranks: usize },
+
     /// Something that an ordinary Linux since 5.4 always grants.
     #[error("cannot {what}: {cause}; phalanx run needs Linux 5.4 or newer, and a sandbox must not forbid it")]
     System { what: &'static str, cause: io::Error },
@@ -53,6 +57,7 @@ impl RunError {
         match self {
             Self::NotFound { .. } => 127,
             Self::NotExecutable { .. } => 126,
+            Self::MoreNodesThanRanks { .. } => 2,
             Self::NoResources { .. } | Self::System { .. } => 125,
         }
     }

@@ -23,6 +23,10 @@ use super::{say, supervisor};
 
 /// Runs a job and returns its exit status. Returns in both processes: as the front, and as the supervisor.
 pub fn run(options: &Options) -> Result<u8, RunError> {
+    let Options { nodes, ranks, .. } = *options;
+    if nodes > ranks {
+        return Err(RunError::MoreNodesThanRanks { nodes, ranks });
+    }
     spawn::listen_to_children().map_err(RunError::system("listen to children"))?;
     prctl::set_child_subreaper(true).map_err(RunError::system("adopt orphaned processes"))?;
     let strangers = Strangers::present();

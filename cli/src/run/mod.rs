@@ -9,6 +9,8 @@
 //!                      what happens when           lines.rs: whole lines; writer.rs: slow readers
 //! ```
 //!
+//! With `--nodes` the supervisor also serves the rendezvous at which ranks of different nodes meet (`nodes.rs`).
+//!
 //! Two processes, because one could not promise that no process survives it: who is killed with SIGKILL cleans nothing
 //! up. The *front* is the one that the user starts and knows; the *supervisor* does the work. Each notices the other's
 //! death at once and ends the job. Both are subreapers, so that no descendant of a rank can slip away (`family.rs`).
@@ -19,6 +21,7 @@ mod error;
 mod family;
 mod front;
 mod lines;
+mod nodes;
 mod options;
 mod output;
 mod placement;

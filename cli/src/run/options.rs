@@ -13,6 +13,8 @@ pub const RANKS_MAX: usize = 4096;
 const DETAILS: &str = "\
 Each rank finds its identity in its environment: PHALANX_RANK, PHALANX_SIZE, PHALANX_LOCAL_RANK,
 PHALANX_LOCAL_SIZE, PHALANX_BOOTSTRAP (where rank 0 serves the others) and PHALANX_KEY (the job's random key).
+With --nodes also PHALANX_NODE (the node it is to pretend to be on) and PHALANX_RENDEZVOUS=served: the launcher
+itself then serves PHALANX_BOOTSTRAP, at a port of 127.0.0.1.
 Rank 0 has the launcher's stdin, the others read /dev/null.
 
 Output is passed on in whole lines. An unfinished last line is given its newline when another rank's line follows
@@ -35,6 +37,7 @@ Exit status:
 Examples:
   phalanx run -n 4 -- ./solver input.toml
   phalanx run -n 2 --tag-output -- sh -c 'echo rank $PHALANX_RANK of $PHALANX_SIZE'
+  phalanx run -n 4 --nodes 2 -- ./solver
   phalanx run -n 64 --timeout 10m --keep-going -- ./sweep
 ";
 
@@ -45,6 +48,11 @@ pub struct Options {
     /// How many ranks to start.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = parse_ranks)]
     pub ranks: usize,
+
+    /// Divide the ranks over M pretended nodes, in blocks: ranks of different nodes share no memory and meet over the
+    /// network, as if each node were a machine of its own.
+    #[arg(long, value_name = "M", value_parser = parse_nodes, default_value = "1", hide_default_value = true)]
+    pub nodes: usize,
 
     /// Pin each rank to one CPU, or leave placement to the kernel [default: core if every rank can have a CPU
     /// of its own, else none].
@@ -83,6 +91,14 @@ fn parse_ranks(text: &str) -> Result<usize, String> {
         Ok(0) => Err("a job needs at least one rank".to_owned()),
         Ok(_) => Err(format!("one machine runs at most {RANKS_MAX} ranks")),
         Err(_) => Err(format!("give a whole number from 1 to {RANKS_MAX}")),
+    }
+}
+
+fn parse_nodes(text: &str) -> Result<usize, String> {
+    match usize::from_str(text) {
+        Ok(0) => Err("a job needs at least one node".to_owned()),
+        Ok(nodes) => Ok(nodes),
+        Err(_) => Err("give a whole number from 1 to the number of ranks".to_owned()),
     }
 }
 

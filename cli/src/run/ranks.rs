@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
-use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES};
+use phalanx::cluster::environment::LAUNCHER_VARIABLES;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::process::{
@@ -21,6 +21,7 @@ use rustix::process::{
 
 use super::course::End;
 use super::error::RunError;
+use super::nodes::Nodes;
 use super::options::Options;
 use super::placement::Placement;
 use super::signals::Origin;
@@ -31,7 +32,7 @@ const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How to start a rank.
 pub struct Recipe<'a> {
     options: &'a Options,
-    identity: Identity,
+    nodes: Nodes,
     placement: Placement,
     /// The process group of the launcher, which is the terminal's foreground group while the launcher is.
     group: Pid,
@@ -41,13 +42,14 @@ pub struct Recipe<'a> {
 impl<'a> Recipe<'a> {
     /// Decides all that ranks have in common, and makes room for their file descriptors.
     pub fn new(options: &'a Options, group: Pid) -> Result<Self, RunError> {
-        let identity = Identity::random(options.ranks).map_err(RunError::system("make the job's key"))?;
-        let placement = Placement::choose(options.bind, options.ranks)
-            .map_err(RunError::system("find out which CPUs may be used (--bind none does without)"))?;
         let open_files = getrlimit(Resource::Nofile);
         // If this fails, starting rank after rank will tell when there is no room.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: open_files.maximum, maximum: open_files.maximum });
-        Ok(Self { options, identity, placement, group, open_files })
+        let nodes = Nodes::new(options.nodes, options.ranks)
+            .map_err(RunError::system("make the job's key, or serve its rendezvous on 127.0.0.1"))?;
+        let placement = Placement::choose(options.bind, options.ranks)
+            .map_err(RunError::system("find out which CPUs may be used (--bind none does without)"))?;
+        Ok(Self { options, nodes, placement, group, open_files })
     }
 
     /// Starts rank `rank`: a process, with our ends of its stdout and stderr.
@@ -63,7 +65,7 @@ impl<'a> Recipe<'a> {
         for name in LAUNCHER_VARIABLES {
             command.env_remove(name);
         }
-        command.envs(self.identity.variables(rank));
+        command.envs(self.nodes.variables(rank));
         let birth = Birth { mask: self.placement.mask(rank), open_files: self.open_files };
         spawn::prepare(&mut command, birth);
         let mut child = command.spawn().map_err(|cause| RunError::spawn(program, rank, cause))?;

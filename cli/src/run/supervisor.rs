@@ -39,6 +39,8 @@ pub fn run(options: &Options, front: OwnedFd, signals: Signals) -> Result<u8, Ru
     supervisor.attend_ranks();
     let complete = supervisor.ranks.started() == options.ranks && supervisor.ranks.running() == 0;
     supervisor.end_descendants();
+    // Nobody is left to meet.
+    drop(recipe);
     let interrupted = supervisor.drain_output();
     let status = supervisor.course.status(complete);
     Ok(match interrupted {

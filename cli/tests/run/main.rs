@@ -7,6 +7,7 @@
 mod endings;
 mod harness;
 mod identity;
+mod nodes;
 mod output;
 mod signals;
 mod survival;

@@ -9,6 +9,9 @@ fn mistakes_are_explained() {
         (&["-n", "4097", "--", "true"], "at most 4096 ranks"),
         (&["-n", "two", "--", "true"], "whole number"),
         (&["--", "true"], "--ranks <N>"),
+        (&["-n", "2", "--nodes", "0", "--", "true"], "at least one node"),
+        (&["-n", "2", "--nodes", "many", "--", "true"], "whole number"),
+        (&["-n", "2", "--nodes", "3", "--", "true"], "give --nodes 1 to 2"),
         (&["-n", "2"], "<PROGRAM>"),
         (&["-n", "2", "--"], "<PROGRAM>"),
         (&["-n", "2", "--timeout", "0", "--", "true"], "cannot end before it starts"),
@@ -37,7 +40,7 @@ fn arguments_of_the_program_are_its_own() {
 fn help_shows_examples() {
     let outcome = Job::spawn(&mut phalanx(&["run", "--help"])).finish();
     assert_eq!(outcome.code(), 0);
-    for part in ["PHALANX_KEY", "--keep-going", "Exit status", "phalanx run -n 4 -- "] {
+    for part in ["PHALANX_KEY", "PHALANX_NODE", "--nodes <M>", "--keep-going", "Exit status", "phalanx run -n 4 -- "] {
         assert!(outcome.stdout.contains(part), "no {part} in the help");
     }
 }
