@@ -24,11 +24,13 @@ const SPINS: u64 = 16;
 const THOROUGH_AFTER: Duration = Duration::from_micros(5);
 /// The longest time between two such looks.
 const THOROUGH_AT_LEAST_EVERY: Duration = Duration::from_micros(50);
+/// How long a spinning rank leaves the fabric alone between two looks.
+const BETWEEN_REMOTE_LOOKS: Duration = Duration::from_nanos(300);
 /// After this long a wait across nodes suspects that a message was lost or a process is held up; see
 /// [`Spanning::repair`].
 const REPAIR_AFTER: Duration = Duration::from_millis(2);
 /// The longest time between two repairs.
-const REPAIR_AT_LEAST_EVERY: Duration = Duration::from_millis(100);
+const REPAIR_AT_LEAST_EVERY: Duration = Duration::from_millis(20);
 /// How long a withdrawal waits for another member that is in the middle of one.
 const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -167,7 +169,7 @@ impl<M: Park, F: Await> Machine<Reach<'_, M, F>> for Spanning {
             return sleep_on(reach.memory, awaited, timeout);
         }
         let Some((word, seen)) = self.awaited_from_afar(reach.memory) else { return };
-        if !reach.fabric.sleep(timeout) {
+        if !reach.fabric.sleep(word, seen, timeout) {
             sleep_on(reach.memory, Awaited { word, seen, sleepers: header::FABRIC_SLEEPERS }, timeout);
         }
     }
@@ -177,7 +179,7 @@ impl<M: Park, F: Await> Machine<Reach<'_, M, F>> for Spanning {
     }
 
     fn insist(&mut self, reach: &Reach<'_, M, F>) {
-        Self::insist(self, reach.memory);
+        Self::insist(self, reach.memory, reach.fabric);
     }
 }
 
@@ -310,6 +312,7 @@ impl Driver {
                 return None;
             }
             match step {
+                Step::Spin if B::IS_REMOTE => self.pause_between_looks(),
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
@@ -318,7 +321,8 @@ impl Driver {
                     barrier.park(world, left.into_iter().chain(repair).min());
                 }
             }
-            if let Poll::Ready(outcome) = self.poll_a_few(barrier, world) {
+            let looks = if B::IS_REMOTE { 1 } else { self.polls() };
+            if let Poll::Ready(outcome) = self.poll_a_few(looks, barrier, world) {
                 self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
                 return Some(outcome);
             }
@@ -336,8 +340,16 @@ impl Driver {
         if self.plan.shares_cpus { 1 } else { SPINS }
     }
 
-    fn poll_a_few<W>(&self, barrier: &mut impl Machine<W>, world: &W) -> Poll<Outcome> {
-        for _ in 1..self.polls() {
+    /// A look at a socket takes its lock, which whoever delivers to it needs.
+    fn pause_between_looks(&self) {
+        let until = self.clock.now() + self.clock.ticks(BETWEEN_REMOTE_LOOKS);
+        while self.clock.now() < until {
+            spin_hint();
+        }
+    }
+
+    fn poll_a_few<W>(&self, looks: u64, barrier: &mut impl Machine<W>, world: &W) -> Poll<Outcome> {
+        for _ in 1..looks {
             if let ready @ Poll::Ready(_) = barrier.poll(world) {
                 return ready;
             }

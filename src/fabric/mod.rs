@@ -364,9 +364,10 @@ pub trait Await: Fabric {
     /// connections in the background may take over at once.
     fn hand_over(&self);
 
-    /// Sleeps until something has come in by this process's connections, or `timeout` has passed, or for no reason.
-    /// `false`, at once, when nothing that this node waits for comes in that way: sleep on the memory instead.
-    fn sleep(&self, timeout: Option<Duration>) -> bool;
+    /// Sleeps while the word at `at` of this node holds `seen`, until something has come in by this process's
+    /// connections, or `timeout` has passed, or for no reason. `false`, at once, when nothing that this node waits for
+    /// comes in that way: sleep on the memory instead.
+    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool;
 
     /// The longest that a rank may sleep on its node's memory without looking by itself; `None` where whoever writes
     /// wakes it. An adapter wakes nobody.

@@ -4,7 +4,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::tcp::TcpFabric;
-use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket};
+use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt};
 
 /// A process's way to all nodes.
 #[derive(Debug)]
@@ -66,8 +66,8 @@ impl Await for Network {
         self.tcp.hand_over();
     }
 
-    fn sleep(&self, timeout: Option<Duration>) -> bool {
-        self.tcp.sleep(timeout)
+    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool {
+        self.tcp.sleep(at, seen, timeout)
     }
 
     fn longest_nap(&self) -> Option<Duration> {

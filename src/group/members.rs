@@ -9,7 +9,7 @@ use super::{Group, Limit};
 use crate::clock::Clock;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::{NodeWord, SpanLayout};
-use crate::coord::barrier::spanning::{Schedule, Span};
+use crate::coord::barrier::spanning::{Schedule, Span, SpanNode};
 use crate::coord::barrier::{Operation, arrivals_in, named_in};
 use crate::coord::formation;
 use crate::coord::reads::{Place, Reads};
@@ -44,17 +44,17 @@ impl Abroad {
     /// The members of `ranks`, with the nodes' blocks as `span` says.
     pub(crate) fn new(membership: &Membership, layout: SpanLayout, span: Span, ranks: &[usize]) -> Self {
         let nodes = membership.nodes_of(ranks);
-        let mut counts = vec![0; nodes.len()];
-        let mut homes = Vec::with_capacity(ranks.len());
-        for rank in ranks {
+        let mut met = vec![0; nodes.len()];
+        let home = |rank: &usize| {
             let node = membership.node_of(*rank);
             let index = nodes.iter().position(|known| *known == node).expect("the nodes of these ranks");
-            homes.push((index, counts[index]));
-            counts[index] += 1;
-        }
+            met[index] += 1;
+            (index, met[index] - 1)
+        };
+        let homes = ranks.iter().map(home).collect();
         let schedule: Schedule = *layout.schedule();
-        let block = |(index, members): (usize, &usize)| SpanLayout::new(span.node(index).1, schedule, *members).local();
-        let blocks = counts.iter().enumerate().map(block).collect();
+        let block = |index| SpanLayout::new(span.node(index).1, schedule, span.members(index)).local();
+        let blocks = (0..span.len()).map(block).collect();
         Self { layout, span, homes, blocks }
     }
 
@@ -70,7 +70,7 @@ impl Abroad {
             if word.node() != *node {
                 return None;
             }
-            list.push((*node, start));
+            list.push(SpanNode { node: *node, start, members });
         }
         Some(Self::new(membership, layout, Span::Some(list.into()), ranks))
     }

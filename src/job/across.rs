@@ -20,9 +20,9 @@ use crate::cluster::environment::Identity;
 use crate::cluster::node_key::node_key;
 use crate::cluster::{bootstrap, membership as ranks, rendezvous};
 use crate::coord;
-use crate::coord::barrier::spanning::Span;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::spanning::schedule::{Costs, MAX_RADIX, Schedule};
+use crate::coord::barrier::spanning::{Span, SpanNode};
 use crate::coord::formation::{self, Member};
 use crate::error::{BootstrapError, JobError};
 use crate::fabric::network::Network;
@@ -293,10 +293,12 @@ impl Place {
         if self.topology.nodes() == 1 {
             return Group::attach(membership, layout.local(), everyone);
         }
-        let is_uniform = starts.iter().all(|start| *start == starts[0]);
+        let members = |node: usize| self.topology.ranks_of(node).len();
+        let is_uniform = (0..starts.len()).all(|node| starts[node] == starts[0] && members(node) == members(0));
+        let node = |(node, start)| SpanNode { node, start, members: members(node) };
         let span = match is_uniform {
-            true => Span::All { nodes: starts.len(), start: starts[0] },
-            false => Span::Some(starts.into_iter().enumerate().collect()),
+            true => Span::All { nodes: starts.len(), start: starts[0], members: members(0) },
+            false => Span::Some(starts.into_iter().enumerate().map(node).collect()),
         };
         let abroad = Abroad::new(&membership, layout, span, &everyone);
         Group::attach_spanning(membership, abroad, everyone)

@@ -241,6 +241,11 @@ impl Engine {
         self.end_what_is_late();
     }
 
+    /// Whether a word of this node's memory holds something else.
+    pub fn holds_other(&self, at: WordAt, seen: u64) -> bool {
+        self.memory.word(at).load(Ordering::Acquire) != seen
+    }
+
     /// When something has to be given up, if nothing happens before.
     pub fn next_limit(&self) -> Option<Instant> {
         let strangers = self.strangers.values().map(|stranger| stranger.until);
@@ -638,8 +643,9 @@ fn execute(memory: &(impl Memory + ?Sized), request: Request) -> u64 {
             publish(word, value);
             (0, true)
         }
-        // SYNC POINT: outbox. Acquire pairs with the release of whoever of this node wrote the word.
-        Request::Read { .. } => (word.load(Ordering::Acquire), false),
+        // SYNC POINT: outbox, gate. Pairs with the release of whoever of this node wrote the word; and a word that is
+        // read after another has been changed is read after it.
+        Request::Read { .. } => (word.load(Ordering::SeqCst), false),
         Request::FetchAdd { add, .. } => (word.fetch_add(add, Ordering::SeqCst), true),
         Request::CompareSwap { expected, new, .. } => {
             let found = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::Acquire);

@@ -39,7 +39,9 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::thread::futex;
 
 use self::engine::Engine;
-use super::{AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, check_batch};
+use super::{
+    AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
+};
 use crate::handshake::Key;
 use crate::sync::{AtomicU32, Ordering};
 
@@ -171,8 +173,11 @@ impl Shared {
                     let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
                     self.wait_for_events(left);
                     self.quiet_kick();
+                    // Looked at under the lock: whoever steals the progress and then takes the lock knows that nothing
+                    // comes in behind its back any more.
+                    let mut engine = self.engine();
                     if self.progress.load(Ordering::Relaxed) == Progress::Served as u32 {
-                        self.engine().look_around();
+                        engine.look_around();
                     }
                 }
             }
@@ -293,15 +298,19 @@ impl Await for TcpFabric {
         }
     }
 
-    fn sleep(&self, timeout: Option<Duration>) -> bool {
+    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool {
         if !self.shared.is_agent {
             self.hand_over();
             return false;
         }
         self.shared.asleep.fetch_add(1, Ordering::SeqCst);
         self.shared.steal();
-        self.shared.wait_for_events(timeout);
-        self.shared.engine().look_around();
+        // From here on nobody else takes in what comes; what has come before is seen.
+        let has_changed = self.shared.engine().holds_other(at, seen);
+        if !has_changed {
+            self.shared.wait_for_events(timeout);
+            self.shared.engine().look_around();
+        }
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
         self.shared.wake_thread();
         true

@@ -94,7 +94,7 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in() {
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
             while nodes[1].memory.word(AT).load(Ordering::Acquire) == 0 {
-                assert!(nodes[1].fabric.sleep(None), "this process speaks for its node");
+                assert!(nodes[1].fabric.sleep(AT, 0, None), "this process speaks for its node");
                 nodes[1].fabric.progress();
             }
         });
@@ -112,7 +112,7 @@ fn a_guest_asks_and_is_answered() {
     let ticket = guest.fetch_add(1, AT, 5).expect("room");
     // Rank 1 is node 1's own: it cannot be a link of another process too.
     assert_eq!(value(&guest, ticket), Ok(0));
-    assert!(!guest.sleep(None), "nothing comes in by a guest's connections");
+    assert!(!guest.sleep(AT, 0, None), "nothing comes in by a guest's connections");
 }
 
 #[test]

@@ -74,6 +74,26 @@ impl SpanLayout {
         self.start.plus(4)
     }
 
+    /// How far this node's members have come; see [`super::contest::CompletionWord`].
+    pub const fn completion(&self) -> WordAt {
+        self.start.plus(5)
+    }
+
+    /// The last barrier that other nodes contest here. Changed through the fabric only; only grows.
+    pub const fn gate(&self) -> WordAt {
+        self.start.plus(6)
+    }
+
+    /// At the group's first node: the decision of a contested barrier; see [`super::contest::ContestWord`].
+    pub const fn contest(&self) -> WordAt {
+        self.start.plus(7)
+    }
+
+    /// The last contested barrier of which another node has said that it is decided. Only a hint to look.
+    pub const fn verdict(&self) -> WordAt {
+        self.start.plus(8)
+    }
+
     /// The node of an index in the group, and its block: see [`NodeWord`]. The world has no need of it.
     pub const fn node(&self, index: usize) -> WordAt {
         self.local.start().plus(GroupLayout::words(self.local.size()) + index)
@@ -168,12 +188,18 @@ pub const LAYOUT_HASH: u64 = {
             layout.release_value().0 as u64,
             layout.release_last().0 as u64,
             layout.departures().0 as u64,
+            layout.completion().0 as u64,
+            layout.gate().0 as u64,
+            layout.contest().0 as u64,
+            layout.verdict().0 as u64,
             layout.node(1).0 as u64,
             layout.outbox(1, 1).0 as u64,
             layout.inbox(3, 1).0 as u64,
             SpanLayout::value_of(WordAt(0)).0 as u64,
             ExchangeWord::new(1, 0).0,
             NodeWord::new(1, WordAt(0)).0,
+            super::contest::CompletionWord::new(1, super::contest::CompletionPhase::Closed).0,
+            super::contest::ContestWord::opened(1).0,
         ],
     )
 };

@@ -14,18 +14,23 @@
 //! any other member that waits for long takes the exchange on by itself, by reading only, and fills the outboxes that
 //! other nodes read. Only the driver ever writes to other nodes, so that no late write can meet a newer one.
 //!
+//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way.
+//!
 //! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
 //! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
 
+mod contest;
 pub mod layout;
 pub mod schedule;
 
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::{Awaited, Barrier, Contribution, Disagreement, Outcome, Withdrawal};
+use super::word::{ArrivalWord, Phase};
+use super::{Awaited, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
 use crate::fabric::{Fabric, Memory, PostError, Request, Ticket, WordAt};
-use crate::sync::{Ordering, full_fence_after_rmw};
+use crate::sync::{Ordering, full_fence_after_rmw, publish};
+use contest::{Brought, Field, Look, Retreat, Seen, Step};
 use layout::{ExchangeWord, SpanLayout};
 pub use schedule::Schedule;
 
@@ -41,9 +46,22 @@ pub enum Span {
         nodes: usize,
         /// The first word of each node's block.
         start: WordAt,
+        /// The members of each node.
+        members: usize,
     },
-    /// Some nodes, each with the first word of its block.
-    Some(Arc<[(usize, WordAt)]>),
+    /// Some nodes.
+    Some(Arc<[SpanNode]>),
+}
+
+/// A node of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanNode {
+    /// Its number in the job.
+    pub node: usize,
+    /// The first word of its block.
+    pub start: WordAt,
+    /// Its members.
+    pub members: usize,
 }
 
 impl Span {
@@ -64,7 +82,15 @@ impl Span {
     pub fn node(&self, index: usize) -> (usize, WordAt) {
         match self {
             Self::All { start, .. } => (index, *start),
-            Self::Some(list) => list[index],
+            Self::Some(list) => (list[index].node, list[index].start),
+        }
+    }
+
+    /// How many members the node of an index has.
+    pub fn members(&self, index: usize) -> usize {
+        match self {
+            Self::All { members, .. } => *members,
+            Self::Some(list) => list[index].members,
         }
     }
 }
@@ -82,6 +108,15 @@ pub struct Spanning {
     stage: Stage,
     exchange: Exchange,
     came_last: bool,
+    /// What this member named at the barrier before.
+    previous: Operation,
+    /// How often an arrival at this barrier was taken back after it had been told to other nodes.
+    retreats: u64,
+    /// The attempt at which the local barrier was passed.
+    local_attempts: u64,
+    retreat: Retreat,
+    /// Whether this member's own word says that it has withdrawn, and nobody has counted it yet.
+    has_marked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +127,8 @@ enum Stage {
     Gathering,
     /// All local members have arrived, and this member knows it.
     Exchanging,
+    /// As [`Stage::Exchanging`], but the usual way is closed: the barrier is contested.
+    Contesting,
 }
 
 /// How far the rounds have come.
@@ -112,6 +149,10 @@ struct Exchange {
     trouble: Option<PostError>,
     /// Thorough looks so far.
     looks: u32,
+    /// A look at the decision of a contested barrier.
+    look: Look,
+    /// Whether a member of a closed node has begun one.
+    has_looked: bool,
 }
 
 /// A look into another node's outbox that is on its way.
@@ -135,6 +176,11 @@ impl Spanning {
             stage: Stage::Idle,
             exchange: Exchange::default(),
             came_last: false,
+            previous: Operation::Barrier,
+            retreats: 0,
+            local_attempts: 0,
+            retreat: Retreat::Idle,
+            has_marked: false,
         }
     }
 
@@ -189,11 +235,42 @@ impl Spanning {
     pub fn arrive(&mut self, memory: &impl Memory, contribution: Contribution, cpu: Option<usize>) {
         assert!(!self.is_outstanding(), "the last arrival is still outstanding");
         self.contribution = contribution;
+        self.exchange = Exchange::default();
+        if self.retreats > 0 {
+            return self.come_back(memory);
+        }
         self.stage = Stage::Gathering;
-        let mut pulls = std::mem::take(&mut self.exchange.pulls);
-        pulls.clear();
-        self.exchange = Exchange { pulls, ..Exchange::default() };
         self.local.arrive(memory, contribution, cpu);
+    }
+
+    /// Arrives again at a barrier that this member has left after its node had told the others.
+    fn come_back(&mut self, memory: &impl Memory) {
+        self.local.side.previous = self.contribution.operation;
+        self.stage = Stage::Contesting;
+        if self.contribution.operation.has_value() {
+            let at = self.layout.local().value(self.local.index(), self.next());
+            memory.word(at).store(self.contribution.value, Ordering::Relaxed);
+        }
+        self.publish_own(memory, Phase::Arrived);
+    }
+
+    /// Stores this member's own arrival word, which its local barrier has done with.
+    fn publish_own(&self, memory: &impl Memory, phase: Phase) {
+        let operation = self.contribution.operation;
+        let word = ArrivalWord::new(self.next(), self.attempts(), self.previous, operation, phase);
+        // SYNC POINT: arrival. Visible before the decision word and the others' words are read.
+        publish(memory.word(self.layout.local().arrival(self.local.index())), word.0);
+    }
+
+    /// The attempt of the arrival word. The local barrier has used some of them up.
+    fn attempts(&self) -> u64 {
+        self.local_attempts + self.retreats
+    }
+
+    /// What this member must know to go through a contest.
+    fn field(&self) -> Field<'_> {
+        let (schedule, operation) = (*self.layout.schedule(), self.contribution.operation);
+        Field { span: &self.span, schedule, sequence: self.next(), operation }
     }
 
     /// Notes when this member arrived; see [`Barrier::note_arrival_time`].
@@ -219,10 +296,9 @@ impl Spanning {
             return;
         }
         if self.stage == Stage::Gathering {
-            let gathered = self.local.poll(memory);
-            self.take_in_gathered(gathered);
+            self.gather(memory, Barrier::poll);
         }
-        if self.stage == Stage::Exchanging && self.exchange.round < self.layout.schedule().rounds() {
+        if self.stage == Stage::Exchanging && self.layout.schedule().rounds() > 0 {
             self.announce(memory);
             self.post_round(fabric);
         }
@@ -241,8 +317,7 @@ impl Spanning {
             return Poll::Ready(outcome);
         }
         if self.stage == Stage::Gathering && (self.is_driver() || self.local.is_relay()) {
-            let gathered = self.local.poll(memory);
-            self.take_in_gathered(gathered);
+            self.gather(memory, Barrier::poll);
         }
         match self.is_driver() {
             true => self.drive(memory, fabric),
@@ -257,16 +332,15 @@ impl Spanning {
             return ready;
         }
         if self.stage == Stage::Gathering {
-            let gathered = self.local.poll_thoroughly(memory);
-            self.take_in_gathered(gathered);
+            self.gather(memory, Barrier::poll_thoroughly);
             if self.stage == Stage::Gathering {
                 return Poll::Pending;
             }
         }
         // Whoever only tests never repairs by the clock.
         self.exchange.looks = self.exchange.looks.wrapping_add(1);
-        if self.exchange.looks.is_multiple_of(LOOKS_TO_A_REPAIR) && self.exchange.pulls.is_empty() {
-            self.post_pulls(fabric);
+        if self.exchange.looks.is_multiple_of(LOOKS_TO_A_REPAIR) {
+            self.look_abroad(fabric);
         }
         self.exchange(memory, fabric)
     }
@@ -277,20 +351,31 @@ impl Spanning {
         if let ready @ Poll::Ready(_) = self.poll_thoroughly(memory, fabric) {
             return ready;
         }
-        if self.stage == Stage::Exchanging && self.exchange.pulls.is_empty() {
-            self.post_pulls(fabric);
-        }
+        self.look_abroad(fabric);
         Poll::Pending
     }
 
+    /// Posts what may tell why nothing comes: reads of outboxes, and of the decision of a contest.
+    fn look_abroad(&mut self, fabric: &impl Fabric) {
+        if self.stage == Stage::Exchanging && self.exchange.pulls.is_empty() {
+            self.post_pulls(fabric);
+        }
+        if matches!(self.stage, Stage::Exchanging | Stage::Contesting) {
+            let mut look = std::mem::take(&mut self.exchange.look);
+            look.begin(&self.field(), fabric);
+            self.exchange.look = look;
+        }
+    }
+
     fn drive(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
-        if self.stage == Stage::Exchanging
+        let is_told = |stage| matches!(stage, Stage::Exchanging | Stage::Contesting);
+        if is_told(self.stage)
             && let ready @ Poll::Ready(_) = self.exchange(memory, fabric)
         {
             return ready;
         }
         fabric.progress();
-        if self.stage != Stage::Exchanging {
+        if !is_told(self.stage) {
             return Poll::Pending;
         }
         let exchanged = self.exchange(memory, fabric);
@@ -298,19 +383,37 @@ impl Spanning {
         exchanged
     }
 
+    /// Looks whether all local members have arrived.
+    fn gather<M: Memory>(&mut self, memory: &M, poll: impl FnOnce(&mut Barrier, &M) -> Poll<Outcome>) {
+        let attempts = self.local.side.attempt;
+        if let Poll::Ready(outcome) = poll(&mut self.local, memory) {
+            self.local_attempts = attempts;
+            self.take_in_gathered(memory, outcome);
+        }
+    }
+
     /// All local members have arrived: what they brought is what this node brings.
-    fn take_in_gathered(&mut self, gathered: Poll<Outcome>) {
-        let Poll::Ready(outcome) = gathered else { return };
+    fn take_in_gathered(&mut self, memory: &impl Memory, outcome: Outcome) {
         let named = self.contribution.operation.bit();
         (self.exchange.operations, self.exchange.value) = match outcome {
             Ok(value) => (named, value),
             Err(Disagreement(all)) => (all.iter().fold(named, |mask, operation| mask | operation.bit()), 0),
         };
-        self.stage = Stage::Exchanging;
+        let goes_the_usual_way = contest::complete(memory, self.layout, self.next());
+        self.stage = if goes_the_usual_way { Stage::Exchanging } else { Stage::Contesting };
     }
 
     /// Goes through the rounds as far as words have come.
     fn exchange(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
+        if let Some(brought) = self.see_contest(memory, fabric) {
+            (self.exchange.operations, self.exchange.value) = (brought.operations, brought.value);
+            self.drop_pulls(fabric);
+            self.exchange.has_waited = true;
+            return Poll::Ready(self.release(memory));
+        }
+        if self.stage == Stage::Contesting {
+            return Poll::Pending;
+        }
         self.take_pulled(fabric);
         while self.exchange.round < self.layout.schedule().rounds() {
             self.announce(memory);
@@ -327,7 +430,31 @@ impl Spanning {
             (self.exchange.posted, self.exchange.is_announced, self.exchange.arrived) = (0, false, 0);
             self.drop_pulls(fabric);
         }
+        self.exchange.look.abandon(fabric);
         Poll::Ready(self.release(memory))
+    }
+
+    /// What all brought, if a contest is decided.
+    fn see_contest(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Option<Brought> {
+        // Whoever knows of a contest looks at it once at least without waiting for a repair, and again when it is told.
+        // Relaxed: what is read then is ordered by itself.
+        let is_told = memory.word(self.layout.verdict()).load(Ordering::Relaxed) >= self.next();
+        let is_new = self.stage == Stage::Contesting && !self.exchange.has_looked;
+        if is_told || is_new {
+            self.exchange.has_looked = true;
+            self.look_abroad(fabric);
+        }
+        if !self.exchange.look.is_under_way() {
+            return None;
+        }
+        fabric.progress();
+        let mut look = std::mem::take(&mut self.exchange.look);
+        let seen = look.poll(&self.field(), fabric);
+        self.exchange.look = look;
+        match seen {
+            Poll::Ready(Seen::Passed(brought)) => Some(brought),
+            Poll::Ready(Seen::NoContest | Seen::Undecided) | Poll::Pending => None,
+        }
     }
 
     /// Fills the round's outbox, once.
@@ -515,6 +642,7 @@ impl Spanning {
     fn pass(&mut self, operations: u64, value: u64, last: Option<usize>) -> Outcome {
         self.local.catch_up(self.passed + 1);
         self.passed += 1;
+        (self.previous, self.retreats, self.retreat) = (self.contribution.operation, 0, Retreat::Idle);
         self.stage = Stage::Idle;
         self.came_last = last == Some(self.local.index());
         match operations.count_ones() > 1 {
@@ -524,7 +652,9 @@ impl Spanning {
         }
     }
 
-    /// Takes the outstanding arrival back, if this node has not yet told others that its members are there.
+    /// Takes the outstanding arrival back, if the barrier is not decided yet.
+    ///
+    /// While a member of this node is missing this costs nothing abroad; after that, some round trips.
     ///
     /// # Panics
     ///
@@ -534,16 +664,19 @@ impl Spanning {
         if self.local.is_withdrawing() {
             return self.withdraw_locally(memory);
         }
-        if let Poll::Ready(outcome) = self.poll_thoroughly(memory, fabric) {
+        if !self.retreat.is_under_way()
+            && let Poll::Ready(outcome) = self.poll_thoroughly(memory, fabric)
+        {
             return Poll::Ready(Withdrawal::Passed(outcome));
         }
         match self.stage {
             Stage::Gathering => self.withdraw_locally(memory),
-            _ => Poll::Ready(Withdrawal::Exhausted),
+            _ => self.withdraw_abroad(memory, fabric),
         }
     }
 
     fn withdraw_locally(&mut self, memory: &impl Memory) -> Poll<Withdrawal> {
+        let attempts = self.local.side.attempt;
         match self.local.withdraw(memory) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Withdrawal::Withdrawn) => {
@@ -553,15 +686,67 @@ impl Spanning {
             Poll::Ready(Withdrawal::Exhausted) => Poll::Ready(Withdrawal::Exhausted),
             // All of this node have arrived: that has been told, or is about to be.
             Poll::Ready(Withdrawal::Passed(outcome)) => {
-                self.take_in_gathered(Poll::Ready(outcome));
+                // It may have tried several times before it passed.
+                self.local_attempts = attempts.max(self.local.side.attempt) + 1;
+                self.take_in_gathered(memory, outcome);
                 Poll::Pending
             }
         }
     }
 
+    fn withdraw_abroad(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Withdrawal> {
+        if self.attempts() >= ArrivalWord::MAX_ATTEMPT {
+            return Poll::Ready(Withdrawal::Exhausted);
+        }
+        fabric.progress();
+        let is_closed = self.stage == Stage::Contesting;
+        let mut retreat = std::mem::take(&mut self.retreat);
+        let mut step = retreat.step(&self.field(), is_closed, fabric);
+        if step == Step::Mark {
+            self.exchange.look.abandon(fabric);
+            self.stage = Stage::Contesting;
+            self.publish_own(memory, Phase::Withdrawn);
+            self.has_marked = true;
+            step = retreat.marked(&self.field(), fabric);
+        }
+        self.retreat = retreat;
+        match step {
+            Step::Wait | Step::Mark => Poll::Pending,
+            Step::Withdrawn => {
+                self.drop_pulls(fabric);
+                (self.retreats, self.has_marked) = (self.retreats + 1, false);
+                self.stage = Stage::Idle;
+                Poll::Ready(Withdrawal::Withdrawn)
+            }
+            Step::Passed => {
+                self.stand_again(memory);
+                self.look_abroad(fabric);
+                Poll::Pending
+            }
+            Step::Impossible => {
+                self.stand_again(memory);
+                Poll::Ready(Withdrawal::Exhausted)
+            }
+        }
+    }
+
+    /// The arrival stands after all: the withdrawal came too late, or cannot be made.
+    fn stand_again(&mut self, memory: &impl Memory) {
+        if self.has_marked {
+            self.has_marked = false;
+            self.retreats += 1;
+            self.publish_own(memory, Phase::Arrived);
+        }
+        self.exchange.has_looked = false;
+    }
+
     /// Gives a pending withdrawal up: the arrival stands again.
-    pub fn insist(&mut self, memory: &impl Memory) {
+    pub fn insist(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
         self.local.insist(memory);
+        if self.retreat.is_under_way() {
+            self.retreat.abandon(fabric);
+            self.stand_again(memory);
+        }
     }
 
     /// What to park on in this node's memory; `None` when a thorough poll has something to do.
@@ -577,8 +762,13 @@ impl Spanning {
         }
     }
 
-    /// The inbox word that the driver misses, with its value: what it waits for when it waits for another node.
+    /// The inbox word that the driver misses, with its value: what it waits for when it waits for another node. At a
+    /// contested barrier it is the hint that that is decided.
     pub fn awaited_from_afar(&self, memory: &impl Memory) -> Option<(WordAt, u64)> {
+        if self.stage == Stage::Contesting {
+            let at = self.layout.verdict();
+            return Some((at, memory.word(at).load(Ordering::Acquire)));
+        }
         if self.stage != Stage::Exchanging || self.exchange.round >= self.layout.schedule().rounds() {
             return None;
         }

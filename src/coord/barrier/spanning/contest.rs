@@ -1,0 +1,518 @@
+//! Taking an arrival back when it has been told to other nodes, and what becomes of that barrier.
+//!
+//! In the usual way nobody decides that a spanning barrier is passed: each node knows by itself, when the words of all
+//! nodes have reached it. So what has been told cannot be taken back, unless the usual way is closed first; a barrier at
+//! which that happens is *contested*, and decided by one word: the *decision word* in the block of the group's first
+//! node, its home.
+//!
+//! # Closing the usual way
+//!
+//! A node's *completion word* says how far its members have come: *completing*, then *open* (they go the usual way) or
+//! *closed* (they do not). Between the two the node looks at its *gate*, in which other nodes write the number of the
+//! barrier that they contest. A member that withdraws
+//!
+//! 1. opens the contest in the decision word,
+//! 2. looks for a node that is not complete, raises its gate, and looks at its completion word again. Still not
+//!    complete: since that node looks at its gate only after it has begun to complete, it will find it raised, and
+//!    tell nobody. The words of all nodes are needed for passing, so nobody passes in the usual way any more. Complete and
+//!    closed: somebody else has done it. Complete and open: the next node. If all are, the barrier is passed, for all.
+//!
+//! # Deciding
+//!
+//! From then on it is as in a tree ([`super::super::tree`]): the member marks its own word as withdrawn and then counts
+//! itself in the decision word. Whoever finds the contest (members of closed nodes, members that come back, and members
+//! that wait for long) reads the decision word, then all members' own words, and if all stand swaps the decision word.
+//! A withdrawal in between has changed it and makes the swap fail. So a barrier is decided, or a withdrawal is counted,
+//! never both.
+
+use std::task::Poll;
+
+use super::layout::SpanLayout;
+use super::{Schedule, Span};
+use crate::coord::barrier::Operation;
+use crate::coord::barrier::word::ArrivalWord;
+use crate::coord::reads::{Place, Reads};
+use crate::fabric::{Fabric, Memory, Ticket, WordAt};
+use crate::sync::{Ordering, full_fence};
+
+/// How far the members of a node have come with a barrier. Written by this node's members.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–1 | phase | 1 completing, 2 open, 3 closed |
+/// | 2–15 | – | 0 |
+/// | 16–63 | sequence | which barrier |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompletionWord(pub u64);
+
+/// The second half of a completion word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletionPhase {
+    /// All have arrived, and nobody has looked at the gate yet.
+    Completing = 1,
+    /// The usual way.
+    Open = 2,
+    /// Not the usual way.
+    Closed = 3,
+}
+
+impl CompletionWord {
+    /// The word for a barrier.
+    pub const fn new(sequence: u64, phase: CompletionPhase) -> Self {
+        Self(sequence << 16 | phase as u64)
+    }
+
+    const fn sequence(self) -> u64 {
+        self.0 >> 16
+    }
+
+    /// What it says of a barrier; `None` when not all members have arrived at it.
+    fn phase_at(self, sequence: u64) -> Option<CompletionPhase> {
+        let is_later = self.sequence() > sequence;
+        match self.0 & 3 {
+            _ if self.sequence() < sequence => None,
+            // Whoever is further has passed it.
+            2 => Some(CompletionPhase::Open),
+            _ if is_later => Some(CompletionPhase::Open),
+            3 => Some(CompletionPhase::Closed),
+            _ => Some(CompletionPhase::Completing),
+        }
+    }
+}
+
+/// The one word by which a contested barrier is decided, at the group's home. Changed through the fabric only.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0 | decided | all have arrived |
+/// | 1–15 | withdrawals | counted at this barrier |
+/// | 16–63 | sequence | the last barrier that was contested |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContestWord(pub u64);
+
+impl ContestWord {
+    const MAX_WITHDRAWALS: u64 = (1 << 15) - 1;
+
+    /// The contest of a barrier, just opened.
+    pub const fn opened(sequence: u64) -> Self {
+        Self(sequence << 16)
+    }
+
+    const fn sequence(self) -> u64 {
+        self.0 >> 16
+    }
+
+    const fn decided(self) -> Self {
+        Self(self.0 | 1)
+    }
+
+    const fn withdrawals(self) -> u64 {
+        self.0 >> 1 & Self::MAX_WITHDRAWALS
+    }
+
+    const fn with_one_more(self) -> Self {
+        Self(self.0 + 2)
+    }
+
+    /// Whether it says that a barrier is passed: decided here, or a later one is contested.
+    const fn has_passed(self, sequence: u64) -> bool {
+        self.sequence() > sequence || (self.sequence() == sequence && self.0 & 1 == 1)
+    }
+
+    const fn is_open_at(self, sequence: u64) -> bool {
+        self.sequence() == sequence && self.0 & 1 == 0
+    }
+}
+
+/// What a member needs to know of its group to go through a contest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Field<'group> {
+    pub span: &'group Span,
+    pub schedule: Schedule,
+    pub sequence: u64,
+    /// The operation that this member named.
+    pub operation: Operation,
+}
+
+impl Field<'_> {
+    fn block(&self, index: usize) -> (usize, SpanLayout) {
+        let (node, start) = self.span.node(index);
+        (node, SpanLayout::new(start, self.schedule, self.span.members(index)))
+    }
+
+    /// The decision word.
+    fn decision(&self) -> (usize, WordAt) {
+        let (node, home) = self.block(0);
+        (node, home.contest())
+    }
+
+    fn completion(&self, index: usize) -> (usize, WordAt) {
+        let (node, block) = self.block(index);
+        (node, block.completion())
+    }
+
+    fn gate(&self, index: usize) -> (usize, WordAt) {
+        let (node, block) = self.block(index);
+        (node, block.gate())
+    }
+
+    /// The arrival word and the value of every member of every node.
+    fn members(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for index in 0..self.span.len() {
+            let (node, block) = self.block(index);
+            for member in 0..self.span.members(index) {
+                let local = block.local();
+                places.push(Place { node, at: local.arrival(member) });
+                places.push(Place { node, at: local.value(member, self.sequence) });
+            }
+        }
+        places
+    }
+}
+
+/// Notes that all members of this node have arrived, and tells whether they go the usual way.
+pub(super) fn complete(memory: &impl Memory, layout: SpanLayout, sequence: u64) -> bool {
+    let word = memory.word(layout.completion());
+    let completing = CompletionWord::new(sequence, CompletionPhase::Completing);
+    // SYNC POINT: gate. Before the gate is looked at; who raises it looks at this word after that. Several members of
+    // the node may be here at once: the first to settle the word settles it for all.
+    word.fetch_max(completing.0, Ordering::SeqCst);
+    full_fence();
+    let is_raised = memory.word(layout.gate()).load(Ordering::SeqCst) >= sequence;
+    let phase = if is_raised { CompletionPhase::Closed } else { CompletionPhase::Open };
+    let settled = CompletionWord::new(sequence, phase);
+    let found = word.compare_exchange(completing.0, settled.0, Ordering::SeqCst, Ordering::Acquire);
+    let settled = found.map_or_else(CompletionWord, |_| settled);
+    settled.phase_at(sequence) == Some(CompletionPhase::Open)
+}
+
+/// What all members brought to a contested barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Brought {
+    pub operations: u64,
+    pub value: u64,
+}
+
+/// A look at a contest, which may decide it.
+#[derive(Debug, Default)]
+pub(super) enum Look {
+    /// None is under way.
+    #[default]
+    Idle,
+    /// The decision word is being read.
+    AtDecision(Ticket),
+    /// All members' words are being read.
+    AtMembers(ContestWord, Reads),
+    /// The decision word is being swapped.
+    Deciding(Ticket, ContestWord, Brought),
+}
+
+/// What came of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The barrier is not contested.
+    NoContest,
+    /// It is, and not decided.
+    Undecided,
+    /// It is passed.
+    Passed(Brought),
+}
+
+impl Look {
+    /// Begins, if none is under way and there is room.
+    pub fn begin(&mut self, field: &Field<'_>, fabric: &impl Fabric) {
+        if let Self::Idle = self {
+            let (node, at) = field.decision();
+            if let Ok(ticket) = fabric.read(node, at) {
+                *self = Self::AtDecision(ticket);
+            }
+        }
+    }
+
+    /// Tells all other nodes that it is decided, so that they look. Who is not reached looks by itself after a while.
+    fn tell(field: &Field<'_>, fabric: &impl Fabric) {
+        for index in 0..field.span.len() {
+            let (node, block) = field.block(index);
+            let _ = fabric.write(node, block.verdict(), field.sequence);
+        }
+    }
+
+    /// Moves on. Ready once, at the end of a look that was begun.
+    pub fn poll(&mut self, field: &Field<'_>, fabric: &impl Fabric) -> Poll<Seen> {
+        loop {
+            let (next, seen) = match std::mem::take(self) {
+                Self::Idle => return Poll::Pending,
+                Self::AtDecision(ticket) => match fabric.take(ticket) {
+                    Poll::Pending => (Self::AtDecision(ticket), None),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Seen::NoContest),
+                    Poll::Ready(Ok(word)) => {
+                        let word = ContestWord(word);
+                        if !word.has_passed(field.sequence) && !word.is_open_at(field.sequence) {
+                            return Poll::Ready(Seen::NoContest);
+                        }
+                        (Self::AtMembers(word, Reads::new(field.members())), Some(()))
+                    }
+                },
+                Self::AtMembers(word, mut reads) => match reads.poll(fabric) {
+                    Poll::Pending => (Self::AtMembers(word, reads), None),
+                    Poll::Ready(()) => {
+                        let Some(brought) = brought_by_all(field, &reads.into_values(fabric)) else {
+                            return Poll::Ready(Seen::Undecided);
+                        };
+                        if word.has_passed(field.sequence) {
+                            return Poll::Ready(Seen::Passed(brought));
+                        }
+                        let (node, at) = field.decision();
+                        match fabric.compare_swap(node, at, word.0, word.decided().0) {
+                            Ok(ticket) => (Self::Deciding(ticket, word, brought), Some(())),
+                            Err(_) => return Poll::Ready(Seen::Undecided),
+                        }
+                    }
+                },
+                Self::Deciding(ticket, word, brought) => match fabric.take(ticket) {
+                    Poll::Pending => (Self::Deciding(ticket, word, brought), None),
+                    Poll::Ready(Ok(found)) if found == word.0 => {
+                        Self::tell(field, fabric);
+                        return Poll::Ready(Seen::Passed(brought));
+                    }
+                    // Somebody else was quicker, or the answer was lost: the next look tells.
+                    Poll::Ready(_) => return Poll::Ready(Seen::Undecided),
+                },
+            };
+            *self = next;
+            if seen.is_none() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether a look is under way.
+    pub fn is_under_way(&self) -> bool {
+        !matches!(self, Self::Idle)
+    }
+
+    /// Gives it up.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        match std::mem::take(self) {
+            Self::Idle => {}
+            Self::AtDecision(ticket) | Self::Deciding(ticket, ..) => fabric.forget(ticket),
+            Self::AtMembers(_, reads) => drop(reads.into_values(fabric)),
+        }
+    }
+}
+
+/// What all members brought, if all of them stand.
+fn brought_by_all(field: &Field<'_>, values: &[Option<u64>]) -> Option<Brought> {
+    let mut brought: Option<Brought> = None;
+    for pair in values.chunks_exact(2) {
+        let (word, value) = (ArrivalWord(pair[0]?), pair[1]?);
+        if !word.has_arrived(field.sequence) {
+            return None;
+        }
+        let named = word.operation_at(field.sequence).bit();
+        brought = Some(match brought {
+            None => Brought { operations: named, value },
+            Some(sum) => {
+                Brought { operations: sum.operations | named, value: field.operation.combine(sum.value, value) }
+            }
+        });
+    }
+    brought
+}
+
+/// A member's way back.
+#[derive(Debug, Default)]
+pub(super) enum Retreat {
+    /// It is not on it.
+    #[default]
+    Idle,
+    /// The decision word is being read, to open the contest.
+    Opening(Ticket),
+    /// The contest is being opened.
+    Opened(Ticket),
+    /// A node's completion word is being read.
+    Asking(usize, Ticket),
+    /// Its gate is being read.
+    AtGate(usize, Ticket),
+    /// Its gate is being raised.
+    Raising(usize, Ticket),
+    /// Its completion word is being read again.
+    AskingAgain(usize, Ticket),
+    /// The usual way is closed. The member has marked its word; the decision word is being read.
+    Marked(Ticket),
+    /// The withdrawal is being counted.
+    Counting(Ticket, ContestWord),
+}
+
+/// What is to be done on a way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Call again.
+    Wait,
+    /// The usual way is closed: mark the member's word, then call [`Retreat::marked`].
+    Mark,
+    /// The withdrawal is counted: it is as if the member had never arrived.
+    Withdrawn,
+    /// The barrier is passed.
+    Passed,
+    /// It cannot be: a word is exhausted, or its node cannot be reached.
+    Impossible,
+}
+
+impl Retreat {
+    /// Whether it has begun.
+    pub fn is_under_way(&self) -> bool {
+        !matches!(self, Self::Idle)
+    }
+
+    /// Gives it up.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        match std::mem::take(self) {
+            Self::Idle => {}
+            Self::Opening(ticket)
+            | Self::Opened(ticket)
+            | Self::Asking(_, ticket)
+            | Self::AtGate(_, ticket)
+            | Self::Raising(_, ticket)
+            | Self::AskingAgain(_, ticket)
+            | Self::Marked(ticket)
+            | Self::Counting(ticket, _) => fabric.forget(ticket),
+        }
+    }
+
+    /// The member has marked its word.
+    pub fn marked(&mut self, field: &Field<'_>, fabric: &impl Fabric) -> Step {
+        self.read(field.decision(), fabric, Self::Marked)
+    }
+
+    /// Moves on by one step. `is_closed`: this member's own node does not go the usual way.
+    pub fn step(&mut self, field: &Field<'_>, is_closed: bool, fabric: &impl Fabric) -> Step {
+        let sequence = field.sequence;
+        match std::mem::take(self) {
+            Self::Idle => self.read(field.decision(), fabric, Self::Opening),
+            Self::Opening(ticket) => match self.answer(ticket, fabric, Self::Opening) {
+                Err(step) => step,
+                Ok(word) if ContestWord(word).has_passed(sequence) => Step::Passed,
+                Ok(word) if ContestWord(word).is_open_at(sequence) => self.ask(0, field, is_closed, fabric),
+                Ok(word) => {
+                    let opened = ContestWord::opened(sequence);
+                    self.swap(field.decision(), (word, opened.0), fabric, Self::Opened)
+                }
+            },
+            Self::Opened(ticket) => match self.answer(ticket, fabric, Self::Opened) {
+                Err(step) => step,
+                // Opened, or somebody else was quicker: both are seen by reading again.
+                Ok(_) => self.read(field.decision(), fabric, Self::Opening),
+            },
+            Self::Asking(index, ticket) => match self.answer(ticket, fabric, |ticket| Self::Asking(index, ticket)) {
+                Err(step) => step,
+                Ok(word) => match CompletionWord(word).phase_at(sequence) {
+                    None => self.read(field.gate(index), fabric, |ticket| Self::AtGate(index, ticket)),
+                    Some(phase) => self.judge(index, phase, field, fabric),
+                },
+            },
+            Self::AtGate(index, ticket) => match self.answer(ticket, fabric, |ticket| Self::AtGate(index, ticket)) {
+                Err(step) => step,
+                Ok(gate) if gate >= sequence => {
+                    self.read(field.completion(index), fabric, |ticket| Self::AskingAgain(index, ticket))
+                }
+                Ok(gate) => {
+                    let raised = |ticket| Self::Raising(index, ticket);
+                    self.swap(field.gate(index), (gate, sequence), fabric, raised)
+                }
+            },
+            Self::Raising(index, ticket) => match self.answer(ticket, fabric, |ticket| Self::Raising(index, ticket)) {
+                Err(step) => step,
+                Ok(_) => self.read(field.gate(index), fabric, |ticket| Self::AtGate(index, ticket)),
+            },
+            Self::AskingAgain(index, ticket) => {
+                match self.answer(ticket, fabric, |ticket| Self::AskingAgain(index, ticket)) {
+                    Err(step) => step,
+                    Ok(word) => match CompletionWord(word).phase_at(sequence) {
+                        None => Step::Mark,
+                        Some(phase) => self.judge(index, phase, field, fabric),
+                    },
+                }
+            }
+            Self::Marked(ticket) => match self.answer(ticket, fabric, Self::Marked) {
+                Err(step) => step,
+                Ok(word) if ContestWord(word).has_passed(sequence) => Step::Passed,
+                Ok(word) if ContestWord(word).withdrawals() == ContestWord::MAX_WITHDRAWALS => Step::Impossible,
+                Ok(word) => {
+                    let word = ContestWord(word);
+                    let counting = |ticket| Self::Counting(ticket, word);
+                    self.swap(field.decision(), (word.0, word.with_one_more().0), fabric, counting)
+                }
+            },
+            Self::Counting(ticket, word) => match self.answer(ticket, fabric, |ticket| Self::Counting(ticket, word)) {
+                Err(step) => step,
+                Ok(found) if found == word.0 => Step::Withdrawn,
+                Ok(_) => self.read(field.decision(), fabric, Self::Marked),
+            },
+        }
+    }
+
+    /// A node that is complete: closed is what is wanted, open means the next, and completing to ask again.
+    fn judge(&mut self, index: usize, phase: CompletionPhase, field: &Field<'_>, fabric: &impl Fabric) -> Step {
+        match phase {
+            CompletionPhase::Closed => Step::Mark,
+            CompletionPhase::Completing => self.ask(index, field, false, fabric),
+            CompletionPhase::Open => self.ask(index + 1, field, false, fabric),
+        }
+    }
+
+    /// Asks the node of an index how far it is; when all have been asked, all go the usual way.
+    fn ask(&mut self, index: usize, field: &Field<'_>, is_closed: bool, fabric: &impl Fabric) -> Step {
+        if is_closed {
+            return Step::Mark;
+        }
+        if index == field.span.len() {
+            return Step::Passed;
+        }
+        self.read(field.completion(index), fabric, |ticket| Self::Asking(index, ticket))
+    }
+
+    fn read(&mut self, (node, at): (usize, WordAt), fabric: &impl Fabric, next: impl FnOnce(Ticket) -> Self) -> Step {
+        match fabric.read(node, at) {
+            Ok(ticket) => {
+                *self = next(ticket);
+                Step::Wait
+            }
+            Err(_) => Step::Impossible,
+        }
+    }
+
+    fn swap(
+        &mut self,
+        (node, at): (usize, WordAt),
+        (expected, new): (u64, u64),
+        fabric: &impl Fabric,
+        next: impl FnOnce(Ticket) -> Self,
+    ) -> Step {
+        match fabric.compare_swap(node, at, expected, new) {
+            Ok(ticket) => {
+                *self = next(ticket);
+                Step::Wait
+            }
+            Err(_) => Step::Impossible,
+        }
+    }
+
+    /// The value of a request, or what to do without one.
+    fn answer(
+        &mut self,
+        ticket: Ticket,
+        fabric: &impl Fabric,
+        again: impl FnOnce(Ticket) -> Self,
+    ) -> Result<u64, Step> {
+        match fabric.take(ticket) {
+            Poll::Pending => {
+                *self = again(ticket);
+                Err(Step::Wait)
+            }
+            Poll::Ready(Ok(value)) => Ok(value),
+            Poll::Ready(Err(_)) => Err(Step::Impossible),
+        }
+    }
+}
