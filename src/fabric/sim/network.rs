@@ -38,7 +38,7 @@ pub enum Event {
     Free(u32, u32),
     /// The poster's ticket has an error.
     Fail(u32),
-    /// This source knows that its connection to this target is broken.
+    /// This source knows that this connection is broken.
     Break(u32, u32),
     /// This node looks.
     Poll(u32),
@@ -56,6 +56,8 @@ struct Message {
     request: Request,
     /// Of a request that has one.
     ticket: Ticket,
+    /// Its number, and the number among those between the same two nodes.
+    connection: u32,
     incarnation: u32,
     /// Which life of its source it is of.
     boot: u32,
@@ -176,7 +178,7 @@ impl Network {
             delivered: 0,
             random: Seeded::new(options.seed),
             memories,
-            connections: Connections::default(),
+            connections: Connections::new(options.nodes),
             links: Links::default(),
             messages: Slab::default(),
             tokens: 0,
@@ -193,7 +195,7 @@ impl Network {
         requests: &[Request],
         tickets: &mut Vec<Ticket>,
     ) -> Result<(), PostError> {
-        self.connect(source, target)?;
+        let number = self.connect(source, target)?;
         let wanted = requests.iter().filter(|request| request.has_ticket()).count();
         let node = &mut self.nodes[source as usize];
         if node.in_flight + requests.len() > self.options.requests_max || wanted > node.tickets.room() {
@@ -202,7 +204,7 @@ impl Network {
         }
         node.in_flight += requests.len();
         let costs = &self.options.costs;
-        let connection = self.connections.between(source, target);
+        let connection = self.connections.get_mut(number);
         for request in requests {
             node.cpu_free = node.cpu_free.max(self.now) + costs.overhead_ns;
             let departs = node.cpu_free.max(node.sender_free);
@@ -223,6 +225,7 @@ impl Network {
                 target,
                 request: *request,
                 ticket,
+                connection: number,
                 incarnation: connection.incarnation,
                 boot: node.boots,
                 departs,
@@ -240,23 +243,24 @@ impl Network {
         Ok(())
     }
 
-    /// Makes sure that there is a connection, as far as the source can know.
-    fn connect(&mut self, source: u32, target: u32) -> Result<(), PostError> {
+    /// The connection's number. Makes sure that it is up, as far as the source can know.
+    fn connect(&mut self, source: u32, target: u32) -> Result<u32, PostError> {
         let boots = [self.nodes[source as usize].boots, self.nodes[target as usize].boots];
         let is_alive = self.nodes[source as usize].is_alive;
-        let connection = self.connections.between(source, target);
+        let number = self.connections.between(source, target);
+        let connection = self.connections.get(number);
         if connection.is_up && connection.boots[0] == boots[0] && is_alive {
-            return Ok(());
+            return Ok(number);
         }
         if let Some(why) = self.obstacle(source as usize, target as usize) {
             return Err(PostError::Unreachable { node: target as usize, why: why.to_owned() });
         }
-        let connection = self.connections.between(source, target);
+        let connection = self.connections.get_mut(number);
         connection.incarnation += 1;
         connection.boots = boots;
         connection.is_up = true;
         connection.is_doomed = false;
-        Ok(())
+        Ok(number)
     }
 
     fn obstacle(&self, source: usize, target: usize) -> Option<&'static str> {
@@ -271,7 +275,7 @@ impl Network {
     }
 
     pub fn incarnation(&self, source: u32, target: u32) -> u64 {
-        self.connections.find(source, target).map_or(0, |connection| u64::from(connection.incarnation))
+        self.connections.find(source, target).map_or(0, |number| u64::from(self.connections.get(number).incarnation))
     }
 
     /// Lets an event happen. The node that has something new to look at, if there is one.
@@ -282,7 +286,7 @@ impl Network {
             Event::Finish(id, token) => self.finish(id, token),
             Event::Free(node, token) => self.free(node, token),
             Event::Fail(id) => self.fail(id),
-            Event::Break(source, target) => self.break_up(source, target),
+            Event::Break(source, connection) => self.break_up(source, connection),
             Event::Poll(node) => Some(node),
             Event::Fault(number) => {
                 let fault = self.plan[number as usize].clone();
@@ -342,7 +346,7 @@ impl Network {
         if is_orphan && message.departs > source.crashed_at {
             return Fate::NeverSent;
         }
-        let connection = self.connections.between(message.source, message.target);
+        let connection = self.connections.get_mut(message.connection);
         let is_old = connection.incarnation != message.incarnation || connection.is_doomed;
         let is_gone = !target.is_alive || target.boots != connection.boots[1];
         let (from, to) = (message.source as usize, message.target as usize);
@@ -453,7 +457,7 @@ impl Network {
         node.traffic.sent += 1;
         node.traffic.sent_bytes += costs.header_bytes + WORD_BYTES;
         let flight = costs.flight_ns(message.target as usize, message.source as usize, &mut self.random);
-        let connection = self.connections.between(message.source, message.target);
+        let connection = self.connections.get_mut(message.connection);
         connection.last_reply = connection.last_reply.max(departs + flight);
         self.queue.push(connection.last_reply, Event::Reply(id));
     }
@@ -461,7 +465,7 @@ impl Network {
     fn reply(&mut self, id: u32) -> Option<u32> {
         let message = self.messages.get(id);
         if !self.is_calm {
-            let connection = self.connections.between(message.source, message.target);
+            let connection = self.connections.get_mut(message.connection);
             let is_old = connection.incarnation != message.incarnation || connection.is_doomed;
             if is_old || self.links.is_cut(message.target as usize, message.source as usize) {
                 self.lose(id);
@@ -497,13 +501,13 @@ impl Network {
         if message.is_copy {
             return self.messages.remove(id);
         }
-        let connection = self.connections.between(message.source, message.target);
+        let connection = self.connections.get_mut(message.connection);
         let mut known_at = self.now;
         if connection.incarnation == message.incarnation {
             if !connection.is_doomed {
                 connection.is_doomed = true;
                 connection.breaks_at = self.now + self.options.detection_ns;
-                self.queue.push(connection.breaks_at, Event::Break(message.source, message.target));
+                self.queue.push(connection.breaks_at, Event::Break(message.source, message.connection));
             }
             known_at = known_at.max(connection.breaks_at);
         }
@@ -514,13 +518,13 @@ impl Network {
         }
     }
 
-    fn break_up(&mut self, source: u32, target: u32) -> Option<u32> {
-        let connection = self.connections.between(source, target);
+    fn break_up(&mut self, source: u32, number: u32) -> Option<u32> {
+        let connection = self.connections.get_mut(number);
         if !connection.is_doomed || connection.breaks_at != self.now {
             return None;
         }
         connection.is_up = false;
-        self.note(4, source, u64::from(target));
+        self.note(4, source, u64::from(number));
         Some(source)
     }
 

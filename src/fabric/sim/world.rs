@@ -110,9 +110,14 @@ impl World {
         true
     }
 
+    /// When the next event happens, if there is one.
+    pub fn next_event_ns(&self) -> Option<u64> {
+        self.network.borrow().queue.next_time()
+    }
+
     /// Lets everything happen that happens until a time, and goes there.
     pub fn advance_to(&mut self, ns: u64) {
-        while self.network.borrow().queue.next_time().is_some_and(|time| time <= ns) {
+        while self.next_event_ns().is_some_and(|time| time <= ns) {
             self.step();
         }
         let mut network = self.network.borrow_mut();
