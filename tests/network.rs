@@ -231,6 +231,37 @@ fn a_restarted_node_has_forgotten_everything() {
     assert_eq!((value(&mut world, 0, ticket), world.fabric(0).incarnation(1)), (Ok(0), 2));
 }
 
+/// Its former life's requests may take effect while it is down, but their answers are for nobody, and once it has
+/// connected anew none of them takes effect.
+#[test]
+fn a_restarted_node_is_not_its_former_self() {
+    let mut world = World::new(Options::new(2, 8));
+    world.memory(1).word(AT).store(5, Ordering::Relaxed);
+    let former = world.fabric(0).read(1, AT).expect("room");
+    world.advance_to(500);
+    world.fabric(0).write(1, WordAt(1), 1).expect("room");
+    world.advance_to(600);
+    world.apply(&Fault::Crash { node: 0 });
+    world.apply(&Fault::Restart { node: 0 });
+    let ticket = world.fabric(0).read(1, WordAt(2)).expect("room");
+    assert_eq!(ticket, former, "the tables are as new: only lives tell the tickets apart");
+    assert_eq!((value(&mut world, 0, ticket), world.fabric(0).incarnation(1)), (Ok(0), 2));
+    drain(&mut world);
+    assert_eq!(load(&world, 1, 1), 0, "a write of the former connection came after the new one was made");
+}
+
+#[test]
+fn writes_are_refused_when_too_many_are_under_way() {
+    let mut options = Options::new(2, 8);
+    options.requests_max = 64;
+    let mut world = World::new(options);
+    let post_all = |world: &World| (0..).take_while(|value| world.fabric(0).write(1, AT, *value).is_ok()).count();
+    assert_eq!(post_all(&world), 64);
+    assert_eq!(world.fabric(0).write(1, AT, 1), Err(PostError::Full { node: 1 }));
+    drain(&mut world);
+    assert_eq!(post_all(&world), 64);
+}
+
 fn lost(world: &mut World, from: usize, to: usize) {
     let ticket = world.fabric(from).fetch_add(to, AT, 1).expect("it does not know");
     assert!(matches!(value(world, from, ticket), Err(OperationError::Lost { .. })));
@@ -290,6 +321,8 @@ fn a_full_node_is_polled_when_there_is_room() {
     const WRITES: u64 = 1000;
     let mut options = Options::new(2, 8);
     options.requests_max = 64;
+    // Longer under way than the CPU is busy with a full adapter's worth: only the arrivals make room.
+    options.costs.latency_ns = 1_000_000;
     let mut world = World::new(options);
     let mut next = 1;
     let ready = world.run(|node, _, fabric| {
