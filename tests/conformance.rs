@@ -7,7 +7,7 @@ use phalanx::fabric::WordAt;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::shm::{Neighbourhood, Neighbours, Segment};
 use phalanx::fabric::sim::{Atomics, Costs, Fault, Jitter, Options, Rates, SimFabric, SimNode, World};
-use phalanx::testing::conformance::Rig;
+use phalanx::testing::conformance::{Rig, checks, checks_with_threads};
 
 const NODES: usize = 4;
 
@@ -138,6 +138,16 @@ impl Rig for SimRig {
         self.0.apply(&Fault::Restart { node });
         true
     }
+}
+
+/// For programs with a runner of their own: the lists name the same functions.
+#[test]
+fn the_lists_hold_checks_that_run() {
+    let single = checks::<SimRig>();
+    assert!(single.len() > 20 && single.iter().any(|(name, _)| *name == "every_operation_does_what_it_says"));
+    single.iter().for_each(|(_, check)| check(&mut SimRig::calm()));
+    let several = checks_with_threads::<NeighboursRig>();
+    assert!(several.iter().all(|(name, _)| name.starts_with("threads_")) && several.len() > 4);
 }
 
 mod sim {

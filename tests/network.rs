@@ -255,7 +255,7 @@ fn writes_are_refused_when_too_many_are_under_way() {
     let mut options = Options::new(2, 8);
     options.requests_max = 64;
     let mut world = World::new(options);
-    let post_all = |world: &World| (0..).take_while(|value| world.fabric(0).write(1, AT, *value).is_ok()).count();
+    let post_all = |world: &World| (0..200).take_while(|value| world.fabric(0).write(1, AT, *value).is_ok()).count();
     assert_eq!(post_all(&world), 64);
     assert_eq!(world.fabric(0).write(1, AT, 1), Err(PostError::Full { node: 1 }));
     drain(&mut world);
