@@ -73,6 +73,19 @@ fn a_round_trip_is_two_latencies() {
 }
 
 #[test]
+fn replies_leave_a_gap_apart() {
+    let mut options = Options::new(3, 8);
+    options.costs.gap_ns = 70;
+    let mut world = World::new(options);
+    let tickets = [1, 2].map(|node| (node, world.fabric(node).read(0, AT).expect("room")));
+    let times = tickets.map(|(node, ticket)| {
+        assert_eq!(value(&mut world, node, ticket), Ok(0));
+        world.now_ns()
+    });
+    assert_eq!(times, [1840, 1910]);
+}
+
+#[test]
 fn a_receiver_that_pays_serves_one_after_the_other() {
     let mut options = Options::new(4, 8);
     options.costs.receive_gap_ns = 500;
@@ -285,6 +298,23 @@ fn a_link_that_is_cut_one_way_carries_requests_the_other() {
     world.apply(&Fault::Mend { from: 0, to: 1 });
     let ticket = world.fabric(0).fetch_add(1, AT, 1).expect("mended");
     assert_eq!((value(&mut world, 0, ticket), world.fabric(0).incarnation(1)), (Ok(0), 2));
+}
+
+/// Nobody hears that it took effect, so its connection breaks all the same.
+#[test]
+fn a_write_without_a_way_back_takes_effect_and_breaks_its_connection() {
+    let mut world = World::new(Options::new(2, 8));
+    world.fabric(0).write(1, AT, 1).expect("room");
+    drain(&mut world);
+    world.apply(&Fault::Cut { from: 1, to: 0 });
+    world.fabric(0).write(1, AT, 2).expect("it does not know");
+    drain(&mut world);
+    assert_eq!(load(&world, 1, 0), 2);
+    assert!(matches!(world.fabric(0).write(1, AT, 3), Err(PostError::Unreachable { .. })));
+    world.apply(&Fault::Mend { from: 1, to: 0 });
+    world.fabric(0).write(1, AT, 3).expect("mended");
+    drain(&mut world);
+    assert_eq!((load(&world, 1, 0), world.fabric(0).incarnation(1)), (3, 2));
 }
 
 #[test]
