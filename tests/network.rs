@@ -109,6 +109,27 @@ fn dissemination_takes_its_rounds() {
     assert_eq!(world.delivered(), 64 * 6);
 }
 
+/// The home's CPU has to serve what arrives before it can look at it.
+#[test]
+fn a_receiver_that_pays_looks_later() {
+    let mut options = Options::new(64, 8);
+    options.costs.receive_overhead_ns = 100;
+    let ready = Dissemination::run(&mut World::new(options), 1);
+    assert_eq!(ready, vec![Some(6 * 1040); 64]);
+}
+
+#[test]
+fn a_machine_is_polled_again_when_its_cpu_is_free() {
+    let mut world = World::new(Options::new(2, 8));
+    let mut left = [3, 5];
+    let ready = world.run(|node, _, fabric| {
+        fabric.compute(100);
+        left[node] -= 1;
+        if left[node] == 0 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    assert_eq!(ready, [Some(300), Some(500)]);
+}
+
 /// Three barriers, one of whose nodes comes late to the second: nobody passes that before it.
 #[test]
 fn nobody_passes_before_a_node_that_computes() {
