@@ -7,9 +7,10 @@ use std::sync::Arc;
 use phalanx::fabric::WordAt;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::shm::{Neighbourhood, Neighbours, Segment};
+use phalanx::fabric::sim::{Atomics, Costs, Fault, Jitter, Options, Rates, SimFabric, SimNode, World};
 use phalanx::fabric::tcp::{Peer, Services, TcpFabric};
 use phalanx::handshake::Key;
-use phalanx::testing::conformance::Rig;
+use phalanx::testing::conformance::{Rig, checks, checks_with_threads};
 
 const NODES: usize = 4;
 
@@ -67,6 +68,97 @@ impl Rig for NeighboursRig {
 mod neighbours {
     phalanx::conformance!(super::NeighboursRig::new());
     phalanx::conformance!(threads: super::NeighboursRig::new());
+}
+
+/// A simulated world, which a crash of one of its nodes vanishes from.
+struct SimRig(World);
+
+impl SimRig {
+    const BASE: usize = 40;
+    const WORDS: usize = 300;
+
+    fn new(change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = Options::new(NODES, Self::BASE + Self::WORDS);
+        change(&mut options);
+        Self(World::new(options))
+    }
+
+    /// The defaults: no jitter, the CPU's atomics.
+    fn calm() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// Slow atomics of the adapter, jitter with a heavy tail, writes that repeat, busy CPUs and adapters, little room.
+    fn rough() -> Self {
+        Self::new(|options| {
+            options.seed = 7;
+            options.atomics = Atomics::Adapter { apart_ns: 300 };
+            options.rates = Rates { duplicated_per_million: 100_000, ..Rates::default() };
+            options.requests_max = 100;
+            options.costs = Costs {
+                jitter: Jitter::HeavyTail { mean_ns: 500, most_ns: 100_000 },
+                receive_overhead_ns: 100,
+                receive_gap_ns: 50,
+                ..Costs::default()
+            };
+        })
+    }
+}
+
+impl Rig for SimRig {
+    type Fabric = SimFabric;
+    type Memory = SimNode;
+
+    fn nodes(&self) -> usize {
+        NODES
+    }
+
+    fn fabric(&self, node: usize) -> &SimFabric {
+        self.0.fabric(node)
+    }
+
+    fn memory(&self, node: usize) -> &SimNode {
+        self.0.memory(node)
+    }
+
+    fn base(&self, _node: usize) -> WordAt {
+        WordAt(Self::BASE)
+    }
+
+    fn words(&self) -> usize {
+        Self::WORDS
+    }
+
+    fn step(&mut self) {
+        self.0.step();
+    }
+
+    fn kill(&mut self, node: usize) {
+        self.0.apply(&Fault::Crash { node });
+    }
+
+    fn restart(&mut self, node: usize) -> bool {
+        self.0.apply(&Fault::Restart { node });
+        true
+    }
+}
+
+/// For programs with a runner of their own: the lists name the same functions.
+#[test]
+fn the_lists_hold_checks_that_run() {
+    let single = checks::<SimRig>();
+    assert!(single.len() > 20 && single.iter().any(|(name, _)| *name == "every_operation_does_what_it_says"));
+    single.iter().for_each(|(_, check)| check(&mut SimRig::calm()));
+    let several = checks_with_threads::<NeighboursRig>();
+    assert!(several.iter().all(|(name, _)| name.starts_with("threads_")) && several.len() > 4);
+}
+
+mod sim {
+    phalanx::conformance!(super::SimRig::calm());
+}
+
+mod sim_in_rough_weather {
+    phalanx::conformance!(super::SimRig::rough());
 }
 
 /// As many processes' worth of connections as there are nodes, over the loopback interface.

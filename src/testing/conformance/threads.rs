@@ -170,7 +170,7 @@ pub fn threads_that_write_and_then_read_do_not_both_miss<R: Rig>(rig: &mut R)
 where
     R::Fabric: Sync,
 {
-    const ROUNDS: usize = 400;
+    const ROUNDS: usize = 2000;
     let trial = Trial::new(rig, "threads_that_write_and_then_read_do_not_both_miss");
     let at = [trial.at(2, 0), trial.at(2, 16)];
     let meeting = trial.at(2, 32);
@@ -181,8 +181,14 @@ where
         let round = |round: usize| {
             // Both start a round together, so that they have a chance to miss each other.
             hand.ask(2, Request::FetchAdd { at: meeting, add: 1 });
-            while hand.ask(2, Request::Read { at: meeting }) < 2 * (round as u64 + 1) {
-                hand.pause("the other's start");
+            for turn in 0.. {
+                if hand.ask(2, Request::Read { at: meeting }) >= 2 * (round as u64 + 1) {
+                    break;
+                }
+                // Who yields comes back too late to meet anybody.
+                if turn % 256 == 255 {
+                    hand.pause("the other's start");
+                }
             }
             let write = Request::Write { at: at[node], value: round as u64 + 1 };
             let tickets = hand.post(2, &[write, Request::Read { at: at[1 - node] }]);
