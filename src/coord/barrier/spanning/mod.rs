@@ -12,7 +12,10 @@
 //! process: whoever waits for long ([`Spanning::repair`]) *reads* the outboxes of the nodes that it misses. That mends
 //! writes lost with a broken connection. And it helps past a driver that has arrived but computes instead of polling:
 //! any other member that waits for long takes the exchange on by itself, by reading only, and fills the outboxes that
-//! other nodes read. Only the driver ever writes to other nodes, so that no late write can meet a newer one.
+//! other nodes read. Only the driver ever writes to other nodes, so that no late write can meet a newer one. Where
+//! nobody on a node polls, its outbox of the first round is filled all the same, right after the last arrival
+//! ([`Spanning::begin`]): whoever misses its word in a later round reads the first round's outboxes of all the nodes of
+//! which that word would have told.
 //!
 //! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
 //! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
@@ -23,7 +26,7 @@ pub mod schedule;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::{Awaited, Barrier, Contribution, Disagreement, Outcome, Withdrawal};
+use super::{Awaited, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
 use crate::fabric::{Fabric, Memory, PostError, Request, Ticket, WordAt};
 use crate::sync::{Ordering, full_fence_after_rmw};
 use layout::{ExchangeWord, SpanLayout};
@@ -108,18 +111,24 @@ struct Exchange {
     value: u64,
     has_waited: bool,
     pulls: Vec<Pull>,
+    /// Whether the round's last reads have found nothing.
+    has_pulled_in_vain: bool,
     /// Why a message could not be posted, since the barrier began.
     trouble: Option<PostError>,
     /// Thorough looks so far.
     looks: u32,
 }
 
-/// A look into another node's outbox that is on its way.
+/// A look into other nodes' outboxes that is on its way: together they hold what a missing message would have said.
 #[derive(Debug)]
 struct Pull {
     place: usize,
-    word: Ticket,
-    value: Ticket,
+    /// Of each outbox the word and the value.
+    reads: Vec<(Ticket, Ticket)>,
+    operations: u64,
+    value: Option<u64>,
+    /// One of them does not say what it should, or not yet.
+    is_in_vain: bool,
 }
 
 impl Spanning {
@@ -190,8 +199,8 @@ impl Spanning {
         assert!(!self.is_outstanding(), "the last arrival is still outstanding");
         self.contribution = contribution;
         self.stage = Stage::Gathering;
-        let mut pulls = std::mem::take(&mut self.exchange.pulls);
-        pulls.clear();
+        let pulls = std::mem::take(&mut self.exchange.pulls);
+        debug_assert!(pulls.is_empty(), "whoever passes lets its reads go");
         self.exchange = Exchange { pulls, ..Exchange::default() };
         self.local.arrive(memory, contribution, cpu);
     }
@@ -213,18 +222,18 @@ impl Spanning {
         self.came_last
     }
 
-    /// Right after an arrival that is not waited for: if this was the last of its node, the driver tells the others now.
+    /// Right after an arrival that is not waited for: if this was the last of its node, the others can know it from now
+    /// on, though nobody here may look for long. The driver tells them; any other member fills the outbox.
     pub fn begin(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
-        if !self.is_driver() {
-            return;
-        }
         if self.stage == Stage::Gathering {
-            let gathered = self.local.poll(memory);
+            let gathered = self.local.poll_thoroughly(memory);
             self.take_in_gathered(gathered);
         }
         if self.stage == Stage::Exchanging && self.exchange.round < self.layout.schedule().rounds() {
             self.announce(memory);
-            self.post_round(fabric);
+            if self.is_driver() {
+                self.post_round(fabric);
+            }
         }
     }
 
@@ -238,6 +247,7 @@ impl Spanning {
     pub fn poll(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
         assert!(self.is_outstanding(), "nothing to poll for");
         if let Some(outcome) = self.see_release(memory) {
+            self.let_go(fabric);
             return Poll::Ready(outcome);
         }
         if self.stage == Stage::Gathering && (self.is_driver() || self.local.is_relay()) {
@@ -325,7 +335,8 @@ impl Spanning {
             }
             self.exchange.round += 1;
             (self.exchange.posted, self.exchange.is_announced, self.exchange.arrived) = (0, false, 0);
-            self.drop_pulls(fabric);
+            self.exchange.has_pulled_in_vain = false;
+            self.let_go(fabric);
         }
         Poll::Ready(self.release(memory))
     }
@@ -410,24 +421,50 @@ impl Spanning {
         self.exchange.value = self.contribution.operation.combine(self.exchange.value, value);
     }
 
-    /// Posts reads of the outboxes of those whose messages are missing.
+    /// Posts reads of what is missing: first the outboxes of the round's senders, then, in turn, what all those nodes
+    /// brought of whom the senders would tell: a sender may have arrived and not be able to go on.
     fn post_pulls(&mut self, fabric: &impl Fabric) {
         let schedule = *self.layout.schedule();
-        let round = self.exchange.round;
-        for (place, distance) in schedule.distances(round).enumerate() {
+        let asks_all = self.exchange.has_pulled_in_vain;
+        let round = if asks_all { 0 } else { self.exchange.round };
+        self.exchange.has_pulled_in_vain = false;
+        for (place, distance) in schedule.distances(self.exchange.round).enumerate() {
             if self.exchange.arrived & 1 << place != 0 {
                 continue;
             }
+            let known_to_sender = if asks_all { schedule.known_before(self.exchange.round) } else { 1 };
+            // What is further away than all nodes is known here.
+            let distances = distance..schedule.nodes().min(distance + known_to_sender);
+            if let Some(reads) = self.post_reads(fabric, round, distances) {
+                let (operations, value, is_in_vain) = (0, None, false);
+                self.exchange.pulls.push(Pull { place, reads, operations, value, is_in_vain });
+            }
+        }
+    }
+
+    /// Posts reads of the outboxes of a round, of the nodes so far behind; `None` if one of them cannot be asked.
+    fn post_reads(
+        &mut self,
+        fabric: &impl Fabric,
+        round: usize,
+        distances: std::ops::Range<usize>,
+    ) -> Option<Vec<(Ticket, Ticket)>> {
+        let schedule = *self.layout.schedule();
+        let mut reads = Vec::with_capacity(distances.len());
+        for distance in distances {
             let (node, start) = self.span.node(schedule.source(self.here, distance));
             let at = SpanLayout::new(start, schedule, 0).outbox(round, self.next());
             // The word first: if it is of this barrier, the value that is read after it is, too.
             let requests = [Request::Read { at }, Request::Read { at: SpanLayout::value_of(at) }];
             let mut tickets = Vec::with_capacity(2);
-            match fabric.post(node, &requests, &mut tickets) {
-                Ok(()) => self.exchange.pulls.push(Pull { place, word: tickets[0], value: tickets[1] }),
-                Err(error) => self.exchange.trouble = Some(error),
+            if let Err(error) = fabric.post(node, &requests, &mut tickets) {
+                self.exchange.trouble = Some(error);
+                forget(fabric, &reads);
+                return None;
             }
+            reads.push((tickets[0], tickets[1]));
         }
+        Some(reads)
     }
 
     /// Takes in what earlier reads of outboxes have brought.
@@ -436,31 +473,24 @@ impl Spanning {
             return;
         }
         fabric.progress();
-        for pull in std::mem::take(&mut self.exchange.pulls) {
-            // The value was read last, so that it completes last.
-            let Poll::Ready(value) = fabric.take(pull.value) else {
+        for mut pull in std::mem::take(&mut self.exchange.pulls) {
+            pull.take_read(fabric, self.next(), self.contribution.operation);
+            if pull.is_in_vain {
+                forget(fabric, &pull.reads);
+                self.exchange.has_pulled_in_vain = true;
+            } else if !pull.reads.is_empty() {
                 self.exchange.pulls.push(pull);
-                continue;
-            };
-            let word = match fabric.take(pull.word) {
-                Poll::Ready(word) => word,
-                Poll::Pending => {
-                    fabric.forget(pull.word);
-                    continue;
-                }
-            };
-            let (Ok(word), Ok(value)) = (word, value) else { continue };
-            let word = ExchangeWord(word);
-            if word.sequence() >= self.next() && self.exchange.arrived & 1 << pull.place == 0 {
-                self.take_in(pull.place, word, value);
+            } else if self.exchange.arrived & 1 << pull.place == 0 {
+                let word = ExchangeWord::new(self.next(), pull.operations);
+                self.take_in(pull.place, word, pull.value.unwrap_or(0));
             }
         }
     }
 
-    fn drop_pulls(&mut self, fabric: &impl Fabric) {
+    /// Gives up what is on its way: nobody will take it.
+    pub fn let_go(&mut self, fabric: &impl Fabric) {
         for pull in self.exchange.pulls.drain(..) {
-            fabric.forget(pull.word);
-            fabric.forget(pull.value);
+            forget(fabric, &pull.reads);
         }
     }
 
@@ -597,5 +627,40 @@ impl Spanning {
             Stage::Gathering => !self.is_driver() || self.local.is_missing_on(memory, cpu),
             _ => true,
         }
+    }
+}
+
+impl Pull {
+    /// Takes in what has come.
+    fn take_read(&mut self, fabric: &impl Fabric, sequence: u64, operation: Operation) {
+        let mut reads = std::mem::take(&mut self.reads);
+        reads.retain(|(word, value)| {
+            // The value was read last, so that it completes last.
+            let Poll::Ready(value) = fabric.take(*value) else { return true };
+            let word = match fabric.take(*word) {
+                Poll::Ready(word) => word,
+                Poll::Pending => {
+                    fabric.forget(*word);
+                    self.is_in_vain = true;
+                    return false;
+                }
+            };
+            match (word.map(ExchangeWord), value) {
+                (Ok(word), Ok(value)) if word.sequence() >= sequence => {
+                    self.operations |= word.operations();
+                    self.value = Some(self.value.map_or(value, |earlier| operation.combine(earlier, value)));
+                }
+                _ => self.is_in_vain = true,
+            }
+            false
+        });
+        self.reads = reads;
+    }
+}
+
+fn forget(fabric: &impl Fabric, reads: &[(Ticket, Ticket)]) {
+    for (word, value) in reads {
+        fabric.forget(*word);
+        fabric.forget(*value);
     }
 }
