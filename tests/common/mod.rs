@@ -8,3 +8,5 @@ pub mod children;
 pub mod ranks;
 #[cfg(not(model))]
 pub mod seeds;
+#[cfg(not(model))]
+pub mod wires;
