@@ -90,7 +90,8 @@ impl Abroad {
         self.homes[member]
     }
 
-    /// Tells the other nodes that this one's members will not write to their blocks any more.
+    /// Tells the other nodes that this member will touch their blocks no more: the driver, which writes there (and by
+    /// whose connections this comes after all it has written), and the last of a node, after which nobody reads.
     pub(super) fn say_goodbye(&self, membership: &Membership) {
         let fabric = membership.reach().fabric;
         let here = membership.here();

@@ -69,7 +69,8 @@ impl SpanLayout {
         self.start.plus(3)
     }
 
-    /// How many other nodes will not write into this block any more. Changed through the fabric only.
+    /// How many other nodes' drivers will not write into this block any more, and how many nodes' last members will not
+    /// read it any more. Changed through the fabric only.
     pub const fn departures(&self) -> WordAt {
         self.start.plus(4)
     }
