@@ -309,6 +309,8 @@ impl Engine {
         let Some(link) = self.links.get_mut(&node) else { return };
         let LinkState::Ready(stream) = &mut link.state else { return };
         if let Err(error) = stream.send(&mut link.outgoing) {
+            // An end that is gone may have said something before.
+            self.hear_out(node);
             return self.break_off(node, &error);
         }
         let waits = link.outgoing.waiting_bytes() > 0;
@@ -316,6 +318,39 @@ impl Engine {
             link.watches_room = waits;
             watch(&self.epoll, stream.socket(), Token::Link(node), waits);
         }
+    }
+
+    /// Takes in what has come by a link that is about to be given up; nothing is answered any more.
+    fn hear_out(&mut self, node: usize) {
+        let words = self.memory.words();
+        let Some(link) = self.links.get_mut(&node) else { return };
+        let LinkState::Ready(stream) = &mut link.state else { return };
+        let memory = &*self.memory;
+        let mut values = Vec::new();
+        let mut hear = |frame| {
+            match frame {
+                Frame::Value { tag, value } => values.push((tag, value)),
+                Frame::Request { request, .. } => drop(execute(memory, request)),
+            }
+            Ok(())
+        };
+        while matches!(stream.receive(words, &mut hear), Ok(true)) {}
+        for (tag, value) in values {
+            if let Some(ticket) = link.answered(tag) {
+                self.tickets.complete(ticket, Ok(value));
+            }
+        }
+    }
+
+    /// Whether something waits to be sent that may still be: by a link that is there, or is being made.
+    pub fn has_unsent(&self) -> bool {
+        let waits = |link: &Link| match &link.state {
+            LinkState::Ready(_) | LinkState::Dialing(_) | LinkState::Expecting { .. } => {
+                link.outgoing.waiting_bytes() > 0
+            }
+            LinkState::Idle | LinkState::Failed { .. } => false,
+        };
+        self.links.values().any(waits)
     }
 
     fn break_off(&mut self, node: usize, error: &StreamError) {

@@ -246,7 +246,7 @@ impl Spanning {
     /// When nothing is outstanding.
     pub fn poll(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
         assert!(self.is_outstanding(), "nothing to poll for");
-        if let Some(outcome) = self.see_release(memory) {
+        if let Some(outcome) = self.see_release(memory, fabric) {
             self.let_go(fabric);
             return Poll::Ready(outcome);
         }
@@ -528,7 +528,7 @@ impl Spanning {
         (0..size).max_by_key(time)
     }
 
-    fn see_release(&mut self, memory: &impl Memory) -> Option<Outcome> {
+    fn see_release(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Option<Outcome> {
         if self.local.layout().size() == 1 {
             return None;
         }
@@ -539,7 +539,22 @@ impl Spanning {
         }
         let load = |at| memory.word(at).load(Ordering::Relaxed);
         let last = usize::try_from(load(self.layout.release_last())).unwrap_or(0).checked_sub(1);
-        Some(self.pass(word.operations(), load(self.layout.release_value()), last))
+        let value = load(self.layout.release_value());
+        self.tell_the_rest(fabric, word.operations(), value);
+        Some(self.pass(word.operations(), value, last))
+    }
+
+    /// A driver over whose head the node was released: others wait for its messages, and may find nobody to read from
+    /// when this node's processes have ended. What all together brought says as much as what a round would have told.
+    fn tell_the_rest(&mut self, fabric: &impl Fabric, operations: u64, value: u64) {
+        if !self.is_driver() {
+            return;
+        }
+        (self.exchange.operations, self.exchange.value) = (operations, value);
+        while self.exchange.round < self.layout.schedule().rounds() {
+            self.post_round(fabric);
+            (self.exchange.round, self.exchange.posted) = (self.exchange.round + 1, 0);
+        }
     }
 
     fn pass(&mut self, operations: u64, value: u64, last: Option<usize>) -> Outcome {
