@@ -5,6 +5,8 @@ pub mod block;
 #[cfg(not(model))]
 pub mod children;
 #[cfg(not(model))]
+pub mod nodes;
+#[cfg(not(model))]
 pub mod ranks;
 #[cfg(not(model))]
 pub mod seeds;
