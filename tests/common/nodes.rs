@@ -1,6 +1,7 @@
 //! Jobs of processes on pretended nodes, and marks by which a test holds their ranks together without the library.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,13 +38,35 @@ impl Across {
     /// Starts all ranks as `test`, with the same variables.
     pub fn start(&self, test: &str, variables: &[(&str, &str)]) -> Children {
         let mut children = Children::default();
-        for (rank, node) in self.nodes.iter().enumerate() {
-            let mut command = self.launch.rank(test, "rank", rank);
-            command.env("PHALANX_BOOTSTRAP", &self.address).env("PHALANX_NODE", node.to_string());
-            command.env("ACROSS_MARKS", &self.marks).envs(variables.iter().copied());
+        for rank in 0..self.nodes.len() {
+            let mut command = self.rank(test, rank);
+            command.envs(variables.iter().copied());
             children.start(command);
         }
         children
+    }
+
+    /// As [`start`](Self::start), with what each says on stderr in a file.
+    pub fn start_logged(&self, test: &str) -> Children {
+        let mut children = Children::default();
+        for rank in 0..self.nodes.len() {
+            let mut command = self.rank(test, rank);
+            command.stderr(std::fs::File::create(self.log_of(rank)).expect("a file"));
+            children.start(command);
+        }
+        children
+    }
+
+    /// Where a rank's stderr goes, if it goes into a file.
+    pub fn log_of(&self, rank: usize) -> PathBuf {
+        self.marks.join(format!("stderr.{rank}"))
+    }
+
+    fn rank(&self, test: &str, rank: usize) -> Command {
+        let mut command = self.launch.rank(test, "rank", rank);
+        command.env("PHALANX_BOOTSTRAP", &self.address).env("PHALANX_NODE", self.nodes[rank].to_string());
+        command.env("ACROSS_MARKS", &self.marks);
+        command
     }
 
     /// Runs all ranks to their ends; their answers.
