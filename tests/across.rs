@@ -123,6 +123,7 @@ fn groups_outlive_the_ranks_that_speak_for_their_nodes() {
         let (job, marks) = (join(), Marks::of_this_rank());
         let group = job.world().split_timeout(job.rank() as u64 % 2, 0, LIMIT).expect("all split");
         group.barrier_timeout(LIMIT).expect("both come");
+        marks.gate(&job, "split");
         if job.rank() % 2 == 0 {
             drop((group, job));
             return answer("gone");

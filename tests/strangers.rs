@@ -99,13 +99,20 @@ impl Target {
         }
     }
 
+    fn all_logs(&self) -> String {
+        let log = |rank| std::fs::read_to_string(self.across.log_of(rank)).unwrap_or_default();
+        (0..NODES.len()).map(|rank| format!("\nrank {rank} says: {}", log(rank))).collect()
+    }
+
     /// Ends the job well, and returns what `rank` has said about its visitors.
-    fn finish(self, rank: usize) -> Vec<String> {
+    fn finish(mut self, rank: usize) -> Vec<String> {
         std::fs::write(self.across.marks.join("enough"), "").expect("a file");
-        for (rank, answers) in self.children.answers().into_iter().enumerate() {
+        for rank in 0..NODES.len() {
+            let (answers, status) = self.children.finish(rank);
+            assert!(status.success(), "rank {rank}: {status}, {answers:?}, {}", self.all_logs());
             let numbers: Vec<u64> = answers[0].split(' ').map(|number| number.parse().expect("a number")).collect();
             assert!(numbers[0] > 0, "rank {rank} has passed no barrier");
-            assert!(numbers[1] < HELD_UP.as_millis() as u64, "rank {rank} was held up for {} ms", numbers[1]);
+            assert!(u128::from(numbers[1]) < HELD_UP.as_millis(), "rank {rank} was held up for {} ms", numbers[1]);
         }
         let said = std::fs::read_to_string(self.across.log_of(rank)).expect("its stderr");
         let refusals =
@@ -396,4 +403,40 @@ fn connections_that_are_overtaken_are_mended() {
     assert!(welcomes > 10, "{welcomes} were let in");
     let said = target.finish(AGENT);
     assert!(said == ["it broke the protocol"], "{said:?}");
+}
+
+/// As the test before, while the ranks make and drop groups: what is lost with a connection may be an answer that frees
+/// a place.
+#[test]
+#[ignore = "fails: thanks and farewells that are lost with a connection are never said again"]
+fn groups_are_made_though_connections_are_overtaken() {
+    const TEST: &str = "groups_are_made_though_connections_are_overtaken";
+    if role().is_some() {
+        let (job, marks) = (Job::from_env().expect("a job across nodes"), Marks::of_this_rank());
+        let world = job.world();
+        let (before, _) = world.space();
+        marks.set(&job, "here");
+        let mut longest = Duration::ZERO;
+        loop {
+            let begun = Instant::now();
+            let is_enough = job.rank() == 0 && marks.0.join("enough").exists();
+            let agreed = world.barrier_reduce_timeout(Operation::Or, u64::from(is_enough), 2 * HELD_UP);
+            if agreed.expect("nobody is held up") == 1 {
+                break;
+            }
+            let group = world.split_timeout(0, 0, HELD_UP).expect("the group is made");
+            group.barrier_timeout(2 * HELD_UP).expect("its members meet");
+            longest = longest.max(begun.elapsed());
+        }
+        // The last groups go with their farewells.
+        drop(world.split_timeout(job.rank() as u64, 0, LIMIT).expect("a group of one"));
+        assert!(world.space().0 <= before + 40, "{:?} units are taken, not {before}", world.space());
+        return answer(format!("{} {}", world.passed(), longest.as_millis()));
+    }
+    let target = Target::start(TEST);
+    for _ in 0..200 {
+        drop(target.prove(target.listener_of(AGENT), &target.key(), &Target::claim(Purpose::Fabric, 0)));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    target.finish(AGENT);
 }
