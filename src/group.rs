@@ -536,6 +536,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.settle_given_up();
+        self.core.get_mut().barrier.let_go(&self.membership);
         self.leave();
     }
 }

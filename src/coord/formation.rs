@@ -150,11 +150,11 @@ pub fn is_last_to_leave(memory: &impl Memory, layout: GroupLayout) -> bool {
     memory.word(layout.references()).fetch_sub(1, Ordering::AcqRel) == 1
 }
 
-/// Gives a spanning group's block back, if all the other nodes have said that they will write to it no more.
+/// Gives a spanning group's block back, if all the other nodes have said twice that they will touch it no more.
 pub fn release_spanning(memory: &impl Memory, node: &NodeLayout, layout: SpanLayout) -> bool {
-    // SYNC POINT: departures. Acquire pairs with the fabric's additions, which come after all their nodes' writes.
+    // SYNC POINT: departures. Acquire pairs with the fabric's additions, which come after all that their processes wrote.
     let departures = memory.word(layout.departures()).load(Ordering::Acquire);
-    let is_free = departures >= layout.schedule().nodes() as u64 - 1;
+    let is_free = departures >= 2 * (layout.schedule().nodes() as u64 - 1);
     if is_free {
         give_back(memory, node, layout.start(), units_spanning(layout.schedule(), layout.local().size()));
     }

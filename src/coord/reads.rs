@@ -17,6 +17,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Reads {
     wanted: Vec<Place>,
+    /// Those of `wanted` before this one have been posted, or have a value from an earlier attempt.
     posted: usize,
     on_their_way: Vec<(usize, Ticket)>,
     values: Vec<Option<u64>>,
@@ -44,24 +45,31 @@ impl Reads {
         if self.posted == self.wanted.len() && self.on_their_way.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Whether a word has no value: after [`poll`](Self::poll) is ready, one that has failed.
+    pub fn has_failed(&self) -> bool {
+        self.values.iter().any(Option::is_none)
+    }
+
+    /// After [`poll`](Self::poll) is ready: reads those that have failed again.
+    pub fn try_again(&mut self) {
+        self.posted = 0;
+    }
+
     /// Posts the next words of one node. `false`: there is no room now.
     fn post_batch(&mut self, fabric: &impl Fabric) -> bool {
-        let rest = &self.wanted[self.posted..];
-        let node = rest[0].node;
-        let batch: Vec<Request> = rest
-            .iter()
-            .take(BATCH_REQUESTS)
-            .take_while(|place| place.node == node)
-            .map(|place| Request::Read { at: place.at })
-            .collect();
-        let mut tickets = Vec::with_capacity(batch.len());
-        match fabric.post(node, &batch, &mut tickets) {
-            Ok(()) => self.on_their_way.extend((self.posted..).zip(tickets)),
+        let node = self.wanted[self.posted].node;
+        let batch = self.wanted[self.posted..].iter().take(BATCH_REQUESTS).take_while(|place| place.node == node);
+        let end = self.posted + batch.count();
+        let missing: Vec<usize> = (self.posted..end).filter(|index| self.values[*index].is_none()).collect();
+        let requests: Vec<Request> = missing.iter().map(|index| Request::Read { at: self.wanted[*index].at }).collect();
+        let mut tickets = Vec::with_capacity(requests.len());
+        match fabric.post(node, &requests, &mut tickets) {
+            Ok(()) => self.on_their_way.extend(missing.into_iter().zip(tickets)),
             Err(PostError::Full { .. }) => return false,
             // Words that cannot be reached have no values.
             Err(_) => {}
         }
-        self.posted += batch.len();
+        self.posted = end;
         true
     }
 

@@ -358,6 +358,9 @@ impl Group {
         let Some(abroad) = &self.abroad else {
             return formation::leave(segment, &node, self.layout);
         };
+        if self.local_index() == 0 {
+            abroad.say_goodbye(&self.membership);
+        }
         if formation::is_last_to_leave(segment, self.layout) {
             abroad.say_goodbye(&self.membership);
             self.membership.depart(Departed { layout: abroad.layout() });

@@ -86,6 +86,13 @@ impl Meeting {
             }
         }
     }
+
+    /// Before it is dropped: what it has asked of other nodes will not be taken.
+    pub fn let_go(&mut self, membership: &Membership) {
+        if let Self::Spanning(barrier) = self {
+            barrier.let_go(membership.reach().fabric);
+        }
+    }
 }
 
 impl Membership {

@@ -23,6 +23,9 @@ use crate::sync::Ordering;
 /// How long the words of other nodes are waited for, before their members count as unknown.
 const READING_PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long after words could not be read they are read again.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(1);
+
 /// Where the members of a group that spans nodes are.
 #[derive(Debug)]
 pub(crate) struct Abroad {
@@ -90,7 +93,8 @@ impl Abroad {
         self.homes[member]
     }
 
-    /// Tells the other nodes that this one's members will not write to their blocks any more.
+    /// Tells the other nodes that this member will touch their blocks no more: the driver, which writes there (and by
+    /// whose connections this comes after all it has written), and the last of a node, after which nobody reads.
     pub(super) fn say_goodbye(&self, membership: &Membership) {
         let fabric = membership.reach().fabric;
         let here = membership.here();
@@ -183,13 +187,20 @@ impl Group {
     /// ahead of this rank.
     pub(super) fn given_at(&self, sequence: u64, limit: Option<Limit>) -> Result<Vec<(u64, u64)>, GroupError> {
         let which = |layout: GroupLayout, index| [layout.color(index, sequence), layout.key(index, sequence)];
-        let patience = self.left(limit).unwrap_or(super::forming::FORMING_PATIENCE);
-        let words = self.words_of_members(which, patience);
-        let given = words.iter().zip(&self.ranks).map(|(words, rank)| match words {
-            Some([color, key]) => Ok((*color, *key)),
-            None => Err(GroupError::MemberUnreachable { rank: self.membership.rank, member: *rank, waited: patience }),
-        });
-        given.collect()
+        let limit = limit.or_else(|| self.limit(Some(super::forming::FORMING_PATIENCE)));
+        loop {
+            let words = self.words_of_members(which, self.left(limit).unwrap_or_default());
+            let member = match words.iter().position(Option::is_none) {
+                None => return Ok(words.into_iter().flatten().map(|[color, key]| (color, key)).collect()),
+                Some(index) => self.ranks[index],
+            };
+            // A connection that has broken is made anew.
+            if self.left(limit).is_none_or(|left| left.is_zero()) {
+                let (rank, waited) = (self.membership.rank, self.waited(limit));
+                return Err(GroupError::MemberUnreachable { rank, member, waited });
+            }
+            std::thread::sleep(READ_AGAIN_AFTER);
+        }
     }
 
     /// The record of all members.

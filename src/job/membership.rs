@@ -142,7 +142,7 @@ impl Membership {
         self.bury_departed();
     }
 
-    /// Gives the blocks back that nobody writes to any more.
+    /// Gives the blocks back that no other node touches any more.
     pub fn bury_departed(&self) {
         let layout = self.segment.layout();
         lock(&self.departed).retain(|departed| !formation::release_spanning(&*self.segment, &layout, departed.layout));

@@ -64,6 +64,20 @@ impl Launch {
     }
 }
 
+/// A port of the loopback interface at which nobody listens. Below those that the kernel gives to whoever connects, so
+/// that nobody takes it by chance before a rank listens there; each test process tries another part of them.
+pub fn free_port() -> u16 {
+    static TRIED: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (u64::from(std::process::id()) * 64 + number) % 20_000;
+        let port = u16::try_from(port).expect("below 30,000");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// The command that runs `test` of this program in a role, as no rank of any job.
 pub fn bare(test: &str, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a program has a path"));

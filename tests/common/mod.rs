@@ -7,6 +7,10 @@ pub mod children;
 #[cfg(not(model))]
 pub mod dissemination;
 #[cfg(not(model))]
+pub mod nodes;
+#[cfg(not(model))]
 pub mod ranks;
 #[cfg(not(model))]
 pub mod seeds;
+#[cfg(not(model))]
+pub mod wires;

@@ -314,6 +314,8 @@ impl Engine {
         let Some(link) = self.links.get_mut(&node) else { return };
         let LinkState::Ready(stream) = &mut link.state else { return };
         if let Err(error) = stream.send(&mut link.outgoing) {
+            // An end that is gone may have said something before.
+            self.hear_out(node);
             return self.break_off(node, &error);
         }
         let waits = link.outgoing.waiting_bytes() > 0;
@@ -321,6 +323,39 @@ impl Engine {
             link.watches_room = waits;
             watch(&self.epoll, stream.socket(), Token::Link(node), waits);
         }
+    }
+
+    /// Takes in what has come by a link that is about to be given up; nothing is answered any more.
+    fn hear_out(&mut self, node: usize) {
+        let words = self.memory.words();
+        let Some(link) = self.links.get_mut(&node) else { return };
+        let LinkState::Ready(stream) = &mut link.state else { return };
+        let memory = &*self.memory;
+        let mut values = Vec::new();
+        let mut hear = |frame| {
+            match frame {
+                Frame::Value { tag, value } => values.push((tag, value)),
+                Frame::Request { request, .. } => drop(execute(memory, request)),
+            }
+            Ok(())
+        };
+        while matches!(stream.receive(words, &mut hear), Ok(true)) {}
+        for (tag, value) in values {
+            if let Some(ticket) = link.answered(tag) {
+                self.tickets.complete(ticket, Ok(value));
+            }
+        }
+    }
+
+    /// Whether something waits to be sent that may still be: by a link that is there, or is being made.
+    pub fn has_unsent(&self) -> bool {
+        let waits = |link: &Link| match &link.state {
+            LinkState::Ready(_) | LinkState::Dialing(_) | LinkState::Expecting { .. } => {
+                link.outgoing.waiting_bytes() > 0
+            }
+            LinkState::Idle | LinkState::Failed { .. } => false,
+        };
+        self.links.values().any(waits)
     }
 
     fn break_off(&mut self, node: usize, error: &StreamError) {
@@ -435,22 +470,42 @@ impl Engine {
         let Ok((socket, address)) = listener.accept() else { return };
         let expected =
             Expected { purpose: Purpose::Fabric, size: self.services.size as u64, peer: self.services.rank as u64 };
-        let Ok(mut server) = handshake::Server::new(&self.services.key, expected) else { return };
+        let Ok(server) = handshake::Server::new(&self.services.key, expected) else { return };
         if socket.set_nonblocking(true).is_err() || socket.set_nodelay(true).is_err() {
             return;
         }
+        let until = Instant::now() + HANDSHAKE_LIMIT;
+        let stranger = Stranger { socket, address, server, output: Vec::new(), until };
         if self.strangers.len() >= MOST_STRANGERS {
-            server.decide(Verdict::TooBusy);
-            self.log.report(address, Verdict::TooBusy);
-            // It fits into an empty socket buffer, and is lost with a peer that is gone.
-            let _ = (&socket).write(&server.poll_output());
-            return;
+            match self.expendable() {
+                Some(id) => self.put_out(id),
+                None => return self.turn_away(stranger),
+            }
         }
         let id = self.fresh_id();
-        if epoll::add(&self.epoll, &socket, Token::Stranger(id).pack(), EventFlags::IN).is_ok() {
-            let until = Instant::now() + HANDSHAKE_LIMIT;
-            self.strangers.insert(id, Stranger { socket, address, server, output: Vec::new(), until });
+        if epoll::add(&self.epoll, &stranger.socket, Token::Stranger(id).pack(), EventFlags::IN).is_ok() {
+            self.strangers.insert(id, stranger);
         }
+    }
+
+    /// The oldest stranger that has not shown the job's tag: a rank shows it as soon as it is let in, so that a flood of
+    /// others keeps none out.
+    fn expendable(&self) -> Option<u32> {
+        let silent = self.strangers.iter().filter(|(_, stranger)| !stranger.server.has_heard_hello());
+        silent.min_by_key(|(_, stranger)| stranger.until).map(|(id, _)| *id)
+    }
+
+    fn put_out(&mut self, id: u32) {
+        if let Some(stranger) = self.strangers.remove(&id) {
+            self.turn_away(stranger);
+        }
+    }
+
+    fn turn_away(&mut self, mut stranger: Stranger) {
+        stranger.server.decide(Verdict::TooBusy);
+        self.log.report(stranger.address, Verdict::TooBusy);
+        // It fits into an empty socket buffer, and is lost with a peer that is gone.
+        let _ = stranger.send();
     }
 
     fn fresh_id(&mut self) -> u32 {

@@ -49,6 +49,11 @@ use crate::sync::{AtomicU32, Ordering};
 /// comes in meanwhile waits as long.
 const STEAL_LASTS: Duration = Duration::from_millis(2);
 
+/// How long a fabric that is dropped sends what waits.
+const LINGER: Duration = Duration::from_secs(3);
+/// The longest time between two looks meanwhile.
+const LINGERING_NAP: Duration = Duration::from_millis(1);
+
 /// A node as others reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -146,6 +151,7 @@ impl TcpFabric {
 
 impl Drop for TcpFabric {
     fn drop(&mut self) {
+        self.shared.linger();
         self.shared.progress.store(Progress::Over as u32, Ordering::SeqCst);
         self.shared.wake_thread();
         self.shared.kick();
@@ -232,6 +238,28 @@ impl Shared {
         // SYNC POINT: nap.
         if self.nap.swap(0, Ordering::SeqCst) == 1 {
             let _ = futex::wake(&self.nap, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// Sends what is on its way: whoever has passed a barrier may end, and others wait for what it has posted, perhaps to
+    /// a node to which it is only just connecting.
+    fn linger(&self) {
+        let limit = Instant::now() + LINGER;
+        loop {
+            let next = {
+                let mut engine = self.engine();
+                engine.look_around();
+                if !engine.has_unsent() {
+                    return;
+                }
+                engine.next_limit().map_or(limit, |next| next.min(limit))
+            };
+            let now = Instant::now();
+            if now >= limit {
+                return;
+            }
+            // The other thread may be told of it first, and then looks around itself.
+            self.wait_for_events(Some(next.saturating_duration_since(now).min(LINGERING_NAP)));
         }
     }
 

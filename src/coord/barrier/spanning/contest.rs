@@ -32,7 +32,7 @@ use super::{Schedule, Span};
 use crate::coord::barrier::Operation;
 use crate::coord::barrier::word::ArrivalWord;
 use crate::coord::reads::{Place, Reads};
-use crate::fabric::{Fabric, Memory, Ticket, WordAt};
+use crate::fabric::{Fabric, Memory, PostError, Ticket, WordAt};
 use crate::sync::{Ordering, full_fence};
 
 /// How far the members of a node have come with a barrier. Written by this node's members.
@@ -256,6 +256,12 @@ impl Look {
                 },
                 Self::AtMembers(word, mut reads) => match reads.poll(fabric) {
                     Poll::Pending => (Self::AtMembers(word, reads), None),
+                    // Of a barrier that is passed the rest can still be read; of another one, too, since a withdrawal
+                    // meanwhile would make the swap fail.
+                    Poll::Ready(()) if reads.has_failed() => {
+                        reads.try_again();
+                        (Self::AtMembers(word, reads), None)
+                    }
                     Poll::Ready(()) => {
                         let Some(brought) = brought_by_all(field, &reads.into_values(fabric)) else {
                             return Poll::Ready(Seen::Undecided);
@@ -321,28 +327,35 @@ fn brought_by_all(field: &Field<'_>, values: &[Option<u64>]) -> Option<Brought> 
     brought
 }
 
-/// A member's way back.
+/// A member's way back: what it asks next, and the answer that is on its way.
+///
+/// Each request is posted again until it can be, and reads are posted again when they are lost. After a swap that is lost
+/// the word is read again: raising a gate or counting a withdrawal twice does no harm.
 #[derive(Debug, Default)]
-pub(super) enum Retreat {
-    /// It is not on it.
-    #[default]
-    Idle,
-    /// The decision word is being read, to open the contest.
-    Opening(Ticket),
-    /// The contest is being opened.
-    Opened(Ticket),
-    /// A node's completion word is being read.
-    Asking(usize, Ticket),
-    /// Its gate is being read.
-    AtGate(usize, Ticket),
-    /// Its gate is being raised.
-    Raising(usize, Ticket),
-    /// Its completion word is being read again.
-    AskingAgain(usize, Ticket),
-    /// The usual way is closed. The member has marked its word; the decision word is being read.
-    Marked(Ticket),
-    /// The withdrawal is being counted.
-    Counting(Ticket, ContestWord),
+pub(super) struct Retreat {
+    request: Option<Ask>,
+    ticket: Option<Ticket>,
+}
+
+/// A request on the way back.
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    /// Read the decision word, to open the contest.
+    Contest,
+    /// Open the contest.
+    Open { found: u64 },
+    /// Read the completion word of a node.
+    Completion { index: usize },
+    /// Read its gate.
+    Gate { index: usize },
+    /// Raise its gate.
+    Raise { index: usize, found: u64 },
+    /// Read its completion word again.
+    CompletionAgain { index: usize },
+    /// The usual way is closed, and the member has marked its word. Read the decision word, to count the withdrawal.
+    Withdrawals,
+    /// Count the withdrawal.
+    Count { found: ContestWord },
 }
 
 /// What is to be done on a way back.
@@ -356,163 +369,123 @@ pub(super) enum Step {
     Withdrawn,
     /// The barrier is passed.
     Passed,
-    /// It cannot be: a word is exhausted, or its node cannot be reached.
+    /// No more withdrawals can be counted.
     Impossible,
 }
 
 impl Retreat {
     /// Whether it has begun.
     pub fn is_under_way(&self) -> bool {
-        !matches!(self, Self::Idle)
+        self.request.is_some()
     }
 
     /// Gives it up.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
-        match std::mem::take(self) {
-            Self::Idle => {}
-            Self::Opening(ticket)
-            | Self::Opened(ticket)
-            | Self::Asking(_, ticket)
-            | Self::AtGate(_, ticket)
-            | Self::Raising(_, ticket)
-            | Self::AskingAgain(_, ticket)
-            | Self::Marked(ticket)
-            | Self::Counting(ticket, _) => fabric.forget(ticket),
+        if let Some(ticket) = std::mem::take(self).ticket {
+            fabric.forget(ticket);
         }
     }
 
     /// The member has marked its word.
-    pub fn marked(&mut self, field: &Field<'_>, fabric: &impl Fabric) -> Step {
-        self.read(field.decision(), fabric, Self::Marked)
+    pub fn marked(&mut self) {
+        self.request = Some(Ask::Withdrawals);
     }
 
     /// Moves on by one step. `is_closed`: this member's own node does not go the usual way.
     pub fn step(&mut self, field: &Field<'_>, is_closed: bool, fabric: &impl Fabric) -> Step {
+        let request = *self.request.get_or_insert(Ask::Contest);
+        let Some(ticket) = self.ticket else {
+            self.ticket = request.post(field, fabric).ok();
+            return Step::Wait;
+        };
+        let Poll::Ready(answer) = fabric.take(ticket) else { return Step::Wait };
+        self.ticket = None;
+        let next = match answer {
+            Ok(found) => request.understand(found, field, is_closed),
+            Err(_) => Err(request.after_loss()),
+        };
+        match next {
+            Err(request) => {
+                self.request = Some(request);
+                Step::Wait
+            }
+            Ok(step) => {
+                self.request = None;
+                step
+            }
+        }
+    }
+}
+
+impl Ask {
+    fn post(self, field: &Field<'_>, fabric: &impl Fabric) -> Result<Ticket, PostError> {
+        let read = |(node, at)| fabric.read(node, at);
+        match self {
+            Self::Contest | Self::Withdrawals => read(field.decision()),
+            Self::Completion { index } | Self::CompletionAgain { index } => read(field.completion(index)),
+            Self::Gate { index } => read(field.gate(index)),
+            Self::Open { found } => {
+                let (node, at) = field.decision();
+                fabric.compare_swap(node, at, found, ContestWord::opened(field.sequence).0)
+            }
+            Self::Raise { index, found } => {
+                let (node, at) = field.gate(index);
+                fabric.compare_swap(node, at, found, field.sequence)
+            }
+            Self::Count { found } => {
+                let (node, at) = field.decision();
+                fabric.compare_swap(node, at, found.0, found.with_one_more().0)
+            }
+        }
+    }
+
+    /// What to ask when the answer was lost.
+    fn after_loss(self) -> Self {
+        match self {
+            Self::Open { .. } => Self::Contest,
+            Self::Raise { index, .. } => Self::Gate { index },
+            Self::Count { .. } => Self::Withdrawals,
+            read => read,
+        }
+    }
+
+    /// What follows from an answer: the end of asking, or the next request.
+    fn understand(self, found: u64, field: &Field<'_>, is_closed: bool) -> Result<Step, Self> {
         let sequence = field.sequence;
-        match std::mem::take(self) {
-            Self::Idle => self.read(field.decision(), fabric, Self::Opening),
-            Self::Opening(ticket) => match self.answer(ticket, fabric, Self::Opening) {
-                Err(step) => step,
-                Ok(word) if ContestWord(word).has_passed(sequence) => Step::Passed,
-                Ok(word) if ContestWord(word).is_open_at(sequence) => self.ask(0, field, is_closed, fabric),
-                Ok(word) => {
-                    let opened = ContestWord::opened(sequence);
-                    self.swap(field.decision(), (word, opened.0), fabric, Self::Opened)
-                }
+        let (contest, completion) = (ContestWord(found), CompletionWord(found));
+        match self {
+            Self::Contest | Self::Withdrawals if contest.has_passed(sequence) => Ok(Step::Passed),
+            Self::Contest if !contest.is_open_at(sequence) => Err(Self::Open { found }),
+            Self::Contest if is_closed => Ok(Step::Mark),
+            Self::Contest => Err(Self::Completion { index: 0 }),
+            // Opened, or somebody else was quicker: reading again tells.
+            Self::Open { .. } => Err(Self::Contest),
+            Self::Completion { index } => match completion.phase_at(sequence) {
+                None => Err(Self::Gate { index }),
+                Some(phase) => Self::after_phase(index, phase, field),
             },
-            Self::Opened(ticket) => match self.answer(ticket, fabric, Self::Opened) {
-                Err(step) => step,
-                // Opened, or somebody else was quicker: both are seen by reading again.
-                Ok(_) => self.read(field.decision(), fabric, Self::Opening),
+            Self::Gate { index } if found >= sequence => Err(Self::CompletionAgain { index }),
+            Self::Gate { index } => Err(Self::Raise { index, found }),
+            Self::Raise { index, .. } => Err(Self::Gate { index }),
+            Self::CompletionAgain { index } => match completion.phase_at(sequence) {
+                None => Ok(Step::Mark),
+                Some(phase) => Self::after_phase(index, phase, field),
             },
-            Self::Asking(index, ticket) => match self.answer(ticket, fabric, |ticket| Self::Asking(index, ticket)) {
-                Err(step) => step,
-                Ok(word) => match CompletionWord(word).phase_at(sequence) {
-                    None => self.read(field.gate(index), fabric, |ticket| Self::AtGate(index, ticket)),
-                    Some(phase) => self.judge(index, phase, field, fabric),
-                },
-            },
-            Self::AtGate(index, ticket) => match self.answer(ticket, fabric, |ticket| Self::AtGate(index, ticket)) {
-                Err(step) => step,
-                Ok(gate) if gate >= sequence => {
-                    self.read(field.completion(index), fabric, |ticket| Self::AskingAgain(index, ticket))
-                }
-                Ok(gate) => {
-                    let raised = |ticket| Self::Raising(index, ticket);
-                    self.swap(field.gate(index), (gate, sequence), fabric, raised)
-                }
-            },
-            Self::Raising(index, ticket) => match self.answer(ticket, fabric, |ticket| Self::Raising(index, ticket)) {
-                Err(step) => step,
-                Ok(_) => self.read(field.gate(index), fabric, |ticket| Self::AtGate(index, ticket)),
-            },
-            Self::AskingAgain(index, ticket) => {
-                match self.answer(ticket, fabric, |ticket| Self::AskingAgain(index, ticket)) {
-                    Err(step) => step,
-                    Ok(word) => match CompletionWord(word).phase_at(sequence) {
-                        None => Step::Mark,
-                        Some(phase) => self.judge(index, phase, field, fabric),
-                    },
-                }
-            }
-            Self::Marked(ticket) => match self.answer(ticket, fabric, Self::Marked) {
-                Err(step) => step,
-                Ok(word) if ContestWord(word).has_passed(sequence) => Step::Passed,
-                Ok(word) if ContestWord(word).withdrawals() == ContestWord::MAX_WITHDRAWALS => Step::Impossible,
-                Ok(word) => {
-                    let word = ContestWord(word);
-                    let counting = |ticket| Self::Counting(ticket, word);
-                    self.swap(field.decision(), (word.0, word.with_one_more().0), fabric, counting)
-                }
-            },
-            Self::Counting(ticket, word) => match self.answer(ticket, fabric, |ticket| Self::Counting(ticket, word)) {
-                Err(step) => step,
-                Ok(found) if found == word.0 => Step::Withdrawn,
-                Ok(_) => self.read(field.decision(), fabric, Self::Marked),
-            },
+            Self::Withdrawals if contest.withdrawals() == ContestWord::MAX_WITHDRAWALS => Ok(Step::Impossible),
+            Self::Withdrawals => Err(Self::Count { found: contest }),
+            Self::Count { found: expected } if contest == expected => Ok(Step::Withdrawn),
+            Self::Count { .. } => Err(Self::Withdrawals),
         }
     }
 
-    /// A node that is complete: closed is what is wanted, open means the next, and completing to ask again.
-    fn judge(&mut self, index: usize, phase: CompletionPhase, field: &Field<'_>, fabric: &impl Fabric) -> Step {
+    /// A node that is complete: closed is what is wanted, open means the next (all open: passed), and completing to ask
+    /// again.
+    fn after_phase(index: usize, phase: CompletionPhase, field: &Field<'_>) -> Result<Step, Self> {
         match phase {
-            CompletionPhase::Closed => Step::Mark,
-            CompletionPhase::Completing => self.ask(index, field, false, fabric),
-            CompletionPhase::Open => self.ask(index + 1, field, false, fabric),
-        }
-    }
-
-    /// Asks the node of an index how far it is; when all have been asked, all go the usual way.
-    fn ask(&mut self, index: usize, field: &Field<'_>, is_closed: bool, fabric: &impl Fabric) -> Step {
-        if is_closed {
-            return Step::Mark;
-        }
-        if index == field.span.len() {
-            return Step::Passed;
-        }
-        self.read(field.completion(index), fabric, |ticket| Self::Asking(index, ticket))
-    }
-
-    fn read(&mut self, (node, at): (usize, WordAt), fabric: &impl Fabric, next: impl FnOnce(Ticket) -> Self) -> Step {
-        match fabric.read(node, at) {
-            Ok(ticket) => {
-                *self = next(ticket);
-                Step::Wait
-            }
-            Err(_) => Step::Impossible,
-        }
-    }
-
-    fn swap(
-        &mut self,
-        (node, at): (usize, WordAt),
-        (expected, new): (u64, u64),
-        fabric: &impl Fabric,
-        next: impl FnOnce(Ticket) -> Self,
-    ) -> Step {
-        match fabric.compare_swap(node, at, expected, new) {
-            Ok(ticket) => {
-                *self = next(ticket);
-                Step::Wait
-            }
-            Err(_) => Step::Impossible,
-        }
-    }
-
-    /// The value of a request, or what to do without one.
-    fn answer(
-        &mut self,
-        ticket: Ticket,
-        fabric: &impl Fabric,
-        again: impl FnOnce(Ticket) -> Self,
-    ) -> Result<u64, Step> {
-        match fabric.take(ticket) {
-            Poll::Pending => {
-                *self = again(ticket);
-                Err(Step::Wait)
-            }
-            Poll::Ready(Ok(value)) => Ok(value),
-            Poll::Ready(Err(_)) => Err(Step::Impossible),
+            CompletionPhase::Closed => Ok(Step::Mark),
+            CompletionPhase::Completing => Err(Self::Completion { index }),
+            CompletionPhase::Open if index + 1 == field.span.len() => Ok(Step::Passed),
+            CompletionPhase::Open => Err(Self::Completion { index: index + 1 }),
         }
     }
 }

@@ -69,7 +69,8 @@ impl SpanLayout {
         self.start.plus(3)
     }
 
-    /// How many other nodes will not write into this block any more. Changed through the fabric only.
+    /// How many other nodes' drivers will not write into this block any more, and how many nodes' last members will not
+    /// read it any more. Changed through the fabric only.
     pub const fn departures(&self) -> WordAt {
         self.start.plus(4)
     }
@@ -122,17 +123,29 @@ impl SpanLayout {
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–5 | operations | a bit for each operation that the members known so far have named |
-/// | 6–15 | – | 0 |
+/// | 6 | contested | of a release: the barrier was decided by members' own words; see [`super::contest`] |
+/// | 7–15 | – | 0 |
 /// | 16–63 | sequence | which barrier |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExchangeWord(pub u64);
 
 impl ExchangeWord {
     const OPERATIONS: u64 = 0x3f;
+    const CONTESTED: u64 = 1 << 6;
 
     /// The word for a barrier.
     pub const fn new(sequence: u64, operations: u64) -> Self {
         Self(sequence << 16 | operations)
+    }
+
+    /// The same, of a barrier that was contested or not.
+    pub const fn with_contest(self, was_contested: bool) -> Self {
+        if was_contested { Self(self.0 | Self::CONTESTED) } else { self }
+    }
+
+    /// Whether the barrier was contested.
+    pub const fn was_contested(self) -> bool {
+        self.0 & Self::CONTESTED != 0
     }
 
     /// Which barrier.
@@ -196,7 +209,7 @@ pub const LAYOUT_HASH: u64 = {
             layout.outbox(1, 1).0 as u64,
             layout.inbox(3, 1).0 as u64,
             SpanLayout::value_of(WordAt(0)).0 as u64,
-            ExchangeWord::new(1, 0).0,
+            ExchangeWord::new(1, 0).with_contest(true).0,
             NodeWord::new(1, WordAt(0)).0,
             super::contest::CompletionWord::new(1, super::contest::CompletionPhase::Closed).0,
             super::contest::ContestWord::opened(1).0,

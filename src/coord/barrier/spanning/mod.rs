@@ -12,7 +12,10 @@
 //! process: whoever waits for long ([`Spanning::repair`]) *reads* the outboxes of the nodes that it misses. That mends
 //! writes lost with a broken connection. And it helps past a driver that has arrived but computes instead of polling:
 //! any other member that waits for long takes the exchange on by itself, by reading only, and fills the outboxes that
-//! other nodes read. Only the driver ever writes to other nodes, so that no late write can meet a newer one.
+//! other nodes read. Only the driver ever writes to other nodes, so that no late write can meet a newer one. Where
+//! nobody on a node polls, its outbox of the first round is filled all the same, right after the last arrival
+//! ([`Spanning::begin`]): whoever misses its word in a later round reads the first round's outboxes of all the nodes of
+//! which that word would have told.
 //!
 //! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way.
 //!
@@ -145,6 +148,8 @@ struct Exchange {
     value: u64,
     has_waited: bool,
     pulls: Vec<Pull>,
+    /// Whether the round's last reads have found nothing.
+    has_pulled_in_vain: bool,
     /// Why a message could not be posted, since the barrier began.
     trouble: Option<PostError>,
     /// Thorough looks so far.
@@ -155,12 +160,16 @@ struct Exchange {
     has_looked: bool,
 }
 
-/// A look into another node's outbox that is on its way.
+/// A look into other nodes' outboxes that is on its way: together they hold what a missing message would have said.
 #[derive(Debug)]
 struct Pull {
     place: usize,
-    word: Ticket,
-    value: Ticket,
+    /// Of each outbox the word and the value.
+    reads: Vec<(Ticket, Ticket)>,
+    operations: u64,
+    value: Option<u64>,
+    /// One of them does not say what it should, or not yet.
+    is_in_vain: bool,
 }
 
 impl Spanning {
@@ -179,7 +188,7 @@ impl Spanning {
             previous: Operation::Barrier,
             retreats: 0,
             local_attempts: 0,
-            retreat: Retreat::Idle,
+            retreat: Retreat::default(),
             has_marked: false,
         }
     }
@@ -235,6 +244,7 @@ impl Spanning {
     pub fn arrive(&mut self, memory: &impl Memory, contribution: Contribution, cpu: Option<usize>) {
         assert!(!self.is_outstanding(), "the last arrival is still outstanding");
         self.contribution = contribution;
+        debug_assert!(self.exchange.pulls.is_empty(), "whoever passes lets its reads go");
         self.exchange = Exchange::default();
         if self.retreats > 0 {
             return self.come_back(memory);
@@ -260,6 +270,7 @@ impl Spanning {
         let word = ArrivalWord::new(self.next(), self.attempts(), self.previous, operation, phase);
         // SYNC POINT: arrival. Visible before the decision word and the others' words are read.
         publish(memory.word(self.layout.local().arrival(self.local.index())), word.0);
+        self.local.side.wake_sleepers(memory);
     }
 
     /// The attempt of the arrival word. The local barrier has used some of them up.
@@ -290,17 +301,17 @@ impl Spanning {
         self.came_last
     }
 
-    /// Right after an arrival that is not waited for: if this was the last of its node, the driver tells the others now.
+    /// Right after an arrival that is not waited for: if this was the last of its node, the others can know it from now
+    /// on, though nobody here may look for long. The driver tells them; any other member fills the outbox.
     pub fn begin(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
-        if !self.is_driver() {
-            return;
-        }
         if self.stage == Stage::Gathering {
-            self.gather(memory, Barrier::poll);
+            self.gather(memory, Barrier::poll_thoroughly);
         }
         if self.stage == Stage::Exchanging && self.layout.schedule().rounds() > 0 {
             self.announce(memory);
-            self.post_round(fabric);
+            if self.is_driver() {
+                self.post_round(fabric);
+            }
         }
     }
 
@@ -313,7 +324,8 @@ impl Spanning {
     /// When nothing is outstanding.
     pub fn poll(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
         assert!(self.is_outstanding(), "nothing to poll for");
-        if let Some(outcome) = self.see_release(memory) {
+        if let Some(outcome) = self.see_release(memory, fabric) {
+            self.let_go(fabric);
             return Poll::Ready(outcome);
         }
         if self.stage == Stage::Gathering && (self.is_driver() || self.local.is_relay()) {
@@ -407,9 +419,9 @@ impl Spanning {
     fn exchange(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
         if let Some(brought) = self.see_contest(memory, fabric) {
             (self.exchange.operations, self.exchange.value) = (brought.operations, brought.value);
-            self.drop_pulls(fabric);
+            self.let_go(fabric);
             self.exchange.has_waited = true;
-            return Poll::Ready(self.release(memory));
+            return Poll::Ready(self.release(memory, true));
         }
         if self.stage == Stage::Contesting {
             return Poll::Pending;
@@ -428,10 +440,11 @@ impl Spanning {
             }
             self.exchange.round += 1;
             (self.exchange.posted, self.exchange.is_announced, self.exchange.arrived) = (0, false, 0);
-            self.drop_pulls(fabric);
+            self.exchange.has_pulled_in_vain = false;
+            self.let_go(fabric);
         }
-        self.exchange.look.abandon(fabric);
-        Poll::Ready(self.release(memory))
+        self.let_go(fabric);
+        Poll::Ready(self.release(memory, false))
     }
 
     /// What all brought, if a contest is decided.
@@ -537,24 +550,50 @@ impl Spanning {
         self.exchange.value = self.contribution.operation.combine(self.exchange.value, value);
     }
 
-    /// Posts reads of the outboxes of those whose messages are missing.
+    /// Posts reads of what is missing: first the outboxes of the round's senders, then, in turn, what all those nodes
+    /// brought of whom the senders would tell: a sender may have arrived and not be able to go on.
     fn post_pulls(&mut self, fabric: &impl Fabric) {
         let schedule = *self.layout.schedule();
-        let round = self.exchange.round;
-        for (place, distance) in schedule.distances(round).enumerate() {
+        let asks_all = self.exchange.has_pulled_in_vain;
+        let round = if asks_all { 0 } else { self.exchange.round };
+        self.exchange.has_pulled_in_vain = false;
+        for (place, distance) in schedule.distances(self.exchange.round).enumerate() {
             if self.exchange.arrived & 1 << place != 0 {
                 continue;
             }
+            let known_to_sender = if asks_all { schedule.known_before(self.exchange.round) } else { 1 };
+            // What is further away than all nodes is known here.
+            let distances = distance..schedule.nodes().min(distance + known_to_sender);
+            if let Some(reads) = self.post_reads(fabric, round, distances) {
+                let (operations, value, is_in_vain) = (0, None, false);
+                self.exchange.pulls.push(Pull { place, reads, operations, value, is_in_vain });
+            }
+        }
+    }
+
+    /// Posts reads of the outboxes of a round, of the nodes so far behind; `None` if one of them cannot be asked.
+    fn post_reads(
+        &mut self,
+        fabric: &impl Fabric,
+        round: usize,
+        distances: std::ops::Range<usize>,
+    ) -> Option<Vec<(Ticket, Ticket)>> {
+        let schedule = *self.layout.schedule();
+        let mut reads = Vec::with_capacity(distances.len());
+        for distance in distances {
             let (node, start) = self.span.node(schedule.source(self.here, distance));
             let at = SpanLayout::new(start, schedule, 0).outbox(round, self.next());
             // The word first: if it is of this barrier, the value that is read after it is, too.
             let requests = [Request::Read { at }, Request::Read { at: SpanLayout::value_of(at) }];
             let mut tickets = Vec::with_capacity(2);
-            match fabric.post(node, &requests, &mut tickets) {
-                Ok(()) => self.exchange.pulls.push(Pull { place, word: tickets[0], value: tickets[1] }),
-                Err(error) => self.exchange.trouble = Some(error),
+            if let Err(error) = fabric.post(node, &requests, &mut tickets) {
+                self.exchange.trouble = Some(error);
+                forget(fabric, &reads);
+                return None;
             }
+            reads.push((tickets[0], tickets[1]));
         }
+        Some(reads)
     }
 
     /// Takes in what earlier reads of outboxes have brought.
@@ -563,36 +602,30 @@ impl Spanning {
             return;
         }
         fabric.progress();
-        for pull in std::mem::take(&mut self.exchange.pulls) {
-            // The value was read last, so that it completes last.
-            let Poll::Ready(value) = fabric.take(pull.value) else {
+        for mut pull in std::mem::take(&mut self.exchange.pulls) {
+            pull.take_read(fabric, self.next(), self.contribution.operation);
+            if pull.is_in_vain {
+                forget(fabric, &pull.reads);
+                self.exchange.has_pulled_in_vain = true;
+            } else if !pull.reads.is_empty() {
                 self.exchange.pulls.push(pull);
-                continue;
-            };
-            let word = match fabric.take(pull.word) {
-                Poll::Ready(word) => word,
-                Poll::Pending => {
-                    fabric.forget(pull.word);
-                    continue;
-                }
-            };
-            let (Ok(word), Ok(value)) = (word, value) else { continue };
-            let word = ExchangeWord(word);
-            if word.sequence() >= self.next() && self.exchange.arrived & 1 << pull.place == 0 {
-                self.take_in(pull.place, word, value);
+            } else if self.exchange.arrived & 1 << pull.place == 0 {
+                let word = ExchangeWord::new(self.next(), pull.operations);
+                self.take_in(pull.place, word, pull.value.unwrap_or(0));
             }
         }
     }
 
-    fn drop_pulls(&mut self, fabric: &impl Fabric) {
+    /// Gives up what is on its way: nobody will take it.
+    pub fn let_go(&mut self, fabric: &impl Fabric) {
+        self.exchange.look.abandon(fabric);
         for pull in self.exchange.pulls.drain(..) {
-            fabric.forget(pull.word);
-            fabric.forget(pull.value);
+            forget(fabric, &pull.reads);
         }
     }
 
     /// Tells the node's other members, and passes.
-    fn release(&mut self, memory: &impl Memory) -> Outcome {
+    fn release(&mut self, memory: &impl Memory, was_contested: bool) -> Outcome {
         let last = self.last_of_all(memory);
         let (operations, value) = (self.exchange.operations, self.exchange.value);
         if self.local.layout().size() > 1 {
@@ -600,9 +633,8 @@ impl Spanning {
             memory.word(self.layout.release_last()).store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
             // SYNC POINT: release. Release: it carries the two words above and all that this member has seen. Members
             // that get here at the same time store the same.
-            memory
-                .word(self.layout.release())
-                .fetch_max(ExchangeWord::new(self.next(), operations).0, Ordering::AcqRel);
+            let word = ExchangeWord::new(self.next(), operations).with_contest(was_contested);
+            memory.word(self.layout.release()).fetch_max(word.0, Ordering::AcqRel);
             // SYNC POINT: release sleepers. The release is visible before the sleepers are counted; a rank that parks
             // counts itself, fences, and looks at the release again.
             full_fence_after_rmw();
@@ -625,7 +657,7 @@ impl Spanning {
         (0..size).max_by_key(time)
     }
 
-    fn see_release(&mut self, memory: &impl Memory) -> Option<Outcome> {
+    fn see_release(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Option<Outcome> {
         if self.local.layout().size() == 1 {
             return None;
         }
@@ -636,13 +668,31 @@ impl Spanning {
         }
         let load = |at| memory.word(at).load(Ordering::Relaxed);
         let last = usize::try_from(load(self.layout.release_last())).unwrap_or(0).checked_sub(1);
-        Some(self.pass(word.operations(), load(self.layout.release_value()), last))
+        let value = load(self.layout.release_value());
+        if !word.was_contested() {
+            self.tell_the_rest(fabric, word.operations(), value);
+        }
+        Some(self.pass(word.operations(), value, last))
+    }
+
+    /// A driver over whose head the node was released: others wait for its messages, and may find nobody to read from
+    /// when this node's processes have ended. What all together brought says as much as what a round would have told.
+    /// Not so at a contested barrier: what other nodes have told earlier may have been taken back since.
+    fn tell_the_rest(&mut self, fabric: &impl Fabric, operations: u64, value: u64) {
+        if !self.is_driver() {
+            return;
+        }
+        (self.exchange.operations, self.exchange.value) = (operations, value);
+        while self.exchange.round < self.layout.schedule().rounds() {
+            self.post_round(fabric);
+            (self.exchange.round, self.exchange.posted) = (self.exchange.round + 1, 0);
+        }
     }
 
     fn pass(&mut self, operations: u64, value: u64, last: Option<usize>) -> Outcome {
         self.local.catch_up(self.passed + 1);
         self.passed += 1;
-        (self.previous, self.retreats, self.retreat) = (self.contribution.operation, 0, Retreat::Idle);
+        (self.previous, self.retreats, self.retreat) = (self.contribution.operation, 0, Retreat::default());
         self.stage = Stage::Idle;
         self.came_last = last == Some(self.local.index());
         match operations.count_ones() > 1 {
@@ -707,13 +757,14 @@ impl Spanning {
             self.stage = Stage::Contesting;
             self.publish_own(memory, Phase::Withdrawn);
             self.has_marked = true;
-            step = retreat.marked(&self.field(), fabric);
+            retreat.marked();
+            step = Step::Wait;
         }
         self.retreat = retreat;
         match step {
             Step::Wait | Step::Mark => Poll::Pending,
             Step::Withdrawn => {
-                self.drop_pulls(fabric);
+                self.let_go(fabric);
                 (self.retreats, self.has_marked) = (self.retreats + 1, false);
                 self.stage = Stage::Idle;
                 Poll::Ready(Withdrawal::Withdrawn)
@@ -787,5 +838,40 @@ impl Spanning {
             Stage::Gathering => !self.is_driver() || self.local.is_missing_on(memory, cpu),
             _ => true,
         }
+    }
+}
+
+impl Pull {
+    /// Takes in what has come.
+    fn take_read(&mut self, fabric: &impl Fabric, sequence: u64, operation: Operation) {
+        let mut reads = std::mem::take(&mut self.reads);
+        reads.retain(|(word, value)| {
+            // The value was read last, so that it completes last.
+            let Poll::Ready(value) = fabric.take(*value) else { return true };
+            let word = match fabric.take(*word) {
+                Poll::Ready(word) => word,
+                Poll::Pending => {
+                    fabric.forget(*word);
+                    self.is_in_vain = true;
+                    return false;
+                }
+            };
+            match (word.map(ExchangeWord), value) {
+                (Ok(word), Ok(value)) if word.sequence() >= sequence => {
+                    self.operations |= word.operations();
+                    self.value = Some(self.value.map_or(value, |earlier| operation.combine(earlier, value)));
+                }
+                _ => self.is_in_vain = true,
+            }
+            false
+        });
+        self.reads = reads;
+    }
+}
+
+fn forget(fabric: &impl Fabric, reads: &[(Ticket, Ticket)]) {
+    for (word, value) in reads {
+        fabric.forget(*word);
+        fabric.forget(*value);
     }
 }

@@ -64,9 +64,14 @@ impl Schedule {
 
     /// The distances of a round's messages. The last round may need fewer than the others.
     pub fn distances(&self, round: usize) -> impl Iterator<Item = usize> + use<> {
-        let step = self.radix.pow(u32::try_from(round).expect("a round's number is a logarithm"));
+        let step = self.known_before(round);
         let nodes = self.nodes;
         (1..self.radix).map(move |factor| factor * step).take_while(move |distance| *distance < nodes)
+    }
+
+    /// Of how many nodes up to itself a node knows before a round.
+    pub fn known_before(&self, round: usize) -> usize {
+        self.radix.pow(u32::try_from(round).expect("a round's number is a logarithm"))
     }
 
     /// The slot of a round's message, by its place among the round's distances.

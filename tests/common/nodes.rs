@@ -1,0 +1,113 @@
+//! Jobs of processes on pretended nodes, and marks by which a test holds their ranks together without the library.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use phalanx::Job;
+
+use super::children::{Children, Launch, free_port};
+use super::ranks::LIMIT;
+
+/// A job whose ranks live on these nodes, at a rendezvous that nobody else uses, and a directory for its marks.
+pub struct Across {
+    pub launch: Launch,
+    pub nodes: Vec<usize>,
+    /// Where the ranks meet.
+    pub address: String,
+    pub marks: PathBuf,
+}
+
+impl Across {
+    pub fn new(nodes: &[usize]) -> Self {
+        static JOBS: AtomicU64 = AtomicU64::new(0);
+        let number = JOBS.fetch_add(1, Ordering::Relaxed);
+        let marks = std::env::temp_dir().join(format!("phalanx-across-{}-{number}", std::process::id()));
+        std::fs::create_dir(&marks).expect("a directory of this test's own");
+        let address = format!("127.0.0.1:{}", free_port());
+        Self { launch: Launch::new(nodes.len()), nodes: nodes.to_vec(), address, marks }
+    }
+
+    /// So many ranks on each node.
+    pub fn of_counts(counts: &[usize]) -> Self {
+        let ranks = counts.iter().enumerate().flat_map(|(node, count)| std::iter::repeat_n(node, *count));
+        Self::new(&ranks.collect::<Vec<usize>>())
+    }
+
+    /// Starts all ranks as `test`, with the same variables.
+    pub fn start(&self, test: &str, variables: &[(&str, &str)]) -> Children {
+        let mut children = Children::default();
+        for rank in 0..self.nodes.len() {
+            let mut command = self.rank(test, rank);
+            command.envs(variables.iter().copied());
+            children.start(command);
+        }
+        children
+    }
+
+    /// As [`start`](Self::start), with what each says on stderr in a file.
+    pub fn start_logged(&self, test: &str) -> Children {
+        let mut children = Children::default();
+        for rank in 0..self.nodes.len() {
+            let mut command = self.rank(test, rank);
+            command.stderr(std::fs::File::create(self.log_of(rank)).expect("a file"));
+            children.start(command);
+        }
+        children
+    }
+
+    /// Where a rank's stderr goes, if it goes into a file.
+    pub fn log_of(&self, rank: usize) -> PathBuf {
+        self.marks.join(format!("stderr.{rank}"))
+    }
+
+    fn rank(&self, test: &str, rank: usize) -> Command {
+        let mut command = self.launch.rank(test, "rank", rank);
+        command.env("PHALANX_BOOTSTRAP", &self.address).env("PHALANX_NODE", self.nodes[rank].to_string());
+        command.env("ACROSS_MARKS", &self.marks);
+        command
+    }
+
+    /// Runs all ranks to their ends; their answers.
+    pub fn run(&self, test: &str, variables: &[(&str, &str)]) -> Vec<Vec<String>> {
+        self.start(test, variables).answers()
+    }
+}
+
+impl Drop for Across {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.marks);
+    }
+}
+
+/// Ranks of one job, stopped where the test wants them, by files in the job's directory.
+pub struct Marks(pub PathBuf);
+
+impl Marks {
+    pub fn of_this_rank() -> Self {
+        Self(std::env::var_os("ACROSS_MARKS").expect("the test has set it").into())
+    }
+
+    /// This rank has come so far.
+    pub fn set(&self, job: &Job, name: &str) {
+        std::fs::write(self.0.join(format!("{name}.{}", job.rank())), "").expect("a file");
+    }
+
+    /// Waits until these ranks have come so far. Looks seldom: two CPUs are shared by all.
+    pub fn wait(&self, ranks: impl IntoIterator<Item = usize>, name: &str) {
+        let begun = Instant::now();
+        for rank in ranks {
+            while !self.0.join(format!("{name}.{rank}")).exists() {
+                assert!(begun.elapsed() < LIMIT, "rank {rank} never comes to {name}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// All ranks have come so far, without any of the library's means.
+    pub fn gate(&self, job: &Job, name: &str) {
+        self.set(job, name);
+        self.wait(0..job.size(), name);
+    }
+}
