@@ -350,7 +350,7 @@ fn many_nodes_pass_together() {
 
 /// What a long night finds: seeds that nobody has tried.
 #[test]
-#[ignore = "a minute of fresh seeds"]
+#[ignore = "minutes of fresh seeds"]
 fn nodes_pass_together_on_fresh_seeds() {
     let first = common::seeds::fresh_seed();
     for_each_seed("spanning", "nodes_pass_together_on_fresh_seeds", first..first + 2_000, |seed| {
