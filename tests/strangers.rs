@@ -402,7 +402,7 @@ fn connections_that_are_overtaken_are_mended() {
     }
     assert!(welcomes > 10, "{welcomes} were let in");
     let said = target.finish(AGENT);
-    assert!(said == ["it broke the protocol"], "{said:?}");
+    assert_eq!(said, ["it broke the protocol"]);
 }
 
 /// As the test before, while the ranks make and drop groups: what is lost with a connection may be an answer that frees
