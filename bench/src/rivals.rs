@@ -102,6 +102,11 @@ impl Rival {
         matches!(self, Self::Libgomp | Self::StdBarrier)
     }
 
+    /// Whether it has a way between nodes, so that its ranks need not share memory.
+    pub fn spans_nodes(self) -> bool {
+        matches!(self, Self::OpenMpi | Self::Mpich | Self::GlooBarrier | Self::GlooMonitoredBarrier)
+    }
+
     /// Builds the rival's program in `build_dir`, which is created if need be. Several processes may use one directory
     /// at a time, but not several threads of one.
     pub fn prepare(self, build_dir: &Path) -> Result<PreparedRival, Skipped> {
@@ -136,12 +141,14 @@ impl fmt::Display for Rival {
 
 /// Why a rival is not measured on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("{} is not run: {reason} ({})", .rival.label(), .rival.install_hint())]
+#[error("{} is not run: {reason}{}", .rival.label(), .remedy.map(|remedy| format!(" ({remedy})")).unwrap_or_default())]
 pub struct Skipped {
     /// Which one.
     pub rival: Rival,
     /// What is missing, or what went wrong while it was built.
     pub reason: String,
+    /// What helps, where anything does.
+    pub remedy: Option<&'static str>,
 }
 
 /// Why a round of a rival has no result.
@@ -280,8 +287,8 @@ impl PreparedRival {
         };
         let oversubscribed = workload.ranks > usable_cpus(workload);
         match self.rival {
-            Rival::OpenMpi => add_open_mpi_settings(&mut command, workload.ranks, oversubscribed),
-            Rival::Mpich => add_mpich_settings(&mut command, workload.ranks),
+            Rival::OpenMpi => add_open_mpi_settings(&mut command, workload, oversubscribed),
+            Rival::Mpich => add_mpich_settings(&mut command, workload),
             Rival::Libgomp => add_libgomp_settings(&mut command, oversubscribed),
             _ => {}
         }
@@ -304,14 +311,19 @@ fn usable_cpus(workload: &Workload) -> usize {
     cpus.len()
 }
 
-/// The shared-memory transport and nothing else, no binding because ranks pin themselves, and `sched_yield` in the
+/// On one node the shared-memory transport and nothing else; across nodes TCP and nothing else, on the loopback
+/// interface, also between ranks of one pretended node: they cannot be told from the others. No binding because ranks pin themselves, and `sched_yield` in the
 /// progress loop exactly when ranks share CPUs: spinning then costs whole time slices, yielding otherwise costs system
 /// calls.
-fn add_open_mpi_settings(command: &mut Command, ranks: usize, oversubscribed: bool) {
+fn add_open_mpi_settings(command: &mut Command, workload: &Workload, oversubscribed: bool) {
     let yields = if oversubscribed { "1" } else { "0" };
     command
-        .args(["-n", &ranks.to_string(), "--bind-to", "none", "--oversubscribe"])
-        .args(["--mca", "pml", "ob1", "--mca", "btl", "self,vader"])
+        .args(["-n", &workload.ranks.to_string(), "--bind-to", "none", "--oversubscribe"])
+        .args(["--mca", "pml", "ob1"])
+        .args(match workload.nodes {
+            1 => ["--mca", "btl", "self,vader"].as_slice(),
+            _ => &["--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"],
+        })
         .args(["--mca", "mpi_yield_when_idle", yields])
         // Containers and CI run as root, which Open MPI refuses unless told twice.
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
@@ -320,8 +332,21 @@ fn add_open_mpi_settings(command: &mut Command, ranks: usize, oversubscribed: bo
 
 /// Nothing is known to help: neither the yielding, the shared-memory nor the barrier variables of MPICH 4.0.2 change
 /// its time when ranks share CPUs, which is some time slices.
-fn add_mpich_settings(command: &mut Command, ranks: usize) {
-    command.args(["-launcher", "fork", "-bind-to", "none", "-n", &ranks.to_string()]);
+///
+/// Across nodes: MPICH has no TCP of its own. Debian's goes through UCX, others' through libfabric; each is told to use
+/// TCP on the loopback interface, and the one that is not there does not look. `NOLOCAL` keeps MPICH itself out of
+/// shared memory.
+fn add_mpich_settings(command: &mut Command, workload: &Workload) {
+    command.args(["-launcher", "fork", "-bind-to", "none", "-n", &workload.ranks.to_string()]);
+    if workload.nodes > 1 {
+        command.envs([
+            ("MPIR_CVAR_NOLOCAL", "1"),
+            ("UCX_TLS", "tcp,self"),
+            ("UCX_NET_DEVICES", "lo"),
+            ("FI_PROVIDER", "tcp"),
+            ("FI_TCP_IFACE", "lo"),
+        ]);
+    }
 }
 
 /// Busy waiting while each thread has a CPU, the library's own short spinning when not (`active` is then three times
@@ -407,6 +432,7 @@ mod tests {
     fn workload() -> Workload {
         Workload {
             ranks: 2,
+            nodes: 1,
             cpus: Vec::new(),
             iterations: 10,
             warmup: 1,

@@ -2,25 +2,19 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use phalanx::Job;
-use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES};
+use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES, LocalPlace};
+use phalanx::cluster::rendezvous;
 
 use crate::rank::{RankError, RankTask};
+use crate::workload::Workload;
 
 /// The hidden subcommand that makes this program a rank; its argument is a [`RankTask`] as JSON.
 pub const RANK_COMMAND: &str = "bench-rank";
-
-/// What a turn tells beside its record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The algorithm of the world.
-    pub algorithm: String,
-    /// Why.
-    pub reason: String,
-}
 
 /// Why a turn failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +95,42 @@ impl Drop for Ranks {
     }
 }
 
+/// Where the ranks of a turn meet.
+struct Meeting {
+    identity: Identity,
+    /// Serves their rendezvous when they are on several nodes.
+    _rendezvous: Option<rendezvous::Server>,
+}
+
+impl Meeting {
+    fn new(workload: &Workload) -> std::io::Result<Self> {
+        if workload.nodes == 1 {
+            return Ok(Self { identity: Identity::random(workload.ranks)?, _rendezvous: None });
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let identity = Identity::served_at(listener.local_addr()?, workload.ranks)?;
+        let server = rendezvous::Server::start(listener, &identity.key, workload.ranks)?;
+        Ok(Self { identity, _rendezvous: Some(server) })
+    }
+
+    fn variables(&self, workload: &Workload, rank: usize) -> Vec<(&'static str, String)> {
+        if workload.nodes == 1 {
+            return self.identity.variables(rank);
+        }
+        let node = workload.node_of(rank);
+        let neighbours = workload.ranks_of(node);
+        let place = LocalPlace {
+            pretended_node: u32::try_from(node).ok(),
+            local_rank: rank - neighbours.start,
+            local_size: neighbours.len(),
+        };
+        self.identity.variables_at(rank, place)
+    }
+}
+
 fn run_processes(task: &RankTask) -> Result<(), TurnError> {
     let start_error = |rank| move |source| TurnError::Start { rank, source };
-    let identity = Identity::random(task.workload.ranks).map_err(start_error(0))?;
+    let meeting = Meeting::new(&task.workload).map_err(start_error(0))?;
     let text = serde_json::to_string(task).map_err(|error| RankError::Task(error.to_string()))?;
     let program = std::env::current_exe().map_err(start_error(0))?;
     let mut ranks = Ranks(Vec::new());
@@ -112,7 +139,7 @@ fn run_processes(task: &RankTask) -> Result<(), TurnError> {
         for name in LAUNCHER_VARIABLES {
             command.env_remove(name);
         }
-        command.args([RANK_COMMAND, &text]).envs(identity.variables(rank));
+        command.args([RANK_COMMAND, &text]).envs(meeting.variables(&task.workload, rank));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         ranks.0.push(command.spawn().map_err(start_error(rank))?);
     }

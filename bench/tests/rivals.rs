@@ -28,6 +28,7 @@ fn prepare(rival: Rival, test: &str) -> Option<PreparedRival> {
 fn workload(arrival: ArrivalPattern) -> Workload {
     Workload {
         ranks: 2,
+        nodes: 1,
         cpus: Vec::new(),
         iterations: ITERATIONS,
         warmup: 20,

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use phalanx::{Algorithm, WaitPolicy};
+use phalanx::{Algorithm, FabricChoice, WaitPolicy};
 use phalanx_bench::compare::{self, Progress, Request};
 use phalanx_bench::page;
 use phalanx_bench::rivals::Rival;
@@ -18,6 +18,7 @@ Examples:
   phalanx bench barrier --ranks 8 --vs all       beside every rival that is installed, in the same rounds
   phalanx bench barrier --arrival rotate-late    one rank is late, another one each time
   phalanx bench barrier --json --vs openmpi      one JSON object for each system
+  phalanx bench barrier --nodes 2 --ranks 2      across two pretended nodes, by TCP
 ";
 
 /// Measure, beside rivals if asked for
@@ -36,9 +37,15 @@ enum What {
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 struct BarrierOptions {
-    /// Ranks that meet [default: as many as usable CPUs]
+    /// Ranks that meet [default: as many as usable CPUs, and one a node at least]
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
+    /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
+    #[arg(long, value_name = "M", default_value_t = 1)]
+    nodes: usize,
+    /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
+    #[arg(long, value_parser = parse_fabric)]
+    fabric: Option<FabricChoice>,
     /// auto, flat, tree or central
     #[arg(long, default_value = "auto", value_parser = parse_algorithm)]
     algorithm: AlgorithmOption,
@@ -98,6 +105,10 @@ fn parse_wait(text: &str) -> Result<WaitPolicy, String> {
     text.parse()
 }
 
+fn parse_fabric(text: &str) -> Result<FabricChoice, String> {
+    text.parse()
+}
+
 fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {
     text.parse()
 }
@@ -116,6 +127,8 @@ pub fn main(options: Options) -> ExitCode {
 fn barrier(options: BarrierOptions) -> ExitCode {
     let request = Request {
         ranks: options.ranks,
+        nodes: options.nodes,
+        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
         algorithm: options.algorithm.0.map(|algorithm| algorithm.name().to_owned()),
         wait: options.wait.map(|policy| policy.name().to_owned()),
         iterations: options.iterations,
