@@ -117,7 +117,7 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
     let clock = Clock::calibrate();
     let mut workload = plan(request, &clock)?;
     let directory = Directory::new().map_err(CompareError::Directory)?;
-    let (rivals, skipped) = prepare(request, &directory.path);
+    let (rivals, mut skipped) = prepare(request, &directory.path);
     let mut task = RankTask {
         workload: workload.clone(),
         algorithm: request.algorithm.clone(),
@@ -132,11 +132,15 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
     }
     let systems = systems(request, &choice, &rivals);
     let mut rounds = Rounds { limits: Vec::new(), figures: vec![Vec::new(); systems.len()] };
+    let mut is_out = vec![false; systems.len()];
     let turns = request.rounds * systems.len();
     for round in 0..request.rounds {
         // The limit before and after would be the same cores seconds apart; once a round is enough.
         rounds.limits.push(limit::one_way_ns(&choice.fabric, &workload.cpus, &clock));
         for (index, system) in systems.iter().enumerate() {
+            if is_out[index] {
+                continue;
+            }
             progress.turn(round * systems.len() + index, turns, &system.label);
             let records = match index.checked_sub(1).map(|rival| &rivals[rival]) {
                 None => {
@@ -145,8 +149,17 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
                 }
                 Some(rival) => {
                     let records = directory.path.join(rival.rival().name());
-                    rival.run(&workload, TURN.as_secs_f64() * 2.0, &records)?;
-                    records
+                    match rival.run(&workload, TURN.as_secs_f64() * 2.0, &records) {
+                        Ok(()) => records,
+                        Err(RivalError::TimedOut { rival, limit, .. }) => {
+                            // Ranks that spin while they share CPUs may take for ever: the others still count.
+                            let reason = format!("a turn of it did not end within {limit:?}");
+                            skipped.push(Skipped { rival, reason, remedy: None });
+                            is_out[index] = true;
+                            continue;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             };
             let record = samples::read_all(&records, workload.ranks)
@@ -162,8 +175,10 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
         rounds: request.rounds,
         limit_ns: rounds.limit(),
     };
-    let figures: Vec<Figures> = rounds.figures.iter().map(|rounds| Figures::of_rounds(rounds)).collect();
-    let report = |index: usize| Report::new(&common, &systems[index], &figures[index], rounds.ratios(index));
+    let measured: Vec<usize> = (0..systems.len()).filter(|index| !is_out[*index]).collect();
+    let systems: Vec<System> = measured.iter().map(|index| systems[*index].clone()).collect();
+    let figures: Vec<Figures> = measured.iter().map(|index| Figures::of_rounds(&rounds.figures[*index])).collect();
+    let report = |at: usize| Report::new(&common, &systems[at], &figures[at], rounds.ratios(measured[at]));
     let reports = (0..systems.len()).map(report).collect();
     Ok(Comparison { reports, systems, figures, skipped, workload, choice })
 }
@@ -294,13 +309,13 @@ pub const SWEEP_COMMAND: &str = "bench-sweep";
 
 /// A directory for records, removed with all that is in it: by a process that sleeps until this one is gone, however
 /// it goes. (The rivals' programs need a path, so memory without a name will not do.)
-struct Directory {
-    path: PathBuf,
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
     sweeper: Option<Child>,
 }
 
 impl Directory {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         // Memory where there is some: a disk that is written to while ranks run disturbs them.

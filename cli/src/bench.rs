@@ -4,11 +4,12 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use phalanx::fabric::FabricKind;
 use phalanx::{Algorithm, FabricChoice, WaitPolicy};
 use phalanx_bench::compare::{self, Progress, Request};
-use phalanx_bench::page;
 use phalanx_bench::rivals::Rival;
 use phalanx_bench::workload::ArrivalPattern;
+use phalanx_bench::{fabric, page};
 
 use crate::progress::Bar;
 
@@ -21,6 +22,12 @@ Examples:
   phalanx bench barrier --nodes 2 --ranks 2      across two pretended nodes, by TCP
 ";
 
+const FABRIC_EXAMPLES: &str = "\
+Examples:
+  phalanx bench fabric                           write, read, fetch_add and compare_swap by TCP, some seconds
+  phalanx bench fabric --fabric shm --json       one JSON object for each operation and number outstanding
+";
+
 /// Measure, beside rivals if asked for
 #[derive(Args)]
 pub struct Options {
@@ -31,6 +38,7 @@ pub struct Options {
 #[derive(Subcommand)]
 enum What {
     Barrier(BarrierOptions),
+    Fabric(FabricOptions),
 }
 
 /// Measure barriers between ranks on this machine
@@ -84,6 +92,27 @@ struct BarrierOptions {
     seed: u64,
 }
 
+/// Measure single operations on another node's words: latency, and rate with 1 to 64 outstanding
+#[derive(Args)]
+#[command(after_help = FABRIC_EXAMPLES)]
+struct FabricOptions {
+    /// What joins the two nodes: tcp or shm
+    #[arg(long, default_value = "tcp", value_parser = parse_measured_fabric)]
+    fabric: FabricKind,
+    /// One JSON object for each result instead of the page
+    #[arg(long)]
+    json: bool,
+    /// perftest: the programs of that name on this machine's RDMA device
+    #[arg(long, value_name = "RIVAL", value_parser = ["perftest"])]
+    vs: Option<String>,
+    /// The most operations of each record
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    operations: usize,
+    /// Rounds in which everything is measured
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+}
+
 #[derive(Clone)]
 struct RivalList(Vec<Rival>);
 
@@ -109,6 +138,12 @@ fn parse_fabric(text: &str) -> Result<FabricChoice, String> {
     text.parse()
 }
 
+fn parse_measured_fabric(text: &str) -> Result<FabricKind, String> {
+    let kinds = [FabricKind::Tcp, FabricKind::Shm, FabricKind::Rdma];
+    let kind = kinds.into_iter().find(|kind| kind.name() == text);
+    kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp or shm"))
+}
+
 fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {
     text.parse()
 }
@@ -121,6 +156,7 @@ fn parse_rivals(text: &str) -> Result<RivalList, String> {
 pub fn main(options: Options) -> ExitCode {
     match options.what {
         What::Barrier(options) => barrier(options),
+        What::Fabric(options) => fabric(options),
     }
 }
 
@@ -141,7 +177,7 @@ fn barrier(options: BarrierOptions) -> ExitCode {
         rounds: options.rounds,
         seed: options.seed,
     };
-    let mut bar: Box<dyn Progress> = if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) };
+    let mut bar = progress();
     let compared = compare::run(&request, &mut *bar);
     drop(bar);
     match compared {
@@ -159,9 +195,48 @@ fn barrier(options: BarrierOptions) -> ExitCode {
     }
 }
 
+fn fabric(options: FabricOptions) -> ExitCode {
+    let request = fabric::Request {
+        fabric: options.fabric,
+        operations: options.operations,
+        rounds: options.rounds,
+        with_perftest: options.vs.is_some(),
+    };
+    let mut bar = progress();
+    let measured = fabric::run(&request, &mut *bar);
+    drop(bar);
+    match measured {
+        Ok(measured) if options.json => {
+            if let Some(why) = &measured.skipped {
+                eprintln!("phalanx bench: skipped: {why}");
+            }
+            print(&fabric::json_lines(&measured.reports))
+        }
+        Ok(measured) => print(&fabric::render(&measured)),
+        Err(error) => {
+            eprintln!("phalanx bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A bar where somebody watches.
+fn progress() -> Box<dyn Progress> {
+    if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) }
+}
+
 /// Is a rank of a benchmark.
 pub fn rank(task: &str) -> ExitCode {
-    match phalanx_bench::rank::run_process(task) {
+    exit(phalanx_bench::rank::run_process(task))
+}
+
+/// Is an end of a benchmark of operations.
+pub fn fabric_end(task: &str) -> ExitCode {
+    exit(fabric::run_process(task))
+}
+
+fn exit(result: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
