@@ -72,6 +72,21 @@ fn check_barrier(ranks: &[Vec<(u64, u64)>]) {
     }
 }
 
+/// The same by TCP, for the rivals that can.
+fn check_across_nodes(rival: Rival) {
+    assert!(rival.spans_nodes());
+    let Some(prepared) = prepare(rival, &format!("{rival}-nodes")) else { return };
+    let out = directory("out").join(rival.name()).join("nodes");
+    let workload = Workload { nodes: 2, ..workload(ArrivalPattern::BackToBack) };
+    prepared.run(&workload, MAX_SECONDS, &out).unwrap();
+    let ranks: Vec<_> = (0..2).map(|rank| read_samples(&out, rank)).collect();
+    check_barrier(&ranks);
+    // A message over the loopback interface costs both ends a system call, a cache line does not.
+    let mut waits: Vec<u64> = ranks[0].iter().map(|(enter, exit)| exit - enter).collect();
+    waits.sort_unstable();
+    assert!(waits[waits.len() / 2] > 1000, "{rival} took {} ns: that was shared memory", waits[waits.len() / 2]);
+}
+
 fn check(rival: Rival) {
     let Some(prepared) = prepare(rival, rival.name()) else { return };
     assert_eq!(prepared.rival(), rival);
@@ -97,6 +112,12 @@ fn open_mpi_leaves_its_record() {
 #[test]
 fn mpich_leaves_its_record() {
     check(Rival::Mpich);
+}
+
+#[test]
+fn mpi_goes_by_tcp_across_nodes() {
+    check_across_nodes(Rival::OpenMpi);
+    check_across_nodes(Rival::Mpich);
 }
 
 #[test]
