@@ -79,7 +79,14 @@ def place_label(place):
     nodes, ranks = place
     if nodes == 1:
         return f"{ranks} ranks"
-    return f"{nodes} × {ranks // nodes}" if ranks % nodes == 0 else f"{ranks} on {nodes}"
+    if ranks % nodes:
+        return f"{ranks} ranks on {nodes} nodes"
+    return f"{nodes} nodes × {ranks // nodes}"
+
+
+def short_label(place):
+    """For tables whose head says the rest."""
+    return place_label(place).removesuffix(" ranks").replace(" nodes × ", " × ")
 
 
 def label(system):
@@ -117,7 +124,7 @@ def table(results):
             result = results[system].get(place)
             if result is None:
                 continue
-            cells = [label(system), place_label(place).removesuffix(" ranks")]
+            cells = [label(system), short_label(place)]
             cells += [duration(result.get(field)) for field in ("p50_ns", "mean_ns", "p999_ns")]
             cells += [ratio(result, reference, field) for field in ("p50_ns", "mean_ns", "p999_ns")]
             lines.append("| " + " | ".join(cells) + " |")
@@ -138,8 +145,7 @@ def version_of(results, system):
 def phalanx_choices(results):
     """Which algorithm and wait policy Phalanx used in each place."""
     ours = results.get("phalanx", {})
-    name = lambda place: place_label(place).removesuffix(" ranks")
-    choices = [f"{name(place)}: {ours[place].get('algorithm')}, {ours[place].get('wait')}" for place in sorted(ours)]
+    choices = [f"{short_label(place)}: {ours[place].get('algorithm')}, {ours[place].get('wait')}" for place in sorted(ours)]
     return "; ".join(choices)
 
 

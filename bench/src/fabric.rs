@@ -94,7 +94,7 @@ pub struct Task {
     pub cpus: Vec<usize>,
     /// How many operations a record has at most.
     pub operations: usize,
-    /// Where records go: a directory for each operation and window, see [`record_of`].
+    /// Where records go: a directory for each operation and window.
     pub directory: std::path::PathBuf,
 }
 
