@@ -81,10 +81,10 @@ fn check_across_nodes(rival: Rival) {
     prepared.run(&workload, MAX_SECONDS, &out).unwrap();
     let ranks: Vec<_> = (0..2).map(|rank| read_samples(&out, rank)).collect();
     check_barrier(&ranks);
-    // A message over the loopback interface costs both ends a system call, a cache line does not.
-    let mut waits: Vec<u64> = ranks[0].iter().map(|(enter, exit)| exit - enter).collect();
-    waits.sort_unstable();
-    assert!(waits[waits.len() / 2] > 1000, "{rival} took {} ns: that was shared memory", waits[waits.len() / 2]);
+    // Sending costs whoever sends it a system call and the way through the loopback interface, also when all the others
+    // are there already. The luckiest wait of all tells, since a busy machine makes the others long whatever they cross.
+    let shortest = ranks.iter().flatten().map(|(enter, exit)| exit - enter).min();
+    assert!(shortest > Some(500), "{rival} took {shortest:?} ns: that was shared memory");
 }
 
 fn check(rival: Rival) {
