@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Measures Phalanx's barrier beside its rivals on this machine, and writes what the README shows.
 #
-#   scripts/compare.sh [--quick] [--no-install] [--ranks "2 4 8 16"] [--torch debian|pypi|none] [-- BENCH-OPTIONS…]
+#   scripts/compare.sh [--quick] [--no-install] [--ranks "2 4 8 16"] [--nodes "2 8"] [--torch debian|pypi|none]
+#                      [-- BENCH-OPTIONS…]
 #
 # It installs the rivals, runs `phalanx bench barrier --vs all` for each number of ranks, appends the results to
 # bench/results/barrier.json (one JSON object a line), and renders barrier.md, barrier.svg and barrier.png beside it
-# and the table of figures in README.md.
+# and the table of figures in README.md. Then it does the same across pretended nodes of one rank each, joined by TCP
+# (barrier-nodes.json, barrier-nodes.md and README.md's second table): two minutes, six at most. An empty list of ranks
+# or nodes leaves that part out.
 # Whatever cannot be installed is said and left out; `phalanx bench` names it as skipped.
 #
 # Torch, which has the Gloo barriers, comes from Debian: CPU only, 151 MB to download with all that it needs. PyPI's
@@ -16,26 +19,34 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 results=bench/results
+# Seconds for all that is measured across nodes.
+across_limit=360
 venv=target/rivals-venv
 ranks="2 4 8 16"
+nodes="2 8"
 install=yes
 torch=debian
 [ "$(uname -m)" = aarch64 ] && torch=pypi
 bench_options=()
 
 usage() {
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,17s/^# \{0,1\}//p' "$0"
 }
 
 while [ $# -gt 0 ]; do
     case "$1" in
         --quick)
             ranks="2 4"
+            nodes="2"
             bench_options+=(--iterations 20000)
             ;;
         --no-install) install=no ;;
         --ranks)
-            ranks="${2:?--ranks needs a list}"
+            ranks="${2?--ranks needs a list}"
+            shift
+            ;;
+        --nodes)
+            nodes="${2?--nodes needs a list}"
             shift
             ;;
         --torch)
@@ -136,19 +147,36 @@ toolchain() {
 
 # A run's lines are appended only once it has succeeded, so that a failed one leaves no half.
 measure() {
-    local count=$1
+    local file=$1 what=$2
+    shift 2
     local lines
     lines=$(mktemp)
-    echo "compare.sh: $count ranks" >&2
-    if cargo run --release --quiet -p phalanx-cli -- \
-        bench barrier --ranks "$count" --json --vs all "${bench_options[@]}" > "$lines"; then
-        cat "$lines" >> "$results/barrier.json"
+    echo "compare.sh: $what" >&2
+    if "$@" --json --vs all "${bench_options[@]}" > "$lines"; then
+        cat "$lines" >> "$file"
         rm "$lines"
         return
     fi
     rm "$lines"
-    echo "compare.sh: phalanx bench failed at $count ranks" >&2
+    echo "compare.sh: phalanx bench failed at $what" >&2
     exit 1
+}
+
+# Where the program is built: the user may have moved it.
+phalanx=${CARGO_TARGET_DIR:-target}/release/phalanx
+
+measure_ranks() {
+    measure "$results/barrier.json" "$1 ranks" "$phalanx" bench barrier --ranks "$1"
+}
+
+measure_nodes() {
+    local left=$((across_limit - SECONDS + across_begun))
+    if [ "$left" -lt 1 ]; then
+        echo "compare.sh: no time left for $1 nodes" >&2
+        return
+    fi
+    measure "$results/barrier-nodes.json" "$1 nodes of one rank, by TCP" \
+        timeout "$left" "$phalanx" bench barrier --nodes "$1" --ranks "$1" --fabric tcp --rounds 5
 }
 
 if [ "$install" = yes ]; then
@@ -158,7 +186,11 @@ fi
 cargo build --release --quiet -p phalanx-cli
 mkdir -p "$results"
 for count in $ranks; do
-    measure "$count"
+    measure_ranks "$count"
+done
+across_begun=$SECONDS
+for count in $nodes; do
+    measure_nodes "$count"
 done
 python="$venv/bin/python"
 [ -x "$python" ] || python=python3
@@ -166,4 +198,9 @@ if ! "$python" -c 'import matplotlib' 2> /dev/null; then
     without "the table and the plot: matplotlib cannot be imported by $python"
     exit 0
 fi
-"$python" bench/rivals/plot.py "$results/barrier.json" --machine "$(machine)" --toolchain "$(toolchain)" --readme README.md
+# What was not measured now was perhaps measured elsewhere: it keeps what stands beside it.
+render() {
+    "$python" bench/rivals/plot.py "$results/$1.json" --machine "$(machine)" --toolchain "$(toolchain)" --readme README.md
+}
+[ -z "$ranks" ] || render barrier
+[ -z "$nodes" ] || render barrier-nodes

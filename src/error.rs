@@ -53,6 +53,18 @@ pub enum JobError {
         #[source]
         source: std::io::Error,
     },
+    /// The fabric that was asked for is not there.
+    #[error(
+        "rank {rank}: {fabric} cannot join the nodes: {why} (remedy: PHALANX_FABRIC=tcp, or auto for the best that there is)"
+    )]
+    Fabric {
+        /// This rank.
+        rank: usize,
+        /// What was asked for.
+        fabric: &'static str,
+        /// Why it is not there.
+        why: String,
+    },
     /// A node has more ranks than one can have.
     #[error(
         "rank {rank}: {ranks} ranks share one node's memory, which can serve {most} (remedy: pretend several nodes with `phalanx run --nodes`)"

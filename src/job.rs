@@ -4,6 +4,7 @@
 //! over TCP (`job/across.rs`).
 
 mod across;
+mod fabric_choice;
 mod membership;
 
 use std::sync::Arc;
@@ -21,11 +22,12 @@ use crate::coord::drive::{CpuHint, Driver};
 use crate::coord::formation::{self, Member};
 use crate::coord::wait::{WaitPlan, WaitPolicy};
 use crate::error::{BootstrapError, JobError};
-use crate::fabric::Topology;
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
 use crate::fabric::shm::{Expected, Segment};
+use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
+pub use fabric_choice::FabricChoice;
 pub(crate) use membership::{CpuShare, Departed, Membership};
 use membership::{Exchange, Parts};
 
@@ -53,6 +55,7 @@ pub struct JobOptions {
     wait: Option<WaitPolicy>,
     groups: Option<usize>,
     radix: Option<usize>,
+    fabric: Option<FabricChoice>,
     bootstrap_timeout: Option<Duration>,
 }
 
@@ -93,6 +96,14 @@ impl JobOptions {
         self
     }
 
+    /// What joins the nodes of a job that has several (`PHALANX_FABRIC`; default: the best that there is). All ranks must
+    /// name the same.
+    #[must_use]
+    pub fn fabric(mut self, fabric: FabricChoice) -> Self {
+        self.fabric = Some(fabric);
+        self
+    }
+
     /// How long ranks wait for each other to join (`PHALANX_BOOTSTRAP_TIMEOUT_MS`; default 30 s).
     #[must_use]
     pub fn bootstrap_timeout(mut self, timeout: Duration) -> Self {
@@ -109,6 +120,7 @@ impl JobOptions {
             Some(text) => Some(text.parse().map_err(|why| option("PHALANX_BARRIER")(format!("{why}, or auto")))?),
         };
         let wait = set.wait.as_deref().map(str::parse).transpose().map_err(option("PHALANX_WAIT"))?;
+        let fabric = set.fabric.as_deref().map(str::parse).transpose().map_err(option("PHALANX_FABRIC"))?;
         let radix = self.radix.or(set.radix);
         if radix.is_some_and(|radix| !(2..=MAX_RADIX).contains(&radix)) {
             return Err(option("PHALANX_RADIX")(format!("a radix is a whole number from 2 to {MAX_RADIX}")));
@@ -118,6 +130,7 @@ impl JobOptions {
             wait: self.wait.or(wait),
             groups: self.groups,
             radix,
+            fabric: self.fabric.or(fabric),
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
         })
     }
@@ -197,6 +210,24 @@ impl Job {
     /// The job's ranks.
     pub fn size(&self) -> usize {
         self.world.size()
+    }
+
+    /// The nodes that the job's ranks are on.
+    pub fn nodes(&self) -> usize {
+        self.world.membership().topology.nodes()
+    }
+
+    /// By what this rank reaches the job's other nodes; shared memory when there are none.
+    pub fn fabric(&self) -> FabricKind {
+        let membership = self.world.membership();
+        let other = usize::from(membership.here() == 0);
+        membership.network.as_ref().filter(|_| self.nodes() > 1).map_or(FabricKind::Shm, |way| way.kind_of(other))
+    }
+
+    /// To how many nodes less one each node sends in a round of the world's barrier; `None` in a job of one node.
+    pub fn radix(&self) -> Option<usize> {
+        let nodes = self.nodes();
+        (nodes > 1).then(|| self.world.membership().radix_for(nodes))
     }
 
     /// The size of the node's segment in bytes.

@@ -67,4 +67,4 @@ pub use error::{
 #[cfg(not(model))]
 pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 #[cfg(not(model))]
-pub use job::{Job, JobOptions};
+pub use job::{FabricChoice, Job, JobOptions};

@@ -4,7 +4,7 @@
     plot.py bench/results/barrier.json [--machine TEXT] [--toolchain TEXT] [--out bench/results]
 
 The input has one JSON object a line, as `scripts/compare.sh` collects them. Where a system was measured several times
-with the same number of ranks, the last measurement counts. The outputs are named after the input. Phalanx's losses are
+on the same nodes and ranks, the last measurement counts. The outputs are named after the input. Phalanx's losses are
 printed like its wins: the table leaves out nothing that was measured.
 """
 
@@ -44,7 +44,7 @@ INK = "#808890"
 
 
 def read_results(path):
-    """The last measurement of each system at each number of ranks: {system: {ranks: result}}."""
+    """The last measurement of each system in each place: {system: {(nodes, ranks): result}}."""
     results = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -52,7 +52,8 @@ def read_results(path):
                 continue
             try:
                 result = json.loads(line)
-                results.setdefault(result["system"], {})[result["ranks"]] = result
+                place = (result["nodes"], result["ranks"])
+                results.setdefault(result["system"], {})[place] = result
             except (ValueError, KeyError, TypeError) as error:
                 raise SystemExit(f"{path}:{number}: not a result: {error!r}") from error
     if not results:
@@ -63,6 +64,29 @@ def read_results(path):
 def in_report_order(results):
     known = [system for system in LABELS if system in results]
     return known + sorted(set(results) - set(known))
+
+
+def places_of(results):
+    """Nodes and ranks, fewest first."""
+    return sorted({place for by_place in results.values() for place in by_place})
+
+
+def is_across_nodes(results):
+    return any(nodes > 1 for nodes, _ in places_of(results))
+
+
+def place_label(place):
+    nodes, ranks = place
+    if nodes == 1:
+        return f"{ranks} ranks"
+    if ranks % nodes:
+        return f"{ranks} ranks on {nodes} nodes"
+    return f"{nodes} nodes × {ranks // nodes}"
+
+
+def short_label(place):
+    """For tables whose head says the rest."""
+    return place_label(place).removesuffix(" ranks").replace(" nodes × ", " × ")
 
 
 def label(system):
@@ -91,16 +115,16 @@ def ratio(result, reference, field):
 
 def table(results):
     lines = [
-        "| system | ranks | p50 | mean | p99.9 | p50 to Phalanx's | mean to Phalanx's | p99.9 to Phalanx's |",
+        f"| system | {'nodes × ranks' if is_across_nodes(results) else 'ranks'} | p50 | mean | p99.9 | p50 to Phalanx's | mean to Phalanx's | p99.9 to Phalanx's |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for ranks in sorted({ranks for by_ranks in results.values() for ranks in by_ranks}):
-        reference = results.get("phalanx", {}).get(ranks)
+    for place in places_of(results):
+        reference = results.get("phalanx", {}).get(place)
         for system in in_report_order(results):
-            result = results[system].get(ranks)
+            result = results[system].get(place)
             if result is None:
                 continue
-            cells = [label(system), str(ranks)]
+            cells = [label(system), short_label(place)]
             cells += [duration(result.get(field)) for field in ("p50_ns", "mean_ns", "p999_ns")]
             cells += [ratio(result, reference, field) for field in ("p50_ns", "mean_ns", "p999_ns")]
             lines.append("| " + " | ".join(cells) + " |")
@@ -119,10 +143,20 @@ def version_of(results, system):
 
 
 def phalanx_choices(results):
-    """Which algorithm and wait policy Phalanx used at each number of ranks."""
+    """Which algorithm and wait policy Phalanx used in each place."""
     ours = results.get("phalanx", {})
-    choices = [f"{ranks}: {ours[ranks].get('algorithm')}, {ours[ranks].get('wait')}" for ranks in sorted(ours)]
+    choices = [f"{short_label(place)}: {ours[place].get('algorithm')}, {ours[place].get('wait')}" for place in sorted(ours)]
     return "; ".join(choices)
+
+
+def limits_of(results):
+    """What the hardware allows, in words: the least that was measured."""
+    limits = [result["limit_ns"] for result in results.get("phalanx", {}).values() if result.get("limit_ns")]
+    if not limits:
+        return ""
+    what = "half a round trip of raw spinning sockets" if is_across_nodes(results) else (
+        "a cache line from core to core, one way")
+    return f"; {what}: {duration(min(limits))}"
 
 
 def markdown(results, name, options):
@@ -141,44 +175,53 @@ def markdown(results, name, options):
     ]
     if "phalanx" in results:
         head.append(f"- Phalanx's algorithm and wait policy by ranks: {phalanx_choices(results)}")
+    if is_across_nodes(results):
+        head[0] = "# Barrier latency across nodes"
+        head.append(f"- Nodes are pretended: processes of one machine that share no memory, joined by "
+                    f"{values_of(results, 'fabric')}{limits_of(results)}")
+        return "\n".join(head + ["", table(results), ""])
     picture = f"![Latency against ranks, per system]({name}.svg)"
     return "\n".join(head + ["", table(results), "", picture, ""])
 
 
 def summary(results):
     """The README's table: mean latency, a row a system, a column a number of ranks; and the tail at the fewest."""
-    columns = sorted({ranks for by_ranks in results.values() for ranks in by_ranks})
-    fewest = columns[0]
-    head = [f"{ranks} ranks, mean" for ranks in columns]
-    lines = [
-        f"| | {fewest} ranks, p50 | {fewest} ranks, p99.9 | " + " | ".join(head) + " |",
-        "| --- |" + " ---: |" * (len(columns) + 2),
-    ]
+    columns = places_of(results)
+    fewest = place_label(columns[0])
+    head = [f"{fewest}, p50", f"{fewest}, p99.9"] + [f"{place_label(place)}, mean" for place in columns]
+    if is_across_nodes(results):
+        head.insert(1, f"{fewest}, p50 to the limit")
+    lines = ["| | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(head)]
     for system in in_report_order(results):
-        by_ranks = results[system]
-        first = by_ranks.get(fewest, {})
+        by_place = results[system]
+        first = by_place.get(columns[0], {})
         cells = [duration(first.get("p50_ns")), duration(first.get("p999_ns"))]
-        cells += [duration(by_ranks.get(ranks, {}).get("mean_ns")) for ranks in columns]
+        cells += [duration(by_place.get(place, {}).get("mean_ns")) for place in columns]
+        if is_across_nodes(results):
+            to_limit = first.get("limit_ratio")
+            cells.insert(1, f"{to_limit:.2f} ×" if to_limit else "–")
         lines.append(f"| {label(system)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-README_BEGIN = "<!-- figures: written by scripts/compare.sh -->"
-README_END = "<!-- end of figures -->"
+def readme_marks(results):
+    """Where the README has these figures: between a first and a last mark."""
+    what = "figures across nodes" if is_across_nodes(results) else "figures"
+    return f"<!-- {what}: written by scripts/compare.sh -->", f"<!-- end of {what} -->"
 
 
 def update_readme(path, results, options):
     """Puts the summary between the README's two marks."""
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    if README_BEGIN not in text or README_END not in text:
-        raise SystemExit(f"{path}: no place for figures between {README_BEGIN} and {README_END}")
-    before, rest = text.split(README_BEGIN, 1)
-    after = rest.split(README_END, 1)[1]
-    limits = [result["limit_ns"] for result in results.get("phalanx", {}).values() if result.get("limit_ns")]
-    limit = f"; a cache line from core to core, one way: {duration(min(limits))}" if limits else ""
-    where = f"{options.machine or 'machine not recorded'}{limit}. Commit {values_of(results, 'commit')}."
-    body = f"{README_BEGIN}\n{summary(results)}\n\n{where}\n{README_END}"
+    begin, end = readme_marks(results)
+    if begin not in text or end not in text:
+        raise SystemExit(f"{path}: no place for figures between {begin} and {end}")
+    before, rest = text.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    machine = options.machine or "machine not recorded"
+    where = f"{machine}{limits_of(results)}. Commit {values_of(results, 'commit')}."
+    body = f"{begin}\n{summary(results)}\n\n{where}\n{end}"
     with open(path, "w", encoding="utf-8") as file:
         file.write(before + body + after)
 
@@ -232,7 +275,7 @@ def draw(results, path_without_suffix):
     figure, axes = plt.subplots(figsize=(8.5, 5.2), dpi=150)
     ends = {}
     for system in in_report_order(results):
-        points = sorted((ranks, result["p50_ns"]) for ranks, result in results[system].items())
+        points = sorted((ranks, result["p50_ns"]) for (_, ranks), result in results[system].items())
         draw_line(axes, system, points)
         ends[system] = points[-1]
     dress(axes, results)
@@ -255,7 +298,7 @@ def draw_line(axes, system, points):
 
 
 def dress(axes, results):
-    ranks = sorted({ranks for by_ranks in results.values() for ranks in by_ranks})
+    ranks = sorted({ranks for _, ranks in places_of(results)})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(ranks, [str(number) for number in ranks])
@@ -284,12 +327,15 @@ def main():
     name = os.path.splitext(os.path.basename(options.input))[0]
     os.makedirs(directory, exist_ok=True)
     base = os.path.join(directory, name)
-    draw(results, base)
+    # Across nodes one machine has two places to measure: two points make no curve.
+    pictures = [] if is_across_nodes(results) else [f"{base}.svg", f"{base}.png"]
+    if pictures:
+        draw(results, base)
     with open(base + ".md", "w", encoding="utf-8") as file:
         file.write(markdown(results, name, options))
     if options.readme:
         update_readme(options.readme, results, options)
-    print(f"wrote {base}.md, {base}.svg, {base}.png")
+    print("wrote " + ", ".join([f"{base}.md", *pictures]))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use phalanx::clock::Clock;
 use phalanx::machine::CpuSet;
-use phalanx::{Job, JobOptions};
 
 use crate::figures::{Figures, median_of};
 use crate::limit;
-use crate::rank::RankTask;
+use crate::rank::{Choice, RankTask};
 use crate::report::{Common, Ratios, Report, System};
 use crate::rivals::{PreparedRival, Rival, RivalError, Skipped};
 use crate::samples::{self, SamplesError};
-use crate::turn::{self, Choice, TurnError};
+use crate::turn::{self, TurnError};
 use crate::workload::{ArrivalPattern, Workload};
 
 /// How long a system's turn lasts when no number of iterations is asked for.
@@ -31,6 +30,10 @@ const TRIAL_ITERATIONS: usize = 500;
 pub struct Request {
     /// Ranks; as many as usable CPUs when left open.
     pub ranks: Option<usize>,
+    /// Nodes that the ranks pretend to be on.
+    pub nodes: usize,
+    /// What joins the nodes, or the library's choice.
+    pub fabric: Option<String>,
     /// Phalanx's algorithm, or its own choice.
     pub algorithm: Option<String>,
     /// Phalanx's wait policy, or its default.
@@ -79,9 +82,6 @@ pub enum CompareError {
     /// A number asked for makes no measurement.
     #[error("{0}")]
     Request(String),
-    /// The job could not be made.
-    #[error(transparent)]
-    Job(#[from] phalanx::JobError),
     /// A turn of Phalanx failed.
     #[error(transparent)]
     Turn(#[from] TurnError),
@@ -117,25 +117,30 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
     let clock = Clock::calibrate();
     let mut workload = plan(request, &clock)?;
     let directory = Directory::new().map_err(CompareError::Directory)?;
-    let (rivals, skipped) = prepare(request, &directory.path);
-    let choice = choice_of(request, &workload)?;
+    let (rivals, mut skipped) = prepare(request, &directory.path);
     let mut task = RankTask {
         workload: workload.clone(),
         algorithm: request.algorithm.clone(),
         wait: request.wait.clone(),
+        fabric: request.fabric.clone(),
         directory: directory.path.join("phalanx"),
     };
+    let (choice, fit) = trial(&task, request)?;
     if request.iterations.is_none() {
-        workload.iterations = iterations_that_fit(&task, request)?;
-        task.workload.iterations = workload.iterations;
+        workload.iterations = fit;
+        task.workload.iterations = fit;
     }
     let systems = systems(request, &choice, &rivals);
     let mut rounds = Rounds { limits: Vec::new(), figures: vec![Vec::new(); systems.len()] };
+    let mut is_out = vec![false; systems.len()];
     let turns = request.rounds * systems.len();
     for round in 0..request.rounds {
         // The limit before and after would be the same cores seconds apart; once a round is enough.
-        rounds.limits.push(limit::one_way_ns(&workload.cpus, &clock));
+        rounds.limits.push(limit::one_way_ns(&choice.fabric, &workload.cpus, &clock));
         for (index, system) in systems.iter().enumerate() {
+            if is_out[index] {
+                continue;
+            }
             progress.turn(round * systems.len() + index, turns, &system.label);
             let records = match index.checked_sub(1).map(|rival| &rivals[rival]) {
                 None => {
@@ -144,8 +149,17 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
                 }
                 Some(rival) => {
                     let records = directory.path.join(rival.rival().name());
-                    rival.run(&workload, TURN.as_secs_f64() * 2.0, &records)?;
-                    records
+                    match rival.run(&workload, TURN.as_secs_f64() * 2.0, &records) {
+                        Ok(()) => records,
+                        Err(RivalError::TimedOut { rival, limit, .. }) => {
+                            // Ranks that spin while they share CPUs may take for ever: the others still count.
+                            let reason = format!("a turn of it did not end within {limit:?}");
+                            skipped.push(Skipped { rival, reason, remedy: None });
+                            is_out[index] = true;
+                            continue;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             };
             let record = samples::read_all(&records, workload.ranks)
@@ -156,12 +170,15 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
     progress.turn(turns, turns, "done");
     let common = Common {
         workload: workload.clone(),
+        fabric: choice.fabric.clone(),
         clock_overhead_ns: clock.overhead_ns(),
         rounds: request.rounds,
         limit_ns: rounds.limit(),
     };
-    let figures: Vec<Figures> = rounds.figures.iter().map(|rounds| Figures::of_rounds(rounds)).collect();
-    let report = |index: usize| Report::new(&common, &systems[index], &figures[index], rounds.ratios(index));
+    let measured: Vec<usize> = (0..systems.len()).filter(|index| !is_out[*index]).collect();
+    let systems: Vec<System> = measured.iter().map(|index| systems[*index].clone()).collect();
+    let figures: Vec<Figures> = measured.iter().map(|index| Figures::of_rounds(&rounds.figures[*index])).collect();
+    let report = |at: usize| Report::new(&common, &systems[at], &figures[at], rounds.ratios(measured[at]));
     let reports = (0..systems.len()).map(report).collect();
     Ok(Comparison { reports, systems, figures, skipped, workload, choice })
 }
@@ -169,9 +186,18 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
 fn plan(request: &Request, clock: &Clock) -> Result<Workload, CompareError> {
     let refuse = |text: &str| Err(CompareError::Request(text.to_owned()));
     let cpus: Vec<usize> = CpuSet::of_this_thread().iter().collect();
-    let ranks = request.ranks.unwrap_or(cpus.len());
+    let ranks = request.ranks.unwrap_or(cpus.len().max(request.nodes));
     if ranks == 0 {
         return refuse("a barrier needs at least 1 rank");
+    }
+    if request.nodes == 0 || request.nodes > ranks {
+        return Err(CompareError::Request(format!(
+            "{ranks} ranks can be on 1 to {ranks} nodes, not on {}",
+            request.nodes
+        )));
+    }
+    if request.nodes > 1 && request.threads {
+        return refuse("ranks that are threads of one process are on one node");
     }
     if request.rounds == 0 || request.iterations == Some(0) {
         return refuse("rounds and iterations must be at least 1");
@@ -187,6 +213,7 @@ fn plan(request: &Request, clock: &Clock) -> Result<Workload, CompareError> {
     }
     Ok(Workload {
         ranks,
+        nodes: request.nodes,
         cpus: cpus.into_iter().take(ranks).collect(),
         iterations: per_round,
         warmup: request.warmup,
@@ -201,6 +228,11 @@ fn plan(request: &Request, clock: &Clock) -> Result<Workload, CompareError> {
 fn prepare(request: &Request, directory: &Path) -> (Vec<PreparedRival>, Vec<Skipped>) {
     let (mut rivals, mut skipped) = (Vec::new(), Vec::new());
     for rival in &request.rivals {
+        if request.nodes > 1 && !rival.spans_nodes() {
+            let reason = "its ranks share memory, so it has no way between nodes".to_owned();
+            skipped.push(Skipped { rival: *rival, reason, remedy: None });
+            continue;
+        }
         match rival.prepare(&directory.join("build")) {
             Ok(prepared) if request.threads => rivals.push(prepared.with_threads()),
             Ok(prepared) => rivals.push(prepared),
@@ -208,17 +240,6 @@ fn prepare(request: &Request, directory: &Path) -> (Vec<PreparedRival>, Vec<Skip
         }
     }
     (rivals, skipped)
-}
-
-/// What the library chooses for such a job, asked of a job of threads with the same CPUs.
-fn choice_of(request: &Request, workload: &Workload) -> Result<Choice, CompareError> {
-    let mut options = JobOptions::new();
-    if let Some(name) = &request.algorithm {
-        options = options.barrier(name.parse().map_err(CompareError::Request)?);
-    }
-    let jobs = Job::threads_with(workload.ranks, &options)?;
-    let choice = jobs[0].world().algorithm();
-    Ok(Choice { algorithm: choice.algorithm.name().to_owned(), reason: choice.reason })
 }
 
 fn systems(request: &Request, choice: &Choice, rivals: &[PreparedRival]) -> Vec<System> {
@@ -241,21 +262,23 @@ fn systems(request: &Request, choice: &Choice, rivals: &[PreparedRival]) -> Vec<
     std::iter::once(phalanx).chain(rivals.iter().map(system)).collect()
 }
 
-/// A short trial tells how many iterations a turn has time for.
+/// A short trial tells what the library chooses for such a job, and how many iterations a turn has time for.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a number of iterations is small and positive"
 )]
-fn iterations_that_fit(task: &RankTask, request: &Request) -> Result<usize, CompareError> {
-    let system = || "Phalanx".to_owned();
-    turn::run(task, request.threads)?;
+fn trial(task: &RankTask, request: &Request) -> Result<(Choice, usize), CompareError> {
+    let mut task = task.clone();
+    task.workload.iterations = task.workload.iterations.min(TRIAL_ITERATIONS);
+    turn::run(&task, request.threads)?;
+    let choice = Choice::read(&task.directory).map_err(TurnError::Rank)?;
     let record = samples::read_all(&task.directory, task.workload.ranks)
-        .map_err(|source| CompareError::Samples { system: system(), source })?;
+        .map_err(|source| CompareError::Samples { system: "Phalanx".to_owned(), source })?;
     let (first, last) = (record[0][0], record[0][record[0].len() - 1]);
     let took = last.exit.saturating_sub(first.enter) as f64 * task.workload.ns_per_tick / record[0].len() as f64;
     let fit = (TURN.as_nanos() as f64 / took.max(1.0)) as usize;
-    Ok(fit.clamp(100, MOST_SAMPLES / task.workload.ranks / 4).max(1))
+    Ok((choice, fit.clamp(100, MOST_SAMPLES / task.workload.ranks / 4).max(1)))
 }
 
 /// Each system's figures in each round, Phalanx first.
@@ -286,13 +309,13 @@ pub const SWEEP_COMMAND: &str = "bench-sweep";
 
 /// A directory for records, removed with all that is in it: by a process that sleeps until this one is gone, however
 /// it goes. (The rivals' programs need a path, so memory without a name will not do.)
-struct Directory {
-    path: PathBuf,
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
     sweeper: Option<Child>,
 }
 
 impl Directory {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         // Memory where there is some: a disk that is written to while ranks run disturbs them.

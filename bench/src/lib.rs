@@ -3,10 +3,12 @@
 //! The way of one measurement: [`compare`] plans rounds in which every system has its turn; a turn of Phalanx starts
 //! ranks that run the loop of [`rank`], a turn of a rival starts its program ([`rivals`]); both leave the same record
 //! ([`samples`]), which becomes figures ([`figures`]) and in the end a page ([`page`]) or JSON ([`report`]).
-//! [`limit`] measures what the hardware allows in the same rounds.
+//! [`limit`] measures what the hardware allows in the same rounds. [`fabric`] does the same for single operations on
+//! another node's words.
 
 pub mod build;
 pub mod compare;
+pub mod fabric;
 pub mod figures;
 pub mod limit;
 pub mod page;

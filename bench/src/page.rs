@@ -24,16 +24,23 @@ pub fn render(comparison: &Comparison) -> String {
 fn head(page: &mut String, comparison: &Comparison) {
     let (workload, report) = (&comparison.workload, &comparison.reports[0]);
     let ranks = if report.threads { "threads" } else { "processes" };
-    let _ =
-        writeln!(page, "\nBarrier of {} {ranks} on {} CPUs, {} arrivals", workload.ranks, report.cpus, report.arrival);
+    let nodes = match workload.nodes {
+        1 => String::new(),
+        nodes => format!("{nodes} nodes by {} and ", report.fabric),
+    };
+    let _ = writeln!(
+        page,
+        "\nBarrier of {} {ranks} on {nodes}{} CPUs, {} arrivals",
+        workload.ranks, report.cpus, report.arrival
+    );
     let _ = writeln!(page, "  algorithm  {} ({})", comparison.choice.algorithm, comparison.choice.reason);
     let _ = writeln!(page, "  waiting    {}", report.wait.as_deref().unwrap_or("-"));
     let _ = writeln!(page, "  machine    {}", machine());
     let cpus: Vec<String> = workload.cpus.iter().map(ToString::to_string).collect();
     let _ = writeln!(page, "  ranks on   CPU {}", cpus.join(", "));
     if let Some(limit) = report.limit_ns {
-        let _ =
-            writeln!(page, "  limit      {} for a cache line from CPU to CPU, one way, in the same rounds", ns(limit));
+        let what = if workload.nodes == 1 { "a cache line" } else { "32 bytes by raw sockets" };
+        let _ = writeln!(page, "  limit      {} for {what} from CPU to CPU, one way, in the same rounds", ns(limit));
     }
     page.push('\n');
 }

@@ -1,10 +1,11 @@
 //! One rank of Phalanx under measurement: the same loop as the rivals' (`bench/rivals/common.h`), around
 //! `Group::barrier`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use phalanx::clock::Clock;
-use phalanx::{Algorithm, BarrierError, Group, Job, JobOptions, Operation, WaitPolicy};
+use phalanx::{Algorithm, BarrierError, FabricChoice, Group, Job, JobOptions, Operation, WaitPolicy};
 use serde::{Deserialize, Serialize};
 
 use crate::samples::{self, Sample, SamplesError};
@@ -19,8 +20,51 @@ pub struct RankTask {
     pub algorithm: Option<String>,
     /// The wait policy, or the default.
     pub wait: Option<String>,
+    /// What is to join the nodes, or the library's own choice.
+    pub fabric: Option<String>,
     /// Where the record goes.
     pub directory: PathBuf,
+}
+
+/// What the library has chosen: told by rank 0, beside its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The algorithm of the world.
+    pub algorithm: String,
+    /// Why.
+    pub reason: String,
+    /// What joins the nodes.
+    pub fabric: String,
+}
+
+impl Choice {
+    const FILE: &str = "choice.json";
+
+    fn of(job: &Job) -> Self {
+        let chosen = job.world().algorithm();
+        let reason = match job.radix() {
+            None => chosen.reason,
+            Some(radix) => format!("{}; between {} nodes dissemination of radix {radix}", chosen.reason, job.nodes()),
+        };
+        Self { algorithm: chosen.algorithm.name().to_owned(), reason, fabric: job.fabric().name().to_owned() }
+    }
+
+    fn write(&self, directory: &Path) -> Result<(), RankError> {
+        let text = serde_json::to_string(self).expect("texts");
+        let path = directory.join(Self::FILE);
+        fs::write(&path, text).map_err(|source| SamplesError::File { path, source }.into())
+    }
+
+    /// What rank 0 has left in a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`RankError`] when it has not.
+    pub fn read(directory: &Path) -> Result<Self, RankError> {
+        let path = directory.join(Self::FILE);
+        let text = fs::read_to_string(&path).map_err(|source| SamplesError::File { path, source })?;
+        serde_json::from_str(&text).map_err(|error| RankError::Task(error.to_string()))
+    }
 }
 
 /// Why a rank could not measure.
@@ -55,6 +99,9 @@ impl RankTask {
         if let Some(name) = &self.wait {
             options = options.wait(name.parse::<WaitPolicy>().map_err(RankError::Task)?);
         }
+        if let Some(name) = &self.fabric {
+            options = options.fabric(name.parse::<FabricChoice>().map_err(RankError::Task)?);
+        }
         Ok(options)
     }
 
@@ -77,6 +124,9 @@ impl RankTask {
         rank.warm_up()?;
         let samples = rank.measure()?;
         samples::write(&self.directory, job.rank(), &samples)?;
+        if job.rank() == 0 {
+            Choice::of(job).write(&self.directory)?;
+        }
         Ok(())
     }
 }

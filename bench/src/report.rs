@@ -18,8 +18,8 @@ pub struct Report {
     pub ranks: usize,
     /// Nodes that they ran on.
     pub nodes: usize,
-    /// What joined them: "shm".
-    pub fabric: &'static str,
+    /// What joined them: "shm" on one node, else "tcp" or "rdma".
+    pub fabric: String,
     /// Phalanx's algorithm; absent for rivals, as is the next.
     pub algorithm: Option<String>,
     /// Phalanx's wait policy.
@@ -46,7 +46,8 @@ pub struct Report {
     pub span_p50_ns: f64,
     /// What the clock read in each iteration costs; included in all waits.
     pub clock_overhead_ns: f64,
-    /// One-way transfer of a cache line between the cores of ranks 0 and 1; `null` with one CPU.
+    /// What the hardware takes one way between the CPUs of ranks 0 and 1: a cache line on one node, across nodes half a
+    /// round trip of the raw sockets; `null` with one CPU.
     pub limit_ns: Option<f64>,
     /// CPUs that the ranks were spread over.
     pub cpus: usize,
@@ -69,6 +70,8 @@ pub struct Report {
 pub struct Common {
     /// What was measured.
     pub workload: Workload,
+    /// What joined the ranks.
+    pub fabric: String,
     /// What a clock read costs.
     pub clock_overhead_ns: f64,
     /// Rounds.
@@ -116,8 +119,8 @@ impl Report {
             system: system.name.clone(),
             system_version: system.version.clone(),
             ranks: workload.ranks,
-            nodes: 1,
-            fabric: "shm",
+            nodes: workload.nodes,
+            fabric: common.fabric.clone(),
             algorithm: system.algorithm.clone(),
             wait: system.wait.clone(),
             arrival: workload.arrival.name().to_owned(),

@@ -2,25 +2,19 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use phalanx::Job;
-use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES};
+use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES, LocalPlace};
+use phalanx::cluster::rendezvous;
 
 use crate::rank::{RankError, RankTask};
+use crate::workload::Workload;
 
 /// The hidden subcommand that makes this program a rank; its argument is a [`RankTask`] as JSON.
 pub const RANK_COMMAND: &str = "bench-rank";
-
-/// What a turn tells beside its record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The algorithm of the world.
-    pub algorithm: String,
-    /// Why.
-    pub reason: String,
-}
 
 /// Why a turn failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +84,8 @@ fn run_threads(task: &RankTask) -> Result<(), TurnError> {
 }
 
 /// The processes of a turn, killed when dropped before they have ended.
-struct Ranks(Vec<Child>);
+#[derive(Default)]
+pub(crate) struct Ranks(Vec<Child>);
 
 impl Drop for Ranks {
     fn drop(&mut self) {
@@ -101,49 +96,103 @@ impl Drop for Ranks {
     }
 }
 
+/// Where the ranks of a turn meet.
+pub(crate) struct Meeting {
+    identity: Identity,
+    /// Serves their rendezvous when they are on several nodes.
+    _rendezvous: Option<rendezvous::Server>,
+}
+
+impl Meeting {
+    fn new(workload: &Workload) -> std::io::Result<Self> {
+        if workload.nodes == 1 {
+            return Ok(Self { identity: Identity::random(workload.ranks)?, _rendezvous: None });
+        }
+        Self::across(workload.ranks)
+    }
+
+    /// For ranks of several nodes.
+    pub(crate) fn across(ranks: usize) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let identity = Identity::served_at(listener.local_addr()?, ranks)?;
+        let server = rendezvous::Server::start(listener, &identity.key, ranks)?;
+        Ok(Self { identity, _rendezvous: Some(server) })
+    }
+
+    /// What makes a process a rank that is alone on its node.
+    pub(crate) fn variables_on_own_node(&self, rank: usize) -> Vec<(&'static str, String)> {
+        let place = LocalPlace { pretended_node: u32::try_from(rank).ok(), local_rank: 0, local_size: 1 };
+        self.identity.variables_at(rank, place)
+    }
+
+    fn variables(&self, workload: &Workload, rank: usize) -> Vec<(&'static str, String)> {
+        if workload.nodes == 1 {
+            return self.identity.variables(rank);
+        }
+        let node = workload.node_of(rank);
+        let neighbours = workload.ranks_of(node);
+        let place = LocalPlace {
+            pretended_node: u32::try_from(node).ok(),
+            local_rank: rank - neighbours.start,
+            local_size: neighbours.len(),
+        };
+        self.identity.variables_at(rank, place)
+    }
+}
+
 fn run_processes(task: &RankTask) -> Result<(), TurnError> {
-    let start_error = |rank| move |source| TurnError::Start { rank, source };
-    let identity = Identity::random(task.workload.ranks).map_err(start_error(0))?;
+    let workload = &task.workload;
+    let meeting = Meeting::new(workload).map_err(|source| TurnError::Start { rank: 0, source })?;
     let text = serde_json::to_string(task).map_err(|error| RankError::Task(error.to_string()))?;
-    let program = std::env::current_exe().map_err(start_error(0))?;
-    let mut ranks = Ranks(Vec::new());
-    for rank in 0..task.workload.ranks {
-        let mut command = Command::new(&program);
+    let mut ranks = Ranks::default();
+    for rank in 0..workload.ranks {
+        ranks.start(&[RANK_COMMAND, &text], meeting.variables(workload, rank))?;
+    }
+    ranks.await_all()
+}
+
+impl Ranks {
+    /// Starts the next rank: this program, with these arguments and variables.
+    pub(crate) fn start(
+        &mut self,
+        arguments: &[&str],
+        variables: Vec<(&'static str, String)>,
+    ) -> Result<(), TurnError> {
+        let rank = self.0.len();
+        let start_error = |source| TurnError::Start { rank, source };
+        let mut command = Command::new(std::env::current_exe().map_err(start_error)?);
         for name in LAUNCHER_VARIABLES {
             command.env_remove(name);
         }
-        command.args([RANK_COMMAND, &text]).envs(identity.variables(rank));
+        command.args(arguments).envs(variables);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        ranks.0.push(command.spawn().map_err(start_error(rank))?);
+        self.0.push(command.spawn().map_err(start_error)?);
+        Ok(())
     }
-    await_all(&mut ranks)
-}
 
-/// Waits until all have ended well, or one has not; the others are then killed by the drop of `ranks`.
-fn await_all(ranks: &mut Ranks) -> Result<(), TurnError> {
-    let mut remaining: Vec<usize> = (0..ranks.0.len()).collect();
-    while !remaining.is_empty() {
-        let mut index = 0;
-        while index < remaining.len() {
-            let rank = remaining[index];
-            let child = &mut ranks.0[rank];
-            match child.try_wait() {
-                Ok(None) => index += 1,
-                Ok(Some(status)) if status.success() => drop(remaining.swap_remove(index)),
-                Ok(Some(status)) => {
-                    let mut output = String::new();
-                    let _ = child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut output));
-                    return Err(TurnError::Failed {
-                        rank,
-                        status: status.to_string(),
-                        output: output.trim().to_owned(),
-                    });
+    /// Waits until all have ended well, or one has not; the others are then killed by the drop.
+    pub(crate) fn await_all(mut self) -> Result<(), TurnError> {
+        let mut remaining: Vec<usize> = (0..self.0.len()).collect();
+        while !remaining.is_empty() {
+            let mut index = 0;
+            while index < remaining.len() {
+                let rank = remaining[index];
+                match self.0[rank].try_wait() {
+                    Ok(None) => index += 1,
+                    Ok(Some(status)) if status.success() => drop(remaining.swap_remove(index)),
+                    Ok(Some(status)) => return Err(self.failure(rank, status)),
+                    Err(source) => return Err(TurnError::Start { rank, source }),
                 }
-                Err(source) => return Err(TurnError::Start { rank, source }),
             }
+            // Rare enough not to disturb the ranks, which run on the same CPUs.
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        // Rare enough not to disturb the ranks, which run on the same CPUs.
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        Ok(())
     }
-    Ok(())
+
+    fn failure(&mut self, rank: usize, status: std::process::ExitStatus) -> TurnError {
+        let mut output = String::new();
+        let _ = self.0[rank].stderr.take().map(|mut stderr| stderr.read_to_string(&mut output));
+        TurnError::Failed { rank, status: status.to_string(), output: output.trim().to_owned() }
+    }
 }

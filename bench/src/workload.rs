@@ -60,6 +60,8 @@ impl FromStr for ArrivalPattern {
 pub struct Workload {
     /// How many ranks meet.
     pub ranks: usize,
+    /// Over how many nodes, in blocks: the first ranks are on node 0.
+    pub nodes: usize,
     /// The CPU of each rank, `cpus[rank % cpus.len()]`; empty: not pinned.
     pub cpus: Vec<usize>,
     /// Iterations that are recorded, after `warmup` that are not.
@@ -77,4 +79,48 @@ pub struct Workload {
     /// Length of one tick of the common clock (the time-stamp counter where it is the kernel's clock source,
     /// nanoseconds of `CLOCK_MONOTONIC` elsewhere).
     pub ns_per_tick: f64,
+}
+
+impl Workload {
+    /// A rank's node.
+    pub fn node_of(&self, rank: usize) -> usize {
+        rank * self.nodes / self.ranks
+    }
+
+    /// The ranks of a node.
+    pub fn ranks_of(&self, node: usize) -> std::ops::Range<usize> {
+        let first = |node: usize| (node * self.ranks).div_ceil(self.nodes);
+        first(node)..first(node + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_ranks_are_nodes_and_none_is_empty() {
+        for ranks in 1..20 {
+            for nodes in 1..=ranks {
+                let workload = Workload {
+                    ranks,
+                    nodes,
+                    cpus: Vec::new(),
+                    iterations: 1,
+                    warmup: 0,
+                    arrival: ArrivalPattern::BackToBack,
+                    late_ns: 0,
+                    period_ns: 0,
+                    seed: 0,
+                    ns_per_tick: 1.0,
+                };
+                let blocks: Vec<_> = (0..nodes).map(|node| workload.ranks_of(node)).collect();
+                assert!(blocks.iter().all(|block| !block.is_empty()));
+                assert!(blocks.iter().cloned().flatten().eq(0..ranks), "{ranks} ranks on {nodes} nodes: {blocks:?}");
+                for (node, mut block) in blocks.into_iter().enumerate() {
+                    assert!(block.all(|rank| workload.node_of(rank) == node));
+                }
+            }
+        }
+    }
 }

@@ -28,6 +28,7 @@ fn prepare(rival: Rival, test: &str) -> Option<PreparedRival> {
 fn workload(arrival: ArrivalPattern) -> Workload {
     Workload {
         ranks: 2,
+        nodes: 1,
         cpus: Vec::new(),
         iterations: ITERATIONS,
         warmup: 20,
@@ -71,6 +72,21 @@ fn check_barrier(ranks: &[Vec<(u64, u64)>]) {
     }
 }
 
+/// The same by TCP, for the rivals that can.
+fn check_across_nodes(rival: Rival) {
+    assert!(rival.spans_nodes());
+    let Some(prepared) = prepare(rival, &format!("{rival}-nodes")) else { return };
+    let out = directory("out").join(rival.name()).join("nodes");
+    let workload = Workload { nodes: 2, ..workload(ArrivalPattern::BackToBack) };
+    prepared.run(&workload, MAX_SECONDS, &out).unwrap();
+    let ranks: Vec<_> = (0..2).map(|rank| read_samples(&out, rank)).collect();
+    check_barrier(&ranks);
+    // Sending costs whoever sends it a system call and the way through the loopback interface, also when all the others
+    // are there already. The luckiest wait of all tells, since a busy machine makes the others long whatever they cross.
+    let shortest = ranks.iter().flatten().map(|(enter, exit)| exit - enter).min();
+    assert!(shortest > Some(500), "{rival} took {shortest:?} ns: that was shared memory");
+}
+
 fn check(rival: Rival) {
     let Some(prepared) = prepare(rival, rival.name()) else { return };
     assert_eq!(prepared.rival(), rival);
@@ -96,6 +112,12 @@ fn open_mpi_leaves_its_record() {
 #[test]
 fn mpich_leaves_its_record() {
     check(Rival::Mpich);
+}
+
+#[test]
+fn mpi_goes_by_tcp_across_nodes() {
+    check_across_nodes(Rival::OpenMpi);
+    check_across_nodes(Rival::Mpich);
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use phalanx::{Algorithm, WaitPolicy};
+use phalanx::fabric::FabricKind;
+use phalanx::{Algorithm, FabricChoice, WaitPolicy};
 use phalanx_bench::compare::{self, Progress, Request};
-use phalanx_bench::page;
 use phalanx_bench::rivals::Rival;
 use phalanx_bench::workload::ArrivalPattern;
+use phalanx_bench::{fabric, page};
 
 use crate::progress::Bar;
 
@@ -18,6 +19,13 @@ Examples:
   phalanx bench barrier --ranks 8 --vs all       beside every rival that is installed, in the same rounds
   phalanx bench barrier --arrival rotate-late    one rank is late, another one each time
   phalanx bench barrier --json --vs openmpi      one JSON object for each system
+  phalanx bench barrier --nodes 2 --ranks 2      across two pretended nodes, by TCP
+";
+
+const FABRIC_EXAMPLES: &str = "\
+Examples:
+  phalanx bench fabric                           write, read, fetch_add and compare_swap by TCP, some seconds
+  phalanx bench fabric --fabric shm --json       one JSON object for each operation and number outstanding
 ";
 
 /// Measure, beside rivals if asked for
@@ -30,15 +38,22 @@ pub struct Options {
 #[derive(Subcommand)]
 enum What {
     Barrier(BarrierOptions),
+    Fabric(FabricOptions),
 }
 
 /// Measure barriers between ranks on this machine
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 struct BarrierOptions {
-    /// Ranks that meet [default: as many as usable CPUs]
+    /// Ranks that meet [default: as many as usable CPUs, and one a node at least]
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
+    /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
+    #[arg(long, value_name = "M", default_value_t = 1)]
+    nodes: usize,
+    /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
+    #[arg(long, value_parser = parse_fabric)]
+    fabric: Option<FabricChoice>,
     /// auto, flat, tree or central
     #[arg(long, default_value = "auto", value_parser = parse_algorithm)]
     algorithm: AlgorithmOption,
@@ -77,6 +92,27 @@ struct BarrierOptions {
     seed: u64,
 }
 
+/// Measure single operations on another node's words: latency, and rate with 1 to 64 outstanding
+#[derive(Args)]
+#[command(after_help = FABRIC_EXAMPLES)]
+struct FabricOptions {
+    /// What joins the two nodes: tcp or shm
+    #[arg(long, default_value = "tcp", value_parser = parse_measured_fabric)]
+    fabric: FabricKind,
+    /// One JSON object for each result instead of the page
+    #[arg(long)]
+    json: bool,
+    /// perftest: the programs of that name on this machine's RDMA device
+    #[arg(long, value_name = "RIVAL", value_parser = ["perftest"])]
+    vs: Option<String>,
+    /// The most operations of each record
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    operations: usize,
+    /// Rounds in which everything is measured
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+}
+
 #[derive(Clone)]
 struct RivalList(Vec<Rival>);
 
@@ -98,6 +134,16 @@ fn parse_wait(text: &str) -> Result<WaitPolicy, String> {
     text.parse()
 }
 
+fn parse_fabric(text: &str) -> Result<FabricChoice, String> {
+    text.parse()
+}
+
+fn parse_measured_fabric(text: &str) -> Result<FabricKind, String> {
+    let kinds = [FabricKind::Tcp, FabricKind::Shm, FabricKind::Rdma];
+    let kind = kinds.into_iter().find(|kind| kind.name() == text);
+    kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp or shm"))
+}
+
 fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {
     text.parse()
 }
@@ -110,12 +156,15 @@ fn parse_rivals(text: &str) -> Result<RivalList, String> {
 pub fn main(options: Options) -> ExitCode {
     match options.what {
         What::Barrier(options) => barrier(options),
+        What::Fabric(options) => fabric(options),
     }
 }
 
 fn barrier(options: BarrierOptions) -> ExitCode {
     let request = Request {
         ranks: options.ranks,
+        nodes: options.nodes,
+        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
         algorithm: options.algorithm.0.map(|algorithm| algorithm.name().to_owned()),
         wait: options.wait.map(|policy| policy.name().to_owned()),
         iterations: options.iterations,
@@ -128,7 +177,7 @@ fn barrier(options: BarrierOptions) -> ExitCode {
         rounds: options.rounds,
         seed: options.seed,
     };
-    let mut bar: Box<dyn Progress> = if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) };
+    let mut bar = progress();
     let compared = compare::run(&request, &mut *bar);
     drop(bar);
     match compared {
@@ -146,9 +195,48 @@ fn barrier(options: BarrierOptions) -> ExitCode {
     }
 }
 
+fn fabric(options: FabricOptions) -> ExitCode {
+    let request = fabric::Request {
+        fabric: options.fabric,
+        operations: options.operations,
+        rounds: options.rounds,
+        with_perftest: options.vs.is_some(),
+    };
+    let mut bar = progress();
+    let measured = fabric::run(&request, &mut *bar);
+    drop(bar);
+    match measured {
+        Ok(measured) if options.json => {
+            if let Some(why) = &measured.skipped {
+                eprintln!("phalanx bench: skipped: {why}");
+            }
+            print(&fabric::json_lines(&measured.reports))
+        }
+        Ok(measured) => print(&fabric::render(&measured)),
+        Err(error) => {
+            eprintln!("phalanx bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A bar where somebody watches.
+fn progress() -> Box<dyn Progress> {
+    if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) }
+}
+
 /// Is a rank of a benchmark.
 pub fn rank(task: &str) -> ExitCode {
-    match phalanx_bench::rank::run_process(task) {
+    exit(phalanx_bench::rank::run_process(task))
+}
+
+/// Is an end of a benchmark of operations.
+pub fn fabric_end(task: &str) -> ExitCode {
+    exit(fabric::run_process(task))
+}
+
+fn exit(result: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -33,6 +33,11 @@ enum Task {
     BenchRank {
         task: String,
     },
+    /// An end of a benchmark of operations: started by `bench`, not by people.
+    #[command(name = phalanx_bench::fabric::ENDPOINT_COMMAND, hide = true)]
+    BenchFabricEnd {
+        task: String,
+    },
     /// Clears up after a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::compare::SWEEP_COMMAND, hide = true)]
     BenchSweep {
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
         Task::BenchRank { task } => bench::rank(&task),
+        Task::BenchFabricEnd { task } => bench::fabric_end(&task),
         Task::BenchSweep { directory } => {
             phalanx_bench::compare::sweep(&directory);
             ExitCode::SUCCESS

@@ -44,6 +44,7 @@ const MEASURING_LIMIT: Duration = Duration::from_secs(2);
 /// Joins the job at a rendezvous.
 pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
     let rank = identity.rank;
+    options.fabric.unwrap_or_default().check(rank)?;
     let server = serve_rendezvous(identity)?;
     let address = &identity.bootstrap;
     let mut client = rendezvous::Client::connect(rank, identity.size, address, &identity.key, options.limit())?;

@@ -74,7 +74,7 @@ impl Builder<'_> {
     }
 
     fn skipped(&self, reason: impl Into<String>) -> Skipped {
-        Skipped { rival: self.rival, reason: reason.into() }
+        Skipped { rival: self.rival, reason: reason.into(), remedy: Some(self.rival.install_hint()) }
     }
 
     /// Compiles `inputs` and the common header into a program named after the rival.
