@@ -59,6 +59,8 @@
 pub mod model;
 pub mod node;
 #[cfg(not(model))]
+pub mod rdma;
+#[cfg(not(model))]
 pub mod shm;
 #[cfg(not(model))]
 pub mod sim;

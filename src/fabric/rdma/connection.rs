@@ -1,0 +1,274 @@
+//! A connection to one node: turns requests into work requests, and completions into values.
+//!
+//! Each request has a word in the connection's ring: a write's value is sent from there, an answer lands there. The word
+//! is used again only when the request has completed. A batch is one list of work requests, posted at once.
+#![allow(unsafe_code, reason = "posts to a queue pair")]
+
+use std::sync::Arc;
+
+use super::device::Domain;
+use super::endpoint::{Endpoint, Ring, post_error};
+use super::offer::{AtomicCapability, Offer};
+use super::options::RdmaError;
+use super::tickets::Tickets;
+use super::verbs::{
+    self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS, WorkCompletion,
+};
+use super::window::{Entry, Window};
+use crate::fabric::{BATCH_REQUESTS, OperationError, Request, Ticket, WordAt};
+use crate::sync::Ordering;
+
+/// Completions that are taken at a time.
+const COMPLETIONS: usize = 16;
+
+/// How another node's segment is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RemoteSegment {
+    pub base: u64,
+    pub key: u32,
+    pub atomics: AtomicCapability,
+}
+
+impl RemoteSegment {
+    pub fn of(offer: &Offer) -> Self {
+        Self { base: offer.base, key: offer.key, atomics: offer.atomics }
+    }
+
+    #[inline]
+    fn address(&self, at: WordAt) -> u64 {
+        self.base + 8 * at.0 as u64
+    }
+
+    #[inline]
+    fn word(&self, at: WordAt) -> Remote {
+        Remote { rdma: RemoteWord { remote_addr: self.address(at), rkey: self.key } }
+    }
+
+    #[inline]
+    fn atomic(&self, at: WordAt, compare_add: u64, swap: u64) -> Remote {
+        Remote { atomic: RemoteAtomic { remote_addr: self.address(at), compare_add, swap, rkey: self.key } }
+    }
+}
+
+/// Room for a batch's work requests, used again by every batch.
+pub(super) struct Batch {
+    requests: Box<[SendWorkRequest; BATCH_REQUESTS]>,
+    memory: Box<[ScatterGather; BATCH_REQUESTS]>,
+}
+
+// SAFETY: its pointers are set anew by every post, and lead to itself only.
+unsafe impl Send for Batch {}
+
+impl Batch {
+    pub fn new() -> Self {
+        let nothing = ScatterGather { addr: 0, length: 8, lkey: 0 };
+        Self {
+            requests: Box::new([SendWorkRequest::EMPTY; BATCH_REQUESTS]),
+            memory: Box::new([nothing; BATCH_REQUESTS]),
+        }
+    }
+}
+
+/// What became of a batch.
+pub(super) enum Posted {
+    All,
+    /// Nothing was posted, and the connection is of no more use.
+    None(String),
+    /// Some may have been posted: their tickets are under way, and the connection is of no more use.
+    Some(String),
+}
+
+pub(super) struct Connection {
+    // Fields are dropped in this order: first the queue pair, so that the adapter no longer touches the ring.
+    endpoint: Endpoint,
+    ring: Ring,
+    window: Window,
+    remote: RemoteSegment,
+    /// The adapter gives atomics' answers in big-endian order, and this CPU is of the other kind.
+    swaps_answers: bool,
+    /// Whether it stands in the fabric's list of connections to look at.
+    pub is_listed: bool,
+}
+
+impl Connection {
+    pub fn new(
+        endpoint: Endpoint,
+        domain: &Arc<Domain>,
+        depth: usize,
+        remote: RemoteSegment,
+        swaps_answers: bool,
+    ) -> Result<Self, RdmaError> {
+        let ring = Ring::new(domain, depth, false)?;
+        Ok(Self { endpoint, ring, window: Window::new(depth), remote, swaps_answers, is_listed: false })
+    }
+
+    pub fn remote(&self) -> &RemoteSegment {
+        &self.remote
+    }
+
+    pub fn room(&self) -> usize {
+        self.window.room()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.window.under_way() == 0
+    }
+
+    /// Posts a batch for which there is room, and appends its tickets.
+    pub fn post(
+        &mut self,
+        requests: &[Request],
+        batch: &mut Batch,
+        places: &mut Tickets,
+        tickets: &mut Vec<Ticket>,
+    ) -> Posted {
+        let tickets_before = tickets.len();
+        for (index, request) in requests.iter().enumerate() {
+            let entry = enter(request, places, tickets);
+            let (count, fenced) = self.window.push(request, entry);
+            let (opcode, remote) = self.operation(request);
+            let place = self.window.place(count);
+            let mut flags = if fenced { verbs::SEND_FENCE } else { 0 };
+            if let Request::Write { value, .. } = request {
+                // Relaxed: posting orders it before the adapter's read.
+                self.ring.word(place).store(*value, Ordering::Relaxed);
+                flags |= self.inline_flag();
+            }
+            batch.memory[index] = self.memory_of(place);
+            let work = &mut batch.requests[index];
+            (work.wr_id, work.opcode, work.send_flags, work.wr) = (count, opcode, flags, remote);
+        }
+        let Some(last) = requests.len().checked_sub(1) else { return Posted::All };
+        if self.window.signal(tickets.len() > tickets_before) {
+            batch.requests[last].send_flags |= verbs::SEND_SIGNALED;
+        }
+        let (first, memory) = (batch.requests.as_mut_ptr(), batch.memory.as_mut_ptr());
+        for index in 0..=last {
+            // SAFETY: both are places in the batch, whose arrays are as long.
+            unsafe {
+                let next = if index == last { std::ptr::null_mut() } else { first.add(index + 1) };
+                (*first.add(index)).next = next;
+                (*first.add(index)).sg_list = memory.add(index);
+            }
+        }
+        match self.hand_over(first) {
+            Ok(()) => Posted::All,
+            Err((why, posted_some)) if posted_some => Posted::Some(why),
+            Err((why, _)) => {
+                self.window.rewind(requests.len());
+                tickets.drain(tickets_before..).for_each(|ticket| places.withdraw(ticket));
+                Posted::None(why)
+            }
+        }
+    }
+
+    /// Posts a write that [`Self::prepare`] has made, for which there is room.
+    #[inline]
+    pub fn repost(&mut self, work: &mut SendWorkRequest, at: WordAt, value: u64) -> Posted {
+        let (count, fenced) = self.window.push(&Request::Write { at, value }, Entry::Write);
+        let place = self.window.place(count);
+        // Relaxed: as in `post`.
+        self.ring.word(place).store(value, Ordering::Relaxed);
+        let mut memory = self.memory_of(place);
+        let fence = if fenced { verbs::SEND_FENCE } else { 0 };
+        let signal = if self.window.signal(false) { verbs::SEND_SIGNALED } else { 0 };
+        (work.wr_id, work.send_flags) = (count, self.inline_flag() | fence | signal);
+        work.sg_list = &raw mut memory;
+        match self.hand_over(work) {
+            Ok(()) => Posted::All,
+            Err((why, _)) => {
+                self.window.rewind(1);
+                Posted::None(why)
+            }
+        }
+    }
+
+    /// The work request of a write to `at`, as far as it is the same for every value.
+    pub fn prepare(&self, at: WordAt) -> SendWorkRequest {
+        let mut work = SendWorkRequest::EMPTY;
+        (work.opcode, work.wr) = (verbs::WR_RDMA_WRITE, self.remote.word(at));
+        work
+    }
+
+    fn operation(&self, request: &Request) -> (std::ffi::c_uint, Remote) {
+        match *request {
+            Request::Write { at, .. } => (verbs::WR_RDMA_WRITE, self.remote.word(at)),
+            Request::Read { at } => (verbs::WR_RDMA_READ, self.remote.word(at)),
+            Request::FetchAdd { at, add } => (verbs::WR_ATOMIC_FETCH_AND_ADD, self.remote.atomic(at, add, 0)),
+            Request::CompareSwap { at, expected, new } => {
+                (verbs::WR_ATOMIC_CMP_AND_SWP, self.remote.atomic(at, expected, new))
+            }
+        }
+    }
+
+    #[inline]
+    fn inline_flag(&self) -> u32 {
+        if self.endpoint.has_inline() { verbs::SEND_INLINE } else { 0 }
+    }
+
+    #[inline]
+    fn memory_of(&self, place: usize) -> ScatterGather {
+        ScatterGather { addr: self.ring.address(place), length: 8, lkey: self.ring.registration().local_key() }
+    }
+
+    /// Gives a list of work requests to the adapter; on failure says why, and whether it has taken some.
+    #[inline]
+    fn hand_over(&self, first: *mut SendWorkRequest) -> Result<(), (String, bool)> {
+        let mut bad = first;
+        // SAFETY: the queue pair is alive; the list is whole, its memory is the ring's, which is registered and
+        // stays so until the queue pair is gone, and each word is free until its request has completed.
+        let result = unsafe { verbs::post_send(self.endpoint.queue_pair(), first, &mut bad) };
+        if result == 0 { Ok(()) } else { Err((format!("posting failed: {}", post_error(result)), bad != first)) }
+    }
+
+    /// Takes what has completed. An error breaks the connection: the caller then ends it.
+    pub fn poll(&mut self, places: &mut Tickets) -> Result<(), String> {
+        let mut completions = [WorkCompletion::default(); COMPLETIONS];
+        loop {
+            // SAFETY: the queue is alive.
+            let count = unsafe { verbs::poll_cq(self.endpoint.completions(), &mut completions) };
+            let Ok(count) = usize::try_from(count) else {
+                return Err("its completions cannot be read".to_owned());
+            };
+            for completion in &completions[..count] {
+                if completion.status != WC_SUCCESS {
+                    return Err(self.endpoint.domain().verbs.status_text(completion.status));
+                }
+                self.complete_through(completion.wr_id, places);
+            }
+            if count < COMPLETIONS {
+                return Ok(());
+            }
+        }
+    }
+
+    fn complete_through(&mut self, count: u64, places: &mut Tickets) {
+        let (ring, swaps) = (&self.ring, self.swaps_answers);
+        self.window.complete_through(count, |place, entry| {
+            if let Entry::Value { slot, is_atomic } = entry {
+                // Relaxed: the driver has ordered the adapter's write before the completion that was read.
+                let answer = ring.word(place).load(Ordering::Relaxed);
+                places.complete(slot, Ok(if is_atomic && swaps { answer.swap_bytes() } else { answer }));
+            }
+        });
+    }
+
+    /// Ends all that is under way: nobody knows what has taken effect.
+    pub fn lose(&mut self, node: usize, why: &str, places: &mut Tickets) {
+        self.window.drain(|_, entry| {
+            if let Entry::Value { slot, .. } = entry {
+                places.complete(slot, Err(OperationError::Lost { node, why: why.to_owned() }));
+            }
+        });
+    }
+}
+
+/// The entry of a request in the window, with a ticket if it has one.
+fn enter(request: &Request, places: &mut Tickets, tickets: &mut Vec<Ticket>) -> Entry {
+    if !request.has_ticket() {
+        return Entry::Write;
+    }
+    let ticket = places.issue();
+    tickets.push(ticket);
+    Entry::Value { slot: ticket.slot, is_atomic: !matches!(request, Request::Read { .. }) }
+}
