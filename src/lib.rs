@@ -31,6 +31,7 @@
 //!     \          /
 //!       fabric/              the contract, and what fulfils it: shared memory, the simulator
 //!   sync.rs  clock.rs  machine.rs        atomics, time, CPUs
+//!   testing/                             with the feature `testing`: what every fabric must pass
 //! ```
 //!
 //! The names re-exported here are the library's interface. The modules are public so that tests, model checkers and
@@ -49,6 +50,8 @@ mod group;
 mod job;
 pub mod machine;
 pub mod sync;
+#[cfg(all(feature = "testing", not(model)))]
+pub mod testing;
 
 pub use coord::barrier::{Algorithm, Operation};
 pub use coord::stats::{GroupStats, MemberStats};

@@ -64,6 +64,8 @@ pub mod rdma;
 pub mod shm;
 #[cfg(not(model))]
 pub mod sim;
+#[cfg(not(model))]
+pub mod tickets;
 pub mod topology;
 
 use std::task::Poll;
