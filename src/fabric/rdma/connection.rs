@@ -10,11 +10,11 @@ use super::device::Domain;
 use super::endpoint::{Endpoint, Ring, post_error};
 use super::offer::{AtomicCapability, Offer};
 use super::options::RdmaError;
-use super::tickets::Tickets;
 use super::verbs::{
     self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS, WorkCompletion,
 };
 use super::window::{Entry, Window};
+use crate::fabric::tickets::TicketTable;
 use crate::fabric::{BATCH_REQUESTS, OperationError, Request, Ticket, WordAt};
 use crate::sync::Ordering;
 
@@ -119,12 +119,12 @@ impl Connection {
         &mut self,
         requests: &[Request],
         batch: &mut Batch,
-        places: &mut Tickets,
+        table: &mut TicketTable,
         tickets: &mut Vec<Ticket>,
     ) -> Posted {
         let tickets_before = tickets.len();
         for (index, request) in requests.iter().enumerate() {
-            let entry = enter(request, places, tickets);
+            let entry = enter(request, table, tickets);
             let (count, fenced) = self.window.push(request, entry);
             let (opcode, remote) = self.operation(request);
             let place = self.window.place(count);
@@ -144,7 +144,7 @@ impl Connection {
         }
         let (first, memory) = (batch.requests.as_mut_ptr(), batch.memory.as_mut_ptr());
         for index in 0..=last {
-            // SAFETY: both are places in the batch, whose arrays are as long.
+            // SAFETY: both are table in the batch, whose arrays are as long.
             unsafe {
                 let next = if index == last { std::ptr::null_mut() } else { first.add(index + 1) };
                 (*first.add(index)).next = next;
@@ -156,7 +156,7 @@ impl Connection {
             Err((why, posted_some)) if posted_some => Posted::Some(why),
             Err((why, _)) => {
                 self.window.rewind(requests.len());
-                tickets.drain(tickets_before..).for_each(|ticket| places.withdraw(ticket));
+                tickets.drain(tickets_before..).for_each(|ticket| withdraw(ticket, table));
                 Posted::None(why)
             }
         }
@@ -222,7 +222,7 @@ impl Connection {
     }
 
     /// Takes what has completed. An error breaks the connection: the caller then ends it.
-    pub fn poll(&mut self, places: &mut Tickets) -> Result<(), String> {
+    pub fn poll(&mut self, table: &mut TicketTable) -> Result<(), String> {
         let mut completions = [WorkCompletion::default(); COMPLETIONS];
         loop {
             // SAFETY: the queue is alive.
@@ -234,7 +234,7 @@ impl Connection {
                 if completion.status != WC_SUCCESS {
                     return Err(self.endpoint.domain().verbs.status_text(completion.status));
                 }
-                self.complete_through(completion.wr_id, places);
+                self.complete_through(completion.wr_id, table);
             }
             if count < COMPLETIONS {
                 return Ok(());
@@ -242,33 +242,39 @@ impl Connection {
         }
     }
 
-    fn complete_through(&mut self, count: u64, places: &mut Tickets) {
+    fn complete_through(&mut self, count: u64, table: &mut TicketTable) {
         let (ring, swaps) = (&self.ring, self.swaps_answers);
         self.window.complete_through(count, |place, entry| {
-            if let Entry::Value { slot, is_atomic } = entry {
+            if let Entry::Value { ticket, is_atomic } = entry {
                 // Relaxed: the driver has ordered the adapter's write before the completion that was read.
                 let answer = ring.word(place).load(Ordering::Relaxed);
-                places.complete(slot, Ok(if is_atomic && swaps { answer.swap_bytes() } else { answer }));
+                table.complete(ticket, Ok(if is_atomic && swaps { answer.swap_bytes() } else { answer }));
             }
         });
     }
 
     /// Ends all that is under way: nobody knows what has taken effect.
-    pub fn lose(&mut self, node: usize, why: &str, places: &mut Tickets) {
+    pub fn lose(&mut self, node: usize, why: &str, table: &mut TicketTable) {
         self.window.drain(|_, entry| {
-            if let Entry::Value { slot, .. } = entry {
-                places.complete(slot, Err(OperationError::Lost { node, why: why.to_owned() }));
+            if let Entry::Value { ticket, .. } = entry {
+                table.complete(ticket, Err(OperationError::Lost { node, why: why.to_owned() }));
             }
         });
     }
 }
 
 /// The entry of a request in the window, with a ticket if it has one.
-fn enter(request: &Request, places: &mut Tickets, tickets: &mut Vec<Ticket>) -> Entry {
+fn enter(request: &Request, table: &mut TicketTable, tickets: &mut Vec<Ticket>) -> Entry {
     if !request.has_ticket() {
         return Entry::Write;
     }
-    let ticket = places.issue();
+    let ticket = table.issue();
     tickets.push(ticket);
-    Entry::Value { slot: ticket.slot, is_atomic: !matches!(request, Request::Read { .. }) }
+    Entry::Value { ticket, is_atomic: !matches!(request, Request::Read { .. }) }
+}
+
+/// Takes back a ticket that nobody has seen.
+fn withdraw(ticket: Ticket, table: &mut TicketTable) {
+    table.forget(ticket);
+    table.complete(ticket, Ok(0));
 }

@@ -19,9 +19,12 @@ use super::offer::{AtomicCapability, Offer};
 use super::options::{RdmaError, RdmaOptions};
 use super::prepared::Prepared;
 use super::probe::{Answers, probe};
-use super::tickets::Tickets;
+use crate::fabric::tickets::TicketTable;
 use crate::fabric::{AtomicScope, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU64, Ordering};
+
+/// The most tickets at a time: who never takes what has completed is refused more, instead of filling the memory.
+const TICKETS_MAX: usize = 1 << 16;
 
 /// Other nodes' words by one-sided RDMA. See the module for how connections come about.
 pub struct RdmaFabric {
@@ -39,7 +42,7 @@ pub struct RdmaFabric {
 
 struct State {
     peers: Vec<Peer>,
-    tickets: Tickets,
+    tickets: TicketTable,
     batch: Batch,
     /// Nodes whose connection has requests under way.
     busy: Vec<usize>,
@@ -88,7 +91,7 @@ impl RdmaFabric {
         let peer = || Peer { link: Link::None, incarnation: 1, atomics: AtomicCapability::None };
         let state = State {
             peers: (0..nodes).map(|_| peer()).collect(),
-            tickets: Tickets::default(),
+            tickets: TicketTable::new(TICKETS_MAX),
             batch: Batch::new(),
             busy: Vec::new(),
         };
@@ -262,7 +265,7 @@ impl RdmaFabric {
 
     #[inline]
     fn state(&self) -> MutexGuard<'_, State> {
-        // What panics under the lock is a caller's mistake with a ticket, before anything has changed.
+        // Nothing panics under the lock but by a bug of this file, which is reported where it happens.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -390,7 +393,7 @@ impl Fabric for RdmaFabric {
         self.check(node, requests)?;
         let mut guard = self.state();
         let state = &mut *guard;
-        if !state.connected_with_room(node, requests.len())? || !state.tickets.have_room(requests.len()) {
+        if !state.connected_with_room(node, requests.len())? || state.tickets.room() < requests.len() {
             return Err(PostError::Full { node });
         }
         let Link::Connected(connection) = &mut state.peers[node].link else {
@@ -416,7 +419,8 @@ impl Fabric for RdmaFabric {
 
     #[inline]
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        self.state().tickets.take(ticket)
+        let value = self.state().tickets.take(ticket);
+        value.unwrap_or_else(|| panic!("the ticket is spent already: {ticket:?}"))
     }
 
     fn forget(&self, ticket: Ticket) {

@@ -14,8 +14,8 @@
 //! | atomicity | the device's ([`AtomicCapability`]); the own node is reached through the device too |
 //!
 //! The pieces, from the bottom: `verbs` declares the C library and loads it; `device` lists and chooses devices;
-//! `endpoint` is a queue pair and registered memory; `window` (which requests are under way) and `tickets` (whose value
-//! waits to be taken) are plain bookkeeping without a device; `connection` puts them together; `fabric` has one for each
+//! `endpoint` is a queue pair and registered memory; `window` (which requests are under way) is plain bookkeeping
+//! without a device; `connection` puts them together; `fabric` has one for each
 //! node. What a connection costs of this process's own memory: a page of request words, and 12 bytes of bookkeeping for
 //! each of its 128 places; the driver's queues come to some 25 KiB.
 
@@ -27,7 +27,6 @@ pub mod offer;
 mod options;
 mod prepared;
 mod probe;
-mod tickets;
 pub mod verbs;
 mod window;
 

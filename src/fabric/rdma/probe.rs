@@ -13,7 +13,7 @@ use super::device::{Choice, DeviceFacts, Domain};
 use super::endpoint::{Endpoint, Ring};
 use super::offer::AtomicCapability;
 use super::options::{RdmaError, RdmaOptions};
-use super::tickets::Tickets;
+use crate::fabric::tickets::TicketTable;
 use crate::fabric::{Request, WordAt};
 use crate::sync::Ordering;
 
@@ -66,14 +66,14 @@ fn add_one(
     let offer = endpoint.offer(facts, choice, target.registration());
     endpoint.connect(facts, choice, options, &offer)?;
     let mut connection = Connection::new(endpoint, domain, options.queue_depth, RemoteSegment::of(&offer), false)?;
-    let (mut places, mut tickets) = (Tickets::default(), Vec::new());
+    let (mut table, mut tickets) = (TicketTable::new(1), Vec::new());
     let request = Request::FetchAdd { at: WordAt(0), add: 1 };
-    if !matches!(connection.post(&[request], &mut Batch::new(), &mut places, &mut tickets), Posted::All) {
+    if !matches!(connection.post(&[request], &mut Batch::new(), &mut table, &mut tickets), Posted::All) {
         return Ok(None);
     }
     let started = Instant::now();
-    while started.elapsed() < PATIENCE && connection.poll(&mut places).is_ok() {
-        if let Poll::Ready(answer) = places.take(tickets[0]) {
+    while started.elapsed() < PATIENCE && connection.poll(&mut table).is_ok() {
+        if let Some(Poll::Ready(answer)) = table.take(tickets[0]) {
             return Ok(answer.ok().map(|answer| (answer, target.word(0).load(Ordering::Relaxed))));
         }
         std::thread::yield_now();

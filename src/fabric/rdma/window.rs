@@ -9,7 +9,7 @@
 //! allows no exception, so it is fenced if there is such a one that is not known to be complete. What is posted behind
 //! a fenced request is behind all that the fence waited for, and needs no second one.
 
-use crate::fabric::Request;
+use crate::fabric::{Request, Ticket};
 
 /// After so many writes that nobody asked to hear of, the next batch asks. A ring has several times as many places.
 const UNSIGNALED_MAX: u64 = 32;
@@ -19,8 +19,8 @@ const UNSIGNALED_MAX: u64 = 32;
 pub(super) enum Entry {
     /// A write: nobody waits for it.
     Write,
-    /// A read or an atomic: a ticket's place waits for the value.
-    Value { slot: u32, is_atomic: bool },
+    /// A read or an atomic: the ticket's slot waits for the value.
+    Value { ticket: Ticket, is_atomic: bool },
 }
 
 /// Which requests are under way. Counts grow for ever; a request's place in the ring is its count modulo the ring.
@@ -120,11 +120,17 @@ mod tests {
     const ADD: Request = Request::FetchAdd { at: AT, add: 1 };
     const SWAP: Request = Request::CompareSwap { at: AT, expected: 0, new: 1 };
 
+    const TICKET: Ticket = Ticket { slot: 0, generation: 0 };
+
+    fn value(slot: u32) -> Entry {
+        Entry::Value { ticket: Ticket { slot, ..TICKET }, is_atomic: false }
+    }
+
     fn entry(request: &Request) -> Entry {
         match request {
             Request::Write { .. } => Entry::Write,
-            Request::Read { .. } => Entry::Value { slot: 0, is_atomic: false },
-            _ => Entry::Value { slot: 0, is_atomic: true },
+            Request::Read { .. } => value(0),
+            _ => Entry::Value { ticket: TICKET, is_atomic: true },
         }
     }
 
@@ -176,11 +182,10 @@ mod tests {
         let mut window = Window::new(4);
         let mut done = Vec::new();
         for slot in 0..3 {
-            window.push(&READ, Entry::Value { slot, is_atomic: false });
+            window.push(&READ, value(slot));
         }
         window.complete_through(1, |place, entry| done.push((place, entry)));
         window.complete_through(1, |place, entry| done.push((place, entry)));
-        let value = |slot| Entry::Value { slot, is_atomic: false };
         assert_eq!(done, [(0, value(0)), (1, value(1))]);
         window.push(&WRITE, Entry::Write);
         assert_eq!((window.room(), window.under_way()), (2, 2));
