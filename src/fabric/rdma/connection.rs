@@ -20,6 +20,8 @@ use crate::sync::Ordering;
 
 /// Completions that are taken at a time.
 const COMPLETIONS: usize = 16;
+/// After so many looks in vain a sender that may have fallen asleep is woken.
+const LOOKS_PER_NUDGE: u32 = 256;
 
 /// How another node's segment is reached.
 #[derive(Clone, Copy, Debug)]
@@ -84,10 +86,20 @@ pub(super) struct Connection {
     ring: Ring,
     window: Window,
     remote: RemoteSegment,
-    /// The adapter gives atomics' answers in big-endian order, and this CPU is of the other kind.
     swaps_answers: bool,
+    /// Looks at the completions since one was found; counted only where the sender may fall asleep.
+    looks_in_vain: Option<u32>,
     /// Whether it stands in the fabric's list of connections to look at.
     pub is_listed: bool,
+}
+
+/// What a device does in its own way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quirks {
+    /// Atomics' answers come in big-endian order, and this CPU is of the other kind.
+    pub swaps_answers: bool,
+    /// The sender may fall asleep with work before it ([`DeviceFacts::is_soft_roce`](super::DeviceFacts)).
+    pub falls_asleep: bool,
 }
 
 impl Connection {
@@ -96,10 +108,12 @@ impl Connection {
         domain: &Arc<Domain>,
         depth: usize,
         remote: RemoteSegment,
-        swaps_answers: bool,
+        quirks: Quirks,
     ) -> Result<Self, RdmaError> {
         let ring = Ring::new(domain, depth, false)?;
-        Ok(Self { endpoint, ring, window: Window::new(depth), remote, swaps_answers, is_listed: false })
+        let (swaps_answers, looks_in_vain) = (quirks.swaps_answers, quirks.falls_asleep.then_some(0));
+        let window = Window::new(depth);
+        Ok(Self { endpoint, ring, window, remote, swaps_answers, looks_in_vain, is_listed: false })
     }
 
     pub fn remote(&self) -> &RemoteSegment {
@@ -215,7 +229,7 @@ impl Connection {
     #[inline]
     fn hand_over(&self, first: *mut SendWorkRequest) -> Result<(), (String, bool)> {
         let mut bad = first;
-        // SAFETY: the queue pair is alive; the list is whole, its memory is the ring's, which is registered and
+        // SAFETY: the queue pair is alive; the list is whole or empty, its memory is the ring's, which is registered and
         // stays so until the queue pair is gone, and each word is free until its request has completed.
         let result = unsafe { verbs::post_send(self.endpoint.queue_pair(), first, &mut bad) };
         if result == 0 { Ok(()) } else { Err((format!("posting failed: {}", post_error(result)), bad != first)) }
@@ -237,8 +251,21 @@ impl Connection {
                 self.complete_through(completion.wr_id, table);
             }
             if count < COMPLETIONS {
+                self.nudge(count > 0);
                 return Ok(());
             }
+        }
+    }
+
+    /// Wakes a sender that may have fallen asleep, once in many looks in vain, by a doorbell without a request.
+    #[inline]
+    fn nudge(&mut self, found: bool) {
+        let Some(looks) = &mut self.looks_in_vain else { return };
+        *looks = if found { 0 } else { *looks + 1 };
+        if *looks == LOOKS_PER_NUDGE {
+            *looks = 0;
+            // If it fails, so will the next post, which says so.
+            let _ = self.hand_over(std::ptr::null_mut());
         }
     }
 

@@ -15,6 +15,8 @@ use super::verbs::{self, Context, Device, DeviceAttr, Gid, GidBytes, PortAttr, P
 use crate::machine::{CpuSet, place_of};
 
 const SYSFS: &str = "/sys/class/infiniband";
+/// The vendor's number that soft-RoCE (`rdma_rxe`) gives.
+const SOFT_ROCE_VENDOR: u32 = 0xff_ffff;
 
 /// One RDMA device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,9 @@ pub struct DeviceFacts {
     pub served_at_once: u8,
     /// How many reads and atomics one queue pair may have under way.
     pub under_way: u8,
+    /// Whether it is soft-RoCE, whose sender may fall asleep over a fence or over too many reads and atomics: it looks
+    /// whether it must wait, and notes that it waits, with the answer that would wake it in between. A doorbell wakes it.
+    pub is_soft_roce: bool,
     /// The NUMA node that it hangs on, where that is known.
     pub numa: Option<u16>,
     /// Its ports.
@@ -304,6 +309,7 @@ impl Domain {
             atomics: atomics_of(attr.atomic_cap),
             served_at_once: narrow(attr.max_qp_rd_atom),
             under_way: narrow(attr.max_qp_init_rd_atom),
+            is_soft_roce: attr.vendor_id == SOFT_ROCE_VENDOR,
             numa: sysfs(&self.name, "device/numa_node").and_then(|text| text.parse().ok()),
             ports,
         })
@@ -389,6 +395,7 @@ mod tests {
             atomics: AtomicCapability::Device,
             served_at_once: 16,
             under_way: 16,
+            is_soft_roce: false,
             numa,
             ports: vec![port],
         }

@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
 
-use super::connection::{Batch, Connection, Posted, RemoteSegment};
+use super::connection::{Batch, Connection, Posted, Quirks, RemoteSegment};
 use super::device::{Choice, DeviceFacts, Domain};
 use super::endpoint::{Endpoint, Region, Registration};
 use super::offer::{AtomicCapability, Offer};
@@ -185,8 +185,8 @@ impl RdmaFabric {
             return Err(RdmaError::OtherNetwork { node });
         }
         endpoint.connect(&self.facts, &self.choice, &self.options, peer)?;
-        let swaps = self.answers == Answers::Swapped;
-        Connection::new(endpoint, &self.domain, self.options.queue_depth, RemoteSegment::of(peer), swaps)
+        let quirks = Quirks { swaps_answers: self.answers == Answers::Swapped, falls_asleep: self.facts.is_soft_roce };
+        Connection::new(endpoint, &self.domain, self.options.queue_depth, RemoteSegment::of(peer), quirks)
     }
 
     /// Serves a process that made an offer with [`offer`](Self::offer) and wants nothing of its own served: one answer for

@@ -28,7 +28,7 @@ pub struct RdmaOptions {
     /// How long an acknowledgement is waited for: 4.096 µs × 2^this, 1 to 31. A peer that does not answer is lost
     /// after about this times `retries` + 1.
     pub timeout_exponent: u8,
-    /// How often a packet is sent again, 0 to 7.
+    /// How often a packet is sent again, 0 to 7. Soft-RoCE takes 7 for ever, so that a peer that has died is never lost.
     pub retries: u8,
     /// How often a peer that is not ready is asked again, 0 to 7; 7 is for ever.
     pub rnr_retries: u8,
@@ -50,7 +50,7 @@ impl Default for RdmaOptions {
             traffic_class: 0,
             mtu_bytes: None,
             timeout_exponent: 14,
-            retries: 7,
+            retries: 6,
             rnr_retries: 7,
             queue_depth: 2 * BATCH_REQUESTS,
             inline: true,

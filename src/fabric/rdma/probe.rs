@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::connection::{Batch, Connection, Posted, RemoteSegment};
+use super::connection::{Batch, Connection, Posted, Quirks, RemoteSegment};
 use super::device::{Choice, DeviceFacts, Domain};
 use super::endpoint::{Endpoint, Ring};
 use super::offer::AtomicCapability;
@@ -65,7 +65,8 @@ fn add_one(
     let endpoint = Endpoint::new(domain, choice, options, options.queue_depth)?;
     let offer = endpoint.offer(facts, choice, target.registration());
     endpoint.connect(facts, choice, options, &offer)?;
-    let mut connection = Connection::new(endpoint, domain, options.queue_depth, RemoteSegment::of(&offer), false)?;
+    let quirks = Quirks { swaps_answers: false, falls_asleep: facts.is_soft_roce };
+    let mut connection = Connection::new(endpoint, domain, options.queue_depth, RemoteSegment::of(&offer), quirks)?;
     let (mut table, mut tickets) = (TicketTable::new(1), Vec::new());
     let request = Request::FetchAdd { at: WordAt(0), add: 1 };
     if !matches!(connection.post(&[request], &mut Batch::new(), &mut table, &mut tickets), Posted::All) {
