@@ -4,6 +4,7 @@
 //! is used again only when the request has completed. A batch is one list of work requests, posted at once.
 #![allow(unsafe_code, reason = "posts to a queue pair")]
 
+use std::ffi::c_uint;
 use std::sync::Arc;
 
 use super::device::Domain;
@@ -13,7 +14,7 @@ use super::options::RdmaError;
 use super::verbs::{
     self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS, WorkCompletion,
 };
-use super::window::{Entry, Window};
+use super::window::{Entry, Fencing, Window};
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{BATCH_REQUESTS, OperationError, Request, Ticket, WordAt};
 use crate::sync::Ordering;
@@ -52,10 +53,14 @@ impl RemoteSegment {
     }
 }
 
+/// The most work requests of a batch: each request, and a fence before each.
+const BATCH_WORKS: usize = 2 * BATCH_REQUESTS;
+
 /// Room for a batch's work requests, used again by every batch.
 pub(super) struct Batch {
-    requests: Box<[SendWorkRequest; BATCH_REQUESTS]>,
-    memory: Box<[ScatterGather; BATCH_REQUESTS]>,
+    works: Box<[SendWorkRequest; BATCH_WORKS]>,
+    memory: Box<[ScatterGather; BATCH_WORKS]>,
+    length: usize,
 }
 
 // SAFETY: its pointers are set anew by every post, and lead to itself only.
@@ -65,9 +70,37 @@ impl Batch {
     pub fn new() -> Self {
         let nothing = ScatterGather { addr: 0, length: 8, lkey: 0 };
         Self {
-            requests: Box::new([SendWorkRequest::EMPTY; BATCH_REQUESTS]),
-            memory: Box::new([nothing; BATCH_REQUESTS]),
+            works: Box::new([SendWorkRequest::EMPTY; BATCH_WORKS]),
+            memory: Box::new([nothing; BATCH_WORKS]),
+            length: 0,
         }
+    }
+
+    /// Appends a work request, with a word of memory or none.
+    #[inline]
+    fn push(&mut self, count: u64, opcode: c_uint, flags: c_uint, remote: Remote, memory: Option<ScatterGather>) {
+        let work = &mut self.works[self.length];
+        (work.wr_id, work.opcode, work.send_flags, work.wr) = (count, opcode, flags, remote);
+        work.num_sge = memory.is_some().into();
+        if let Some(memory) = memory {
+            self.memory[self.length] = memory;
+        }
+        self.length += 1;
+    }
+
+    /// Makes a list of what was pushed; gives its first.
+    #[inline]
+    fn link(&mut self) -> *mut SendWorkRequest {
+        let (first, memory) = (self.works.as_mut_ptr(), self.memory.as_mut_ptr());
+        for index in 0..self.length {
+            // SAFETY: both are places in the arrays, which are as long.
+            unsafe {
+                let next = if index + 1 == self.length { std::ptr::null_mut() } else { first.add(index + 1) };
+                (*first.add(index)).next = next;
+                (*first.add(index)).sg_list = memory.add(index);
+            }
+        }
+        first
     }
 }
 
@@ -87,7 +120,7 @@ pub(super) struct Connection {
     window: Window,
     remote: RemoteSegment,
     swaps_answers: bool,
-    /// Looks at the completions since one was found; counted only where the sender may fall asleep.
+    /// Looks at the completions since one was found; counted only on soft-RoCE.
     looks_in_vain: Option<u32>,
     /// Whether it stands in the fabric's list of connections to look at.
     pub is_listed: bool,
@@ -98,8 +131,8 @@ pub(super) struct Connection {
 pub(super) struct Quirks {
     /// Atomics' answers come in big-endian order, and this CPU is of the other kind.
     pub swaps_answers: bool,
-    /// The sender may fall asleep with work before it ([`DeviceFacts::is_soft_roce`](super::DeviceFacts)).
-    pub falls_asleep: bool,
+    /// It is soft-RoCE, which needs other fences, and whose sender may fall asleep with work before it.
+    pub is_soft_roce: bool,
 }
 
 impl Connection {
@@ -111,8 +144,9 @@ impl Connection {
         quirks: Quirks,
     ) -> Result<Self, RdmaError> {
         let ring = Ring::new(domain, depth, false)?;
-        let (swaps_answers, looks_in_vain) = (quirks.swaps_answers, quirks.falls_asleep.then_some(0));
-        let window = Window::new(depth);
+        let (swaps_answers, looks_in_vain) = (quirks.swaps_answers, quirks.is_soft_roce.then_some(0));
+        let fencing = if quirks.is_soft_roce { Fencing::Soft } else { Fencing::Standard };
+        let window = Window::new(depth, fencing);
         Ok(Self { endpoint, ring, window, remote, swaps_answers, looks_in_vain, is_listed: false })
     }
 
@@ -120,8 +154,10 @@ impl Connection {
         &self.remote
     }
 
-    pub fn room(&self) -> usize {
-        self.window.room()
+    /// Whether there is room for the requests now.
+    #[inline]
+    pub fn has_room_for(&self, requests: &[Request]) -> bool {
+        self.window.places_for(requests) <= self.window.room()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -137,10 +173,13 @@ impl Connection {
         tickets: &mut Vec<Ticket>,
     ) -> Posted {
         let tickets_before = tickets.len();
-        for (index, request) in requests.iter().enumerate() {
+        batch.length = 0;
+        for request in requests {
+            if let Some(count) = self.window.push_fence_before(request) {
+                batch.push(count, verbs::WR_RDMA_WRITE, verbs::SEND_FENCE, self.remote.word(request.at()), None);
+            }
             let entry = enter(request, table, tickets);
             let (count, fenced) = self.window.push(request, entry);
-            let (opcode, remote) = self.operation(request);
             let place = self.window.place(count);
             let mut flags = if fenced { verbs::SEND_FENCE } else { 0 };
             if let Request::Write { value, .. } = request {
@@ -148,28 +187,18 @@ impl Connection {
                 self.ring.word(place).store(*value, Ordering::Relaxed);
                 flags |= self.inline_flag();
             }
-            batch.memory[index] = self.memory_of(place);
-            let work = &mut batch.requests[index];
-            (work.wr_id, work.opcode, work.send_flags, work.wr) = (count, opcode, flags, remote);
+            let (opcode, remote) = self.operation(request);
+            batch.push(count, opcode, flags, remote, Some(self.memory_of(place)));
         }
-        let Some(last) = requests.len().checked_sub(1) else { return Posted::All };
+        let Some(last) = batch.length.checked_sub(1) else { return Posted::All };
         if self.window.signal(tickets.len() > tickets_before) {
-            batch.requests[last].send_flags |= verbs::SEND_SIGNALED;
+            batch.works[last].send_flags |= verbs::SEND_SIGNALED;
         }
-        let (first, memory) = (batch.requests.as_mut_ptr(), batch.memory.as_mut_ptr());
-        for index in 0..=last {
-            // SAFETY: both are table in the batch, whose arrays are as long.
-            unsafe {
-                let next = if index == last { std::ptr::null_mut() } else { first.add(index + 1) };
-                (*first.add(index)).next = next;
-                (*first.add(index)).sg_list = memory.add(index);
-            }
-        }
-        match self.hand_over(first) {
+        match self.hand_over(batch.link()) {
             Ok(()) => Posted::All,
             Err((why, posted_some)) if posted_some => Posted::Some(why),
             Err((why, _)) => {
-                self.window.rewind(requests.len());
+                self.window.rewind(batch.length);
                 tickets.drain(tickets_before..).for_each(|ticket| withdraw(ticket, table));
                 Posted::None(why)
             }
@@ -204,7 +233,7 @@ impl Connection {
         work
     }
 
-    fn operation(&self, request: &Request) -> (std::ffi::c_uint, Remote) {
+    fn operation(&self, request: &Request) -> (c_uint, Remote) {
         match *request {
             Request::Write { at, .. } => (verbs::WR_RDMA_WRITE, self.remote.word(at)),
             Request::Read { at } => (verbs::WR_RDMA_READ, self.remote.word(at)),

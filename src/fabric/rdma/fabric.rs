@@ -185,7 +185,7 @@ impl RdmaFabric {
             return Err(RdmaError::OtherNetwork { node });
         }
         endpoint.connect(&self.facts, &self.choice, &self.options, peer)?;
-        let quirks = Quirks { swaps_answers: self.answers == Answers::Swapped, falls_asleep: self.facts.is_soft_roce };
+        let quirks = Quirks { swaps_answers: self.answers == Answers::Swapped, is_soft_roce: self.facts.is_soft_roce };
         Connection::new(endpoint, &self.domain, self.options.queue_depth, RemoteSegment::of(peer), quirks)
     }
 
@@ -236,7 +236,7 @@ impl RdmaFabric {
     pub fn repost(&self, prepared: &mut Prepared, value: u64) -> Result<(), PostError> {
         let mut state = self.state();
         let node = prepared.node();
-        if !state.connected_with_room(node, 1)? {
+        if !state.connected_with_room(node, &[Request::Write { at: prepared.at(), value }])? {
             return Err(PostError::Full { node });
         }
         let peer = &mut state.peers[node];
@@ -310,12 +310,12 @@ impl State {
         }
     }
 
-    /// Whether the node's connection has room for so many requests, after taking what has completed if need be.
+    /// Whether the node's connection has room for the requests, after taking what has completed if need be.
     #[inline]
-    fn connected_with_room(&mut self, node: usize, requests: usize) -> Result<bool, PostError> {
+    fn connected_with_room(&mut self, node: usize, requests: &[Request]) -> Result<bool, PostError> {
         for attempt in 0..2 {
             match &self.peers[node].link {
-                Link::Connected(connection) if connection.room() >= requests => return Ok(true),
+                Link::Connected(connection) if connection.has_room_for(requests) => return Ok(true),
                 Link::Connected(_) if attempt == 0 => self.poll(node),
                 Link::Connected(_) => break,
                 other => return Err(unreachable_because(node, other)),
@@ -393,7 +393,7 @@ impl Fabric for RdmaFabric {
         self.check(node, requests)?;
         let mut guard = self.state();
         let state = &mut *guard;
-        if !state.connected_with_room(node, requests.len())? || state.tickets.room() < requests.len() {
+        if !state.connected_with_room(node, requests)? || state.tickets.room() < requests.len() {
             return Err(PostError::Full { node });
         }
         let Link::Connected(connection) = &mut state.peers[node].link else {

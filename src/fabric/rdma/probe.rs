@@ -65,7 +65,7 @@ fn add_one(
     let endpoint = Endpoint::new(domain, choice, options, options.queue_depth)?;
     let offer = endpoint.offer(facts, choice, target.registration());
     endpoint.connect(facts, choice, options, &offer)?;
-    let quirks = Quirks { swaps_answers: false, falls_asleep: facts.is_soft_roce };
+    let quirks = Quirks { swaps_answers: false, is_soft_roce: facts.is_soft_roce };
     let mut connection = Connection::new(endpoint, domain, options.queue_depth, RemoteSegment::of(&offer), quirks)?;
     let (mut table, mut tickets) = (TicketTable::new(1), Vec::new());
     let request = Request::FetchAdd { at: WordAt(0), add: 1 };

@@ -8,6 +8,11 @@
 //! read or atomic, unless it is *fenced*, which makes it wait at the sender until those have completed. The contract
 //! allows no exception, so it is fenced if there is such a one that is not known to be complete. What is posted behind
 //! a fenced request is behind all that the fence waited for, and needs no second one.
+//!
+//! Soft-RoCE needs other fences ([`Fencing::Soft`]). It executes requests strictly in order, and repeats no atomic; only
+//! a read whose answer was lost is executed again, and then sees what came after it. And it must not be given a fenced
+//! atomic: sent again after a time-out, that waits for itself for ever. So a fence before an atomic is a request of its
+//! own there, an empty write.
 
 use crate::fabric::{Request, Ticket};
 
@@ -23,6 +28,15 @@ pub(super) enum Entry {
     Value { ticket: Ticket, is_atomic: bool },
 }
 
+/// What a device needs to keep its requests in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fencing {
+    /// What InfiniBand's specification says: reads and atomics may be overtaken, and any request may be fenced.
+    Standard,
+    /// Soft-RoCE: reads may be overtaken, and atomics must not be fenced.
+    Soft,
+}
+
 /// Which requests are under way. Counts grow for ever; a request's place in the ring is its count modulo the ring.
 pub(super) struct Window {
     entries: Box<[Entry]>,
@@ -30,15 +44,16 @@ pub(super) struct Window {
     completed: u64,
     /// What was posted when a completion was last asked for.
     signaled: u64,
-    /// What was posted just after the last read or atomic that no fence has waited for; 0 for none.
+    /// What was posted just after the last request that may be overtaken and that no fence has waited for; 0 for none.
     unfenced: u64,
+    fencing: Fencing,
 }
 
 impl Window {
     /// A ring with a power of two of places.
-    pub fn new(depth: usize) -> Self {
+    pub fn new(depth: usize, fencing: Fencing) -> Self {
         debug_assert!(depth.is_power_of_two(), "places are found by masking");
-        Self { entries: vec![Entry::Write; depth].into(), posted: 0, completed: 0, signaled: 0, unfenced: 0 }
+        Self { entries: vec![Entry::Write; depth].into(), posted: 0, completed: 0, signaled: 0, unfenced: 0, fencing }
     }
 
     #[inline]
@@ -59,22 +74,57 @@ impl Window {
         count as usize & (self.entries.len() - 1)
     }
 
+    /// How many places a batch takes, with the fences that are requests of their own.
+    #[inline]
+    pub fn places_for(&self, requests: &[Request]) -> usize {
+        if self.fencing == Fencing::Standard {
+            return requests.len();
+        }
+        let mut has_open_read = self.unfenced > self.completed;
+        let mut fences = 0;
+        for request in requests {
+            fences += usize::from(has_open_read && is_atomic(request));
+            has_open_read = matches!(request, Request::Read { .. });
+        }
+        requests.len() + fences
+    }
+
+    /// Enters an empty write that is to be fenced, if the request needs one before it; gives its number.
+    #[inline]
+    pub fn push_fence_before(&mut self, request: &Request) -> Option<u64> {
+        let needed = self.fencing == Fencing::Soft && is_atomic(request) && self.unfenced > self.completed;
+        needed.then(|| {
+            self.unfenced = 0;
+            self.enter(Entry::Write)
+        })
+    }
+
     /// Enters a request; gives its number, and whether it must be fenced.
     #[inline]
     pub fn push(&mut self, request: &Request, entry: Entry) -> (u64, bool) {
-        let count = self.posted;
         let may_overtake = !matches!(request, Request::Read { .. });
         let fenced = may_overtake && self.unfenced > self.completed;
         if fenced {
             self.unfenced = 0;
         }
-        self.posted += 1;
-        if request.has_ticket() {
+        let count = self.enter(entry);
+        let may_be_overtaken = match request {
+            Request::Write { .. } => false,
+            Request::Read { .. } => true,
+            Request::FetchAdd { .. } | Request::CompareSwap { .. } => self.fencing == Fencing::Standard,
+        };
+        if may_be_overtaken {
             self.unfenced = self.posted;
         }
+        (count, fenced)
+    }
+
+    fn enter(&mut self, entry: Entry) -> u64 {
+        let count = self.posted;
         let place = self.place(count);
         self.entries[place] = entry;
-        (count, fenced)
+        self.posted += 1;
+        count
     }
 
     /// Whether the batch that has just been entered asks for a completion; if so, it counts as having asked.
@@ -109,6 +159,10 @@ impl Window {
     }
 }
 
+fn is_atomic(request: &Request) -> bool {
+    matches!(request, Request::FetchAdd { .. } | Request::CompareSwap { .. })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +190,7 @@ mod tests {
 
     /// Which of these requests, posted one after the other with nothing completing, are fenced.
     fn fences(requests: &[Request]) -> Vec<bool> {
-        let mut window = Window::new(64);
+        let mut window = Window::new(64, Fencing::Standard);
         requests.iter().map(|request| window.push(request, entry(request)).1).collect()
     }
 
@@ -149,9 +203,48 @@ mod tests {
         assert_eq!(fences(&[WRITE, ADD, WRITE]), [false, false, true]);
     }
 
+    /// What soft-RoCE is given for these requests: an `f` for a fence of its own, capitals for what is fenced.
+    fn soft(requests: &[Request]) -> String {
+        let mut window = Window::new(64, Fencing::Soft);
+        let places = window.places_for(requests);
+        let mut given = String::new();
+        for request in requests {
+            given.extend(window.push_fence_before(request).map(|_| 'f'));
+            let letter = if is_atomic(request) {
+                'a'
+            } else if request.has_ticket() {
+                'r'
+            } else {
+                'w'
+            };
+            let fenced = window.push(request, entry(request)).1;
+            given.push(if fenced { letter.to_ascii_uppercase() } else { letter });
+        }
+        assert_eq!(places, given.len(), "{given}");
+        given
+    }
+
+    #[test]
+    fn soft_roce_is_given_no_fenced_atomic_and_fences_only_behind_reads() {
+        assert_eq!(soft(&[ADD, SWAP, WRITE, ADD]), "aawa");
+        assert_eq!(soft(&[READ, ADD, ADD, WRITE]), "rfaaw");
+        assert_eq!(soft(&[READ, READ, WRITE, SWAP]), "rrWa");
+        assert_eq!(soft(&[READ, ADD, READ, ADD]), "rfarfa");
+    }
+
+    #[test]
+    fn a_fence_may_be_needed_because_of_an_earlier_batch() {
+        let mut window = Window::new(64, Fencing::Soft);
+        let (read, _) = window.push(&READ, entry(&READ));
+        assert_eq!(window.places_for(&[ADD]), 2);
+        window.complete_through(read, |_, _| ());
+        assert_eq!(window.places_for(&[ADD]), 1);
+        assert_eq!(window.push_fence_before(&ADD), None);
+    }
+
     #[test]
     fn nothing_is_fenced_against_what_is_complete() {
-        let mut window = Window::new(64);
+        let mut window = Window::new(64, Fencing::Standard);
         let (read, _) = window.push(&READ, entry(&READ));
         window.complete_through(read, |_, _| ());
         assert!(!window.push(&WRITE, Entry::Write).1);
@@ -160,7 +253,7 @@ mod tests {
     #[test]
     fn a_ring_never_fills_with_writes_that_nobody_hears_of() {
         for batch in 1..=64 {
-            let mut window = Window::new(128);
+            let mut window = Window::new(128, Fencing::Standard);
             let mut last_signaled = None;
             for _ in 0..1000 {
                 if window.room() < batch {
@@ -179,7 +272,7 @@ mod tests {
 
     #[test]
     fn one_completion_completes_all_before_it_once() {
-        let mut window = Window::new(4);
+        let mut window = Window::new(4, Fencing::Standard);
         let mut done = Vec::new();
         for slot in 0..3 {
             window.push(&READ, value(slot));
