@@ -214,10 +214,11 @@ start_guest() {
             -device "virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:0$guest")
         prefix=(sed -u "s/^/[$guest] /")
     fi
-    # `tr` drops the carriage returns that a console adds.
+    # `tr` drops the carriage returns that a console adds. QEMU's time-stamp counters are one clock for all CPUs, which the
+    # kernel does not see: without `tsc=reliable` each reading of the time would be a call to an emulated HPET.
     qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp "$cpus" -m "$memory" -display none -no-reboot -nodefaults \
         -serial stdio -kernel "$image/vmlinuz" -initrd "$image/initramfs.gz" \
-        -append "console=ttyS0 quiet panic=-1 guest=$guest" \
+        -append "console=ttyS0 quiet panic=-1 tsc=reliable guest=$guest" \
         -virtfs local,path=/,security_model=none,readonly=on,mount_tag=host,multidevs=remap \
         -virtfs "local,path=$exchange,security_model=none,mount_tag=exchange,multidevs=remap" \
         "${network[@]}" </dev/null > >(stdbuf -o0 tr -d '\r' | "${prefix[@]}") 2>&1 &

@@ -107,10 +107,10 @@ impl End {
         let end = Instant::now() + PATIENCE;
         let mut turns = 0_u32;
         loop {
+            self.fabric.progress();
             if let Poll::Ready(outcome) = self.fabric.take(ticket) {
                 return outcome;
             }
-            self.fabric.progress();
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(1 << 10) {
                 assert!(Instant::now() < end, "a request never completed");

@@ -5,15 +5,14 @@
 #![allow(unsafe_code, reason = "posts to a queue pair")]
 
 use std::ffi::c_uint;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use super::device::Domain;
 use super::endpoint::{Endpoint, Ring, post_error};
 use super::offer::{AtomicCapability, Offer};
 use super::options::RdmaError;
-use super::verbs::{
-    self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS, WorkCompletion,
-};
+use super::verbs::{self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS};
 use super::window::{Entry, Fencing, Window};
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{BATCH_REQUESTS, OperationError, Request, Ticket, WordAt};
@@ -266,21 +265,19 @@ impl Connection {
 
     /// Takes what has completed. An error breaks the connection: the caller then ends it.
     pub fn poll(&mut self, table: &mut TicketTable) -> Result<(), String> {
-        let mut completions = [WorkCompletion::default(); COMPLETIONS];
+        let mut room = [const { MaybeUninit::uninit() }; COMPLETIONS];
         loop {
             // SAFETY: the queue is alive.
-            let count = unsafe { verbs::poll_cq(self.endpoint.completions(), &mut completions) };
-            let Ok(count) = usize::try_from(count) else {
-                return Err("its completions cannot be read".to_owned());
-            };
-            for completion in &completions[..count] {
+            let completions = unsafe { verbs::poll_cq(self.endpoint.completions(), &mut room) };
+            let completions = completions.ok_or("its completions cannot be read")?;
+            for completion in completions {
                 if completion.status != WC_SUCCESS {
                     return Err(self.endpoint.domain().verbs.status_text(completion.status));
                 }
                 self.complete_through(completion.wr_id, table);
             }
-            if count < COMPLETIONS {
-                self.nudge(count > 0);
+            if completions.len() < COMPLETIONS {
+                self.nudge(!completions.is_empty());
                 return Ok(());
             }
         }

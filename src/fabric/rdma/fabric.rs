@@ -19,6 +19,7 @@ use super::offer::{AtomicCapability, Offer};
 use super::options::{RdmaError, RdmaOptions};
 use super::prepared::Prepared;
 use super::probe::{Answers, probe};
+use super::window::capacity;
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{AtomicScope, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU64, Ordering};
@@ -133,7 +134,7 @@ impl RdmaFabric {
     /// [`RdmaError::NoNode`], or what the device says.
     pub fn offer(&self, node: usize) -> Result<Offer, RdmaError> {
         self.check_node(node)?;
-        let endpoint = Endpoint::new(&self.domain, &self.choice, &self.options, self.options.queue_depth)?;
+        let endpoint = Endpoint::new(&self.domain, &self.choice, &self.options, capacity(self.options.queue_depth))?;
         let offer = endpoint.offer(&self.facts, &self.choice, &self.segment);
         let mut state = self.state();
         state.end(node, "a new connection was asked for");

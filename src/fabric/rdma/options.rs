@@ -32,7 +32,7 @@ pub struct RdmaOptions {
     pub retries: u8,
     /// How often a peer that is not ready is asked again, 0 to 7; 7 is for ever.
     pub rnr_retries: u8,
-    /// How many requests to one node may be under way; a power of two.
+    /// A power of two; two fewer requests to one node may be under way.
     pub queue_depth: usize,
     /// Whether values are copied into the work request where the device can do that.
     pub inline: bool,

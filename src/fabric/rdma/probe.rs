@@ -13,6 +13,7 @@ use super::device::{Choice, DeviceFacts, Domain};
 use super::endpoint::{Endpoint, Ring};
 use super::offer::AtomicCapability;
 use super::options::{RdmaError, RdmaOptions};
+use super::window::capacity;
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{Request, WordAt};
 use crate::sync::Ordering;
@@ -62,7 +63,7 @@ fn add_one(
     let target = Ring::new(domain, 1, true)?;
     // Relaxed, here and below: posting and completing order them.
     target.word(0).store(SAMPLE, Ordering::Relaxed);
-    let endpoint = Endpoint::new(domain, choice, options, options.queue_depth)?;
+    let endpoint = Endpoint::new(domain, choice, options, capacity(options.queue_depth))?;
     let offer = endpoint.offer(facts, choice, target.registration());
     endpoint.connect(facts, choice, options, &offer)?;
     let quirks = Quirks { swaps_answers: false, is_soft_roce: facts.is_soft_roce };

@@ -12,6 +12,7 @@
 #![allow(missing_docs, reason = "the fields are those of ibv_*(3), which documents them")]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use libloading::Library;
@@ -96,6 +97,8 @@ pub const ATOMIC_NONE: c_uint = 0;
 pub const ATOMIC_HCA: c_uint = 1;
 pub const ATOMIC_GLOB: c_uint = 2;
 
+/// Newer headers have more at its end, which the function that the library exports by the name of `ibv_query_port` does not
+/// fill: headers go round it by a macro.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PortAttr {
@@ -260,7 +263,6 @@ pub struct QueuePairAttr {
 pub const QPS_INIT: c_uint = 1;
 pub const QPS_RTR: c_uint = 2;
 pub const QPS_RTS: c_uint = 3;
-pub const QPS_ERR: c_uint = 6;
 
 pub const QP_STATE: c_int = 1;
 pub const QP_ACCESS_FLAGS: c_int = 1 << 3;
@@ -371,7 +373,6 @@ pub struct WorkCompletion {
 }
 
 pub const WC_SUCCESS: c_uint = 0;
-pub const WC_WR_FLUSH_ERR: c_uint = 5;
 
 const _: () = {
     assert!(size_of::<ContextOps>() == 32 * 8);
@@ -460,14 +461,21 @@ pub unsafe fn post_send(
     unsafe { (*(*queue_pair).context).ops.post_send.expect("a driver can post")(queue_pair, first, bad) }
 }
 
-/// Takes up to `completions.len()` completions off the queue; gives their number, or below 0 for an error.
+/// Takes completions off the queue, as many as there is room for, and gives them; `None` for an error.
 ///
 /// # Safety
 ///
 /// The queue is alive.
 #[inline]
-pub unsafe fn poll_cq(queue: *mut CompletionQueue, completions: &mut [WorkCompletion]) -> c_int {
-    let room = c_int::try_from(completions.len()).unwrap_or(c_int::MAX);
+pub unsafe fn poll_cq(
+    queue: *mut CompletionQueue,
+    room: &mut [MaybeUninit<WorkCompletion>],
+) -> Option<&[WorkCompletion]> {
+    let most = c_int::try_from(room.len()).unwrap_or(c_int::MAX);
+    let first: *mut WorkCompletion = room.as_mut_ptr().cast();
     // SAFETY: a live queue has a live context, whose table the driver has filled; there is room for as many as asked.
-    unsafe { (*(*queue).context).ops.poll_cq.expect("a driver can poll")(queue, room, completions.as_mut_ptr()) }
+    let count = unsafe { (*(*queue).context).ops.poll_cq.expect("a driver can poll")(queue, most, first) };
+    let count = usize::try_from(count).ok().filter(|count| *count <= room.len())?;
+    // SAFETY: the driver has written as many as it says.
+    Some(unsafe { std::slice::from_raw_parts(first, count) })
 }
