@@ -6,12 +6,10 @@
 
 use std::ffi::c_uint;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
-use super::device::Domain;
-use super::endpoint::{Endpoint, Ring, post_error};
+use super::endpoint::{Endpoint, post_error};
+use super::memory::Ring;
 use super::offer::{AtomicCapability, Offer};
-use super::options::RdmaError;
 use super::verbs::{self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS};
 use super::window::{Entry, Fencing, Window};
 use crate::fabric::tickets::TicketTable;
@@ -135,18 +133,12 @@ pub(super) struct Quirks {
 }
 
 impl Connection {
-    pub fn new(
-        endpoint: Endpoint,
-        domain: &Arc<Domain>,
-        depth: usize,
-        remote: RemoteSegment,
-        quirks: Quirks,
-    ) -> Result<Self, RdmaError> {
-        let ring = Ring::new(domain, depth, false)?;
+    /// A connection whose requests use this ring, which has `depth` words.
+    pub fn new(endpoint: Endpoint, ring: Ring, depth: usize, remote: RemoteSegment, quirks: Quirks) -> Self {
         let (swaps_answers, looks_in_vain) = (quirks.swaps_answers, quirks.is_soft_roce.then_some(0));
         let fencing = if quirks.is_soft_roce { Fencing::Soft } else { Fencing::Standard };
         let window = Window::new(depth, fencing);
-        Ok(Self { endpoint, ring, window, remote, swaps_answers, looks_in_vain, is_listed: false })
+        Self { endpoint, ring, window, remote, swaps_answers, looks_in_vain, is_listed: false }
     }
 
     pub fn remote(&self) -> &RemoteSegment {
@@ -250,7 +242,7 @@ impl Connection {
 
     #[inline]
     fn memory_of(&self, place: usize) -> ScatterGather {
-        ScatterGather { addr: self.ring.address(place), length: 8, lkey: self.ring.registration().local_key() }
+        ScatterGather { addr: self.ring.address(place), length: 8, lkey: self.ring.local_key() }
     }
 
     /// Gives a list of work requests to the adapter; on failure says why, and whether it has taken some.

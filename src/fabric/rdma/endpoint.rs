@@ -1,23 +1,18 @@
-//! One end of a connection: a queue pair with its completion queue; and memory that the adapter may reach.
+//! One end of a connection: a queue pair with its completion queue.
 #![allow(unsafe_code, reason = "calls libibverbs")]
 
-use std::any::Any;
 use std::ffi::c_int;
 use std::io;
 use std::sync::Arc;
 
-use memmap2::{MmapOptions, MmapRaw};
-
 use super::device::{Choice, DeviceFacts, Domain};
+use super::memory::Registration;
 use super::offer::{LinkLayer, Offer};
 use super::options::{RdmaError, RdmaOptions};
 use super::verbs::{
-    self, AddressHandleAttr, CompletionQueue, GidBytes, GlobalRoute, MemoryRegion, QueuePair, QueuePairAttr,
-    QueuePairCap, QueuePairInitAttr,
+    self, AddressHandleAttr, CompletionQueue, GidBytes, GlobalRoute, QueuePair, QueuePairAttr, QueuePairCap,
+    QueuePairInitAttr,
 };
-use crate::fabric::shm::Segment;
-use crate::fabric::{Memory, WordAt};
-use crate::sync::AtomicU64;
 
 /// Bytes that are asked to fit into a work request: a word.
 const INLINE_BYTES: u32 = 8;
@@ -25,139 +20,6 @@ const INLINE_BYTES: u32 = 8;
 const RNR_TIMER: u8 = 12;
 /// How many routers a packet may pass.
 const HOP_LIMIT: u8 = 64;
-
-/// Memory to be registered: a node's segment. Holds on to whatever keeps it mapped.
-pub struct Region {
-    start: *mut u8,
-    bytes: usize,
-    _owner: Arc<dyn Any + Send + Sync>,
-}
-
-// SAFETY: only the address is used, and only by the kernel and the adapter; the owner may be sent and shared.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
-
-impl Region {
-    /// Memory that `owner` keeps mapped.
-    ///
-    /// # Safety
-    ///
-    /// The memory is mapped, readable and writable, for as long as `owner` lives, is aligned to 8, and is only
-    /// accessed as atomic words: other nodes change it at any time.
-    pub unsafe fn new(start: *mut u8, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { start, bytes, _owner: owner }
-    }
-
-    /// A node's segment.
-    pub fn of_segment(segment: Arc<Segment>) -> Self {
-        let first: *const AtomicU64 = segment.word(WordAt(0));
-        let bytes = segment.words() * 8;
-        // SAFETY: a segment is mapped as a whole from its first word on, page-aligned, while it lives, and reached by
-        // atomics only.
-        unsafe { Self::new(first.cast::<u8>().cast_mut(), bytes, segment) }
-    }
-
-    /// How many words it has.
-    pub fn words(&self) -> usize {
-        self.bytes / 8
-    }
-
-    pub(super) fn base(&self) -> u64 {
-        self.start.addr() as u64
-    }
-}
-
-impl std::fmt::Debug for Region {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Region").field("start", &self.start).field("bytes", &self.bytes).finish_non_exhaustive()
-    }
-}
-
-/// A region known to the adapter.
-pub(super) struct Registration {
-    region: *mut MemoryRegion,
-    domain: Arc<Domain>,
-    memory: Region,
-}
-
-// SAFETY: verbs may be called from any thread, and the keys never change.
-unsafe impl Send for Registration {}
-// SAFETY: as above.
-unsafe impl Sync for Registration {}
-
-impl Registration {
-    pub fn new(domain: &Arc<Domain>, memory: Region, with_atomics: bool) -> Result<Self, RdmaError> {
-        let atomics = if with_atomics { verbs::ACCESS_REMOTE_ATOMIC } else { 0 };
-        let access = verbs::ACCESS_LOCAL_WRITE | verbs::ACCESS_REMOTE_WRITE | verbs::ACCESS_REMOTE_READ | atomics;
-        let start = memory.start.cast();
-        // SAFETY: the memory is mapped (`Region::new`) and stays so at least until `drop`.
-        let region = unsafe { (domain.verbs.reg_mr)(domain.domain, start, memory.bytes, access.cast_signed()) };
-        if region.is_null() {
-            return Err(domain.error("register memory"));
-        }
-        Ok(Self { region, domain: Arc::clone(domain), memory })
-    }
-
-    pub fn memory(&self) -> &Region {
-        &self.memory
-    }
-
-    /// The key for this process's own requests.
-    pub fn local_key(&self) -> u32 {
-        // SAFETY: alive until `drop`.
-        unsafe { (*self.region).lkey }
-    }
-
-    /// The key for others' requests.
-    pub fn remote_key(&self) -> u32 {
-        // SAFETY: alive until `drop`.
-        unsafe { (*self.region).rkey }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        // SAFETY: made by this library, and not used after this.
-        unsafe { (self.domain.verbs.dereg_mr)(self.region) };
-    }
-}
-
-/// Words of this process that the adapter reads values from and puts answers into.
-pub(super) struct Ring {
-    registration: Registration,
-    words: usize,
-}
-
-impl Ring {
-    pub fn new(domain: &Arc<Domain>, words: usize, with_atomics: bool) -> Result<Self, RdmaError> {
-        let map = MmapOptions::new().len(words * 8).map_anon().map(MmapRaw::from);
-        let map = Arc::new(map.map_err(|source| RdmaError::Verbs {
-            device: domain.name.clone(),
-            step: "get memory for requests",
-            source,
-        })?);
-        // SAFETY: the map holds this memory, page-aligned, while it lives; `word` gives atomics only.
-        let region = unsafe { Region::new(map.as_mut_ptr(), words * 8, map) };
-        Ok(Self { registration: Registration::new(domain, region, with_atomics)?, words })
-    }
-
-    #[inline]
-    pub fn word(&self, place: usize) -> &AtomicU64 {
-        assert!(place < self.words, "a place outside the ring");
-        // SAFETY: inside the mapping (checked), aligned, alive with `self`, and reached by atomics only.
-        unsafe { &*self.registration.memory.start.cast::<AtomicU64>().add(place) }
-    }
-
-    #[inline]
-    pub fn address(&self, place: usize) -> u64 {
-        self.registration.memory.base() + 8 * place as u64
-    }
-
-    pub fn registration(&self) -> &Registration {
-        &self.registration
-    }
-}
 
 /// A queue pair and its completion queue. Dropping it ends the connection; after that the adapter touches none of this
 /// process's memory on its behalf.

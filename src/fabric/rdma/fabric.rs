@@ -14,7 +14,8 @@ use std::task::Poll;
 
 use super::connection::{Batch, Connection, Posted, Quirks, RemoteSegment};
 use super::device::{Choice, DeviceFacts, Domain};
-use super::endpoint::{Endpoint, Region, Registration};
+use super::endpoint::Endpoint;
+use super::memory::{Region, Registration, Rings};
 use super::offer::{AtomicCapability, Offer};
 use super::options::{RdmaError, RdmaOptions};
 use super::prepared::Prepared;
@@ -35,6 +36,7 @@ pub struct RdmaFabric {
     facts: DeviceFacts,
     choice: Choice,
     segment: Arc<Registration>,
+    rings: Rings,
     answers: Answers,
     /// The words of each node's segment; 0 before its first connection.
     words: Vec<AtomicU64>,
@@ -98,7 +100,8 @@ impl RdmaFabric {
         };
         let words = (0..nodes).map(|_| AtomicU64::new(0)).collect();
         let state = Mutex::new(state);
-        let fabric = Self { here, options, domain, facts, choice, segment, answers, words, state };
+        let rings = Rings::new(&domain, options.queue_depth, false);
+        let fabric = Self { here, options, domain, facts, choice, segment, rings, answers, words, state };
         fabric.connect_here()?;
         Ok(fabric)
     }
@@ -187,7 +190,8 @@ impl RdmaFabric {
         }
         endpoint.connect(&self.facts, &self.choice, &self.options, peer)?;
         let quirks = Quirks { swaps_answers: self.answers == Answers::Swapped, is_soft_roce: self.facts.is_soft_roce };
-        Connection::new(endpoint, &self.domain, self.options.queue_depth, RemoteSegment::of(peer), quirks)
+        let ring = self.rings.get()?;
+        Ok(Connection::new(endpoint, ring, self.options.queue_depth, RemoteSegment::of(peer), quirks))
     }
 
     /// Serves a process that made an offer with [`offer`](Self::offer) and wants nothing of its own served: one answer for

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Batch, Connection, Posted, Quirks, RemoteSegment};
 use super::device::{Choice, DeviceFacts, Domain};
-use super::endpoint::{Endpoint, Ring};
+use super::endpoint::Endpoint;
+use super::memory::Rings;
 use super::offer::AtomicCapability;
 use super::options::{RdmaError, RdmaOptions};
 use super::window::capacity;
+use crate::fabric::Request;
 use crate::fabric::tickets::TicketTable;
-use crate::fabric::{Request, WordAt};
 use crate::sync::Ordering;
 
 /// A value that is another one when its bytes are swapped.
@@ -60,16 +61,17 @@ fn add_one(
     choice: &Choice,
     options: &RdmaOptions,
 ) -> Result<Option<(u64, u64)>, RdmaError> {
-    let target = Ring::new(domain, 1, true)?;
+    let target = Rings::new(domain, 1, true).get()?;
     // Relaxed, here and below: posting and completing order them.
     target.word(0).store(SAMPLE, Ordering::Relaxed);
     let endpoint = Endpoint::new(domain, choice, options, capacity(options.queue_depth))?;
     let offer = endpoint.offer(facts, choice, target.registration());
     endpoint.connect(facts, choice, options, &offer)?;
+    let ring = Rings::new(domain, options.queue_depth, false).get()?;
     let quirks = Quirks { swaps_answers: false, is_soft_roce: facts.is_soft_roce };
-    let mut connection = Connection::new(endpoint, domain, options.queue_depth, RemoteSegment::of(&offer), quirks)?;
+    let mut connection = Connection::new(endpoint, ring, options.queue_depth, RemoteSegment::of(&offer), quirks);
     let (mut table, mut tickets) = (TicketTable::new(1), Vec::new());
-    let request = Request::FetchAdd { at: WordAt(0), add: 1 };
+    let request = Request::FetchAdd { at: target.at(), add: 1 };
     if !matches!(connection.post(&[request], &mut Batch::new(), &mut table, &mut tickets), Posted::All) {
         return Ok(None);
     }
