@@ -1,17 +1,22 @@
 //! Two machines joined by a link, of which one dies without a goodbye. Runs on both, under `scripts/soft-roce.sh pair`.
 //!
-//! The offers go over TCP on the link itself. Machine 0 works on machine 1's words, has it killed in the midst, and must
-//! see all that was under way end as lost, in bounded time.
+//! The offers go over TCP on the link itself. Machine 0 works on machine 1's words while the link loses packets, and all
+//! must stay in order. Then it has machine 1 killed in the midst, and must see all that was under way end as lost, in
+//! bounded time.
 
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use phalanx::fabric::{BATCH_REQUESTS, OperationError, PostError, Request};
 
 use crate::channel::Channel;
+use crate::checks::batches_stay_in_order;
 use crate::end::{End, PATIENCE};
 
 const PORT: u16 = 7000;
+/// How many packets the link loses, each way.
+const LOSS: &str = "3%";
 
 /// Plays this machine's part; `true` if all is well.
 pub fn run(device: &str) -> bool {
@@ -45,19 +50,42 @@ fn serve(device: &str, mut channel: Channel) {
     let end = End::new(device, 1, 2);
     end.connect(0, &mut channel);
     channel.send("ready");
+    // Answers are lost too. The connection by which this was told survives it.
+    set_loss("add", LOSS);
     // Until this machine is killed.
     while !channel.receive().is_empty() {}
+}
+
+/// Makes this end of the link lose packets, or lose none again; `false` if it cannot.
+fn set_loss(action: &str, share: &str) -> bool {
+    let arguments = ["qdisc", action, "dev", "roce0", "root", "netem", "loss", share];
+    Command::new("tc").args(arguments).status().is_ok_and(|status| status.success())
+}
+
+/// What the device counts.
+fn sent_packets() -> u64 {
+    let text = std::fs::read_to_string("/sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn survive(device: &str, mut channel: Channel, exchange: &str) -> bool {
     let end = End::new(device, 0, 2);
     end.connect(1, &mut channel);
     assert_eq!(channel.receive(), "ready");
-    let request = Request::FetchAdd { at: End::at(0), add: 1 };
+    let request = Request::FetchAdd { at: End::at(1), add: 1 };
     for number in 0..200 {
         assert_eq!(end.ask(1, request), number);
     }
     println!("200 atomics across the link");
+    let loses = set_loss("add", LOSS);
+    if loses {
+        let resent = sent_packets();
+        batches_stay_in_order(&end, 300);
+        println!("300 batches in order with {LOSS} of the packets lost, {} packets sent", sent_packets() - resent);
+        set_loss("del", LOSS);
+    } else {
+        println!("not run: batches in order with packets lost: `tc` cannot make the link lose any");
+    }
     std::fs::write(format!("{exchange}/kill-1"), "").expect("a file");
     let (mut answered, mut lost) = (0, 0);
     let started = Instant::now();

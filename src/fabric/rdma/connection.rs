@@ -4,6 +4,7 @@
 //! is used again only when the request has completed. A batch is one list of work requests, posted at once.
 #![allow(unsafe_code, reason = "posts to a queue pair")]
 
+use std::collections::VecDeque;
 use std::ffi::c_uint;
 use std::mem::MaybeUninit;
 
@@ -50,14 +51,12 @@ impl RemoteSegment {
     }
 }
 
-/// The most work requests of a batch: each request, and a fence before each.
-const BATCH_WORKS: usize = 2 * BATCH_REQUESTS;
-
 /// Room for a batch's work requests, used again by every batch.
 pub(super) struct Batch {
-    works: Box<[SendWorkRequest; BATCH_WORKS]>,
-    memory: Box<[ScatterGather; BATCH_WORKS]>,
+    works: Box<[SendWorkRequest; BATCH_REQUESTS]>,
+    memory: Box<[ScatterGather; BATCH_REQUESTS]>,
     length: usize,
+    has_value: bool,
 }
 
 // SAFETY: its pointers are set anew by every post, and lead to itself only.
@@ -67,22 +66,16 @@ impl Batch {
     pub fn new() -> Self {
         let nothing = ScatterGather { addr: 0, length: 8, lkey: 0 };
         Self {
-            works: Box::new([SendWorkRequest::EMPTY; BATCH_WORKS]),
-            memory: Box::new([nothing; BATCH_WORKS]),
+            works: Box::new([SendWorkRequest::EMPTY; BATCH_REQUESTS]),
+            memory: Box::new([nothing; BATCH_REQUESTS]),
             length: 0,
+            has_value: false,
         }
     }
 
-    /// Appends a work request, with a word of memory or none.
     #[inline]
-    fn push(&mut self, count: u64, opcode: c_uint, flags: c_uint, remote: Remote, memory: Option<ScatterGather>) {
-        let work = &mut self.works[self.length];
-        (work.wr_id, work.opcode, work.send_flags, work.wr) = (count, opcode, flags, remote);
-        work.num_sge = memory.is_some().into();
-        if let Some(memory) = memory {
-            self.memory[self.length] = memory;
-        }
-        self.length += 1;
+    fn clear(&mut self) {
+        (self.length, self.has_value) = (0, false);
     }
 
     /// Makes a list of what was pushed; gives its first.
@@ -115,6 +108,8 @@ pub(super) struct Connection {
     endpoint: Endpoint,
     ring: Ring,
     window: Window,
+    /// What must not be posted yet, in order. Always empty but on soft-RoCE.
+    held: VecDeque<(Request, Entry)>,
     remote: RemoteSegment,
     swaps_answers: bool,
     /// Looks at the completions since one was found; counted only on soft-RoCE.
@@ -128,7 +123,7 @@ pub(super) struct Connection {
 pub(super) struct Quirks {
     /// Atomics' answers come in big-endian order, and this CPU is of the other kind.
     pub swaps_answers: bool,
-    /// It is soft-RoCE, which needs other fences, and whose sender may fall asleep with work before it.
+    /// It is soft-RoCE, which bears no fences, and whose sender may fall asleep with work before it.
     pub is_soft_roce: bool,
 }
 
@@ -138,7 +133,8 @@ impl Connection {
         let (swaps_answers, looks_in_vain) = (quirks.swaps_answers, quirks.is_soft_roce.then_some(0));
         let fencing = if quirks.is_soft_roce { Fencing::Soft } else { Fencing::Standard };
         let window = Window::new(depth, fencing);
-        Self { endpoint, ring, window, remote, swaps_answers, looks_in_vain, is_listed: false }
+        let held = VecDeque::new();
+        Self { endpoint, ring, window, held, remote, swaps_answers, looks_in_vain, is_listed: false }
     }
 
     pub fn remote(&self) -> &RemoteSegment {
@@ -147,12 +143,12 @@ impl Connection {
 
     /// Whether there is room for the requests now.
     #[inline]
-    pub fn has_room_for(&self, requests: &[Request]) -> bool {
-        self.window.places_for(requests) <= self.window.room()
+    pub fn has_room_for(&self, requests: usize) -> bool {
+        requests + self.held.len() <= self.window.room()
     }
 
     pub fn is_idle(&self) -> bool {
-        self.window.under_way() == 0
+        self.window.under_way() == 0 && self.held.is_empty()
     }
 
     /// Posts a batch for which there is room, and appends its tickets.
@@ -163,43 +159,88 @@ impl Connection {
         table: &mut TicketTable,
         tickets: &mut Vec<Ticket>,
     ) -> Posted {
-        let tickets_before = tickets.len();
-        batch.length = 0;
+        let (tickets_before, held_before) = (tickets.len(), self.held.len());
+        batch.clear();
         for request in requests {
-            if let Some(count) = self.window.push_fence_before(request) {
-                batch.push(count, verbs::WR_RDMA_WRITE, verbs::SEND_FENCE, self.remote.word(request.at()), None);
-            }
             let entry = enter(request, table, tickets);
-            let (count, fenced) = self.window.push(request, entry);
-            let place = self.window.place(count);
-            let mut flags = if fenced { verbs::SEND_FENCE } else { 0 };
-            if let Request::Write { value, .. } = request {
-                // Relaxed: posting orders it before the adapter's read.
-                self.ring.word(place).store(*value, Ordering::Relaxed);
-                flags |= self.inline_flag();
+            if self.must_hold(request) {
+                self.held.push_back((*request, entry));
+            } else {
+                self.add(batch, request, entry);
             }
-            let (opcode, remote) = self.operation(request);
-            batch.push(count, opcode, flags, remote, Some(self.memory_of(place)));
         }
-        let Some(last) = batch.length.checked_sub(1) else { return Posted::All };
-        if self.window.signal(tickets.len() > tickets_before) {
-            batch.works[last].send_flags |= verbs::SEND_SIGNALED;
-        }
-        match self.hand_over(batch.link()) {
+        match self.flush(batch) {
             Ok(()) => Posted::All,
             Err((why, posted_some)) if posted_some => Posted::Some(why),
             Err((why, _)) => {
                 self.window.rewind(batch.length);
+                self.held.truncate(held_before);
                 tickets.drain(tickets_before..).for_each(|ticket| withdraw(ticket, table));
                 Posted::None(why)
             }
         }
     }
 
+    /// Whether a request may not be posted yet: it might overtake a read, or stands behind one that might.
+    #[inline]
+    fn must_hold(&self, request: &Request) -> bool {
+        !self.held.is_empty() || self.window.must_wait(request)
+    }
+
+    /// Appends a request to a batch.
+    #[inline]
+    fn add(&mut self, batch: &mut Batch, request: &Request, entry: Entry) {
+        let (count, fenced) = self.window.push(request, entry);
+        let place = self.window.place(count);
+        let mut flags = if fenced { verbs::SEND_FENCE } else { 0 };
+        if let Request::Write { value, .. } = request {
+            // Relaxed: posting orders it before the adapter's read.
+            self.ring.word(place).store(*value, Ordering::Relaxed);
+            flags |= self.inline_flag();
+        }
+        let (opcode, remote) = self.operation(request);
+        batch.memory[batch.length] = self.memory_of(place);
+        let work = &mut batch.works[batch.length];
+        (work.wr_id, work.opcode, work.send_flags, work.wr) = (count, opcode, flags, remote);
+        batch.length += 1;
+        batch.has_value |= request.has_ticket();
+    }
+
+    /// Posts a batch; on failure says why, and whether some of it may have been posted.
+    #[inline]
+    fn flush(&mut self, batch: &mut Batch) -> Result<(), (String, bool)> {
+        let Some(last) = batch.length.checked_sub(1) else { return Ok(()) };
+        if self.window.signal(batch.has_value) {
+            batch.works[last].send_flags |= verbs::SEND_SIGNALED;
+        }
+        self.hand_over(batch.link())
+    }
+
+    /// Posts what was held back, as far as that may be posted now.
+    fn release(&mut self, batch: &mut Batch) -> Result<(), String> {
+        batch.clear();
+        while let Some(&(request, entry)) = self.held.front()
+            && !self.window.must_wait(&request)
+        {
+            self.held.pop_front();
+            self.add(batch, &request, entry);
+            if batch.length == BATCH_REQUESTS {
+                self.flush(batch).map_err(|(why, _)| why)?;
+                batch.clear();
+            }
+        }
+        self.flush(batch).map_err(|(why, _)| why)
+    }
+
     /// Posts a write that [`Self::prepare`] has made, for which there is room.
     #[inline]
     pub fn repost(&mut self, work: &mut SendWorkRequest, at: WordAt, value: u64) -> Posted {
-        let (count, fenced) = self.window.push(&Request::Write { at, value }, Entry::Write);
+        let request = Request::Write { at, value };
+        if self.must_hold(&request) {
+            self.held.push_back((request, Entry::Write));
+            return Posted::All;
+        }
+        let (count, fenced) = self.window.push(&request, Entry::Write);
         let place = self.window.place(count);
         // Relaxed: as in `post`.
         self.ring.word(place).store(value, Ordering::Relaxed);
@@ -255,8 +296,8 @@ impl Connection {
         if result == 0 { Ok(()) } else { Err((format!("posting failed: {}", post_error(result)), bad != first)) }
     }
 
-    /// Takes what has completed. An error breaks the connection: the caller then ends it.
-    pub fn poll(&mut self, table: &mut TicketTable) -> Result<(), String> {
+    /// Takes what has completed, and posts what waited for that. An error breaks the connection: the caller then ends it.
+    pub fn poll(&mut self, batch: &mut Batch, table: &mut TicketTable) -> Result<(), String> {
         let mut room = [const { MaybeUninit::uninit() }; COMPLETIONS];
         loop {
             // SAFETY: the queue is alive.
@@ -270,7 +311,7 @@ impl Connection {
             }
             if completions.len() < COMPLETIONS {
                 self.nudge(!completions.is_empty());
-                return Ok(());
+                return if self.held.is_empty() { Ok(()) } else { self.release(batch) };
             }
         }
     }
@@ -298,8 +339,13 @@ impl Connection {
         });
     }
 
-    /// Ends all that is under way: nobody knows what has taken effect.
+    /// Ends all that is under way: nobody knows what has taken effect, but for what was held back.
     pub fn lose(&mut self, node: usize, why: &str, table: &mut TicketTable) {
+        for (_, entry) in self.held.drain(..) {
+            if let Entry::Value { ticket, .. } = entry {
+                table.complete(ticket, Err(OperationError::NotSent { node, why: why.to_owned() }));
+            }
+        }
         self.window.drain(|_, entry| {
             if let Entry::Value { ticket, .. } = entry {
                 table.complete(ticket, Err(OperationError::Lost { node, why: why.to_owned() }));

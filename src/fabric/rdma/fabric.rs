@@ -241,7 +241,7 @@ impl RdmaFabric {
     pub fn repost(&self, prepared: &mut Prepared, value: u64) -> Result<(), PostError> {
         let mut state = self.state();
         let node = prepared.node();
-        if !state.connected_with_room(node, &[Request::Write { at: prepared.at(), value }])? {
+        if !state.connected_with_room(node, 1)? {
             return Err(PostError::Full { node });
         }
         let peer = &mut state.peers[node];
@@ -288,7 +288,7 @@ impl State {
 
     fn poll(&mut self, node: usize) {
         if let Link::Connected(connection) = &mut self.peers[node].link
-            && let Err(why) = connection.poll(&mut self.tickets)
+            && let Err(why) = connection.poll(&mut self.batch, &mut self.tickets)
         {
             self.end(node, &why);
         }
@@ -315,9 +315,9 @@ impl State {
         }
     }
 
-    /// Whether the node's connection has room for the requests, after taking what has completed if need be.
+    /// Whether the node's connection has room for so many requests, after taking what has completed if need be.
     #[inline]
-    fn connected_with_room(&mut self, node: usize, requests: &[Request]) -> Result<bool, PostError> {
+    fn connected_with_room(&mut self, node: usize, requests: usize) -> Result<bool, PostError> {
         for attempt in 0..2 {
             match &self.peers[node].link {
                 Link::Connected(connection) if connection.has_room_for(requests) => return Ok(true),
@@ -398,7 +398,7 @@ impl Fabric for RdmaFabric {
         self.check(node, requests)?;
         let mut guard = self.state();
         let state = &mut *guard;
-        if !state.connected_with_room(node, requests)? || state.tickets.room() < requests.len() {
+        if !state.connected_with_room(node, requests.len())? || state.tickets.room() < requests.len() {
             return Err(PostError::Full { node });
         }
         let Link::Connected(connection) = &mut state.peers[node].link else {

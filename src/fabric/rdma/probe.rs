@@ -72,11 +72,12 @@ fn add_one(
     let mut connection = Connection::new(endpoint, ring, options.queue_depth, RemoteSegment::of(&offer), quirks);
     let (mut table, mut tickets) = (TicketTable::new(1), Vec::new());
     let request = Request::FetchAdd { at: target.at(), add: 1 };
-    if !matches!(connection.post(&[request], &mut Batch::new(), &mut table, &mut tickets), Posted::All) {
+    let mut batch = Batch::new();
+    if !matches!(connection.post(&[request], &mut batch, &mut table, &mut tickets), Posted::All) {
         return Ok(None);
     }
     let started = Instant::now();
-    while started.elapsed() < PATIENCE && connection.poll(&mut table).is_ok() {
+    while started.elapsed() < PATIENCE && connection.poll(&mut batch, &mut table).is_ok() {
         if let Some(Poll::Ready(answer)) = table.take(tickets[0]) {
             return Ok(answer.ok().map(|answer| (answer, target.word(0).load(Ordering::Relaxed))));
         }

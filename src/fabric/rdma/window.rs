@@ -9,10 +9,11 @@
 //! allows no exception, so it is fenced if there is such a one that is not known to be complete. What is posted behind
 //! a fenced request is behind all that the fence waited for, and needs no second one.
 //!
-//! Soft-RoCE needs other fences ([`Fencing::Soft`]). It executes requests strictly in order, and repeats no atomic; only
-//! a read whose answer was lost is executed again, and then sees what came after it. And it must not be given a fenced
-//! atomic: sent again after a time-out, that waits for itself for ever. So a fence before an atomic is a request of its
-//! own there, an empty write.
+//! Soft-RoCE is given no fences ([`Fencing::Soft`]): when a packet is lost it sends again from the oldest request on, and
+//! a fenced one then waits for the reads and atomics behind it, or for itself, for ever. It executes requests strictly in
+//! order, and repeats no atomic; only a read whose answer was lost is executed again, and would see what came after it.
+//! So what may overtake a read must not be posted before that is complete ([`Window::must_wait`]): the connection holds
+//! it back.
 
 use crate::fabric::{Request, Ticket};
 
@@ -39,7 +40,7 @@ pub(super) fn capacity(depth: usize) -> usize {
 pub(super) enum Fencing {
     /// What InfiniBand's specification says: reads and atomics may be overtaken, and any request may be fenced.
     Standard,
-    /// Soft-RoCE: reads may be overtaken, and atomics must not be fenced.
+    /// Soft-RoCE: only reads may be overtaken, and nothing may be fenced.
     Soft,
 }
 
@@ -80,40 +81,24 @@ impl Window {
         count as usize & (self.entries.len() - 1)
     }
 
-    /// How many places a batch takes, with the fences that are requests of their own.
+    /// Whether the request must not be posted yet, because it might overtake a read.
     #[inline]
-    pub fn places_for(&self, requests: &[Request]) -> usize {
-        if self.fencing == Fencing::Standard {
-            return requests.len();
-        }
-        let mut has_open_read = self.unfenced > self.completed;
-        let mut fences = 0;
-        for request in requests {
-            fences += usize::from(has_open_read && is_atomic(request));
-            has_open_read = matches!(request, Request::Read { .. });
-        }
-        requests.len() + fences
-    }
-
-    /// Enters an empty write that is to be fenced, if the request needs one before it; gives its number.
-    #[inline]
-    pub fn push_fence_before(&mut self, request: &Request) -> Option<u64> {
-        let needed = self.fencing == Fencing::Soft && is_atomic(request) && self.unfenced > self.completed;
-        needed.then(|| {
-            self.unfenced = 0;
-            self.enter(Entry::Write)
-        })
+    pub fn must_wait(&self, request: &Request) -> bool {
+        self.fencing == Fencing::Soft && !matches!(request, Request::Read { .. }) && self.unfenced > self.completed
     }
 
     /// Enters a request; gives its number, and whether it must be fenced.
     #[inline]
     pub fn push(&mut self, request: &Request, entry: Entry) -> (u64, bool) {
-        let may_overtake = !matches!(request, Request::Read { .. });
+        let may_overtake = self.fencing == Fencing::Standard && !matches!(request, Request::Read { .. });
         let fenced = may_overtake && self.unfenced > self.completed;
         if fenced {
             self.unfenced = 0;
         }
-        let count = self.enter(entry);
+        let count = self.posted;
+        let place = self.place(count);
+        self.entries[place] = entry;
+        self.posted += 1;
         let may_be_overtaken = match request {
             Request::Write { .. } => false,
             Request::Read { .. } => true,
@@ -123,14 +108,6 @@ impl Window {
             self.unfenced = self.posted;
         }
         (count, fenced)
-    }
-
-    fn enter(&mut self, entry: Entry) -> u64 {
-        let count = self.posted;
-        let place = self.place(count);
-        self.entries[place] = entry;
-        self.posted += 1;
-        count
     }
 
     /// Whether the batch that has just been entered asks for a completion; if so, it counts as having asked.
@@ -163,10 +140,6 @@ impl Window {
     pub fn drain(&mut self, each: impl FnMut(usize, Entry)) {
         self.complete_through(u64::MAX, each);
     }
-}
-
-fn is_atomic(request: &Request) -> bool {
-    matches!(request, Request::FetchAdd { .. } | Request::CompareSwap { .. })
 }
 
 #[cfg(test)]
@@ -209,43 +182,20 @@ mod tests {
         assert_eq!(fences(&[WRITE, ADD, WRITE]), [false, false, true]);
     }
 
-    /// What soft-RoCE is given for these requests: an `f` for a fence of its own, capitals for what is fenced.
-    fn soft(requests: &[Request]) -> String {
+    #[test]
+    fn soft_roce_is_given_no_fence_and_nothing_that_could_overtake_a_read() {
         let mut window = Window::new(64, Fencing::Soft);
-        let places = window.places_for(requests);
-        let mut given = String::new();
-        for request in requests {
-            given.extend(window.push_fence_before(request).map(|_| 'f'));
-            let letter = if is_atomic(request) {
-                'a'
-            } else if request.has_ticket() {
-                'r'
-            } else {
-                'w'
-            };
-            let fenced = window.push(request, entry(request)).1;
-            given.push(if fenced { letter.to_ascii_uppercase() } else { letter });
+        for request in [ADD, SWAP, WRITE, ADD, READ] {
+            assert!(!window.must_wait(&request), "atomics are executed once and in order");
+            assert!(!window.push(&request, entry(&request)).1);
         }
-        assert_eq!(places, given.len(), "{given}");
-        given
-    }
-
-    #[test]
-    fn soft_roce_is_given_no_fenced_atomic_and_fences_only_behind_reads() {
-        assert_eq!(soft(&[ADD, SWAP, WRITE, ADD]), "aawa");
-        assert_eq!(soft(&[READ, ADD, ADD, WRITE]), "rfaaw");
-        assert_eq!(soft(&[READ, READ, WRITE, SWAP]), "rrWa");
-        assert_eq!(soft(&[READ, ADD, READ, ADD]), "rfarfa");
-    }
-
-    #[test]
-    fn a_fence_may_be_needed_because_of_an_earlier_batch() {
-        let mut window = Window::new(64, Fencing::Soft);
+        assert!([WRITE, ADD, SWAP].iter().all(|request| window.must_wait(request)));
+        assert!(!window.must_wait(&READ));
         let (read, _) = window.push(&READ, entry(&READ));
-        assert_eq!(window.places_for(&[ADD]), 2);
+        window.complete_through(read - 1, |_, _| ());
+        assert!(window.must_wait(&WRITE));
         window.complete_through(read, |_, _| ());
-        assert_eq!(window.places_for(&[ADD]), 1);
-        assert_eq!(window.push_fence_before(&ADD), None);
+        assert!(!window.must_wait(&WRITE));
     }
 
     #[test]
