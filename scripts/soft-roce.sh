@@ -201,7 +201,7 @@ guest_script() {
     echo 'else echo "soft-roce: no device in the guest"; status=125; fi'
     # Renamed into place, so that the host never reads half a status.
     printf 'echo $status >/run/exchange/.new-%q; mv /run/exchange/.new-%q /run/exchange/.status-%q\n' "$guest" "$guest" "$guest"
-    echo 'echo o >/proc/sysrq-trigger; while :; do sleep 1; done'
+    echo 'echo o >/proc/sysrq-trigger; while :; do :; done'
 }
 
 # Starts a machine; its process id is then in `pids`.

@@ -13,6 +13,8 @@ use crate::rig::RdmaRig;
 
 /// Runs them on each device; `true` if all is well.
 pub fn run(devices: &[String], only: &str) -> bool {
+    // Some checks panic on purpose, and a failed one says where: no backtraces between the results.
+    std::panic::set_hook(Box::new(|panic| eprintln!("  {panic}")));
     let mut report = Report::new(only);
     for device in devices {
         println!("device {device}");
