@@ -269,11 +269,21 @@ impl Domain {
     /// Opens the device that the options and the place of this thread lead to.
     pub fn open_best(options: &RdmaOptions) -> Result<(Arc<Self>, DeviceFacts, Choice), RdmaError> {
         let list = DeviceList::get()?;
-        let (mut opened, mut facts) = (Vec::new(), Vec::new());
+        let (mut opened, mut facts, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for device in list.devices() {
-            let domain = Self::open(list.verbs, *device)?;
-            facts.push(domain.facts()?);
-            opened.push(domain);
+            match Self::open(list.verbs, *device).and_then(|domain| Ok((domain.facts()?, domain))) {
+                Ok((found, domain)) => {
+                    facts.push(found);
+                    opened.push(domain);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        // A device that cannot be opened is in nobody's way as long as there is another.
+        if opened.is_empty()
+            && let Some(error) = errors.pop()
+        {
+            return Err(error);
         }
         let near = place_of(&CpuSet::of_this_thread()).numa;
         let choice = choose(&facts, options, Some(near))?;

@@ -29,7 +29,12 @@ use crate::sync::{AtomicU64, Ordering};
 const TICKETS_MAX: usize = 1 << 16;
 
 /// Other nodes' words by one-sided RDMA. See the module for how connections come about.
+///
+/// All who do atomics on one segment must reach it through one device: on a node whose ranks each have a fabric, give all
+/// of them the agent's ([`RdmaOptions::device`], from [`choice`](Self::choice)).
 pub struct RdmaFabric {
+    // Dropped first, so that no queue pair is left when the segment goes.
+    state: Mutex<State>,
     here: usize,
     options: RdmaOptions,
     domain: Arc<Domain>,
@@ -40,7 +45,6 @@ pub struct RdmaFabric {
     answers: Answers,
     /// The words of each node's segment; 0 before its first connection.
     words: Vec<AtomicU64>,
-    state: Mutex<State>,
 }
 
 struct State {

@@ -386,6 +386,11 @@ const _: () = {
     assert!(size_of::<WorkCompletion>() == 48);
 };
 
+/// What the system's loader says, which the error has as its source.
+fn reason(error: libloading::Error) -> String {
+    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 macro_rules! library {
     ($($field:ident = $symbol:literal: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
         /// The library's functions.
@@ -398,11 +403,11 @@ macro_rules! library {
         impl Verbs {
             fn load() -> Result<Self, String> {
                 // SAFETY: libibverbs' initialisers only read the system's configuration.
-                let library = unsafe { Library::new(LIBRARY) }.map_err(|error| error.to_string())?;
+                let library = unsafe { Library::new(LIBRARY) }.map_err(reason)?;
                 Ok(Self {
                     // SAFETY: the types are those of <infiniband/verbs.h>. Without a version dlsym gives a symbol's
                     // default one, for which that header is written.
-                    $($field: *unsafe { library.get($symbol) }.map_err(|error| error.to_string())?,)*
+                    $($field: *unsafe { library.get($symbol) }.map_err(reason)?,)*
                     _library: library,
                 })
             }
