@@ -215,8 +215,9 @@ start_guest() {
         prefix=(sed -u "s/^/[$guest] /")
     fi
     # `tr` drops the carriage returns that a console adds. QEMU's time-stamp counters are one clock for all CPUs, which the
-    # kernel does not see: without `tsc=reliable` each reading of the time would be a call to an emulated HPET.
-    qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp "$cpus" -m "$memory" -display none -no-reboot -nodefaults \
+    # kernel does not see: without `tsc=reliable` each reading of the time would be a call to an emulated HPET. Without
+    # `-erms` the kernel copies by `rep movsb`, which QEMU does byte by byte: words of rdma_rxe would tear.
+    qemu-system-x86_64 -accel tcg,thread=multi -cpu max,-erms -smp "$cpus" -m "$memory" -display none -no-reboot -nodefaults \
         -serial stdio -kernel "$image/vmlinuz" -initrd "$image/initramfs.gz" \
         -append "console=ttyS0 quiet panic=-1 tsc=reliable guest=$guest" \
         -virtfs local,path=/,security_model=none,readonly=on,mount_tag=host,multidevs=remap \

@@ -19,8 +19,6 @@ use crate::sync::Ordering;
 
 /// Completions that are taken at a time.
 const COMPLETIONS: usize = 16;
-/// After so many looks in vain a sender that may have fallen asleep is woken.
-const LOOKS_PER_NUDGE: u32 = 256;
 
 /// How another node's segment is reached.
 #[derive(Clone, Copy, Debug)]
@@ -112,8 +110,6 @@ pub(super) struct Connection {
     held: VecDeque<(Request, Entry)>,
     remote: RemoteSegment,
     swaps_answers: bool,
-    /// Looks at the completions since one was found; counted only on soft-RoCE.
-    looks_in_vain: Option<u32>,
     /// Whether it stands in the fabric's list of connections to look at.
     pub is_listed: bool,
 }
@@ -123,18 +119,17 @@ pub(super) struct Connection {
 pub(super) struct Quirks {
     /// Atomics' answers come in big-endian order, and this CPU is of the other kind.
     pub swaps_answers: bool,
-    /// It is soft-RoCE, which bears no fences, and whose sender may fall asleep with work before it.
+    /// It is soft-RoCE, which bears no fences.
     pub is_soft_roce: bool,
 }
 
 impl Connection {
     /// A connection whose requests use this ring, which has `depth` words.
     pub fn new(endpoint: Endpoint, ring: Ring, depth: usize, remote: RemoteSegment, quirks: Quirks) -> Self {
-        let (swaps_answers, looks_in_vain) = (quirks.swaps_answers, quirks.is_soft_roce.then_some(0));
         let fencing = if quirks.is_soft_roce { Fencing::Soft } else { Fencing::Standard };
         let window = Window::new(depth, fencing);
         let held = VecDeque::new();
-        Self { endpoint, ring, window, held, remote, swaps_answers, looks_in_vain, is_listed: false }
+        Self { endpoint, ring, window, held, remote, swaps_answers: quirks.swaps_answers, is_listed: false }
     }
 
     pub fn remote(&self) -> &RemoteSegment {
@@ -290,7 +285,7 @@ impl Connection {
     #[inline]
     fn hand_over(&self, first: *mut SendWorkRequest) -> Result<(), (String, bool)> {
         let mut bad = first;
-        // SAFETY: the queue pair is alive; the list is whole or empty, its memory is the ring's, which is registered and
+        // SAFETY: the queue pair is alive; the list is whole, its memory is the ring's, which is registered and
         // stays so until the queue pair is gone, and each word is free until its request has completed.
         let result = unsafe { verbs::post_send(self.endpoint.queue_pair(), first, &mut bad) };
         if result == 0 { Ok(()) } else { Err((format!("posting failed: {}", post_error(result)), bad != first)) }
@@ -310,21 +305,8 @@ impl Connection {
                 self.complete_through(completion.wr_id, table);
             }
             if completions.len() < COMPLETIONS {
-                self.nudge(!completions.is_empty());
                 return if self.held.is_empty() { Ok(()) } else { self.release(batch) };
             }
-        }
-    }
-
-    /// Wakes a sender that may have fallen asleep, once in many looks in vain, by a doorbell without a request.
-    #[inline]
-    fn nudge(&mut self, found: bool) {
-        let Some(looks) = &mut self.looks_in_vain else { return };
-        *looks = if found { 0 } else { *looks + 1 };
-        if *looks == LOOKS_PER_NUDGE {
-            *looks = 0;
-            // If it fails, so will the next post, which says so.
-            let _ = self.hand_over(std::ptr::null_mut());
         }
     }
 

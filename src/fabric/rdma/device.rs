@@ -29,9 +29,7 @@ pub struct DeviceFacts {
     pub served_at_once: u8,
     /// How many reads and atomics one queue pair may have under way.
     pub under_way: u8,
-    /// Whether it is soft-RoCE. Its sender may fall asleep over too many reads and atomics (it looks whether it must wait,
-    /// and notes that it waits, with the answer that would wake it in between; a doorbell wakes it), and it bears no
-    /// fences: with packets lost, a fenced request may wait for ever.
+    /// Whether it is soft-RoCE, which bears no fences: with packets lost, a fenced request may wait for ever.
     pub is_soft_roce: bool,
     /// The NUMA node that it hangs on, where that is known.
     pub numa: Option<u16>,
