@@ -4,7 +4,8 @@
 # Works on a fresh Debian or Ubuntu with rustup. Every step runs, also after one that failed, so that one run shows
 # all there is to mend; the exit status is 1 if any failed. `--quick` is the plain test suite in the debug profile;
 # without it follow documentation tests, the stress tests in release, the loom and shuttle models, criterion's benches
-# as tests, the examples, the command itself and the time of a clean release build.
+# as tests, the examples, the command itself, RDMA on soft-RoCE (in a guest where the kernel has none), the check of
+# the verbs' declarations, and the time of a clean release build.
 #
 # The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A step that is no test runner
 # counts as one, and a step that fails without a failed test (it did not compile, say) as one failure.
@@ -167,6 +168,21 @@ for result in results:
 PYTHON
 }
 
+# RDMA: one machine with many ends, latencies beside perftest's where that is installed, two machines of which one is
+# killed. `--require rdma`: with a device made for it, finding none is a failure.
+rdma() {
+    local hwtests=$target/release/phalanx-hwtests
+    if ! command -v qemu-system-x86_64 >/dev/null && ! can_install; then
+        skip 'rdma' 'there is no QEMU, and it cannot be installed as this user'
+        return
+    fi
+    step 'hwtests, build' cargo build --locked --release -p phalanx-hwtests
+    step 'rdma: contract, two devices' scripts/soft-roce.sh run --devices 2 -- "$hwtests" check --require rdma
+    step 'rdma: two machines, one killed' scripts/soft-roce.sh pair -- "$hwtests" pair --require rdma
+    step 'rdma: latencies' scripts/soft-roce.sh run -- scripts/rdma-latency.sh "$hwtests"
+    step "verbs' declarations" scripts/check-layout.sh
+}
+
 # Printed, not asserted: under a minute on two idle cores is the aim, and CI's cores are not always idle.
 clean_release_build() {
     local started=$SECONDS status
@@ -195,6 +211,7 @@ if [ $quick = no ]; then
     step 'examples, build' cargo build --locked --release -p phalanx -p phalanx-cli --examples --bins
     examples
     step 'phalanx bench barrier --json' command_smoke
+    rdma
     step 'clean release build' clean_release_build
 fi
 

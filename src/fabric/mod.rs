@@ -61,6 +61,8 @@ pub mod model;
 pub mod network;
 pub mod node;
 #[cfg(not(model))]
+pub mod rdma;
+#[cfg(not(model))]
 pub mod shm;
 #[cfg(not(model))]
 pub mod sim;
