@@ -23,6 +23,7 @@ use crate::coord::formation::{self, Member};
 use crate::coord::wait::{WaitPlan, WaitPolicy};
 use crate::error::{BootstrapError, JobError};
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
+use crate::fabric::rdma::RdmaOptions;
 use crate::fabric::shm::{Expected, Segment};
 use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
@@ -56,6 +57,7 @@ pub struct JobOptions {
     groups: Option<usize>,
     radix: Option<usize>,
     fabric: Option<FabricChoice>,
+    rdma: Option<RdmaOptions>,
     bootstrap_timeout: Option<Duration>,
 }
 
@@ -104,6 +106,14 @@ impl JobOptions {
         self
     }
 
+    /// Which RDMA device, port and address are used, and how (`PHALANX_RDMA_DEVICE` and `PHALANX_RDMA_GID_INDEX` name
+    /// the first two of them; default: the nearest active device). Of the first rank of each node.
+    #[must_use]
+    pub fn rdma(mut self, options: RdmaOptions) -> Self {
+        self.rdma = Some(options);
+        self
+    }
+
     /// How long ranks wait for each other to join (`PHALANX_BOOTSTRAP_TIMEOUT_MS`; default 30 s).
     #[must_use]
     pub fn bootstrap_timeout(mut self, timeout: Duration) -> Self {
@@ -131,6 +141,16 @@ impl JobOptions {
             groups: self.groups,
             radix,
             fabric: self.fabric.or(fabric),
+            rdma: Some(match &self.rdma {
+                Some(rdma) => rdma.clone(),
+                None => RdmaOptions {
+                    device: set.rdma_device,
+                    gid_index: set.rdma_gid_index.map(u8::try_from).transpose().map_err(|_| {
+                        option("PHALANX_RDMA_GID_INDEX")("a place in a table of addresses is 0 to 255".to_owned())
+                    })?,
+                    ..RdmaOptions::default()
+                },
+            }),
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
         })
     }

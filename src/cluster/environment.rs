@@ -151,6 +151,10 @@ pub struct EnvironmentOptions {
     pub radix: Option<usize>,
     /// `PHALANX_FABRIC`.
     pub fabric: Option<String>,
+    /// `PHALANX_RDMA_DEVICE`.
+    pub rdma_device: Option<String>,
+    /// `PHALANX_RDMA_GID_INDEX`.
+    pub rdma_gid_index: Option<usize>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -282,6 +286,8 @@ impl Environment {
             bootstrap_timeout: timeout_ms.map(|ms| Duration::from_millis(ms as u64)),
             radix: self.number("PHALANX_RADIX")?,
             fabric: text("PHALANX_FABRIC"),
+            rdma_device: text("PHALANX_RDMA_DEVICE"),
+            rdma_gid_index: self.number("PHALANX_RDMA_GID_INDEX")?,
         })
     }
 

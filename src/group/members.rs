@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Group, Limit};
 use crate::clock::Clock;
@@ -16,7 +16,7 @@ use crate::coord::reads::{Place, Reads};
 use crate::coord::stats::{self, GroupStats, NodeClock, Record};
 use crate::error::GroupError;
 use crate::fabric::node::header;
-use crate::fabric::{Fabric, Memory, WordAt};
+use crate::fabric::{Fabric, Memory, PostError, Ticket, WordAt};
 use crate::job::Membership;
 use crate::sync::Ordering;
 
@@ -25,6 +25,9 @@ const READING_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long after words could not be read they are read again.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(1);
+
+/// How long a member that leaves waits for room to say so.
+const GOODBYE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Where the members of a group that spans nodes are.
 #[derive(Debug)]
@@ -101,9 +104,20 @@ impl Abroad {
         for (node, start) in (0..self.span.len()).map(|index| self.span.node(index)).filter(|(node, _)| *node != here) {
             let at = SpanLayout::new(start, *self.layout.schedule(), 0).departures();
             // A node that cannot be told keeps its block until the job ends.
-            if let Ok(ticket) = fabric.fetch_add(node, at, 1) {
+            if let Ok(ticket) = post_goodbye(fabric, node, at) {
                 fabric.forget(ticket);
             }
+        }
+    }
+}
+
+/// Posts a goodbye, waiting a little for room.
+fn post_goodbye(fabric: &impl Fabric, node: usize, at: WordAt) -> Result<Ticket, PostError> {
+    let begun = Instant::now();
+    loop {
+        match fabric.fetch_add(node, at, 1) {
+            Err(PostError::Full { .. }) if begun.elapsed() < GOODBYE_PATIENCE => fabric.progress(),
+            posted => return posted,
         }
     }
 }

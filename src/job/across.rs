@@ -6,14 +6,15 @@
 //!    the segment and passes it to the others over a UNIX socket as in a job of one node.
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
 //! 3. Rank 0 brings what a message costs, measured to another node, and the radix that follows from it.
-//! 4. Nothing is brought: once this round is over, the world's block is there on every node.
+//! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages.
+//! 5. Nothing is brought: once this round is over, the world's block and the connections are there on every node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::membership::{Exchange, Parts};
-use super::{Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
+use super::{FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
 use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
 use crate::cluster::environment::Identity;
@@ -27,6 +28,7 @@ use crate::coord::formation::{self, Member};
 use crate::error::{BootstrapError, JobError};
 use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
+use crate::fabric::rdma::{OFFER_BYTES, Offer, RdmaFabric, Region};
 use crate::fabric::shm::Segment;
 use crate::fabric::tcp::{Peer, Services, TcpFabric};
 use crate::fabric::{Fabric, Topology, WordAt};
@@ -58,14 +60,18 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let own = NodeCard { arena_units: segment.layout().arena_units() };
     let brought = gather(&if place.is_agent() { own.encode() } else { Vec::new() })?;
     let layouts = place.layouts(&brought)?;
-    let network = place.connect(identity, &cards, &layouts, &segment, listener)?;
+    let tcp = place.connect(identity, &cards, &layouts, &segment, listener)?;
 
-    let costs = if rank == 0 { measure(&network) } else { ASSUMED };
+    let adapter = place.open_adapter(options, &segment)?;
+    let costs = if rank == 0 && adapter.is_none() { measure(&tcp) } else { ASSUMED };
     let exchange = place.agree(&gather(&encode_exchange(&Exchange { radix: options.radix, costs }))?)?;
     if place.is_agent() {
         place.make_world(&segment, &exchange, options, &cards);
     }
     ranks::await_open(&*segment, &segment.layout(), place.local(), options.limit())?;
+    let partners = place.schedule(&exchange).partners(place.here());
+    let offers = offer_to(adapter.as_ref(), &partners);
+    let network = Arc::new(place.join_adapters(tcp, adapter, &partners, &gather(&offers)?, options)?);
     gather(&[])?;
     let world = place.world(identity, segment, layouts, exchange, network, options, &cards);
     Ok(Job { world, _server: segment_server, _rendezvous: server })
@@ -222,7 +228,7 @@ impl Place {
         layouts: &[NodeLayout],
         segment: &Arc<Segment>,
         listener: TcpListener,
-    ) -> Result<Arc<Network>, JobError> {
+    ) -> Result<TcpFabric, JobError> {
         let peer = |node: usize| {
             let agent = self.topology.ranks_of(node)[0];
             Peer { rank: agent, addresses: cards[agent].addresses.clone(), words: layouts[node].words() }
@@ -231,8 +237,51 @@ impl Place {
         let services = Services { rank: self.rank, size: identity.size, here: self.here(), key: identity.key.clone() };
         let memory: Arc<Segment> = Arc::clone(segment);
         let listener = self.is_agent().then_some(listener);
-        let tcp = TcpFabric::new(services, memory, peers, listener);
-        Ok(Arc::new(Network::new(tcp.map_err(system(self.rank, "join the nodes by TCP"))?)))
+        TcpFabric::new(services, memory, peers, listener).map_err(system(self.rank, "join the nodes by TCP"))
+    }
+
+    /// The agent's RDMA device, if there is to be one and there is one.
+    fn open_adapter(&self, options: &JobOptions, segment: &Arc<Segment>) -> Result<Option<RdmaFabric>, JobError> {
+        let choice = options.fabric.unwrap_or_default();
+        if choice == FabricChoice::Tcp || !self.is_agent() || self.topology.nodes() == 1 {
+            return Ok(None);
+        }
+        let region = Region::of_segment(Arc::clone(segment));
+        match RdmaFabric::new(options.rdma.clone().unwrap_or_default(), self.here(), self.topology.nodes(), region) {
+            Ok(adapter) => Ok(Some(adapter)),
+            Err(error) if choice == FabricChoice::Rdma => Err(no_rdma(self.rank, error.to_string())),
+            // Nodes without a device are joined by TCP.
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Connects the adapter to those partners that have offered a connection, too.
+    fn join_adapters(
+        &self,
+        tcp: TcpFabric,
+        adapter: Option<RdmaFabric>,
+        partners: &[usize],
+        brought: &[Vec<u8>],
+        options: &JobOptions,
+    ) -> Result<Network, JobError> {
+        let some_have_adapters = brought.iter().any(|offers| !offers.is_empty());
+        let Some(adapter) = adapter else { return Ok(Network::by_tcp(tcp, some_have_adapters)) };
+        let mut is_complete = true;
+        for node in partners {
+            let agent = self.topology.ranks_of(*node)[0];
+            let connected = match offer_for(self.here(), &brought[agent]) {
+                Some(offer) => Offer::from_bytes(offer)
+                    .map_err(|error| error.to_string())
+                    .and_then(|offer| adapter.connect(*node, &offer).map_err(|error| error.to_string())),
+                None => Err(format!("node {node} has no RDMA device")),
+            };
+            match connected {
+                Ok(()) => {}
+                Err(why) if options.fabric == Some(FabricChoice::Rdma) => return Err(no_rdma(self.rank, why)),
+                Err(_) => is_complete = false,
+            }
+        }
+        Ok(Network::with_rdma(tcp, adapter, is_complete))
     }
 
     /// What rank 0 has decided about the exchange.
@@ -306,8 +355,37 @@ impl Place {
     }
 }
 
+fn no_rdma(rank: usize, why: String) -> JobError {
+    JobError::Fabric { rank, fabric: FabricChoice::Rdma.name(), why }
+}
+
+/// An adapter's offers to some nodes.
+///
+/// | bytes of each | field |
+/// | --- | --- |
+/// | 0–7 | the node that it is for |
+/// | 8–63 | [`Offer`] |
+fn offer_to(adapter: Option<&RdmaFabric>, partners: &[usize]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Some(adapter) = adapter else { return bytes };
+    for node in partners {
+        // Without an offer the other end will not connect either, and TCP serves.
+        if let Ok(offer) = adapter.offer(*node) {
+            bytes.extend_from_slice(&(*node as u64).to_le_bytes());
+            bytes.extend_from_slice(&offer.to_bytes());
+        }
+    }
+    bytes
+}
+
+/// The offer for a node among those that another one has brought.
+fn offer_for(node: usize, offers: &[u8]) -> Option<&[u8]> {
+    let is_for_it = |offer: &&[u8]| offer[..8] == (node as u64).to_le_bytes();
+    offers.chunks_exact(8 + OFFER_BYTES).find(is_for_it).map(|offer| &offer[8..])
+}
+
 /// What a message to another node costs, by reading one of its words again and again.
-fn measure(network: &Network) -> Costs {
+fn measure(network: &TcpFabric) -> Costs {
     let limit = Instant::now() + MEASURING_LIMIT;
     let other = 1;
     if network.nodes() <= other {

@@ -6,7 +6,7 @@ use super::offer::OfferError;
 use crate::fabric::BATCH_REQUESTS;
 
 /// Which device, and how its connections are set up. The defaults work on InfiniBand and RoCE without tuning.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RdmaOptions {
     /// The device's name (`mlx5_0`). Without one, the active device that is nearest by NUMA distance is taken.
     pub device: Option<String>,

@@ -89,6 +89,16 @@ impl Schedule {
         (node + self.nodes - distance) % self.nodes
     }
 
+    /// All nodes to which a node sends or from which it hears, in order.
+    pub fn partners(&self, node: usize) -> Vec<usize> {
+        let distances = (0..self.rounds).flat_map(|round| self.distances(round));
+        let mut partners: Vec<usize> =
+            distances.flat_map(|far| [self.target(node, far), self.source(node, far)]).collect();
+        partners.sort_unstable();
+        partners.dedup();
+        partners
+    }
+
     /// What a barrier costs by the LogP model when all arrive at once: in each round the last message leaves after all
     /// the round's overheads, and then travels.
     pub fn cost_ns(&self, costs: &Costs) -> f64 {
