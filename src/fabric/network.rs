@@ -48,6 +48,14 @@ impl Fabric for Network {
         self.tcp.post(node, requests, tickets)
     }
 
+    fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        self.tcp.post_more(node, requests, tickets)
+    }
+
+    fn flush(&self) {
+        self.tcp.flush();
+    }
+
     fn progress(&self) {
         self.tcp.progress();
     }
