@@ -65,6 +65,8 @@ pub use error::{
     BarrierError, BootstrapError, EnvironmentError, Error, GroupError, JobError, RendezvousError, SegmentError,
 };
 #[cfg(not(model))]
+pub use fabric::tcp::TcpEngine;
+#[cfg(not(model))]
 pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 #[cfg(not(model))]
 pub use job::{FabricChoice, Job, JobOptions};

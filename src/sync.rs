@@ -8,7 +8,7 @@
 //! live here as functions, each with its reason.
 
 #[cfg(not(model))]
-pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 #[cfg(model = "loom")]
 pub use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(model = "shuttle")]

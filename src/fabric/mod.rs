@@ -306,6 +306,19 @@ pub trait Fabric {
     /// [`PostError`].
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError>;
 
+    /// As [`post`](Self::post), as one of several such calls, to several nodes, of which [`flush`](Self::flush) is the
+    /// last: what they post may be held back until then, and leave together. A fabric that gains nothing posts at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`post`](Self::post).
+    fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        self.post(node, requests, tickets)
+    }
+
+    /// Sends what [`post_more`](Self::post_more) has held back.
+    fn flush(&self) {}
+
     /// Moves everything on that can move without waiting: what is posted, what has come in, what has broken.
     fn progress(&self);
 

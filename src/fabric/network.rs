@@ -186,6 +186,14 @@ impl Fabric for Network {
         Ok(())
     }
 
+    fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        self.tcp.post_more(node, requests, tickets)
+    }
+
+    fn flush(&self) {
+        self.tcp.flush();
+    }
+
     fn progress(&self) {
         let Some(rdma) = &self.rdma else { return self.tcp.progress() };
         let polls = rdma.polls.load(Ordering::Relaxed);

@@ -5,6 +5,8 @@
 //! *guest* is a connection from a process that does not speak for a node: it asks and is answered, and this end never
 //! asks it.
 
+mod by_ring;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use super::frame::Frame;
 use super::link::{Dial, Link, LinkState};
 use super::stream::{Outgoing, Stream, StreamError, answer};
+use super::uring::{Carrier, Ring, Serial};
 use super::{Peer, Services};
 use crate::fabric::node::header;
 use crate::fabric::tickets::TicketTable;
@@ -100,6 +103,15 @@ struct Guest {
     watches_room: bool,
 }
 
+/// What comes after a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// Perhaps nothing: the batch is sent now.
+    Nothing,
+    /// More batches, and then [`Engine::flush`].
+    More,
+}
+
 /// The state behind the lock.
 pub struct Engine {
     services: Services,
@@ -116,6 +128,14 @@ pub struct Engine {
     turns: u32,
     tickets: TicketTable,
     log: RefusalLog,
+    /// What moves many connections' bytes at once; see `by_ring`.
+    ring: Option<Box<Ring>>,
+    /// Connections that may have something to send.
+    unsent: Vec<Carrier>,
+    /// Connections that the ring does not receive from yet.
+    outside: Vec<Carrier>,
+    /// What is to be sent waits in `unsent` instead of being sent one by one.
+    gathers: bool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -137,6 +157,7 @@ impl Engine {
         listener: Option<TcpListener>,
         epoll: OwnedFd,
         kick: &OwnedFd,
+        ring: Option<Ring>,
     ) -> io::Result<Self> {
         epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
         if let Some(listener) = &listener {
@@ -157,6 +178,10 @@ impl Engine {
             turns: 0,
             tickets: TicketTable::new(MOST_TICKETS),
             log: RefusalLog::new(),
+            ring: ring.map(Box::new),
+            unsent: Vec::new(),
+            outside: Vec::new(),
+            gathers: false,
         })
     }
 
@@ -175,7 +200,13 @@ impl Engine {
     /// # Errors
     ///
     /// [`PostError`].
-    pub fn post(&mut self, node: usize, requests: &[Request], given: &mut Vec<Ticket>) -> Result<(), PostError> {
+    pub fn post(
+        &mut self,
+        node: usize,
+        requests: &[Request],
+        given: &mut Vec<Ticket>,
+        follows: Follows,
+    ) -> Result<(), PostError> {
         if node == self.services.here {
             return self.post_here(requests, given);
         }
@@ -184,6 +215,8 @@ impl Engine {
         link.queue(requests, &mut self.tickets, given)?;
         if needs_dial {
             self.dial(node);
+        } else if follows == Follows::More && self.ring.is_some() {
+            self.unsent.push(Carrier::Link(node));
         } else {
             self.send(node);
         }
@@ -209,8 +242,9 @@ impl Engine {
     /// Moves on what can move without waiting.
     pub fn turn(&mut self) {
         self.turns = self.turns.wrapping_add(1);
-        let looks_at_each = self.ready.len() <= LOOK_AT_EACH && !self.ready.is_empty();
-        if looks_at_each {
+        let has_looked = self.ring.is_some() && self.turn_by_ring() && !self.ready.is_empty();
+        let looks_at_each = has_looked || self.ready.len() <= LOOK_AT_EACH && !self.ready.is_empty();
+        if looks_at_each && !has_looked {
             for index in (0..self.ready.len()).rev() {
                 // A link that breaks leaves the list; what moves up in its place has been looked at.
                 if let Some(node) = self.ready.get(index).copied() {
@@ -225,6 +259,7 @@ impl Engine {
 
     /// Does all that the kernel has to tell of, and what time has come for.
     pub fn look_around(&mut self) {
+        self.send_unsent();
         let mut events = Vec::with_capacity(EVENTS);
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         // An interrupted look finds everything next time.
@@ -239,6 +274,14 @@ impl Engine {
             }
         }
         self.end_what_is_late();
+    }
+
+    /// After a sleep that an event has ended, or nothing: takes in what has come.
+    pub fn wake_up(&mut self) {
+        if self.ring.is_some() {
+            self.turn_by_ring();
+        }
+        self.look_around();
     }
 
     /// Whether a word of this node's memory holds something else.
@@ -280,11 +323,16 @@ impl Engine {
 
     /// Receives what a ready link has, executes and answers it, and sends what waits.
     fn receive(&mut self, node: usize) {
+        self.take_in(node, None);
+    }
+
+    /// As [`receive`](Self::receive), of `bytes` that have been received already, or else of what the socket has.
+    fn take_in(&mut self, node: usize, bytes: Option<&[u8]>) {
         let words = self.memory.words();
         let Some(Link { state: LinkState::Ready(stream), outgoing, .. }) = self.links.get_mut(&node) else { return };
         let (memory, tickets) = (&*self.memory, &mut self.tickets);
         let mut values = Vec::new();
-        let received = stream.receive(words, |frame| match frame {
+        let handle = |frame| match frame {
             Frame::Value { tag, value } => {
                 values.push((tag, value));
                 Ok(())
@@ -293,7 +341,11 @@ impl Engine {
                 let value = execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }
-        });
+        };
+        let received = match bytes {
+            None => stream.receive(words, handle).map(drop),
+            Some(bytes) => stream.take_in(bytes, words, handle),
+        };
         let link = self.links.get_mut(&node).expect("found above");
         let mut failed = received.err();
         for (tag, value) in values {
@@ -311,6 +363,9 @@ impl Engine {
 
     /// Sends what waits; what the kernel does not take now is sent when it has room.
     fn send(&mut self, node: usize) {
+        if self.gathers {
+            return self.unsent.push(Carrier::Link(node));
+        }
         let Some(link) = self.links.get_mut(&node) else { return };
         let LinkState::Ready(stream) = &mut link.state else { return };
         if let Err(error) = stream.send(&mut link.outgoing) {
@@ -318,9 +373,19 @@ impl Engine {
             self.hear_out(node);
             return self.break_off(node, &error);
         }
-        let waits = link.outgoing.waiting_bytes() > 0;
-        if waits != link.watches_room {
-            link.watches_room = waits;
+        self.watch_room(node);
+    }
+
+    /// After sending: asks the kernel to tell when there is room for the rest.
+    #[inline]
+    fn watch_room(&mut self, node: usize) {
+        let Some(Link { state: LinkState::Ready(stream), outgoing, watches_room, .. }) = self.links.get_mut(&node)
+        else {
+            return;
+        };
+        let waits = outgoing.waiting_bytes() > 0;
+        if waits != *watches_room {
+            *watches_room = waits;
             watch(&self.epoll, stream.socket(), Token::Link(node), waits);
         }
     }
@@ -459,8 +524,10 @@ impl Engine {
     /// A proved connection to a node, which is registered with the kernel already.
     fn open(&mut self, node: usize, socket: TcpStream) {
         watch(&self.epoll, &socket, Token::Link(node), false);
-        self.links.entry(node).or_insert_with(|| Link::new(node)).open(Stream::new(socket));
+        let stream = Stream::new(socket, Serial::new(self.fresh_id()));
+        self.links.entry(node).or_insert_with(|| Link::new(node)).open(stream);
         self.ready.push(node);
+        self.outside.extend(self.ring.is_some().then_some(Carrier::Link(node)));
         self.send(node);
     }
 
@@ -566,25 +633,45 @@ impl Engine {
     fn receive_guest(&mut self, stranger: Stranger) {
         let id = self.fresh_id();
         watch(&self.epoll, &stranger.socket, Token::Guest(id), false);
-        let (stream, address) = (Stream::new(stranger.socket), stranger.address);
+        let (stream, address) = (Stream::new(stranger.socket, Serial::new(id)), stranger.address);
+        self.outside.extend(self.ring.is_some().then_some(Carrier::Guest(id)));
         self.guests.insert(id, Guest { stream, address, outgoing: Outgoing::default(), watches_room: false });
     }
 
     /// Executes and answers what a guest asks.
     fn serve(&mut self, id: u32) {
+        self.take_in_of_guest(id, None);
+    }
+
+    /// As [`serve`](Self::serve), of `bytes` that have been received already, or else of what the socket has.
+    fn take_in_of_guest(&mut self, id: u32, bytes: Option<&[u8]>) {
         let words = self.memory.words();
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let (memory, outgoing) = (&*self.memory, &mut guest.outgoing);
-        let received = guest.stream.receive(words, |frame| match frame {
+        let handle = |frame| match frame {
             Frame::Value { .. } => Err(StreamError::Answer),
             Frame::Request { tag, request } => {
                 let value = execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }
-        });
-        let served = received.and_then(|_| guest.stream.send(&mut guest.outgoing));
+        };
+        let received = match bytes {
+            None => guest.stream.receive(words, handle).map(drop),
+            Some(bytes) => guest.stream.take_in(bytes, words, handle),
+        };
+        let sent = match received {
+            Ok(()) if self.gathers => return self.unsent.push(Carrier::Guest(id)),
+            Ok(()) => guest.stream.send(&mut guest.outgoing),
+            Err(error) => Err(error),
+        };
+        self.end_service(id, sent);
+    }
+
+    /// After sending to a guest: waits for room, or breaks off.
+    fn end_service(&mut self, id: u32, sent: Result<(), StreamError>) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
         let waits = guest.outgoing.waiting_bytes() > 0;
-        match served {
+        match sent {
             Ok(()) if waits == guest.watches_room => {}
             Ok(()) => {
                 guest.watches_room = waits;

@@ -26,9 +26,11 @@ pub mod link;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod uring;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -38,7 +40,8 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::thread::futex;
 
-use self::engine::Engine;
+use self::engine::{Engine, Follows};
+use self::uring::Ring;
 use super::{
     AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
 };
@@ -48,6 +51,65 @@ use crate::sync::{AtomicU32, Ordering};
 /// How long after the last poll the background thread takes the connections back. A request from another node that
 /// comes in meanwhile waits as long.
 const STEAL_LASTS: Duration = Duration::from_millis(2);
+/// From so many nodes on a ring is the quicker engine.
+const NODES_FOR_A_RING: usize = 2;
+
+/// How a process moves the bytes of its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpEngine {
+    /// The one that measurements have shown to be quicker for as many nodes as there are (docs/design.md, "Two engines").
+    #[default]
+    Auto,
+    /// A system call for each connection.
+    Sockets,
+    /// A system call for many connections, by a ring of the kernel's: Linux 6.1, where `io_uring` is allowed.
+    IoUring,
+}
+
+impl TcpEngine {
+    /// The name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sockets => "sockets",
+            Self::IoUring => "io-uring",
+        }
+    }
+
+    /// A ring, if there is to be one.
+    fn ring(self, nodes: usize) -> Result<Option<Ring>, RingError> {
+        match self {
+            Self::Sockets => Ok(None),
+            Self::Auto if nodes < NODES_FOR_A_RING => Ok(None),
+            Self::Auto => Ok(Ring::new().ok()),
+            Self::IoUring => Ring::new().map(Some).map_err(RingError),
+        }
+    }
+}
+
+impl std::fmt::Display for TcpEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for TcpEngine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Auto, Self::Sockets, Self::IoUring];
+        let named = all.into_iter().find(|engine| engine.name() == text);
+        named.ok_or_else(|| format!("{text:?} is none of auto, sockets, io-uring"))
+    }
+}
+
+/// The engine on a ring was asked for by name, and there is none.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no io_uring for the TCP engine of that name: {0} (remedy: PHALANX_TCP_ENGINE=auto or sockets; or Linux 6.1, \
+     /proc/sys/kernel/io_uring_disabled at 0, and a container whose seccomp profile allows io_uring_setup)"
+)]
+struct RingError(#[source] std::io::Error);
 
 /// How long a fabric that is dropped sends what waits.
 const LINGER: Duration = Duration::from_secs(3);
@@ -91,6 +153,8 @@ struct Shared {
     here: usize,
     peers: Arc<[Peer]>,
     is_agent: bool,
+    /// There was a ring to begin with.
+    has_ring: bool,
     epoll: OwnedFd,
     kick: OwnedFd,
     /// Who polls: see [`Progress`].
@@ -126,16 +190,33 @@ impl TcpFabric {
         peers: Vec<Peer>,
         listener: Option<TcpListener>,
     ) -> std::io::Result<Self> {
+        Self::with_engine(services, memory, peers, listener, TcpEngine::Auto)
+    }
+
+    /// As [`new`](Self::new), with an engine of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses; also [`TcpEngine::IoUring`].
+    pub fn with_engine(
+        services: Services,
+        memory: Arc<dyn Memory + Send + Sync>,
+        peers: Vec<Peer>,
+        listener: Option<TcpListener>,
+        engine: TcpEngine,
+    ) -> std::io::Result<Self> {
+        let ring = engine.ring(peers.len()).map_err(std::io::Error::other)?;
         let peers: Arc<[Peer]> = peers.into();
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let (here, is_agent) = (services.here, listener.is_some());
-        let engine = Engine::new(services, memory, Arc::clone(&peers), listener, epoll.try_clone()?, &kick)?;
+        let (here, is_agent, has_ring) = (services.here, listener.is_some(), ring.is_some());
+        let engine = Engine::new(services, memory, Arc::clone(&peers), listener, epoll.try_clone()?, &kick, ring)?;
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),
             here,
             peers,
             is_agent,
+            has_ring,
             epoll,
             kick,
             progress: AtomicU32::new(Progress::Served as u32),
@@ -298,7 +379,18 @@ impl Fabric for TcpFabric {
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         check_batch(self, node, requests)?;
-        self.shared.engine().post(node, requests, tickets)
+        self.shared.engine().post(node, requests, tickets, Follows::Nothing)
+    }
+
+    fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        check_batch(self, node, requests)?;
+        self.shared.engine().post(node, requests, tickets, Follows::More)
+    }
+
+    fn flush(&self) {
+        if self.shared.has_ring {
+            self.shared.engine().flush();
+        }
     }
 
     fn progress(&self) {
@@ -337,7 +429,7 @@ impl Await for TcpFabric {
         let has_changed = self.shared.engine().holds_other(at, seen);
         if !has_changed {
             self.shared.wait_for_events(timeout);
-            self.shared.engine().look_around();
+            self.shared.engine().wake_up();
         }
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
         self.shared.wake_thread();

@@ -4,9 +4,10 @@
 //! Both buffers are bounded, so that a peer that does not read, or that asks without end, costs a fixed amount of memory.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 use super::frame::{FRAME_BYTES, Frame, FrameError};
+use super::uring::Serial;
 
 /// Frames of requests that wait to be sent, at most; after them posting is refused.
 pub const MOST_UNSENT: usize = 512;
@@ -55,6 +56,16 @@ impl Outgoing {
         self.waiting_bytes() + frames * FRAME_BYTES <= MOST_UNSENT * FRAME_BYTES
     }
 
+    /// What waits.
+    pub fn waiting(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// So much of it has been sent.
+    pub fn note_sent(&mut self, bytes: usize) {
+        self.sent = (self.sent + bytes).min(self.bytes.len());
+    }
+
     /// Appends a frame.
     pub fn push(&mut self, frame: &Frame) {
         if self.sent == self.bytes.len() {
@@ -80,12 +91,16 @@ pub struct Stream {
     received: Box<[u8; IN_BYTES]>,
     /// Bytes of `received` that are there.
     end: usize,
+    /// Tells the connection from others of its owner, for a ring.
+    pub serial: Serial,
+    /// A ring receives from the socket, too.
+    pub is_in_ring: bool,
 }
 
 impl Stream {
     /// Over a connected, non-blocking socket.
-    pub fn new(socket: TcpStream) -> Self {
-        Self { socket, received: Box::new([0; IN_BYTES]), end: 0 }
+    pub fn new(socket: TcpStream, serial: Serial) -> Self {
+        Self { socket, received: Box::new([0; IN_BYTES]), end: 0, serial, is_in_ring: false }
     }
 
     /// The socket.
@@ -119,7 +134,7 @@ impl Stream {
     pub fn receive(
         &mut self,
         words: usize,
-        mut handle: impl FnMut(Frame) -> Result<(), StreamError>,
+        handle: impl FnMut(Frame) -> Result<(), StreamError>,
     ) -> Result<bool, StreamError> {
         let received = loop {
             match self.socket.read(&mut self.received[self.end..]) {
@@ -132,13 +147,55 @@ impl Stream {
         };
         self.end += received;
         let is_full = self.end == IN_BYTES;
+        self.cut(words, handle)?;
+        Ok(is_full)
+    }
+
+    /// As [`receive`](Self::receive), of bytes that a ring has received from the socket.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn take_in(
+        &mut self,
+        mut bytes: &[u8],
+        words: usize,
+        mut handle: impl FnMut(Frame) -> Result<(), StreamError>,
+    ) -> Result<(), StreamError> {
+        while !bytes.is_empty() {
+            // There is room: what is left of a cut is less than a frame.
+            let (now, later) = bytes.split_at(bytes.len().min(IN_BYTES - self.end));
+            self.received[self.end..self.end + now.len()].copy_from_slice(now);
+            self.end += now.len();
+            self.cut(words, &mut handle)?;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Hands each whole frame that is there to `handle`.
+    #[inline]
+    fn cut(
+        &mut self,
+        words: usize,
+        mut handle: impl FnMut(Frame) -> Result<(), StreamError>,
+    ) -> Result<(), StreamError> {
         let whole = self.end - self.end % FRAME_BYTES;
         for bytes in self.received[..whole].chunks_exact(FRAME_BYTES) {
             handle(Frame::parse(bytes.try_into().expect("a frame's size"), words)?)?;
         }
         self.received.copy_within(whole..self.end, 0);
         self.end -= whole;
-        Ok(is_full)
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.is_in_ring {
+            // The ring has a reference to the socket, so that closing this one's would not tell the other end.
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
     }
 }
 

@@ -490,6 +490,13 @@ impl Spanning {
 
     /// Sends what of the round has not been sent. What cannot be posted is tried again at the next poll.
     fn post_round(&mut self, fabric: &impl Fabric) {
+        if !self.has_posted_round() {
+            self.post_messages(fabric);
+            fabric.flush();
+        }
+    }
+
+    fn post_messages(&mut self, fabric: &impl Fabric) {
         let schedule = *self.layout.schedule();
         let (round, sequence) = (self.exchange.round, self.next());
         let word = ExchangeWord::new(sequence, self.exchange.operations);
@@ -501,9 +508,9 @@ impl Spanning {
             let posted = match self.contribution.operation.has_value() {
                 true => {
                     let payload = Request::Write { at: SpanLayout::value_of(at), value };
-                    fabric.post(node, &[payload, flag], &mut Vec::new())
+                    fabric.post_more(node, &[payload, flag], &mut Vec::new())
                 }
-                false => fabric.post(node, &[flag], &mut Vec::new()),
+                false => fabric.post_more(node, &[flag], &mut Vec::new()),
             };
             match posted {
                 Ok(()) => self.exchange.posted = place + 1,
