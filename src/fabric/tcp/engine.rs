@@ -44,6 +44,8 @@ const MOST_CROSSINGS: u32 = 250;
 const LOOK_AT_EACH: usize = 4;
 /// Turns between two looks at everything, while few links are looked at one by one.
 const LOOK_AROUND_EVERY: u32 = 16;
+/// So many turns after somebody has slept on the links, the kernel is relieved of them.
+const TURNS_ALONE: u32 = 64;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
@@ -112,6 +114,35 @@ pub enum Follows {
     More,
 }
 
+/// The links that there have been need of, by the nodes' numbers.
+#[derive(Debug, Default)]
+struct Links(Vec<Option<Box<Link>>>);
+
+impl Links {
+    #[inline]
+    fn get(&self, node: usize) -> Option<&Link> {
+        self.0.get(node)?.as_deref()
+    }
+
+    #[inline]
+    fn get_mut(&mut self, node: usize) -> Option<&mut Link> {
+        self.0.get_mut(node)?.as_deref_mut()
+    }
+
+    /// The link to a node, which is made if there has been none.
+    #[inline]
+    fn of(&mut self, node: usize) -> &mut Link {
+        if self.0.len() <= node {
+            self.0.resize_with(node + 1, || None);
+        }
+        self.0[node].get_or_insert_with(|| Box::new(Link::new(node)))
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Link> {
+        self.0.iter().filter_map(Option::as_deref)
+    }
+}
+
 /// The state behind the lock.
 pub struct Engine {
     services: Services,
@@ -119,9 +150,14 @@ pub struct Engine {
     peers: Arc<[Peer]>,
     epoll: OwnedFd,
     listener: Option<TcpListener>,
-    links: HashMap<usize, Link>,
+    links: Links,
     /// Nodes whose links carry frames.
     ready: Vec<usize>,
+    /// Whether the kernel is asked about the links, too. It costs each message that comes in, so that links which are
+    /// looked at one by one all the time are taken out.
+    watches_links: bool,
+    /// Turns since that was so.
+    turns_alone: u32,
     guests: HashMap<u32, Guest>,
     strangers: HashMap<u32, Stranger>,
     next_id: u32,
@@ -170,8 +206,10 @@ impl Engine {
             peers,
             epoll,
             listener,
-            links: HashMap::new(),
+            links: Links::default(),
             ready: Vec::new(),
+            watches_links: true,
+            turns_alone: 0,
             guests: HashMap::new(),
             strangers: HashMap::new(),
             next_id: 0,
@@ -192,7 +230,7 @@ impl Engine {
 
     /// Connections to the node so far.
     pub fn incarnation(&self, node: usize) -> u64 {
-        self.links.get(&node).map_or(0, |link| link.incarnation)
+        self.links.get(node).map_or(0, |link| link.incarnation)
     }
 
     /// Posts a checked batch.
@@ -210,7 +248,7 @@ impl Engine {
         if node == self.services.here {
             return self.post_here(requests, given);
         }
-        let link = self.links.entry(node).or_insert_with(|| Link::new(node));
+        let link = self.links.of(node);
         let needs_dial = link.needs_dial()?;
         link.queue(requests, &mut self.tickets, given)?;
         if needs_dial {
@@ -245,6 +283,7 @@ impl Engine {
         let has_looked = self.ring.is_some() && self.turn_by_ring() && !self.ready.is_empty();
         let looks_at_each = has_looked || self.ready.len() <= LOOK_AT_EACH && !self.ready.is_empty();
         if looks_at_each && !has_looked {
+            self.look_alone();
             for index in (0..self.ready.len()).rev() {
                 // A link that breaks leaves the list; what moves up in its place has been looked at.
                 if let Some(node) = self.ready.get(index).copied() {
@@ -252,8 +291,41 @@ impl Engine {
                 }
             }
         }
+        if !looks_at_each {
+            self.watch_links();
+        }
         if !looks_at_each || self.turns.is_multiple_of(LOOK_AROUND_EVERY) {
             self.look_around();
+        }
+    }
+
+    /// Takes the links out of the kernel's care, once they have been looked at one by one for a while.
+    fn look_alone(&mut self) {
+        self.turns_alone = self.turns_alone.saturating_add(1);
+        if !self.watches_links || self.turns_alone < TURNS_ALONE {
+            return;
+        }
+        self.watches_links = false;
+        for node in &self.ready {
+            if let Some(Link { state: LinkState::Ready(stream), .. }) = self.links.get(*node) {
+                let _ = epoll::delete(&self.epoll, stream.socket());
+            }
+        }
+    }
+
+    /// Has the kernel tell of the links again: before anybody sleeps on all of them.
+    pub fn watch_links(&mut self) {
+        self.turns_alone = 0;
+        if self.watches_links {
+            return;
+        }
+        self.watches_links = true;
+        for node in &self.ready {
+            if let Some(Link { state: LinkState::Ready(stream), watches_room, .. }) = self.links.get(*node) {
+                let flags = if *watches_room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+                // A socket that cannot be watched has an error, which the next use of it shows.
+                let _ = epoll::add(&self.epoll, stream.socket(), Token::Link(*node).pack(), flags);
+            }
         }
     }
 
@@ -329,7 +401,7 @@ impl Engine {
     /// As [`receive`](Self::receive), of `bytes` that have been received already, or else of what the socket has.
     fn take_in(&mut self, node: usize, bytes: Option<&[u8]>) {
         let words = self.memory.words();
-        let Some(Link { state: LinkState::Ready(stream), outgoing, .. }) = self.links.get_mut(&node) else { return };
+        let Some(Link { state: LinkState::Ready(stream), outgoing, .. }) = self.links.get_mut(node) else { return };
         let (memory, tickets) = (&*self.memory, &mut self.tickets);
         let mut values = Vec::new();
         let handle = |frame| match frame {
@@ -346,7 +418,7 @@ impl Engine {
             None => stream.receive(words, handle).map(drop),
             Some(bytes) => stream.take_in(bytes, words, handle),
         };
-        let link = self.links.get_mut(&node).expect("found above");
+        let link = self.links.get_mut(node).expect("found above");
         let mut failed = received.err();
         for (tag, value) in values {
             match link.answered(tag) {
@@ -366,7 +438,7 @@ impl Engine {
         if self.gathers {
             return self.unsent.push(Carrier::Link(node));
         }
-        let Some(link) = self.links.get_mut(&node) else { return };
+        let Some(link) = self.links.get_mut(node) else { return };
         let LinkState::Ready(stream) = &mut link.state else { return };
         if let Err(error) = stream.send(&mut link.outgoing) {
             // An end that is gone may have said something before.
@@ -379,7 +451,7 @@ impl Engine {
     /// After sending: asks the kernel to tell when there is room for the rest.
     #[inline]
     fn watch_room(&mut self, node: usize) {
-        let Some(Link { state: LinkState::Ready(stream), outgoing, watches_room, .. }) = self.links.get_mut(&node)
+        let Some(Link { state: LinkState::Ready(stream), outgoing, watches_room, .. }) = self.links.get_mut(node)
         else {
             return;
         };
@@ -393,7 +465,7 @@ impl Engine {
     /// Takes in what has come by a link that is about to be given up; nothing is answered any more.
     fn hear_out(&mut self, node: usize) {
         let words = self.memory.words();
-        let Some(link) = self.links.get_mut(&node) else { return };
+        let Some(link) = self.links.get_mut(node) else { return };
         let LinkState::Ready(stream) = &mut link.state else { return };
         let memory = &*self.memory;
         let mut values = Vec::new();
@@ -425,7 +497,7 @@ impl Engine {
 
     fn break_off(&mut self, node: usize, error: &StreamError) {
         self.ready.retain(|ready| *ready != node);
-        if let Some(link) = self.links.get_mut(&node) {
+        if let Some(link) = self.links.get_mut(node) {
             if let (LinkState::Ready(stream), StreamError::Frame(_) | StreamError::Answer | StreamError::TooMany) =
                 (&link.state, error)
                 && let Ok(address) = stream.socket().peer_addr()
@@ -449,14 +521,14 @@ impl Engine {
         while let Some(address) = others.pop() {
             match self.begin_dial(node, address, others.clone()) {
                 Ok(dial) => {
-                    let link = self.links.get_mut(&node).expect("whoever dials has a link");
+                    let link = self.links.get_mut(node).expect("whoever dials has a link");
                     link.state = LinkState::Dialing(Box::new(dial));
                     return;
                 }
                 Err(error) => why = format!("{address}: {error}"),
             }
         }
-        let link = self.links.get_mut(&node).expect("whoever dials has a link");
+        let link = self.links.get_mut(node).expect("whoever dials has a link");
         link.fail(&why, &mut self.tickets);
     }
 
@@ -484,7 +556,7 @@ impl Engine {
 
     /// One address has failed: tries the next.
     fn dial_on(&mut self, node: usize, why: &str) {
-        let Some(link) = self.links.get_mut(&node) else { return };
+        let Some(link) = self.links.get_mut(node) else { return };
         match std::mem::replace(&mut link.state, LinkState::Idle) {
             LinkState::Dialing(dial) => self.dial_next(node, dial.others, &format!("{}: {why}", dial.address)),
             LinkState::Expecting { .. } if link.crossings < MOST_CROSSINGS => {
@@ -497,7 +569,7 @@ impl Engine {
 
     /// An event of a link: of its handshake, or its frames.
     fn attend(&mut self, node: usize) {
-        let Some(link) = self.links.get_mut(&node) else { return };
+        let Some(link) = self.links.get_mut(node) else { return };
         match &mut link.state {
             LinkState::Ready(_) => {
                 self.send(node);
@@ -516,7 +588,7 @@ impl Engine {
     }
 
     fn dialled(&mut self, node: usize) {
-        let link = self.links.get_mut(&node).expect("it was attended to");
+        let link = self.links.get_mut(node).expect("it was attended to");
         let LinkState::Dialing(dial) = std::mem::replace(&mut link.state, LinkState::Idle) else { return };
         self.open(node, dial.socket);
     }
@@ -524,8 +596,11 @@ impl Engine {
     /// A proved connection to a node, which is registered with the kernel already.
     fn open(&mut self, node: usize, socket: TcpStream) {
         watch(&self.epoll, &socket, Token::Link(node), false);
+        if !self.watches_links {
+            let _ = epoll::delete(&self.epoll, &socket);
+        }
         let stream = Stream::new(socket, Serial::new(self.fresh_id()));
-        self.links.entry(node).or_insert_with(|| Link::new(node)).open(stream);
+        self.links.of(node).open(stream);
         self.ready.push(node);
         self.outside.extend(self.ring.is_some().then_some(Carrier::Link(node)));
         self.send(node);
@@ -623,7 +698,7 @@ impl Engine {
         if self.services.here > node {
             return false;
         }
-        match self.links.get_mut(&node) {
+        match self.links.get_mut(node) {
             Some(Link { state: LinkState::Dialing(_), .. }) => true,
             Some(Link { state: LinkState::Ready(_), has_refused, .. }) => !std::mem::replace(has_refused, true),
             _ => false,

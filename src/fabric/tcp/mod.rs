@@ -256,7 +256,13 @@ impl Shared {
                 progress if progress == Progress::Over as u32 => return,
                 progress if progress == Progress::Stolen as u32 => self.sleep_while_stolen(),
                 _ => {
-                    let limit = self.engine().next_limit();
+                    let mut engine = self.engine();
+                    if self.progress.load(Ordering::Relaxed) != Progress::Served as u32 {
+                        continue;
+                    }
+                    engine.watch_links();
+                    let limit = engine.next_limit();
+                    drop(engine);
                     let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
                     self.wait_for_events(left);
                     self.quiet_kick();
@@ -426,7 +432,11 @@ impl Await for TcpFabric {
         self.shared.asleep.fetch_add(1, Ordering::SeqCst);
         self.shared.steal();
         // From here on nobody else takes in what comes; what has come before is seen.
-        let has_changed = self.shared.engine().holds_other(at, seen);
+        let has_changed = {
+            let mut engine = self.shared.engine();
+            engine.watch_links();
+            engine.holds_other(at, seen)
+        };
         if !has_changed {
             self.shared.wait_for_events(timeout);
             self.shared.engine().wake_up();

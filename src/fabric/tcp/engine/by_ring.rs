@@ -123,7 +123,7 @@ impl Engine {
 
     fn ways(&self, carrier: Carrier) -> Option<(&Stream, &Outgoing)> {
         match carrier {
-            Carrier::Link(node) => match self.links.get(&node)? {
+            Carrier::Link(node) => match self.links.get(node)? {
                 Link { state: LinkState::Ready(stream), outgoing, .. } => Some((stream, outgoing)),
                 _ => None,
             },
@@ -133,7 +133,7 @@ impl Engine {
 
     fn ways_mut(&mut self, carrier: Carrier) -> Option<(&mut Stream, &mut Outgoing)> {
         match carrier {
-            Carrier::Link(node) => match self.links.get_mut(&node)? {
+            Carrier::Link(node) => match self.links.get_mut(node)? {
                 Link { state: LinkState::Ready(stream), outgoing, .. } => Some((stream, outgoing)),
                 _ => None,
             },
