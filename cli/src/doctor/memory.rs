@@ -1,6 +1,6 @@
 //! What a node's shared memory needs: that it can be had at all, that adapters may pin it, and its pages.
 
-use phalanx::Job;
+use phalanx::{BarrierError, Job, JobError};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::check::{Area, Check, Status};
@@ -17,31 +17,53 @@ pub fn checks(root: &Root, has_rdma: bool) -> Vec<Check> {
     vec![shared_memory(&meet()), memlock, huge_pages(root)]
 }
 
+/// Why ranks cannot meet here.
+#[derive(Debug)]
+enum Obstacle {
+    /// A variable of the environment means nothing, and would mean nothing to any rank.
+    Variable(&'static str, String),
+    /// The kernel does not give, or share, memory.
+    Memory(String),
+}
+
+impl From<JobError> for Obstacle {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Option { name, .. } => Self::Variable(name, error.to_string()),
+            _ => Self::Memory(error.to_string()),
+        }
+    }
+}
+
 /// Two ranks of this process meet in a segment: the library itself says whether it works here.
-fn meet() -> Result<usize, String> {
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let ranks = Job::threads(2).map_err(|error| text(&error))?;
-    let arrival = ranks[0].world().arrive().map_err(|error| text(&error))?;
-    ranks[1].world().barrier().map_err(|error| text(&error))?;
-    arrival.wait().map_err(|error| text(&error))?;
+fn meet() -> Result<usize, Obstacle> {
+    let ranks = Job::threads(2)?;
+    let barrier = |error: BarrierError| Obstacle::Memory(error.to_string());
+    let arrival = ranks[0].world().arrive().map_err(barrier)?;
+    ranks[1].world().barrier().map_err(barrier)?;
+    arrival.wait().map_err(barrier)?;
     Ok(ranks[0].segment_bytes())
 }
 
-fn shared_memory(met: &Result<usize, String>) -> Check {
+fn shared_memory(met: &Result<usize, Obstacle>) -> Check {
     let check = Check::new(Area::Memory, "shared_memory");
     match met {
         Ok(bytes) => check
             .fact("segment_bytes", *bytes)
+            .fact("error", None::<String>)
             .found(format!("two ranks have met in a segment of {}", size(*bytes as u64)))
             .meaning("Ranks of this machine meet in memory that vanishes with them."),
-        Err(error) => check
-            .fact("error", error.clone())
-            .status(Status::Missing)
-            .found(error)
+        Err(Obstacle::Variable(name, error)) => obstructed(check, error)
+            .meaning("Every rank that finds this in its environment refuses to start.")
+            .remedy(format!("unset {name}")),
+        Err(Obstacle::Memory(error)) => obstructed(check, error)
             .meaning("Phalanx needs a sealed memfd and cannot do without.")
-            .remedy("free some memory; in a container, allow memfd_create, mmap and futex in its seccomp profile")
-            .prevents(),
+            .remedy("free some memory; in a container, allow memfd_create, mmap and futex in its seccomp profile"),
     }
+}
+
+fn obstructed(check: Check, error: &str) -> Check {
+    check.fact("segment_bytes", None::<usize>).fact("error", error).status(Status::Missing).found(error).prevents()
 }
 
 fn memlock(limit: Rlimit, is_exempt: bool, has_rdma: bool) -> Check {
@@ -169,7 +191,7 @@ mod tests {
     fn ranks_meet_here_and_if_they_could_not_nothing_would_work() {
         let check = shared_memory(&meet());
         assert_eq!((check.status, check.prevents), (Status::Ok, false), "{:?}", check.found);
-        let check = shared_memory(&Err("no memory".to_owned()));
+        let check = shared_memory(&Err(Obstacle::Memory("no memory".to_owned())));
         assert_eq!((check.status, check.prevents), (Status::Missing, true));
     }
 

@@ -171,14 +171,19 @@ fn of_modules(root: &Root, devices: &[Device]) -> Check {
             .meaning("Without ib_uverbs no process can use an RDMA device, and nodes are joined by TCP.")
             .remedy("sudo modprobe ib_uverbs");
     }
-    if devices.is_empty() && state("rdma_rxe") != "absent" && state("rdma_rxe") != "unknown" {
+    if devices.is_empty() && matches!(state("rdma_rxe"), "loaded" | "available") {
         return check
             .status(Status::Note)
             .meaning("RDMA in software (soft-RoCE) can be had from this kernel, to try Phalanx's RDMA with.")
             .remedy("sudo modprobe rdma_rxe && sudo rdma link add rxe0 type rxe netdev INTERFACE");
     }
     if devices.is_empty() {
-        let meaning = "This kernel offers no soft-RoCE; to try RDMA here takes a virtual machine with its own kernel.";
+        let meaning = match state("rdma_rxe") {
+            "absent" => {
+                "This kernel offers no soft-RoCE; to try RDMA here takes a virtual machine with its own kernel."
+            }
+            _ => "Whether this kernel offers soft-RoCE is not known: its modules are not to be seen.",
+        };
         return check.status(Status::Note).meaning(meaning).folded();
     }
     check.meaning("Processes can use the devices.")

@@ -44,7 +44,7 @@ fn summary(checks: &[Check], paint: Paint) -> String {
     let worst = [Status::Missing, Status::Warning, Status::Note].into_iter().find(|status| !names(*status).is_empty());
     match worst {
         None => format!("{verdict} Nothing to mend."),
-        Some(Status::Note) => format!("{verdict} Nothing to mend; good to know: {}.", names(Status::Note)),
+        Some(Status::Note) => format!("{verdict} Good to know: {}.", names(Status::Note)),
         Some(worst) => format!("{verdict} To mend ({}): {}.", worst.name(), names(worst)),
     }
 }
