@@ -78,6 +78,12 @@ fn joined<S: serde::Serializer>(found: &[String], serializer: S) -> Result<S::Ok
     serializer.serialize_str(&found.join("; "))
 }
 
+/// A limit in words: `8 MiB`, or `1024, can be raised to 4096`.
+pub fn limit(soft: Option<u64>, hard: Option<u64>, text: impl Fn(u64) -> String) -> String {
+    let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), &text);
+    if soft == hard { text(soft) } else { format!("{}, can be raised to {}", text(soft), text(hard)) }
+}
+
 impl Check {
     pub fn new(area: Area, name: &'static str) -> Self {
         Self {

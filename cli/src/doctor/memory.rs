@@ -3,7 +3,7 @@
 use phalanx::{BarrierError, Job, JobError};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
-use super::check::{Area, Check, Status};
+use super::check::{self, Area, Check, Status};
 use super::root::Root;
 
 const HUGE: &str = "sys/kernel/mm/transparent_hugepage";
@@ -71,16 +71,15 @@ fn memlock(limit: Rlimit, is_exempt: bool, has_rdma: bool) -> Check {
         .fact("soft_bytes", limit.current)
         .fact("hard_bytes", limit.maximum)
         .fact("exempt", is_exempt);
-    let soft = limit.current.map_or_else(|| "unlimited".to_owned(), size);
+    let found = check::limit(limit.current, limit.maximum, size);
     if is_exempt || limit.current.is_none_or(|bytes| bytes >= PINNED_BYTES) {
         let why = if is_exempt { ", which does not bind this user (CAP_IPC_LOCK)" } else { "" };
-        return check.found(format!("{soft}{why}")).meaning("RDMA adapters can pin as much memory as Phalanx needs.");
+        return check.found(format!("{found}{why}")).meaning("RDMA adapters can pin as much memory as Phalanx needs.");
     }
     let can_be_raised = limit.maximum.is_none_or(|bytes| bytes >= PINNED_BYTES);
-    let hard = limit.maximum.map_or_else(|| "unlimited".to_owned(), size);
     check
         .status(if has_rdma { Status::Warning } else { Status::Note })
-        .found(format!("{soft}, can be raised to {hard}"))
+        .found(found)
         .meaning(format!(
             "RDMA adapters pin the segment and the queues: a large job needs up to {} a rank. TCP needs none.",
             size(PINNED_BYTES)

@@ -6,7 +6,7 @@ use phalanx::interfaces::{self, Interface};
 use rustix::process::{Resource, Rlimit, getrlimit};
 use serde_json::{Value, json};
 
-use super::check::{Area, Check, Status};
+use super::check::{self, Area, Check, Status};
 
 /// Rank 0 of a thousand ranks has a socket for each while they find each other.
 const OPEN_FILES: u64 = 4096;
@@ -103,11 +103,10 @@ fn to_json(interface: &Interface) -> Value {
 }
 
 fn open_files(limit: Rlimit) -> Check {
-    let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |files| files.to_string());
     let check = Check::new(Area::Network, "open_files")
         .fact("soft", limit.current)
         .fact("hard", limit.maximum)
-        .found(format!("{}, can be raised to {}", text(limit.current), text(limit.maximum)));
+        .found(check::limit(limit.current, limit.maximum, |files| files.to_string()));
     let is_enough = |limit: Option<u64>| limit.is_none_or(|files| files >= OPEN_FILES);
     if is_enough(limit.current) {
         return check.meaning("Enough sockets for the largest job.");
