@@ -55,6 +55,11 @@ impl Clock {
         (self.source as u64, self.ns_per_tick.to_bits(), self.origin)
     }
 
+    /// Where its ticks come from.
+    pub fn source(&self) -> ClockSource {
+        self.source
+    }
+
     /// The reading now, in ticks.
     #[inline]
     pub fn now(&self) -> u64 {

@@ -2,6 +2,7 @@
 //! live in a module of its own name, which takes its parsed options and answers with the process's exit status.
 
 mod bench;
+mod doctor;
 mod progress;
 mod run;
 
@@ -13,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   phalanx run -n 4 -- ./solver input.toml     four ranks of a program on this machine
   phalanx bench barrier                       how fast this machine's ranks meet
+  phalanx doctor                              what this machine offers, and what to mend
   phalanx help run                            every option of the launcher
 ";
 
@@ -28,6 +30,7 @@ struct CommandLine {
 enum Task {
     Run(run::Options),
     Bench(bench::Options),
+    Doctor(doctor::Options),
     /// A rank of a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::turn::RANK_COMMAND, hide = true)]
     BenchRank {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     match CommandLine::parse().task {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
+        Task::Doctor(options) => doctor::main(&options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
         Task::BenchSweep { directory } => {
