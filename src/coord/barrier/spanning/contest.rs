@@ -19,7 +19,7 @@
 //!
 //! # Deciding
 //!
-//! From then on it is as in a tree ([`super::super::tree`]): the member marks its own word as withdrawn and then counts
+//! From then on it is as in a tree (`tree.rs`): the member marks its own word as withdrawn and then counts
 //! itself in the decision word. Whoever finds the contest (members of closed nodes, members that come back, and members
 //! that wait for long) reads the decision word, then all members' own words, and if all stand swaps the decision word.
 //! A withdrawal in between has changed it and makes the swap fail. So a barrier is decided, or a withdrawal is counted,

@@ -22,7 +22,7 @@
 //! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
 //! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
 
-mod contest;
+pub mod contest;
 pub mod layout;
 pub mod schedule;
 
