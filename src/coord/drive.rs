@@ -25,7 +25,7 @@ const THOROUGH_AFTER: Duration = Duration::from_micros(5);
 /// The longest time between two such looks.
 const THOROUGH_AT_LEAST_EVERY: Duration = Duration::from_micros(50);
 /// How long a spinning rank leaves the fabric alone between two looks.
-const BETWEEN_REMOTE_LOOKS: Duration = Duration::from_nanos(300);
+const BETWEEN_REMOTE_LOOKS: Duration = Duration::from_nanos(100);
 /// After this long a wait across nodes suspects that a message was lost or a process is held up; see
 /// [`Spanning::repair`].
 const REPAIR_AFTER: Duration = Duration::from_millis(2);
@@ -259,8 +259,8 @@ impl Driver {
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
-        // Turns are counted instead of timed, where they are all alike.
-        let turns = if B::IS_REMOTE { 0 } else { self.polls() };
+        // Turns are counted instead of timed, where they are all alike; the first look at another node is what tells it.
+        let turns = if B::IS_REMOTE { 1 } else { self.polls() };
         for turn in 0..turns {
             if turn > 0 {
                 spin_hint();
