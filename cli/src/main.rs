@@ -4,6 +4,7 @@
 mod bench;
 mod progress;
 mod run;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   phalanx run -n 4 -- ./solver input.toml     four ranks of a program on this machine
   phalanx bench barrier                       how fast this machine's ranks meet
+  phalanx simulate barrier --nodes 65536      what they would cost between so many nodes
   phalanx help run                            every option of the launcher
 ";
 
@@ -28,6 +30,7 @@ struct CommandLine {
 enum Task {
     Run(run::Options),
     Bench(bench::Options),
+    Simulate(simulate::Options),
     /// A rank of a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::turn::RANK_COMMAND, hide = true)]
     BenchRank {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     match CommandLine::parse().task {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
+        Task::Simulate(options) => simulate::main(options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchSweep { directory } => {
             phalanx_bench::compare::sweep(&directory);
