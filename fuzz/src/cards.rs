@@ -18,9 +18,9 @@ fn any_card(random: &mut Seeded) -> RankCard {
     let address = |random: &mut Seeded| {
         let ip = match random.below(2) {
             0 => IpAddr::from(Ipv4Addr::from_bits(random.number() as u32)),
-            _ => IpAddr::from(Ipv6Addr::from([byte(random); 16]).to_canonical()),
+            _ => Ipv6Addr::from([byte(random); 16]).to_canonical(),
         };
-        SocketAddr::new(ip.to_canonical(), port)
+        SocketAddr::new(ip, port)
     };
     let mut mask = CpuSet::from_words([0; 16]);
     (0..random.below(9)).for_each(|_| mask.insert(random.below(1024)));

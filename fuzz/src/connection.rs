@@ -185,13 +185,15 @@ fn misbehave(random: &mut Seeded, stream: &mut TcpStream) {
     let is_flood = random.below(4) == 0;
     if is_flood {
         let read = Frame::Request { tag: 1, request: Request::Read { at: WordAt(FIRST) } }.encode();
-        sent = read.repeat(2000);
+        // The greater one is more than the kernel buffers on both ways.
+        sent = read.repeat([2000, 500_000][random.below(2)]);
     } else if random.below(4) == 0 {
         sent = bytes(random);
     }
     // A victim that does not read any more must not hold this up.
     let _ = stream.set_write_timeout(Some(Duration::from_millis(20)));
-    for piece in pieces(random, &sent) {
+    let parts = if is_flood { vec![&sent[..]] } else { pieces(random, &sent) };
+    for piece in parts {
         if stream.write_all(piece).is_err() {
             break;
         }
