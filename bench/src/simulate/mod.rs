@@ -2,7 +2,7 @@
 //!
 //! A [`Scenario`] says how many nodes, what messages cost and what goes wrong; [`Scenario::run`] has every rank's
 //! [`Spanning`](phalanx::coord::barrier::spanning::Spanning), unchanged, pass its barriers in one thread and in virtual
-//! time ([`meeting`]), and checks at every passing that nobody was early. [`study`] tries radixes and sizes; [`page`]
+//! time (`meeting.rs`), and checks at every passing that nobody was early. [`study`] tries radixes and sizes; [`page`]
 //! and [`svg`] show what came out.
 //!
 //! A run is a function of its scenario. So whatever fails, by an invariant or by a panic, names the one command that

@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use phalanx::clock::Clock;
 use phalanx::fabric::sim::Costs;
 use phalanx_bench::rank::RankTask;
-use phalanx_bench::samples;
 use phalanx_bench::simulate::Scenario;
 use phalanx_bench::workload::{ArrivalPattern, Workload};
+use phalanx_bench::{figures, samples};
 
 const SIZES: [usize; 4] = [2, 4, 8, 16];
 const RADIX: usize = 2;
@@ -67,9 +67,10 @@ fn measure(nodes: usize, round: usize) -> f64 {
         .expect("the command starts");
     assert!(output.status.success(), "{nodes} nodes: {output:?}");
     let record = samples::read_all(&directory.0, nodes).expect("each rank leaves its record");
-    let first = record.iter().map(|rank| rank[0].enter).min().expect("ranks");
-    let last = record.iter().map(|rank| rank[BARRIERS - 1].exit).max().expect("ranks");
-    (last - first) as f64 * ns_per_tick / BARRIERS as f64
+    // The median over barriers, from one's last exit to the next one's: a mean would be of whoever else the CPUs serve.
+    let last_exit = |barrier: usize| record.iter().map(|rank| rank[barrier].exit).max().expect("ranks");
+    let period = |barrier| last_exit(barrier).saturating_sub(last_exit(barrier - 1)) as f64;
+    figures::median_of((1..BARRIERS).map(period)) * ns_per_tick
 }
 
 /// The simulator's two parameters, in nanoseconds.
@@ -135,6 +136,7 @@ impl Fit {
 /// Sound: every size was measured, and what was fitted is finite and better than where it began.
 #[test]
 fn the_simulator_is_fitted_to_the_real_barrier_and_its_error_reported() {
+    let _alone = crate::alone();
     // Sizes take turns, so that a machine that is busy for a while does not spoil one of them.
     let rounds: Vec<Vec<f64>> = (0..ROUNDS).map(|round| SIZES.map(|nodes| measure(nodes, round)).to_vec()).collect();
     // Of each the least: what others do on this machine only adds.
