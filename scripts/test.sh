@@ -3,9 +3,9 @@
 #
 # Works on a fresh Debian or Ubuntu with rustup. Every step runs, also after one that failed, so that one run shows
 # all there is to mend; the exit status is 1 if any failed. `--quick` is the plain test suite in the debug profile;
-# without it follow documentation tests, the stress tests in release, the loom and shuttle models, criterion's benches
-# as tests, the examples, the command itself, RDMA on soft-RoCE (in a guest where the kernel has none), the check of
-# the verbs' declarations, and the time of a clean release build.
+# without it follow documentation tests, the stress tests in release, the loom and shuttle models, the fuzzer for a
+# moment, criterion's benches as tests, the examples, the command itself, RDMA on soft-RoCE (in a guest where the kernel
+# has none), the layout of the verbs' declarations, and the time of a clean release build.
 #
 # The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A step that is no test runner
 # counts as one, and a step that fails without a failed test (it did not compile, say) as one failure.
@@ -207,6 +207,7 @@ if [ $quick = no ]; then
         -- --include-ignored
     model loom
     model shuttle
+    step 'fuzz, some seconds' cargo run --locked -q --release -p phalanx-fuzz -- --seconds 14
     criterion_smoke
     step 'examples, build' cargo build --locked --release -p phalanx -p phalanx-cli --examples --bins
     examples

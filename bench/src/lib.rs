@@ -16,5 +16,6 @@ pub mod rank;
 pub mod report;
 pub mod rivals;
 pub mod samples;
+pub mod simulate;
 pub mod turn;
 pub mod workload;

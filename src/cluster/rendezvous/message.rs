@@ -9,6 +9,7 @@
 
 /// The most bytes that a rank may bring to a round.
 pub const MOST_BLOB_BYTES: usize = 8192;
+/// The size of a head.
 pub const HEAD_BYTES: usize = 16;
 
 /// What a frame is.
@@ -31,8 +32,11 @@ const KINDS: [Kind; 5] = [Kind::Blob, Kind::WhoIsMissing, Kind::Table, Kind::Mis
 /// A frame's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// What follows.
     pub kind: Kind,
+    /// The bytes of the payload, as the sender says.
     pub length: usize,
+    /// Counted from 1.
     pub round: u64,
 }
 

@@ -25,7 +25,7 @@
 
 mod client;
 mod error;
-mod message;
+pub mod message;
 mod peer;
 mod round;
 mod server;
