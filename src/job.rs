@@ -90,7 +90,7 @@ impl JobOptions {
         self
     }
 
-    /// To how many nodes less one each node sends in a round of a barrier between nodes (`PHALANX_RADIX`, 2 to 64;
+    /// One more than the nodes to which each node sends in a round of a barrier between nodes (`PHALANX_RADIX`, 2 to 64;
     /// default: chosen by what a message costs). Rank 0 decides.
     #[must_use]
     pub fn radix(mut self, radix: usize) -> Self {
@@ -98,8 +98,8 @@ impl JobOptions {
         self
     }
 
-    /// What joins the nodes of a job that has several (`PHALANX_FABRIC`; default: the best that there is). All ranks must
-    /// name the same.
+    /// What joins the nodes of a job that has several (`PHALANX_FABRIC`; default: RDMA between nodes that have devices,
+    /// TCP between others). All ranks must name the same.
     #[must_use]
     pub fn fabric(mut self, fabric: FabricChoice) -> Self {
         self.fabric = Some(fabric);
@@ -244,7 +244,7 @@ impl Job {
         membership.network.as_ref().filter(|_| self.nodes() > 1).map_or(FabricKind::Shm, |way| way.kind_of(other))
     }
 
-    /// To how many nodes less one each node sends in a round of the world's barrier; `None` in a job of one node.
+    /// One more than the nodes to which each node sends in a round of the world's barrier; `None` in a job of one node.
     pub fn radix(&self) -> Option<usize> {
         let nodes = self.nodes();
         (nodes > 1).then(|| self.world.membership().radix_for(nodes))

@@ -29,7 +29,7 @@
 //!     /          \
 //!  coord/      cluster/      the primitives          how ranks find each other
 //!     \          /
-//!       fabric/              the contract, and what fulfils it: shared memory, the simulator
+//!       fabric/              the contract, and what fulfils it: shared memory, TCP, RDMA, the simulator
 //!   sync.rs clock.rs machine.rs interfaces.rs handshake.rs    atomics, time, CPUs, networks, who may connect
 //!   testing/                                with the feature `testing`: what every fabric must pass
 //! ```

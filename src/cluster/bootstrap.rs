@@ -1,13 +1,13 @@
 //! Passing the segment's descriptor to the job's ranks, and to nobody else.
 //!
-//! Rank 0 makes the segment and serves an abstract UNIX socket from a thread that sleeps; every other rank connects,
-//! says who it is, and gets the descriptor (`SCM_RIGHTS`) or a refusal with its reason. Both ends first ask the kernel
-//! for the other's user: a process of another user gets no word. Then the job's key must match, so that a rank of
-//! another job of the same user is told so. The thread serves until the job is dropped, so that a late duplicate gets
-//! an answer instead of a refused connection.
+//! Rank 0 (in a job across nodes: the first rank of each node) makes the segment and serves an abstract UNIX socket from
+//! a thread that sleeps; every other rank of the node connects, says who it is, and gets the descriptor (`SCM_RIGHTS`)
+//! or a refusal with its reason. Both ends first ask the kernel for the other's user: a process of another user gets no
+//! word. Then the job's key must match, so that a rank of another job of the same user is told so. The thread serves
+//! until the job is dropped, so that a late duplicate gets an answer instead of a refused connection.
 //!
-//! Messages are whole packets of fixed size (`SOCK_SEQPACKET`); docs/design.md has their tables. A peer that sends
-//! garbage is answered once and dropped; one that sends nothing is dropped after a second and delays nobody meanwhile.
+//! Messages are whole packets of fixed size (`SOCK_SEQPACKET`), with their tables below. A peer that sends garbage is
+//! answered once and dropped; one that sends nothing is dropped after a second and delays nobody meanwhile.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

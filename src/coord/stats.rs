@@ -1,8 +1,8 @@
 //! Attribution: who came last, who waited how long, who is missing, read from the members' own words.
 //!
 //! Anybody who maps the segment can read them at any time, and other nodes by one-sided reads, also while every member
-//! is stuck. Each word is written by
-//! one member, so a reading is exact for each member and a few nanoseconds apart between members.
+//! is stuck. Each word is written by one member, so a reading is exact for each member and a few nanoseconds (between
+//! nodes: a round trip) apart between members.
 
 use super::barrier::arrivals_in;
 use super::barrier::layout::{GroupLayout, parity};

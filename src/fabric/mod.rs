@@ -52,8 +52,9 @@
 //! Primitives take `&impl Memory` and `&impl Fabric` and never block. Only drivers ([`crate::coord::drive`]) take
 //! `&impl Park` and sleep.
 //!
-//! Implementations: [`shm`] is a node's shared memory. [`sim`] is a node in one thread under a seeded scheduler, for
-//! tests that must replay. Model checkers use `model`.
+//! Implementations: [`shm`] is a node's shared memory. [`tcp`] and [`rdma`] join nodes, and [`network`] is what a job
+//! uses: both together. [`sim`] is a node, or a network of nodes, in one thread under a seeded scheduler, for tests that
+//! must replay. Model checkers use `model`.
 
 #[cfg(model)]
 pub mod model;

@@ -15,7 +15,7 @@
 //! ```text
 //!              progress()                        nobody polled for STEAL_LASTS, or hand_over()
 //!   Served ─────────────────▶ Stolen ────────────────────────────────────────────────────▶ Served
-//!   thread in epoll_wait      thread asleep on the word `progress`
+//!   thread in epoll_wait      thread asleep on the word `nap`
 //! ```
 //!
 //! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from.
