@@ -149,6 +149,8 @@ pub struct EnvironmentOptions {
     pub bootstrap_timeout: Option<Duration>,
     /// `PHALANX_RADIX`.
     pub radix: Option<usize>,
+    /// `PHALANX_TCP_ENGINE`.
+    pub tcp_engine: Option<String>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -279,6 +281,7 @@ impl Environment {
             wait: text("PHALANX_WAIT"),
             bootstrap_timeout: timeout_ms.map(|ms| Duration::from_millis(ms as u64)),
             radix: self.number("PHALANX_RADIX")?,
+            tcp_engine: text("PHALANX_TCP_ENGINE"),
         })
     }
 

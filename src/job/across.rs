@@ -28,7 +28,7 @@ use crate::error::{BootstrapError, JobError};
 use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
 use crate::fabric::shm::Segment;
-use crate::fabric::tcp::{Peer, Services, TcpFabric};
+use crate::fabric::tcp::{Peer, Services, TcpEngine, TcpFabric};
 use crate::fabric::{Fabric, Topology, WordAt};
 use crate::group::{Abroad, AlgorithmChoice, Group};
 use crate::interfaces;
@@ -57,7 +57,8 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let own = NodeCard { arena_units: segment.layout().arena_units() };
     let brought = gather(&if place.is_agent() { own.encode() } else { Vec::new() })?;
     let layouts = place.layouts(&brought)?;
-    let network = place.connect(identity, &cards, &layouts, &segment, listener)?;
+    let engine = options.tcp_engine.unwrap_or_default();
+    let network = place.connect(identity, &cards, &layouts, &segment, listener, engine)?;
 
     let costs = if rank == 0 { measure(&network) } else { ASSUMED };
     let exchange = place.agree(&gather(&encode_exchange(&Exchange { radix: options.radix, costs }))?)?;
@@ -221,6 +222,7 @@ impl Place {
         layouts: &[NodeLayout],
         segment: &Arc<Segment>,
         listener: TcpListener,
+        engine: TcpEngine,
     ) -> Result<Arc<Network>, JobError> {
         let peer = |node: usize| {
             let agent = self.topology.ranks_of(node)[0];
@@ -230,7 +232,7 @@ impl Place {
         let services = Services { rank: self.rank, size: identity.size, here: self.here(), key: identity.key.clone() };
         let memory: Arc<Segment> = Arc::clone(segment);
         let listener = self.is_agent().then_some(listener);
-        let tcp = TcpFabric::new(services, memory, peers, listener);
+        let tcp = TcpFabric::with_engine(services, memory, peers, listener, engine);
         Ok(Arc::new(Network::new(tcp.map_err(system(self.rank, "join the nodes by TCP"))?)))
     }
 

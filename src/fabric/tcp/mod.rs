@@ -76,6 +76,15 @@ impl TcpEngine {
         }
     }
 
+    /// Whether this kernel lets this process have it.
+    ///
+    /// # Errors
+    ///
+    /// Why not, and what helps.
+    pub fn probe(self) -> std::io::Result<()> {
+        self.ring(1).map(drop).map_err(std::io::Error::other)
+    }
+
     /// A ring, if there is to be one.
     fn ring(self, nodes: usize) -> Result<Option<Ring>, RingError> {
         match self {

@@ -1,4 +1,4 @@
-//! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused.
+//! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each engine.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::{Peer, Services, TcpFabric};
+use super::{Peer, Services, TcpEngine, TcpFabric};
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
-use crate::fabric::{Await, Fabric, Memory, OperationError, PostError, Ticket, WordAt};
+use crate::fabric::{Await, Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use crate::handshake::Key;
 use crate::sync::Ordering;
 
@@ -43,14 +43,14 @@ fn peers_of(listeners: &[TcpListener], words: usize) -> Vec<Peer> {
     listeners.iter().enumerate().map(peer).collect()
 }
 
-fn nodes(count: usize) -> Vec<Node> {
+fn nodes(count: usize, engine: TcpEngine) -> Vec<Node> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| listener()).collect();
     let memories: Vec<Arc<Segment>> = (0..count).map(|_| segment()).collect();
     let peers = peers_of(&listeners, memories[0].words());
     let node = |(here, (listener, memory)): (usize, (TcpListener, Arc<Segment>))| {
         let served: Arc<Segment> = Arc::clone(&memory);
-        let fabric =
-            TcpFabric::new(services(here, count, here), served, peers.clone(), Some(listener)).expect("a fabric");
+        let fabric = TcpFabric::with_engine(services(here, count, here), served, peers.clone(), Some(listener), engine)
+            .expect("a fabric");
         Node { fabric, memory }
     };
     listeners.into_iter().zip(memories).enumerate().map(node).collect()
@@ -67,19 +67,52 @@ fn value(fabric: &TcpFabric, ticket: Ticket) -> Result<u64, OperationError> {
     }
 }
 
-#[test]
-fn a_node_that_computes_is_served_by_its_thread() {
-    let nodes = nodes(2);
+/// The engines of this machine.
+fn engines() -> Vec<TcpEngine> {
+    match TcpEngine::IoUring.probe() {
+        Ok(()) => vec![TcpEngine::Sockets, TcpEngine::IoUring],
+        Err(error) => {
+            println!("not run: {error}");
+            vec![TcpEngine::Sockets]
+        }
+    }
+}
+
+macro_rules! by_each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod by_each_engine {
+            $(#[test]
+            fn $test() {
+                super::engines().into_iter().for_each(super::$test);
+            })*
+        }
+    };
+}
+
+by_each_engine!(
+    a_node_that_computes_is_served_by_its_thread,
+    both_may_dial_at_once,
+    a_waiter_that_sleeps_is_woken_by_what_comes_in,
+    a_guest_asks_and_is_answered,
+    what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail,
+    garbage_after_a_handshake_ends_that_connection_only,
+    threads_that_poll_by_turns_lose_nothing,
+    a_fan_out_leaves_when_it_is_flushed,
+    what_nobody_reads_waits_and_comes_whole,
+    a_ring_that_breaks_loses_nothing,
+);
+
+fn a_node_that_computes_is_served_by_its_thread(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     nodes[0].fabric.write(1, AT, 7).expect("room");
     let old = nodes[0].fabric.fetch_add(1, AT, 3).expect("room");
     assert_eq!(value(&nodes[0].fabric, old), Ok(7));
     assert_eq!(nodes[1].memory.word(AT).load(Ordering::Acquire), 10);
 }
 
-#[test]
-fn both_may_dial_at_once() {
+fn both_may_dial_at_once(engine: TcpEngine) {
     for _ in 0..50 {
-        let nodes = nodes(2);
+        let nodes = nodes(2, engine);
         let tickets: Vec<Ticket> = (0..2).map(|me| nodes[me].fabric.fetch_add(1 - me, AT, 1).expect("room")).collect();
         for (me, ticket) in tickets.into_iter().enumerate() {
             assert_eq!(value(&nodes[me].fabric, ticket), Ok(0));
@@ -88,9 +121,8 @@ fn both_may_dial_at_once() {
     }
 }
 
-#[test]
-fn a_waiter_that_sleeps_is_woken_by_what_comes_in() {
-    let nodes = nodes(2);
+fn a_waiter_that_sleeps_is_woken_by_what_comes_in(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
             while nodes[1].memory.word(AT).load(Ordering::Acquire) == 0 {
@@ -103,21 +135,19 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in() {
     });
 }
 
-#[test]
-fn a_guest_asks_and_is_answered() {
-    let nodes = nodes(2);
+fn a_guest_asks_and_is_answered(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     let peers = nodes[0].fabric.shared.peers.to_vec();
     // Rank 2 lives on node 0 and speaks for nobody; its size is the others'.
-    let guest = TcpFabric::new(services(1, 2, 0), segment(), peers, None).expect("a fabric");
+    let guest = TcpFabric::with_engine(services(1, 2, 0), segment(), peers, None, engine).expect("a fabric");
     let ticket = guest.fetch_add(1, AT, 5).expect("room");
     // Rank 1 is node 1's own: it cannot be a link of another process too.
     assert_eq!(value(&guest, ticket), Ok(0));
     assert!(!guest.sleep(AT, 0, None), "nothing comes in by a guest's connections");
 }
 
-#[test]
-fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail() {
-    let mut nodes = nodes(2);
+fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail(engine: TcpEngine) {
+    let mut nodes = nodes(2, engine);
     let ticket = nodes[0].fabric.read(1, AT).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
     // The other end's thread holds still while its lock is held.
@@ -142,9 +172,8 @@ fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail() {
     }
 }
 
-#[test]
-fn garbage_after_a_handshake_ends_that_connection_only() {
-    let nodes = nodes(2);
+fn garbage_after_a_handshake_ends_that_connection_only(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     let ticket = nodes[0].fabric.read(1, AT).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
     let address = nodes[1].fabric.shared.peers[1].addresses[0];
@@ -158,4 +187,101 @@ fn garbage_after_a_handshake_ends_that_connection_only() {
     let ticket = nodes[0].fabric.fetch_add(1, AT, 1).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
     assert_eq!(nodes[0].fabric.incarnation(1), 1);
+}
+
+/// A ring has one owner: what it, other threads and the background thread take in must still be one stream.
+fn threads_that_poll_by_turns_lose_nothing(engine: TcpEngine) {
+    const EACH: u64 = 40;
+    let nodes = nodes(2, engine);
+    for turn in 0..30 {
+        let ask = || {
+            for step in 0..EACH {
+                let ticket = nodes[0].fabric.fetch_add(1, AT, 1).expect("room");
+                assert_eq!(value(&nodes[0].fabric, ticket), Ok(turn * EACH + step));
+                if step % 7 == turn % 7 {
+                    nodes[step as usize % 2].fabric.hand_over();
+                }
+                if step % 3 == 0 {
+                    nodes[1].fabric.progress();
+                }
+            }
+        };
+        // Every other time the first thread asks, to which the ring belongs.
+        match turn % 2 {
+            0 => ask(),
+            _ => std::thread::scope(|scope| scope.spawn(ask).join().expect("no panic")),
+        }
+    }
+    assert_eq!((nodes[0].fabric.incarnation(1), nodes[1].fabric.incarnation(0)), (1, 1));
+}
+
+fn await_word(node: &Node, expected: u64) {
+    let start = Instant::now();
+    while node.memory.word(AT).load(Ordering::Acquire) != expected {
+        assert!(start.elapsed() < PATIENCE, "{} instead of {expected}", node.memory.word(AT).load(Ordering::Acquire));
+        std::thread::yield_now();
+    }
+}
+
+/// Without anybody polling.
+fn a_fan_out_leaves_when_it_is_flushed(engine: TcpEngine) {
+    let nodes = nodes(4, engine);
+    for node in 1..4 {
+        let ticket = nodes[0].fabric.read(node, AT).expect("room");
+        assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
+    }
+    for step in 1..20 {
+        for node in 1..4 {
+            for half in [step, step << 32] {
+                let request = Request::Write { at: AT, value: half };
+                nodes[0].fabric.post_more(node, &[request], &mut Vec::new()).expect("room");
+            }
+        }
+        nodes[0].fabric.flush();
+        nodes[1..].iter().for_each(|node| await_word(node, step << 32));
+    }
+}
+
+fn what_nobody_reads_waits_and_comes_whole(engine: TcpEngine) {
+    let nodes = nodes(3, engine);
+    for node in 1..3 {
+        let ticket = nodes[0].fabric.read(node, AT).expect("room");
+        assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
+    }
+    let mut posted = [0; 2];
+    {
+        let _held = (nodes[1].fabric.shared.engine(), nodes[2].fabric.shared.engine());
+        let mut is_full = [false; 2];
+        while is_full != [true; 2] {
+            for node in 1..3 {
+                let batch: Vec<Request> =
+                    (1..=32).map(|more| Request::Write { at: AT, value: posted[node - 1] + more }).collect();
+                match nodes[0].fabric.post_more(node, &batch, &mut Vec::new()) {
+                    Ok(()) => posted[node - 1] += 32,
+                    Err(error) => is_full[node - 1] = matches!(error, PostError::Full { .. }),
+                }
+            }
+            nodes[0].fabric.flush();
+        }
+    }
+    for node in 1..3 {
+        let start = Instant::now();
+        while nodes[node].memory.word(AT).load(Ordering::Acquire) != posted[node - 1] {
+            assert!(start.elapsed() < PATIENCE, "the last of {} writes", posted[node - 1]);
+            nodes[0].fabric.progress();
+        }
+    }
+    assert_eq!(nodes[0].fabric.incarnation(1), 1);
+}
+
+fn a_ring_that_breaks_loses_nothing(engine: TcpEngine) {
+    let nodes = nodes(3, engine);
+    for step in 0..100 {
+        if step == 50 {
+            nodes[0].fabric.shared.engine().break_ring();
+        }
+        let tickets = [1, 2].map(|node| nodes[0].fabric.fetch_add(node, AT, 1).expect("room"));
+        tickets.into_iter().for_each(|ticket| assert_eq!(value(&nodes[0].fabric, ticket), Ok(step)));
+    }
+    assert_eq!((nodes[0].fabric.incarnation(1), nodes[0].fabric.incarnation(2)), (1, 1));
 }

@@ -285,6 +285,12 @@ impl Ring {
         }
     }
 
+    /// What a kernel that refuses to go on does.
+    #[cfg(test)]
+    pub fn break_down(&mut self) {
+        self.is_broken = true;
+    }
+
     /// What has happened, in order.
     pub fn next(&mut self) -> Option<Completion> {
         self.done.pop_front()

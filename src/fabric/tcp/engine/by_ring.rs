@@ -57,6 +57,12 @@ impl Engine {
         self.send_unsent();
     }
 
+    /// What a kernel that refuses to go on does.
+    #[cfg(test)]
+    pub fn break_ring(&mut self) {
+        self.ring.iter_mut().for_each(|ring| ring.break_down());
+    }
+
     /// Sends what has gathered by sockets.
     pub(super) fn send_unsent(&mut self) {
         while let Some(carrier) = self.unsent.pop() {
