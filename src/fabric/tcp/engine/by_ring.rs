@@ -124,6 +124,9 @@ impl Engine {
         while let Some(completion) = ring.next() {
             self.handle_completion(ring, completion);
         }
+        if exchanged.is_err() {
+            self.unsent.extend(unsent);
+        }
         exchanged
     }
 
