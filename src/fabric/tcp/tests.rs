@@ -257,6 +257,8 @@ fn a_fan_out_leaves_when_it_is_flushed(engine: TcpEngine) {
 }
 
 fn what_nobody_reads_waits_and_comes_whole(engine: TcpEngine) {
+    const WORDS: u64 = 4096;
+    let word_of = |value: u64| AT.plus(usize::try_from(value % WORDS).expect("small"));
     let nodes = nodes(3, engine);
     for node in 1..3 {
         let ticket = nodes[0].fabric.read(node, AT).expect("room");
@@ -271,7 +273,8 @@ fn what_nobody_reads_waits_and_comes_whole(engine: TcpEngine) {
             for node in 1..3 {
                 // As much as may wait, so that the kernel takes a part of it in the end.
                 loop {
-                    let write = |more| Request::Write { at: AT, value: posted[node - 1] + more };
+                    let value = |more| posted[node - 1] + more;
+                    let write = |more| Request::Write { at: word_of(value(more)), value: value(more) };
                     let batch: Vec<Request> = (1..=64).map(write).collect();
                     match nodes[0].fabric.post_more(node, &batch, &mut Vec::new()) {
                         Ok(()) => (posted[node - 1], is_full) = (posted[node - 1] + 64, false),
@@ -284,10 +287,14 @@ fn what_nobody_reads_waits_and_comes_whole(engine: TcpEngine) {
         }
     }
     for node in 1..3 {
-        let start = Instant::now();
-        while nodes[node].memory.word(AT).load(Ordering::Acquire) != posted[node - 1] {
-            assert!(start.elapsed() < PATIENCE, "the last of {} writes", posted[node - 1]);
+        let (start, last) = (Instant::now(), posted[node - 1]);
+        while nodes[node].memory.word(word_of(last)).load(Ordering::Acquire) != last {
+            assert!(start.elapsed() < PATIENCE, "the last of {last} writes");
             nodes[0].fabric.progress();
+        }
+        assert!(last > WORDS);
+        for value in last - WORDS + 1..=last {
+            assert_eq!(nodes[node].memory.word(word_of(value)).load(Ordering::Relaxed), value);
         }
     }
     assert_eq!(nodes[0].fabric.incarnation(1), 1);
