@@ -1,6 +1,6 @@
 //! Passing the segment's descriptor to the job's ranks, and to nobody else.
 //!
-//! Rank 0 (in a job across nodes: the first rank of each node) makes the segment and serves an abstract UNIX socket from
+//! Rank 0 (in a job across nodes: each node's first rank) makes the segment and serves an abstract UNIX socket from
 //! a thread that sleeps; every other rank of the node connects, says who it is, and gets the descriptor (`SCM_RIGHTS`)
 //! or a refusal with its reason. Both ends first ask the kernel for the other's user: a process of another user gets no
 //! word. Then the job's key must match, so that a rank of another job of the same user is told so. The thread serves
