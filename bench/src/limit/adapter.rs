@@ -25,8 +25,8 @@ const WARMUP: usize = 200;
 const LIMIT: Duration = Duration::from_millis(300);
 /// How long a number may take: with a connection that is lost it never comes.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Looks at memory between two looks at everything else.
-const LOOKS: u32 = 1 << 14;
+/// Looks at memory between two looks at everything else: longer than a device takes.
+const LOOKS: u32 = 1 << 12;
 
 /// Why there is no such limit.
 #[derive(Debug, thiserror::Error)]
