@@ -50,6 +50,16 @@ impl Reads {
         self.values.iter().any(Option::is_none)
     }
 
+    /// The value of a word, if it has come.
+    pub fn value(&self, index: usize) -> Option<u64> {
+        self.values[index]
+    }
+
+    /// After [`poll`](Self::poll) is ready: takes these for failed, too.
+    pub fn discard(&mut self, indices: std::ops::Range<usize>) {
+        self.values[indices].fill(None);
+    }
+
     /// After [`poll`](Self::poll) is ready: reads those that have failed again.
     pub fn try_again(&mut self) {
         self.posted = 0;
@@ -62,8 +72,21 @@ impl Reads {
         let end = self.posted + batch.count();
         let missing: Vec<usize> = (self.posted..end).filter(|index| self.values[*index].is_none()).collect();
         let requests: Vec<Request> = missing.iter().map(|index| Request::Read { at: self.wanted[*index].at }).collect();
+        self.post(node, end, missing, &requests, fabric)
+    }
+
+    fn post(
+        &mut self,
+        node: usize,
+        end: usize,
+        missing: Vec<usize>,
+        requests: &[Request],
+        fabric: &impl Fabric,
+    ) -> bool {
         let mut tickets = Vec::with_capacity(requests.len());
-        match fabric.post(node, &requests, &mut tickets) {
+        // What an earlier attempt has brought is not asked for again.
+        let posted = if requests.is_empty() { Ok(()) } else { fabric.post(node, requests, &mut tickets) };
+        match posted {
             Ok(()) => self.on_their_way.extend(missing.into_iter().zip(tickets)),
             Err(PostError::Full { .. }) => return false,
             // Words that cannot be reached have no values.

@@ -22,6 +22,8 @@ use crate::fabric::node::{UNIT_WORDS, hash};
 use crate::job::Departed;
 use crate::sync::Ordering;
 
+/// The number of the group of all ranks.
+const WORLD: u64 = 0;
 /// Kinds of keys under which groups are offered.
 const SPLIT_KEY: u64 = 1;
 const LIST_KEY: u64 = 2;
@@ -358,6 +360,11 @@ impl Group {
         let Some(abroad) = &self.abroad else {
             return formation::leave(segment, &node, self.layout);
         };
+        // Nobody makes anything of the world's block when the job ends, and to say goodbye to all nodes would connect each
+        // with all others.
+        if self.id() == WORLD {
+            return;
+        }
         if self.local_index() == 0 {
             abroad.say_goodbye(&self.membership);
         }

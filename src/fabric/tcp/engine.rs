@@ -562,7 +562,10 @@ impl Engine {
                 self.receive(node);
             }
             LinkState::Dialing(dial) => match advance(dial) {
-                Ok(false) => {}
+                Ok(false) => {
+                    let waits_for_room = !dial.is_connected || !dial.output.is_empty();
+                    watch(&self.epoll, &dial.socket, Token::Link(node), waits_for_room);
+                }
                 Ok(true) => self.dialled(node),
                 Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => {
                     link.state = LinkState::Expecting { until: Instant::now() + EXPECT_LIMIT };

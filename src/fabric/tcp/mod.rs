@@ -265,7 +265,11 @@ impl Shared {
             // SYNC POINT: progress. Relaxed: the lock of the engine orders what the turns do.
             match self.progress.load(Ordering::Relaxed) {
                 progress if progress == Progress::Over as u32 => return,
-                progress if progress == Progress::Stolen as u32 => self.sleep_while_stolen(),
+                progress if progress == Progress::Stolen as u32 => {
+                    // A kick that came while this thread was busy would keep those awake who sleep on the connections.
+                    self.quiet_kick();
+                    self.sleep_while_stolen();
+                }
                 _ => {
                     let mut engine = self.engine();
                     if self.progress.load(Ordering::Relaxed) != Progress::Served as u32 {

@@ -19,11 +19,12 @@
 //!
 //! # Deciding
 //!
-//! From then on it is as in a tree (`tree.rs`): the member marks its own word as withdrawn and then counts
-//! itself in the decision word. Whoever finds the contest (members of closed nodes, members that come back, and members
-//! that wait for long) reads the decision word, then all members' own words, and if all stand swaps the decision word.
-//! A withdrawal in between has changed it and makes the swap fail. So a barrier is decided, or a withdrawal is counted,
-//! never both.
+//! From then on it is as in a tree (`tree.rs`): the member marks its own word as withdrawn and then counts itself in the
+//! decision word. Whoever finds the contest (members of closed nodes, members that come back, and members that wait for
+//! long) reads the decision word, then of each node the completion word and after it its members' own words, and if all
+//! stand swaps the decision word. Before a node is complete its members may withdraw without being counted; after that a
+//! withdrawal in between has changed the decision word and makes the swap fail. So a barrier is decided, or a withdrawal
+//! is counted, never both.
 
 use std::task::Poll;
 
@@ -156,11 +157,13 @@ impl Field<'_> {
         (node, block.gate())
     }
 
-    /// The arrival word and the value of every member of every node.
+    /// The completion word of every node, and after it the arrival word and the value of each of its members. In this
+    /// order: as long as a node is not complete its members may withdraw without being counted.
     fn members(&self) -> Vec<Place> {
         let mut places = Vec::new();
         for index in 0..self.span.len() {
             let (node, block) = self.block(index);
+            places.push(Place { node, at: block.completion() });
             for member in 0..self.span.members(index) {
                 let local = block.local();
                 places.push(Place { node, at: local.arrival(member) });
@@ -169,6 +172,26 @@ impl Field<'_> {
         }
         places
     }
+}
+
+/// Reads those words again that have failed. Of a node whose completion word is among them, all: its members' words were
+/// not read after it.
+fn read_again(field: &Field<'_>, reads: &mut Reads) {
+    let mut first = 0;
+    for index in 0..field.span.len() {
+        let end = first + 1 + 2 * field.span.members(index);
+        if reads.value(first).is_none() {
+            reads.discard(first..end);
+        }
+        first = end;
+    }
+    reads.try_again();
+}
+
+/// Whether all members of this node have been seen to arrive at a barrier, and others may have been told.
+pub(super) fn is_complete(memory: &impl Memory, layout: SpanLayout, sequence: u64) -> bool {
+    // SYNC POINT: completion. Acquire: a member's withdrawal that can only have been made abroad comes after it.
+    CompletionWord(memory.word(layout.completion()).load(Ordering::Acquire)).phase_at(sequence).is_some()
 }
 
 /// Notes that all members of this node have arrived, and tells whether they go the usual way.
@@ -239,7 +262,10 @@ impl Look {
     }
 
     /// Moves on. Ready once, at the end of a look that was begun.
-    pub fn poll(&mut self, field: &Field<'_>, fabric: &impl Fabric) -> Poll<Seen> {
+    ///
+    /// `may_tell`: this member is the one of its node that writes to others. What another one wrote could come after all
+    /// have left the group, by a connection of its own.
+    pub fn poll(&mut self, field: &Field<'_>, may_tell: bool, fabric: &impl Fabric) -> Poll<Seen> {
         loop {
             let (next, seen) = match std::mem::take(self) {
                 Self::Idle => return Poll::Pending,
@@ -259,7 +285,7 @@ impl Look {
                     // Of a barrier that is passed the rest can still be read; of another one, too, since a withdrawal
                     // meanwhile would make the swap fail.
                     Poll::Ready(()) if reads.has_failed() => {
-                        reads.try_again();
+                        read_again(field, &mut reads);
                         (Self::AtMembers(word, reads), None)
                     }
                     Poll::Ready(()) => {
@@ -279,7 +305,9 @@ impl Look {
                 Self::Deciding(ticket, word, brought) => match fabric.take(ticket) {
                     Poll::Pending => (Self::Deciding(ticket, word, brought), None),
                     Poll::Ready(Ok(found)) if found == word.0 => {
-                        Self::tell(field, fabric);
+                        if may_tell {
+                            Self::tell(field, fabric);
+                        }
                         return Poll::Ready(Seen::Passed(brought));
                     }
                     // Somebody else was quicker, or the answer was lost: the next look tells.
@@ -311,18 +339,22 @@ impl Look {
 /// What all members brought, if all of them stand.
 fn brought_by_all(field: &Field<'_>, values: &[Option<u64>]) -> Option<Brought> {
     let mut brought: Option<Brought> = None;
-    for pair in values.chunks_exact(2) {
-        let (word, value) = (ArrivalWord(pair[0]?), pair[1]?);
-        if !word.has_arrived(field.sequence) {
-            return None;
-        }
-        let named = word.operation_at(field.sequence).bit();
-        brought = Some(match brought {
-            None => Brought { operations: named, value },
-            Some(sum) => {
-                Brought { operations: sum.operations | named, value: field.operation.combine(sum.value, value) }
+    let mut values = values.iter().copied();
+    for index in 0..field.span.len() {
+        CompletionWord(values.next()??).phase_at(field.sequence)?;
+        for _ in 0..field.span.members(index) {
+            let (word, value) = (ArrivalWord(values.next()??), values.next()??);
+            if !word.has_arrived(field.sequence) {
+                return None;
             }
-        });
+            let named = word.operation_at(field.sequence).bit();
+            brought = Some(match brought {
+                None => Brought { operations: named, value },
+                Some(sum) => {
+                    Brought { operations: sum.operations | named, value: field.operation.combine(sum.value, value) }
+                }
+            });
+        }
     }
     brought
 }

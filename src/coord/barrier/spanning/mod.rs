@@ -462,7 +462,7 @@ impl Spanning {
         }
         fabric.progress();
         let mut look = std::mem::take(&mut self.exchange.look);
-        let seen = look.poll(&self.field(), fabric);
+        let seen = look.poll(&self.field(), self.is_driver(), fabric);
         self.exchange.look = look;
         match seen {
             Poll::Ready(Seen::Passed(brought)) => Some(brought),
@@ -736,6 +736,16 @@ impl Spanning {
         let attempts = self.local.side.attempt;
         match self.local.withdraw(memory) {
             Poll::Pending => Poll::Pending,
+            // A neighbour that has withdrawn abroad looks to the local barrier like one that has not arrived; but then
+            // this member's withdrawal must be counted, too.
+            Poll::Ready(Withdrawal::Withdrawn) if contest::is_complete(memory, self.layout, self.next()) => {
+                self.local.catch_up(self.next());
+                self.local_attempts = attempts;
+                self.stage = Stage::Contesting;
+                self.has_marked = true;
+                self.retreat.marked();
+                Poll::Pending
+            }
             Poll::Ready(Withdrawal::Withdrawn) => {
                 self.stage = Stage::Idle;
                 Poll::Ready(Withdrawal::Withdrawn)
