@@ -59,6 +59,13 @@ struct Way {
     is_broken: bool,
 }
 
+/// When what is posted by TCP is sent. RDMA sends at once: it gains nothing by waiting.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Now,
+    AtFlush,
+}
+
 impl Network {
     /// All nodes by TCP. `adapters_write`: other nodes may still write here by RDMA.
     pub fn by_tcp(tcp: TcpFabric, adapters_write: bool) -> Self {
@@ -74,10 +81,31 @@ impl Network {
         Self { tcp, rdma: Some(rdma), adapters_write: true }
     }
 
+    /// Posts by the way that suits the batch, changing it first if need be.
+    fn post_on_its_way(
+        &self,
+        leaves: Leaves,
+        node: usize,
+        requests: &[Request],
+        tickets: &mut Vec<Ticket>,
+    ) -> Result<(), PostError> {
+        let Some(rdma) = &self.rdma else { return self.post_by(false, leaves, node, requests, tickets) };
+        check_batch(self, node, requests)?;
+        let mut way = rdma.way(node);
+        let by_rdma = rdma.suits(&mut way, node, requests);
+        if by_rdma != way.by_rdma {
+            self.change_way(&mut way, node)?;
+        }
+        self.post_by(by_rdma, leaves, node, requests, tickets)?;
+        way.is_used = true;
+        Ok(())
+    }
+
     /// Posts by one of the two, whose tickets are marked.
     fn post_by(
         &self,
         by_rdma: bool,
+        leaves: Leaves,
         node: usize,
         requests: &[Request],
         tickets: &mut Vec<Ticket>,
@@ -89,6 +117,7 @@ impl Network {
                 tickets[first..].iter_mut().for_each(|ticket| ticket.slot |= BY_RDMA);
                 Ok(())
             }
+            _ if leaves == Leaves::AtFlush => self.tcp.post_more(node, requests, tickets),
             _ => self.tcp.post(node, requests, tickets),
         }
     }
@@ -101,7 +130,7 @@ impl Network {
         }
         let Some(ticket) = way.leaving else {
             let mut tickets = Vec::with_capacity(1);
-            let posted = self.post_by(way.by_rdma, node, &[Request::Read { at: ANY_WORD }], &mut tickets);
+            let posted = self.post_by(way.by_rdma, Leaves::Now, node, &[Request::Read { at: ANY_WORD }], &mut tickets);
             way.leaving = tickets.pop();
             // A way that is closed has nothing on it.
             if let Err(PostError::Unreachable { .. }) = posted {
@@ -174,20 +203,11 @@ impl Fabric for Network {
     }
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
-        let Some(rdma) = &self.rdma else { return self.tcp.post(node, requests, tickets) };
-        check_batch(self, node, requests)?;
-        let mut way = rdma.way(node);
-        let by_rdma = rdma.suits(&mut way, node, requests);
-        if by_rdma != way.by_rdma {
-            self.change_way(&mut way, node)?;
-        }
-        self.post_by(by_rdma, node, requests, tickets)?;
-        way.is_used = true;
-        Ok(())
+        self.post_on_its_way(Leaves::Now, node, requests, tickets)
     }
 
     fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
-        self.tcp.post_more(node, requests, tickets)
+        self.post_on_its_way(Leaves::AtFlush, node, requests, tickets)
     }
 
     fn flush(&self) {
