@@ -15,7 +15,8 @@
 # QEMU's software emulation, which needs no KVM and is up in a few seconds. A guest sees the host's file system through
 # 9p and an overlay: it runs what the host has built, and what it writes is gone with it. Its console is this command's
 # standard output, with `pair` behind `[0]` or `[1]`. The exit status is the command's (with `pair` the first that is not
-# 0, of those machines that were not killed).
+# 0, of those machines that were not killed); 69 where a package that is needed cannot be had, 124 after the time-out, 125 for
+# what else goes wrong here.
 #
 # In the command's environment:
 #
@@ -62,6 +63,12 @@ die() {
     exit 125
 }
 
+# What is missing cannot be had here: no failure of what was to be run.
+unavailable() {
+    echo "soft-roce: $*" >&2
+    exit 69
+}
+
 apt() {
     local as_root=()
     if [ "$(id -u)" != 0 ]; then as_root=(sudo -n); fi
@@ -80,10 +87,10 @@ install_missing() {
         esac
     done <<<"$1$libraries"
     [ ${#missing[@]} != 0 ] || return 0
-    command -v apt-get >/dev/null || die "missing: ${missing[*]} (remedy: install them; only apt is known here)"
+    command -v apt-get >/dev/null || unavailable "missing: ${missing[*]} (remedy: install them; only apt is known here)"
     echo "soft-roce: installing ${missing[*]}" >&2
-    apt update || die "cannot install ${missing[*]} (remedy: run as root: apt-get install ${missing[*]})"
-    apt install --no-install-recommends "${missing[@]}" || die "cannot install ${missing[*]}"
+    apt update || unavailable "cannot install ${missing[*]} (remedy: run as root: apt-get install ${missing[*]})"
+    apt install --no-install-recommends "${missing[@]}" || unavailable "cannot install ${missing[*]}"
 }
 
 host_can() {
@@ -136,11 +143,11 @@ prepare_image() {
         # Ubuntu's package has another name, and its modules another.
         package=$(apt-cache depends linux-image-virtual 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
     fi
-    [ -n "$package" ] || die "no kernel package found (remedy: apt-get update)"
+    [ -n "$package" ] || unavailable "no kernel package found (remedy: apt-get update)"
     local packages=("$package")
     case $package in *-generic) packages+=("${package/image/modules}" "${package/image/modules-extra}") ;; esac
     (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "${packages[@]}" >&2) ||
-        { apt update && (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "${packages[@]}" >&2); } || die "cannot download ${packages[*]}"
+        { apt update && (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "${packages[@]}" >&2); } || unavailable "cannot download ${packages[*]}"
     for package in "$work"/*.deb; do dpkg -x "$package" "$work/root"; done
     version=$(ls "$work/root/lib/modules")
     depmod -b "$work/root" "$version"
@@ -264,7 +271,7 @@ attend_guests() {
 }
 
 run_in_guests() {
-    [ "$(uname -m)" = x86_64 ] || die "guests are x86-64 only (remedy: a kernel with rdma_rxe)"
+    [ "$(uname -m)" = x86_64 ] || unavailable "guests are x86-64 only (remedy: a kernel with rdma_rxe)"
     prepare_image
     pids=()
     trap kill_guests EXIT

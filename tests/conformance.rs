@@ -8,7 +8,7 @@ use phalanx::fabric::WordAt;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::shm::{Neighbourhood, Neighbours, Segment};
 use phalanx::fabric::sim::{Atomics, Costs, Fault, Jitter, Options, Rates, SimFabric, SimNode, World};
-use phalanx::fabric::tcp::{Peer, Services, TcpFabric};
+use phalanx::fabric::tcp::{Peer, Services, TcpEngine, TcpFabric};
 use phalanx::handshake::Key;
 use phalanx::testing::conformance::{Rig, checks, checks_with_threads};
 
@@ -163,6 +163,7 @@ mod sim_in_rough_weather {
 
 /// As many processes' worth of connections as there are nodes, over the loopback interface.
 struct TcpRig {
+    engine: TcpEngine,
     layout: NodeLayout,
     peers: Vec<Peer>,
     key: Key,
@@ -172,7 +173,7 @@ struct TcpRig {
 }
 
 impl TcpRig {
-    fn new() -> Self {
+    fn new(engine: TcpEngine) -> Self {
         let layout = NodeLayout::new(1, 8 * UNIT_WORDS);
         let listeners: Vec<TcpListener> =
             (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
@@ -184,7 +185,7 @@ impl TcpRig {
         let memory = |_| Arc::new(Segment::create(layout, 1, 1).expect("memory for a small segment"));
         let memories = (0..NODES).map(memory).collect();
         let key = Key::random().expect("random numbers");
-        let mut rig = Self { layout, peers, key, memories, fabrics: Vec::new() };
+        let mut rig = Self { engine, layout, peers, key, memories, fabrics: Vec::new() };
         rig.fabrics =
             listeners.into_iter().enumerate().map(|(node, listener)| Some(rig.join(node, listener))).collect();
         rig
@@ -193,7 +194,7 @@ impl TcpRig {
     fn join(&self, node: usize, listener: TcpListener) -> TcpFabric {
         let services = Services { rank: node, size: NODES, here: node, key: self.key.clone() };
         let memory: Arc<Segment> = Arc::clone(&self.memories[node]);
-        TcpFabric::new(services, memory, self.peers.clone(), Some(listener)).expect("a fabric")
+        TcpFabric::with_engine(services, memory, self.peers.clone(), Some(listener), self.engine).expect("a fabric")
     }
 }
 
@@ -233,6 +234,32 @@ impl Rig for TcpRig {
 }
 
 mod tcp {
-    phalanx::conformance!(super::TcpRig::new());
-    phalanx::conformance!(threads: super::TcpRig::new());
+    use phalanx::TcpEngine::Sockets;
+
+    phalanx::conformance!(super::TcpRig::new(Sockets));
+    phalanx::conformance!(threads: super::TcpRig::new(Sockets));
+}
+
+/// A rig by io_uring, where there is one.
+fn rig_by_ring() -> Option<TcpRig> {
+    match TcpEngine::IoUring.probe() {
+        Ok(()) => Some(TcpRig::new(TcpEngine::IoUring)),
+        Err(error) => {
+            println!("not run: {error}");
+            None
+        }
+    }
+}
+
+mod tcp_by_io_uring {
+    use super::rig_by_ring;
+
+    phalanx::conformance!(match rig_by_ring() {
+        Some(rig) => rig,
+        None => return,
+    });
+    phalanx::conformance!(threads: match rig_by_ring() {
+        Some(rig) => rig,
+        None => return,
+    });
 }

@@ -1,4 +1,4 @@
-//! Which engine of the TCP fabric is quicker, at 2, 8 and 32 nodes: the figures in docs/design.md, "Two engines".
+//! Which engine of the TCP fabric is quicker, at 2, 8 and 32 nodes: the figures in docs/design.md, "Two engines for TCP".
 //!
 //! ```text
 //! cargo test --release --test tcp_engines -- --ignored --nocapture
@@ -55,6 +55,17 @@ struct Node {
 }
 
 impl Node {
+    /// A node with a CPU of its own stays there, as a launcher would have it.
+    fn pin(&self) {
+        if self.has_own_cpu {
+            let allowed = rustix::thread::sched_getaffinity(None).expect("this thread has CPUs");
+            let mut own = rustix::thread::CpuSet::new();
+            let mut all = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+            own.set(all.nth(self.here).expect("as many CPUs as nodes"));
+            rustix::thread::sched_setaffinity(None, &own).expect("one of its own CPUs");
+        }
+    }
+
     fn meet(&self, rounds: &[Vec<usize>], sequence: u64) {
         let nodes = self.fabric.nodes();
         for distances in rounds {
@@ -141,6 +152,7 @@ fn measure(count: usize, engine: TcpEngine, kind: Kind) -> Cost {
         let run = |node: Node| {
             let (rounds, begin, last) = (&rounds, &begin, &last);
             scope.spawn(move || {
+                node.pin();
                 begin.wait();
                 let cost = meet_for_a_while(&node, rounds, last);
                 // Nobody leaves while others are at it.

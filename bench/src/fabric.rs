@@ -9,8 +9,8 @@
 //!
 //! Every operation is measured with 1 to 64 outstanding: its latency from being posted to being taken, and the rate at
 //! which a full window completes. A write has no completion; it counts as done when a read that was posted after it has
-//! completed, and a window of writes shares one read. In shared memory the asking CPU does everything itself, so there is
-//! nobody to poll.
+//! completed, and a window of writes shares one read. In shared memory the asking CPU does everything itself, and by RDMA
+//! the device does, so there is nobody to poll: node 1 computes.
 
 mod endpoint;
 mod page;
@@ -18,6 +18,7 @@ mod perftest;
 
 use phalanx::clock::Clock;
 use phalanx::fabric::FabricKind;
+use phalanx::fabric::rdma::{self, AtomicCapability, DeviceFacts, RdmaError};
 use phalanx::machine::CpuSet;
 use serde::{Deserialize, Serialize};
 
@@ -171,8 +172,8 @@ pub struct Report {
     pub max_ns: f64,
     /// What a clock read costs; included in all latencies.
     pub clock_overhead_ns: Option<f64>,
-    /// A round trip of 32 bytes by raw spinning sockets between the same CPUs, in the same rounds; `null` where there is
-    /// no such thing.
+    /// A round trip between the same CPUs, in the same rounds: of 32 bytes by raw spinning sockets, or of a word by raw
+    /// RDMA writes; `null` where there is no such thing.
     pub limit_ns: Option<f64>,
     /// Median over rounds of the median latency over the limit of the same round.
     pub limit_ratio: Option<f64>,
@@ -258,10 +259,26 @@ fn check(request: &Request) -> Result<&'static [Peer], FabricError> {
     match request.fabric {
         FabricKind::Tcp => Ok(&[Peer::Polling, Peer::Computing]),
         FabricKind::Shm => Ok(&[Peer::Computing]),
+        FabricKind::Rdma => check_devices(rdma::devices()).map(|()| &[Peer::Computing][..]),
         other => Err(FabricError::Request(format!(
-            "{other} cannot be measured: this build of phalanx has none (remedy: --fabric tcp or shm)"
+            "{other} cannot be measured: it joins no two processes (remedy: --fabric tcp, shm or rdma)"
         ))),
     }
+}
+
+/// Whether there is a device, with atomics.
+fn check_devices(devices: Result<Vec<DeviceFacts>, RdmaError>) -> Result<(), FabricError> {
+    let refuse = |why: String| {
+        FabricError::Request(format!("rdma cannot be measured: {why} (without a device: --fabric tcp or shm)"))
+    };
+    let devices = devices.map_err(|error| refuse(error.to_string()))?;
+    if devices.is_empty() {
+        return Err(refuse(RdmaError::NoDevice.to_string()));
+    }
+    if devices.iter().all(|device| device.atomics == AtomicCapability::None) {
+        return Err(refuse("no RDMA device of this machine has atomics".to_owned()));
+    }
+    Ok(())
 }
 
 /// A round trip of nothing but the means; shared memory needs none.
@@ -355,9 +372,28 @@ mod tests {
 
     #[test]
     fn what_cannot_be_measured_is_refused_with_a_remedy() {
-        let request = Request { fabric: FabricKind::Rdma, operations: 1, rounds: 1, with_perftest: false };
-        let error = check(&request).expect_err("no RDMA").to_string();
-        assert!(error.contains("rdma") && error.contains("--fabric tcp"), "{error}");
+        let request = Request { fabric: FabricKind::Sim, operations: 1, rounds: 1, with_perftest: false };
+        let error = check(&request).expect_err("the simulator joins no processes").to_string();
+        assert!(error.contains("sim") && error.contains("--fabric tcp"), "{error}");
         assert!(check(&Request { fabric: FabricKind::Tcp, rounds: 0, ..request }).is_err());
+    }
+
+    #[test]
+    fn without_a_device_or_atomics_rdma_is_refused_with_a_remedy() {
+        let device = |atomics| DeviceFacts {
+            name: "mlx5_0".to_owned(),
+            atomics,
+            served_at_once: 16,
+            under_way: 16,
+            is_soft_roce: false,
+            numa: None,
+            ports: Vec::new(),
+        };
+        let refusals = [(Vec::new(), "no RDMA device"), (vec![device(AtomicCapability::None)], "atomics")];
+        for (devices, why) in refusals {
+            let error = check_devices(Ok(devices)).expect_err("nothing to measure").to_string();
+            assert!(error.contains(why) && error.contains("--fabric tcp"), "{error}");
+        }
+        assert!(check_devices(Ok(vec![device(AtomicCapability::Device)])).is_ok());
     }
 }

@@ -7,11 +7,14 @@
 //! | --- | --- |
 //! | shared memory | a number, each through a cache line that it alone writes |
 //! | TCP | messages of 32 bytes over the loopback interface, by sockets that never block and do not delay |
+//! | RDMA | a number, written into the other's memory by the device that ranks would choose (`adapter`) |
 //!
 //! The waiter spins without a pause, as is usual for this figure (it sees the line as soon as it can). One that pauses
 //! disturbs the line less on its way and sometimes gets it sooner: on one last-level cache of a Zen 5, 58 ns without
 //! and 25 to 50 ns with a pause, changing from run to run; across two caches there was no difference. With sockets it
 //! spins on `recv`.
+
+mod adapter;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -50,6 +53,7 @@ pub fn round_trip_ns(fabric: &str, cpus: &[usize], clock: &Clock) -> Option<f64>
     let trips = match fabric {
         name if name == FabricKind::Shm.name() => line_trips(*first, *second, clock),
         name if name == FabricKind::Tcp.name() => socket_trips(*first, *second, clock).ok()?,
+        name if name == FabricKind::Rdma.name() => adapter::trips(*first, *second, clock).ok()?,
         _ => return None,
     };
     Some(median(trips) as f64 * clock.ns_per_tick())
@@ -168,5 +172,18 @@ mod tests {
         assert!(line > 0.0 && message > 0.0, "a line takes {line} ns, a message {message} ns");
         assert_eq!(one_way_ns("pigeon", &cpus, &clock), None);
         assert_eq!(one_way_ns("tcp", &cpus[..1], &clock), None);
+    }
+
+    #[test]
+    fn an_adapter_takes_its_time() {
+        let has_device = phalanx::fabric::rdma::devices().is_ok_and(|devices| !devices.is_empty());
+        let clock = Clock::calibrate();
+        let cpus: Vec<usize> = phalanx::machine::CpuSet::of_this_thread().iter().collect();
+        let limit = one_way_ns("rdma", &cpus, &clock);
+        if !has_device || cpus.len() < 2 {
+            assert_eq!(limit, None);
+            return println!("not run: this limit needs an RDMA device and two CPUs");
+        }
+        assert!(limit.is_some_and(|limit| limit > 0.0), "{limit:?}");
     }
 }

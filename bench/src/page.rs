@@ -39,7 +39,11 @@ fn head(page: &mut String, comparison: &Comparison) {
     let cpus: Vec<String> = workload.cpus.iter().map(ToString::to_string).collect();
     let _ = writeln!(page, "  ranks on   CPU {}", cpus.join(", "));
     if let Some(limit) = report.limit_ns {
-        let what = if workload.nodes == 1 { "a cache line" } else { "32 bytes by raw sockets" };
+        let what = match report.fabric.as_str() {
+            "rdma" => "a word by raw RDMA writes",
+            _ if workload.nodes == 1 => "a cache line",
+            _ => "32 bytes by raw sockets",
+        };
         let _ = writeln!(page, "  limit      {} for {what} from CPU to CPU, one way, in the same rounds", ns(limit));
     }
     page.push('\n');

@@ -47,7 +47,7 @@ pub struct Report {
     /// What the clock read in each iteration costs; included in all waits.
     pub clock_overhead_ns: f64,
     /// What the hardware takes one way between the CPUs of ranks 0 and 1: a cache line on one node, across nodes half a
-    /// round trip of the raw sockets; `null` with one CPU.
+    /// round trip of raw sockets or of raw RDMA writes; `null` with one CPU.
     pub limit_ns: Option<f64>,
     /// CPUs that the ranks were spread over.
     pub cpus: usize,

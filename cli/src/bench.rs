@@ -96,7 +96,7 @@ struct BarrierOptions {
 #[derive(Args)]
 #[command(after_help = FABRIC_EXAMPLES)]
 struct FabricOptions {
-    /// What joins the two nodes: tcp or shm
+    /// What joins the two nodes: tcp, shm or rdma
     #[arg(long, default_value = "tcp", value_parser = parse_measured_fabric)]
     fabric: FabricKind,
     /// One JSON object for each result instead of the page
@@ -141,7 +141,7 @@ fn parse_fabric(text: &str) -> Result<FabricChoice, String> {
 fn parse_measured_fabric(text: &str) -> Result<FabricKind, String> {
     let kinds = [FabricKind::Tcp, FabricKind::Shm, FabricKind::Rdma];
     let kind = kinds.into_iter().find(|kind| kind.name() == text);
-    kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp or shm"))
+    kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp, shm or rdma"))
 }
 
 fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {

@@ -58,8 +58,15 @@ fn a_page_across_nodes_names_them_and_what_joins_them() {
     }
 }
 
+fn has_rdma_device() -> bool {
+    std::fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
+}
+
 #[test]
 fn a_fabric_that_is_not_there_is_refused_by_option_and_by_variable() {
+    if has_rdma_device() {
+        return println!("not run: this machine has an RDMA device");
+    }
     let across = ["--nodes", "2", "--ranks", "2"];
     let by_option = output(&mut barrier(&[&across[..], &["--fabric", "rdma"]].concat()));
     let by_variable = output(barrier(&across).env("PHALANX_FABRIC", "rdma"));
@@ -109,6 +116,18 @@ fn operations_are_reported_for_each_peer_and_window() {
         }
         assert_eq!(lines.next(), None);
     }
-    let (is_well, _, stderr) = output(&mut bench(&["fabric", "--fabric", "rdma"]));
-    assert!(!is_well && stderr.contains("--fabric tcp"), "{stderr}");
+    let (is_well, _, stderr) = output(&mut bench(&["fabric", "--fabric", "pigeon"]));
+    assert!(!is_well && stderr.contains("tcp, shm or rdma"), "{stderr}");
+}
+
+#[test]
+fn operations_by_rdma_are_measured_or_refused_with_a_remedy() {
+    let (is_well, lines, stderr) = output(&mut bench(&["fabric", "--fabric", "rdma", "--rounds", "1", "--json"]));
+    if !has_rdma_device() {
+        return assert!(!is_well && stderr.contains("rdma") && stderr.contains("--fabric tcp"), "{stderr}");
+    }
+    assert!(is_well, "{stderr}");
+    // Four operations in seven windows.
+    assert_eq!(lines.lines().count(), 28, "{lines}");
+    assert!(lines.lines().all(|line| field(line, "fabric") == "\"rdma\""), "{lines}");
 }

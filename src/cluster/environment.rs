@@ -155,6 +155,8 @@ pub struct EnvironmentOptions {
     pub rdma_device: Option<String>,
     /// `PHALANX_RDMA_GID_INDEX`.
     pub rdma_gid_index: Option<usize>,
+    /// `PHALANX_TCP_ENGINE`.
+    pub tcp_engine: Option<String>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -288,6 +290,7 @@ impl Environment {
             fabric: text("PHALANX_FABRIC"),
             rdma_device: text("PHALANX_RDMA_DEVICE"),
             rdma_gid_index: self.number("PHALANX_RDMA_GID_INDEX")?,
+            tcp_engine: text("PHALANX_TCP_ENGINE"),
         })
     }
 

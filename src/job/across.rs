@@ -31,7 +31,7 @@ use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
 use crate::fabric::rdma::{OFFER_BYTES, Offer, RdmaFabric, Region};
 use crate::fabric::shm::Segment;
-use crate::fabric::tcp::{Peer, Services, TcpFabric};
+use crate::fabric::tcp::{Peer, Services, TcpEngine, TcpFabric};
 use crate::fabric::{Fabric, Topology, WordAt};
 use crate::group::{Abroad, AlgorithmChoice, Group};
 use crate::interfaces;
@@ -61,7 +61,8 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let own = NodeCard { arena_units: segment.layout().arena_units() };
     let brought = gather(&if place.is_agent() { own.encode() } else { Vec::new() })?;
     let layouts = place.layouts(&brought)?;
-    let tcp = place.connect(identity, &cards, &layouts, &segment, listener)?;
+    let engine = options.tcp_engine.unwrap_or_default();
+    let tcp = place.connect(identity, &cards, &layouts, &segment, listener, engine)?;
 
     let adapter = place.open_adapter(options, &segment)?;
     let costs = if rank == 0 && adapter.is_none() { measure(&tcp) } else { ASSUMED };
@@ -229,6 +230,7 @@ impl Place {
         layouts: &[NodeLayout],
         segment: &Arc<Segment>,
         listener: TcpListener,
+        engine: TcpEngine,
     ) -> Result<TcpFabric, JobError> {
         let peer = |node: usize| {
             let agent = self.topology.ranks_of(node)[0];
@@ -238,7 +240,8 @@ impl Place {
         let services = Services { rank: self.rank, size: identity.size, here: self.here(), key: identity.key.clone() };
         let memory: Arc<Segment> = Arc::clone(segment);
         let listener = self.is_agent().then_some(listener);
-        TcpFabric::new(services, memory, peers, listener).map_err(system(self.rank, "join the nodes by TCP"))
+        TcpFabric::with_engine(services, memory, peers, listener, engine)
+            .map_err(system(self.rank, "join the nodes by TCP"))
     }
 
     /// The agent's RDMA device, if there is to be one and there is one.

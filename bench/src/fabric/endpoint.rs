@@ -16,6 +16,7 @@ use phalanx::clock::Clock;
 use phalanx::cluster::environment::{Environment, Identity};
 use phalanx::cluster::rendezvous;
 use phalanx::fabric::node::NodeLayout;
+use phalanx::fabric::rdma::{Offer, RdmaError, RdmaFabric, RdmaOptions, Region};
 use phalanx::fabric::shm::{Neighbourhood, Segment};
 use phalanx::fabric::tcp::{self, Services, TcpFabric};
 use phalanx::fabric::{BATCH_REQUESTS, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt};
@@ -61,6 +62,15 @@ pub enum EndpointError {
         /// Its answer.
         #[source]
         source: std::io::Error,
+    },
+    /// No device, or no connection by it.
+    #[error(transparent)]
+    Rdma(#[from] RdmaError),
+    /// The device chosen has no atomics.
+    #[error("RDMA device {device} has no atomics to measure (remedy: --fabric tcp)")]
+    NoAtomics {
+        /// The device.
+        device: String,
     },
     /// The fabric refuses requests.
     #[error(transparent)]
@@ -126,7 +136,10 @@ pub fn run_process(text: &str) -> Result<(), EndpointError> {
     }
     let client =
         rendezvous::Client::connect(identity.rank, identity.size, &identity.bootstrap, &identity.key, PATIENCE)?;
-    run_by_tcp(&task, &identity, &memory, client)
+    match task.fabric == FabricKind::Rdma.name() {
+        true => run_by_rdma(&task, &identity, &memory, client),
+        false => run_by_tcp(&task, &identity, &memory, client),
+    }
 }
 
 /// Room for the few words that are asked for.
@@ -158,10 +171,41 @@ fn run_by_tcp(
     let served: Arc<Segment> = Arc::clone(memory);
     let fabric =
         TcpFabric::new(services, served, peers, Some(listener)).map_err(system("join the other end by TCP"))?;
+    take_part(task, rank, &fabric, memory, client)
+}
+
+fn run_by_rdma(
+    task: &Task,
+    identity: &Identity,
+    memory: &Arc<Segment>,
+    mut client: rendezvous::Client,
+) -> Result<(), EndpointError> {
+    let (rank, other) = (identity.rank, 1 - identity.rank.min(1));
+    let region = Region::of_segment(Arc::clone(memory));
+    let fabric = RdmaFabric::new(RdmaOptions::default(), rank, identity.size, region)?;
+    let brought = client.allgather(&fabric.offer(other)?.to_bytes(), PATIENCE)?;
+    let offer = Offer::from_bytes(&brought[other]).map_err(|source| RdmaError::Offer { node: other, source })?;
+    fabric.connect(other, &offer)?;
+    if !fabric.has_atomics(other) {
+        return Err(EndpointError::NoAtomics { device: fabric.choice().device.clone() });
+    }
+    // What is sent before the other end is connected is sent again after a while: that time is nobody's latency.
+    client.allgather(&[], PATIENCE)?;
+    take_part(task, rank, &fabric, memory, client)
+}
+
+/// Asks or is asked, until both are through.
+fn take_part(
+    task: &Task,
+    rank: usize,
+    fabric: &impl Fabric,
+    memory: &Segment,
+    mut client: rendezvous::Client,
+) -> Result<(), EndpointError> {
     if rank == PEER {
-        be_asked(task.peer, &fabric, &**memory)
+        be_asked(task.peer, fabric, memory)
     } else {
-        ask(task, &fabric)?
+        ask(task, fabric)?
     };
     // Nobody closes its connections before the other has had its answers.
     client.allgather(&[], PATIENCE)?;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use phalanx::fabric::FabricKind;
+
 use super::{Measured, Report, WINDOWS};
 use crate::page::{machine, ns};
 
@@ -24,8 +26,11 @@ fn head(page: &mut String, measured: &Measured) {
     let cpus: Vec<String> = measured.cpus.iter().map(ToString::to_string).collect();
     let _ = writeln!(page, "  nodes on   CPU {}", cpus.join(", "));
     if let Some(limit) = measured.reports.first().and_then(|report| report.limit_ns) {
-        let _ =
-            writeln!(page, "  limit      {} for 32 bytes there and back by raw sockets, in the same rounds", ns(limit));
+        let what = match measured.fabric {
+            FabricKind::Rdma => "a word there and back by raw RDMA writes",
+            _ => "32 bytes there and back by raw sockets",
+        };
+        let _ = writeln!(page, "  limit      {} for {what}, in the same rounds", ns(limit));
     }
 }
 

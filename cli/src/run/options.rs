@@ -59,6 +59,10 @@ pub struct Options {
     #[arg(long, value_name = "WHERE")]
     pub bind: Option<Bind>,
 
+    /// How the ranks' TCP connections move bytes: auto, sockets or io-uring [default: PHALANX_TCP_ENGINE, else auto].
+    #[arg(long, value_name = "ENGINE")]
+    pub tcp_engine: Option<phalanx::TcpEngine>,
+
     /// Begin each line of output with the rank that wrote it: `[3] …`.
     #[arg(long)]
     pub tag_output: bool,

@@ -66,6 +66,7 @@ impl<'a> Recipe<'a> {
             command.env_remove(name);
         }
         command.envs(self.nodes.variables(rank));
+        command.envs(self.options.tcp_engine.map(|engine| ("PHALANX_TCP_ENGINE", engine.name())));
         let birth = Birth { mask: self.placement.mask(rank), open_files: self.open_files };
         spawn::prepare(&mut command, birth);
         let mut child = command.spawn().map_err(|cause| RunError::spawn(program, rank, cause))?;

@@ -54,6 +54,17 @@ fn an_outer_jobs_identity_is_replaced_and_options_pass() {
 }
 
 #[test]
+fn the_tcp_engine_is_passed_on() {
+    let told = |arguments: &[&str]| {
+        let all = [&["run", "-n", "1"], arguments, &["--", "sh", "-c", "echo ${PHALANX_TCP_ENGINE-none}"]].concat();
+        Job::spawn(phalanx(&all).env("PHALANX_TCP_ENGINE", "sockets")).finish()
+    };
+    assert_eq!(told(&["--tcp-engine", "io-uring"]).stdout, "io-uring\n");
+    assert_eq!(told(&[]).stdout, "sockets\n");
+    assert!(told(&["--tcp-engine", "epoll"]).stderr.contains("none of auto, sockets, io-uring"));
+}
+
+#[test]
 fn only_rank_0_has_the_launchers_stdin() {
     let arguments = ["run", "-n", "3", "--tag-output", "--", "sh", "-c", "cat; echo end"];
     let mut command = phalanx(&arguments);

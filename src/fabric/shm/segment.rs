@@ -169,11 +169,18 @@ impl Segment {
         }
     }
 
-    /// What the system's clock showed at the origin of the node's.
+    /// What the system's clock showed at the origin of the node's, by the reading of both that took the least time: in
+    /// the midst of one this process may lose its CPU.
     fn origin_time(&self) -> u64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        now.saturating_sub(self.clock.since_origin_ns(self.clock.now()))
+        const READINGS: usize = 16;
+        let reading = || {
+            let before = self.clock.now();
+            let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let after = self.clock.now();
+            (after.saturating_sub(before), before, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+        };
+        let best = (0..READINGS).map(|_| reading()).min().expect("some readings");
+        best.2.saturating_sub(self.clock.since_origin_ns(best.1))
     }
 
     /// Maps the segment behind a descriptor after checking that it is the expected one.

@@ -445,21 +445,7 @@ impl Engine {
             self.hear_out(node);
             return self.break_off(node, &error);
         }
-        self.watch_room(node);
-    }
-
-    /// After sending: asks the kernel to tell when there is room for the rest.
-    #[inline]
-    fn watch_room(&mut self, node: usize) {
-        let Some(Link { state: LinkState::Ready(stream), outgoing, watches_room, .. }) = self.links.get_mut(node)
-        else {
-            return;
-        };
-        let waits = outgoing.waiting_bytes() > 0;
-        if waits != *watches_room {
-            *watches_room = waits;
-            watch(&self.epoll, stream.socket(), Token::Link(node), waits);
-        }
+        watch_room(&self.epoll, link);
     }
 
     /// Takes in what has come by a link that is about to be given up; nothing is answered any more.
@@ -848,6 +834,17 @@ fn send_output(dial: &mut Dial) -> Result<bool, HandshakeError> {
 fn watch(epoll: &OwnedFd, socket: &TcpStream, token: Token, room: bool) {
     let flags = if room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
     let _ = epoll::modify(epoll, socket.as_fd(), token.pack(), flags);
+}
+
+/// After sending: asks the kernel to tell when a link has room for the rest, if there is any.
+#[inline]
+fn watch_room(epoll: &OwnedFd, link: &mut Link) {
+    let LinkState::Ready(stream) = &link.state else { return };
+    let waits = link.outgoing.waiting_bytes() > 0;
+    if waits != link.watches_room {
+        link.watches_room = waits;
+        watch(epoll, stream.socket(), Token::Link(link.node), waits);
+    }
 }
 
 /// Executes a request on this node's memory and gives the word's old value (0 for a write).

@@ -18,7 +18,13 @@
 //!   thread in epoll_wait      thread asleep on the word `nap`
 //! ```
 //!
-//! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from.
+//! # Two engines
+//!
+//! Bytes move by `read` and `write`, or by a ring of the kernel's that does both for many connections in one call
+//! (`uring`; [`TcpEngine`] chooses). The ring is an addition: whoever may not enter it, and whatever is no frame, goes by
+//! the sockets as ever, and nothing but a rank's polls knows of it.
+//!
+//! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from; for a ring some 50 KiB in all.
 
 mod engine;
 pub mod frame;
@@ -51,13 +57,11 @@ use crate::sync::{AtomicU32, Ordering};
 /// How long after the last poll the background thread takes the connections back. A request from another node that
 /// comes in meanwhile waits as long.
 const STEAL_LASTS: Duration = Duration::from_millis(2);
-/// From so many nodes on a ring is the quicker engine.
-const NODES_FOR_A_RING: usize = 2;
 
 /// How a process moves the bytes of its connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TcpEngine {
-    /// The one that measurements have shown to be quicker for as many nodes as there are (docs/design.md, "Two engines").
+    /// The one that measurements have shown to be quicker: sockets (docs/design.md, "Two engines for TCP").
     #[default]
     Auto,
     /// A system call for each connection.
@@ -76,12 +80,19 @@ impl TcpEngine {
         }
     }
 
+    /// Whether this kernel lets this process have it.
+    ///
+    /// # Errors
+    ///
+    /// Why not, and what helps.
+    pub fn probe(self) -> std::io::Result<()> {
+        self.ring().map(drop).map_err(std::io::Error::other)
+    }
+
     /// A ring, if there is to be one.
-    fn ring(self, nodes: usize) -> Result<Option<Ring>, RingError> {
+    fn ring(self) -> Result<Option<Ring>, RingError> {
         match self {
-            Self::Sockets => Ok(None),
-            Self::Auto if nodes < NODES_FOR_A_RING => Ok(None),
-            Self::Auto => Ok(Ring::new().ok()),
+            Self::Auto | Self::Sockets => Ok(None),
             Self::IoUring => Ring::new().map(Some).map_err(RingError),
         }
     }
@@ -205,7 +216,7 @@ impl TcpFabric {
         listener: Option<TcpListener>,
         engine: TcpEngine,
     ) -> std::io::Result<Self> {
-        let ring = engine.ring(peers.len()).map_err(std::io::Error::other)?;
+        let ring = engine.ring().map_err(std::io::Error::other)?;
         let peers: Arc<[Peer]> = peers.into();
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;

@@ -1,4 +1,4 @@
-//! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused.
+//! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each engine.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::{Peer, Services, TcpFabric};
+use super::{Peer, Services, TcpEngine, TcpFabric};
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
-use crate::fabric::{Await, Fabric, Memory, OperationError, PostError, Ticket, WordAt};
+use crate::fabric::{Await, Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use crate::handshake::Key;
 use crate::sync::Ordering;
 
@@ -43,14 +43,14 @@ fn peers_of(listeners: &[TcpListener], words: usize) -> Vec<Peer> {
     listeners.iter().enumerate().map(peer).collect()
 }
 
-fn nodes(count: usize) -> Vec<Node> {
+fn nodes(count: usize, engine: TcpEngine) -> Vec<Node> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| listener()).collect();
     let memories: Vec<Arc<Segment>> = (0..count).map(|_| segment()).collect();
     let peers = peers_of(&listeners, memories[0].words());
     let node = |(here, (listener, memory)): (usize, (TcpListener, Arc<Segment>))| {
         let served: Arc<Segment> = Arc::clone(&memory);
-        let fabric =
-            TcpFabric::new(services(here, count, here), served, peers.clone(), Some(listener)).expect("a fabric");
+        let fabric = TcpFabric::with_engine(services(here, count, here), served, peers.clone(), Some(listener), engine)
+            .expect("a fabric");
         Node { fabric, memory }
     };
     listeners.into_iter().zip(memories).enumerate().map(node).collect()
@@ -67,19 +67,52 @@ fn value(fabric: &TcpFabric, ticket: Ticket) -> Result<u64, OperationError> {
     }
 }
 
-#[test]
-fn a_node_that_computes_is_served_by_its_thread() {
-    let nodes = nodes(2);
+/// The engines of this machine.
+fn engines() -> Vec<TcpEngine> {
+    match TcpEngine::IoUring.probe() {
+        Ok(()) => vec![TcpEngine::Sockets, TcpEngine::IoUring],
+        Err(error) => {
+            println!("not run: {error}");
+            vec![TcpEngine::Sockets]
+        }
+    }
+}
+
+macro_rules! by_each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod by_each_engine {
+            $(#[test]
+            fn $test() {
+                super::engines().into_iter().for_each(super::$test);
+            })*
+        }
+    };
+}
+
+by_each_engine!(
+    a_node_that_computes_is_served_by_its_thread,
+    both_may_dial_at_once,
+    a_waiter_that_sleeps_is_woken_by_what_comes_in,
+    a_guest_asks_and_is_answered,
+    what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail,
+    garbage_after_a_handshake_ends_that_connection_only,
+    threads_that_poll_by_turns_lose_nothing,
+    a_fan_out_leaves_when_it_is_flushed,
+    what_nobody_reads_waits_and_comes_whole,
+    a_ring_that_breaks_loses_nothing,
+);
+
+fn a_node_that_computes_is_served_by_its_thread(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     nodes[0].fabric.write(1, AT, 7).expect("room");
     let old = nodes[0].fabric.fetch_add(1, AT, 3).expect("room");
     assert_eq!(value(&nodes[0].fabric, old), Ok(7));
     assert_eq!(nodes[1].memory.word(AT).load(Ordering::Acquire), 10);
 }
 
-#[test]
-fn both_may_dial_at_once() {
+fn both_may_dial_at_once(engine: TcpEngine) {
     for _ in 0..50 {
-        let nodes = nodes(2);
+        let nodes = nodes(2, engine);
         let tickets: Vec<Ticket> = (0..2).map(|me| nodes[me].fabric.fetch_add(1 - me, AT, 1).expect("room")).collect();
         for (me, ticket) in tickets.into_iter().enumerate() {
             assert_eq!(value(&nodes[me].fabric, ticket), Ok(0));
@@ -88,9 +121,8 @@ fn both_may_dial_at_once() {
     }
 }
 
-#[test]
-fn a_waiter_that_sleeps_is_woken_by_what_comes_in() {
-    let nodes = nodes(2);
+fn a_waiter_that_sleeps_is_woken_by_what_comes_in(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
             while nodes[1].memory.word(AT).load(Ordering::Acquire) == 0 {
@@ -103,21 +135,19 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in() {
     });
 }
 
-#[test]
-fn a_guest_asks_and_is_answered() {
-    let nodes = nodes(2);
+fn a_guest_asks_and_is_answered(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     let peers = nodes[0].fabric.shared.peers.to_vec();
     // Rank 2 lives on node 0 and speaks for nobody; its size is the others'.
-    let guest = TcpFabric::new(services(1, 2, 0), segment(), peers, None).expect("a fabric");
+    let guest = TcpFabric::with_engine(services(1, 2, 0), segment(), peers, None, engine).expect("a fabric");
     let ticket = guest.fetch_add(1, AT, 5).expect("room");
     // Rank 1 is node 1's own: it cannot be a link of another process too.
     assert_eq!(value(&guest, ticket), Ok(0));
     assert!(!guest.sleep(AT, 0, None), "nothing comes in by a guest's connections");
 }
 
-#[test]
-fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail() {
-    let mut nodes = nodes(2);
+fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail(engine: TcpEngine) {
+    let mut nodes = nodes(2, engine);
     let ticket = nodes[0].fabric.read(1, AT).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
     // The other end's thread holds still while its lock is held.
@@ -142,9 +172,8 @@ fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail() {
     }
 }
 
-#[test]
-fn garbage_after_a_handshake_ends_that_connection_only() {
-    let nodes = nodes(2);
+fn garbage_after_a_handshake_ends_that_connection_only(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
     let ticket = nodes[0].fabric.read(1, AT).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
     let address = nodes[1].fabric.shared.peers[1].addresses[0];
@@ -152,10 +181,150 @@ fn garbage_after_a_handshake_ends_that_connection_only() {
     let mut client = crate::handshake::Client::new(&Key::new([3; 32]), &claim).expect("random numbers");
     let mut stream = TcpStream::connect(address).expect("a listener");
     crate::handshake::prove(&stream, &mut client, Instant::now() + PATIENCE).expect("the right key");
+    // A ring receives from it, and refers to the socket.
+    nodes[1].fabric.progress();
     stream.write_all(&[0xff; 64]).expect("room");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    assert!(matches!(std::io::Read::read(&mut stream, &mut [0; 8]), Ok(0) | Err(_)), "closed");
+    match std::io::Read::read(&mut stream, &mut [0; 8]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        other => panic!("not closed: {other:?}"),
+    }
     let ticket = nodes[0].fabric.fetch_add(1, AT, 1).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
     assert_eq!(nodes[0].fabric.incarnation(1), 1);
+}
+
+/// A ring has one owner: what it, other threads and the background thread take in must still be one stream.
+fn threads_that_poll_by_turns_lose_nothing(engine: TcpEngine) {
+    (0..2).for_each(|first| poll_by_turns(engine, first));
+}
+
+/// Of two kinds of threads the ones of kind 0 go on living.
+fn poll_by_turns(engine: TcpEngine, first: u64) {
+    const EACH: u64 = 40;
+    let nodes = nodes(2, engine);
+    for turn in 0..30 {
+        let ask = || {
+            for step in 0..EACH {
+                let ticket = nodes[0].fabric.fetch_add(1, AT, 1).expect("room");
+                assert_eq!(value(&nodes[0].fabric, ticket), Ok(turn * EACH + step));
+                if step % 7 == turn % 7 {
+                    nodes[usize::from(step % 2 == 1)].fabric.hand_over();
+                }
+                if step % 3 == 0 {
+                    nodes[1].fabric.progress();
+                }
+            }
+        };
+        // The first that asks becomes the ring's owner: one that goes on living, or one that ends at once.
+        match (turn + first) % 2 {
+            0 => ask(),
+            _ => std::thread::scope(|scope| scope.spawn(ask).join().expect("no panic")),
+        }
+    }
+    assert_eq!((nodes[0].fabric.incarnation(1), nodes[1].fabric.incarnation(0)), (1, 1));
+}
+
+fn await_word(node: &Node, expected: u64) {
+    let start = Instant::now();
+    while node.memory.word(AT).load(Ordering::Acquire) != expected {
+        assert!(start.elapsed() < PATIENCE, "{} instead of {expected}", node.memory.word(AT).load(Ordering::Acquire));
+        std::thread::yield_now();
+    }
+}
+
+/// Without anybody polling.
+fn a_fan_out_leaves_when_it_is_flushed(engine: TcpEngine) {
+    let nodes = nodes(4, engine);
+    for node in 1..4 {
+        let ticket = nodes[0].fabric.read(node, AT).expect("room");
+        assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
+    }
+    for step in 1..20 {
+        for node in 1..4 {
+            // Twice to each: what waits is sent once.
+            for _ in 0..2 {
+                let mut tickets = Vec::new();
+                let add = Request::FetchAdd { at: AT, add: 1 };
+                nodes[0].fabric.post_more(node, &[add], &mut tickets).expect("room");
+                nodes[0].fabric.forget(tickets[0]);
+            }
+        }
+        nodes[0].fabric.flush();
+        nodes[1..].iter().for_each(|node| await_word(node, 2 * step));
+    }
+}
+
+fn what_nobody_reads_waits_and_comes_whole(engine: TcpEngine) {
+    const WORDS: u64 = 4096;
+    let word_of = |value: u64| AT.plus(usize::try_from(value % WORDS).expect("small"));
+    let nodes = nodes(3, engine);
+    for node in 1..3 {
+        let ticket = nodes[0].fabric.read(node, AT).expect("room");
+        assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
+    }
+    let mut posted = [0; 2];
+    {
+        let _held = (nodes[1].fabric.shared.engine(), nodes[2].fabric.shared.engine());
+        let mut is_full = false;
+        while !is_full {
+            is_full = true;
+            for node in 1..3 {
+                // As much as may wait, so that the kernel takes a part of it in the end.
+                loop {
+                    let value = |more| posted[node - 1] + more;
+                    let write = |more| Request::Write { at: word_of(value(more)), value: value(more) };
+                    let batch: Vec<Request> = (1..=64).map(write).collect();
+                    match nodes[0].fabric.post_more(node, &batch, &mut Vec::new()) {
+                        Ok(()) => (posted[node - 1], is_full) = (posted[node - 1] + 64, false),
+                        Err(PostError::Full { .. }) => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+            nodes[0].fabric.flush();
+        }
+    }
+    for node in 1..3 {
+        let (start, last) = (Instant::now(), posted[node - 1]);
+        while nodes[node].memory.word(word_of(last)).load(Ordering::Acquire) != last {
+            assert!(start.elapsed() < PATIENCE, "the last of {last} writes");
+            nodes[0].fabric.progress();
+        }
+        assert!(last > WORDS);
+        for value in last - WORDS + 1..=last {
+            assert_eq!(nodes[node].memory.word(word_of(value)).load(Ordering::Relaxed), value);
+        }
+    }
+    assert_eq!(nodes[0].fabric.incarnation(1), 1);
+}
+
+fn a_ring_that_breaks_loses_nothing(engine: TcpEngine) {
+    let nodes = nodes(3, engine);
+    for step in 0..100 {
+        if step == 50 {
+            nodes[0].fabric.shared.engine().break_ring();
+        }
+        let mut tickets = Vec::new();
+        for node in 1..3 {
+            let add = Request::FetchAdd { at: AT, add: 1 };
+            nodes[0].fabric.post_more(node, &[add], &mut tickets).expect("room");
+        }
+        nodes[0].fabric.flush();
+        nodes[1..].iter().for_each(|node| await_word(node, step + 1));
+        tickets.into_iter().for_each(|ticket| assert_eq!(value(&nodes[0].fabric, ticket), Ok(step)));
+    }
+    assert_eq!((nodes[0].fabric.incarnation(1), nodes[0].fabric.incarnation(2)), (1, 1));
+}
+
+#[test]
+fn an_engine_is_named_as_it_is_parsed_and_one_that_is_refused_says_what_helps() {
+    for engine in [TcpEngine::Auto, TcpEngine::Sockets, TcpEngine::IoUring] {
+        assert_eq!(engine.name().parse(), Ok(engine));
+    }
+    assert!("epoll".parse::<TcpEngine>().is_err_and(|why| why.contains("io-uring")));
+    let refused = super::RingError(std::io::Error::from(std::io::ErrorKind::PermissionDenied)).to_string();
+    assert!(refused.contains("permission denied") && refused.contains("PHALANX_TCP_ENGINE"), "{refused}");
+    assert!(TcpEngine::Auto.probe().is_ok());
 }

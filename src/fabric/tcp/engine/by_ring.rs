@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{Carrier, Engine, Link, LinkState, Outgoing, Ring, Stream, StreamError};
+use super::{Carrier, Engine, Link, LinkState, Outgoing, Ring, Stream, StreamError, watch_room};
 use crate::fabric::tcp::uring::{Chunk, Completion, RingEvent, Tag};
 
 /// Exchanges of one turn, at most: a peer that never ceases to send does not hold up the others.
@@ -57,6 +57,12 @@ impl Engine {
         self.send_unsent();
     }
 
+    /// What a kernel that refuses to go on does.
+    #[cfg(test)]
+    pub fn break_ring(&mut self) {
+        self.ring.iter_mut().for_each(|ring| ring.break_down());
+    }
+
     /// Sends what has gathered by sockets.
     pub(super) fn send_unsent(&mut self) {
         while let Some(carrier) = self.unsent.pop() {
@@ -89,27 +95,23 @@ impl Engine {
         // Twice in a batch would be sent twice.
         unsent.sort_unstable();
         unsent.dedup();
-        let exchanged = match *unsent {
-            [alone] if outside.is_empty() && !ring.has_news() => {
-                self.gathers = false;
-                self.unsent.push(alone);
-                self.send_unsent();
-                self.gathers = true;
-                return Ok(());
-            }
-            _ => {
-                let sends = unsent.iter().filter_map(|carrier| {
-                    let (stream, outgoing) = self.ways(*carrier)?;
-                    let is_new = outgoing.waiting_bytes() > 0;
-                    is_new.then(|| (tag(*carrier, stream), stream.socket().as_fd(), outgoing.waiting()))
-                });
-                let receives = outside.iter().filter_map(|carrier| {
-                    let (stream, _) = self.ways(*carrier)?;
-                    (!stream.is_in_ring).then(|| (tag(*carrier, stream), stream.socket().as_fd()))
-                });
-                ring.exchange(sends, receives)
-            }
-        };
+        if unsent.len() < WORTH_A_BATCH && outside.is_empty() && !ring.has_news() {
+            self.gathers = false;
+            self.unsent = unsent;
+            self.send_unsent();
+            self.gathers = true;
+            return Ok(());
+        }
+        let sends = unsent.iter().filter_map(|carrier| {
+            let (stream, outgoing) = self.ways(*carrier)?;
+            let waits = outgoing.waiting_bytes() > 0;
+            waits.then(|| (tag(*carrier, stream), stream.socket().as_fd(), outgoing.waiting()))
+        });
+        let receives = outside.iter().filter_map(|carrier| {
+            let (stream, _) = self.ways(*carrier)?;
+            (!stream.is_in_ring).then(|| (tag(*carrier, stream), stream.socket().as_fd()))
+        });
+        let exchanged = ring.exchange(sends, receives);
         for carrier in outside {
             if let Some((stream, _)) = self.ways_mut(carrier) {
                 stream.is_in_ring = true;
@@ -117,6 +119,9 @@ impl Engine {
         }
         while let Some(completion) = ring.next() {
             self.handle_completion(ring, completion);
+        }
+        if exchanged.is_err() {
+            self.unsent.extend(unsent);
         }
         exchanged
     }
@@ -178,7 +183,7 @@ impl Engine {
             (Ok(_), None) => {}
         }
         match tag.carrier {
-            Carrier::Link(node) => self.watch_room(node),
+            Carrier::Link(node) => self.links.get_mut(node).into_iter().for_each(|link| watch_room(&self.epoll, link)),
             Carrier::Guest(id) => self.end_service(id, Ok(())),
         }
     }

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Jobs across nodes by RDMA, where there is a device: `scripts/rdma-job.sh PHALANX ACROSS`.
+#
+# Mostly run as `scripts/soft-roce.sh run -- scripts/rdma-job.sh target/release/phalanx target/release/deps/across-…`:
+# the command, and the test suite `tests/across.rs` as a program, both built before. The suite runs with
+# PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages went by
+# the device is seen in the packets that it has counted. Then come short benchmarks, whose JSON is looked at: that there
+# is a limit, and figures. How fast anything is, is not.
+
+set -uo pipefail
+
+phalanx=${1:?usage: rdma-job.sh PHALANX ACROSS}
+across=${2:?usage: rdma-job.sh PHALANX ACROSS}
+# Fewer packets than this in the whole suite were no barriers'; there are tens of thousands.
+packets_at_least=10000
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failed=0
+
+fail() {
+    echo "FAILED: $*"
+    failed=1
+}
+
+# What all soft-RoCE devices have sent; nothing where the device is none of them.
+sent_packets() {
+    cat /sys/class/infiniband/rxe*/ports/1/hw_counters/sent_pkts 2>/dev/null | awk '{ sum += $1; n++ } END { if (n) print sum }'
+}
+
+# bench ARGUMENTS…: by RDMA, its JSON appended to what will be looked at. Its progress is for terminals.
+bench() {
+    timeout 60 "$phalanx" bench "$@" --fabric rdma --json >>"$scratch/results" 2>"$scratch/stderr" || {
+        cat "$scratch/stderr"
+        fail "phalanx bench $*"
+    }
+}
+
+before=$(sent_packets)
+PHALANX_FABRIC=rdma timeout 220 "$across" --test-threads=1 --color never || fail "the suite of jobs across nodes"
+after=$(sent_packets)
+if [ -n "$before" ]; then
+    echo "$((after - before)) packets by RDMA"
+    [ $((after - before)) -ge $packets_at_least ] || fail "the suite's messages did not go by RDMA"
+fi
+
+for ranks in 2 4; do
+    bench barrier --nodes 2 --ranks "$ranks" --iterations 300 --rounds 3
+done
+bench fabric --rounds 1 --operations 1000
+
+python3 - "$scratch/results" <<'PYTHON' || fail "the benchmarks' results"
+import json, sys
+results = [json.loads(line) for line in open(sys.argv[1])]
+barriers = [result for result in results if result["bench"] == "barrier"]
+operations = [result for result in results if result["bench"] == "fabric"]
+assert [result["ranks"] for result in barriers] == [2, 4], barriers
+assert {result["operation"] for result in operations} == {"write", "read", "fetch_add", "compare_swap"}, operations
+for result in results:
+    assert result["fabric"] == "rdma" and result["limit_ns"] > 0 and result["p50_ns"] > 0, result
+for result in barriers:
+    assert result["nodes"] == 2 and result["iterations"] == 300, result
+    print(f'barrier of {result["ranks"]} ranks on 2 nodes: p50 {result["p50_ns"]} ns, limit {result["limit_ns"]} ns')
+for result in operations:
+    if result["outstanding"] == 1:
+        print(f'{result["operation"]}: p50 {result["p50_ns"]} ns, limit {result["limit_ns"]} ns')
+PYTHON
+exit $failed
