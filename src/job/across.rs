@@ -363,6 +363,9 @@ fn no_rdma(rank: usize, why: String) -> JobError {
     JobError::Fabric { rank, fabric: FabricChoice::Rdma.name(), why }
 }
 
+/// The most offers that a round of the rendezvous carries; further partners are reached by TCP.
+const MOST_OFFERS: usize = 120;
+
 /// An adapter's offers to some nodes.
 ///
 /// | bytes of each | field |
@@ -372,7 +375,7 @@ fn no_rdma(rank: usize, why: String) -> JobError {
 fn offer_to(adapter: Option<&RdmaFabric>, partners: &[usize]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let Some(adapter) = adapter else { return bytes };
-    for node in partners {
+    for node in partners.iter().take(MOST_OFFERS) {
         // Without an offer the other end will not connect either, and TCP serves.
         if let Ok(offer) = adapter.offer(*node) {
             bytes.extend_from_slice(&(*node as u64).to_le_bytes());
