@@ -2,8 +2,8 @@
 # Jobs across nodes by RDMA, where there is a device: `scripts/rdma-job.sh PHALANX ACROSS`.
 #
 # Mostly run as `scripts/soft-roce.sh run -- scripts/rdma-job.sh target/release/phalanx target/release/deps/across-…`:
-# the command, and the test suite `tests/across.rs` as a program, both built before. The suite runs with
-# PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages went by
+# the command, and the test suite `tests/across.rs` as a program, both built before. Most of the suite runs
+# with PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages went by
 # the device is seen in the packets that it has counted. Then come short benchmarks, whose JSON is looked at: that there
 # is a limit, and figures. How fast anything is, is not.
 
@@ -49,7 +49,9 @@ if [ -n "$before" ]; then
     echo "$((after - before)) packets by RDMA"
     [ $((after - before)) -ge $packets_at_least ] || fail "the barriers' messages did not go by RDMA"
 fi
-suite 180 --skip two_nodes_pass_together || fail "the suite of jobs across nodes"
+# Of the rest those that do not depend on how fast a guest is, or on how exact its clocks are.
+suite 150 a_mismatch_names a_time_out_names computes_holds groups_span_nodes reductions_are forming_that \
+    an_arrival_is || fail "the suite of jobs across nodes"
 
 for ranks in 2 4; do
     bench barrier --nodes 2 --ranks "$ranks" --iterations 300 --rounds 3
