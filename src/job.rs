@@ -30,7 +30,7 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
-pub(crate) use membership::{CpuShare, Departed, Membership};
+pub(crate) use membership::{CpuShare, Membership};
 use membership::{Exchange, Parts};
 
 /// How long ranks wait for each other to join, unless told otherwise.
@@ -167,6 +167,10 @@ impl JobOptions {
         })
     }
 
+    fn wanted_groups(&self) -> usize {
+        self.groups.unwrap_or(GROUPS).max(1)
+    }
+
     fn limit(&self) -> Duration {
         self.bootstrap_timeout.unwrap_or(BOOTSTRAP_TIMEOUT)
     }
@@ -273,8 +277,7 @@ fn single(jobs: Vec<Job>) -> Job {
 }
 
 /// A segment's division, for groups whose blocks have `block_units` units.
-fn node_layout(ranks: usize, block_units: usize, options: &JobOptions) -> Result<NodeLayout, JobError> {
-    let groups = options.groups.unwrap_or(GROUPS).max(1);
+fn node_layout(ranks: usize, block_units: usize, groups: usize) -> Result<NodeLayout, JobError> {
     match (block_units * UNIT_WORDS).checked_mul(groups) {
         Some(arena) if arena <= MOST_ARENA_WORDS => Ok(NodeLayout::new(ranks, arena.max(LEAST_ARENA_WORDS))),
         _ => Err(JobError::Groups { groups, ranks }),
@@ -291,7 +294,7 @@ fn create(rank: usize, layout: NodeLayout) -> Result<Segment, JobError> {
 
 /// A new segment for a job on one node.
 fn create_alone(ranks: usize, options: &JobOptions) -> Result<Segment, JobError> {
-    create(0, node_layout(ranks, formation::units(ranks), options)?)
+    create(0, node_layout(ranks, formation::units(ranks), options.wanted_groups())?)
 }
 
 /// Serves a segment to the ranks of its node.

@@ -134,7 +134,7 @@ impl Rdma {
         }
         if !self.fabric.is_connected(node) {
             // There was never one to most nodes; a breach of one that there was is worth a line.
-            if self.fabric.incarnation(node) > 0 && way.by_rdma {
+            if way.by_rdma {
                 way.is_broken = true;
                 let here = self.fabric.here();
                 eprintln!("phalanx: node {here}: the RDMA connection to node {node} broke; its messages go by TCP");

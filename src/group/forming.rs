@@ -19,7 +19,6 @@ use crate::coord::introductions::{Introductions, Stranger};
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
-use crate::job::Departed;
 use crate::sync::Ordering;
 
 /// The number of the group of all ranks.
@@ -370,7 +369,7 @@ impl Group {
         }
         if formation::is_last_to_leave(segment, self.layout) {
             abroad.say_goodbye(&self.membership);
-            self.membership.depart(Departed { layout: abroad.layout() });
+            self.membership.depart(abroad.layout());
         }
     }
 

@@ -108,7 +108,7 @@ fn own_card(identity: &Identity, listener: &TcpListener, options: &JobOptions) -
     let Address::Unix { name: socket } = random.bootstrap else { unreachable!("a job on one node has a UNIX socket") };
     Ok(RankCard {
         layout_hash: coord::LAYOUT_HASH,
-        groups: options.groups.unwrap_or(0) as u64,
+        groups: options.wanted_groups() as u64,
         node_key,
         socket,
         addresses: addresses_of(own),
@@ -196,20 +196,20 @@ impl Place {
             }
             return Ok((segment, None));
         }
-        let segment = Arc::new(create(self.rank, self.segment_layout(options)?)?);
+        let segment = Arc::new(create(self.rank, self.segment_layout(&cards[0])?)?);
         let server = serve(&local, &segment)?;
         ranks::enter(&*segment, &segment.layout(), 0, &mask);
         ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
         Ok((segment, Some(server)))
     }
 
-    fn segment_layout(&self, options: &JobOptions) -> Result<NodeLayout, JobError> {
+    /// How this node's segment is to be divided: by what rank 0 wants, whatever radix it will name.
+    fn segment_layout(&self, rank_0: &RankCard) -> Result<NodeLayout, JobError> {
         let (members, nodes) = (self.neighbours().len(), self.topology.nodes());
-        // The radix is not known yet: the greatest that the job may choose takes the most space.
-        let radix = options.radix.unwrap_or(MAX_RADIX.min(nodes).max(2));
-        let most = (2..=radix).map(|radix| Schedule::new(nodes, radix)).max_by_key(Schedule::slots);
-        let schedule = most.expect("a radix is at least 2");
-        node_layout(members, formation::units_spanning(&schedule, members), options)
+        let most = (2..=MAX_RADIX).map(|radix| Schedule::new(nodes, radix)).max_by_key(Schedule::slots);
+        let schedule = most.expect("there are radices");
+        let groups = usize::try_from(rank_0.groups).unwrap_or(usize::MAX);
+        node_layout(members, formation::units_spanning(&schedule, members), groups)
     }
 
     /// How all nodes' segments are divided, by what their agents have brought.

@@ -33,7 +33,7 @@ pub(crate) struct Membership {
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
     /// Blocks of spanning groups that this node's members have left, and other nodes' may not have.
-    departed: Mutex<Vec<Departed>>,
+    departed: Mutex<Vec<SpanLayout>>,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
 }
@@ -54,12 +54,6 @@ pub(crate) struct CpuShare {
     pub cpus: usize,
     pub quota: Option<f64>,
     pub has_own_cpus: bool,
-}
-
-/// A block that waits for other nodes to leave the group.
-#[derive(Debug)]
-pub(crate) struct Departed {
-    pub layout: SpanLayout,
 }
 
 /// What [`Membership::new`] is made of.
@@ -137,7 +131,7 @@ impl Membership {
     }
 
     /// Notes a block that is to be given back when all the other nodes have left it.
-    pub fn depart(&self, departed: Departed) {
+    pub fn depart(&self, departed: SpanLayout) {
         lock(&self.departed).push(departed);
         self.bury_departed();
     }
@@ -145,7 +139,7 @@ impl Membership {
     /// Gives the blocks back that no other node touches any more.
     pub fn bury_departed(&self) {
         let layout = self.segment.layout();
-        lock(&self.departed).retain(|departed| !formation::release_spanning(&*self.segment, &layout, departed.layout));
+        lock(&self.departed).retain(|departed| !formation::release_spanning(&*self.segment, &layout, *departed));
     }
 
     pub fn clocks(&self) -> MutexGuard<'_, HashMap<usize, NodeClock>> {

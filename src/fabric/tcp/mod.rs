@@ -37,7 +37,7 @@ mod uring;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -416,8 +416,12 @@ impl Fabric for TcpFabric {
 
     fn progress(&self) {
         self.shared.steal();
-        if let Ok(mut engine) = self.shared.engine.try_lock() {
-            engine.turn();
+        match self.shared.engine.try_lock() {
+            Ok(mut engine) => engine.turn(),
+            // As in `engine`: a panic elsewhere must not stop the connections.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().turn(),
+            // Somebody else takes the turn.
+            Err(TryLockError::WouldBlock) => {}
         }
     }
 
