@@ -17,7 +17,7 @@ use crate::cluster::{membership as ranks, rendezvous};
 use crate::coord;
 use crate::coord::barrier::Algorithm;
 use crate::coord::barrier::layout::GroupLayout;
-use crate::coord::barrier::spanning::schedule::{Costs, MAX_RADIX};
+use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, MAX_RADIX};
 use crate::coord::drive::{CpuHint, Driver};
 use crate::coord::formation::{self, Member};
 use crate::coord::wait::{WaitPlan, WaitPolicy};
@@ -56,7 +56,7 @@ pub struct JobOptions {
     barrier: Option<Algorithm>,
     wait: Option<WaitPolicy>,
     groups: Option<usize>,
-    radix: Option<usize>,
+    pattern: Option<ExchangePattern>,
     fabric: Option<FabricChoice>,
     rdma: Option<RdmaOptions>,
     tcp_engine: Option<TcpEngine>,
@@ -92,11 +92,11 @@ impl JobOptions {
         self
     }
 
-    /// One more than the nodes to which each node sends in a round of a barrier between nodes (`PHALANX_RADIX`, 2 to 64;
-    /// default: chosen by what a message costs). Rank 0 decides.
+    /// How nodes exchange what they know in a barrier between them (`PHALANX_RADIX`, a radix of 2 to 64 or `star`;
+    /// default: chosen by what a message costs, and by how many nodes share a CPU). Rank 0 decides.
     #[must_use]
-    pub fn radix(mut self, radix: usize) -> Self {
-        self.radix = Some(radix);
+    pub fn exchange(mut self, pattern: ExchangePattern) -> Self {
+        self.pattern = Some(pattern);
         self
     }
 
@@ -141,16 +141,19 @@ impl JobOptions {
         };
         let wait = set.wait.as_deref().map(str::parse).transpose().map_err(option("PHALANX_WAIT"))?;
         let fabric = set.fabric.as_deref().map(str::parse).transpose().map_err(option("PHALANX_FABRIC"))?;
-        let radix = self.radix.or(set.radix);
-        if radix.is_some_and(|radix| !(2..=MAX_RADIX).contains(&radix)) {
-            return Err(option("PHALANX_RADIX")(format!("a radix is a whole number from 2 to {MAX_RADIX}")));
-        }
+        let pattern = match (self.pattern, set.radix.as_deref()) {
+            (Some(ExchangePattern::Dissemination { radix }), _) if !(2..=MAX_RADIX).contains(&radix) => {
+                return Err(option("PHALANX_RADIX")(format!("a radix is a whole number from 2 to {MAX_RADIX}")));
+            }
+            (None, Some(text)) => Some(text.parse().map_err(option("PHALANX_RADIX"))?),
+            (named, _) => named,
+        };
         let tcp_engine = set.tcp_engine.as_deref().map(str::parse).transpose().map_err(option("PHALANX_TCP_ENGINE"))?;
         Ok(Self {
             barrier: self.barrier.or(barrier),
             wait: self.wait.or(wait),
             groups: self.groups,
-            radix,
+            pattern,
             fabric: self.fabric.or(fabric),
             rdma: Some(match &self.rdma {
                 Some(rdma) => rdma.clone(),
@@ -260,10 +263,10 @@ impl Job {
         membership.network.as_ref().filter(|_| self.nodes() > 1).map_or(FabricKind::Shm, |way| way.kind_of(other))
     }
 
-    /// One more than the nodes to which each node sends in a round of the world's barrier; `None` in a job of one node.
-    pub fn radix(&self) -> Option<usize> {
+    /// How the nodes exchange what they know in the world's barrier; `None` in a job of one node.
+    pub fn exchange(&self) -> Option<ExchangePattern> {
         let nodes = self.nodes();
-        (nodes > 1).then(|| self.world.membership().radix_for(nodes))
+        (nodes > 1).then(|| self.world.membership().schedule_for(nodes).pattern())
     }
 
     /// The size of the node's segment in bytes.
@@ -392,7 +395,10 @@ fn alone(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOption
         driver: driver(segment, &cpus, mask, options),
         topology: Arc::new(Topology::single(node.ranks())),
         layouts: Arc::new([node]),
-        exchange: Exchange { radix: options.radix, costs: Costs { latency_ns: 0.0, overhead_ns: 0.0 } },
+        exchange: Exchange {
+            pattern: options.pattern,
+            costs: Costs { latency_ns: 0.0, overhead_ns: 0.0, nodes_per_cpu: 0.0 },
+        },
         network: None,
     });
     let (layout, everyone) = (GroupLayout::new(node.unit(0), node.ranks()), (0..node.ranks()).collect());

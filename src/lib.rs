@@ -57,6 +57,7 @@ pub mod sync;
 #[cfg(all(feature = "testing", not(model)))]
 pub mod testing;
 
+pub use coord::barrier::spanning::schedule::ExchangePattern;
 pub use coord::barrier::{Algorithm, Operation};
 pub use coord::stats::{GroupStats, MemberStats};
 pub use coord::wait::WaitPolicy;

@@ -61,7 +61,7 @@ fn rounds_of_this_run() -> u64 {
     std::env::var("ACROSS_ROUNDS").expect("the test has set it").parse().expect("a number")
 }
 
-/// Runs [`pass_many`] over nodes with so many ranks, for each radix and algorithm.
+/// Runs [`pass_many`] over nodes with so many ranks, for each exchange and algorithm.
 fn all_pass(test: &str, counts: &[&[usize]], radices: &[&str], rounds: &str) {
     if role().is_some() {
         return pass_many(&join(), rounds_of_this_run());
@@ -86,19 +86,19 @@ fn two_nodes_pass_together() {
 
 #[test]
 fn uneven_nodes_pass_together() {
-    all_pass("uneven_nodes_pass_together", &[&[1, 3, 2]], &["2", "8"], "250");
+    all_pass("uneven_nodes_pass_together", &[&[1, 3, 2]], &["2", "8", "star"], "250");
 }
 
 #[test]
 fn many_nodes_pass_together() {
-    all_pass("many_nodes_pass_together", &[&[1; 5], &[1; 8]], &["2", "3", "8"], "100");
+    all_pass("many_nodes_pass_together", &[&[1; 5], &[1; 8]], &["2", "3", "8", "star"], "100");
 }
 
 #[test]
-#[ignore = "a minute: every shape with every radix and algorithm, thousands of barriers each"]
+#[ignore = "a minute: every shape with every exchange and algorithm, thousands of barriers each"]
 fn every_shape_passes_together() {
     let shapes: &[&[usize]] = &[&[1, 1], &[2, 2], &[1, 3, 2], &[4, 1], &[1; 5], &[1; 8]];
-    all_pass("every_shape_passes_together", shapes, &["2", "3", "8"], "2000");
+    all_pass("every_shape_passes_together", shapes, &["2", "3", "8", "star"], "2000");
 }
 
 /// A rank may end as soon as it has passed: what others need of it is on its way.
@@ -110,7 +110,9 @@ fn ranks_may_end_right_after_a_barrier() {
         return job.world().barrier_timeout(PROMPT * 5).expect("all have arrived");
     }
     for counts in [&[1; 5][..], &[1; 8], &[2, 1, 2], &[1; 6]] {
-        Across::of_counts(counts).run(TEST, &[("PHALANX_RADIX", "2")]);
+        for exchange in ["2", "star"] {
+            Across::of_counts(counts).run(TEST, &[("PHALANX_RADIX", exchange)]);
+        }
     }
 }
 
@@ -201,7 +203,7 @@ fn a_time_out_names_exactly_the_missing_to_all_and_is_resumed() {
         assert_eq!(world.passed(), 2);
         return world.barrier_timeout(LIMIT).expect("the next barrier");
     }
-    for (algorithm, radix) in [("flat", "2"), ("tree", "3"), ("central", "2")] {
+    for (algorithm, radix) in [("flat", "2"), ("tree", "3"), ("central", "2"), ("flat", "star")] {
         Across::new(&[0, 0, 1, 1, 2]).run(TEST, &[("PHALANX_BARRIER", algorithm), ("PHALANX_RADIX", radix)]);
     }
 }

@@ -20,6 +20,7 @@ use std::task::Poll;
 use common::block::{REDUCTIONS, reduced};
 use common::seeds::for_each_seed;
 use common::wires::Wires;
+use phalanx::ExchangePattern;
 use phalanx::coord::barrier::spanning::layout::SpanLayout;
 use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
 use phalanx::coord::barrier::{Algorithm, Awaited, Contribution, Operation, Outcome, Withdrawal};
@@ -299,9 +300,17 @@ impl<'net> Meeting<'net> {
     }
 }
 
+/// A dissemination more often than a star.
+fn any_pattern(most_radix: usize, random: &mut Seeded) -> ExchangePattern {
+    match random.below(3) {
+        0 => ExchangePattern::Star,
+        _ => ExchangePattern::Dissemination { radix: 2 + random.below(most_radix - 1) },
+    }
+}
+
 /// A group with so many members on each node.
-fn one_group(counts: &[usize], radix: usize, weather: Weather, random: &mut Seeded) {
-    let schedule = Schedule::new(counts.len(), radix);
+fn one_group(counts: &[usize], most_radix: usize, weather: Weather, random: &mut Seeded) {
+    let schedule = Schedule::new(counts.len(), any_pattern(most_radix, random));
     let is_uniform = random.below(2) == 0;
     let (mut nodes, mut layouts) = (Vec::new(), Vec::new());
     for count in counts {
@@ -337,7 +346,7 @@ fn nodes_pass_together_whatever_their_members_and_wires_do() {
         let mut random = Seeded::new(seed ^ 0x51a7);
         let counts: Vec<usize> = (0..1 + random.below(6)).map(|_| 1 + random.below(3)).collect();
         let weather = Weather { rounds: 7, unrest: [0, 5, 25][random.below(3)], faults: [0, 10, 100][random.below(3)] };
-        one_group(&counts, 2 + random.below(4), weather, &mut random);
+        one_group(&counts, 5, weather, &mut random);
     });
 }
 
@@ -347,7 +356,7 @@ fn many_nodes_pass_together() {
         let mut random = Seeded::new(seed ^ 0x9a11);
         let counts: Vec<usize> = (0..6 + random.below(20)).map(|_| 1 + random.below(4)).collect();
         let weather = Weather { rounds: 3, unrest: [0, 10][random.below(2)], faults: [0, 5][random.below(2)] };
-        one_group(&counts, 2 + random.below(8), weather, &mut random);
+        one_group(&counts, 9, weather, &mut random);
     });
 }
 
@@ -360,6 +369,6 @@ fn nodes_pass_together_on_fresh_seeds() {
         let mut random = Seeded::new(seed ^ 0x51a7);
         let counts: Vec<usize> = (0..1 + random.below(12)).map(|_| 1 + random.below(4)).collect();
         let weather = Weather { rounds: 7, unrest: [0, 5, 25][random.below(3)], faults: [0, 10, 100][random.below(3)] };
-        one_group(&counts, 2 + random.below(7), weather, &mut random);
+        one_group(&counts, 8, weather, &mut random);
     });
 }

@@ -42,9 +42,9 @@ impl Choice {
 
     fn of(job: &Job) -> Self {
         let chosen = job.world().algorithm();
-        let reason = match job.radix() {
+        let reason = match job.exchange() {
             None => chosen.reason,
-            Some(radix) => format!("{}; between {} nodes dissemination of radix {radix}", chosen.reason, job.nodes()),
+            Some(pattern) => format!("{}; between {} nodes {pattern}", chosen.reason, job.nodes()),
         };
         Self { algorithm: chosen.algorithm.name().to_owned(), reason, fabric: job.fabric().name().to_owned() }
     }

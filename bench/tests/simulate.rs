@@ -11,7 +11,8 @@ fn a_calm_barrier_takes_what_the_formula_says() {
         for radix in [2, 3, 8, 64] {
             let scenario = Scenario { barriers: 3, ..Scenario::new(nodes, radix) };
             let outcome = scenario.run().expect("nothing is wrong");
-            let expected = outcome.schedule.cost_ns(&Costs { latency_ns: 900.0, overhead_ns: 40.0 });
+            let expected =
+                outcome.schedule.cost_ns(&Costs { latency_ns: 900.0, overhead_ns: 40.0, nodes_per_cpu: 0.0 });
             assert_eq!(outcome.mean_ns, expected, "{nodes} nodes, radix {radix}");
             assert_eq!(outcome.max_ns as f64, expected, "{nodes} nodes, radix {radix}");
             assert_eq!(outcome.messages_per_node, outcome.schedule.messages() as f64);

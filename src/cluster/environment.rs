@@ -148,7 +148,7 @@ pub struct EnvironmentOptions {
     /// `PHALANX_BOOTSTRAP_TIMEOUT_MS`.
     pub bootstrap_timeout: Option<Duration>,
     /// `PHALANX_RADIX`.
-    pub radix: Option<usize>,
+    pub radix: Option<String>,
     /// `PHALANX_FABRIC`.
     pub fabric: Option<String>,
     /// `PHALANX_RDMA_DEVICE`.
@@ -286,7 +286,7 @@ impl Environment {
             barrier: text("PHALANX_BARRIER"),
             wait: text("PHALANX_WAIT"),
             bootstrap_timeout: timeout_ms.map(|ms| Duration::from_millis(ms as u64)),
-            radix: self.number("PHALANX_RADIX")?,
+            radix: text("PHALANX_RADIX"),
             fabric: text("PHALANX_FABRIC"),
             rdma_device: text("PHALANX_RDMA_DEVICE"),
             rdma_gid_index: self.number("PHALANX_RDMA_GID_INDEX")?,

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use super::members::Abroad;
 use super::{AlgorithmChoice, Group, Limit, Standing};
-use crate::coord::barrier::spanning::Schedule;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
 use crate::coord::formation::{self, Member, NoSpace};
@@ -227,7 +226,7 @@ impl Group {
     fn begin_spanning(&self, ranks: &[usize], members: &[Member], key: u64) -> Result<HalfMade, GroupError> {
         let (segment, membership) = (self.segment(), &self.membership);
         let nodes = membership.nodes_of(ranks);
-        let schedule = Schedule::new(nodes.len(), membership.radix_for(nodes.len()));
+        let schedule = membership.schedule_for(nodes.len());
         let choice = AlgorithmChoice::new(membership.algorithm, &membership.cpus, members.len());
         let made = formation::make_spanning(segment, &segment.layout(), schedule, members, choice.algorithm);
         let layout = match made {
@@ -342,7 +341,7 @@ impl Group {
             return Some(Self::attach(Arc::clone(membership), layout, ranks.to_vec()));
         }
         let nodes = membership.nodes_of(ranks).len();
-        let schedule = Schedule::new(nodes, membership.radix_for(nodes));
+        let schedule = membership.schedule_for(nodes);
         let members = membership.neighbours_among(ranks).len();
         let layout = formation::checked_spanning_block(segment, &node, value, schedule, members)?;
         self.attach_abroad(ranks, layout)

@@ -5,7 +5,7 @@
 //! 1. Each rank brings its [`RankCard`]. Ranks with equal node keys form a node; the lowest of them, its *agent*, makes
 //!    the segment and passes it to the others over a UNIX socket as in a job of one node.
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
-//! 3. Rank 0 brings what a message costs, and the radix if one has been named; otherwise it follows from the costs.
+//! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows from the costs.
 //!    They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
 //! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages.
 //! 5. Nothing is brought: once this round is over, the world's block and the connections are there on every node.
@@ -23,7 +23,7 @@ use crate::cluster::node_key::node_key;
 use crate::cluster::{bootstrap, membership as ranks, rendezvous};
 use crate::coord;
 use crate::coord::barrier::spanning::layout::SpanLayout;
-use crate::coord::barrier::spanning::schedule::{Costs, MAX_RADIX, Schedule};
+use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, MAX_RADIX, Schedule};
 use crate::coord::barrier::spanning::{Span, SpanNode};
 use crate::coord::formation::{self, Member};
 use crate::error::{BootstrapError, JobError};
@@ -38,7 +38,7 @@ use crate::interfaces;
 use crate::machine::CpuSet;
 
 /// What a message is taken to cost where nothing could be measured: a fast adapter's figures.
-const ASSUMED: Costs = Costs { latency_ns: 1_500.0, overhead_ns: 150.0 };
+const ASSUMED: Costs = Costs { latency_ns: 1_500.0, overhead_ns: 150.0, nodes_per_cpu: 0.0 };
 /// Reads of another node's word by which the costs are measured.
 const SAMPLES: usize = 21;
 /// How long measuring may take.
@@ -65,8 +65,8 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let tcp = place.connect(identity, &cards, &layouts, &segment, listener, engine)?;
 
     let adapter = place.open_adapter(options, &segment)?;
-    let costs = if rank == 0 && adapter.is_none() { measure(&tcp) } else { ASSUMED };
-    let exchange = place.agree(&gather(&encode_exchange(&Exchange { radix: options.radix, costs }))?)?;
+    let costs = Costs { nodes_per_cpu: place.nodes_per_cpu(&cards), ..message_costs(rank, &tcp, adapter.as_ref()) };
+    let exchange = place.agree(&gather(&encode_exchange(&Exchange { pattern: options.pattern, costs }))?)?;
     if place.is_agent() {
         place.make_world(&segment, &exchange, options, &cards);
     }
@@ -203,11 +203,12 @@ impl Place {
         Ok((segment, Some(server)))
     }
 
-    /// How this node's segment is to be divided: by what rank 0 wants, whatever radix it will name.
+    /// How this node's segment is to be divided: by what rank 0 wants, whatever exchange it will name.
     fn segment_layout(&self, rank_0: &RankCard) -> Result<NodeLayout, JobError> {
         let (members, nodes) = (self.neighbours().len(), self.topology.nodes());
-        let most = (2..=MAX_RADIX).map(|radix| Schedule::new(nodes, radix)).max_by_key(Schedule::slots);
-        let schedule = most.expect("there are radices");
+        let radices = (2..=MAX_RADIX).map(|radix| Schedule::dissemination(nodes, radix));
+        let all = radices.chain([Schedule::new(nodes, ExchangePattern::Star)]);
+        let schedule = all.max_by_key(|schedule| schedule.slots() + schedule.rounds()).expect("there is a star");
         let groups = usize::try_from(rank_0.groups).unwrap_or(usize::MAX);
         node_layout(members, formation::units_spanning(&schedule, members), groups)
     }
@@ -295,8 +296,7 @@ impl Place {
     }
 
     fn schedule(&self, exchange: &Exchange) -> Schedule {
-        let nodes = self.topology.nodes();
-        Schedule::new(nodes, exchange.radix_for(nodes))
+        exchange.schedule_for(self.topology.nodes())
     }
 
     /// Makes this node's block of the world, and opens the segment to its ranks.
@@ -315,6 +315,16 @@ impl Place {
         let own = cards[self.rank].machine();
         let masks: Vec<CpuSet> = cards.iter().filter(|card| card.machine() == own).map(|card| card.mask).collect();
         cpu_share(&masks)
+    }
+
+    /// How many of this machine's pretended nodes, or containers, there are for each CPU that they may use.
+    fn nodes_per_cpu(&self, cards: &[RankCard]) -> f64 {
+        let own = cards[self.rank].machine();
+        let is_here = |node: &usize| cards[self.topology.ranks_of(*node)[0]].machine() == own;
+        let nodes = (0..self.topology.nodes()).filter(is_here).count();
+        let share = self.cpu_share(cards);
+        let cpus = share.quota.map_or(share.cpus as f64, |quota| quota.min(share.cpus as f64));
+        nodes as f64 / cpus.max(1.0)
     }
 
     #[allow(clippy::too_many_arguments, reason = "everything that the rounds have brought, once")]
@@ -391,6 +401,11 @@ fn offer_for(node: usize, offers: &[u8]) -> Option<&[u8]> {
     offers.chunks_exact(8 + OFFER_BYTES).find(is_for_it).map(|offer| &offer[8..])
 }
 
+/// What a message costs, if rank 0 can tell: nobody else is asked.
+fn message_costs(rank: usize, tcp: &TcpFabric, adapter: Option<&RdmaFabric>) -> Costs {
+    if rank == 0 && adapter.is_none() { measure(tcp) } else { ASSUMED }
+}
+
 /// What a message to another node costs, by reading one of its words again and again.
 fn measure(network: &TcpFabric) -> Costs {
     let limit = Instant::now() + MEASURING_LIMIT;
@@ -419,33 +434,44 @@ fn measure(network: &TcpFabric) -> Costs {
         spans.get(spans.len() / 2).map_or(0.0, |span| span.as_nanos() as f64)
     };
     let (post, trip) = (median(&mut posts), median(&mut trips));
-    if trip == 0.0 { ASSUMED } else { Costs { latency_ns: (trip / 2.0 - post).max(1.0), overhead_ns: post.max(1.0) } }
+    if trip == 0.0 {
+        ASSUMED
+    } else {
+        Costs { latency_ns: (trip / 2.0 - post).max(1.0), overhead_ns: post.max(1.0), ..ASSUMED }
+    }
 }
 
 /// Rank 0's words on the exchange.
 ///
 /// | bytes | field |
 /// | --- | --- |
-/// | 0–7 | radix, or 0 |
+/// | 0–7 | 0: no pattern named; 1: star; otherwise the radix |
 /// | 8–15 | latency in nanoseconds, as bits of an `f64` |
 /// | 16–23 | overhead in nanoseconds, as bits of an `f64` |
+/// | 24–31 | nodes for each CPU, as bits of an `f64` |
 fn encode_exchange(exchange: &Exchange) -> Vec<u8> {
-    let radix = exchange.radix.unwrap_or(0) as u64;
-    let numbers = [radix, exchange.costs.latency_ns.to_bits(), exchange.costs.overhead_ns.to_bits()];
+    let pattern = match exchange.pattern {
+        None => 0,
+        Some(ExchangePattern::Star) => 1,
+        Some(ExchangePattern::Dissemination { radix }) => radix as u64,
+    };
+    let Costs { latency_ns, overhead_ns, nodes_per_cpu } = exchange.costs;
+    let numbers = [pattern, latency_ns.to_bits(), overhead_ns.to_bits(), nodes_per_cpu.to_bits()];
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
 fn parse_exchange(bytes: &[u8]) -> Option<Exchange> {
-    let bytes: &[u8; 24] = bytes.try_into().ok()?;
+    let bytes: &[u8; 32] = bytes.try_into().ok()?;
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    let radix = match usize::try_from(number(0)).ok()? {
+    let pattern = match usize::try_from(number(0)).ok()? {
         0 => None,
-        radix @ 2..=MAX_RADIX => Some(radix),
+        1 => Some(ExchangePattern::Star),
+        radix @ 2..=MAX_RADIX => Some(ExchangePattern::Dissemination { radix }),
         _ => return None,
     };
-    let costs = Costs { latency_ns: f64::from_bits(number(8)), overhead_ns: f64::from_bits(number(16)) };
-    let is_sound = |span: f64| span.is_finite() && span >= 0.0;
-    (is_sound(costs.latency_ns) && is_sound(costs.overhead_ns)).then_some(Exchange { radix, costs })
+    let [latency_ns, overhead_ns, nodes_per_cpu] = [8, 16, 24].map(|at| f64::from_bits(number(at)));
+    let are_sound = [latency_ns, overhead_ns, nodes_per_cpu].iter().all(|cost| cost.is_finite() && *cost >= 0.0);
+    are_sound.then_some(Exchange { pattern, costs: Costs { latency_ns, overhead_ns, nodes_per_cpu } })
 }
 
 fn system(rank: usize, step: &'static str) -> impl Fn(std::io::Error) -> JobError {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::coord::barrier::Algorithm;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
-use crate::coord::barrier::spanning::schedule::{Costs, Schedule};
+use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, Schedule};
 use crate::coord::drive::Driver;
 use crate::coord::formation;
 use crate::coord::stats::NodeClock;
@@ -41,8 +41,8 @@ pub(crate) struct Membership {
 /// How nodes exchange messages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Exchange {
-    /// The radix that the job names, for all of its groups.
-    pub radix: Option<usize>,
+    /// The pattern that the job names, for all of its groups.
+    pub pattern: Option<ExchangePattern>,
     /// What a message costs, the same numbers on all nodes.
     pub costs: Costs,
 }
@@ -113,9 +113,9 @@ impl Membership {
         ranks.iter().all(|rank| self.node_of(*rank) == self.here())
     }
 
-    /// The radix of the exchange between so many nodes: the same on all of them.
-    pub fn radix_for(&self, nodes: usize) -> usize {
-        self.exchange.radix_for(nodes)
+    /// The exchange between so many nodes: the same on all of them.
+    pub fn schedule_for(&self, nodes: usize) -> Schedule {
+        self.exchange.schedule_for(nodes)
     }
 
     /// The number of a group whose block has been made here, different from all others of the job: the node's count of
@@ -148,9 +148,9 @@ impl Membership {
 }
 
 impl Exchange {
-    /// The radix for so many nodes.
-    pub fn radix_for(&self, nodes: usize) -> usize {
-        self.radix.unwrap_or_else(|| Schedule::cheapest_radix(nodes, &self.costs))
+    /// The schedule for so many nodes.
+    pub fn schedule_for(&self, nodes: usize) -> Schedule {
+        Schedule::new(nodes, self.pattern.unwrap_or_else(|| Schedule::cheapest(nodes, &self.costs)))
     }
 }
 

@@ -18,7 +18,8 @@ pub(super) fn span_ns(scenario: &Scenario) -> u64 {
 /// How long the barriers would take without faults, roughly.
 fn begin_ns(scenario: &Scenario) -> u64 {
     let costs = &scenario.costs;
-    let costs = Costs { latency_ns: costs.latency_ns as f64, overhead_ns: costs.overhead_ns as f64 };
+    let (latency_ns, overhead_ns) = (costs.latency_ns as f64, costs.overhead_ns as f64);
+    let costs = Costs { latency_ns, overhead_ns, nodes_per_cpu: 0.0 };
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive nanoseconds")]
     let barrier_ns = scenario.schedule().cost_ns(&costs) as u64;
     let skew_ns = match scenario.skew {

@@ -12,6 +12,7 @@ use std::task::Poll;
 
 use phalanx::coord::barrier::layout::MemberWord;
 use phalanx::coord::barrier::spanning::layout::{ExchangeWord, SpanLayout};
+use phalanx::coord::barrier::spanning::schedule::Message;
 use phalanx::coord::barrier::spanning::{Schedule, Span, Spanning};
 use phalanx::coord::barrier::{Algorithm, Contribution, Operation, Outcome};
 use phalanx::fabric::sim::{Jitter, Seeded, SimFabric, SimNode, World};
@@ -303,14 +304,13 @@ impl<'scenario> Meeting<'scenario> {
         let Some((first, _)) = awaited else { return };
         let (layout, schedule) = (driver.layout(), self.schedule);
         let slot = (first.0 - layout.inbox(0, 0).0) / LINE_WORDS;
-        let round = slot / (schedule.radix() - 1);
         let sequence = driver.passed() + 1;
-        let word = |place| {
-            let at = layout.inbox(schedule.slot(round, place), sequence);
+        let word = |message: Message| {
+            let at = layout.inbox(message.slot, sequence);
             (at, memory.word(at).load(Ordering::Relaxed))
         };
         let is_missing = |(_, value): &(WordAt, u64)| ExchangeWord(*value).sequence() < sequence;
-        self.nodes[node].watched = (0..schedule.distances(round).count()).rev().map(word).find(is_missing);
+        self.nodes[node].watched = schedule.hears(node, schedule.round_of(slot)).map(word).filter(is_missing).last();
     }
 }
 

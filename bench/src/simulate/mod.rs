@@ -68,7 +68,7 @@ impl Scenario {
 
     /// Who sends to whom.
     pub fn schedule(&self) -> Schedule {
-        Schedule::new(self.nodes, self.radix)
+        Schedule::dissemination(self.nodes, self.radix)
     }
 
     /// The command that repeats the run, in one line.

@@ -97,7 +97,8 @@ impl RadixReport {
 }
 
 fn model(scenario: &Scenario) -> Costs {
-    Costs { latency_ns: scenario.costs.latency_ns as f64, overhead_ns: scenario.costs.overhead_ns as f64 }
+    let (latency_ns, overhead_ns) = (scenario.costs.latency_ns as f64, scenario.costs.overhead_ns as f64);
+    Costs { latency_ns, overhead_ns, nodes_per_cpu: 0.0 }
 }
 
 /// The radixes worth trying: powers of 2, and the one that the library's formula takes to be the cheapest.

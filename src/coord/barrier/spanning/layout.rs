@@ -3,7 +3,7 @@
 //! Each node of the group has a block of its own in its own segment: first what the nodes say to each other, at
 //! positions that are the same on all of them, then the local members' block as in a group of one node.
 
-use super::schedule::Schedule;
+use super::schedule::{ExchangePattern, Schedule};
 use crate::coord::barrier::layout::{GroupLayout, parity};
 use crate::fabric::node::hash;
 use crate::fabric::{LINE_WORDS, WordAt};
@@ -191,9 +191,10 @@ impl NodeWord {
 
 /// Hash over the positions in this file.
 pub const LAYOUT_HASH: u64 = {
-    let layout = SpanLayout::new(WordAt(0), Schedule::new(9, 3), 2);
+    let layout = SpanLayout::new(WordAt(0), Schedule::dissemination(9, 3), 2);
+    let star = SpanLayout::new(WordAt(0), Schedule::new(9, ExchangePattern::Star), 2);
     hash(
-        5,
+        6,
         &[
             SpanLayout::words(layout.schedule(), 2) as u64,
             layout.local().start().0 as u64,
@@ -208,6 +209,8 @@ pub const LAYOUT_HASH: u64 = {
             layout.node(1).0 as u64,
             layout.outbox(1, 1).0 as u64,
             layout.inbox(3, 1).0 as u64,
+            star.inbox(8, 1).0 as u64,
+            star.local().start().0 as u64,
             SpanLayout::value_of(WordAt(0)).0 as u64,
             ExchangeWord::new(1, 0).with_contest(true).0,
             NodeWord::new(1, WordAt(0)).0,
@@ -219,7 +222,7 @@ pub const LAYOUT_HASH: u64 = {
 
 // The law of docs/design.md, "A spanning group's block", for nine nodes and radix 3: two rounds, four slots.
 const _: () = {
-    let layout = SpanLayout::new(WordAt(0), Schedule::new(9, 3), 2);
+    let layout = SpanLayout::new(WordAt(0), Schedule::dissemination(9, 3), 2);
     assert!(layout.outbox(0, 0).0 == LINE_WORDS && layout.outbox(1, 0).0 == 2 * LINE_WORDS);
     assert!(layout.inbox(0, 0).0 == 3 * LINE_WORDS && layout.inbox(3, 0).0 == 6 * LINE_WORDS);
     assert!(layout.local().start().0 == 7 * LINE_WORDS);

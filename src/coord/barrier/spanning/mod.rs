@@ -1,4 +1,4 @@
-//! The barrier of a group that spans nodes: a half-barrier on each node, dissemination between them, a half-barrier back.
+//! The barrier of a group that spans nodes: a half-barrier on each node, an exchange between them, a half-barrier back.
 //!
 //! 1. *Gather.* The node's members arrive by the local barrier ([`Barrier`]) of their node's block. Only its *driver*,
 //!    the local member of index 0, needs to see that all have.
@@ -485,7 +485,7 @@ impl Spanning {
     }
 
     fn has_posted_round(&self) -> bool {
-        self.exchange.posted >= self.layout.schedule().distances(self.exchange.round).count()
+        self.exchange.posted >= self.layout.schedule().sent(self.here, self.exchange.round)
     }
 
     /// Sends what of the round has not been sent. What cannot be posted is tried again at the next poll.
@@ -501,9 +501,9 @@ impl Spanning {
         let (round, sequence) = (self.exchange.round, self.next());
         let word = ExchangeWord::new(sequence, self.exchange.operations);
         let value = self.exchange.value;
-        for (place, distance) in schedule.distances(round).enumerate().skip(self.exchange.posted) {
-            let (node, start) = self.span.node(schedule.target(self.here, distance));
-            let at = SpanLayout::new(start, schedule, 0).inbox(schedule.slot(round, place), sequence);
+        for (place, message) in schedule.sends(self.here, round).enumerate().skip(self.exchange.posted) {
+            let (node, start) = self.span.node(message.peer);
+            let at = SpanLayout::new(start, schedule, 0).inbox(message.slot, sequence);
             let flag = Request::Write { at, value: word.0 };
             let posted = match self.contribution.operation.has_value() {
                 true => {
@@ -532,11 +532,11 @@ impl Spanning {
         let schedule = *self.layout.schedule();
         let round = self.exchange.round;
         let mut is_complete = true;
-        for (place, _) in schedule.distances(round).enumerate() {
+        for (place, message) in schedule.hears(self.here, round).enumerate() {
             if self.exchange.arrived & 1 << place != 0 {
                 continue;
             }
-            let at = self.layout.inbox(schedule.slot(round, place), self.next());
+            let at = self.layout.inbox(message.slot, self.next());
             // SYNC POINT: inbox. Acquire pairs with the fabric's release of a remote write: it brings the value, and all
             // that the sender's members did before they arrived.
             let word = ExchangeWord(memory.word(at).load(Ordering::Acquire));
@@ -564,31 +564,27 @@ impl Spanning {
         let asks_all = self.exchange.has_pulled_in_vain;
         let round = if asks_all { 0 } else { self.exchange.round };
         self.exchange.has_pulled_in_vain = false;
-        for (place, distance) in schedule.distances(self.exchange.round).enumerate() {
+        for (place, message) in schedule.hears(self.here, self.exchange.round).enumerate() {
             if self.exchange.arrived & 1 << place != 0 {
                 continue;
             }
-            let known_to_sender = if asks_all { schedule.known_before(self.exchange.round) } else { 1 };
-            // What is further away than all nodes is known here.
-            let distances = distance..schedule.nodes().min(distance + known_to_sender);
-            if let Some(reads) = self.post_reads(fabric, round, distances) {
+            let asked: Vec<usize> = match asks_all {
+                true => schedule.behind(self.here, self.exchange.round, message.peer).collect(),
+                false => vec![message.peer],
+            };
+            if let Some(reads) = self.post_reads(fabric, round, &asked) {
                 let (operations, value, is_in_vain) = (0, None, false);
                 self.exchange.pulls.push(Pull { place, reads, operations, value, is_in_vain });
             }
         }
     }
 
-    /// Posts reads of the outboxes of a round, of the nodes so far behind; `None` if one of them cannot be asked.
-    fn post_reads(
-        &mut self,
-        fabric: &impl Fabric,
-        round: usize,
-        distances: std::ops::Range<usize>,
-    ) -> Option<Vec<(Ticket, Ticket)>> {
+    /// Posts reads of some nodes' outboxes of a round; `None` if one of them cannot be asked.
+    fn post_reads(&mut self, fabric: &impl Fabric, round: usize, asked: &[usize]) -> Option<Vec<(Ticket, Ticket)>> {
         let schedule = *self.layout.schedule();
-        let mut reads = Vec::with_capacity(distances.len());
-        for distance in distances {
-            let (node, start) = self.span.node(schedule.source(self.here, distance));
+        let mut reads = Vec::with_capacity(asked.len());
+        for index in asked {
+            let (node, start) = self.span.node(*index);
             let at = SpanLayout::new(start, schedule, 0).outbox(round, self.next());
             // The word first: if it is of this barrier, the value that is read after it is, too.
             let requests = [Request::Read { at }, Request::Read { at: SpanLayout::value_of(at) }];
@@ -842,8 +838,8 @@ impl Spanning {
         }
         let schedule = self.layout.schedule();
         let round = self.exchange.round;
-        (0..schedule.distances(round).count()).find_map(|place| {
-            let at = self.layout.inbox(schedule.slot(round, place), self.next());
+        schedule.hears(self.here, round).find_map(|message| {
+            let at = self.layout.inbox(message.slot, self.next());
             let seen = memory.word(at).load(Ordering::Acquire);
             (ExchangeWord(seen).sequence() < self.next()).then_some((at, seen))
         })
