@@ -143,6 +143,12 @@ impl Connection {
         &self.remote
     }
 
+    /// Puts the queue pair into its error state.
+    #[cfg(feature = "testing")]
+    pub fn break_down(&self) -> bool {
+        self.endpoint.break_down().is_ok()
+    }
+
     /// Whether there is room for the requests now.
     #[inline]
     pub fn has_room_for(&self, requests: usize) -> bool {
