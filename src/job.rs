@@ -263,6 +263,12 @@ impl Job {
         membership.network.as_ref().filter(|_| self.nodes() > 1).map_or(FabricKind::Shm, |way| way.kind_of(other))
     }
 
+    /// Has the RDMA device break this rank's connection to a node, as if by itself; for tests. `false` where there is none.
+    #[cfg(feature = "testing")]
+    pub fn break_rdma(&self, node: usize) -> bool {
+        self.world.membership().network.as_ref().is_some_and(|network| network.break_rdma(node))
+    }
+
     /// How the nodes exchange what they know in the world's barrier; `None` in a job of one node.
     pub fn exchange(&self) -> Option<ExchangePattern> {
         let nodes = self.nodes();

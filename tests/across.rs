@@ -13,6 +13,7 @@ use common::block::{REDUCTIONS, reduced};
 use common::children::{answer, role};
 use common::nodes::{Across, Marks};
 use common::ranks::LIMIT;
+use phalanx::fabric::FabricKind;
 use phalanx::{Abandoned, Algorithm, BarrierError, Group, GroupError, Job, Operation};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -82,6 +83,55 @@ fn all_pass(test: &str, counts: &[&[usize]], radices: &[&str], rounds: &str) {
 #[test]
 fn two_nodes_pass_together() {
     all_pass("two_nodes_pass_together", &[&[1, 1], &[2, 2]], &["2"], "1200");
+}
+
+/// Whether this machine has an RDMA device, which jobs then use.
+fn has_rdma() -> bool {
+    phalanx::fabric::rdma::devices().is_ok_and(|devices| !devices.is_empty())
+}
+
+/// Passes barriers until the other node is reached by RDMA on all nodes.
+fn pass_until_mended(job: &Job) {
+    let begun = Instant::now();
+    loop {
+        // Ranks that do not speak for their node have no connection to wait for.
+        let is_mended = job.rank() != 0 && job.rank() != job.size() / 2 || job.fabric() == FabricKind::Rdma;
+        let all = job.world().barrier_reduce(Operation::And, u64::from(is_mended)).expect("a barrier");
+        if all == 1 {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT, "the connection is not mended");
+    }
+}
+
+#[test]
+fn an_rdma_connection_that_breaks_is_made_anew() {
+    const TEST: &str = "an_rdma_connection_that_breaks_is_made_anew";
+    const BREACHES: u64 = 6;
+    if role().is_some() {
+        let job = join();
+        let (agents, mut breaches) = ([0, job.size() / 2], 0);
+        for round in 0..BREACHES {
+            pass_until_mended(&job);
+            // One end after the other, and now and then both at once.
+            let node = agents.iter().position(|agent| *agent == job.rank());
+            if let Some(node) = node.filter(|node| round % 3 == 2 || round % 2 == *node as u64) {
+                breaches += u64::from(job.break_rdma(1 - node));
+            }
+            for number in 0..50 {
+                let own = number << 8 | job.rank() as u64;
+                assert_eq!(job.world().barrier_reduce(Operation::Min, own), Ok(number << 8));
+            }
+        }
+        pass_until_mended(&job);
+        return answer(breaches);
+    }
+    if !has_rdma() {
+        return println!("not run: this machine has no RDMA device");
+    }
+    let answers = Across::new(&[0, 0, 1, 1]).run(TEST, &[]);
+    let breaches: u64 = answers.iter().flatten().map(|count| count.parse::<u64>().expect("a number")).sum();
+    assert_eq!(breaches, BREACHES + BREACHES / 3, "{answers:?}");
 }
 
 #[test]

@@ -23,8 +23,10 @@ pub(crate) fn any_request(random: &mut Seeded, words: usize) -> Request {
 #[allow(clippy::cast_possible_truncation, reason = "a tag is any number")]
 fn any_frame(random: &mut Seeded, words: usize) -> Frame {
     let tag = random.number() as u32;
-    if random.below(5) == 0 {
-        return Frame::Value { tag, value: number(random) };
+    match random.below(10) {
+        0 | 1 => return Frame::Value { tag, value: number(random) },
+        2 => return Frame::Part { index: tag % 3, words: std::array::from_fn(|_| number(random)) },
+        _ => {}
     }
     let request = any_request(random, words);
     Frame::Request { tag: if request.has_ticket() { tag } else { 0 }, request }
@@ -45,7 +47,7 @@ impl Target for Frames {
         ensure(parsed.encode() == spoilt, || format!("{spoilt:?} is taken for {parsed:?}"))?;
         let is_inside = match parsed {
             Frame::Request { request, .. } => request.at().0 < segment,
-            Frame::Value { .. } => true,
+            Frame::Value { .. } | Frame::Part { .. } => true,
         };
         ensure(is_inside, || format!("{parsed:?} is outside of {segment} words"))
     }

@@ -56,6 +56,8 @@
 //! uses: both together. [`sim`] is a node, or a network of nodes, in one thread under a seeded scheduler, for tests that
 //! must replay. Model checkers use `model`.
 
+#[cfg(not(model))]
+pub mod mending;
 #[cfg(model)]
 pub mod model;
 #[cfg(not(model))]

@@ -6,17 +6,19 @@
 //! reads take RDMA where it is. What comes by one way is not ordered against what comes by the other, so a node's way is
 //! changed only after a read by the old one has come back: meanwhile posts are refused as [`PostError::Full`].
 //!
-//! A connection by RDMA that breaks is reported, and its node's messages go by TCP from then on: reads of outboxes mend
+//! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is posted
+//! to the node until its other end is known to be gone, and then by TCP until the new one is there. Reads of outboxes mend
 //! what was lost (`coord::barrier::spanning`).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::rdma::RdmaFabric;
+use super::mending::{Mending, Note, OFFER_WORDS, Step, What};
+use super::rdma::{OFFER_BYTES, Offer, RdmaFabric};
 use super::tcp::TcpFabric;
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Marks the tickets of the RDMA fabric: the highest bit of the slot.
 const BY_RDMA: u32 = 1 << 31;
@@ -24,6 +26,8 @@ const BY_RDMA: u32 = 1 << 31;
 /// sockets are looked at this seldom.
 const COMPLETIONS_EVERY: u32 = 8;
 const SOCKETS_EVERY: u32 = 64;
+/// While connections are being mended, it is looked this seldom whether time has come for something.
+const MENDING_EVERY: u32 = 16;
 /// How long a rank sleeps between two looks at memory that an adapter may have written.
 const NAP: Duration = Duration::from_micros(100);
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
@@ -33,7 +37,7 @@ const ANY_WORD: WordAt = WordAt(0);
 #[derive(Debug)]
 pub struct Network {
     tcp: TcpFabric,
-    rdma: Option<Rdma>,
+    rdma: Option<Arc<Rdma>>,
     /// Whether some node of the job writes by RDMA, so that words change without anybody's being woken.
     adapters_write: bool,
 }
@@ -41,22 +45,32 @@ pub struct Network {
 #[derive(Debug)]
 struct Rdma {
     fabric: RdmaFabric,
-    /// Whether all nodes with which barriers' messages are exchanged are reached by RDMA.
+    /// Whether all nodes with which barriers' messages are exchanged had a connection by RDMA.
     reaches_all_partners: bool,
+    /// The nodes that had one.
+    reached: Box<[usize]>,
     ways: Vec<Mutex<Way>>,
+    /// Nodes whose connection is being mended.
+    mended_now: AtomicU32,
+    /// The breaches that have been looked at.
+    breaches_seen: AtomicU64,
     polls: AtomicU32,
 }
 
 /// By what a node was reached last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Way {
     by_rdma: bool,
     /// Whether something has been posted since the last time when all was known to have arrived.
     is_used: bool,
     /// The read after which the way may be changed.
     leaving: Option<Ticket>,
-    /// Whether the connection by RDMA has broken.
-    is_broken: bool,
+    /// The connection by RDMA, if there was one in the beginning.
+    mending: Option<Mending>,
+    /// Whether it counts among those that are mended.
+    is_counted: bool,
+    /// Why the last note could not be sent.
+    trouble: Option<PostError>,
 }
 
 impl Network {
@@ -68,10 +82,44 @@ impl Network {
     /// Those nodes by RDMA to which `fabric` is connected. `reaches_all_partners`: with which all others messages of
     /// barriers are exchanged are among them.
     pub fn with_rdma(tcp: TcpFabric, fabric: RdmaFabric, reaches_all_partners: bool) -> Self {
-        let way = || Mutex::new(Way { by_rdma: false, is_used: false, leaving: None, is_broken: false });
-        let ways = (0..tcp.nodes()).map(|_| way()).collect();
-        let rdma = Rdma { fabric, reaches_all_partners, ways, polls: AtomicU32::new(0) };
+        let (here, now) = (tcp.here(), Instant::now());
+        let is_reached = |node: &usize| *node != here && fabric.is_connected(*node);
+        let reached: Box<[usize]> = (0..tcp.nodes()).filter(is_reached).collect();
+        let way = |node| {
+            let mending = reached.contains(&node).then(|| Mending::new(here, node, now));
+            Mutex::new(Way { mending, ..Way::default() })
+        };
+        let ways = (0..tcp.nodes()).map(way).collect();
+        let breaches_seen = AtomicU64::new(fabric.breaches());
+        let (mended_now, polls) = (AtomicU32::new(0), AtomicU32::new(0));
+        let rdma = Rdma { fabric, reaches_all_partners, reached, ways, mended_now, breaches_seen, polls };
+        let rdma = Arc::new(rdma);
+        let reader = Arc::clone(&rdma);
+        tcp.read_letters(Box::new(move |node, letter| {
+            let note = Note::parse(letter)?;
+            reader.hear(node, note).map(|answer| answer.encode())
+        }));
         Self { tcp, rdma: Some(rdma), adapters_write: true }
+    }
+
+    /// Breaks the connection by RDMA to a node, as a device would; for tests. `false` where there is none.
+    #[cfg(feature = "testing")]
+    pub fn break_rdma(&self, node: usize) -> bool {
+        self.rdma.as_ref().is_some_and(|rdma| rdma.fabric.break_connection(node))
+    }
+
+    /// Says to a node what mending its connection asks for by now.
+    fn mend(&self, rdma: &Rdma, way: &mut Way, node: usize) {
+        let Some(note) = rdma.mend(way, node) else { return };
+        way.trouble = self.tcp.send_letter(node, &note.encode()).err();
+    }
+
+    /// Looks after all connections that are being mended.
+    #[cold]
+    fn mend_all(&self, rdma: &Rdma) {
+        for node in &rdma.reached {
+            self.mend(rdma, &mut rdma.way(*node), *node);
+        }
     }
 
     /// Posts by one of the two, whose tickets are marked.
@@ -113,7 +161,7 @@ impl Network {
         match self.take(ticket) {
             Poll::Pending => Err(PostError::Full { node }),
             Poll::Ready(_) => {
-                *way = Way { by_rdma: !way.by_rdma, is_used: false, leaving: None, is_broken: way.is_broken };
+                (way.by_rdma, way.is_used, way.leaving) = (!way.by_rdma, false, None);
                 Ok(())
             }
         }
@@ -127,22 +175,118 @@ impl Rdma {
     }
 
     /// Whether a batch is to go by RDMA.
-    fn suits(&self, way: &mut Way, node: usize, requests: &[Request]) -> bool {
+    fn suits(&self, way: &Way, node: usize, requests: &[Request]) -> bool {
         let is_atomic = |request: &Request| matches!(request, Request::FetchAdd { .. } | Request::CompareSwap { .. });
-        if way.is_broken || node == self.fabric.here() || requests.iter().any(is_atomic) {
-            return false;
-        }
-        if !self.fabric.is_connected(node) {
-            // There was never one to most nodes; a breach of one that there was is worth a line.
-            if way.by_rdma {
-                way.is_broken = true;
-                let here = self.fabric.here();
-                eprintln!("phalanx: node {here}: the RDMA connection to node {node} broke; its messages go by TCP");
-            }
-            return false;
-        }
-        true
+        let is_whole = way.mending.as_ref().is_some_and(Mending::is_whole);
+        is_whole && node != self.fabric.here() && !requests.iter().any(is_atomic)
     }
+
+    /// Whether a connection has broken since somebody looked, or is being mended.
+    #[inline]
+    fn has_trouble(&self) -> bool {
+        let is_mending = self.mended_now.load(Ordering::Relaxed) != 0;
+        is_mending || self.breaches_seen.load(Ordering::Relaxed) != self.fabric.breaches()
+    }
+
+    /// Notes a breach of a node's connection, and does what mending it asks for by now; gives what is to be said.
+    fn mend(&self, way: &mut Way, node: usize) -> Option<Note> {
+        let now = Instant::now();
+        let mending = way.mending.as_mut()?;
+        if mending.is_whole() {
+            if self.fabric.is_connected(node) {
+                return None;
+            }
+            mending.handle_breach(now);
+            self.report(node, "broke; it is made anew");
+        }
+        let step = mending.poll(now);
+        let said = self.take_step(mending, node, step);
+        self.count(way);
+        said
+    }
+
+    /// A node has said something of its connection; gives the answer.
+    fn hear(&self, node: usize, note: Note) -> Option<Note> {
+        let mut way = self.way(node);
+        let now = Instant::now();
+        // A node that could not connect in the beginning, but has been connected to.
+        let mending = way.mending.as_mut()?;
+        let was_whole = mending.is_whole();
+        let step = mending.handle(note, now);
+        if was_whole && !mending.is_whole() {
+            self.report(node, "is given up by the other end; it is made anew");
+        }
+        let said = self.take_step(mending, node, step);
+        if !was_whole && mending.is_whole() {
+            self.report(node, "is there again");
+        }
+        self.count(&mut way);
+        said
+    }
+
+    fn take_step(&self, mending: &mut Mending, node: usize, step: Step) -> Option<Note> {
+        let done = match step {
+            Step::Rest => return None,
+            Step::Say(note) => return Some(note),
+            Step::GiveUp(note) => {
+                self.fabric.disconnect(node, "the connection is given up, to be made anew");
+                return Some(note);
+            }
+            Step::Offer => self.fabric.offer(node).map(|own| What::Offer(words_of(&own))).ok(),
+            Step::Answer(offer) => self.answer(node, &offer).map(|own| What::Answer(words_of(&own))),
+            Step::Connect(offer) => {
+                offer_of(&offer).filter(|offer| self.fabric.connect(node, offer).is_ok()).map(|_| {
+                    mending.handle_connected(Instant::now());
+                    What::Ready
+                })
+            }
+        };
+        match done {
+            Some(what) => Some(mending.note(what)),
+            None => {
+                let step = mending.handle_failure(Instant::now());
+                self.take_step(mending, node, step)
+            }
+        }
+    }
+
+    /// An end of this node's, connected to an offer.
+    fn answer(&self, node: usize, offer: &[u64; OFFER_WORDS]) -> Option<Offer> {
+        let offer = offer_of(offer)?;
+        let own = self.fabric.offer(node).ok()?;
+        self.fabric.connect(node, &offer).ok()?;
+        Some(own)
+    }
+
+    /// Keeps the count of the connections that are mended.
+    fn count(&self, way: &mut Way) {
+        let is_mended = way.mending.as_ref().is_some_and(|mending| !mending.is_whole());
+        match (way.is_counted, is_mended) {
+            (false, true) => drop(self.mended_now.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.mended_now.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        way.is_counted = is_mended;
+    }
+
+    #[cold]
+    fn report(&self, node: usize, what: &str) {
+        eprintln!("phalanx: node {}: the RDMA connection to node {node} {what}", self.fabric.here());
+    }
+}
+
+fn words_of(offer: &Offer) -> [u64; OFFER_WORDS] {
+    let bytes = offer.to_bytes();
+    let (words, []) = bytes.as_chunks::<8>() else { unreachable!("an offer has whole words") };
+    std::array::from_fn(|index| u64::from_le_bytes(words[index]))
+}
+
+fn offer_of(words: &[u64; OFFER_WORDS]) -> Option<Offer> {
+    let mut bytes = [0; OFFER_BYTES];
+    for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    Offer::from_bytes(&bytes).ok()
 }
 
 impl Fabric for Network {
@@ -160,7 +304,7 @@ impl Fabric for Network {
 
     fn kind_of(&self, node: usize) -> FabricKind {
         match &self.rdma {
-            Some(rdma) if node != self.here() && rdma.fabric.is_connected(node) => FabricKind::Rdma,
+            Some(rdma) if rdma.way(node).mending.as_ref().is_some_and(Mending::is_whole) => FabricKind::Rdma,
             _ => FabricKind::Tcp,
         }
     }
@@ -177,7 +321,14 @@ impl Fabric for Network {
         let Some(rdma) = &self.rdma else { return self.tcp.post(node, requests, tickets) };
         check_batch(self, node, requests)?;
         let mut way = rdma.way(node);
-        let by_rdma = rdma.suits(&mut way, node, requests);
+        if rdma.has_trouble() {
+            self.mend(rdma, &mut way, node);
+        }
+        if way.mending.as_ref().is_some_and(Mending::is_held) {
+            // Without a way for notes the node cannot be reached at all.
+            return Err(way.trouble.clone().unwrap_or(PostError::Full { node }));
+        }
+        let by_rdma = rdma.suits(&way, node, requests);
         if by_rdma != way.by_rdma {
             self.change_way(&mut way, node)?;
         }
@@ -206,7 +357,13 @@ impl Fabric for Network {
         let Some(rdma) = &self.rdma else { return self.tcp.progress() };
         let polls = rdma.polls.load(Ordering::Relaxed);
         rdma.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
-        let looks_at_all = !rdma.reaches_all_partners;
+        let has_trouble = rdma.has_trouble();
+        if has_trouble && polls.is_multiple_of(MENDING_EVERY) {
+            rdma.breaches_seen.store(rdma.fabric.breaches(), Ordering::Relaxed);
+            self.mend_all(rdma);
+        }
+        // What comes by TCP comes as soon as it would in a job that has nothing else.
+        let looks_at_all = has_trouble || !rdma.reaches_all_partners;
         if looks_at_all || polls.is_multiple_of(COMPLETIONS_EVERY) {
             rdma.fabric.progress();
         }

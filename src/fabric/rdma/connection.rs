@@ -2,6 +2,10 @@
 //!
 //! Each request has a word in the connection's ring: a write's value is sent from there, an answer lands there. The word
 //! is used again only when the request has completed. A batch is one list of work requests, posted at once.
+//!
+//! A completion is not taken for an answer. Before a read or an atomic is posted, a mark that nobody can foresee is put
+//! where its answer is to land (`marks`); if the mark is still there at the completion, nothing has landed, and the
+//! connection ends with the request as lost. Soft-RoCE completes requests that way when packets are lost.
 #![allow(unsafe_code, reason = "posts to a queue pair")]
 
 use std::collections::VecDeque;
@@ -9,6 +13,7 @@ use std::ffi::c_uint;
 use std::mem::MaybeUninit;
 
 use super::endpoint::{Endpoint, post_error};
+use super::marks::Marks;
 use super::memory::Ring;
 use super::offer::{AtomicCapability, Offer};
 use super::verbs::{self, Remote, RemoteAtomic, RemoteWord, ScatterGather, SendWorkRequest, WC_SUCCESS};
@@ -105,6 +110,7 @@ pub(super) struct Connection {
     // Fields are dropped in this order: first the queue pair, so that the adapter no longer touches the ring.
     endpoint: Endpoint,
     ring: Ring,
+    marks: Marks,
     window: Window,
     /// What must not be posted yet, in order. Always empty but on soft-RoCE.
     held: VecDeque<(Request, Entry)>,
@@ -129,11 +135,18 @@ impl Connection {
         let fencing = if quirks.is_soft_roce { Fencing::Soft } else { Fencing::Standard };
         let window = Window::new(depth, fencing);
         let held = VecDeque::new();
-        Self { endpoint, ring, window, held, remote, swaps_answers: quirks.swaps_answers, is_listed: false }
+        let (marks, swaps_answers) = (Marks::new(), quirks.swaps_answers);
+        Self { endpoint, ring, marks, window, held, remote, swaps_answers, is_listed: false }
     }
 
     pub fn remote(&self) -> &RemoteSegment {
         &self.remote
+    }
+
+    /// Puts the queue pair into its error state.
+    #[cfg(feature = "testing")]
+    pub fn break_down(&self) -> bool {
+        self.endpoint.break_down().is_ok()
     }
 
     /// Whether there is room for the requests now.
@@ -188,11 +201,15 @@ impl Connection {
         let (count, fenced) = self.window.push(request, entry);
         let place = self.window.place(count);
         let mut flags = if fenced { verbs::SEND_FENCE } else { 0 };
-        if let Request::Write { value, .. } = request {
-            // Relaxed: posting orders it before the adapter's read.
-            self.ring.word(place).store(*value, Ordering::Relaxed);
-            flags |= self.inline_flag();
-        }
+        let content = match request {
+            Request::Write { value, .. } => {
+                flags |= self.inline_flag();
+                *value
+            }
+            Request::Read { .. } | Request::FetchAdd { .. } | Request::CompareSwap { .. } => self.marks.of(count),
+        };
+        // Relaxed: posting orders it before the adapter's read, or its write.
+        self.ring.word(place).store(content, Ordering::Relaxed);
         let (opcode, remote) = self.operation(request);
         batch.memory[batch.length] = self.memory_of(place);
         let work = &mut batch.works[batch.length];
@@ -302,7 +319,7 @@ impl Connection {
                 if completion.status != WC_SUCCESS {
                     return Err(self.endpoint.domain().verbs.status_text(completion.status));
                 }
-                self.complete_through(completion.wr_id, table);
+                self.complete_through(completion.wr_id, table)?;
             }
             if completions.len() < COMPLETIONS {
                 return if self.held.is_empty() { Ok(()) } else { self.release(batch) };
@@ -310,15 +327,16 @@ impl Connection {
         }
     }
 
-    fn complete_through(&mut self, count: u64, table: &mut TicketTable) {
-        let (ring, swaps) = (&self.ring, self.swaps_answers);
-        self.window.complete_through(count, |place, entry| {
-            if let Entry::Value { ticket, is_atomic } = entry {
-                // Relaxed: the driver has ordered the adapter's write before the completion that was read.
-                let answer = ring.word(place).load(Ordering::Relaxed);
-                table.complete(ticket, Ok(if is_atomic && swaps { answer.swap_bytes() } else { answer }));
-            }
+    fn complete_through(&mut self, count: u64, table: &mut TicketTable) -> Result<(), String> {
+        let (ring, marks, swaps) = (&self.ring, &self.marks, self.swaps_answers);
+        let have_landed = self.window.complete_through(count, |count, place, entry| {
+            let Entry::Value { ticket, is_atomic } = entry else { return true };
+            // Relaxed: the driver has ordered the adapter's write before the completion that was read.
+            let Some(answer) = marks.answer(count, ring.word(place).load(Ordering::Relaxed)) else { return false };
+            table.complete(ticket, Ok(if is_atomic && swaps { answer.swap_bytes() } else { answer }));
+            true
         });
+        if have_landed { Ok(()) } else { Err("a request completed without an answer".to_owned()) }
     }
 
     /// Ends all that is under way: nobody knows what has taken effect, but for what was held back.
@@ -328,7 +346,7 @@ impl Connection {
                 table.complete(ticket, Err(OperationError::NotSent { node, why: why.to_owned() }));
             }
         }
-        self.window.drain(|_, entry| {
+        self.window.drain(|entry| {
             if let Entry::Value { ticket, .. } = entry {
                 table.complete(ticket, Err(OperationError::Lost { node, why: why.to_owned() }));
             }

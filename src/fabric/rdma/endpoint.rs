@@ -173,6 +173,13 @@ impl Endpoint {
         self.modify("connect a queue pair", &mut attr, mask)
     }
 
+    /// Puts the queue pair into its error state.
+    #[cfg(feature = "testing")]
+    pub fn break_down(&self) -> Result<(), RdmaError> {
+        let mut attr = QueuePairAttr { qp_state: verbs::QPS_ERR, ..QueuePairAttr::default() };
+        self.modify("break a queue pair", &mut attr, verbs::QP_STATE)
+    }
+
     pub fn queue_pair(&self) -> *mut QueuePair {
         self.queue_pair
     }

@@ -45,6 +45,8 @@ pub struct RdmaFabric {
     answers: Answers,
     /// The words of each node's segment; 0 before its first connection.
     words: Vec<AtomicU64>,
+    /// Connections that have ended so far.
+    breaches: Arc<AtomicU64>,
 }
 
 struct State {
@@ -53,6 +55,7 @@ struct State {
     batch: Batch,
     /// Nodes whose connection has requests under way.
     busy: Vec<usize>,
+    breaches: Arc<AtomicU64>,
 }
 
 struct Peer {
@@ -96,16 +99,18 @@ impl RdmaFabric {
         let has_atomics = facts.atomics != AtomicCapability::None;
         let segment = Arc::new(Registration::new(&domain, segment, has_atomics)?);
         let peer = || Peer { link: Link::None, incarnation: 1, atomics: AtomicCapability::None };
+        let breaches = Arc::new(AtomicU64::new(0));
         let state = State {
             peers: (0..nodes).map(|_| peer()).collect(),
             tickets: TicketTable::new(TICKETS_MAX),
             batch: Batch::new(),
             busy: Vec::new(),
+            breaches: Arc::clone(&breaches),
         };
         let words = (0..nodes).map(|_| AtomicU64::new(0)).collect();
         let state = Mutex::new(state);
         let rings = Rings::new(&domain, options.queue_depth, false);
-        let fabric = Self { here, options, domain, facts, choice, segment, rings, answers, words, state };
+        let fabric = Self { here, options, domain, facts, choice, segment, rings, answers, words, state, breaches };
         fabric.connect_here()?;
         Ok(fabric)
     }
@@ -131,6 +136,23 @@ impl RdmaFabric {
     /// Whether there is a connection to the node, as far as is known.
     pub fn is_connected(&self, node: usize) -> bool {
         self.state().peers.get(node).is_some_and(|peer| matches!(peer.link, Link::Connected(_)))
+    }
+
+    /// How many connections have ended so far, to whatever node. Costs a load.
+    #[inline]
+    pub fn breaches(&self) -> u64 {
+        self.breaches.load(Ordering::Relaxed)
+    }
+
+    /// Has the device break the connection to a node, which the next request finds out; for tests. `false` where there is
+    /// none.
+    #[cfg(feature = "testing")]
+    pub fn break_connection(&self, node: usize) -> bool {
+        let state = self.state();
+        match state.peers.get(node).map(|peer| &peer.link) {
+            Some(Link::Connected(connection)) => connection.break_down(),
+            _ => false,
+        }
     }
 
     /// Starts a connection to the node, ending one that there is. The other end needs the offer, and this one the
@@ -286,6 +308,8 @@ impl State {
         if let Link::Connected(connection) = &mut peer.link {
             connection.lose(node, why, &mut self.tickets);
             peer.incarnation += 1;
+            // Relaxed: whoever sees it asks for the connection's state, which the lock orders.
+            self.breaches.fetch_add(1, Ordering::Relaxed);
         }
         peer.link = Link::Broken(why.to_owned());
     }

@@ -263,6 +263,8 @@ pub struct QueuePairAttr {
 pub const QPS_INIT: c_uint = 1;
 pub const QPS_RTR: c_uint = 2;
 pub const QPS_RTS: c_uint = 3;
+#[cfg(feature = "testing")]
+pub const QPS_ERR: c_uint = 6;
 
 pub const QP_STATE: c_int = 1;
 pub const QP_ACCESS_FLAGS: c_int = 1 << 3;

@@ -125,20 +125,27 @@ impl Window {
         self.posted -= requests as u64;
     }
 
-    /// Request number `count` has completed, and all before it: gives each to `each`, with its place in the ring.
+    /// Request number `count` has completed, and all before it: gives each to `each`, with its number and its place in the
+    /// ring. Stops before one that `each` does not accept, which is still under way then; `false` tells that.
     #[inline]
-    pub fn complete_through(&mut self, count: u64, mut each: impl FnMut(usize, Entry)) {
+    pub fn complete_through(&mut self, count: u64, mut each: impl FnMut(u64, usize, Entry) -> bool) -> bool {
         let end = count.saturating_add(1).min(self.posted);
         while self.completed < end {
             let place = self.place(self.completed);
+            if !each(self.completed, place, self.entries[place]) {
+                return false;
+            }
             self.completed += 1;
-            each(place, self.entries[place]);
         }
+        true
     }
 
     /// All that is under way ends, as it is: gives each to `each`.
-    pub fn drain(&mut self, each: impl FnMut(usize, Entry)) {
-        self.complete_through(u64::MAX, each);
+    pub fn drain(&mut self, mut each: impl FnMut(Entry)) {
+        self.complete_through(u64::MAX, |_, _, entry| {
+            each(entry);
+            true
+        });
     }
 }
 
@@ -192,9 +199,9 @@ mod tests {
         assert!([WRITE, ADD, SWAP].iter().all(|request| window.must_wait(request)));
         assert!(!window.must_wait(&READ));
         let (read, _) = window.push(&READ, entry(&READ));
-        window.complete_through(read - 1, |_, _| ());
+        window.complete_through(read - 1, |_, _, _| true);
         assert!(window.must_wait(&WRITE));
-        window.complete_through(read, |_, _| ());
+        window.complete_through(read, |_, _, _| true);
         assert!(!window.must_wait(&WRITE));
     }
 
@@ -202,7 +209,7 @@ mod tests {
     fn nothing_is_fenced_against_what_is_complete() {
         let mut window = Window::new(64, Fencing::Standard);
         let (read, _) = window.push(&READ, entry(&READ));
-        window.complete_through(read, |_, _| ());
+        window.complete_through(read, |_, _, _| true);
         assert!(!window.push(&WRITE, Entry::Write).1);
     }
 
@@ -214,7 +221,7 @@ mod tests {
             for _ in 0..1000 {
                 if window.room() < batch {
                     let signaled = last_signaled.take().expect("a completion has been asked for");
-                    window.complete_through(signaled, |_, _| ());
+                    window.complete_through(signaled, |_, _, _| true);
                     assert!(window.room() >= batch, "batches of {batch}");
                 }
                 let mut count = 0;
@@ -234,15 +241,30 @@ mod tests {
         for slot in 0..6 {
             window.push(&READ, value(slot));
         }
-        window.complete_through(3, |place, entry| done.push((place, entry)));
-        window.complete_through(3, |place, entry| done.push((place, entry)));
+        let mut complete = |window: &mut Window| {
+            window.complete_through(3, |_, place, entry| {
+                done.push((place, entry));
+                true
+            })
+        };
+        assert!(complete(&mut window) && complete(&mut window));
         assert_eq!(done, (0..4).map(|slot| (slot as usize, value(slot))).collect::<Vec<_>>());
         (0..3).for_each(|_| _ = window.push(&WRITE, Entry::Write));
         assert_eq!((window.room(), window.under_way()), (1, 5));
-        done.clear();
-        window.drain(|place, entry| done.push((place, entry)));
-        let written = |place| (place, Entry::Write);
-        assert_eq!(done, [(4, value(4)), (5, value(5)), written(6), written(7), written(0)]);
+        let mut left = Vec::new();
+        window.drain(|entry| left.push(entry));
+        assert_eq!(left, [value(4), value(5), Entry::Write, Entry::Write, Entry::Write]);
         assert_eq!(window.room(), 6);
+    }
+
+    #[test]
+    fn what_is_not_accepted_stays_under_way_with_all_behind_it() {
+        let mut window = Window::new(8, Fencing::Standard);
+        (0..4).for_each(|slot| _ = window.push(&READ, value(slot)));
+        assert!(!window.complete_through(3, |count, _, _| count != 2));
+        assert_eq!(window.under_way(), 2);
+        let mut left = Vec::new();
+        window.drain(|entry| left.push(entry));
+        assert_eq!(left, [value(2), value(3)]);
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
-use super::frame::Frame;
+use super::frame::{Frame, Letter};
 use super::link::{Dial, Link, LinkState};
 use super::stream::{Outgoing, Stream, StreamError, answer};
 use super::uring::{Carrier, Ring, Serial};
@@ -46,6 +46,8 @@ const LOOK_AT_EACH: usize = 4;
 const LOOK_AROUND_EVERY: u32 = 16;
 /// So many turns after somebody has slept on the links, the kernel is relieved of them.
 const TURNS_ALONE: u32 = 64;
+/// Letters that nobody has taken, at most: further ones are lost.
+const MOST_LETTERS: usize = 1 << 10;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
@@ -163,6 +165,8 @@ pub struct Engine {
     next_id: u32,
     turns: u32,
     tickets: TicketTable,
+    /// Letters that have come in, with their senders.
+    letters: Vec<(usize, Letter)>,
     log: RefusalLog,
     /// What moves many connections' bytes at once; see `by_ring`.
     ring: Option<Box<Ring>>,
@@ -215,6 +219,7 @@ impl Engine {
             next_id: 0,
             turns: 0,
             tickets: TicketTable::new(MOST_TICKETS),
+            letters: Vec::new(),
             log: RefusalLog::new(),
             ring: ring.map(Box::new),
             unsent: Vec::new(),
@@ -259,6 +264,34 @@ impl Engine {
             self.send(node);
         }
         Ok(())
+    }
+
+    /// Sends a letter to a node's agent. It is lost if the connection breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`].
+    pub fn send_letter(&mut self, node: usize, letter: &Letter) -> Result<(), PostError> {
+        let link = self.links.of(node);
+        let needs_dial = link.needs_dial()?;
+        link.queue_letter(letter)?;
+        if needs_dial {
+            self.dial(node);
+        } else {
+            self.send(node);
+        }
+        Ok(())
+    }
+
+    /// Whether letters have come in.
+    #[inline]
+    pub fn has_letters(&self) -> bool {
+        !self.letters.is_empty()
+    }
+
+    /// The letters that have come in, with the nodes that have sent them.
+    pub fn take_letters(&mut self) -> Vec<(usize, Letter)> {
+        std::mem::take(&mut self.letters)
     }
 
     fn post_here(&mut self, requests: &[Request], given: &mut Vec<Ticket>) -> Result<(), PostError> {
@@ -401,8 +434,10 @@ impl Engine {
     /// As [`receive`](Self::receive), of `bytes` that have been received already, or else of what the socket has.
     fn take_in(&mut self, node: usize, bytes: Option<&[u8]>) {
         let words = self.memory.words();
-        let Some(Link { state: LinkState::Ready(stream), outgoing, .. }) = self.links.get_mut(node) else { return };
-        let (memory, tickets) = (&*self.memory, &mut self.tickets);
+        let Some(Link { state: LinkState::Ready(stream), outgoing, parts, .. }) = self.links.get_mut(node) else {
+            return;
+        };
+        let (memory, tickets, letters) = (&*self.memory, &mut self.tickets, &mut self.letters);
         let mut values = Vec::new();
         let handle = |frame| match frame {
             Frame::Value { tag, value } => {
@@ -412,6 +447,11 @@ impl Engine {
             Frame::Request { tag, request } => {
                 let value = execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
+            }
+            Frame::Part { index, words } => {
+                let letter = parts.add(index, words)?;
+                letters.extend(letter.filter(|_| letters.len() < MOST_LETTERS).map(|letter| (node, letter)));
+                Ok(())
             }
         };
         let received = match bytes {
@@ -459,6 +499,8 @@ impl Engine {
             match frame {
                 Frame::Value { tag, value } => values.push((tag, value)),
                 Frame::Request { request, .. } => drop(execute(memory, request)),
+                // Whoever sent it says it again.
+                Frame::Part { .. } => {}
             }
             Ok(())
         };
@@ -484,8 +526,10 @@ impl Engine {
     fn break_off(&mut self, node: usize, error: &StreamError) {
         self.ready.retain(|ready| *ready != node);
         if let Some(link) = self.links.get_mut(node) {
-            if let (LinkState::Ready(stream), StreamError::Frame(_) | StreamError::Answer | StreamError::TooMany) =
-                (&link.state, error)
+            if let (
+                LinkState::Ready(stream),
+                StreamError::Frame(_) | StreamError::Answer | StreamError::Letter | StreamError::TooMany,
+            ) = (&link.state, error)
                 && let Ok(address) = stream.socket().peer_addr()
             {
                 self.log.report(address, Refusal::BrokeProtocol);
@@ -714,6 +758,8 @@ impl Engine {
         let (memory, outgoing) = (&*self.memory, &mut guest.outgoing);
         let handle = |frame| match frame {
             Frame::Value { .. } => Err(StreamError::Answer),
+            // Only agents have letters to send.
+            Frame::Part { .. } => Err(StreamError::Letter),
             Frame::Request { tag, request } => {
                 let value = execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
@@ -742,7 +788,8 @@ impl Engine {
                 watch(&self.epoll, guest.stream.socket(), Token::Guest(id), waits);
             }
             Err(error) => {
-                if let StreamError::Frame(_) | StreamError::Answer | StreamError::TooMany = error {
+                if let StreamError::Frame(_) | StreamError::Answer | StreamError::Letter | StreamError::TooMany = error
+                {
                     self.log.report(guest.address, Refusal::BrokeProtocol);
                 }
                 self.guests.remove(&id);

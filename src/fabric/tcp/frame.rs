@@ -4,19 +4,32 @@
 //! executed in the order in which they come, and answered in that order, so an answer needs no address, only its tag
 //! as a check.
 //!
-//! | bytes | field | write | read | fetch-add | compare-swap | value |
-//! | --- | --- | --- | --- | --- | --- | --- |
-//! | 0 | kind | 1 | 2 | 3 | 4 | 5 |
-//! | 1–3 | 0 | 0 | 0 | 0 | 0 | 0 |
-//! | 4–7 | tag | 0 | of the request | of the request | of the request | of the request it answers |
-//! | 8–15 | word's position | yes | yes | yes | yes | 0 |
-//! | 16–23 | first operand | value | 0 | added | expected | the word's old value |
-//! | 24–31 | second operand | 0 | 0 | 0 | new | 0 |
+//! | bytes | field | write | read | fetch-add | compare-swap | value | part of a letter |
+//! | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | 0 | kind | 1 | 2 | 3 | 4 | 5 | 6 |
+//! | 1–3 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |
+//! | 4–7 | tag | 0 | of the request | of the request | of the request | of the request it answers | which: 0, 1, 2 |
+//! | 8–15 | word's position | yes | yes | yes | yes | 0 | a word |
+//! | 16–23 | first operand | value | 0 | added | expected | the word's old value | a word |
+//! | 24–31 | second operand | 0 | 0 | 0 | new | 0 | a word |
+//!
+//! A *letter* is what one node's agent has to say to another's beside all requests: nine words in three frames, one after
+//! the other.
 
 use crate::fabric::{Request, WordAt};
 
 /// Bytes of every frame.
 pub const FRAME_BYTES: usize = 32;
+
+/// Words of a letter.
+pub const LETTER_WORDS: usize = 9;
+/// Words of each of its parts.
+pub const PART_WORDS: usize = 3;
+/// Parts of a letter.
+pub const LETTER_PARTS: usize = LETTER_WORDS / PART_WORDS;
+
+/// A letter's words, which mean nothing to the connection.
+pub type Letter = [u64; LETTER_WORDS];
 
 /// A frame, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +47,13 @@ pub enum Frame {
         tag: u32,
         /// The word's old value.
         value: u64,
+    },
+    /// A part of a letter.
+    Part {
+        /// Which.
+        index: u32,
+        /// Its words.
+        words: [u64; PART_WORDS],
     },
 }
 
@@ -62,11 +82,12 @@ impl Frame {
     pub fn encode(&self) -> [u8; FRAME_BYTES] {
         match *self {
             Self::Value { tag, value } => pack(5, tag, 0, value, 0),
+            Self::Part { index, words: [first, second, third] } => pack(6, index, first, second, third),
             Self::Request { tag, request } => match request {
-                Request::Write { at, value } => pack(1, tag, at.0, value, 0),
-                Request::Read { at } => pack(2, tag, at.0, 0, 0),
-                Request::FetchAdd { at, add } => pack(3, tag, at.0, add, 0),
-                Request::CompareSwap { at, expected, new } => pack(4, tag, at.0, expected, new),
+                Request::Write { at, value } => pack(1, tag, at.0 as u64, value, 0),
+                Request::Read { at } => pack(2, tag, at.0 as u64, 0, 0),
+                Request::FetchAdd { at, add } => pack(3, tag, at.0 as u64, add, 0),
+                Request::CompareSwap { at, expected, new } => pack(4, tag, at.0 as u64, expected, new),
             },
         }
     }
@@ -87,6 +108,7 @@ impl Frame {
             3 => second == 0,
             4 => true,
             5 => position == 0 && second == 0,
+            6 => (tag as usize) < LETTER_PARTS,
             _ => return Err(FrameError::Kind(kind)),
         };
         if !is_clean || bytes[1..4] != [0; 3] {
@@ -94,6 +116,9 @@ impl Frame {
         }
         if kind == 5 {
             return Ok(Self::Value { tag, value: first });
+        }
+        if kind == 6 {
+            return Ok(Self::Part { index: tag, words: [position, first, second] });
         }
         let outside = FrameError::Outside { at: position, words };
         let at = usize::try_from(position).ok().filter(|at| *at < words).map(WordAt).ok_or(outside)?;
@@ -107,11 +132,11 @@ impl Frame {
     }
 }
 
-fn pack(kind: u8, tag: u32, position: usize, first: u64, second: u64) -> [u8; FRAME_BYTES] {
+fn pack(kind: u8, tag: u32, position: u64, first: u64, second: u64) -> [u8; FRAME_BYTES] {
     let mut bytes = [0; FRAME_BYTES];
     bytes[0] = kind;
     bytes[4..8].copy_from_slice(&tag.to_le_bytes());
-    bytes[8..16].copy_from_slice(&(position as u64).to_le_bytes());
+    bytes[8..16].copy_from_slice(&position.to_le_bytes());
     bytes[16..24].copy_from_slice(&first.to_le_bytes());
     bytes[24..32].copy_from_slice(&second.to_le_bytes());
     bytes
@@ -134,16 +159,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_frame_is_parsed_as_it_was_packed(request in any_request(), tag: u32, value: u64) {
+        fn a_frame_is_parsed_as_it_was_packed(request in any_request(), tag: u32, value: u64, index in 0u32..3) {
             let tag = if request.has_ticket() { tag } else { 0 };
-            for frame in [Frame::Request { tag, request }, Frame::Value { tag, value }] {
+            let part = Frame::Part { index, words: [value, !value, value << 7] };
+            for frame in [Frame::Request { tag, request }, Frame::Value { tag, value }, part] {
                 prop_assert_eq!(Frame::parse(&frame.encode(), 100), Ok(frame));
             }
         }
 
         /// Whatever parses is exactly what its parts would be packed to: no two byte strings mean the same.
         #[test]
-        fn garbage_is_refused_or_means_itself(mut bytes: [u8; FRAME_BYTES], kind in 0u8..8, short: bool) {
+        fn garbage_is_refused_or_means_itself(mut bytes: [u8; FRAME_BYTES], kind in 0u8..9, short: bool) {
             bytes[0] = kind;
             if short {
                 bytes[1..4].fill(0);
@@ -164,7 +190,10 @@ mod tests {
             bytes[at] = byte;
             Frame::parse(&bytes, 10)
         };
-        assert_eq!(with(0, 6), Err(FrameError::Kind(6)));
+        assert_eq!(with(0, 7), Err(FrameError::Kind(7)));
+        let mut part = Frame::Part { index: 2, words: [1, 2, 3] }.encode();
+        part[4] = 3;
+        assert_eq!(Frame::parse(&part, 10), Err(FrameError::Unused(6)));
         assert_eq!(with(2, 1), Err(FrameError::Unused(1)));
         assert_eq!(with(31, 1), Err(FrameError::Unused(1)));
     }

@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::frame::Frame;
-use super::stream::{MOST_UNANSWERED, Outgoing, Stream};
+use super::frame::{Frame, LETTER_PARTS, Letter, PART_WORDS};
+use super::stream::{MOST_UNANSWERED, Outgoing, Stream, StreamError};
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{OperationError, PostError, Request, Ticket};
 use crate::handshake;
@@ -47,6 +47,32 @@ pub struct Link {
     pub has_refused: bool,
     /// Dials that were refused as crossed, one after the other.
     pub crossings: u32,
+    /// What has come of a letter.
+    pub parts: Parts,
+}
+
+/// A letter that is coming in.
+#[derive(Debug, Default)]
+pub struct Parts {
+    words: Letter,
+    /// How many parts are there.
+    count: usize,
+}
+
+impl Parts {
+    /// Adds a part; gives the letter with the last one.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Letter`].
+    pub fn add(&mut self, index: u32, words: [u64; PART_WORDS]) -> Result<Option<Letter>, StreamError> {
+        if index as usize != self.count {
+            return Err(StreamError::Letter);
+        }
+        self.words[self.count * PART_WORDS..][..PART_WORDS].copy_from_slice(&words);
+        self.count = (self.count + 1) % LETTER_PARTS;
+        Ok((self.count == 0).then_some(self.words))
+    }
 }
 
 /// Where a connection stands.
@@ -103,6 +129,7 @@ impl Link {
             watches_room: false,
             has_refused: false,
             crossings: 0,
+            parts: Parts::default(),
         }
     }
 
@@ -151,6 +178,21 @@ impl Link {
         Ok(())
     }
 
+    /// Queues a letter, if there is room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError::Full`].
+    pub fn queue_letter(&mut self, letter: &Letter) -> Result<(), PostError> {
+        if !self.outgoing.has_room_for(LETTER_PARTS) {
+            return Err(PostError::Full { node: self.node });
+        }
+        for (index, words) in (0..).zip(letter.as_chunks::<PART_WORDS>().0) {
+            self.outgoing.push(&Frame::Part { index, words: *words });
+        }
+        Ok(())
+    }
+
     /// The request that an answer is for: the oldest, and its tag must say so.
     pub fn answered(&mut self, tag: u32) -> Option<Ticket> {
         let is_oldest = self.unanswered.front().is_some_and(|ticket| ticket.slot == tag);
@@ -160,6 +202,7 @@ impl Link {
     /// The connection is there.
     pub fn open(&mut self, stream: Stream) {
         self.state = LinkState::Ready(stream);
+        self.parts = Parts::default();
         self.incarnation += 1;
         self.watches_room = false;
         self.has_refused = false;

@@ -4,6 +4,8 @@
 //! with proofs of the job's key ([`crate::handshake`]). Sockets do not execute anything by themselves, so each node has a
 //! process that does: the one with the node's listener, its *agent*. All the others reach other nodes as guests.
 //!
+//! Agents can also send each other letters ([`TcpFabric::send_letter`]), for what is neither a word nor a request.
+//!
 //! # Progress stealing
 //!
 //! In each process a background thread serves the connections while the application computes. A rank that waits polls
@@ -37,7 +39,7 @@ mod uring;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,6 +49,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::thread::futex;
 
 use self::engine::{Engine, Follows};
+use self::frame::Letter;
 use self::uring::Ring;
 use super::{
     AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
@@ -176,6 +179,24 @@ struct Shared {
     asleep: AtomicU32,
     /// 1 while the background thread sleeps, on this word, because the progress is stolen.
     nap: AtomicU32,
+    reader: Reader,
+}
+
+/// Takes in a letter of a node's agent, and may answer it.
+pub type LetterHandler = Box<dyn Fn(usize, &Letter) -> Option<Letter> + Send + Sync>;
+
+/// Who reads letters.
+#[derive(Default)]
+struct Reader {
+    handler: OnceLock<LetterHandler>,
+    /// Held while letters are read, so that they are read in their order.
+    turn: Mutex<()>,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("is_there", &self.handler.get().is_some()).finish_non_exhaustive()
+    }
 }
 
 /// Who serves the connections.
@@ -234,10 +255,26 @@ impl TcpFabric {
             polls: AtomicU32::new(0),
             asleep: AtomicU32::new(0),
             nap: AtomicU32::new(0),
+            reader: Reader::default(),
         });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("phalanx-tcp".to_owned()).spawn(move || of_thread.serve())?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Has letters read from now on, by whichever thread looks at the connections, the background one included: so they
+    /// are read even where nobody polls. Later readers are none; letters that nobody reads are lost.
+    pub fn read_letters(&self, handler: LetterHandler) {
+        let _ = self.shared.reader.handler.set(handler);
+    }
+
+    /// Sends a letter to a node's agent. It is lost if the connection breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError::Full`], [`PostError::Unreachable`].
+    pub fn send_letter(&self, node: usize, letter: &Letter) -> Result<(), PostError> {
+        self.shared.engine().send_letter(node, letter)
     }
 }
 
@@ -257,6 +294,34 @@ impl Shared {
     fn engine(&self) -> MutexGuard<'_, Engine> {
         // A panic under the lock is a bug that its thread reports; the connections are as sound as before it.
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn turn(&self, mut engine: MutexGuard<'_, Engine>) {
+        engine.turn();
+        self.deliver(engine);
+    }
+
+    /// Has the letters read that have come in, without the engine's lock.
+    #[inline]
+    fn deliver(&self, engine: MutexGuard<'_, Engine>) {
+        if engine.has_letters() {
+            drop(engine);
+            self.read_letters();
+        }
+    }
+
+    #[cold]
+    fn read_letters(&self) {
+        let _turn = self.reader.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let letters = self.engine().take_letters();
+        let Some(handler) = self.reader.handler.get() else { return };
+        for (node, letter) in letters {
+            if let Some(answer) = handler(node, &letter) {
+                // Whoever has sent the letter sends it again, or goes on without an answer.
+                let _ = self.engine().send_letter(node, &answer);
+            }
+        }
     }
 
     /// The background thread.
@@ -286,6 +351,7 @@ impl Shared {
                     let mut engine = self.engine();
                     if self.progress.load(Ordering::Relaxed) == Progress::Served as u32 {
                         engine.look_around();
+                        self.deliver(engine);
                     }
                 }
             }
@@ -417,9 +483,9 @@ impl Fabric for TcpFabric {
     fn progress(&self) {
         self.shared.steal();
         match self.shared.engine.try_lock() {
-            Ok(mut engine) => engine.turn(),
+            Ok(engine) => self.shared.turn(engine),
             // As in `engine`: a panic elsewhere must not stop the connections.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().turn(),
+            Err(TryLockError::Poisoned(poisoned)) => self.shared.turn(poisoned.into_inner()),
             // Somebody else takes the turn.
             Err(TryLockError::WouldBlock) => {}
         }
@@ -458,7 +524,9 @@ impl Await for TcpFabric {
         };
         if !has_changed {
             self.shared.wait_for_events(timeout);
-            self.shared.engine().wake_up();
+            let mut engine = self.shared.engine();
+            engine.wake_up();
+            self.shared.deliver(engine);
         }
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
         self.shared.wake_thread();

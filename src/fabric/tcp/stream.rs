@@ -33,6 +33,9 @@ pub enum StreamError {
     /// The other end sends an answer that nobody waits for.
     #[error("the other end broke the protocol: an answer to nothing")]
     Answer,
+    /// The other end sends a part of a letter that is not the next one, or may send none.
+    #[error("the other end broke the protocol: a part of a letter out of its place")]
+    Letter,
     /// The other end asks more than it may before it reads answers.
     #[error("the other end broke the protocol: more than {MOST_UNANSWERED} unanswered requests")]
     TooMany,

@@ -91,6 +91,7 @@ macro_rules! by_each_engine {
 
 by_each_engine!(
     a_node_that_computes_is_served_by_its_thread,
+    agents_send_each_other_letters,
     both_may_dial_at_once,
     a_waiter_that_sleeps_is_woken_by_what_comes_in,
     a_guest_asks_and_is_answered,
@@ -101,6 +102,30 @@ by_each_engine!(
     what_nobody_reads_waits_and_comes_whole,
     a_ring_that_breaks_loses_nothing,
 );
+
+/// Letters are read in order and answered by the threads of nodes that compute.
+fn agents_send_each_other_letters(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
+    let (sender, received) = std::sync::mpsc::channel();
+    nodes[1].fabric.read_letters(Box::new(move |node, letter| {
+        assert_eq!(node, 0);
+        Some(letter.map(|word| !word))
+    }));
+    nodes[0].fabric.read_letters(Box::new(move |node, letter| {
+        sender.send((node, *letter)).expect("the test waits");
+        None
+    }));
+    let letter = |number: u64| std::array::from_fn(|index| number << 8 | index as u64);
+    for number in 0..100 {
+        nodes[0].fabric.send_letter(1, &letter(number)).expect("room");
+        nodes[0].fabric.write(1, AT, number).expect("room");
+    }
+    for number in 0..100 {
+        let answer = letter(number).map(|word| !word);
+        assert_eq!(received.recv_timeout(PATIENCE), Ok((1, answer)), "letter {number}");
+    }
+    await_word(&nodes[1], 99);
+}
 
 fn a_node_that_computes_is_served_by_its_thread(engine: TcpEngine) {
     let nodes = nodes(2, engine);
