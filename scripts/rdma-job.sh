@@ -49,9 +49,9 @@ if [ -n "$before" ]; then
     echo "$((after - before)) packets by RDMA"
     [ $((after - before)) -ge $packets_at_least ] || fail "the barriers' messages did not go by RDMA"
 fi
-# Of the rest those that do not depend on how fast a guest is, or on how exact its clocks are.
-suite 150 a_mismatch_names a_time_out_names computes_holds groups_span_nodes reductions_are forming_that \
-    an_arrival_is an_rdma_connection || fail "the suite of jobs across nodes"
+# Of the rest those that do not depend on how fast a guest is.
+suite 200 a_mismatch_names a_time_out_names computes_holds groups_span_nodes reductions_are forming_that \
+    an_arrival_is an_rdma_connection stats_tell a_job_that_is || fail "the suite of jobs across nodes"
 
 for ranks in 2 4; do
     bench barrier --nodes 2 --ranks "$ranks" --iterations 300 --rounds 3

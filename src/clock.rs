@@ -157,15 +157,31 @@ fn counter_is_the_kernels_clock() -> bool {
     }
 }
 
+/// The length of a tick. Both ends of the span are the readings that took the least time: in the midst of one this
+/// process may lose its CPU, and what that adds would grow with each second that the clock measures later.
 fn measure_counter(span: Duration) -> f64 {
-    let (start_time, start) = (Instant::now(), read_counter());
+    let (start_time, start) = read_both();
+    while start_time.elapsed() < span {}
     loop {
-        let elapsed = start_time.elapsed();
-        let ticks = read_counter() - start;
-        if elapsed >= span && ticks > 0 {
+        let (end_time, end) = read_both();
+        let (elapsed, ticks) = (end_time - start_time, end.saturating_sub(start));
+        if ticks > 0 {
             return elapsed.as_nanos() as f64 / ticks as f64;
         }
     }
+}
+
+/// The time and the counter at one moment, as nearly as can be had.
+fn read_both() -> (Instant, u64) {
+    const READINGS: usize = 16;
+    let reading = || {
+        let before = read_counter();
+        let time = Instant::now();
+        let took = read_counter().saturating_sub(before);
+        (took, time, before + took / 2)
+    };
+    let (_, time, counter) = (0..READINGS).map(|_| reading()).min().expect("some readings");
+    (time, counter)
 }
 
 #[cfg(test)]

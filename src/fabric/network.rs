@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::mending::{Mending, Note, OFFER_WORDS, Step, What};
-use super::rdma::{OFFER_BYTES, Offer, RdmaFabric};
+use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
 use super::tcp::TcpFabric;
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -30,6 +30,9 @@ const SOCKETS_EVERY: u32 = 64;
 const MENDING_EVERY: u32 = 16;
 /// How long a rank sleeps between two looks at memory that an adapter may have written.
 const NAP: Duration = Duration::from_micros(100);
+/// Work requests that are kept for each node: a barrier's messages to a node go to two words in turn, in each round of it
+/// that has one; the world's do so by RDMA.
+const MOST_PREPARED: usize = 8;
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
 const ANY_WORD: WordAt = WordAt(0);
 
@@ -71,6 +74,8 @@ struct Way {
     is_counted: bool,
     /// Why the last note could not be sent.
     trouble: Option<PostError>,
+    /// The writes that are posted again and again, the latest last.
+    prepared: Vec<Prepared>,
 }
 
 impl Network {
@@ -139,6 +144,21 @@ impl Network {
             }
             _ => self.tcp.post(node, requests, tickets),
         }
+    }
+
+    /// Posts one write by RDMA, with the work request of the last such write if there was one.
+    #[inline]
+    fn write_by_rdma(rdma: &Rdma, way: &mut Way, node: usize, at: WordAt, value: u64) -> Result<(), PostError> {
+        if let Some(prepared) = way.prepared.iter_mut().find(|prepared| prepared.at() == at) {
+            return rdma.fabric.repost(prepared, value);
+        }
+        let mut prepared = rdma.fabric.prepare(node, at)?;
+        let posted = rdma.fabric.repost(&mut prepared, value);
+        if way.prepared.len() == MOST_PREPARED {
+            way.prepared.remove(0);
+        }
+        way.prepared.push(prepared);
+        posted
     }
 
     /// Leaves one way for the other, once all that was posted has arrived.
@@ -332,7 +352,10 @@ impl Fabric for Network {
         if by_rdma != way.by_rdma {
             self.change_way(&mut way, node)?;
         }
-        self.post_by(by_rdma, node, requests, tickets)?;
+        match requests {
+            [Request::Write { at, value }] if by_rdma => Self::write_by_rdma(rdma, &mut way, node, *at, *value)?,
+            _ => self.post_by(by_rdma, node, requests, tickets)?,
+        }
         way.is_used = true;
         // A read that was to tell that all had arrived tells nothing of what comes after it.
         if let Some(ticket) = way.leaving.take() {

@@ -16,6 +16,12 @@ pub struct Prepared {
 // SAFETY: the work request's pointers are set anew by every post and not followed after it.
 unsafe impl Send for Prepared {}
 
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("node", &self.node).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
 impl Prepared {
     pub(super) fn new(node: usize, at: WordAt, incarnation: u64, work: SendWorkRequest) -> Self {
         Self { node, at, incarnation, work }

@@ -354,7 +354,10 @@ impl Spanning {
         if self.exchange.looks.is_multiple_of(LOOKS_TO_A_REPAIR) {
             self.look_abroad(fabric);
         }
-        self.exchange(memory, fabric)
+        // A member that releases the node over the driver's head knows as well that others were waited for.
+        let exchanged = self.exchange(memory, fabric);
+        self.exchange.has_waited |= exchanged.is_pending();
+        exchanged
     }
 
     /// For a wait that lasts suspiciously long: as [`poll_thoroughly`](Self::poll_thoroughly), and reads the outboxes
