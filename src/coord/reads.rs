@@ -45,6 +45,16 @@ impl Reads {
         if self.posted == self.wanted.len() && self.on_their_way.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// How many words are wanted.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether none are.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     /// Whether a word has no value: after [`poll`](Self::poll) is ready, one that has failed.
     pub fn has_failed(&self) -> bool {
         self.values.iter().any(Option::is_none)
