@@ -258,11 +258,12 @@ impl Play<'_> {
         let which = self.random.below(self.actors[index].held.len());
         let node = self.actors[index].node;
         let (plan, block) = (self.actors[index].held[which].plan, self.actors[index].held[which].block);
-        if self.random.below(6) > 0 {
-            let agreed = self.known[plan].agreed.as_ref().expect("it is held");
-            let (other, start) = agreed[self.random.below(agreed.len())];
-            let at = SpanLayout::new(start, *block.schedule(), 1).inbox(0, 0);
-            let _ = self.net.of(index, node).write(other, at, self.known[plan].ballot);
+        let leaves = self.random.below(6) == 0;
+        for (other, start) in self.known[plan].agreed.as_ref().expect("it is held") {
+            let at = SpanLayout::new(*start, *block.schedule(), 1).inbox(0, 0);
+            let _ = self.net.of(index, node).write(*other, at, self.known[plan].ballot);
+        }
+        if !leaves {
             return;
         }
         self.actors[index].held.swap_remove(which);
@@ -275,6 +276,12 @@ impl Play<'_> {
     fn check(&self) {
         for actor in &self.actors {
             let memory = &self.net.nodes[actor.node];
+            if let Some(making) = &actor.making {
+                // Others may have agreed, and write already.
+                let (block, inbox) = (making.block(), memory.word(making.block().inbox(0, 0)).load(Ordering::Relaxed));
+                let ballot = memory.word(block.ballot()).load(Ordering::Relaxed);
+                assert!([0, ballot].contains(&inbox), "{inbox} is in an inbox of what is made on {}", actor.node);
+            }
             for Held { plan, block } in &actor.held {
                 let known = &self.known[*plan];
                 for (node, start) in known.agreed.as_ref().expect("it is held") {
