@@ -235,9 +235,10 @@ pub enum GroupError {
         /// How long it was waited.
         waited: Duration,
     },
-    /// A member's node does not answer, so that it is not known which group the member wants to be in.
+    /// A member's node does not answer, so that it is not known which group the member wants to be in. The split stands:
+    /// call it again, or abandon it.
     #[error(
-        "rank {rank}: the node of rank {member} has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up)"
+        "rank {rank}: the node of rank {member} has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up; then call split again with the same colour and key, or abandon)"
     )]
     MemberUnreachable {
         /// This rank.

@@ -4,6 +4,7 @@
 //! time-out leaves it standing: the next blocking call resumes it.
 
 mod arrival;
+mod endings;
 mod forming;
 mod meeting;
 mod members;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use arrival::{Arrival, Carried};
 
-use self::forming::{Forming, HalfMade};
+use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
 use crate::coord::arena;
@@ -24,6 +25,7 @@ use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
 use crate::coord::drive::Arrived;
+use crate::coord::offers::Offered;
 use crate::coord::stats::GroupStats;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
@@ -45,6 +47,8 @@ pub struct Group {
     abroad: Option<Abroad>,
     ranks: Vec<usize>,
     me: usize,
+    /// Where this member has offered the group to its node's other members, if it has made it.
+    offered: Option<Offered>,
     core: RefCell<Core>,
 }
 
@@ -58,10 +62,6 @@ struct Core {
     lists_made: HashMap<u64, u64>,
     /// A split whose barrier is passed, but whose group is not there yet.
     forming: Option<Forming>,
-    /// Groups that this member has given up before they were there: to be taken and given back when they are.
-    given_up: Vec<Forming>,
-    /// This node's blocks of spanning groups whose other nodes have not introduced themselves, by the groups' keys.
-    half_made: HashMap<u64, HalfMade>,
 }
 
 /// The bound of a blocking call, in ticks.
@@ -139,8 +139,6 @@ impl Core {
             standing: Standing::Nothing,
             lists_made: HashMap::new(),
             forming: None,
-            given_up: Vec::new(),
-            half_made: HashMap::new(),
         }
     }
 }
@@ -155,7 +153,7 @@ impl Group {
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
         let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
-        Self { membership, layout, abroad: None, ranks, me, core: RefCell::new(Core::new(barrier)) }
+        Self { membership, layout, abroad: None, ranks, me, offered: None, core: RefCell::new(Core::new(barrier)) }
     }
 
     /// As [`attach`](Self::attach), for members of several nodes.
@@ -164,7 +162,8 @@ impl Group {
         let (here, local) = abroad.home_of(me);
         let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
         let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
-        Self { membership, layout, abroad: Some(abroad), ranks, me, core: RefCell::new(Core::new(barrier)) }
+        let core = RefCell::new(Core::new(barrier));
+        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -288,11 +287,12 @@ impl Group {
         let mut core = self.core.borrow_mut();
         match core.standing {
             Standing::Nothing => Ok(Abandoned::Nothing),
-            // The barrier of a split that did not find its leader was passed.
+            // The barrier of a split that did not find its group was passed.
             Standing::Forming => {
                 core.standing = Standing::Nothing;
-                let forming = core.forming.take();
-                core.given_up.extend(forming);
+                self.decline_forming(&mut core);
+                drop(core);
+                self.membership.settle();
                 Ok(Abandoned::Passed)
             }
             Standing::Held => Err(self.outstanding(&core)),
@@ -317,8 +317,8 @@ impl Group {
         self.split_by(color, key, None)
     }
 
-    /// As [`split`](Self::split), for at most `timeout`. After a time-out call again with the same colour and key, or
-    /// [`abandon`](Self::abandon).
+    /// As [`split`](Self::split), for at most `timeout`. After a time-out, or when a member's node did not answer, call
+    /// again with the same colour and key, or [`abandon`](Self::abandon).
     ///
     /// # Errors
     ///
@@ -535,9 +535,13 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.settle_given_up();
-        self.core.get_mut().barrier.let_go(&self.membership);
+        let mut core = self.core.borrow_mut();
+        core.barrier.let_go(&self.membership);
+        self.decline_forming(&mut core);
+        drop(core);
+        self.membership.give_up_half_made(|half| half.parent == self.id());
         self.leave();
+        self.membership.settle();
     }
 }
 

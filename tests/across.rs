@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::block::{REDUCTIONS, reduced};
 use common::children::{answer, role};
-use common::nodes::{Across, Marks};
+use common::nodes::{Across, Marks, wait_for_space};
 use common::ranks::LIMIT;
 use phalanx::fabric::FabricKind;
 use phalanx::{Abandoned, Algorithm, BarrierError, Group, GroupError, Job, Operation};
@@ -500,18 +500,7 @@ fn make_and_drop(job: &Job, rounds: u64) {
         drop(group);
         assert!(world.space().0 < before + 100, "{:?} units are taken in round {round}", world.space());
     }
-    // Whoever was the last of its node in a group gives the block back when it makes another: the other nodes' farewells
-    // have come by then.
-    let begun = Instant::now();
-    loop {
-        drop(world.split(job.rank() as u64, 0).expect("space and time"));
-        world.barrier_timeout(LIMIT).expect("all have dropped theirs");
-        let taken = world.space().0;
-        if world.barrier_reduce(Operation::Max, (taken - before) as u64) == Ok(0) {
-            return;
-        }
-        assert!(begun.elapsed() < PROMPT, "{taken} units are taken, not {before}");
-    }
+    wait_for_space(job, before, 0);
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn a_pair_shares_at_most_a_line_for_its_arrivals_and_values() {
 }
 
 fn words_of(offer: OfferAt) -> [WordAt; OFFER_WORDS] {
-    [offer.key(), offer.value(), offer.takers(), offer.group(), offer.thanks(), offer.thanks_due()]
+    [offer.key(), offer.value(), offer.takers(), offer.group(), offer.call(), offer.stage(), offer.doom()]
 }
 
 /// What a test of the arena does next.

@@ -18,7 +18,8 @@ use loom::sync::Arc;
 use loom::thread;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
-use phalanx::coord::{arena, drive, formation};
+use phalanx::coord::offers::Named;
+use phalanx::coord::{arena, drive, formation, offers};
 use phalanx::fabric::Memory;
 use phalanx::fabric::model::ModelNode;
 use phalanx::fabric::node::NodeLayout;
@@ -420,7 +421,7 @@ fn node_for_a_pair() -> (ModelNode, NodeLayout) {
 /// Rank 0 makes a group and offers it; rank 1 takes it; both meet in it and let it go; the space is free again.
 #[test]
 fn a_group_is_formed_used_and_given_back() {
-    const KEY: u64 = 99;
+    const KEY: Named = Named { key: 99, call: 1 };
     check(1, || {
         let (node, layout) = node_for_a_pair();
         let node = Arc::new(node);
@@ -428,7 +429,7 @@ fn a_group_is_formed_used_and_given_back() {
             let node = Arc::clone(&node);
             thread::spawn(move || {
                 let start = loop {
-                    match formation::take(&*node, &layout, 0, KEY) {
+                    match offers::take(&*node, &layout, 0, KEY) {
                         Some(start) => break start,
                         None => spin_hint(),
                     }
@@ -438,7 +439,7 @@ fn a_group_is_formed_used_and_given_back() {
             })
         };
         let block = formation::make(&*node, &layout, &[0, 1], Algorithm::Flat).expect("space for one group");
-        assert!(formation::offer(&*node, &layout, 0, KEY, block.start().0 as u64, 1));
+        assert!(offers::offer(&*node, &layout, 0, KEY, block.start().0 as u64, 1).is_some());
         meet_and_leave(&node, &layout, block, 0);
         taker.join().expect("the taker ends");
         assert_eq!(arena::taken(&*node, &layout), 0);
@@ -472,14 +473,14 @@ fn an_offer_is_not_overwritten_before_it_is_taken() {
         let node = Arc::new(ModelNode::new(layout.words()));
         // All but one of the places are taken for good.
         for key in 1000..1000 + (phalanx::fabric::node::OFFERS as u64 - 1) {
-            assert!(formation::offer(&*node, &layout, 0, key, 0, 1));
+            assert!(offers::offer(&*node, &layout, 0, Named { key, call: 1 }, 0, 1).is_some());
         }
         let taker = {
             let node = Arc::clone(&node);
             thread::spawn(move || {
                 [1, 2].map(|key| {
                     loop {
-                        match formation::take(&*node, &layout, 0, key) {
+                        match offers::take(&*node, &layout, 0, Named { key, call: 1 }) {
                             Some(value) => break value,
                             None => spin_hint(),
                         }
@@ -488,7 +489,7 @@ fn an_offer_is_not_overwritten_before_it_is_taken() {
             })
         };
         for key in [1, 2] {
-            while !formation::offer(&*node, &layout, 0, key, key * 10, 1) {
+            while offers::offer(&*node, &layout, 0, Named { key, call: 1 }, key * 10, 1).is_none() {
                 spin_hint();
             }
         }

@@ -17,7 +17,8 @@ use common::block::{REDUCTIONS, chain, lay_out, reduced};
 use phalanx::coord::barrier::choice::tree_parents;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Disagreement, Operation, Withdrawal};
-use phalanx::coord::{arena, drive, formation};
+use phalanx::coord::offers::Named;
+use phalanx::coord::{arena, drive, formation, offers};
 use phalanx::fabric::Memory;
 use phalanx::fabric::model::ModelNode;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
@@ -354,16 +355,19 @@ impl Crowd {
 
     /// Makes or takes the group of `ranks` as `rank`; `None` when its leader found no space.
     fn form(&self, rank: usize, ranks: &[usize], key: u64) -> Option<GroupLayout> {
+        let named = Named { key, call: 1 };
         if rank != ranks[0] {
-            let start = until(|| formation::take(&self.node, &self.layout, ranks[0], key));
+            let start = until(|| offers::take(&self.node, &self.layout, ranks[0], named));
             let block = |start| formation::checked_block(&self.node, &self.layout, start, ranks.len());
-            return (start != formation::REFUSED).then(|| block(start).expect("an initialised block"));
+            return (start != offers::REFUSED).then(|| block(start).expect("an initialised block"));
         }
         let algorithm = Algorithm::ALL[ranks.len() % 3];
         let made = formation::make(&self.node, &self.layout, ranks, algorithm).ok();
-        let value = made.map_or(formation::REFUSED, |block| block.start().0 as u64);
+        let value = made.map_or(offers::REFUSED, |block| block.start().0 as u64);
         let takers = ranks.len() - 1;
-        until(|| formation::offer(&self.node, &self.layout, rank, key, value, takers).then_some(()));
+        if takers > 0 {
+            until(|| offers::offer(&self.node, &self.layout, rank, named, value, takers));
+        }
         made
     }
 

@@ -21,7 +21,8 @@ use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{
     Algorithm, Awaited, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal,
 };
-use phalanx::coord::{arena, formation};
+use phalanx::coord::offers::Named;
+use phalanx::coord::{arena, formation, offers};
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
 use phalanx::fabric::{Memory, WordAt, lower_half};
@@ -343,11 +344,11 @@ fn offers_reach_their_takers_in_any_order() {
         for _ in 0..100_000 {
             let rank = random.below(ranks);
             if rank == LEADER && offered < keys.len() {
-                let value = keys[offered] ^ 1;
-                offered += usize::from(formation::offer(&node, &layout, LEADER, keys[offered], value, ranks - 1));
+                let (value, named) = (keys[offered] ^ 1, Named { key: keys[offered], call: 1 });
+                offered += usize::from(offers::offer(&node, &layout, LEADER, named, value, ranks - 1).is_some());
             } else if rank != LEADER && taken[rank] < keys.len() {
                 let key = keys[taken[rank]];
-                if let Some(value) = formation::take(&node, &layout, LEADER, key) {
+                if let Some(value) = offers::take(&node, &layout, LEADER, Named { key, call: 1 }) {
                     assert_eq!(value, key ^ 1);
                     taken[rank] += 1;
                 }

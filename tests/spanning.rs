@@ -21,7 +21,7 @@ use common::block::{REDUCTIONS, reduced};
 use common::seeds::for_each_seed;
 use common::wires::Wires;
 use phalanx::ExchangePattern;
-use phalanx::coord::barrier::spanning::layout::SpanLayout;
+use phalanx::coord::barrier::spanning::layout::{ExchangeWord, SpanLayout};
 use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
 use phalanx::coord::barrier::{Algorithm, Awaited, Contribution, Operation, Outcome, Withdrawal};
 use phalanx::coord::formation::{self, Member};
@@ -371,4 +371,42 @@ fn nodes_pass_together_on_fresh_seeds() {
         let weather = Weather { rounds: 7, unrest: [0, 5, 25][random.below(3)], faults: [0, 10, 100][random.below(3)] };
         one_group(&counts, 8, weather, &mut random);
     });
+}
+
+/// A driver that misses the word of its last round asks all the nodes of which that would have told: more than there are
+/// tickets for at once.
+#[test]
+fn thousands_of_nodes_are_asked_a_part_at_a_time() {
+    const NODES: usize = 8192;
+    let schedule = Schedule::dissemination(NODES, 2);
+    let node = NodeLayout::new(1, formation::units_spanning(&schedule, 1) * UNIT_WORDS);
+    let made = |_| {
+        let memory = SimNode::new(node.words());
+        let member = [Member { rank: 0, local: 0 }];
+        let layout = formation::make_spanning(&memory, &node, schedule, &member, Algorithm::Flat).expect("space");
+        (memory, layout)
+    };
+    let (nodes, layouts): (Vec<SimNode>, Vec<SpanLayout>) = (0..NODES).map(made).unzip();
+    let layout = layouts[0];
+    let span = Span::All { nodes: NODES, start: layout.start(), members: 1 };
+    // The others have arrived; their messages have come, except that of the last round, and nobody goes on.
+    let told = ExchangeWord::new(1, 1 << Operation::Barrier as u64).0;
+    nodes[1..].iter().for_each(|memory| memory.word(layout.outbox(0, 1)).store(told, Ordering::Relaxed));
+    for round in 0..schedule.rounds() - 1 {
+        nodes[0]
+            .word(layout.inbox(schedule.hears(0, round).next().expect("a message").slot, 1))
+            .store(told, Ordering::Relaxed);
+    }
+    let net = Wires::new(nodes, 1, 0, 7);
+    let fabric = net.of(0, 0);
+    let mut machine = Spanning::new(&net.nodes[0], layout, span, 0, 0);
+    machine.arrive(&net.nodes[0], Contribution::NONE, None);
+    let looks = (0..100).find(|_| {
+        let seen = machine.repair(&net.nodes[0], &fabric);
+        net.settle();
+        seen.is_ready()
+    });
+    assert!(looks.is_some(), "it never passes");
+    net.settle();
+    assert_eq!(net.tickets_of(0), 0);
 }

@@ -8,10 +8,11 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use common::children::{Children, answer, role};
-use common::nodes::{Across, Marks};
+use common::nodes::{Across, Marks, wait_for_space};
 use common::ranks::LIMIT;
 use common::seeds::{Named, fresh_seed};
 use phalanx::fabric::sim::Seeded;
@@ -19,6 +20,7 @@ use phalanx::fabric::tcp::frame::Frame;
 use phalanx::fabric::{Request, WordAt};
 use phalanx::handshake::{self, Claim, HandshakeError, Key, Purpose, SERVICE, Verdict, prove};
 use phalanx::{Group, Job, Operation};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// No barrier may take as long, whatever strangers do.
 const HELD_UP: Duration = Duration::from_secs(4);
@@ -405,10 +407,9 @@ fn connections_that_are_overtaken_are_mended() {
     assert_eq!(said, ["it broke the protocol"]);
 }
 
-/// As the test before, while the ranks make and drop groups: what is lost with a connection may be an answer that frees
-/// a place.
+/// As the test before, while the ranks make and drop groups: whatever is lost with a connection, all places and
+/// all space come back.
 #[test]
-#[ignore = "fails: thanks and farewells that are lost with a connection are never said again"]
 fn groups_are_made_though_connections_are_overtaken() {
     const TEST: &str = "groups_are_made_though_connections_are_overtaken";
     if role().is_some() {
@@ -428,9 +429,9 @@ fn groups_are_made_though_connections_are_overtaken() {
             group.barrier_timeout(2 * HELD_UP).expect("its members meet");
             longest = longest.max(begun.elapsed());
         }
-        // The last groups go with their farewells.
-        drop(world.split_timeout(job.rank() as u64, 0, LIMIT).expect("a group of one"));
-        assert!(world.space().0 <= before + 40, "{:?} units are taken, not {before}", world.space());
+        wait_for_space(&job, before, 0);
+        // Whoever speaks for a node may not end before the others are through.
+        marks.gate(&job, "end");
         return answer(format!("{} {}", world.passed(), longest.as_millis()));
     }
     let target = Target::start(TEST);
@@ -438,5 +439,62 @@ fn groups_are_made_though_connections_are_overtaken() {
         drop(target.prove(target.listener_of(AGENT), &target.key(), &Target::claim(Purpose::Fabric, 0)));
         std::thread::sleep(Duration::from_millis(5));
     }
+    target.finish(AGENT);
+}
+
+/// The lowest number of a descriptor that this process does not have.
+fn next_descriptor() -> u64 {
+    let next = std::fs::File::open("/dev/null").expect("Linux");
+    u64::try_from(next.as_raw_fd()).expect("a number")
+}
+
+/// Lets this process open nothing more, or as much as it may.
+fn allow_descriptors(most: Option<u64>) {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: most.or(limit.maximum), ..limit }).expect("below the hard limit");
+}
+
+/// The CPU time that a process has used, in the kernel's ticks of 10 ms.
+fn ticks_of(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a child of this test");
+    let (_, fields) = stat.rsplit_once(") ").expect("after the name");
+    let ticks =
+        |index: usize| fields.split(' ').nth(index).and_then(|field| field.parse::<u64>().ok()).expect("a number");
+    ticks(11) + ticks(12)
+}
+
+/// A node that can open no more descriptors leaves those that knock waiting, without spinning, and says so once.
+#[test]
+fn a_node_without_descriptors_rests() {
+    const TEST: &str = "a_node_without_descriptors_rests";
+    if role().is_some() {
+        let (job, marks) = (Job::from_env().expect("a job across nodes"), Marks::of_this_rank());
+        marks.set(&job, "here");
+        if job.rank() == AGENT {
+            allow_descriptors(Some(next_descriptor()));
+            std::fs::write(marks.0.join("unused"), "").expect_err("no descriptor is left");
+            answer("full");
+        }
+        // The others wait for it in the first barrier.
+        if job.rank() == AGENT {
+            std::thread::sleep(Duration::from_secs(1));
+            allow_descriptors(None);
+        }
+        return pass_in(job.world(), &marks);
+    }
+    let mut target = Target::start(TEST);
+    let address = target.listener_of(AGENT);
+    assert_eq!(target.children.next_answer(AGENT), "full");
+    let mut waiting = dial(address);
+    waiting.write_all(&hello(&target, &Target::claim(Purpose::Fabric, 1))).expect("it is not accepted yet");
+    let before = ticks_of(target.children.pid(AGENT));
+    std::thread::sleep(Duration::from_millis(600));
+    let used = ticks_of(target.children.pid(AGENT)) - before;
+    assert!(used < 15, "{} ms of CPU time in 600 ms", used * 10);
+    // There is room again: it is let in.
+    waiting.read_exact(&mut [0; handshake::CHALLENGE_BYTES]).expect("a challenge");
+    drop(waiting);
+    let said = std::fs::read_to_string(target.across.log_of(AGENT)).expect("its stderr");
+    assert_eq!(said.matches("cannot let other nodes connect now").count(), 1, "{said}");
     target.finish(AGENT);
 }

@@ -4,24 +4,18 @@
 //! initialises it, and *offers* it under a key that all members compute alike. The others look for the key among the
 //! leader's offers and take it. Nobody else takes part, and groups that are made at the same time do not meet.
 //!
-//! An offer is a few words in the leader's entry of the rank table: key, value, and how many members still have to
-//! take it. A leader has [`OFFERS`] of them; one is free again when all have taken it.
-//!
-//! A group that spans nodes has a leader and a block on each of them. The leaders introduce themselves to each other
-//! first, by offers that are read through the fabric ([`super::introductions`]), and then each makes its offer at home.
+//! How offers are made and taken: [`super::offers`]. A group that spans nodes has a leader and a block on each of them;
+//! the leaders agree among themselves first ([`super::introductions`]), and then each offers its block at home.
 
 use super::arena;
 use super::barrier::choice::{Algorithm, tree_parents};
 use super::barrier::layout::{GroupLayout, MemberWord};
 use super::barrier::spanning::Schedule;
 use super::barrier::spanning::layout::SpanLayout;
-use crate::fabric::node::{NodeLayout, OFFERS, OfferAt, UNIT_WORDS, header};
+use crate::fabric::node::{NodeLayout, UNIT_WORDS, header};
 use crate::fabric::{Memory, WordAt};
 use crate::machine::Place;
 use crate::sync::Ordering;
-
-/// The value of an offer that is none: the leader found no space.
-pub const REFUSED: u64 = u64::MAX;
 
 /// Units of the arena that a group of `size` members takes.
 pub const fn units(size: usize) -> usize {
@@ -31,6 +25,11 @@ pub const fn units(size: usize) -> usize {
 /// Units of the arena that a node's block of a spanning group takes, with `members` on the node.
 pub const fn units_spanning(schedule: &Schedule, members: usize) -> usize {
     SpanLayout::words(schedule, members).div_ceil(UNIT_WORDS)
+}
+
+/// Units of the arena that such a block has.
+pub const fn units_of(layout: &SpanLayout) -> usize {
+    units_spanning(layout.schedule(), layout.local().size())
 }
 
 /// No run of units in the arena is long enough.
@@ -114,8 +113,13 @@ fn claim_zeroed(memory: &impl Memory, node: &NodeLayout, needed: usize) -> Resul
     Ok(start)
 }
 
+/// The number of the next group, or attempt to make one, on this node.
+pub fn next_number(memory: &impl Memory) -> u64 {
+    memory.word(header::NEXT_GROUP).fetch_add(1, Ordering::Relaxed)
+}
+
 fn initialise(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, members: &[Member], algorithm: Algorithm) {
-    let number = memory.word(header::NEXT_GROUP).fetch_add(1, Ordering::Relaxed);
+    let number = next_number(memory);
     let store = |at: WordAt, value: u64| memory.word(at).store(value, Ordering::Relaxed);
     store(layout.id(), number);
     store(layout.size_word(), members.len() as u64);
@@ -138,89 +142,26 @@ fn place_of(memory: &impl Memory, node: &NodeLayout, rank: usize) -> Option<Plac
 
 /// Lets one member go; the last one gives the block back.
 pub fn leave(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout) {
-    if is_last_to_leave(memory, layout) {
+    leave_together(memory, node, layout, 1);
+}
+
+/// As [`leave`], for several members.
+pub fn leave_together(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, holds: u64) {
+    if are_last_to_leave(memory, layout, holds) {
         give_back(memory, node, layout.start(), units(layout.size()));
     }
 }
 
-/// Lets one member go, and tells whether it was the last of its node.
-pub fn is_last_to_leave(memory: &impl Memory, layout: GroupLayout) -> bool {
+/// Lets some members go, and tells whether they were the last of their node.
+pub fn are_last_to_leave(memory: &impl Memory, layout: GroupLayout, holds: u64) -> bool {
     // SYNC POINT: references. Release: this member's last use of the block comes before; acquire: the one that gives
     // the block back has seen all others' last uses.
-    memory.word(layout.references()).fetch_sub(1, Ordering::AcqRel) == 1
-}
-
-/// Gives a spanning group's block back, if all the other nodes have said twice that they will touch it no more.
-pub fn release_spanning(memory: &impl Memory, node: &NodeLayout, layout: SpanLayout) -> bool {
-    // SYNC POINT: departures. Acquire pairs with the fabric's additions, which come after all that their processes wrote.
-    let departures = memory.word(layout.departures()).load(Ordering::Acquire);
-    let is_free = departures >= 2 * (layout.schedule().nodes() as u64 - 1);
-    if is_free {
-        give_back(memory, node, layout.start(), units_spanning(layout.schedule(), layout.local().size()));
-    }
-    is_free
+    memory.word(layout.references()).fetch_sub(holds, Ordering::AcqRel) == holds
 }
 
 /// Gives a block back that nobody has seen.
 pub fn give_back(memory: &impl Memory, node: &NodeLayout, start: WordAt, units: usize) {
     arena::release(memory, node, (start.0 - node.unit(0).0) / UNIT_WORDS, units);
-}
-
-/// The leader offers `value` under `key` to `takers` members of its node. `false` while all its offers are still to be
-/// taken.
-pub fn offer(memory: &impl Memory, node: &NodeLayout, leader: usize, key: u64, value: u64, takers: usize) -> bool {
-    let Some(offer) = free_offer(memory, node, leader) else { return false };
-    memory.word(offer.takers()).store(takers as u64, Ordering::Relaxed);
-    publish_offer(memory, offer, key, value);
-    true
-}
-
-/// The leader offers its node's block of group `group` under `key` to `askers` other nodes. `false` as in [`offer`].
-pub fn offer_abroad(
-    memory: &impl Memory,
-    node: &NodeLayout,
-    leader: usize,
-    key: u64,
-    (value, group): (u64, u64),
-    askers: usize,
-) -> bool {
-    let Some(offer) = free_offer(memory, node, leader) else { return false };
-    let due = memory.word(offer.thanks_due());
-    due.store(due.load(Ordering::Relaxed) + askers as u64, Ordering::Relaxed);
-    memory.word(offer.group()).store(group, Ordering::Relaxed);
-    publish_offer(memory, offer, key, value);
-    true
-}
-
-/// A place for an offer: everybody has taken the one that was there.
-fn free_offer(memory: &impl Memory, node: &NodeLayout, leader: usize) -> Option<OfferAt> {
-    (0..OFFERS).map(|index| node.offer(leader, index)).find(|offer| {
-        // SYNC POINT: offer taken. Acquire pairs with the last taker's decrement, or with the fabric's addition: it has
-        // read the value.
-        let load = |at| memory.word(at).load(Ordering::Acquire);
-        load(offer.takers()) == 0 && load(offer.thanks()) == load(offer.thanks_due())
-    })
-}
-
-fn publish_offer(memory: &impl Memory, offer: OfferAt, key: u64, value: u64) {
-    memory.word(offer.value()).store(value, Ordering::Relaxed);
-    // SYNC POINT: offer. Release: who finds the key sees the value and the initialised block.
-    memory.word(offer.key()).store(key, Ordering::Release);
-}
-
-/// Takes what the leader offers under `key`, once.
-pub fn take(memory: &impl Memory, node: &NodeLayout, leader: usize, key: u64) -> Option<u64> {
-    (0..OFFERS).map(|index| node.offer(leader, index)).find_map(|offer| {
-        // SYNC POINT: offer. Acquire pairs with the leader's release. A key of an earlier offer whose takers are all
-        // gone is never looked for again.
-        if memory.word(offer.key()).load(Ordering::Acquire) != key {
-            return None;
-        }
-        let value = memory.word(offer.value()).load(Ordering::Relaxed);
-        // SYNC POINT: offer taken.
-        memory.word(offer.takers()).fetch_sub(1, Ordering::Release);
-        Some(value)
-    })
 }
 
 /// The block of `size` members at a position that came out of shared memory, if it can be one.

@@ -1,17 +1,36 @@
-//! The leaders of a spanning group's nodes tell each other where their blocks are.
+//! The leaders of a spanning group's nodes agree on where their blocks are, and that there is a group at all.
 //!
-//! Each has made its node's block and offered it abroad under a key that all members compute alike
-//! ([`super::formation::offer_abroad`]). Each looks for the others' offers by one-sided reads, as often as it has to, and
-//! thanks for what it has found by a fetch-add, so that the offer's place is free again. Nobody coordinates; two round
-//! trips when all are there.
+//! Each has made its node's block and offers it abroad ([`super::offers`]) under a name that all members compute alike.
+//! Nobody is told anything: each leader reads what the others offer, again and again, and writes only its own words. So
+//! nothing depends on one message, and asking twice does no harm.
+//!
+//! 1. A leader that has found all the others' blocks *votes* for the ballot: a hash of all blocks and attempts.
+//! 2. A leader that finds that all have voted for the same ballot has *agreed*: the group is made. Nobody can take a vote
+//!    back while its ballot may still win, so what one has found, all will find.
+//! 3. An offer that has been agreed upon stands until all others are seen to have agreed, too.
+//!
+//! *Giving up.* Before it has voted a leader just ends its attempt; others who had voted find the attempt gone, and a
+//! ballot with it that can win no more. A leader that has voted must know whether its ballot can still win. It *dooms* an
+//! attempt that has not voted for it: it raises that offer's doom word, and then looks at its stage *again*. Whoever
+//! votes says first that it is about to, and then looks at its doom. One of the two sees the other.
+//!
+//! An attempt has a number that is never used again, so a leader that has given up may call again, as another attempt.
+//! Who has voted for a ballot that can win no more votes for the next one.
 
 use std::task::Poll;
 
-use crate::fabric::node::{NodeLayout, OFFERS};
-use crate::fabric::{Fabric, PostError, Request, Ticket, WordAt};
+use super::barrier::spanning::layout::{NodeWord, SpanLayout};
+use super::offers::{self, Named, Offered, Stage, StageWord};
+use super::reads::{Place, Reads};
+use crate::fabric::node::{NodeLayout, OFFERS, hash};
+use crate::fabric::{Fabric, Memory, Ticket, WordAt};
+use crate::sync::{Ordering, full_fence};
 
-/// Words read of each offer: key, value, group.
-const WORDS: usize = 3;
+/// Words read of each offer: group, key, call, value, stage, and the group again.
+const WORDS: usize = 6;
+
+/// How often what is lost of a survey is asked for again, before the rest is looked at.
+const REPEATS: u32 = 8;
 
 /// A node whose block this one has to learn of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,132 +43,489 @@ pub struct Stranger {
     pub layout: NodeLayout,
 }
 
-/// What an offer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Introduced {
-    /// The block's first word, unchecked, or [`super::formation::REFUSED`].
-    pub start: u64,
-    /// The number that the node gives to the group.
+/// This node's part.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Its number in the job.
+    pub node: usize,
+    /// Its leader's place in its rank table.
+    pub leader: usize,
+    /// How its segment is divided.
+    pub segment: NodeLayout,
+    /// Its block.
+    pub block: SpanLayout,
+    /// Its index among the group's nodes.
+    pub index: usize,
+    /// The number that it gives to the group: the first attempt's.
     pub group: u64,
 }
 
-/// All of a group's other nodes.
-#[derive(Debug)]
-pub struct Introductions {
-    key: u64,
-    strangers: Vec<(Stranger, State)>,
+/// What a leader is found to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// It has not been read.
+    Unread,
+    /// It offers nothing under this name.
+    Nothing,
+    /// It is at a later call: this one is over for it.
+    Later,
+    /// It offers something.
+    Attempt(Attempt),
+}
+
+impl Said {
+    /// Of what is read at two places, what counts: the attempt that was voted for, any attempt at this call, then a later
+    /// call. (A leader that gives an attempt up may be at the next one before the first has ended.)
+    fn or(self, other: Self, voted: Option<u64>) -> Self {
+        match (self, other) {
+            (Self::Attempt(_), Self::Attempt(attempt)) if voted == Some(attempt.group) => other,
+            (Self::Attempt(_), _) => self,
+            (_, Self::Attempt(_)) => other,
+            (Self::Later, _) | (_, Self::Later) => Self::Later,
+            (Self::Unread, _) | (_, Self::Unread) => Self::Unread,
+            (Self::Nothing, Self::Nothing) => Self::Nothing,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Attempt {
+    place: usize,
+    group: u64,
+    start: u64,
+    stage: StageWord,
+}
+
+/// Reads those offers again of which a word was lost: all of each, since it is their order that tells what belongs
+/// together.
+fn read_again(reads: &mut Reads) {
+    for first in (0..reads.len()).step_by(WORDS) {
+        if (first..first + WORDS).any(|index| reads.value(index).is_none()) {
+            reads.discard(first..first + WORDS);
+        }
+    }
+    reads.try_again();
+}
+
+/// What came of meeting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// All have agreed: the group is made, and the list of its nodes is in this node's block.
+    Agreed,
+    /// A leader has no space, or has been through with this call.
+    Refused,
+    /// Another leader has ended this attempt, having given up: begin another one.
+    Ended,
+}
+
+/// What came of giving up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// There will be no group with this node's block.
+    NoGroup,
+    /// Too late: the group is made.
+    Agreed,
 }
 
 #[derive(Debug)]
-enum State {
-    /// To be asked, for the first time or again.
-    Unasked,
-    /// The reads of all the leader's offers.
-    Asked(Vec<Ticket>),
-    /// Found; the thanks are to be posted.
-    Found(usize, Introduced),
-    /// Found, and the thanks are on their way.
-    Known(Introduced),
+struct Vote {
+    ballot: u64,
+    /// The others' attempts, in their order.
+    groups: Vec<u64>,
+}
+
+/// A look at, or a swap of, another leader's doom word.
+#[derive(Clone, Copy, Debug)]
+struct Dooming {
+    index: usize,
+    ticket: Ticket,
+    is_read: bool,
+}
+
+/// One leader's part in making a spanning group.
+#[derive(Debug)]
+pub struct Introductions {
+    named: Named,
+    own: Own,
+    others: Vec<Stranger>,
+    said: Vec<Said>,
+    /// The places at which they have been found.
+    places: Vec<Option<usize>>,
+    survey: Option<Reads>,
+    /// How often reads of the survey that were lost have been repeated.
+    repeats: u32,
+    offered: Option<Offered>,
+    vote: Option<Vote>,
+    has_agreed: bool,
+    dooming: Option<Dooming>,
+    /// Those whose attempts of the vote are known to be doomed.
+    doomed: Vec<bool>,
 }
 
 impl Introductions {
-    /// Nobody is known yet.
-    pub fn new(key: u64, strangers: Vec<Stranger>) -> Self {
-        Self { key, strangers: strangers.into_iter().map(|stranger| (stranger, State::Unasked)).collect() }
+    /// Nothing is offered yet, and nobody known. `others` in the group's order.
+    pub fn new(named: Named, own: Own, others: Vec<Stranger>) -> Self {
+        let (said, doomed) = (vec![Said::Unread; others.len()], vec![false; others.len()]);
+        let places = vec![None; others.len()];
+        let (survey, repeats, offered, vote, has_agreed, dooming) = (None, 0, None, None, false, None);
+        Self { named, own, others, said, places, survey, repeats, offered, vote, has_agreed, dooming, doomed }
     }
 
-    /// Moves on; ready when all are known.
-    pub fn poll(&mut self, fabric: &impl Fabric) -> Poll<()> {
-        fabric.progress();
-        let key = self.key;
-        let mut is_complete = true;
-        for (stranger, state) in &mut self.strangers {
-            step(key, stranger, state, fabric);
-            is_complete &= matches!(state, State::Known(_));
-        }
-        if is_complete { Poll::Ready(()) } else { Poll::Pending }
+    /// What the group is offered under.
+    pub fn named(&self) -> Named {
+        self.named
     }
 
-    /// The first node that is not known.
+    /// This node's block.
+    pub fn block(&self) -> SpanLayout {
+        self.own.block
+    }
+
+    /// Whether the leader has a place for its offer.
+    pub fn is_offered(&self) -> bool {
+        self.offered.is_some()
+    }
+
+    /// The first node whose leader has not been found.
     pub fn missing(&self) -> Option<&Stranger> {
-        self.strangers.iter().find(|(_, state)| !matches!(state, State::Known(_))).map(|(stranger, _)| stranger)
+        let is_known = |said: &Said| matches!(said, Said::Attempt(_));
+        self.said.iter().position(|said| !is_known(said)).map(|index| &self.others[index])
     }
 
-    /// What the nodes have said, in the order in which they were given.
-    ///
-    /// # Panics
-    ///
-    /// Before all are known.
-    pub fn introduced(&self) -> Vec<Introduced> {
-        let known = |(_, state): &(Stranger, State)| match state {
-            State::Known(introduced) => *introduced,
-            State::Unasked | State::Asked(_) | State::Found(..) => panic!("not all nodes are known"),
+    /// Moves on. After [`Met::Ended`] call [`begin_again`](Self::begin_again), after [`Met::Refused`]
+    /// [`close`](Self::close), after [`Met::Agreed`] [`open`](Self::open) and then [`acknowledge`](Self::acknowledge)
+    /// until that is ready.
+    pub fn poll(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Met> {
+        if self.has_agreed {
+            return Poll::Ready(Met::Agreed);
+        }
+        let Some(offered) = self.offered.or_else(|| self.try_to_offer(memory)) else { return Poll::Pending };
+        if self.survey(fabric).is_pending() {
+            return Poll::Pending;
+        }
+        let met = self.judge(memory, offered);
+        if matches!(met, Poll::Ready(Met::Refused | Met::Ended)) {
+            offers::end_attempt(memory, offered);
+            self.vote = None;
+        }
+        met
+    }
+
+    fn try_to_offer(&mut self, memory: &impl Memory) -> Option<Offered> {
+        let Own { segment, leader, block, group, .. } = &self.own;
+        self.offered = offers::offer_abroad(memory, segment, *leader, self.named, (block.start().0 as u64, *group));
+        self.offered
+    }
+
+    /// Another attempt with the same block, numbered `group`.
+    pub fn begin_again(&mut self, memory: &impl Memory, group: u64) {
+        self.own.group = group;
+        self.vote = None;
+        if let Some(offered) = self.offered {
+            offers::begin_attempt(memory, offered, group, Stage::Offered);
+        }
+    }
+
+    /// What to make of all that has been read.
+    fn judge(&mut self, memory: &impl Memory, offered: Offered) -> Poll<Met> {
+        let is_refusal = |said: &Said| match said {
+            Said::Later => true,
+            Said::Attempt(attempt) => attempt.stage.stage() == Some(Stage::Refused),
+            Said::Unread | Said::Nothing => false,
         };
-        self.strangers.iter().map(known).collect()
+        if self.said.iter().any(is_refusal) {
+            return Poll::Ready(Met::Refused);
+        }
+        let is_doomed = self.is_doomed(memory, offered);
+        let Some(attempts) = self.attempts() else {
+            // A vote for a ballot of which an attempt is gone is void.
+            let is_void = self.vote.as_ref().is_none_or(|vote| self.has_lost(vote));
+            return if is_doomed && is_void { Poll::Ready(Met::Ended) } else { Poll::Pending };
+        };
+        let ballot = self.ballot(&attempts);
+        if self.vote.as_ref().is_none_or(|vote| vote.ballot != ballot) && !self.vote(memory, offered, &attempts, ballot)
+        {
+            return Poll::Ready(Met::Ended);
+        }
+        if !attempts.iter().all(|attempt| attempt.stage.is_for(ballot)) {
+            return Poll::Pending;
+        }
+        self.agree(memory, offered, ballot);
+        Poll::Ready(Met::Agreed)
     }
 
-    /// Gives up what is on its way.
-    pub fn abandon(&mut self, fabric: &impl Fabric) {
-        for (_, state) in &mut self.strangers {
-            if let State::Asked(tickets) = state {
-                tickets.drain(..).for_each(|ticket| fabric.forget(ticket));
-                *state = State::Unasked;
+    fn agree(&mut self, memory: &impl Memory, offered: Offered, ballot: u64) {
+        self.has_agreed = true;
+        memory.word(offered.at.stage()).store(StageWord::new(Stage::Agreed, ballot).0, Ordering::Release);
+    }
+
+    fn is_doomed(&self, memory: &impl Memory, offered: Offered) -> bool {
+        // SYNC POINT: doom. After the stage has been stored.
+        memory.word(offered.at.doom()).load(Ordering::SeqCst) >= self.own.group
+    }
+
+    fn attempts(&self) -> Option<Vec<Attempt>> {
+        let attempt = |said: &Said| match said {
+            Said::Attempt(attempt) => Some(*attempt),
+            Said::Unread | Said::Nothing | Said::Later => None,
+        };
+        self.said.iter().map(attempt).collect()
+    }
+
+    /// Whether an attempt that was voted for is gone.
+    fn has_lost(&self, vote: &Vote) -> bool {
+        let is_gone = |(said, group): (&Said, &u64)| match said {
+            Said::Unread => false,
+            Said::Nothing | Said::Later => true,
+            Said::Attempt(attempt) => attempt.group != *group,
+        };
+        self.said.iter().zip(&vote.groups).any(is_gone)
+    }
+
+    /// All nodes' numbers, blocks and attempts, in the group's order.
+    fn list(&self, attempts: &[Attempt]) -> Vec<(usize, u64, u64)> {
+        let other = |(stranger, attempt): (&Stranger, &Attempt)| (stranger.node, attempt.start, attempt.group);
+        let mut list: Vec<(usize, u64, u64)> = self.others.iter().zip(attempts).map(other).collect();
+        list.insert(self.own.index, (self.own.node, self.own.block.start().0 as u64, self.own.group));
+        list
+    }
+
+    fn ballot(&self, attempts: &[Attempt]) -> u64 {
+        let words = self.list(attempts).into_iter().flat_map(|(node, start, group)| [node as u64, start, group]);
+        // The lowest bit that is kept is set: 0 is no ballot.
+        (hash(self.named.key, &words.collect::<Vec<u64>>()) | 8) & !7
+    }
+
+    /// Votes, unless the attempt is doomed. The block says first which group it is.
+    fn vote(&mut self, memory: &impl Memory, offered: Offered, attempts: &[Attempt], ballot: u64) -> bool {
+        let list = self.list(attempts);
+        // Relaxed, here and below: the vote publishes them, and the leader's opening of the offer to its node.
+        let store = |at: WordAt, value: u64| memory.word(at).store(value, Ordering::Relaxed);
+        let block = self.own.block;
+        for (index, (node, start, _)) in list.iter().enumerate() {
+            // Checked by whoever reads the list.
+            let start = WordAt(usize::try_from(*start).unwrap_or(usize::MAX));
+            store(block.node(index), NodeWord::new(*node, start).0);
+        }
+        store(block.local().id(), list[0].2);
+        store(block.ballot(), ballot);
+        let stage = memory.word(offered.at.stage());
+        // SYNC POINT: doom. Before the doom is looked at; who raises it looks at the stage after that.
+        stage.store(StageWord::new(Stage::Voting, ballot).0, Ordering::SeqCst);
+        full_fence();
+        if self.is_doomed(memory, offered) {
+            return false;
+        }
+        // SYNC POINT: vote. Release: who sees it sees what the block says.
+        stage.store(StageWord::new(Stage::Voted, ballot).0, Ordering::Release);
+        self.vote = Some(Vote { ballot, groups: attempts.iter().map(|attempt| attempt.group).collect() });
+        self.doomed.fill(false);
+        true
+    }
+
+    /// Opens the place to the node's other members: they find the group, or (`is_refusal`) that there is none.
+    pub fn open(&self, memory: &impl Memory, takers: usize, is_refusal: bool) -> Option<Offered> {
+        let offered = self.offered?;
+        offers::open(memory, offered, takers, is_refusal);
+        Some(offered)
+    }
+
+    /// After [`Met::Refused`]: tells the node's other members, and lets the place go.
+    pub fn close(mut self, memory: &impl Memory, fabric: &impl Fabric, takers: usize) {
+        self.abandon(fabric);
+        if let Some(offered) = self.open(memory, takers, true) {
+            offers::let_go(memory, offered);
+        }
+    }
+
+    /// After [`Met::Agreed`]: ready when all others are known to have agreed, too, and the place is let go.
+    pub fn acknowledge(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<()> {
+        let (Some(offered), Some(vote)) = (self.offered, &self.vote) else { return Poll::Ready(()) };
+        let (ballot, groups) = (vote.ballot, vote.groups.clone());
+        if self.survey(fabric).is_pending() {
+            return Poll::Pending;
+        }
+        let agreed = StageWord::new(Stage::Agreed, ballot);
+        // Nobody else lets its place go before it has found this one agreed or gone.
+        let knows = |(said, group): (&Said, u64)| match said {
+            Said::Unread => false,
+            Said::Nothing | Said::Later => true,
+            Said::Attempt(attempt) => attempt.group != group || attempt.stage == agreed,
+        };
+        if !self.said.iter().zip(groups).all(knows) {
+            return Poll::Pending;
+        }
+        self.end(memory, fabric, offered);
+        Poll::Ready(())
+    }
+
+    /// As [`acknowledge`](Self::acknowledge), if it is this offer's: the caller knows that all others have agreed.
+    pub fn conclude(&mut self, memory: &impl Memory, offered: Offered, fabric: &impl Fabric) -> bool {
+        let is_this = self.has_agreed && self.offered == Some(offered);
+        if is_this {
+            self.end(memory, fabric, offered);
+        }
+        is_this
+    }
+
+    /// Gives up, if it can. [`GivenUp::NoGroup`]: the place is let go, and the block is the caller's to give back.
+    pub fn give_up(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<GivenUp> {
+        if self.has_agreed {
+            return Poll::Ready(GivenUp::Agreed);
+        }
+        let Some(offered) = self.offered else { return Poll::Ready(GivenUp::NoGroup) };
+        let Some(vote) = &self.vote else { return Poll::Ready(self.end(memory, fabric, offered)) };
+        let (ballot, groups) = (vote.ballot, vote.groups.clone());
+        if self.doom(&groups, fabric).is_pending() || self.survey(fabric).is_pending() {
+            return Poll::Pending;
+        }
+        let mut is_agreed = true;
+        let mut to_be_doomed = None;
+        for (index, (said, group)) in self.said.iter().zip(&groups).enumerate() {
+            let stands = match said {
+                Said::Unread => {
+                    is_agreed = false;
+                    continue;
+                }
+                Said::Nothing | Said::Later => None,
+                Said::Attempt(attempt) => (attempt.group == *group).then_some(attempt.stage),
+            };
+            match stands {
+                None => return Poll::Ready(self.end(memory, fabric, offered)),
+                Some(stage) if stage.is_for(ballot) => {}
+                // It is looking at its doom.
+                Some(stage) if stage == StageWord::new(Stage::Voting, ballot) => is_agreed = false,
+                Some(_) if self.doomed[index] => return Poll::Ready(self.end(memory, fabric, offered)),
+                Some(_) => {
+                    is_agreed = false;
+                    to_be_doomed.get_or_insert(index);
+                }
             }
         }
+        if is_agreed {
+            self.agree(memory, offered, ballot);
+            return Poll::Ready(GivenUp::Agreed);
+        }
+        if let Some(index) = to_be_doomed {
+            self.look_at_doom(index, fabric);
+        }
+        Poll::Pending
     }
-}
 
-fn step(key: u64, stranger: &Stranger, state: &mut State, fabric: &impl Fabric) {
-    if let State::Unasked = state {
-        ask(stranger, state, fabric);
+    /// The doom word of another leader's offer.
+    fn doom_of(&self, index: usize) -> Option<(usize, WordAt)> {
+        let Said::Attempt(attempt) = self.said[index] else { return None };
+        let stranger = &self.others[index];
+        Some((stranger.node, stranger.layout.offer(stranger.leader, attempt.place).doom()))
     }
-    if let State::Asked(tickets) = state
-        && let Poll::Ready(last) = fabric.take(tickets[tickets.len() - 1])
-    {
-        let tickets = std::mem::take(tickets);
-        *state = match understand(key, &tickets, last.ok(), fabric) {
-            Some((offer, introduced)) => State::Found(offer, introduced),
-            None => State::Unasked,
+
+    fn look_at_doom(&mut self, index: usize, fabric: &impl Fabric) {
+        let Some((node, at)) = self.doom_of(index) else { return };
+        self.dooming = fabric.read(node, at).ok().map(|ticket| Dooming { index, ticket, is_read: true });
+    }
+
+    /// Goes on raising a doom word; ready when nothing is on its way. What is lost is begun again, with a look.
+    fn doom(&mut self, groups: &[u64], fabric: &impl Fabric) -> Poll<()> {
+        let Some(Dooming { index, ticket, is_read }) = self.dooming else { return Poll::Ready(()) };
+        fabric.progress();
+        let Poll::Ready(answer) = fabric.take(ticket) else { return Poll::Pending };
+        self.dooming = None;
+        match answer {
+            Ok(doom) if is_read && doom >= groups[index] => self.doomed[index] = true,
+            Ok(doom) if is_read => {
+                let Some((node, at)) = self.doom_of(index) else { return Poll::Ready(()) };
+                let swap = fabric.compare_swap(node, at, doom, groups[index]);
+                self.dooming = swap.ok().map(|ticket| Dooming { index, ticket, is_read: false });
+            }
+            // Swapped, or somebody else was quicker, or the answer was lost: a look tells.
+            Ok(_) | Err(_) => self.look_at_doom(index, fabric),
+        }
+        if self.dooming.is_some() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Reads what the others say, once; ready when all have answered, or cannot be asked.
+    fn survey(&mut self, fabric: &impl Fabric) -> Poll<()> {
+        let mut reads = self.survey.take().unwrap_or_else(|| Reads::new(self.words_of_others()));
+        if reads.poll(fabric).is_pending() {
+            self.survey = Some(reads);
+            return Poll::Pending;
+        }
+        if reads.has_failed() && self.repeats < REPEATS {
+            self.repeats += 1;
+            read_again(&mut reads);
+            self.survey = Some(reads);
+            return Poll::Pending;
+        }
+        self.repeats = 0;
+        self.take_in(&reads.into_values(fabric));
+        Poll::Ready(())
+    }
+
+    /// The places to be read of a leader: the one at which it has been found, or all.
+    fn places_of(&self, index: usize) -> std::ops::Range<usize> {
+        self.places[index].map_or(0..OFFERS, |place| place..place + 1)
+    }
+
+    fn words_of_others(&self) -> Vec<Place> {
+        let mut words = Vec::new();
+        for (index, stranger) in self.others.iter().enumerate() {
+            for place in self.places_of(index) {
+                let offer = stranger.layout.offer(stranger.leader, place);
+                // SYNC POINT: attempt. What stands between two equal groups belongs to that attempt.
+                let all = [offer.group(), offer.key(), offer.call(), offer.value(), offer.stage(), offer.group()];
+                words.extend(all.map(|at| Place { node: stranger.node, at }));
+            }
+        }
+        words
+    }
+
+    fn take_in(&mut self, values: &[Option<u64>]) {
+        let mut values = values.chunks_exact(WORDS);
+        for index in 0..self.others.len() {
+            let places = self.places_of(index);
+            let mut said = Said::Nothing;
+            let voted = self.vote.as_ref().map(|vote| vote.groups[index]);
+            for (place, words) in places.zip(&mut values) {
+                said = said.or(self.understand(place, words), voted);
+            }
+            self.places[index] = match said {
+                Said::Attempt(attempt) => Some(attempt.place),
+                Said::Nothing | Said::Later => None,
+                // It is where it was, if it was found.
+                Said::Unread => self.places[index],
+            };
+            self.said[index] = said;
+        }
+    }
+
+    fn understand(&self, place: usize, words: &[Option<u64>]) -> Said {
+        let [Some(group), Some(key), Some(call), Some(start), Some(stage), Some(again)] = *words else {
+            return Said::Unread;
         };
-    }
-    if let State::Found(offer, introduced) = state {
-        let at = stranger.layout.offer(stranger.leader, *offer).thanks();
-        if let Ok(ticket) = fabric.fetch_add(stranger.node, at, 1) {
-            fabric.forget(ticket);
-            *state = State::Known(*introduced);
+        if group == 0 || group != again || key != self.named.key || call < self.named.call {
+            return Said::Nothing;
         }
+        if call > self.named.call {
+            return Said::Later;
+        }
+        Said::Attempt(Attempt { place, group, start, stage: StageWord(stage) })
     }
-}
 
-fn ask(stranger: &Stranger, state: &mut State, fabric: &impl Fabric) {
-    let offers = (0..OFFERS).map(|index| stranger.layout.offer(stranger.leader, index));
-    // Each key before what belongs to it: if the key is right, the rest was there before it.
-    let words = offers.flat_map(|offer| -> [WordAt; WORDS] { [offer.key(), offer.value(), offer.group()] });
-    let requests: Vec<Request> = words.map(|at| Request::Read { at }).collect();
-    let mut tickets = Vec::with_capacity(requests.len());
-    match fabric.post(stranger.node, &requests, &mut tickets) {
-        Ok(()) => *state = State::Asked(tickets),
-        // Asked again at the next poll: the node may be about to start.
-        Err(PostError::Full { .. } | PostError::Unreachable { .. } | PostError::Invalid { .. }) => {}
+    /// Gives up what is on its way. What has come of it is kept, to know who is missing.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        if let Some(reads) = self.survey.take() {
+            self.take_in(&reads.into_values(fabric));
+        }
+        if let Some(dooming) = self.dooming.take() {
+            fabric.forget(dooming.ticket);
+        }
     }
-}
 
-/// The offer of the key, if it is among those that were read. The last ticket has been taken: it gave `last`.
-fn understand(key: u64, tickets: &[Ticket], last: Option<u64>, fabric: &impl Fabric) -> Option<(usize, Introduced)> {
-    let (_, others) = tickets.split_last().expect("a leader has offers");
-    let take = |ticket: &Ticket| match fabric.take(*ticket) {
-        Poll::Ready(value) => value.ok(),
-        Poll::Pending => {
-            fabric.forget(*ticket);
-            None
-        }
-    };
-    let values: Vec<Option<u64>> = others.iter().map(take).chain([last]).collect();
-    let mut offers = values.chunks_exact(WORDS).enumerate();
-    offers.find_map(|(index, offer)| match offer {
-        [Some(found), Some(start), Some(group)] if *found == key => {
-            Some((index, Introduced { start: *start, group: *group }))
-        }
-        _ => None,
-    })
+    fn end(&mut self, memory: &impl Memory, fabric: &impl Fabric, offered: Offered) -> GivenUp {
+        offers::end_attempt(memory, offered);
+        offers::let_go(memory, offered);
+        self.offered = None;
+        self.abandon(fabric);
+        GivenUp::NoGroup
+    }
 }

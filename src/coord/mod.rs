@@ -3,8 +3,11 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`barrier`] | the barrier and its three algorithms |
-//! | [`formation`] | making groups: space, members, the leader's offer |
-//! | [`introductions`] | the leaders of a spanning group tell each other where their blocks are |
+//! | [`formation`] | making groups: space, members |
+//! | [`offers`] | how a leader tells others where a new group's block is |
+//! | [`introductions`] | the leaders of a spanning group agree on where their blocks are |
+//! | [`farewell`] | when a spanning group's block can be given back |
+//! | [`endings`] | what is left to do for groups that are made, given up, or left |
 //! | [`reads`] | reading many words of other nodes |
 //! | [`arena`] | the space that groups are cut from |
 //! | [`stats`] | who came last, who waited how long, who is missing |
@@ -14,8 +17,11 @@
 pub mod arena;
 pub mod barrier;
 pub mod drive;
+pub mod endings;
+pub mod farewell;
 pub mod formation;
 pub mod introductions;
+pub mod offers;
 pub mod reads;
 pub mod stats;
 pub mod wait;
@@ -27,6 +33,6 @@ pub const LAYOUT_HASH: u64 = crate::fabric::node::hash(
         crate::fabric::node::LAYOUT_HASH,
         barrier::layout::LAYOUT_HASH,
         barrier::spanning::layout::LAYOUT_HASH,
-        formation::REFUSED,
+        offers::LAYOUT_HASH,
     ],
 );

@@ -4,6 +4,9 @@ use std::task::Poll;
 
 use crate::fabric::{BATCH_REQUESTS, Fabric, PostError, Request, Ticket, WordAt};
 
+/// Reads on their way together: a part of what a fabric has room for, so that others have some, too.
+const MOST_ON_THEIR_WAY: usize = 2048;
+
 /// A word of some node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -41,8 +44,20 @@ impl Reads {
                 false
             }
         });
-        while self.posted < self.wanted.len() && self.post_batch(fabric) {}
+        while self.posted < self.wanted.len() && self.on_their_way.len() < MOST_ON_THEIR_WAY && self.post_batch(fabric)
+        {
+        }
         if self.posted == self.wanted.len() && self.on_their_way.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// How many words are wanted.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether none are.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// Whether a word has no value: after [`poll`](Self::poll) is ready, one that has failed.

@@ -8,16 +8,16 @@ use crate::machine::MASK_CPUS;
 
 /// Words of the header: two lines, the first written once, the second counters.
 pub const HEADER_WORDS: usize = 2 * LINE_WORDS;
-/// Words of a rank's entry: one line of facts, one of its CPU mask, three of offers.
-pub const RANK_WORDS: usize = 5 * LINE_WORDS;
+/// Words of a rank's entry: one line of facts, one of its CPU mask, four of offers.
+pub const RANK_WORDS: usize = 6 * LINE_WORDS;
 /// Words of the arena's unit of allocation.
 pub const UNIT_WORDS: usize = 4 * LINE_WORDS;
 /// Offers that a rank can have open at once.
 pub const OFFERS: usize = 8;
 /// Words of an offer; see [`OfferAt`].
-pub const OFFER_WORDS: usize = 6;
+pub const OFFER_WORDS: usize = 7;
 
-const _: () = assert!(OFFERS * OFFER_WORDS <= 3 * LINE_WORDS);
+const _: () = assert!(OFFERS * OFFER_WORDS <= 4 * LINE_WORDS);
 const _: () = assert!(MASK_CPUS == 64 * LINE_WORDS);
 
 /// The header's words.
@@ -70,24 +70,30 @@ impl OfferAt {
         self.0.plus(1)
     }
 
-    /// Ranks of this node that still have to take it. Changed by this node's CPUs.
+    /// Who holds the place, and how many ranks of this node still have to take what it offers. Changed by this node's
+    /// CPUs only; see [`crate::coord::offers::TakersWord`].
     pub const fn takers(self) -> WordAt {
         self.0.plus(2)
     }
 
-    /// The group's number.
+    /// The number that the node gives to the group: the attempt to make it. 0 while nothing is offered to other nodes.
     pub const fn group(self) -> WordAt {
         self.0.plus(3)
     }
 
-    /// How often other nodes have taken an offer in this place. Changed through the fabric only; only grows.
-    pub const fn thanks(self) -> WordAt {
+    /// Which group of the key it is.
+    pub const fn call(self) -> WordAt {
         self.0.plus(4)
     }
 
-    /// How often they are to have. Changed by the offering rank only; only grows.
-    pub const fn thanks_due(self) -> WordAt {
+    /// How far the offering rank is with the attempt; see [`crate::coord::offers::StageWord`]. Written by it only.
+    pub const fn stage(self) -> WordAt {
         self.0.plus(5)
+    }
+
+    /// The last attempt in this place that another node wants to see ended. Changed through the fabric only; only grows.
+    pub const fn doom(self) -> WordAt {
+        self.0.plus(6)
     }
 }
 
@@ -210,10 +216,10 @@ mod tests {
                 let layout = NodeLayout::new(ranks, arena_words);
                 assert!(layout.process(0).0 >= HEADER_WORDS);
                 for rank in 1..ranks {
-                    let last_of_previous = layout.offer(rank - 1, OFFERS - 1).thanks_due();
+                    let last_of_previous = layout.offer(rank - 1, OFFERS - 1).doom();
                     assert!(last_of_previous < layout.process(rank));
                 }
-                assert!(layout.offer(ranks - 1, OFFERS - 1).thanks_due() < layout.bitmap(0));
+                assert!(layout.offer(ranks - 1, OFFERS - 1).doom() < layout.bitmap(0));
                 assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
                 assert_eq!(layout.unit(0).0 % LINE_WORDS, 0);
                 assert!(layout.arena_units() * UNIT_WORDS >= arena_words);

@@ -4,64 +4,80 @@
 //! node's block; in a group that spans nodes the leaders then introduce themselves to each other; and each leader offers
 //! the block to its node's other members.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::members::Abroad;
-use super::{AlgorithmChoice, Group, Limit, Standing};
+use super::{AlgorithmChoice, Core, Group, Limit, Standing};
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
+use crate::coord::endings::Ending;
 use crate::coord::formation::{self, Member, NoSpace};
-use crate::coord::introductions::{Introductions, Stranger};
+use crate::coord::introductions::{Introductions, Met, Own, Stranger};
+use crate::coord::offers::{self, Named, Offered, REFUSED};
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
+use crate::job::{Declined, HalfMade};
 use crate::sync::Ordering;
 
 /// The number of the group of all ranks.
-const WORLD: u64 = 0;
+pub(super) const WORLD: u64 = 0;
 /// Kinds of keys under which groups are offered.
 const SPLIT_KEY: u64 = 1;
 const LIST_KEY: u64 = 2;
-/// Makes of a group's key the one under which leaders of different nodes meet.
-const ABROAD_KEY: u64 = 3;
 /// How long members wait for each other to make a group that no time-out was given for.
 pub(super) const FORMING_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a leader without a place for its offer waits for those who are to take the groups that it has dropped.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a leader without space waits for groups that are being given back.
+const SPACE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a member needs to join the group of a split again, after a time-out.
 #[derive(Debug)]
 pub(super) struct Forming {
     color: u64,
     key: u64,
-    ranks: Vec<usize>,
-    offer_key: u64,
-}
-
-/// A leader's block of a spanning group, while it waits for the other nodes' leaders.
-#[derive(Debug)]
-pub(super) struct HalfMade {
-    layout: SpanLayout,
-    introductions: Introductions,
-    is_offered: bool,
+    /// The split's barrier, which has been passed.
+    sequence: u64,
+    /// The new group's members, once all have been asked.
+    ranks: Option<Vec<usize>>,
 }
 
 impl Group {
     pub(super) fn split_by(&self, color: u64, key: u64, timeout: Option<Duration>) -> Result<Group, GroupError> {
         let limit = self.limit(timeout);
-        self.settle_given_up();
-        let forming = match self.resume_forming(color, key)? {
+        self.membership.settle();
+        let mut forming = match self.resume_forming(color, key)? {
             Some(forming) => forming,
-            None => self.meet_and_sort(color, key, limit)?,
+            None => Forming { color, key, sequence: self.meet_to_split(color, key, limit)?, ranks: None },
         };
-        let formed = self.form(forming.ranks.clone(), forming.offer_key, limit);
+        let formed = self.sort_and_form(&mut forming, limit);
         if is_time_out(&formed) {
             let mut core = self.core.borrow_mut();
             core.standing = Standing::Forming;
             core.forming = Some(forming);
         }
         formed
+    }
+
+    /// Finds out who is in this member's new group, and makes or takes it.
+    fn sort_and_form(&self, forming: &mut Forming, limit: Option<Limit>) -> Result<Group, GroupError> {
+        let ranks = match &forming.ranks {
+            Some(ranks) => ranks.clone(),
+            None => {
+                // They stay what they are while this member is at no later barrier.
+                let given = self.given_at(forming.sequence, limit)?;
+                let members = formation::members_of(forming.color, &given);
+                forming.ranks.insert(members.into_iter().map(|index| self.ranks[index]).collect()).clone()
+            }
+        };
+        self.form(ranks, self.name_of_split(forming), limit)
+    }
+
+    fn name_of_split(&self, forming: &Forming) -> Named {
+        Named { key: hash(SPLIT_KEY, &[self.id(), forming.sequence, forming.color]), call: 1 }
     }
 
     /// The split that timed out while its group was formed, if this is the same one again.
@@ -77,30 +93,16 @@ impl Group {
         Ok(Some(forming))
     }
 
-    /// Takes the groups that were given up and are there by now, and gives their space back.
-    pub(super) fn settle_given_up(&self) {
-        self.membership.bury_departed();
-        let given_up = std::mem::take(&mut self.core.borrow_mut().given_up);
-        let (membership, segment) = (&self.membership, &*self.membership.segment);
-        for forming in given_up {
-            let leader = self.local_leader(&forming.ranks);
-            let Some(value) =
-                formation::take(segment, &segment.layout(), membership.local_of(leader), forming.offer_key)
-            else {
-                self.core.borrow_mut().given_up.push(forming);
-                continue;
-            };
-            // Taken and dropped at once.
-            drop(self.attach_taken(&forming.ranks, value));
+    /// Gives up the split whose group is not there yet, if there is one.
+    pub(super) fn decline_forming(&self, core: &mut Core) {
+        let Some(forming) = core.forming.take() else { return };
+        let named = self.name_of_split(&forming);
+        self.membership.give_up_half_made(|half| half.introductions.named() == named);
+        // Whoever does not know its group is in nobody's way: its leader takes back what is not taken.
+        let Some(ranks) = forming.ranks else { return };
+        if self.membership.local_leader(&ranks) != self.membership.rank {
+            self.membership.declined().push(Declined { named, ranks });
         }
-    }
-
-    /// Passes a split's barrier and finds out who is in this member's new group.
-    fn meet_and_sort(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<Forming, GroupError> {
-        let sequence = self.meet_to_split(color, key, limit)?;
-        let given = self.given_at(sequence, limit)?;
-        let ranks = formation::members_of(color, &given).into_iter().map(|index| self.ranks[index]).collect();
-        Ok(Forming { color, key, ranks, offer_key: hash(SPLIT_KEY, &[self.id(), sequence, color]) })
     }
 
     /// The barrier inside a split: every member's colour and key lie in its line before it arrives.
@@ -126,34 +128,29 @@ impl Group {
     /// Makes or takes the group of a list of ranks, which all its members name alike and as often.
     pub(super) fn form_list(&self, ranks: Vec<usize>, timeout: Duration) -> Result<Self, GroupError> {
         let list: Vec<u64> = ranks.iter().map(|rank| *rank as u64).collect();
-        let list = hash(self.id(), &list);
-        self.settle_given_up();
-        let made = self.core.borrow().lists_made.get(&list).copied().unwrap_or(0) + 1;
-        let formed = self.form(ranks, hash(LIST_KEY, &[list, made]), self.limit(Some(timeout)));
+        let key = hash(LIST_KEY, &[hash(self.id(), &list)]);
+        self.membership.settle();
+        let call = self.core.borrow().lists_made.get(&key).copied().unwrap_or(0) + 1;
+        let formed = self.form(ranks, Named { key, call }, self.limit(Some(timeout)));
         // After a time-out the next call is for the same group, or it would miss the one that is made meanwhile.
         if !is_time_out(&formed) {
-            self.core.borrow_mut().lists_made.insert(list, made);
+            self.core.borrow_mut().lists_made.insert(key, call);
         }
         formed
     }
 
-    /// Makes or takes the group of `ranks` under a key that all its members know.
-    fn form(&self, ranks: Vec<usize>, key: u64, limit: Option<Limit>) -> Result<Self, GroupError> {
+    /// Makes or takes the group of `ranks` under a name that all its members know.
+    fn form(&self, ranks: Vec<usize>, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         // The barrier is passed, so the others are about to come: a wait without a bound of its own gets one.
         let limit = limit.or_else(|| self.limit(Some(FORMING_PATIENCE)));
-        let leader = self.local_leader(&ranks);
+        let leader = self.membership.local_leader(&ranks);
         if leader != self.membership.rank {
-            return self.take(&ranks, leader, key, limit);
+            return self.take(&ranks, leader, named, limit);
         }
         match self.membership.is_on_one_node(&ranks) {
-            true => self.make(ranks, key, limit),
-            false => self.make_spanning(ranks, key, limit),
+            true => self.make(ranks, named, limit),
+            false => self.make_spanning(&ranks, named, limit),
         }
-    }
-
-    /// The first of `ranks` that lives on this node.
-    fn local_leader(&self, ranks: &[usize]) -> usize {
-        *self.membership.neighbours_among(ranks).first().expect("this rank is a member")
     }
 
     fn local_members(&self, ranks: &[usize]) -> Vec<Member> {
@@ -161,24 +158,57 @@ impl Group {
         self.membership.neighbours_among(ranks).iter().map(member).collect()
     }
 
-    fn make(&self, ranks: Vec<usize>, key: u64, limit: Option<Limit>) -> Result<Self, GroupError> {
+    fn make(&self, ranks: Vec<usize>, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         let (segment, rank) = (self.segment(), self.membership.rank);
         let node = segment.layout();
         let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, ranks.len());
-        let made = formation::make_for(segment, &node, &self.local_members(&ranks), choice.algorithm);
-        let value = made.as_ref().map_or(formation::REFUSED, |layout| layout.start().0 as u64);
-        let is_offered = self.offer(key, value, ranks.len() - 1, limit);
-        match made {
-            Ok(layout) if is_offered => {
+        let members = self.local_members(&ranks);
+        let made = self.claim(limit, || formation::make_for(segment, &node, &members, choice.algorithm));
+        let value = made.as_ref().map_or(REFUSED, |layout| layout.start().0 as u64);
+        let offered = match ranks.len() - 1 {
+            0 => Some(None),
+            takers => self.offer(named, value, takers, limit).map(Some),
+        };
+        match (made, offered) {
+            (Ok(layout), Some(offered)) => {
                 self.membership.name_group(layout);
-                Ok(Self::attach(Arc::clone(&self.membership), layout, ranks))
+                Ok(Self::attach(Arc::clone(&self.membership), layout, ranks).made_by_this_rank(offered))
             }
-            Ok(layout) => {
+            (Ok(layout), None) => {
                 // Nobody has seen the block: all the holds on it are this rank's to give back.
-                ranks.iter().for_each(|_| formation::leave(segment, &node, layout));
+                formation::leave_together(segment, &node, layout, ranks.len() as u64);
                 Err(GroupError::OffersPending { rank, waited: self.waited(limit) })
             }
-            Err(space) => Err(self.exhausted(ranks.len(), space)),
+            (Err(space), _) => Err(self.exhausted(ranks.len(), space)),
+        }
+    }
+
+    fn made_by_this_rank(mut self, offered: Option<Offered>) -> Self {
+        self.offered = offered;
+        self
+    }
+
+    /// Claims space; if there is none, gives up what was begun, waits a little for what is being given back, and takes
+    /// back what nobody has taken.
+    fn claim<T>(&self, limit: Option<Limit>, claim: impl Fn() -> Result<T, NoSpace>) -> Result<T, NoSpace> {
+        let claimed = claim();
+        if claimed.is_ok() {
+            return claimed;
+        }
+        self.membership.give_up_half_made(|_| true);
+        let patience = self.left(limit).unwrap_or(SPACE_PATIENCE).min(SPACE_PATIENCE);
+        let attempt = || {
+            let is_over = self.membership.endings().is_empty();
+            self.membership.settle();
+            match claim() {
+                Err(_) if !is_over => None,
+                claimed => Some(claimed),
+            }
+        };
+        match self.patiently(self.limit(Some(patience)), attempt) {
+            Ok(Ok(claimed)) => Ok(claimed),
+            _ if self.membership.revoke_untaken() => claim(),
+            _ => claimed,
         }
     }
 
@@ -192,141 +222,135 @@ impl Group {
     }
 
     /// Offers a block to the node's other members.
-    fn offer(&self, key: u64, value: u64, takers: usize, limit: Option<Limit>) -> bool {
+    fn offer(&self, named: Named, value: u64, takers: usize, limit: Option<Limit>) -> Option<Offered> {
         let (segment, local) = (self.segment(), self.membership.local_of(self.membership.rank));
         let node = segment.layout();
-        let offer = || formation::offer(segment, &node, local, key, value, takers).then_some(());
-        takers == 0 || self.patiently(limit, offer).is_ok()
+        self.find_a_place(limit, || offers::offer(segment, &node, local, named, value, takers))
+    }
+
+    /// Waits for a free place for an offer.
+    fn find_a_place(&self, limit: Option<Limit>, offer: impl Fn() -> Option<Offered>) -> Option<Offered> {
+        let begun = Instant::now();
+        let attempt = || {
+            offer().or_else(|| {
+                self.make_room(begun);
+                None
+            })
+        };
+        self.patiently(limit, attempt).ok().or_else(offer)
+    }
+
+    /// A place for an offer is needed. What this leader has begun makes room at once, since that can be begun again; what
+    /// it has made and dropped, and others have not taken, after a while.
+    fn make_room(&self, since: Instant) {
+        if !self.membership.give_up_oldest() && since.elapsed() > PLACE_PATIENCE {
+            self.membership.revoke_untaken();
+        }
+        self.membership.settle();
     }
 
     /// This node's part of a group that spans nodes.
-    fn make_spanning(&self, ranks: Vec<usize>, key: u64, limit: Option<Limit>) -> Result<Self, GroupError> {
-        let members = self.local_members(&ranks);
-        let mut half = match self.take_half_made(key) {
+    fn make_spanning(&self, ranks: &[usize], named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
+        let (segment, membership) = (self.segment(), &self.membership);
+        let mut half = match membership.take_half_made(named.key) {
             Some(half) => half,
-            None => self.begin_spanning(&ranks, &members, key)?,
+            None => self.begin_spanning(ranks, named, limit)?,
         };
-        match self.finish_spanning(&ranks, &members, key, &mut half, limit) {
-            Err(error @ (GroupError::LeaderMissing { .. } | GroupError::OffersPending { .. })) => {
-                half.introductions.abandon(self.membership.reach().fabric);
-                self.core.borrow_mut().half_made.insert(key, half);
+        let fabric = membership.reach().fabric;
+        let begun = Instant::now();
+        let met = self.patiently(limit, || match half.poll(segment, fabric) {
+            Poll::Ready(Met::Ended) => {
+                half.begin_again(segment, membership.next_number());
+                None
+            }
+            Poll::Ready(met) => Some(met),
+            Poll::Pending if half.is_offered() => None,
+            Poll::Pending => {
+                self.make_room(begun);
+                None
+            }
+        });
+        let takers = half.block().local().size() - 1;
+        match met {
+            Ok(Met::Agreed) => {
+                let offered = half.open(segment, takers, false);
+                let block = half.block();
+                membership.endings().push(Ending::Acknowledging(half));
+                let group = self.attach_abroad(ranks, block);
+                let corrupt = GroupError::Corrupt { rank: membership.rank, leader: ranks[0] };
+                group.map(|group| group.made_by_this_rank(offered)).ok_or(corrupt)
+            }
+            Ok(Met::Refused | Met::Ended) => {
+                let block = half.block();
+                half.close(segment, fabric, takers);
+                formation::give_back(segment, &segment.layout(), block.start(), formation::units_of(&block));
+                Err(GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() })
+            }
+            Err(waited) => {
+                half.abandon(fabric);
+                let error = match half.is_offered() {
+                    true => self.leader_missing(ranks, &half, waited),
+                    false => GroupError::OffersPending { rank: membership.rank, waited },
+                };
+                let half = HalfMade { parent: self.id(), introductions: half };
+                membership.half_made().push(half);
                 Err(error)
             }
-            finished => finished,
         }
     }
 
-    fn take_half_made(&self, key: u64) -> Option<HalfMade> {
-        match self.core.borrow_mut().half_made.entry(key) {
-            Entry::Occupied(entry) => Some(entry.remove()),
-            Entry::Vacant(_) => None,
-        }
-    }
-
-    fn begin_spanning(&self, ranks: &[usize], members: &[Member], key: u64) -> Result<HalfMade, GroupError> {
+    fn begin_spanning(&self, ranks: &[usize], named: Named, limit: Option<Limit>) -> Result<Introductions, GroupError> {
         let (segment, membership) = (self.segment(), &self.membership);
-        let nodes = membership.nodes_of(ranks);
+        let (nodes, members) = (membership.nodes_of(ranks), self.local_members(ranks));
         let schedule = membership.schedule_for(nodes.len());
         let choice = AlgorithmChoice::new(membership.algorithm, &membership.cpus, members.len());
-        let made = formation::make_spanning(segment, &segment.layout(), schedule, members, choice.algorithm);
-        let layout = match made {
-            Ok(layout) => layout,
-            Err(space) => {
-                // The others are told; whether they have heard is theirs to notice.
-                let askers = nodes.len() - 1;
-                let (node, local) = (segment.layout(), membership.local_of(membership.rank));
-                let refusal = (formation::REFUSED, 0);
-                formation::offer_abroad(segment, &node, local, hash(ABROAD_KEY, &[key]), refusal, askers);
-                formation::offer(segment, &node, local, key, formation::REFUSED, members.len() - 1);
-                return Err(self.exhausted(ranks.len(), space));
-            }
-        };
+        let layout = segment.layout();
+        let make = || formation::make_spanning(segment, &layout, schedule, &members, choice.algorithm);
+        let block = self.claim(limit, make).map_err(|space| {
+            self.refuse(named, members.len() - 1, limit);
+            self.exhausted(ranks.len(), space)
+        })?;
         let here = membership.here();
         let stranger = |node: usize| {
             let leader = ranks.iter().find(|rank| membership.node_of(**rank) == node).expect("a node of the group");
             Stranger { node, leader: membership.local_of(*leader), layout: membership.layout_of(node) }
         };
         let strangers = nodes.iter().copied().filter(|node| *node != here).map(stranger).collect();
-        let introductions = Introductions::new(hash(ABROAD_KEY, &[key]), strangers);
-        Ok(HalfMade { layout, introductions, is_offered: false })
+        let own = Own {
+            node: here,
+            leader: membership.local_of(membership.rank),
+            segment: layout,
+            block,
+            index: nodes.iter().position(|node| *node == here).expect("this rank is a member"),
+            group: membership.group_id(block.local()),
+        };
+        Ok(Introductions::new(named, own, strangers))
     }
 
-    fn finish_spanning(
-        &self,
-        ranks: &[usize],
-        members: &[Member],
-        key: u64,
-        half: &mut HalfMade,
-        limit: Option<Limit>,
-    ) -> Result<Self, GroupError> {
-        let (segment, membership) = (self.segment(), &self.membership);
-        let (node, local, here) = (segment.layout(), membership.local_of(membership.rank), membership.here());
-        let nodes = membership.nodes_of(ranks);
-        let own_id = membership.group_id(half.layout.local());
-        if !half.is_offered {
-            let own = (half.layout.start().0 as u64, own_id);
-            let abroad_key = hash(ABROAD_KEY, &[key]);
-            let offer =
-                || formation::offer_abroad(segment, &node, local, abroad_key, own, nodes.len() - 1).then_some(());
-            let offered = self.patiently(limit, offer);
-            offered.map_err(|waited| GroupError::OffersPending { rank: membership.rank, waited })?;
-            half.is_offered = true;
+    /// Tells the other nodes' leaders, and the node's other members, that there is no space here.
+    fn refuse(&self, named: Named, takers: usize, limit: Option<Limit>) {
+        let (segment, local) = (self.segment(), self.membership.local_of(self.membership.rank));
+        let (node, refusal) = (segment.layout(), (REFUSED, self.membership.next_number()));
+        let offer = || offers::offer_abroad(segment, &node, local, named, refusal);
+        if let Some(offered) = self.find_a_place(limit, offer) {
+            offers::open(segment, offered, takers, true);
+            offers::let_go(segment, offered);
         }
-        let fabric = membership.reach().fabric;
-        let met = self.patiently(limit, || match half.introductions.poll(fabric) {
-            Poll::Ready(()) => Some(()),
-            Poll::Pending => None,
-        });
-        met.map_err(|waited| self.leader_missing(ranks, half, waited))?;
-        let introduced = half.introductions.introduced();
-        let mut others = introduced.iter();
-        let mut known = Vec::with_capacity(nodes.len());
-        for node in &nodes {
-            let start = match *node == here {
-                true => (half.layout.start().0 as u64, own_id),
-                false => others.next().map(|other| (other.start, other.group)).expect("one for each other node"),
-            };
-            known.push((*node, start.0, start.1));
-        }
-        let refused = known.iter().any(|(_, start, _)| *start == formation::REFUSED);
-        let value = if refused { formation::REFUSED } else { half.layout.start().0 as u64 };
-        if !refused {
-            self.write_nodes(half.layout, &known);
-        }
-        if !self.offer(key, value, members.len() - 1, limit) {
-            return Err(GroupError::OffersPending { rank: membership.rank, waited: self.waited(limit) });
-        }
-        if refused {
-            let units = formation::units_spanning(half.layout.schedule(), members.len());
-            formation::give_back(segment, &node, half.layout.start(), units);
-            return Err(GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() });
-        }
-        self.attach_abroad(ranks, half.layout).ok_or(GroupError::Corrupt { rank: membership.rank, leader: ranks[0] })
     }
 
-    fn leader_missing(&self, ranks: &[usize], half: &HalfMade, waited: Duration) -> GroupError {
+    fn leader_missing(&self, ranks: &[usize], half: &Introductions, waited: Duration) -> GroupError {
         let membership = &self.membership;
-        let node = half.introductions.missing().map_or(membership.here(), |stranger| stranger.node);
+        let node = half.missing().map_or(membership.here(), |stranger| stranger.node);
         let leader = ranks.iter().find(|rank| membership.node_of(**rank) == node);
         GroupError::LeaderMissing { rank: membership.rank, leader: leader.copied().unwrap_or(ranks[0]), waited }
     }
 
-    /// Notes in this node's block where the others are, and the number that the first node has given to the group.
-    fn write_nodes(&self, layout: SpanLayout, known: &[(usize, u64, u64)]) {
-        // Relaxed: the offer that follows publishes them (SYNC POINT: offer).
-        let store = |at, value| self.segment().word(at).store(value, Ordering::Relaxed);
-        for (index, (node, start, _)) in known.iter().enumerate() {
-            store(layout.node(index), Abroad::pack(*node, *start).0);
-        }
-        store(layout.local().id(), known[0].2);
-    }
-
-    fn take(&self, ranks: &[usize], leader: usize, key: u64, limit: Option<Limit>) -> Result<Self, GroupError> {
+    fn take(&self, ranks: &[usize], leader: usize, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         let (segment, rank) = (self.segment(), self.membership.rank);
         let (node, local) = (segment.layout(), self.membership.local_of(leader));
-        let taken = self.patiently(limit, || formation::take(segment, &node, local, key));
+        let taken = self.patiently(limit, || offers::take(segment, &node, local, named));
         let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
-        if value == formation::REFUSED {
+        if value == REFUSED {
             return Err(GroupError::Refused { rank, leader, members: ranks.len() });
         }
         self.attach_taken(ranks, value).ok_or(GroupError::Corrupt { rank, leader })
@@ -335,41 +359,16 @@ impl Group {
     /// The group whose block on this node starts at `value`, if that is one.
     fn attach_taken(&self, ranks: &[usize], value: u64) -> Option<Self> {
         let (segment, membership) = (self.segment(), &self.membership);
-        let node = segment.layout();
         if membership.is_on_one_node(ranks) {
-            let layout = formation::checked_block(segment, &node, value, ranks.len())?;
+            let layout = formation::checked_block(segment, &segment.layout(), value, ranks.len())?;
             return Some(Self::attach(Arc::clone(membership), layout, ranks.to_vec()));
         }
-        let nodes = membership.nodes_of(ranks).len();
-        let schedule = membership.schedule_for(nodes);
-        let members = membership.neighbours_among(ranks).len();
-        let layout = formation::checked_spanning_block(segment, &node, value, schedule, members)?;
-        self.attach_abroad(ranks, layout)
+        self.attach_abroad(ranks, membership.spanning_block(value, ranks)?)
     }
 
     fn attach_abroad(&self, ranks: &[usize], layout: SpanLayout) -> Option<Self> {
         let abroad = Abroad::read(&self.membership, layout, ranks)?;
         Some(Self::attach_spanning(Arc::clone(&self.membership), abroad, ranks.to_vec()))
-    }
-
-    /// Gives this member's hold on the group's block back.
-    pub(super) fn leave(&self) {
-        let (segment, node) = (self.segment(), self.segment().layout());
-        let Some(abroad) = &self.abroad else {
-            return formation::leave(segment, &node, self.layout);
-        };
-        // Nobody makes anything of the world's block when the job ends, and to say goodbye to all nodes would connect each
-        // with all others.
-        if self.id() == WORLD {
-            return;
-        }
-        if self.local_index() == 0 {
-            abroad.say_goodbye(&self.membership);
-        }
-        if formation::is_last_to_leave(segment, self.layout) {
-            abroad.say_goodbye(&self.membership);
-            self.membership.depart(abroad.layout());
-        }
     }
 
     /// Tries again and again until the deadline, more and more patiently: making groups is rare.
@@ -401,5 +400,8 @@ impl Group {
 
 /// Whether a group is not there yet, but may still come.
 fn is_time_out(formed: &Result<Group, GroupError>) -> bool {
-    matches!(formed, Err(GroupError::LeaderMissing { .. } | GroupError::OffersPending { .. }))
+    matches!(
+        formed,
+        Err(GroupError::LeaderMissing { .. } | GroupError::OffersPending { .. } | GroupError::MemberUnreachable { .. })
+    )
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Group, Limit};
 use crate::clock::Clock;
@@ -16,7 +16,7 @@ use crate::coord::reads::{Place, Reads};
 use crate::coord::stats::{self, GroupStats, NodeClock, Record};
 use crate::error::GroupError;
 use crate::fabric::node::header;
-use crate::fabric::{Fabric, Memory, PostError, Ticket, WordAt};
+use crate::fabric::{Memory, WordAt};
 use crate::job::Membership;
 use crate::sync::Ordering;
 
@@ -25,9 +25,6 @@ const READING_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long after words could not be read they are read again.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(1);
-
-/// How long a member that leaves waits for room to say so.
-const GOODBYE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Where the members of a group that spans nodes are.
 #[derive(Debug)]
@@ -41,12 +38,6 @@ pub(crate) struct Abroad {
 }
 
 impl Abroad {
-    /// A node and its block, packed for the group's list.
-    pub(super) fn pack(node: usize, start: u64) -> NodeWord {
-        // Checked by whoever reads the list.
-        NodeWord::new(node, WordAt(usize::try_from(start).unwrap_or(usize::MAX)))
-    }
-
     /// The members of `ranks`, with the nodes' blocks as `span` says.
     pub(crate) fn new(membership: &Membership, layout: SpanLayout, span: Span, ranks: &[usize]) -> Self {
         let nodes = membership.nodes_of(ranks);
@@ -94,31 +85,6 @@ impl Abroad {
     /// A member's node, as an index in the span, and its place among that node's members.
     pub(crate) fn home_of(&self, member: usize) -> (usize, usize) {
         self.homes[member]
-    }
-
-    /// Tells the other nodes that this member will touch their blocks no more: the driver, which writes there (and by
-    /// whose connections this comes after all it has written), and the last of a node, after which nobody reads.
-    pub(super) fn say_goodbye(&self, membership: &Membership) {
-        let fabric = membership.reach().fabric;
-        let here = membership.here();
-        for (node, start) in (0..self.span.len()).map(|index| self.span.node(index)).filter(|(node, _)| *node != here) {
-            let at = SpanLayout::new(start, *self.layout.schedule(), 0).departures();
-            // A node that cannot be told keeps its block until the job ends.
-            if let Ok(ticket) = post_goodbye(fabric, node, at) {
-                fabric.forget(ticket);
-            }
-        }
-    }
-}
-
-/// Posts a goodbye, waiting a little for room.
-fn post_goodbye(fabric: &impl Fabric, node: usize, at: WordAt) -> Result<Ticket, PostError> {
-    let begun = Instant::now();
-    loop {
-        match fabric.fetch_add(node, at, 1) {
-            Err(PostError::Full { .. }) if begun.elapsed() < GOODBYE_PATIENCE => fabric.progress(),
-            posted => return posted,
-        }
     }
 }
 

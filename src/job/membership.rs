@@ -8,7 +8,10 @@ use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, Schedule};
 use crate::coord::drive::Driver;
+use crate::coord::endings::Ending;
 use crate::coord::formation;
+use crate::coord::introductions::Introductions;
+use crate::coord::offers::{Named, Offered};
 use crate::coord::stats::NodeClock;
 use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
@@ -32,10 +35,46 @@ pub(crate) struct Membership {
     pub exchange: Exchange,
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
-    /// Blocks of spanning groups that this node's members have left, and other nodes' may not have.
-    departed: Mutex<Vec<SpanLayout>>,
+    /// What is left to do for groups that were made, given up, or left.
+    endings: Mutex<Vec<Ending>>,
+    /// What this rank has begun, as its node's leader, of spanning groups whose other leaders have not come: the oldest
+    /// first.
+    half_made: Mutex<Vec<HalfMade>>,
+    /// Groups that this rank has given up before they were there: to be taken and given back when they are.
+    declined: Mutex<Vec<Declined>>,
+    /// Groups that this rank has made and dropped, and others have not taken.
+    untaken: Mutex<Vec<Untaken>>,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
+}
+
+/// A spanning group that was begun.
+#[derive(Debug)]
+pub(crate) struct HalfMade {
+    /// The number of the group of whose members it is made.
+    pub parent: u64,
+    pub introductions: Introductions,
+}
+
+/// A group that a rank does not want any more, and that its node's leader may still offer.
+#[derive(Debug)]
+pub(crate) struct Declined {
+    pub named: Named,
+    pub ranks: Vec<usize>,
+}
+
+/// A group that its maker has dropped and offers still.
+#[derive(Debug)]
+pub(crate) struct Untaken {
+    pub offered: Offered,
+    pub block: GroupBlock,
+}
+
+/// A group's block on this node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GroupBlock {
+    Local(GroupLayout),
+    Spanning(SpanLayout),
 }
 
 /// How nodes exchange messages.
@@ -72,8 +111,24 @@ pub(crate) struct Parts {
 impl Membership {
     pub fn new(parts: Parts) -> Self {
         let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network } = parts;
-        let (departed, clocks) = (Mutex::default(), Mutex::default());
-        Self { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, departed, clocks }
+        let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (untaken, clocks) = (Mutex::default(), Mutex::default());
+        Self {
+            segment,
+            rank,
+            algorithm,
+            cpus,
+            driver,
+            topology,
+            layouts,
+            exchange,
+            network,
+            endings,
+            half_made,
+            declined,
+            untaken,
+            clocks,
+        }
     }
 
     /// This rank's node.
@@ -121,8 +176,17 @@ impl Membership {
     /// The number of a group whose block has been made here, different from all others of the job: the node's count of
     /// groups, and the node.
     pub fn group_id(&self, layout: GroupLayout) -> u64 {
-        // Relaxed: written by this rank, or published by an offer.
-        self.segment.word(layout.id()).load(Ordering::Relaxed) | (self.here() as u64) << 32
+        // Relaxed: written by this rank.
+        self.numbered(self.segment.word(layout.id()).load(Ordering::Relaxed))
+    }
+
+    /// A number for another attempt to make a group, different from all others of the job.
+    pub fn next_number(&self) -> u64 {
+        self.numbered(formation::next_number(&*self.segment))
+    }
+
+    fn numbered(&self, number: u64) -> u64 {
+        number | (self.here() as u64) << 32
     }
 
     /// Gives a group of this node alone its number.
@@ -130,16 +194,20 @@ impl Membership {
         self.segment.word(layout.id()).store(self.group_id(layout), Ordering::Relaxed);
     }
 
-    /// Notes a block that is to be given back when all the other nodes have left it.
-    pub fn depart(&self, departed: SpanLayout) {
-        lock(&self.departed).push(departed);
-        self.bury_departed();
+    pub fn endings(&self) -> MutexGuard<'_, Vec<Ending>> {
+        lock(&self.endings)
     }
 
-    /// Gives the blocks back that no other node touches any more.
-    pub fn bury_departed(&self) {
-        let layout = self.segment.layout();
-        lock(&self.departed).retain(|departed| !formation::release_spanning(&*self.segment, &layout, *departed));
+    pub fn half_made(&self) -> MutexGuard<'_, Vec<HalfMade>> {
+        lock(&self.half_made)
+    }
+
+    pub fn declined(&self) -> MutexGuard<'_, Vec<Declined>> {
+        lock(&self.declined)
+    }
+
+    pub fn untaken(&self) -> MutexGuard<'_, Vec<Untaken>> {
+        lock(&self.untaken)
     }
 
     pub fn clocks(&self) -> MutexGuard<'_, HashMap<usize, NodeClock>> {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use phalanx::Job;
+use phalanx::{Job, Operation};
 
 use super::children::{Children, Launch, free_port};
 use super::ranks::LIMIT;
@@ -109,5 +109,21 @@ impl Marks {
     pub fn gate(&self, job: &Job, name: &str) {
         self.set(job, name);
         self.wait(0..job.size(), name);
+    }
+}
+
+/// Makes groups of one until no more than `most` units are taken beyond `before` on any node: whoever was the last of its
+/// node in a group gives the block back when it makes another, and the others have left.
+pub fn wait_for_space(job: &Job, before: usize, most: u64) {
+    let world = job.world();
+    let begun = Instant::now();
+    loop {
+        drop(world.split_timeout(job.rank() as u64, 0, LIMIT).expect("a group of one"));
+        world.barrier_timeout(LIMIT).expect("all have dropped theirs");
+        let taken = world.space().0.saturating_sub(before) as u64;
+        if world.barrier_reduce_timeout(Operation::Max, taken, LIMIT).expect("all come") <= most {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT / 6, "{:?} units are taken, not {before}", world.space());
     }
 }

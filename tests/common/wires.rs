@@ -27,6 +27,9 @@ struct State {
     /// By process and node.
     wires: BTreeMap<(usize, usize), Wire>,
     tickets: Vec<TicketTable>,
+    /// The longest time, in steps, for which a wire may carry nothing; 0 for never.
+    longest_stall: usize,
+    steps: usize,
 }
 
 #[derive(Default)]
@@ -34,13 +37,21 @@ struct Wire {
     requests: VecDeque<(Request, Option<Ticket>)>,
     answers: VecDeque<(Ticket, u64)>,
     breaks: u64,
+    stalls_until: usize,
 }
 
 impl Wires {
     pub fn new(nodes: Vec<SimNode>, processes: usize, faults: usize, seed: u64) -> Self {
         let tickets = (0..processes).map(|_| TicketTable::new(4096)).collect();
-        let state = State { random: Seeded::new(seed), faults, wires: BTreeMap::new(), tickets };
+        let (random, wires) = (Seeded::new(seed), BTreeMap::new());
+        let state = State { random, faults, wires, tickets, longest_stall: 0, steps: 0 };
         Self { nodes, state: RefCell::new(state) }
+    }
+
+    /// The same, with wires that carry nothing for up to so many steps now and then.
+    pub fn with_stalls(mut self, longest: usize) -> Self {
+        self.state.get_mut().longest_stall = longest;
+        self
     }
 
     /// One process's end.
@@ -50,14 +61,22 @@ impl Wires {
 
     /// Lets one thing happen on a wire: a request takes effect, an answer comes in, a wire breaks. `false`: all is quiet.
     pub fn step(&self) -> bool {
-        let State { random, faults, wires, tickets } = &mut *self.state.borrow_mut();
+        let State { random, faults, wires, tickets, longest_stall, steps } = &mut *self.state.borrow_mut();
+        *steps += 1;
         let mut busy: Vec<(usize, usize)> = Vec::new();
         busy.extend(wires.iter().filter(|(_, wire)| wire.is_busy()).map(|(ends, _)| *ends));
         if busy.is_empty() {
             return false;
         }
+        if busy.iter().any(|ends| wires[ends].stalls_until <= *steps) {
+            busy.retain(|ends| wires[ends].stalls_until <= *steps);
+        }
         let (process, node) = busy[random.below(busy.len())];
         let wire = wires.get_mut(&(process, node)).expect("chosen among them");
+        if *longest_stall > 0 && random.below(500) == 0 {
+            wire.stalls_until = *steps + random.below(*longest_stall);
+            return true;
+        }
         if random.below(1000) < *faults {
             wire.break_off(node, &mut tickets[process]);
         } else if wire.requests.is_empty() || (!wire.answers.is_empty() && random.below(2) == 0) {
@@ -145,7 +164,7 @@ impl Fabric for Process<'_> {
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         check_batch(self, node, requests)?;
-        let State { random, faults, wires, tickets: tables } = &mut *self.net.state.borrow_mut();
+        let State { random, faults, wires, tickets: tables, .. } = &mut *self.net.state.borrow_mut();
         match random.below(2000) {
             number if number < *faults => return Err(PostError::Full { node }),
             number if number < 2 * *faults => {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::frame::{Frame, Letter};
@@ -28,6 +29,8 @@ use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
 use crate::handshake::{self, Claim, Event, Expected, HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
 use crate::sync::{Ordering, publish};
 
+/// How long a listener without room for another connection is left alone.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Values on their way or not taken, at most.
 const MOST_TICKETS: usize = 1 << 14;
 /// Connections that have not proved themselves, at most.
@@ -152,6 +155,10 @@ pub struct Engine {
     peers: Arc<[Peer]>,
     epoll: OwnedFd,
     listener: Option<TcpListener>,
+    /// Until when the listener is left alone, because there was no room for another connection.
+    rests_until: Option<Instant>,
+    /// Whether that has been said.
+    has_rested: bool,
     links: Links,
     /// Nodes whose links carry frames.
     ready: Vec<usize>,
@@ -210,6 +217,8 @@ impl Engine {
             peers,
             epoll,
             listener,
+            rests_until: None,
+            has_rested: false,
             links: Links::default(),
             ready: Vec::new(),
             watches_links: true,
@@ -402,7 +411,7 @@ impl Engine {
             LinkState::Expecting { until } => Some(*until),
             LinkState::Idle | LinkState::Failed { .. } | LinkState::Ready(_) => None,
         });
-        strangers.chain(links).min()
+        strangers.chain(links).chain(self.rests_until).min()
     }
 
     fn end_what_is_late(&mut self) {
@@ -410,6 +419,7 @@ impl Engine {
             return;
         }
         let now = Instant::now();
+        self.end_rest(now);
         let late: Vec<u32> = self.strangers.iter().filter(|(_, who)| who.until <= now).map(|(id, _)| *id).collect();
         for id in late {
             let stranger = self.strangers.remove(&id).expect("found just now");
@@ -568,7 +578,7 @@ impl Engine {
         let socket = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
         socket.set_nodelay(true)?;
         match rustix::net::connect(&socket, &address) {
-            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
         let claim = Claim {
@@ -642,7 +652,12 @@ impl Engine {
     /// Lets in who knocks.
     fn let_in(&mut self) {
         let Some(listener) = &self.listener else { return };
-        let Ok((socket, address)) = listener.accept() else { return };
+        let (socket, address) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if is_out_of_room(&error) => return self.rest(&error),
+            // Nobody knocks any more.
+            Err(_) => return,
+        };
         let expected =
             Expected { purpose: Purpose::Fabric, size: self.services.size as u64, peer: self.services.rank as u64 };
         let Ok(server) = handshake::Server::new(&self.services.key, expected) else { return };
@@ -660,6 +675,30 @@ impl Engine {
         let id = self.fresh_id();
         if epoll::add(&self.epoll, &stranger.socket, Token::Stranger(id).pack(), EventFlags::IN).is_ok() {
             self.strangers.insert(id, stranger);
+        }
+    }
+
+    /// There is no room for another connection: leaves those that knock waiting for a while. They would be told of again
+    /// and again, and nothing else would be done.
+    fn rest(&mut self, error: &io::Error) {
+        let Some(listener) = &self.listener else { return };
+        let _ = epoll::delete(&self.epoll, listener);
+        self.rests_until = Some(Instant::now() + ACCEPT_REST);
+        if !std::mem::replace(&mut self.has_rested, true) {
+            let here = self.services.here;
+            eprintln!(
+                "phalanx: node {here}: cannot let other nodes connect now: {error} (remedy: more open files, ulimit -n)"
+            );
+        }
+    }
+
+    /// Looks again who knocks, after a rest.
+    fn end_rest(&mut self, now: Instant) {
+        if let (Some(listener), Some(_)) = (&self.listener, self.rests_until.take_if(|until| *until <= now)) {
+            // What cannot be watched now is tried again later.
+            if epoll::add(&self.epoll, listener, Token::Listener.pack(), EventFlags::IN).is_err() {
+                self.rests_until = Some(now + ACCEPT_REST);
+            }
         }
     }
 
@@ -928,4 +967,10 @@ fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
     if memory.word(header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
         memory.wake(at);
     }
+}
+
+/// Whether accepting a connection has failed for want of descriptors or memory.
+fn is_out_of_room(error: &io::Error) -> bool {
+    let none_left = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|error| none_left.contains(&error))
 }

@@ -69,9 +69,9 @@ impl SpanLayout {
         self.start.plus(3)
     }
 
-    /// How many other nodes' drivers will not write into this block any more, and how many nodes' last members will not
-    /// read it any more. Changed through the fabric only.
-    pub const fn departures(&self) -> WordAt {
+    /// 1 once this node's members have all left and nothing of theirs is on its way to other nodes; see
+    /// [`crate::coord::farewell`].
+    pub const fn departed(&self) -> WordAt {
         self.start.plus(4)
     }
 
@@ -93,6 +93,12 @@ impl SpanLayout {
     /// The last contested barrier of which another node has said that it is decided. Only a hint to look.
     pub const fn verdict(&self) -> WordAt {
         self.start.plus(8)
+    }
+
+    /// What the group's leaders have agreed on, the same on all nodes: tells the block from others that stand here before
+    /// it or after it; see [`crate::coord::introductions`].
+    pub const fn ballot(&self) -> WordAt {
+        self.start.plus(9)
     }
 
     /// The node of an index in the group, and its block: see [`NodeWord`]. The world has no need of it.
@@ -201,11 +207,12 @@ pub const LAYOUT_HASH: u64 = {
             layout.release_sleepers().0 as u64,
             layout.release_value().0 as u64,
             layout.release_last().0 as u64,
-            layout.departures().0 as u64,
+            layout.departed().0 as u64,
             layout.completion().0 as u64,
             layout.gate().0 as u64,
             layout.contest().0 as u64,
             layout.verdict().0 as u64,
+            layout.ballot().0 as u64,
             layout.node(1).0 as u64,
             layout.outbox(1, 1).0 as u64,
             layout.inbox(3, 1).0 as u64,

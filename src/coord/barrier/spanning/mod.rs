@@ -31,7 +31,8 @@ use std::task::Poll;
 
 use super::word::{ArrivalWord, Phase};
 use super::{Awaited, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
-use crate::fabric::{Fabric, Memory, PostError, Request, Ticket, WordAt};
+use crate::coord::reads::{Place, Reads};
+use crate::fabric::{Fabric, Memory, PostError, Request, WordAt};
 use crate::sync::{Ordering, full_fence_after_rmw, publish};
 use contest::{Brought, Field, Look, Retreat, Seen, Step};
 use layout::{ExchangeWord, SpanLayout};
@@ -164,12 +165,20 @@ struct Exchange {
 #[derive(Debug)]
 struct Pull {
     place: usize,
-    /// Of each outbox the word and the value.
-    reads: Vec<(Ticket, Ticket)>,
-    operations: u64,
-    value: Option<u64>,
-    /// One of them does not say what it should, or not yet.
-    is_in_vain: bool,
+    /// Of each outbox the word, and then the value.
+    reads: Reads,
+}
+
+/// What a [`Pull`] has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pulled {
+    Pending,
+    /// One of the outboxes does not say what it should, or not yet, or could not be read.
+    InVain,
+    Found {
+        operations: u64,
+        value: u64,
+    },
 }
 
 impl Spanning {
@@ -575,49 +584,37 @@ impl Spanning {
                 true => schedule.behind(self.here, self.exchange.round, message.peer).collect(),
                 false => vec![message.peer],
             };
-            if let Some(reads) = self.post_reads(fabric, round, &asked) {
-                let (operations, value, is_in_vain) = (0, None, false);
-                self.exchange.pulls.push(Pull { place, reads, operations, value, is_in_vain });
-            }
+            let mut reads = self.reads_of(round, &asked);
+            let _ = reads.poll(fabric);
+            self.exchange.pulls.push(Pull { place, reads });
         }
     }
 
-    /// Posts reads of some nodes' outboxes of a round; `None` if one of them cannot be asked.
-    fn post_reads(&mut self, fabric: &impl Fabric, round: usize, asked: &[usize]) -> Option<Vec<(Ticket, Ticket)>> {
+    /// Reads of some nodes' outboxes of a round.
+    fn reads_of(&self, round: usize, asked: &[usize]) -> Reads {
         let schedule = *self.layout.schedule();
-        let mut reads = Vec::with_capacity(asked.len());
-        for index in asked {
+        let words = asked.iter().flat_map(|index| {
             let (node, start) = self.span.node(*index);
             let at = SpanLayout::new(start, schedule, 0).outbox(round, self.next());
             // The word first: if it is of this barrier, the value that is read after it is, too.
-            let requests = [Request::Read { at }, Request::Read { at: SpanLayout::value_of(at) }];
-            let mut tickets = Vec::with_capacity(2);
-            if let Err(error) = fabric.post(node, &requests, &mut tickets) {
-                self.exchange.trouble = Some(error);
-                forget(fabric, &reads);
-                return None;
-            }
-            reads.push((tickets[0], tickets[1]));
-        }
-        Some(reads)
+            [at, SpanLayout::value_of(at)].map(|at| Place { node, at })
+        });
+        Reads::new(words.collect())
     }
 
     /// Takes in what earlier reads of outboxes have brought.
     fn take_pulled(&mut self, fabric: &impl Fabric) {
-        if self.exchange.pulls.is_empty() {
-            return;
-        }
-        fabric.progress();
         for mut pull in std::mem::take(&mut self.exchange.pulls) {
-            pull.take_read(fabric, self.next(), self.contribution.operation);
-            if pull.is_in_vain {
-                forget(fabric, &pull.reads);
-                self.exchange.has_pulled_in_vain = true;
-            } else if !pull.reads.is_empty() {
-                self.exchange.pulls.push(pull);
-            } else if self.exchange.arrived & 1 << pull.place == 0 {
-                let word = ExchangeWord::new(self.next(), pull.operations);
-                self.take_in(pull.place, word, pull.value.unwrap_or(0));
+            match pull.look(fabric, self.next(), self.contribution.operation) {
+                Pulled::Pending => self.exchange.pulls.push(pull),
+                Pulled::InVain => {
+                    drop(pull.reads.into_values(fabric));
+                    self.exchange.has_pulled_in_vain = true;
+                }
+                Pulled::Found { operations, value } if self.exchange.arrived & 1 << pull.place == 0 => {
+                    self.take_in(pull.place, ExchangeWord::new(self.next(), operations), value);
+                }
+                Pulled::Found { .. } => {}
             }
         }
     }
@@ -626,7 +623,7 @@ impl Spanning {
     pub fn let_go(&mut self, fabric: &impl Fabric) {
         self.exchange.look.abandon(fabric);
         for pull in self.exchange.pulls.drain(..) {
-            forget(fabric, &pull.reads);
+            drop(pull.reads.into_values(fabric));
         }
     }
 
@@ -859,35 +856,24 @@ impl Spanning {
 
 impl Pull {
     /// Takes in what has come.
-    fn take_read(&mut self, fabric: &impl Fabric, sequence: u64, operation: Operation) {
-        let mut reads = std::mem::take(&mut self.reads);
-        reads.retain(|(word, value)| {
-            // The value was read last, so that it completes last.
-            let Poll::Ready(value) = fabric.take(*value) else { return true };
-            let word = match fabric.take(*word) {
-                Poll::Ready(word) => word,
-                Poll::Pending => {
-                    fabric.forget(*word);
-                    self.is_in_vain = true;
-                    return false;
+    fn look(&mut self, fabric: &impl Fabric, sequence: u64, operation: Operation) -> Pulled {
+        let is_complete = self.reads.poll(fabric).is_ready();
+        let (mut operations, mut sum) = (0, None);
+        for index in (0..self.reads.len()).step_by(2) {
+            let word = self.reads.value(index).map(ExchangeWord);
+            match (word, self.reads.value(index + 1)) {
+                (Some(word), _) if word.sequence() < sequence => return Pulled::InVain,
+                (Some(word), Some(value)) => {
+                    operations |= word.operations();
+                    sum = Some(sum.map_or(value, |earlier| operation.combine(earlier, value)));
                 }
-            };
-            match (word.map(ExchangeWord), value) {
-                (Ok(word), Ok(value)) if word.sequence() >= sequence => {
-                    self.operations |= word.operations();
-                    self.value = Some(self.value.map_or(value, |earlier| operation.combine(earlier, value)));
-                }
-                _ => self.is_in_vain = true,
+                _ if is_complete => return Pulled::InVain,
+                _ => {}
             }
-            false
-        });
-        self.reads = reads;
-    }
-}
-
-fn forget(fabric: &impl Fabric, reads: &[(Ticket, Ticket)]) {
-    for (word, value) in reads {
-        fabric.forget(*word);
-        fabric.forget(*value);
+        }
+        match is_complete {
+            true => Pulled::Found { operations, value: sum.unwrap_or(0) },
+            false => Pulled::Pending,
+        }
     }
 }

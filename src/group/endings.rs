@@ -1,0 +1,178 @@
+//! What a rank still has to do for groups that it has made, given up, or left: done along with its later calls.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Group;
+use super::members::Abroad;
+use crate::coord::barrier::spanning::layout::SpanLayout;
+use crate::coord::endings::Ending;
+use crate::coord::farewell::Farewell;
+use crate::coord::introductions::Introductions;
+use crate::coord::{formation, offers};
+use crate::job::{Declined, GroupBlock, HalfMade, Membership, Untaken};
+
+/// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
+const LEAVING_PATIENCE: Duration = Duration::from_millis(100);
+
+impl Membership {
+    /// The first of some ranks that lives on this node.
+    pub fn local_leader(&self, ranks: &[usize]) -> usize {
+        *self.neighbours_among(ranks).first().expect("this rank is a member")
+    }
+
+    /// Moves everything on that is left to do.
+    pub fn settle(self: &Arc<Self>) {
+        self.settle_endings();
+        let declined = std::mem::take(&mut *self.declined());
+        for declined in declined {
+            if !self.take_and_leave(&declined) {
+                self.declined().push(declined);
+            }
+        }
+    }
+
+    fn settle_endings(&self) {
+        let Some(network) = &self.network else { return };
+        let node = self.segment.layout();
+        let mut endings = self.endings();
+        for ending in std::mem::take(&mut *endings) {
+            ending.poll(&*self.segment, &node, &**network, &mut endings);
+        }
+    }
+
+    /// Takes a group that is not wanted any more, if it is there, and leaves it.
+    fn take_and_leave(self: &Arc<Self>, declined: &Declined) -> bool {
+        let Declined { named, ranks } = declined;
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let leader = self.local_of(self.local_leader(ranks));
+        let Some(value) = offers::take(segment, &node, leader, *named) else { return false };
+        if value == offers::REFUSED {
+            return true;
+        }
+        if self.is_on_one_node(ranks) {
+            if let Some(layout) = formation::checked_block(segment, &node, value, ranks.len()) {
+                formation::leave(segment, &node, layout);
+            }
+        } else if let Some(block) = self.spanning_block(value, ranks)
+            && Abroad::read(self, block, ranks).is_some()
+        {
+            self.leave_spanning(block, 1);
+        }
+        true
+    }
+
+    /// This node's block of a spanning group, if `value` can be one.
+    pub fn spanning_block(&self, value: u64, ranks: &[usize]) -> Option<SpanLayout> {
+        let nodes = self.nodes_of(ranks).len();
+        let schedule = self.schedule_for(nodes);
+        let members = self.neighbours_among(ranks).len();
+        formation::checked_spanning_block(&*self.segment, &self.segment.layout(), value, schedule, members)
+    }
+
+    /// Some members of this rank's node leave a spanning group, and will not touch any of its blocks any more.
+    pub fn leave_spanning(&self, block: SpanLayout, holds: usize) {
+        let (node, fabric) = (self.segment.layout(), self.reach().fabric);
+        let mut farewell = Farewell::new(&*self.segment, block, holds, self.here());
+        let begun = Instant::now();
+        // Other nodes wait for it, and this rank may not come back soon.
+        while farewell.poll(&*self.segment, &node, fabric).is_pending() {
+            if !farewell.is_about_to_let_go() || begun.elapsed() > LEAVING_PATIENCE {
+                self.endings().push(Ending::Leaving(farewell));
+                return;
+            }
+            crate::machine::yield_cpu();
+        }
+    }
+
+    /// A spanning group that this leader has begun, and may just be giving up.
+    pub fn take_half_made(&self, key: u64) -> Option<Introductions> {
+        let mut half_made = self.half_made();
+        match half_made.iter().position(|half| half.introductions.named().key == key) {
+            Some(index) => Some(half_made.remove(index).introductions),
+            None => Ending::take_back(&mut self.endings(), key, self.reach().fabric),
+        }
+    }
+
+    /// Gives some of those up that were begun.
+    pub fn give_up_half_made(&self, is_meant: impl Fn(&HalfMade) -> bool) {
+        let mut half_made = self.half_made();
+        let given_up = half_made.extract_if(.., |half| is_meant(half));
+        self.endings().extend(given_up.map(|half| Ending::GivingUp(half.introductions)));
+    }
+
+    /// Gives the oldest of those up that were begun, if there is one.
+    pub fn give_up_oldest(&self) -> bool {
+        let mut half_made = self.half_made();
+        let is_there = !half_made.is_empty();
+        let oldest = half_made.drain(..usize::from(is_there)).map(|half| Ending::GivingUp(half.introductions));
+        self.endings().extend(oldest);
+        is_there
+    }
+
+    /// Takes back what others have not taken of groups that this rank has dropped: its places for offers, or the space,
+    /// are needed. Those who come for them later are refused, or miss them. Whether there was any.
+    pub fn revoke_untaken(&self) -> bool {
+        let untaken = std::mem::take(&mut *self.untaken());
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        for Untaken { offered, block } in &untaken {
+            match (offers::revoke(segment, *offered), block) {
+                (0, _) => {}
+                (holds, GroupBlock::Local(layout)) => {
+                    formation::leave_together(segment, &node, *layout, holds as u64);
+                }
+                (holds, GroupBlock::Spanning(block)) => self.leave_spanning(*block, holds),
+            }
+        }
+        !untaken.is_empty()
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let Some(network) = &self.network else { return };
+        for ending in &mut *self.endings() {
+            ending.abandon(&**network);
+        }
+    }
+}
+
+impl Group {
+    /// Gives this member's hold on the group's block back.
+    pub(super) fn leave(&self) {
+        let (segment, node) = (self.segment(), self.segment().layout());
+        // Nobody makes anything of the world's block when the job ends, and to ask all nodes whether they have left would
+        // connect each with all others.
+        if self.abroad.is_some() && self.id() == super::forming::WORLD {
+            return;
+        }
+        let block = match &self.abroad {
+            Some(abroad) => GroupBlock::Spanning(abroad.layout()),
+            None => GroupBlock::Local(self.layout),
+        };
+        self.note_untaken(block);
+        match block {
+            GroupBlock::Local(layout) => formation::leave(segment, &node, layout),
+            GroupBlock::Spanning(block) => {
+                self.conclude();
+                self.membership.leave_spanning(block, 1);
+            }
+        }
+    }
+
+    /// Where a barrier has been passed all members had the group, so that all leaders know it.
+    fn conclude(&self) {
+        let Some(offered) = self.offered.filter(|_| self.passed() > 0) else { return };
+        self.membership
+            .endings()
+            .retain_mut(|ending| !ending.conclude(self.segment(), offered, self.membership.reach().fabric));
+    }
+
+    fn note_untaken(&self, block: GroupBlock) {
+        let segment = self.segment();
+        let Some(offered) = self.offered.filter(|offered| offers::is_untaken(segment, *offered)) else { return };
+        let mut untaken = self.membership.untaken();
+        untaken.retain(|untaken| offers::is_untaken(segment, untaken.offered));
+        untaken.push(Untaken { offered, block });
+    }
+}

@@ -1,0 +1,375 @@
+//! Making and leaving groups across simulated nodes joined by unreliable wires: one thread steps leaders and wires in an
+//! order drawn from a seed.
+//!
+//! Each *actor* is a process that leads its node in some groups. It comes late or never, runs out of patience and calls
+//! again or gives up, finds no space, holds groups for a while, writes into the other nodes' blocks as a driver does, and
+//! leaves. Reads and swaps are late, refused and lost. An oracle that knows every step checks that
+//!
+//! - leaders that agree agree on the same blocks, and where one has agreed no other is refused or ends without a group;
+//! - a block stays its group's while any of its nodes holds it, and nothing is written into it that is another group's;
+//! - in the end all space and all places for offers are free, no ticket is left over, and all nodes can make a group.
+#![cfg(not(model))]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::task::Poll;
+
+use common::seeds::for_each_seed;
+use common::wires::Wires;
+use phalanx::coord::arena;
+use phalanx::coord::barrier::Algorithm;
+use phalanx::coord::barrier::spanning::Schedule;
+use phalanx::coord::barrier::spanning::layout::{NodeWord, SpanLayout};
+use phalanx::coord::endings::Ending;
+use phalanx::coord::farewell::Farewell;
+use phalanx::coord::formation::{self, Member};
+use phalanx::coord::introductions::{Introductions, Met, Own, Stranger};
+use phalanx::coord::offers::{self, Named, REFUSED};
+use phalanx::fabric::node::{NodeLayout, OFFERS, UNIT_WORDS};
+use phalanx::fabric::sim::{Seeded, SimNode};
+use phalanx::fabric::{Fabric, Memory, WordAt};
+use phalanx::sync::Ordering;
+
+/// A group that some leaders are to make: by the index in the plan.
+#[derive(Clone, Debug)]
+struct Planned {
+    /// The leaders, as indices of actors, each of another node.
+    leaders: Vec<usize>,
+    named: Named,
+}
+
+/// What a leader holds.
+struct Held {
+    plan: usize,
+    block: SpanLayout,
+}
+
+/// A leader of a node, with what it has to do.
+struct Actor {
+    node: usize,
+    /// Its place in its node's rank table.
+    local: usize,
+    /// Those of the plan that it has not been through with, in order.
+    ahead: Vec<usize>,
+    /// What it makes now.
+    making: Option<Introductions>,
+    /// What it has begun earlier and may go on with.
+    begun: BTreeMap<usize, Introductions>,
+    held: Vec<Held>,
+    endings: Vec<Ending>,
+    /// It does nothing before this step: others go through a lot meanwhile.
+    asleep_until: u64,
+}
+
+/// What is known of a planned group.
+#[derive(Default)]
+struct Known {
+    /// The list that was agreed on.
+    agreed: Option<Vec<(usize, WordAt)>>,
+    ballot: u64,
+    /// A leader has been refused.
+    is_refused: bool,
+}
+
+struct Play<'net> {
+    net: &'net Wires,
+    layout: NodeLayout,
+    actors: Vec<Actor>,
+    plan: Vec<Planned>,
+    known: Vec<Known>,
+    random: Seeded,
+    numbers: u64,
+    steps: u64,
+    /// How likely a leader is to lose its patience, in per mille.
+    unrest: usize,
+}
+
+impl Play<'_> {
+    fn step(&mut self) {
+        self.steps += 1;
+        if self.random.below(4) > 0 {
+            self.net.step();
+            return;
+        }
+        let index = self.random.below(self.actors.len());
+        if self.actors[index].asleep_until > self.steps {
+            return;
+        }
+        if self.random.below(100) == 0 {
+            self.actors[index].asleep_until = self.steps + self.random.below(4000) as u64;
+        }
+        match self.random.below(5) {
+            0 => self.settle(index),
+            1 if !self.actors[index].held.is_empty() => self.use_or_leave(index),
+            _ => self.make(index),
+        }
+        self.check();
+    }
+
+    fn memory(&self, index: usize) -> &SimNode {
+        &self.net.nodes[self.actors[index].node]
+    }
+
+    fn settle(&mut self, index: usize) {
+        let node = self.actors[index].node;
+        let fabric = self.net.of(index, node);
+        let actor = &mut self.actors[index];
+        for ending in std::mem::take(&mut actor.endings) {
+            ending.poll(&self.net.nodes[node], &self.layout, &fabric, &mut actor.endings);
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// Begins, goes on with, or drops what is to be made next.
+    fn make(&mut self, index: usize) {
+        let Some(plan) = self.actors[index].ahead.first().copied() else { return };
+        if self.actors[index].making.is_none() {
+            match self.random.below(40) {
+                // It never comes.
+                0 => return self.is_through(index),
+                1..20 => return,
+                _ => {}
+            }
+            let begun = self.take_up(index, plan).or_else(|| self.begin(index, plan));
+            self.actors[index].making = begun;
+            return;
+        }
+        if self.random.below(1000) < self.unrest {
+            return self.lose_patience(index, plan);
+        }
+        let node = self.actors[index].node;
+        let fabric = self.net.of(index, node);
+        let mut making = self.actors[index].making.take().expect("looked just now");
+        let is_offered = making.is_offered();
+        let met = making.poll(&self.net.nodes[node], &fabric);
+        match met {
+            Poll::Pending if !is_offered => self.make_room(index),
+            Poll::Pending => {}
+            Poll::Ready(Met::Ended) => making.begin_again(&self.net.nodes[node], self.number()),
+            Poll::Ready(Met::Refused) => {
+                let block = making.block();
+                making.close(&self.net.nodes[node], &fabric, 0);
+                formation::give_back(&self.net.nodes[node], &self.layout, block.start(), formation::units_of(&block));
+                self.known[plan].is_refused = true;
+                return self.is_through(index);
+            }
+            Poll::Ready(Met::Agreed) => {
+                making.open(&self.net.nodes[node], 0, false);
+                let block = making.block();
+                self.actors[index].endings.push(Ending::Acknowledging(making));
+                self.agree(index, plan, block);
+                self.actors[index].held.push(Held { plan, block });
+                return self.is_through(index);
+            }
+        }
+        self.actors[index].making = Some(making);
+    }
+
+    /// What was begun earlier, and may just be given up.
+    fn take_up(&mut self, index: usize, plan: usize) -> Option<Introductions> {
+        let fabric = self.net.of(index, self.actors[index].node);
+        let key = self.plan[plan].named.key;
+        let Actor { begun, endings, .. } = &mut self.actors[index];
+        begun.remove(&plan).or_else(|| Ending::take_back(endings, key, &fabric))
+    }
+
+    fn is_through(&mut self, index: usize) {
+        self.actors[index].ahead.remove(0);
+    }
+
+    fn begin(&mut self, index: usize, plan: usize) -> Option<Introductions> {
+        let Planned { leaders, named } = self.plan[plan].clone();
+        let (node, local) = (self.actors[index].node, self.actors[index].local);
+        let schedule = Schedule::dissemination(leaders.len(), 2);
+        let member = [Member { rank: local, local }];
+        let made = formation::make_spanning(self.memory(index), &self.layout, schedule, &member, Algorithm::Flat);
+        let number = self.number();
+        let Ok(block) = made else {
+            let refusal = (REFUSED, number);
+            match offers::offer_abroad(self.memory(index), &self.layout, local, named, refusal) {
+                Some(offered) => {
+                    offers::open(self.memory(index), offered, 0, true);
+                    offers::let_go(self.memory(index), offered);
+                    self.known[plan].is_refused = true;
+                    self.is_through(index);
+                }
+                None => self.make_room(index),
+            }
+            return None;
+        };
+        let position = leaders.iter().position(|leader| *leader == index).expect("it leads in it");
+        let own = Own { node, leader: local, segment: self.layout, block, index: position, group: number };
+        let stranger = |leader: &usize| {
+            let Actor { node, local, .. } = self.actors[*leader];
+            Stranger { node, leader: local, layout: self.layout }
+        };
+        Some(Introductions::new(named, own, leaders.iter().filter(|leader| **leader != index).map(stranger).collect()))
+    }
+
+    fn make_room(&mut self, index: usize) {
+        if let Some((_, oldest)) = self.actors[index].begun.pop_first() {
+            self.actors[index].endings.push(Ending::GivingUp(oldest));
+        }
+        self.settle(index);
+    }
+
+    /// Keeps what it has begun for later, or gives it up and goes on with the next, or calls again.
+    fn lose_patience(&mut self, index: usize, plan: usize) {
+        let mut making = self.actors[index].making.take().expect("it makes something");
+        if self.random.below(2) == 0 {
+            let node = self.actors[index].node;
+            making.abandon(&self.net.of(index, node));
+            self.actors[index].begun.insert(plan, making);
+        } else {
+            self.actors[index].endings.push(Ending::GivingUp(making));
+        }
+        if self.random.below(2) == 0 {
+            if let Some(begun) = self.actors[index].begun.remove(&plan) {
+                self.actors[index].endings.push(Ending::GivingUp(begun));
+            }
+            self.is_through(index);
+        }
+    }
+
+    /// The oracle on agreement.
+    fn agree(&mut self, index: usize, plan: usize, block: SpanLayout) {
+        let memory = self.memory(index);
+        let load = |at| memory.word(at).load(Ordering::Relaxed);
+        let nodes = (0..self.plan[plan].leaders.len()).map(|node| NodeWord(load(block.node(node))));
+        let list: Vec<(usize, WordAt)> = nodes.map(|word| (word.node(), word.start())).collect();
+        let ballot = load(block.ballot());
+        let expected: Vec<usize> = self.plan[plan].leaders.iter().map(|leader| self.actors[*leader].node).collect();
+        assert_eq!(list.iter().map(|(node, _)| *node).collect::<Vec<_>>(), expected);
+        let known = &mut self.known[plan];
+        assert!(!known.is_refused, "leader {index} has agreed on {plan}, which was refused");
+        match &known.agreed {
+            Some(agreed) => assert_eq!((agreed, known.ballot), (&list, ballot), "leader {index} on {plan}"),
+            None => (known.agreed, known.ballot) = (Some(list), ballot),
+        }
+    }
+
+    /// Writes into another node's block, as a driver does, or leaves.
+    fn use_or_leave(&mut self, index: usize) {
+        let which = self.random.below(self.actors[index].held.len());
+        let node = self.actors[index].node;
+        let (plan, block) = (self.actors[index].held[which].plan, self.actors[index].held[which].block);
+        let leaves = self.random.below(6) == 0;
+        for (other, start) in self.known[plan].agreed.as_ref().expect("it is held") {
+            let at = SpanLayout::new(*start, *block.schedule(), 1).inbox(0, 0);
+            let _ = self.net.of(index, node).write(*other, at, self.known[plan].ballot);
+        }
+        if !leaves {
+            return;
+        }
+        self.actors[index].held.swap_remove(which);
+        let farewell = Farewell::new(self.memory(index), block, 1, node);
+        self.actors[index].endings.push(Ending::Leaving(farewell));
+        self.settle(index);
+    }
+
+    /// The oracle on blocks.
+    fn check(&self) {
+        for actor in &self.actors {
+            let memory = &self.net.nodes[actor.node];
+            if let Some(making) = &actor.making {
+                // Others may have agreed, and write already.
+                let (block, inbox) = (making.block(), memory.word(making.block().inbox(0, 0)).load(Ordering::Relaxed));
+                let ballot = memory.word(block.ballot()).load(Ordering::Relaxed);
+                assert!([0, ballot].contains(&inbox), "{inbox} is in an inbox of what is made on {}", actor.node);
+            }
+            for Held { plan, block } in &actor.held {
+                let known = &self.known[*plan];
+                for (node, start) in known.agreed.as_ref().expect("it is held") {
+                    let memory = &self.net.nodes[*node];
+                    let unit = (start.0 - self.layout.unit(0).0) / UNIT_WORDS;
+                    let bits = memory.word(self.layout.bitmap(unit / 64)).load(Ordering::Relaxed);
+                    assert!(bits & 1 << (unit % 64) != 0, "the block of {plan} on node {node} was given back");
+                    let theirs = SpanLayout::new(*start, *block.schedule(), 1);
+                    let ballot = memory.word(theirs.ballot()).load(Ordering::Relaxed);
+                    assert_eq!(ballot, known.ballot, "the block of {plan} on node {node} is another's");
+                }
+                let inbox = memory.word(block.inbox(0, 0)).load(Ordering::Relaxed);
+                assert!([0, known.ballot].contains(&inbox), "{inbox} is in the inbox of {plan} on {}", actor.node);
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.actors.iter().all(|actor| actor.ahead.is_empty() && actor.held.is_empty() && actor.endings.is_empty())
+    }
+
+    fn run(&mut self) {
+        for _ in 0..4_000_000u32 {
+            if self.is_over() {
+                return self.tidy_up();
+            }
+            self.step();
+            // What nobody goes on with is given up at last.
+            for actor in self.actors.iter_mut().filter(|actor| actor.ahead.is_empty()) {
+                actor.endings.extend(std::mem::take(&mut actor.begun).into_values().map(Ending::GivingUp));
+            }
+        }
+        panic!("it never ends:\n{}", self.situation());
+    }
+
+    fn tidy_up(&mut self) {
+        self.net.settle();
+        for (index, actor) in self.actors.iter().enumerate() {
+            assert_eq!(self.net.tickets_of(index), 0, "leader {index} has left tickets behind");
+            let memory = &self.net.nodes[actor.node];
+            assert_eq!(arena::taken(memory, &self.layout), 0, "node {} has not got its space back", actor.node);
+            let named = Named { key: u64::MAX, call: 1 };
+            for _ in 0..OFFERS {
+                assert!(offers::offer(memory, &self.layout, actor.local, named, 0, 1).is_some(), "a place is lost");
+            }
+            assert!(offers::offer(memory, &self.layout, actor.local, named, 0, 1).is_none());
+        }
+    }
+
+    fn situation(&self) -> String {
+        let line = |(index, actor): (usize, &Actor)| {
+            let (ahead, held, endings) = (actor.ahead.len(), actor.held.len(), &actor.endings);
+            format!("{index} on {}: {ahead} ahead, {held} held, {:?}, {endings:#?}\n", actor.node, actor.making)
+        };
+        self.actors.iter().enumerate().map(line).collect()
+    }
+}
+
+fn play(seed: u64, nodes: usize, groups: usize) {
+    let mut random = Seeded::new(seed ^ 0x6105);
+    let ranks = 1 + random.below(2);
+    let units = [3, 6, 60][random.below(3)] * formation::units_spanning(&Schedule::dissemination(nodes, 2), 1);
+    let layout = NodeLayout::new(ranks, units * UNIT_WORDS);
+    let memories: Vec<SimNode> = (0..nodes).map(|_| SimNode::new(layout.words())).collect();
+    let net = Wires::new(memories, nodes * ranks, [0, 5, 50][random.below(3)], random.number());
+    let net = net.with_stalls([0, 5000][random.below(2)]);
+    let plan: Vec<Planned> = (0..groups)
+        .map(|number| {
+            let some = (0..nodes).filter(|_| random.below(3) > 0).collect::<Vec<usize>>();
+            let some = if some.len() < 2 { vec![0, 1] } else { some };
+            let leaders = some.into_iter().map(|node| node * ranks + random.below(ranks)).collect();
+            Planned { leaders, named: Named { key: 100 + number as u64, call: 1 } }
+        })
+        .collect();
+    let actor = |index: usize| {
+        let ahead = (0..groups).filter(|group| plan[*group].leaders.contains(&index)).collect();
+        let (making, begun, held, endings) = (None, BTreeMap::new(), Vec::new(), Vec::new());
+        Actor { node: index / ranks, local: index % ranks, ahead, making, begun, held, endings, asleep_until: 0 }
+    };
+    let actors = (0..nodes * ranks).map(actor).collect();
+    let known = plan.iter().map(|_| Known::default()).collect();
+    let unrest = [5, 20, 80][random.below(3)];
+    Play { net: &net, layout, actors, plan, known, random, numbers: 0, steps: 0, unrest }.run();
+}
+
+#[test]
+fn leaders_agree_or_give_up_and_nothing_is_lost() {
+    for_each_seed("groups", "leaders_agree_or_give_up_and_nothing_is_lost", 0..150, |seed| {
+        play(seed, 2 + Seeded::new(seed ^ 0x77).below(3), 12);
+    });
+}
