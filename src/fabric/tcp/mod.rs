@@ -400,7 +400,10 @@ impl Fabric for TcpFabric {
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         check_batch(self, node, requests)?;
-        self.shared.engine().post(node, requests, tickets, Follows::Nothing)
+        let mut engine = self.shared.engine();
+        let posted = engine.post(node, requests, tickets, Follows::Nothing);
+        engine.tell_sleepers();
+        posted
     }
 
     fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
@@ -416,13 +419,15 @@ impl Fabric for TcpFabric {
 
     fn progress(&self) {
         self.shared.steal();
-        match self.shared.engine.try_lock() {
-            Ok(mut engine) => engine.turn(),
+        let mut engine = match self.shared.engine.try_lock() {
+            Ok(engine) => engine,
             // As in `engine`: a panic elsewhere must not stop the connections.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().turn(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Somebody else takes the turn.
-            Err(TryLockError::WouldBlock) => {}
-        }
+            Err(TryLockError::WouldBlock) => return,
+        };
+        engine.turn();
+        engine.tell_sleepers();
     }
 
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
@@ -450,15 +455,18 @@ impl Await for TcpFabric {
         }
         self.shared.asleep.fetch_add(1, Ordering::SeqCst);
         self.shared.steal();
-        // From here on nobody else takes in what comes; what has come before is seen.
-        let has_changed = {
+        // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
+        // before is seen.
+        let told = {
             let mut engine = self.shared.engine();
             engine.watch_links();
-            engine.holds_other(at, seen)
+            (!engine.holds_other(at, seen)).then(|| engine.fall_asleep())
         };
-        if !has_changed {
+        if let Some(told) = told {
             self.shared.wait_for_events(timeout);
-            self.shared.engine().wake_up();
+            let mut engine = self.shared.engine();
+            engine.wake_up(told);
+            engine.tell_sleepers();
         }
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
         self.shared.wake_thread();
