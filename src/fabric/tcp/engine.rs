@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
@@ -183,6 +184,43 @@ pub struct Engine {
     outside: Vec<Carrier>,
     /// What is to be sent waits in `unsent` instead of being sent one by one.
     gathers: bool,
+    sleepers: Sleepers,
+}
+
+/// Those of this process who sleep on the connections, while another of its threads may poll them.
+#[derive(Debug)]
+struct Sleepers {
+    asleep: u32,
+    /// How often they have been told that something was taken in.
+    news: u64,
+    /// Sleepers that have not woken since.
+    unaware: u32,
+    /// What they are told by: can be read, for as long as one of them is unaware.
+    bell: OwnedFd,
+    /// Something has been taken in since they were told last.
+    has_news: bool,
+}
+
+impl Sleepers {
+    fn tell(&mut self) {
+        if std::mem::take(&mut self.has_news) && self.asleep > 0 {
+            self.news += 1;
+            self.unaware = self.asleep;
+            // The counter cannot be full: it is read when all have woken.
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn leave(&mut self, told: u64) {
+        self.asleep -= 1;
+        if told == self.news {
+            return;
+        }
+        self.unaware -= 1;
+        if self.unaware == 0 {
+            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        }
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -207,6 +245,9 @@ impl Engine {
         ring: Option<Ring>,
     ) -> io::Result<Self> {
         epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &bell, Token::Kick.pack(), EventFlags::IN)?;
+        let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false };
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
             epoll::add(&epoll, listener, Token::Listener.pack(), EventFlags::IN)?;
@@ -234,6 +275,7 @@ impl Engine {
             unsent: Vec::new(),
             outside: Vec::new(),
             gathers: false,
+            sleepers,
         })
     }
 
@@ -308,6 +350,7 @@ impl Engine {
         if self.tickets.room() < with_tickets {
             return Err(PostError::Full { node: self.services.here });
         }
+        self.sleepers.has_news = true;
         for request in requests {
             let value = execute(&*self.memory, *request);
             if request.has_ticket() {
@@ -344,7 +387,7 @@ impl Engine {
     /// Takes the links out of the kernel's care, once they have been looked at one by one for a while.
     fn look_alone(&mut self) {
         self.turns_alone = self.turns_alone.saturating_add(1);
-        if !self.watches_links || self.turns_alone < TURNS_ALONE {
+        if !self.watches_links || self.sleepers.asleep > 0 || self.turns_alone < TURNS_ALONE {
             return;
         }
         self.watches_links = false;
@@ -390,12 +433,24 @@ impl Engine {
         self.end_what_is_late();
     }
 
-    /// After a sleep that an event has ended, or nothing: takes in what has come.
-    pub fn wake_up(&mut self) {
+    /// Somebody is about to sleep until `epoll` has something to tell. What it has been told of so far.
+    pub fn fall_asleep(&mut self) -> u64 {
+        self.sleepers.asleep += 1;
+        self.sleepers.news
+    }
+
+    /// After a sleep that an event has ended, or nothing: takes in what has come. `told` is what it was told before.
+    pub fn wake_up(&mut self, told: u64) {
+        self.sleepers.leave(told);
         if self.ring.is_some() {
             self.turn_by_ring();
         }
         self.look_around();
+    }
+
+    /// Wakes those who sleep, if something has been taken in: the kernel has nothing to tell them of it any more.
+    pub fn tell_sleepers(&mut self) {
+        self.sleepers.tell();
     }
 
     /// Whether a word of this node's memory holds something else.
@@ -449,12 +504,15 @@ impl Engine {
         };
         let (memory, tickets, letters) = (&*self.memory, &mut self.tickets, &mut self.letters);
         let mut values = Vec::new();
+        let has_news = &mut self.sleepers.has_news;
         let handle = |frame| match frame {
             Frame::Value { tag, value } => {
+                *has_news = true;
                 values.push((tag, value));
                 Ok(())
             }
             Frame::Request { tag, request } => {
+                *has_news = true;
                 let value = execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }
@@ -515,6 +573,7 @@ impl Engine {
             Ok(())
         };
         while matches!(stream.receive(words, &mut hear), Ok(true)) {}
+        self.sleepers.has_news = true;
         for (tag, value) in values {
             if let Some(ticket) = link.answered(tag) {
                 self.tickets.complete(ticket, Ok(value));
@@ -795,11 +854,13 @@ impl Engine {
         let words = self.memory.words();
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let (memory, outgoing) = (&*self.memory, &mut guest.outgoing);
+        let has_news = &mut self.sleepers.has_news;
         let handle = |frame| match frame {
             Frame::Value { .. } => Err(StreamError::Answer),
             // Only agents have letters to send.
             Frame::Part { .. } => Err(StreamError::Letter),
             Frame::Request { tag, request } => {
+                *has_news = true;
                 let value = execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }

@@ -302,9 +302,10 @@ impl Shared {
         self.deliver(engine);
     }
 
-    /// Has the letters read that have come in, without the engine's lock.
+    /// Tells those who sleep on the connections what has come in, and has letters read, without the engine's lock.
     #[inline]
-    fn deliver(&self, engine: MutexGuard<'_, Engine>) {
+    fn deliver(&self, mut engine: MutexGuard<'_, Engine>) {
+        engine.tell_sleepers();
         if engine.has_letters() {
             drop(engine);
             self.read_letters();
@@ -466,7 +467,10 @@ impl Fabric for TcpFabric {
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         check_batch(self, node, requests)?;
-        self.shared.engine().post(node, requests, tickets, Follows::Nothing)
+        let mut engine = self.shared.engine();
+        let posted = engine.post(node, requests, tickets, Follows::Nothing);
+        engine.tell_sleepers();
+        posted
     }
 
     fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
@@ -516,16 +520,17 @@ impl Await for TcpFabric {
         }
         self.shared.asleep.fetch_add(1, Ordering::SeqCst);
         self.shared.steal();
-        // From here on nobody else takes in what comes; what has come before is seen.
-        let has_changed = {
+        // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
+        // before is seen.
+        let told = {
             let mut engine = self.shared.engine();
             engine.watch_links();
-            engine.holds_other(at, seen)
+            (!engine.holds_other(at, seen)).then(|| engine.fall_asleep())
         };
-        if !has_changed {
+        if let Some(told) = told {
             self.shared.wait_for_events(timeout);
             let mut engine = self.shared.engine();
-            engine.wake_up();
+            engine.wake_up(told);
             self.shared.deliver(engine);
         }
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);

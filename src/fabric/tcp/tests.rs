@@ -11,7 +11,7 @@ use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use crate::handshake::Key;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 /// A word that tests may use.
 const AT: WordAt = WordAt(4096);
@@ -94,6 +94,7 @@ by_each_engine!(
     agents_send_each_other_letters,
     both_may_dial_at_once,
     a_waiter_that_sleeps_is_woken_by_what_comes_in,
+    sleepers_are_told_what_another_thread_has_taken_in,
     a_guest_asks_and_is_answered,
     what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail,
     garbage_after_a_handshake_ends_that_connection_only,
@@ -157,6 +158,53 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in(engine: TcpEngine) {
         });
         nodes[0].fabric.write(1, AT, 1).expect("room");
         sleeper.join().expect("woken");
+    });
+}
+
+/// Two threads of a process sleep, each on a word of its own, while a third polls all the time and takes everything in.
+fn sleepers_are_told_what_another_thread_has_taken_in(engine: TcpEngine) {
+    const ROUNDS: u64 = 300;
+    let nodes = nodes(2, engine);
+    let (is_over, started) = (AtomicU64::new(0), Instant::now());
+    let wait_for = |at: WordAt, round: u64| {
+        let begun = Instant::now();
+        loop {
+            let seen = nodes[1].memory.word(at).load(Ordering::Acquire);
+            if seen >= round {
+                return;
+            }
+            assert!(nodes[1].fabric.sleep(at, seen, Some(PATIENCE)), "this process speaks for its node");
+            assert!(begun.elapsed() < PATIENCE / 2, "word {at:?} of round {round} has come long ago");
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while is_over.load(Ordering::Relaxed) < 2 && started.elapsed() < 3 * PATIENCE {
+                nodes[1].fabric.progress();
+                std::thread::yield_now();
+            }
+        });
+        for index in 0..2 {
+            let (wait_for, is_over, fabric) = (&wait_for, &is_over, &nodes[1].fabric);
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    wait_for(AT.plus(index), round);
+                    // The other node goes on when both have seen it.
+                    fabric.write(0, AT.plus(index), round).expect("room");
+                }
+                is_over.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        for round in 1..=ROUNDS {
+            for index in 0..2 {
+                nodes[0].fabric.write(1, AT.plus(index), round).expect("room");
+            }
+            let begun = Instant::now();
+            while (0..2).any(|index| nodes[0].memory.word(AT.plus(index)).load(Ordering::Acquire) < round) {
+                nodes[0].fabric.progress();
+                assert!(begun.elapsed() < 2 * PATIENCE, "round {round} is not answered");
+            }
+        }
     });
 }
 
