@@ -1,24 +1,27 @@
 //! One process's connections: dialling, letting in, executing what comes in, sending what waits.
 //!
 //! All of it never blocks. Whoever holds the engine's lock takes a *turn*: looks at the links that are ready to carry
-//! frames, and now and then at everything else that the kernel has to tell (a listener, handshakes, guests). A
-//! *guest* is a connection from a process that does not speak for a node: it asks and is answered, and this end never
-//! asks it.
+//! frames, and now and then at everything else that the kernel has to tell. `dialling` makes connections, `strangers` lets
+//! them in; `guests` serves processes that do not speak for a node; `by_ring` moves many connections' bytes at once.
 
 mod by_ring;
+mod dialling;
+mod guests;
+mod strangers;
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
+use self::dialling::advance;
+use self::guests::Guest;
+use self::strangers::Stranger;
 use super::frame::{Frame, Letter};
 use super::link::{Dial, Link, LinkState};
 use super::stream::{Outgoing, Stream, StreamError, answer};
@@ -27,19 +30,11 @@ use super::{Peer, Services};
 use crate::fabric::node::header;
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
-use crate::handshake::{self, Claim, Event, Expected, HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
+use crate::handshake::{HandshakeError, Refusal, RefusalLog, Verdict};
 use crate::sync::{Ordering, publish};
 
-/// How long a listener without room for another connection is left alone.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Values on their way or not taken, at most.
 const MOST_TICKETS: usize = 1 << 14;
-/// Connections that have not proved themselves, at most.
-const MOST_STRANGERS: usize = 64;
-/// How long a handshake may take.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// How long one address is tried.
-const DIAL_LIMIT: Duration = Duration::from_secs(3);
 /// How long the other end may take to connect after it has refused this end's connection as crossed.
 const EXPECT_LIMIT: Duration = Duration::from_millis(20);
 /// So often in a row.
@@ -90,25 +85,6 @@ impl Token {
             _ => Self::Stranger(index as u32),
         }
     }
-}
-
-/// A connection that has not proved itself yet.
-#[derive(Debug)]
-struct Stranger {
-    socket: TcpStream,
-    address: SocketAddr,
-    server: handshake::Server,
-    output: Vec<u8>,
-    until: Instant,
-}
-
-/// A connection from a process that does not speak for a node.
-#[derive(Debug)]
-struct Guest {
-    stream: Stream,
-    address: SocketAddr,
-    outgoing: Outgoing,
-    watches_room: bool,
 }
 
 /// What comes after a batch.
@@ -607,65 +583,6 @@ impl Engine {
         }
     }
 
-    /// Begins to connect to a node, by the first of its addresses.
-    fn dial(&mut self, node: usize) {
-        let mut others = self.peers[node].addresses.clone();
-        others.reverse();
-        self.dial_next(node, others, "it has no address");
-    }
-
-    /// Tries the last of `others`; gives up when there is none.
-    fn dial_next(&mut self, node: usize, mut others: Vec<SocketAddr>, why: &str) {
-        let mut why = why.to_owned();
-        while let Some(address) = others.pop() {
-            match self.begin_dial(node, address, others.clone()) {
-                Ok(dial) => {
-                    let link = self.links.get_mut(node).expect("whoever dials has a link");
-                    link.state = LinkState::Dialing(Box::new(dial));
-                    return;
-                }
-                Err(error) => why = format!("{address}: {error}"),
-            }
-        }
-        let link = self.links.get_mut(node).expect("whoever dials has a link");
-        link.fail(&why, &mut self.tickets);
-    }
-
-    fn begin_dial(&self, node: usize, address: SocketAddr, others: Vec<SocketAddr>) -> io::Result<Dial> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
-        socket.set_nodelay(true)?;
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let claim = Claim {
-            purpose: Purpose::Fabric,
-            rank: self.services.rank as u64,
-            size: self.services.size as u64,
-            peer: self.peers[node].rank as u64,
-        };
-        let mut client = handshake::Client::new(&self.services.key, &claim)?;
-        let output = client.poll_output();
-        epoll::add(&self.epoll, &socket, Token::Link(node).pack(), EventFlags::IN | EventFlags::OUT)?;
-        let until = Instant::now() + DIAL_LIMIT;
-        Ok(Dial { socket, client, is_connected: false, output, others, address, until })
-    }
-
-    /// One address has failed: tries the next.
-    fn dial_on(&mut self, node: usize, why: &str) {
-        let Some(link) = self.links.get_mut(node) else { return };
-        match std::mem::replace(&mut link.state, LinkState::Idle) {
-            LinkState::Dialing(dial) => self.dial_next(node, dial.others, &format!("{}: {why}", dial.address)),
-            LinkState::Expecting { .. } if link.crossings < MOST_CROSSINGS => {
-                link.crossings += 1;
-                self.dial(node);
-            }
-            _ => link.fail(why, &mut self.tickets),
-        }
-    }
-
     /// An event of a link: of its handshake, or its frames.
     fn attend(&mut self, node: usize) {
         let Some(link) = self.links.get_mut(node) else { return };
@@ -689,12 +606,6 @@ impl Engine {
         }
     }
 
-    fn dialled(&mut self, node: usize) {
-        let link = self.links.get_mut(node).expect("it was attended to");
-        let LinkState::Dialing(dial) = std::mem::replace(&mut link.state, LinkState::Idle) else { return };
-        self.open(node, dial.socket);
-    }
-
     /// A proved connection to a node, which is registered with the kernel already.
     fn open(&mut self, node: usize, socket: TcpStream) {
         watch(&self.epoll, &socket, Token::Link(node), false);
@@ -708,275 +619,10 @@ impl Engine {
         self.send(node);
     }
 
-    /// Lets in who knocks.
-    fn let_in(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        let (socket, address) = match listener.accept() {
-            Ok(accepted) => accepted,
-            Err(error) if is_out_of_room(&error) => return self.rest(&error),
-            // Nobody knocks any more.
-            Err(_) => return,
-        };
-        let expected =
-            Expected { purpose: Purpose::Fabric, size: self.services.size as u64, peer: self.services.rank as u64 };
-        let Ok(server) = handshake::Server::new(&self.services.key, expected) else { return };
-        if socket.set_nonblocking(true).is_err() || socket.set_nodelay(true).is_err() {
-            return;
-        }
-        let until = Instant::now() + HANDSHAKE_LIMIT;
-        let stranger = Stranger { socket, address, server, output: Vec::new(), until };
-        if self.strangers.len() >= MOST_STRANGERS {
-            match self.expendable() {
-                Some(id) => self.put_out(id),
-                None => return self.turn_away(stranger),
-            }
-        }
-        let id = self.fresh_id();
-        if epoll::add(&self.epoll, &stranger.socket, Token::Stranger(id).pack(), EventFlags::IN).is_ok() {
-            self.strangers.insert(id, stranger);
-        }
-    }
-
-    /// There is no room for another connection: leaves those that knock waiting for a while. They would be told of again
-    /// and again, and nothing else would be done.
-    fn rest(&mut self, error: &io::Error) {
-        let Some(listener) = &self.listener else { return };
-        let _ = epoll::delete(&self.epoll, listener);
-        self.rests_until = Some(Instant::now() + ACCEPT_REST);
-        if !std::mem::replace(&mut self.has_rested, true) {
-            let here = self.services.here;
-            eprintln!(
-                "phalanx: node {here}: cannot let other nodes connect now: {error} (remedy: more open files, ulimit -n)"
-            );
-        }
-    }
-
-    /// Looks again who knocks, after a rest.
-    fn end_rest(&mut self, now: Instant) {
-        if let (Some(listener), Some(_)) = (&self.listener, self.rests_until.take_if(|until| *until <= now)) {
-            // What cannot be watched now is tried again later.
-            if epoll::add(&self.epoll, listener, Token::Listener.pack(), EventFlags::IN).is_err() {
-                self.rests_until = Some(now + ACCEPT_REST);
-            }
-        }
-    }
-
-    /// The oldest stranger that has not shown the job's tag: a rank shows it as soon as it is let in, so that a flood of
-    /// others keeps none out.
-    fn expendable(&self) -> Option<u32> {
-        let silent = self.strangers.iter().filter(|(_, stranger)| !stranger.server.has_heard_hello());
-        silent.min_by_key(|(_, stranger)| stranger.until).map(|(id, _)| *id)
-    }
-
-    fn put_out(&mut self, id: u32) {
-        if let Some(stranger) = self.strangers.remove(&id) {
-            self.turn_away(stranger);
-        }
-    }
-
-    fn turn_away(&mut self, mut stranger: Stranger) {
-        stranger.server.decide(Verdict::TooBusy);
-        self.log.report(stranger.address, Verdict::TooBusy);
-        // It fits into an empty socket buffer, and is lost with a peer that is gone.
-        let _ = stranger.send();
-    }
-
     fn fresh_id(&mut self) -> u32 {
         self.next_id = self.next_id.wrapping_add(1);
         self.next_id
     }
-
-    /// A stranger says something.
-    fn examine(&mut self, id: u32) {
-        let Some(mut stranger) = self.strangers.remove(&id) else { return };
-        match stranger.listen() {
-            Ok(Event::Continue) => {
-                if stranger.send().is_ok() {
-                    self.strangers.insert(id, stranger);
-                }
-            }
-            Ok(Event::Refused(verdict)) => {
-                self.log.report(stranger.address, verdict);
-                let _ = stranger.send();
-            }
-            Ok(Event::Proved(claim)) => self.welcome(stranger, claim),
-            // Whoever says nothing, or shows the job's tag and then thinks better of it, is none to report: of two
-            // nodes that dial each other at once, one does so.
-            Err(_) if stranger.server.is_in_hello() => self.log.report(stranger.address, Refusal::WentAway),
-            Err(_) => {}
-        }
-    }
-
-    /// A process of the job: the one that speaks for its node, or a guest.
-    fn welcome(&mut self, mut stranger: Stranger, claim: Claim) {
-        let speaks_for = self.peers.iter().position(|peer| peer.rank as u64 == claim.rank);
-        let node = speaks_for.filter(|node| *node != self.services.here);
-        let is_crossed = node.is_some_and(|node| self.is_crossed(node));
-        stranger.server.decide(if is_crossed { Verdict::Crossed } else { Verdict::Welcome });
-        if stranger.send().is_err() || is_crossed {
-            return;
-        }
-        let Some(node) = node else { return self.receive_guest(stranger) };
-        // A new connection of the same process: the old one is dead, whether this end has noticed or not.
-        if self.ready.contains(&node) {
-            self.break_off(node, &StreamError::Closed);
-        }
-        self.open(node, stranger.socket);
-    }
-
-    /// Whether a connection that another node has dialled crosses one that this end has dialled, and is the worse one.
-    fn is_crossed(&mut self, node: usize) -> bool {
-        if self.services.here > node {
-            return false;
-        }
-        match self.links.get_mut(node) {
-            Some(Link { state: LinkState::Dialing(_), .. }) => true,
-            Some(Link { state: LinkState::Ready(_), has_refused, .. }) => !std::mem::replace(has_refused, true),
-            _ => false,
-        }
-    }
-
-    fn receive_guest(&mut self, stranger: Stranger) {
-        let id = self.fresh_id();
-        watch(&self.epoll, &stranger.socket, Token::Guest(id), false);
-        let (stream, address) = (Stream::new(stranger.socket, Serial::new(id)), stranger.address);
-        self.outside.extend(self.ring.is_some().then_some(Carrier::Guest(id)));
-        self.guests.insert(id, Guest { stream, address, outgoing: Outgoing::default(), watches_room: false });
-    }
-
-    /// Executes and answers what a guest asks.
-    fn serve(&mut self, id: u32) {
-        self.take_in_of_guest(id, None);
-    }
-
-    /// As [`serve`](Self::serve), of `bytes` that have been received already, or else of what the socket has.
-    fn take_in_of_guest(&mut self, id: u32, bytes: Option<&[u8]>) {
-        let words = self.memory.words();
-        let Some(guest) = self.guests.get_mut(&id) else { return };
-        let (memory, outgoing) = (&*self.memory, &mut guest.outgoing);
-        let has_news = &mut self.sleepers.has_news;
-        let handle = |frame| match frame {
-            Frame::Value { .. } => Err(StreamError::Answer),
-            // Only agents have letters to send.
-            Frame::Part { .. } => Err(StreamError::Letter),
-            Frame::Request { tag, request } => {
-                *has_news = true;
-                let value = execute(memory, request);
-                if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
-            }
-        };
-        let received = match bytes {
-            None => guest.stream.receive(words, handle).map(drop),
-            Some(bytes) => guest.stream.take_in(bytes, words, handle),
-        };
-        let sent = match received {
-            Ok(()) if self.gathers => return self.unsent.push(Carrier::Guest(id)),
-            Ok(()) => guest.stream.send(&mut guest.outgoing),
-            Err(error) => Err(error),
-        };
-        self.end_service(id, sent);
-    }
-
-    /// After sending to a guest: waits for room, or breaks off.
-    fn end_service(&mut self, id: u32, sent: Result<(), StreamError>) {
-        let Some(guest) = self.guests.get_mut(&id) else { return };
-        let waits = guest.outgoing.waiting_bytes() > 0;
-        match sent {
-            Ok(()) if waits == guest.watches_room => {}
-            Ok(()) => {
-                guest.watches_room = waits;
-                watch(&self.epoll, guest.stream.socket(), Token::Guest(id), waits);
-            }
-            Err(error) => {
-                if let StreamError::Frame(_) | StreamError::Answer | StreamError::Letter | StreamError::TooMany = error
-                {
-                    self.log.report(guest.address, Refusal::BrokeProtocol);
-                }
-                self.guests.remove(&id);
-            }
-        }
-    }
-}
-
-impl Stranger {
-    /// Reads what is there, and no byte beyond the handshake.
-    fn listen(&mut self) -> Result<Event, StreamError> {
-        let mut bytes = [0; handshake::HELLO_BYTES];
-        loop {
-            let wanted = self.server.wanted();
-            if wanted == 0 {
-                return Ok(Event::Continue);
-            }
-            match self.socket.read(&mut bytes[..wanted]) {
-                Ok(0) => return Err(StreamError::Closed),
-                Ok(received) => {
-                    let (_, event) = self.server.handle_bytes(&bytes[..received]);
-                    if event != Event::Continue {
-                        return Ok(event);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Event::Continue),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Sends what the handshake has to say: some hundred bytes, which an empty socket buffer takes whole.
-    fn send(&mut self) -> Result<(), StreamError> {
-        self.output.extend(self.server.poll_output());
-        let sent = self.socket.write(&self.output);
-        let is_whole = matches!(sent, Ok(sent) if sent == self.output.len());
-        self.output.clear();
-        if is_whole { Ok(()) } else { Err(StreamError::Closed) }
-    }
-}
-
-/// Goes on with a dial as far as the other end lets it; whether it is through.
-fn advance(dial: &mut Dial) -> Result<bool, HandshakeError> {
-    if !dial.is_connected {
-        match sockopt::socket_error(&dial.socket).map_err(io::Error::from)? {
-            Ok(()) => {}
-            Err(error) => return Err(HandshakeError::System(error.into())),
-        }
-        if dial.socket.peer_addr().is_err() {
-            return Ok(false);
-        }
-        dial.is_connected = true;
-    }
-    let mut bytes = [0; handshake::CHALLENGE_BYTES];
-    loop {
-        if !send_output(dial)? {
-            return Ok(false);
-        }
-        if dial.client.is_welcome() {
-            return Ok(true);
-        }
-        let wanted = dial.client.wanted();
-        match dial.socket.read(&mut bytes[..wanted]) {
-            Ok(0) => return Err(HandshakeError::Closed),
-            Ok(received) => {
-                dial.client.handle_bytes(&bytes[..received])?;
-                dial.output.extend(dial.client.poll_output());
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(HandshakeError::System(error)),
-        }
-    }
-}
-
-/// Whether all has been sent.
-fn send_output(dial: &mut Dial) -> Result<bool, HandshakeError> {
-    while !dial.output.is_empty() {
-        match dial.socket.write(&dial.output) {
-            Ok(sent) => drop(dial.output.drain(..sent)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(HandshakeError::System(error)),
-        }
-    }
-    Ok(true)
 }
 
 /// Asks the kernel to tell when a socket has something, and, if `room`, when it has room. A socket that cannot be watched
@@ -1028,10 +674,4 @@ fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
     if memory.word(header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
         memory.wake(at);
     }
-}
-
-/// Whether accepting a connection has failed for want of descriptors or memory.
-fn is_out_of_room(error: &io::Error) -> bool {
-    let none_left = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|error| none_left.contains(&error))
 }

@@ -1,0 +1,196 @@
+//! Who knocks at this node's listener: connections that have not proved themselves, and what becomes of them.
+//!
+//! A stranger is bounded in time and in number; one that proves to speak for a node becomes a link, any other process of
+//! the job a guest.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+
+use super::{Engine, Link, LinkState, StreamError, Token};
+use crate::handshake::{self, Claim, Event, Expected, Purpose, Refusal, Verdict};
+
+/// How long a listener without room for another connection is left alone.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Connections that have not proved themselves, at most.
+const MOST_STRANGERS: usize = 64;
+/// How long a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection that has not proved itself yet.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    pub(super) socket: TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) server: handshake::Server,
+    pub(super) output: Vec<u8>,
+    pub(super) until: Instant,
+}
+
+impl Engine {
+    /// Lets in who knocks.
+    pub(super) fn let_in(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let (socket, address) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if is_out_of_room(&error) => return self.rest(&error),
+            // Nobody knocks any more.
+            Err(_) => return,
+        };
+        let expected =
+            Expected { purpose: Purpose::Fabric, size: self.services.size as u64, peer: self.services.rank as u64 };
+        let Ok(server) = handshake::Server::new(&self.services.key, expected) else { return };
+        if socket.set_nonblocking(true).is_err() || socket.set_nodelay(true).is_err() {
+            return;
+        }
+        let until = Instant::now() + HANDSHAKE_LIMIT;
+        let stranger = Stranger { socket, address, server, output: Vec::new(), until };
+        if self.strangers.len() >= MOST_STRANGERS {
+            match self.expendable() {
+                Some(id) => self.put_out(id),
+                None => return self.turn_away(stranger),
+            }
+        }
+        let id = self.fresh_id();
+        if epoll::add(&self.epoll, &stranger.socket, Token::Stranger(id).pack(), EventFlags::IN).is_ok() {
+            self.strangers.insert(id, stranger);
+        }
+    }
+
+    /// There is no room for another connection: leaves those that knock waiting for a while. They would be told of again
+    /// and again, and nothing else would be done.
+    pub(super) fn rest(&mut self, error: &io::Error) {
+        let Some(listener) = &self.listener else { return };
+        let _ = epoll::delete(&self.epoll, listener);
+        self.rests_until = Some(Instant::now() + ACCEPT_REST);
+        if !std::mem::replace(&mut self.has_rested, true) {
+            let here = self.services.here;
+            eprintln!(
+                "phalanx: node {here}: cannot let other nodes connect now: {error} (remedy: more open files, ulimit -n)"
+            );
+        }
+    }
+
+    /// Looks again who knocks, after a rest.
+    pub(super) fn end_rest(&mut self, now: Instant) {
+        if let (Some(listener), Some(_)) = (&self.listener, self.rests_until.take_if(|until| *until <= now)) {
+            // What cannot be watched now is tried again later.
+            if epoll::add(&self.epoll, listener, Token::Listener.pack(), EventFlags::IN).is_err() {
+                self.rests_until = Some(now + ACCEPT_REST);
+            }
+        }
+    }
+
+    /// The oldest stranger that has not shown the job's tag: a rank shows it as soon as it is let in, so that a flood of
+    /// others keeps none out.
+    pub(super) fn expendable(&self) -> Option<u32> {
+        let silent = self.strangers.iter().filter(|(_, stranger)| !stranger.server.has_heard_hello());
+        silent.min_by_key(|(_, stranger)| stranger.until).map(|(id, _)| *id)
+    }
+
+    pub(super) fn put_out(&mut self, id: u32) {
+        if let Some(stranger) = self.strangers.remove(&id) {
+            self.turn_away(stranger);
+        }
+    }
+
+    pub(super) fn turn_away(&mut self, mut stranger: Stranger) {
+        stranger.server.decide(Verdict::TooBusy);
+        self.log.report(stranger.address, Verdict::TooBusy);
+        // It fits into an empty socket buffer, and is lost with a peer that is gone.
+        let _ = stranger.send();
+    }
+
+    /// A stranger says something.
+    pub(super) fn examine(&mut self, id: u32) {
+        let Some(mut stranger) = self.strangers.remove(&id) else { return };
+        match stranger.listen() {
+            Ok(Event::Continue) => {
+                if stranger.send().is_ok() {
+                    self.strangers.insert(id, stranger);
+                }
+            }
+            Ok(Event::Refused(verdict)) => {
+                self.log.report(stranger.address, verdict);
+                let _ = stranger.send();
+            }
+            Ok(Event::Proved(claim)) => self.welcome(stranger, claim),
+            // Whoever says nothing, or shows the job's tag and then thinks better of it, is none to report: of two
+            // nodes that dial each other at once, one does so.
+            Err(_) if stranger.server.is_in_hello() => self.log.report(stranger.address, Refusal::WentAway),
+            Err(_) => {}
+        }
+    }
+
+    /// A process of the job: the one that speaks for its node, or a guest.
+    pub(super) fn welcome(&mut self, mut stranger: Stranger, claim: Claim) {
+        let speaks_for = self.peers.iter().position(|peer| peer.rank as u64 == claim.rank);
+        let node = speaks_for.filter(|node| *node != self.services.here);
+        let is_crossed = node.is_some_and(|node| self.is_crossed(node));
+        stranger.server.decide(if is_crossed { Verdict::Crossed } else { Verdict::Welcome });
+        if stranger.send().is_err() || is_crossed {
+            return;
+        }
+        let Some(node) = node else { return self.receive_guest(stranger) };
+        // A new connection of the same process: the old one is dead, whether this end has noticed or not.
+        if self.ready.contains(&node) {
+            self.break_off(node, &StreamError::Closed);
+        }
+        self.open(node, stranger.socket);
+    }
+
+    /// Whether a connection that another node has dialled crosses one that this end has dialled, and is the worse one.
+    pub(super) fn is_crossed(&mut self, node: usize) -> bool {
+        if self.services.here > node {
+            return false;
+        }
+        match self.links.get_mut(node) {
+            Some(Link { state: LinkState::Dialing(_), .. }) => true,
+            Some(Link { state: LinkState::Ready(_), has_refused, .. }) => !std::mem::replace(has_refused, true),
+            _ => false,
+        }
+    }
+}
+
+impl Stranger {
+    /// Reads what is there, and no byte beyond the handshake.
+    pub(super) fn listen(&mut self) -> Result<Event, StreamError> {
+        let mut bytes = [0; handshake::HELLO_BYTES];
+        loop {
+            let wanted = self.server.wanted();
+            if wanted == 0 {
+                return Ok(Event::Continue);
+            }
+            match self.socket.read(&mut bytes[..wanted]) {
+                Ok(0) => return Err(StreamError::Closed),
+                Ok(received) => {
+                    let (_, event) = self.server.handle_bytes(&bytes[..received]);
+                    if event != Event::Continue {
+                        return Ok(event);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Event::Continue),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends what the handshake has to say: some hundred bytes, which an empty socket buffer takes whole.
+    pub(super) fn send(&mut self) -> Result<(), StreamError> {
+        self.output.extend(self.server.poll_output());
+        let sent = self.socket.write(&self.output);
+        let is_whole = matches!(sent, Ok(sent) if sent == self.output.len());
+        self.output.clear();
+        if is_whole { Ok(()) } else { Err(StreamError::Closed) }
+    }
+}
+
+/// Whether accepting a connection has failed for want of descriptors or memory.
+fn is_out_of_room(error: &io::Error) -> bool {
+    let none_left = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|error| none_left.contains(&error))
+}
