@@ -11,6 +11,8 @@
 //! - no sleeper is left behind by the word that it sleeps on;
 //! - everybody gets through in the end, without those that look away;
 //! - no ticket of the fabric is left over.
+//!
+//! The last tests bring about by hand what only some orders of steps lead to.
 #![cfg(not(model))]
 
 mod common;
@@ -398,4 +400,137 @@ fn thousands_of_nodes_are_asked_a_part_at_a_time() {
     assert!(looks.is_some(), "it never passes");
     net.settle();
     assert_eq!(net.tickets_of(0), 0);
+}
+
+/// Nodes of so many members each, with flat barriers, on wires that do not fail.
+struct Few {
+    net: Wires,
+    layouts: Vec<SpanLayout>,
+    span: Span,
+    /// Processes so far.
+    processes: std::cell::Cell<usize>,
+}
+
+/// A member and its process.
+struct One {
+    machine: Spanning,
+    node: usize,
+    process: usize,
+}
+
+impl Few {
+    fn new(counts: &[usize]) -> Self {
+        let schedule = Schedule::new(counts.len(), 2);
+        let (mut nodes, mut layouts, mut list) = (Vec::new(), Vec::new(), Vec::new());
+        for (node, count) in counts.iter().enumerate() {
+            let layout = NodeLayout::new(*count, formation::units_spanning(&schedule, *count) * UNIT_WORDS);
+            let memory = SimNode::new(layout.words());
+            let members: Vec<Member> = (0..*count).map(|local| Member { rank: local, local }).collect();
+            let made = formation::make_spanning(&memory, &layout, schedule, &members, Algorithm::Flat).expect("space");
+            list.push(SpanNode { node, start: made.start(), members: *count });
+            layouts.push(made);
+            nodes.push(memory);
+        }
+        let net = Wires::new(nodes, counts.iter().sum(), 0, 1);
+        Self { net, layouts, span: Span::Some(list.into()), processes: std::cell::Cell::new(0) }
+    }
+
+    fn member(&self, node: usize, me: usize) -> One {
+        let process = self.processes.replace(self.processes.get() + 1);
+        One {
+            machine: Spanning::new(&self.net.nodes[node], self.layouts[node], self.span.clone(), node, me),
+            node,
+            process,
+        }
+    }
+}
+
+impl One {
+    fn arrive(&mut self, few: &Few) {
+        self.machine.arrive(&few.net.nodes[self.node], Contribution::NONE, None);
+    }
+
+    fn look(&mut self, few: &Few) -> bool {
+        self.machine.repair(&few.net.nodes[self.node], &few.net.of(self.process, self.node)).is_ready()
+    }
+
+    fn begin(&mut self, few: &Few) {
+        self.machine.begin(&few.net.nodes[self.node], &few.net.of(self.process, self.node));
+    }
+
+    /// Takes its arrival back, with as many steps of the wires as that needs.
+    fn withdraw(&mut self, few: &Few) {
+        for _ in 0..1000 {
+            match self.machine.withdraw(&few.net.nodes[self.node], &few.net.of(self.process, self.node)) {
+                Poll::Pending => few.net.step(),
+                Poll::Ready(ended) => return assert_eq!(ended, Withdrawal::Withdrawn),
+            };
+        }
+        panic!("it does not come back");
+    }
+}
+
+/// All look until all have passed; before that `absent` has to arrive again, and nobody passes.
+fn nobody_passes_without(few: &Few, members: &mut [One], absent: usize, when: usize) {
+    for _ in 0..20 {
+        few.net.settle();
+        for (index, one) in members.iter_mut().enumerate().filter(|(index, _)| *index != absent) {
+            assert!(!one.look(few), "member {index} has passed without member {absent}, after {when} steps");
+        }
+    }
+    members[absent].arrive(few);
+    for _ in 0..100 {
+        few.net.settle();
+        for one in members.iter_mut().filter(|one| one.machine.is_outstanding()) {
+            one.look(few);
+        }
+    }
+    assert!(members.iter().all(|one| one.machine.passed() == 1), "all are here, and it is not passed");
+}
+
+/// A look at a contest goes on while one member of a node takes its arrival back, which is that node's business as long
+/// as another has not come, and the other comes: they have never stood together.
+#[test]
+fn a_look_does_not_take_members_of_an_incomplete_node_together() {
+    for steps in 0..60 {
+        let few = Few::new(&[1, 2]);
+        let mut members = [few.member(0, 0), few.member(1, 0), few.member(1, 1)];
+        members[0].arrive(&few);
+        members[0].begin(&few);
+        members[0].withdraw(&few);
+        members[0].arrive(&few);
+        members[1].arrive(&few);
+        assert!(!members[0].look(&few));
+        few.net.settle();
+        assert!(!members[0].look(&few));
+        for _ in 0..steps {
+            few.net.step();
+        }
+        members[1].withdraw(&few);
+        members[2].arrive(&few);
+        nobody_passes_without(&few, &mut members, 1, steps);
+    }
+}
+
+/// A member whose neighbour has withdrawn abroad finds somebody missing on its own node; it is counted all the same.
+#[test]
+fn a_withdrawal_from_a_complete_node_is_counted() {
+    for steps in 0..60 {
+        let few = Few::new(&[1, 2]);
+        let mut members = [few.member(0, 0), few.member(1, 0), few.member(1, 1)];
+        members[1].arrive(&few);
+        members[2].arrive(&few);
+        members[2].begin(&few);
+        members[2].withdraw(&few);
+        members[0].arrive(&few);
+        assert!(!members[0].look(&few));
+        few.net.settle();
+        assert!(!members[0].look(&few));
+        for _ in 0..steps {
+            few.net.step();
+        }
+        members[1].withdraw(&few);
+        members[2].arrive(&few);
+        nobody_passes_without(&few, &mut members, 1, steps);
+    }
 }
