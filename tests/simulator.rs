@@ -15,41 +15,22 @@ mod common;
 use std::collections::HashSet;
 use std::task::Poll;
 
-use common::block::{REDUCTIONS, reduced};
+use common::conduct::{Conduct, Mood, any_contribution, expected, fall_asleep, is_missed_by_nobody, wake_up};
 use common::seeds::for_each_seed;
 use phalanx::coord::barrier::layout::GroupLayout;
-use phalanx::coord::barrier::{
-    Algorithm, Awaited, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal,
-};
+use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Outcome, Withdrawal};
 use phalanx::coord::offers::Named;
 use phalanx::coord::{arena, formation, offers};
+use phalanx::fabric::Memory;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
-use phalanx::fabric::{Memory, WordAt, lower_half};
 use phalanx::machine::Place;
 use phalanx::sync::Ordering;
 
 /// One member of one group.
 struct Actor {
     barrier: Barrier,
-    mood: Mood,
-    /// The oracle's record of what this member brought to each barrier that it has arrived at, by sequence from 1.
-    brought: Vec<Contribution>,
-    attempts: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    /// Not arrived at its next barrier.
-    Idle,
-    /// Arrived, and polls when its turn comes.
-    Waiting,
-    /// Arrived, and does not poll before all others that poll are through.
-    Absent,
-    /// Taking its arrival back.
-    Withdrawing,
-    /// Arrived, and asleep until woken.
-    Parked(Awaited),
+    conduct: Conduct,
 }
 
 /// A group, its members and the simulated node that they are in.
@@ -65,14 +46,18 @@ struct Meeting<'node> {
 
 impl<'node> Meeting<'node> {
     fn new(node: &'node SimNode, layout: GroupLayout, rounds: u64, unrest: usize, seed: u64) -> Self {
-        let actor =
-            |me| Actor { barrier: Barrier::new(node, layout, me), mood: Mood::Idle, brought: vec![], attempts: 0 };
+        let actor = |me| Actor { barrier: Barrier::new(node, layout, me), conduct: Conduct::new() };
         let actors = (0..layout.size()).map(actor).collect();
         Self { node, layout, actors, rounds, random: Seeded::new(seed), unrest }
     }
 
     fn is_over(&self) -> bool {
         self.actors.iter().all(|actor| actor.barrier.passed() == self.rounds)
+    }
+
+    /// All members, each with the barrier that it is at.
+    fn all(&self) -> impl Iterator<Item = (u64, &Conduct)> {
+        self.actors.iter().map(|actor| (actor.barrier.passed() + 1, &actor.conduct))
     }
 
     fn is_unlucky(&mut self) -> bool {
@@ -86,7 +71,7 @@ impl<'node> Meeting<'node> {
 
     /// Whether a member has arrived at `sequence`, its withdrawal, if it is at one, left open.
     fn may_stand(&self, index: usize, sequence: u64) -> bool {
-        self.next(index) > sequence || (self.next(index) == sequence && self.actors[index].mood != Mood::Idle)
+        self.actors[index].conduct.may_stand(self.next(index), sequence)
     }
 
     /// Steps one member that can act. `false` when there is none: everybody sleeps or is through.
@@ -96,7 +81,7 @@ impl<'node> Meeting<'node> {
             return false;
         }
         let index = able[self.random.below(able.len())];
-        match self.actors[index].mood {
+        match self.actors[index].conduct.mood {
             Mood::Idle => self.arrive(index),
             Mood::Waiting | Mood::Absent => self.wait(index),
             Mood::Withdrawing => self.withdraw(index),
@@ -107,48 +92,33 @@ impl<'node> Meeting<'node> {
     }
 
     fn can_act(&self, index: usize) -> bool {
-        match self.actors[index].mood {
+        match self.actors[index].conduct.mood {
             Mood::Idle => self.next(index) <= self.rounds,
             Mood::Waiting | Mood::Withdrawing => true,
-            Mood::Absent => self.actors.iter().enumerate().all(|(other, actor)| {
-                actor.mood == Mood::Absent && self.next(other) == self.next(index)
-                    || self.next(other) > self.next(index)
-            }),
+            Mood::Absent => is_missed_by_nobody(self.all(), self.next(index)),
             Mood::Parked(_) => false,
         }
     }
 
     fn arrive(&mut self, index: usize) {
-        let contribution = self.contribution(index);
-        let sequence = usize::try_from(self.next(index)).expect("few rounds");
+        let sequence = self.next(index);
+        let contribution = any_contribution(sequence, &mut self.random);
         let actor = &mut self.actors[index];
-        actor.brought.truncate(sequence - 1);
-        actor.brought.push(contribution);
+        actor.conduct.arrive(sequence, contribution);
         actor.barrier.arrive(self.node, contribution, Some(index % 4));
         let is_absent = self.is_unlucky() && self.someone_polls(index);
-        self.actors[index].mood = if is_absent { Mood::Absent } else { Mood::Waiting };
+        self.actors[index].conduct.mood = if is_absent { Mood::Absent } else { Mood::Waiting };
     }
 
     /// Whether another member will look at the barrier that this one is at.
     fn someone_polls(&self, index: usize) -> bool {
-        self.actors.iter().enumerate().any(|(other, actor)| other != index && actor.mood != Mood::Absent)
-    }
-
-    /// All name the same operation in most rounds.
-    fn contribution(&mut self, index: usize) -> Contribution {
-        let agreed = usize::try_from(self.next(index)).expect("few rounds") % 6;
-        let odd = self.random.below(300) == 0;
-        let operation = match if odd { self.random.below(5) } else { agreed } {
-            number @ 0..4 => REDUCTIONS[number],
-            _ => Operation::Barrier,
-        };
-        Contribution { operation, value: self.random.number() }
+        self.actors.iter().enumerate().any(|(other, actor)| other != index && actor.conduct.mood != Mood::Absent)
     }
 
     fn wait(&mut self, index: usize) {
         self.check_missing(index);
-        if self.actors[index].attempts < 20 && self.is_unlucky() {
-            self.actors[index].mood = Mood::Withdrawing;
+        if self.actors[index].conduct.attempts < 20 && self.is_unlucky() {
+            self.actors[index].conduct.mood = Mood::Withdrawing;
             return self.withdraw(index);
         }
         let is_thorough = self.random.below(3) == 0;
@@ -163,24 +133,13 @@ impl<'node> Meeting<'node> {
 
     /// The oracle on passing. The machine has passed, so the barrier in question is the one before its next.
     fn pass(&mut self, index: usize, outcome: &Outcome) {
-        self.actors[index].mood = Mood::Idle;
-        self.actors[index].attempts = 0;
+        self.actors[index].conduct.pass();
         let sequence = self.next(index) - 1;
         for other in 0..self.actors.len() {
             assert!(self.may_stand(other, sequence), "member {index} passed {sequence} before member {other} arrived");
         }
-        assert_eq!(*outcome, self.expected(sequence), "member {index} at barrier {sequence}");
-    }
-
-    fn expected(&self, sequence: u64) -> Outcome {
-        let place = usize::try_from(sequence).expect("few rounds") - 1;
-        let brought: Vec<Contribution> = self.actors.iter().map(|actor| actor.brought[place]).collect();
-        let operation = brought[0].operation;
-        if brought.iter().any(|other| other.operation != operation) {
-            return Err(Disagreement(brought.iter().map(|other| other.operation).collect()));
-        }
-        let values: Vec<u64> = brought.iter().map(|other| other.value).collect();
-        Ok(if operation.has_value() { reduced(operation, &values) } else { 0 })
+        let expected = expected(self.actors.iter().map(|actor| &actor.conduct), sequence);
+        assert_eq!(*outcome, expected, "member {index} at barrier {sequence}");
     }
 
     fn withdraw(&mut self, index: usize) {
@@ -191,8 +150,7 @@ impl<'node> Meeting<'node> {
             Poll::Ready(Withdrawal::Withdrawn) => {
                 let passed = (0..self.actors.len()).find(|other| self.next(*other) > sequence);
                 assert_eq!(passed, None, "member {index} withdrew from {sequence}, which has been passed");
-                self.actors[index].attempts += 1;
-                self.actors[index].mood = Mood::Idle;
+                self.actors[index].conduct.withdraw();
             }
             Poll::Ready(Withdrawal::Exhausted) => panic!("nobody withdraws that often"),
         }
@@ -203,43 +161,39 @@ impl<'node> Meeting<'node> {
         let sequence = self.next(index);
         let missing: HashSet<usize> = self.actors[index].barrier.missing(self.node).into_iter().collect();
         for other in (0..self.actors.len()).filter(|other| *other != index) {
-            let is_open = self.next(other) == sequence && self.actors[other].mood == Mood::Withdrawing;
+            let is_open = self.next(other) == sequence && self.actors[other].conduct.mood == Mood::Withdrawing;
             let is_right = is_open || missing.contains(&other) != self.may_stand(other, sequence);
             assert!(is_right, "member {index} at {sequence}, about {other}: {missing:?}");
         }
     }
 
-    /// As `drive::park` and the kernel: counted, compared, asleep.
     fn park(&mut self, index: usize) {
         let Some(awaited) = self.actors[index].barrier.awaited(self.node) else {
             assert!(self.actors[index].barrier.missing(self.node).is_empty(), "somebody is missing, nothing awaited");
             return;
         };
-        let word = |at: WordAt| self.node.word(at);
-        word(awaited.sleepers).fetch_add(1, Ordering::Relaxed);
-        if lower_half(word(awaited.word).load(Ordering::Relaxed)) == lower_half(awaited.seen) {
-            self.actors[index].mood = Mood::Parked(awaited);
-        } else {
-            word(awaited.sleepers).fetch_sub(1, Ordering::Relaxed);
+        if fall_asleep(self.node, awaited) {
+            self.actors[index].conduct.mood = Mood::Parked(awaited);
         }
     }
 
     fn deliver_wakes(&mut self) {
         let woken = self.node.take_woken();
         for actor in &mut self.actors {
-            if let Mood::Parked(awaited) = actor.mood
+            if let Mood::Parked(awaited) = actor.conduct.mood
                 && woken.contains(&awaited.word)
             {
-                self.node.word(awaited.sleepers).fetch_sub(1, Ordering::Relaxed);
-                actor.mood = Mood::Waiting;
+                wake_up(self.node, awaited);
+                actor.conduct.mood = Mood::Waiting;
             }
         }
     }
 
     /// Why nobody can act: for the message of a failure.
     fn situation(&self) -> String {
-        let line =
-            |(index, actor): (usize, &Actor)| format!("{index}: passed {}, {:?}\n", actor.barrier.passed(), actor.mood);
+        let line = |(index, actor): (usize, &Actor)| {
+            format!("{index}: passed {}, {:?}\n", actor.barrier.passed(), actor.conduct.mood)
+        };
         self.actors.iter().enumerate().map(line).collect()
     }
 }

@@ -11,47 +11,32 @@
 //! - no sleeper is left behind by the word that it sleeps on;
 //! - everybody gets through in the end, without those that look away;
 //! - no ticket of the fabric is left over.
+//!
+//! The last tests bring about by hand what only some orders of steps lead to.
 #![cfg(not(model))]
 
 mod common;
 
 use std::task::Poll;
 
-use common::block::{REDUCTIONS, reduced};
+use common::conduct::{Conduct, Mood, any_contribution, expected, fall_asleep, is_missed_by_nobody, wake_up};
 use common::seeds::for_each_seed;
 use common::wires::Wires;
 use phalanx::ExchangePattern;
 use phalanx::coord::barrier::spanning::layout::{ExchangeWord, SpanLayout};
 use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
-use phalanx::coord::barrier::{Algorithm, Awaited, Contribution, Operation, Outcome, Withdrawal};
+use phalanx::coord::barrier::{Algorithm, Contribution, Operation, Outcome, Withdrawal};
 use phalanx::coord::formation::{self, Member};
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
-use phalanx::fabric::{Memory, WordAt, lower_half};
+use phalanx::fabric::{Memory, WordAt};
 use phalanx::sync::Ordering;
 
 /// One member of the group.
 struct Actor {
     machine: Spanning,
     node: usize,
-    mood: Mood,
-    /// What this member brought to each barrier that it has arrived at, by sequence from 1.
-    brought: Vec<Contribution>,
-    attempts: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    /// Not arrived at its next barrier.
-    Idle,
-    /// Arrived, and polls when its turn comes.
-    Waiting,
-    /// Arrived, and does not look before all others that do are through.
-    Absent,
-    /// Taking its arrival back.
-    Withdrawing,
-    /// Arrived, and asleep until woken.
-    Parked(Awaited),
+    conduct: Conduct,
 }
 
 /// What a seed decides once.
@@ -78,7 +63,7 @@ impl<'net> Meeting<'net> {
         for (node, layout) in layouts.iter().enumerate() {
             for me in 0..layout.local().size() {
                 let machine = Spanning::new(&net.nodes[node], *layout, span.clone(), node, me);
-                actors.push(Actor { machine, node, mood: Mood::Idle, brought: Vec::new(), attempts: 0 });
+                actors.push(Actor { machine, node, conduct: Conduct::new() });
             }
         }
         Self { net, actors, weather, random: Seeded::new(seed) }
@@ -86,6 +71,11 @@ impl<'net> Meeting<'net> {
 
     fn is_over(&self) -> bool {
         self.actors.iter().all(|actor| actor.machine.passed() == self.weather.rounds)
+    }
+
+    /// All members, each with the barrier that it is at.
+    fn all(&self) -> impl Iterator<Item = (u64, &Conduct)> {
+        self.actors.iter().map(|actor| (actor.machine.passed() + 1, &actor.conduct))
     }
 
     fn is_unlucky(&mut self) -> bool {
@@ -99,7 +89,7 @@ impl<'net> Meeting<'net> {
 
     /// Whether a member has arrived at `sequence`, its withdrawal, if it is at one, left open.
     fn may_stand(&self, index: usize, sequence: u64) -> bool {
-        self.next(index) > sequence || (self.next(index) == sequence && self.actors[index].mood != Mood::Idle)
+        self.actors[index].conduct.may_stand(self.next(index), sequence)
     }
 
     /// Steps a wire or a member.
@@ -110,7 +100,7 @@ impl<'net> Meeting<'net> {
         }
         let able: Vec<usize> = (0..self.actors.len()).filter(|index| self.can_act(*index)).collect();
         let Some(index) = (!able.is_empty()).then(|| able[self.random.below(able.len())]) else { return };
-        match self.actors[index].mood {
+        match self.actors[index].conduct.mood {
             // A sleep has an end without a wake-up too, because messages can be lost.
             Mood::Parked(_) if self.random.below(20) > 0 => {}
             Mood::Idle => self.arrive(index),
@@ -122,50 +112,35 @@ impl<'net> Meeting<'net> {
     }
 
     fn can_act(&self, index: usize) -> bool {
-        match self.actors[index].mood {
+        match self.actors[index].conduct.mood {
             Mood::Idle => self.next(index) <= self.weather.rounds,
             Mood::Waiting | Mood::Withdrawing | Mood::Parked(_) => true,
-            Mood::Absent => self.actors.iter().enumerate().all(|(other, actor)| {
-                actor.mood == Mood::Absent && self.next(other) == self.next(index)
-                    || self.next(other) > self.next(index)
-            }),
+            Mood::Absent => is_missed_by_nobody(self.all(), self.next(index)),
         }
     }
 
     fn arrive(&mut self, index: usize) {
-        let contribution = self.contribution(index);
-        let sequence = usize::try_from(self.next(index)).expect("few rounds");
+        let sequence = self.next(index);
+        let contribution = any_contribution(sequence, &mut self.random);
         let is_absent = self.is_unlucky() && self.someone_looks(index);
         let begins = is_absent || self.random.below(3) == 0;
-        let Actor { machine, node, mood, brought, .. } = &mut self.actors[index];
-        brought.truncate(sequence - 1);
-        brought.push(contribution);
+        let Actor { machine, node, conduct } = &mut self.actors[index];
+        conduct.arrive(sequence, contribution);
         machine.arrive(&self.net.nodes[*node], contribution, Some(index % 4));
-        machine.note_arrival_time(&self.net.nodes[*node], sequence as u64);
+        machine.note_arrival_time(&self.net.nodes[*node], sequence);
         if begins {
             machine.begin(&self.net.nodes[*node], &self.net.of(index, *node));
         }
-        *mood = if is_absent { Mood::Absent } else { Mood::Waiting };
+        conduct.mood = if is_absent { Mood::Absent } else { Mood::Waiting };
     }
 
     fn someone_looks(&self, index: usize) -> bool {
-        self.actors.iter().enumerate().any(|(other, actor)| other != index && actor.mood != Mood::Absent)
-    }
-
-    /// All name the same operation in most rounds.
-    fn contribution(&mut self, index: usize) -> Contribution {
-        let agreed = usize::try_from(self.next(index)).expect("few rounds") % 6;
-        let odd = self.random.below(300) == 0;
-        let operation = match if odd { self.random.below(5) } else { agreed } {
-            number @ 0..4 => REDUCTIONS[number],
-            _ => Operation::Barrier,
-        };
-        Contribution { operation, value: self.random.number() }
+        self.actors.iter().enumerate().any(|(other, actor)| other != index && actor.conduct.mood != Mood::Absent)
     }
 
     fn wait(&mut self, index: usize) {
-        if self.actors[index].attempts < 4 && self.is_unlucky() {
-            self.actors[index].mood = Mood::Withdrawing;
+        if self.actors[index].conduct.attempts < 4 && self.is_unlucky() {
+            self.actors[index].conduct.mood = Mood::Withdrawing;
             return self.withdraw(index);
         }
         let trust = self.random.below(6);
@@ -185,26 +160,14 @@ impl<'net> Meeting<'net> {
 
     /// The oracle on passing. The machine has passed, so the barrier in question is the one before its next.
     fn pass(&mut self, index: usize, outcome: &Outcome) {
-        self.actors[index].mood = Mood::Idle;
-        self.actors[index].attempts = 0;
+        self.actors[index].conduct.pass();
         let sequence = self.next(index) - 1;
         for other in 0..self.actors.len() {
             assert!(self.may_stand(other, sequence), "member {index} passed {sequence} before member {other} arrived");
         }
-        let agreed = self.expected(sequence);
+        // Who disagrees, members' own words tell.
+        let agreed = expected(self.actors.iter().map(|actor| &actor.conduct), sequence).ok();
         assert_eq!(outcome.as_ref().ok().copied(), agreed, "member {index} at barrier {sequence}: {outcome:?}");
-    }
-
-    /// The reduced value; `None` where members disagree.
-    fn expected(&self, sequence: u64) -> Option<u64> {
-        let place = usize::try_from(sequence).expect("few rounds") - 1;
-        let brought: Vec<Contribution> = self.actors.iter().map(|actor| actor.brought[place]).collect();
-        let operation = brought[0].operation;
-        if brought.iter().any(|other| other.operation != operation) {
-            return None;
-        }
-        let values: Vec<u64> = brought.iter().map(|other| other.value).collect();
-        Some(if operation.has_value() { reduced(operation, &values) } else { 0 })
     }
 
     fn withdraw(&mut self, index: usize) {
@@ -217,16 +180,15 @@ impl<'net> Meeting<'net> {
             Poll::Ready(Withdrawal::Withdrawn) => {
                 let passed = (0..self.actors.len()).find(|other| self.next(*other) > sequence);
                 assert_eq!(passed, None, "member {index} withdrew from {sequence}, which has been passed");
-                self.actors[index].attempts += 1;
-                self.actors[index].mood = Mood::Idle;
+                self.actors[index].conduct.withdraw();
             }
             Poll::Ready(Withdrawal::Exhausted) => {
                 let neighbours = self.actors.iter().enumerate().filter(|(_, actor)| actor.node == self.node_of(index));
                 let standing: Vec<bool> = neighbours.map(|(other, _)| self.may_stand(other, sequence)).collect();
                 assert!(standing.iter().all(|stands| *stands), "refused while a neighbour is missing: {standing:?}");
-                self.actors[index].mood = Mood::Waiting;
+                self.actors[index].conduct.mood = Mood::Waiting;
                 // It stands now, and is not tried again.
-                self.actors[index].attempts = 4;
+                self.actors[index].conduct.attempts = 4;
             }
         }
     }
@@ -235,30 +197,25 @@ impl<'net> Meeting<'net> {
         self.actors[index].node
     }
 
-    /// As `drive::park` and the kernel: counted, compared, asleep.
     fn park(&mut self, index: usize) {
         let node = &self.net.nodes[self.actors[index].node];
         let Some(awaited) = self.actors[index].machine.awaited(node) else { return };
-        node.word(awaited.sleepers).fetch_add(1, Ordering::Relaxed);
-        if lower_half(node.word(awaited.word).load(Ordering::Relaxed)) == lower_half(awaited.seen) {
-            self.actors[index].mood = Mood::Parked(awaited);
-        } else {
-            node.word(awaited.sleepers).fetch_sub(1, Ordering::Relaxed);
+        if fall_asleep(node, awaited) {
+            self.actors[index].conduct.mood = Mood::Parked(awaited);
         }
     }
 
     fn come_to(&mut self, index: usize) {
-        let Mood::Parked(awaited) = self.actors[index].mood else { return };
-        let node = &self.net.nodes[self.actors[index].node];
-        node.word(awaited.sleepers).fetch_sub(1, Ordering::Relaxed);
-        self.actors[index].mood = Mood::Waiting;
+        let Mood::Parked(awaited) = self.actors[index].conduct.mood else { return };
+        wake_up(&self.net.nodes[self.actors[index].node], awaited);
+        self.actors[index].conduct.mood = Mood::Waiting;
     }
 
     fn deliver_wakes(&mut self) {
         for node in 0..self.net.nodes.len() {
             let woken = self.net.nodes[node].take_woken();
             for index in 0..self.actors.len() {
-                let Mood::Parked(awaited) = self.actors[index].mood else { continue };
+                let Mood::Parked(awaited) = self.actors[index].conduct.mood else { continue };
                 if self.node_of(index) != node {
                     continue;
                 }
@@ -294,7 +251,7 @@ impl<'net> Meeting<'net> {
 
     fn situation(&self) -> String {
         let line = |(index, actor): (usize, &Actor)| {
-            format!("{index} on {}: passed {}, {:?}\n", actor.node, actor.machine.passed(), actor.mood)
+            format!("{index} on {}: passed {}, {:?}\n", actor.node, actor.machine.passed(), actor.conduct.mood)
         };
         self.actors.iter().enumerate().map(line).collect()
     }
@@ -409,4 +366,137 @@ fn thousands_of_nodes_are_asked_a_part_at_a_time() {
     assert!(looks.is_some(), "it never passes");
     net.settle();
     assert_eq!(net.tickets_of(0), 0);
+}
+
+/// Nodes of so many members each, with flat barriers, on wires that do not fail.
+struct Few {
+    net: Wires,
+    layouts: Vec<SpanLayout>,
+    span: Span,
+    /// Processes so far.
+    processes: std::cell::Cell<usize>,
+}
+
+/// A member and its process.
+struct One {
+    machine: Spanning,
+    node: usize,
+    process: usize,
+}
+
+impl Few {
+    fn new(counts: &[usize]) -> Self {
+        let schedule = Schedule::new(counts.len(), 2);
+        let (mut nodes, mut layouts, mut list) = (Vec::new(), Vec::new(), Vec::new());
+        for (node, count) in counts.iter().enumerate() {
+            let layout = NodeLayout::new(*count, formation::units_spanning(&schedule, *count) * UNIT_WORDS);
+            let memory = SimNode::new(layout.words());
+            let members: Vec<Member> = (0..*count).map(|local| Member { rank: local, local }).collect();
+            let made = formation::make_spanning(&memory, &layout, schedule, &members, Algorithm::Flat).expect("space");
+            list.push(SpanNode { node, start: made.start(), members: *count });
+            layouts.push(made);
+            nodes.push(memory);
+        }
+        let net = Wires::new(nodes, counts.iter().sum(), 0, 1);
+        Self { net, layouts, span: Span::Some(list.into()), processes: std::cell::Cell::new(0) }
+    }
+
+    fn member(&self, node: usize, me: usize) -> One {
+        let process = self.processes.replace(self.processes.get() + 1);
+        One {
+            machine: Spanning::new(&self.net.nodes[node], self.layouts[node], self.span.clone(), node, me),
+            node,
+            process,
+        }
+    }
+}
+
+impl One {
+    fn arrive(&mut self, few: &Few) {
+        self.machine.arrive(&few.net.nodes[self.node], Contribution::NONE, None);
+    }
+
+    fn look(&mut self, few: &Few) -> bool {
+        self.machine.repair(&few.net.nodes[self.node], &few.net.of(self.process, self.node)).is_ready()
+    }
+
+    fn begin(&mut self, few: &Few) {
+        self.machine.begin(&few.net.nodes[self.node], &few.net.of(self.process, self.node));
+    }
+
+    /// Takes its arrival back, with as many steps of the wires as that needs.
+    fn withdraw(&mut self, few: &Few) {
+        for _ in 0..1000 {
+            match self.machine.withdraw(&few.net.nodes[self.node], &few.net.of(self.process, self.node)) {
+                Poll::Pending => few.net.step(),
+                Poll::Ready(ended) => return assert_eq!(ended, Withdrawal::Withdrawn),
+            };
+        }
+        panic!("it does not come back");
+    }
+}
+
+/// All look until all have passed; before that `absent` has to arrive again, and nobody passes.
+fn nobody_passes_without(few: &Few, members: &mut [One], absent: usize, when: usize) {
+    for _ in 0..20 {
+        few.net.settle();
+        for (index, one) in members.iter_mut().enumerate().filter(|(index, _)| *index != absent) {
+            assert!(!one.look(few), "member {index} has passed without member {absent}, after {when} steps");
+        }
+    }
+    members[absent].arrive(few);
+    for _ in 0..100 {
+        few.net.settle();
+        for one in members.iter_mut().filter(|one| one.machine.is_outstanding()) {
+            one.look(few);
+        }
+    }
+    assert!(members.iter().all(|one| one.machine.passed() == 1), "all are here, and it is not passed");
+}
+
+/// A look at a contest goes on while one member of a node takes its arrival back, which is that node's business as long
+/// as another has not come, and the other comes: they have never stood together.
+#[test]
+fn a_look_does_not_take_members_of_an_incomplete_node_together() {
+    for steps in 0..60 {
+        let few = Few::new(&[1, 2]);
+        let mut members = [few.member(0, 0), few.member(1, 0), few.member(1, 1)];
+        members[0].arrive(&few);
+        members[0].begin(&few);
+        members[0].withdraw(&few);
+        members[0].arrive(&few);
+        members[1].arrive(&few);
+        assert!(!members[0].look(&few));
+        few.net.settle();
+        assert!(!members[0].look(&few));
+        for _ in 0..steps {
+            few.net.step();
+        }
+        members[1].withdraw(&few);
+        members[2].arrive(&few);
+        nobody_passes_without(&few, &mut members, 1, steps);
+    }
+}
+
+/// A member whose neighbour has withdrawn abroad finds somebody missing on its own node; it is counted all the same.
+#[test]
+fn a_withdrawal_from_a_complete_node_is_counted() {
+    for steps in 0..60 {
+        let few = Few::new(&[1, 2]);
+        let mut members = [few.member(0, 0), few.member(1, 0), few.member(1, 1)];
+        members[1].arrive(&few);
+        members[2].arrive(&few);
+        members[2].begin(&few);
+        members[2].withdraw(&few);
+        members[0].arrive(&few);
+        assert!(!members[0].look(&few));
+        few.net.settle();
+        assert!(!members[0].look(&few));
+        for _ in 0..steps {
+            few.net.step();
+        }
+        members[1].withdraw(&few);
+        members[2].arrive(&few);
+        nobody_passes_without(&few, &mut members, 1, steps);
+    }
 }

@@ -5,6 +5,8 @@ pub mod block;
 #[cfg(not(model))]
 pub mod children;
 #[cfg(not(model))]
+pub mod conduct;
+#[cfg(not(model))]
 pub mod dissemination;
 #[cfg(not(model))]
 pub mod nodes;
