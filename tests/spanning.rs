@@ -386,7 +386,7 @@ struct One {
 
 impl Few {
     fn new(counts: &[usize]) -> Self {
-        let schedule = Schedule::new(counts.len(), 2);
+        let schedule = Schedule::dissemination(counts.len(), 2);
         let (mut nodes, mut layouts, mut list) = (Vec::new(), Vec::new(), Vec::new());
         for (node, count) in counts.iter().enumerate() {
             let layout = NodeLayout::new(*count, formation::units_spanning(&schedule, *count) * UNIT_WORDS);
