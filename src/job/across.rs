@@ -65,7 +65,8 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let tcp = place.connect(identity, &cards, &layouts, &segment, listener, engine)?;
 
     let adapter = place.open_adapter(options, &segment)?;
-    let costs = Costs { nodes_per_cpu: place.nodes_per_cpu(&cards), ..message_costs(rank, &tcp, adapter.as_ref()) };
+    let nodes_per_cpu = place.nodes_per_cpu(&cards, identity.pretended_node.is_some());
+    let costs = Costs { nodes_per_cpu, ..message_costs(rank, &tcp, adapter.as_ref()) };
     let exchange = place.agree(&gather(&encode_exchange(&Exchange { pattern: options.pattern, costs }))?)?;
     if place.is_agent() {
         place.make_world(&segment, &exchange, options, &cards);
@@ -317,14 +318,15 @@ impl Place {
         cpu_share(&masks)
     }
 
-    /// How many of this machine's pretended nodes, or containers, there are for each CPU that they may use.
-    fn nodes_per_cpu(&self, cards: &[RankCard]) -> f64 {
+    /// How many of this machine's nodes there are for each CPU that their agents may use. The quota counts where the nodes
+    /// are pretended: containers each have their own.
+    fn nodes_per_cpu(&self, cards: &[RankCard], is_pretended: bool) -> f64 {
         let own = cards[self.rank].machine();
-        let is_here = |node: &usize| cards[self.topology.ranks_of(*node)[0]].machine() == own;
-        let nodes = (0..self.topology.nodes()).filter(is_here).count();
-        let share = self.cpu_share(cards);
-        let cpus = share.quota.map_or(share.cpus as f64, |quota| quota.min(share.cpus as f64));
-        nodes as f64 / cpus.max(1.0)
+        let agents = (0..self.topology.nodes()).map(|node| &cards[self.topology.ranks_of(node)[0]]);
+        let masks: Vec<CpuSet> = agents.filter(|card| card.machine() == own).map(|card| card.mask).collect();
+        let share = cpu_share(&masks);
+        let quota = share.quota.filter(|_| is_pretended).unwrap_or(f64::INFINITY);
+        masks.len() as f64 / quota.min(share.cpus as f64).max(1.0)
     }
 
     #[allow(clippy::too_many_arguments, reason = "everything that the rounds have brought, once")]

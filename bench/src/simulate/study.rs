@@ -1,6 +1,6 @@
 //! Which radix: a scenario run for each that is worth trying, and for smaller worlds, too.
 
-use phalanx::coord::barrier::spanning::schedule::{Costs, MAX_RADIX, Schedule};
+use phalanx::coord::barrier::spanning::schedule::{Costs, ExchangePattern, MAX_RADIX, Schedule};
 use serde::Serialize;
 
 use super::{Outcome, Scenario, SimulationError};
@@ -101,11 +101,13 @@ fn model(scenario: &Scenario) -> Costs {
     Costs { latency_ns, overhead_ns, nodes_per_cpu: 0.0 }
 }
 
-/// The radixes worth trying: powers of 2, and the one that the library's formula takes to be the cheapest.
+/// The radixes worth trying: powers of 2, and the one that the library takes where each node has CPUs of its own.
 pub fn radixes(scenario: &Scenario) -> Vec<usize> {
     let most = MAX_RADIX.min(scenario.nodes).max(2);
     let mut all: Vec<usize> = (1..).map(|power| 1 << power).take_while(|radix| *radix <= most).collect();
-    all.push(Schedule::cheapest_radix(scenario.nodes, &model(scenario)));
+    if let ExchangePattern::Dissemination { radix } = Schedule::cheapest(scenario.nodes, &model(scenario)) {
+        all.push(radix);
+    }
     all.sort_unstable();
     all.dedup();
     all

@@ -298,13 +298,6 @@ impl Schedule {
         };
         radices.chain(star).min_by(order).expect("there is a radix of 2")
     }
-
-    /// The radix of least cost; of equal ones the least, because it sends the fewest messages.
-    pub fn cheapest_radix(nodes: usize, costs: &Costs) -> usize {
-        let cost = |radix: &usize| Self::dissemination(nodes, *radix).cost_ns(costs);
-        let most = MAX_RADIX.min(nodes).max(2);
-        (2..=most).min_by(|left, right| cost(left).total_cmp(&cost(right))).unwrap_or(2)
-    }
 }
 
 #[cfg(all(test, not(model)))]
@@ -363,16 +356,14 @@ mod tests {
     fn the_pattern_follows_the_costs() {
         let cheap = Costs { latency_ns: 900.0, overhead_ns: 10.0, nodes_per_cpu: 0.5 };
         let dear = Costs { latency_ns: 900.0, overhead_ns: 5000.0, nodes_per_cpu: 0.5 };
-        assert_eq!(Schedule::cheapest_radix(2, &cheap), 2);
-        assert!(Schedule::cheapest_radix(64, &cheap) >= 8);
-        assert_eq!(Schedule::cheapest_radix(64, &dear), 2);
+        let radix = |nodes, costs| match Schedule::cheapest(nodes, costs) {
+            ExchangePattern::Dissemination { radix } => radix,
+            ExchangePattern::Star => panic!("{nodes} nodes share no CPU"),
+        };
+        assert_eq!(radix(2, &cheap), 2);
+        assert!(radix(64, &cheap) >= 8);
+        assert_eq!(radix(64, &dear), 2);
         assert_eq!(Schedule::dissemination(64, 8).rounds(), 2);
-        for costs in [cheap, dear] {
-            for nodes in [2, 3, 8, 64, 65, 1000] {
-                let radix = Schedule::cheapest_radix(nodes, &costs);
-                assert_eq!(Schedule::cheapest(nodes, &costs), ExchangePattern::Dissemination { radix });
-            }
-        }
         let crowded = Costs { latency_ns: 2500.0, overhead_ns: 2500.0, nodes_per_cpu: 4.0 };
         assert_eq!(Schedule::cheapest(8, &crowded), ExchangePattern::Star);
         assert_eq!(Schedule::cheapest(2, &crowded), ExchangePattern::Dissemination { radix: 2 });
