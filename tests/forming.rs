@@ -152,6 +152,22 @@ fn groups_that_are_given_up_half_made_leave_nothing_behind() {
     Across::new(&NODES).run(TEST, &[]);
 }
 
+/// Whoever has a group may drop it, and its job, and end at once: the others find it made all the same.
+#[test]
+fn ranks_may_end_right_after_a_group_is_made() {
+    const TEST: &str = "ranks_may_end_right_after_a_group_is_made";
+    if role().is_some() {
+        let job = join();
+        job.world().barrier_timeout(LIMIT).expect("all come");
+        let group = job.world().split_timeout(0, 0, PROMPT).expect("all split");
+        assert_eq!(group.ranks(), [0, 1, 2]);
+        return;
+    }
+    for _ in 0..20 {
+        Across::new(&[0, 1, 2]).run(TEST, &[]);
+    }
+}
+
 fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(pid, signal).expect("a child of this test");

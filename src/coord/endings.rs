@@ -20,6 +20,17 @@ pub enum Ending {
     Leaving(Farewell),
 }
 
+/// Who still needs something of an [`Ending`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// Nobody: or they can do without it.
+    Nothing,
+    /// Nodes that have not answered. They may be gone.
+    Unanswered,
+    /// Leaders that have voted, and have not found the group or that there is none.
+    ByLeaders,
+}
+
 impl Ending {
     /// Moves on; what is still to be done after it goes to `left`.
     pub fn poll(self, memory: &impl Memory, node: &NodeLayout, fabric: &impl Fabric, left: &mut Vec<Self>) {
@@ -64,6 +75,18 @@ impl Ending {
         match self {
             Self::Acknowledging(introductions) => introductions.conclude(memory, offered, fabric),
             Self::GivingUp(_) | Self::Leaving(_) => false,
+        }
+    }
+
+    /// What others lose if this process ends before it is done.
+    pub fn awaited(&self) -> Awaited {
+        match self {
+            Self::Acknowledging(introductions) | Self::GivingUp(introductions) if introductions.is_unanswered() => {
+                Awaited::Unanswered
+            }
+            Self::Acknowledging(_) | Self::GivingUp(_) => Awaited::ByLeaders,
+            Self::Leaving(farewell) if farewell.is_about_to_let_go() => Awaited::Unanswered,
+            Self::Leaving(_) => Awaited::Nothing,
         }
     }
 

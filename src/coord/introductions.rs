@@ -160,15 +160,18 @@ pub struct Introductions {
     dooming: Option<Dooming>,
     /// Those whose attempts of the vote are known to be doomed.
     doomed: Vec<bool>,
+    /// Those that have been seen to have agreed, or to be gone.
+    know: Vec<bool>,
 }
 
 impl Introductions {
     /// Nothing is offered yet, and nobody known. `others` in the group's order.
     pub fn new(named: Named, own: Own, others: Vec<Stranger>) -> Self {
         let (said, doomed) = (vec![Said::Unread; others.len()], vec![false; others.len()]);
+        let know = vec![false; others.len()];
         let places = vec![None; others.len()];
         let (survey, repeats, offered, vote, has_agreed, dooming) = (None, 0, None, None, false, None);
-        Self { named, own, others, said, places, survey, repeats, offered, vote, has_agreed, dooming, doomed }
+        Self { named, own, others, said, places, survey, repeats, offered, vote, has_agreed, dooming, doomed, know }
     }
 
     /// What the group is offered under.
@@ -352,11 +355,23 @@ impl Introductions {
             Said::Nothing | Said::Later => true,
             Said::Attempt(attempt) => attempt.group != group || attempt.stage == agreed,
         };
-        if !self.said.iter().zip(groups).all(knows) {
+        // What has been seen once stays so, though its node may not answer any more.
+        for (know, found) in self.know.iter_mut().zip(self.said.iter().zip(groups)) {
+            *know |= knows(found);
+        }
+        if !self.know.iter().all(|know| *know) {
             return Poll::Pending;
         }
         self.end(memory, fabric, offered);
         Poll::Ready(())
+    }
+
+    /// Whether some of those that this leader waits for did not answer when they were asked last: all that are to know that
+    /// there is a group, or any, to give up.
+    pub fn is_unanswered(&self) -> bool {
+        let mut awaited = self.said.iter().zip(&self.know).filter(|(_, know)| !**know).map(|(said, _)| said);
+        let is_unread = |said: &Said| *said == Said::Unread;
+        if self.has_agreed { awaited.all(is_unread) } else { awaited.any(is_unread) }
     }
 
     /// As [`acknowledge`](Self::acknowledge), if it is this offer's: the caller knows that all others have agreed.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Group;
 use super::members::Abroad;
 use crate::coord::barrier::spanning::layout::SpanLayout;
-use crate::coord::endings::Ending;
+use crate::coord::endings::{Awaited, Ending};
 use crate::coord::farewell::Farewell;
 use crate::coord::introductions::Introductions;
 use crate::coord::{formation, offers};
@@ -14,6 +14,11 @@ use crate::job::{Declined, GroupBlock, HalfMade, Membership, Untaken};
 
 /// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
 const LEAVING_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a rank that ends goes on with groups that other leaders are still about to find made, or given up.
+const LINGER: Duration = Duration::from_secs(3);
+/// The longest time between two looks meanwhile.
+const LINGERING_NAP: Duration = Duration::from_millis(1);
 
 impl Membership {
     /// The first of some ranks that lives on this node.
@@ -38,6 +43,26 @@ impl Membership {
         let mut endings = self.endings();
         for ending in std::mem::take(&mut *endings) {
             ending.poll(&*self.segment, &node, &**network, &mut endings);
+        }
+    }
+
+    /// Before this rank ends: a leader that has voted must find what came of it, or one has a group that another never
+    /// gets. Nobody is waited for who has ended before.
+    fn linger(&self) {
+        let (begun, mut nap) = (Instant::now(), Duration::from_micros(20));
+        loop {
+            self.settle_endings();
+            let waited = begun.elapsed();
+            let is_awaited = |ending: &Ending| match ending.awaited() {
+                Awaited::Nothing => false,
+                Awaited::Unanswered => waited < LEAVING_PATIENCE,
+                Awaited::ByLeaders => waited < LINGER,
+            };
+            if !self.endings().iter().any(is_awaited) {
+                return;
+            }
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(LINGERING_NAP);
         }
     }
 
@@ -131,6 +156,7 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         let Some(network) = &self.network else { return };
+        self.linger();
         for ending in &mut *self.endings() {
             ending.abandon(&**network);
         }
