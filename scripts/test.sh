@@ -245,7 +245,7 @@ if [ $quick = no ]; then
         -- --include-ignored "${not_here[@]}"
     model loom
     model shuttle
-    step 'fuzz, some seconds' cargo run --locked -q --release -p phalanx-fuzz -- --seconds 14
+    step 'fuzz, some seconds' cargo run --locked -q --release -p phalanx-fuzz -- --seconds 16
     criterion_smoke
     step 'examples, build' cargo build --locked --release -p phalanx -p phalanx-cli --examples --bins
     examples

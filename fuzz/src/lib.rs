@@ -8,6 +8,7 @@
 //! | target | parses |
 //! | --- | --- |
 //! | `frame` | the frames of a TCP connection |
+//! | `note` | what the two ends of an RDMA connection say to each other |
 //! | `handshake-server`, `handshake-client` | the four messages that begin one |
 //! | `card` | what ranks and nodes bring to the rendezvous |
 //! | `rendezvous` | the frames of the rendezvous |
@@ -23,6 +24,7 @@ mod environment;
 mod frames;
 mod handshake;
 pub mod mutation;
+mod notes;
 mod rendezvous;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,13 +43,14 @@ pub trait Target {
 }
 
 /// The names of all targets.
-pub const TARGETS: [&str; 7] =
-    ["frame", "handshake-server", "handshake-client", "card", "rendezvous", "environment", "connection"];
+pub const TARGETS: [&str; 8] =
+    ["frame", "note", "handshake-server", "handshake-client", "card", "rendezvous", "environment", "connection"];
 
 /// A target by its name.
 pub fn target(name: &str) -> Option<Box<dyn Target>> {
     Some(match name {
         "frame" => Box::new(frames::Frames),
+        "note" => Box::new(notes::Notes),
         "handshake-server" => Box::new(handshake::AtServer),
         "handshake-client" => Box::new(handshake::AtClient),
         "card" => Box::new(cards::Cards),

@@ -20,6 +20,13 @@
 //! it is *held*: it posts nothing, by whatever way, until the other end has said that it has given up its own end of that
 //! connection, after which nothing comes by it any more. What was unfinished is lost by then, or has taken effect.
 //!
+//! *Patience.* A held end's posts are refused as having no room, which says: wait. When the other end has not answered for
+//! a while, they are refused as unreachable, so that what is behind them can go on without them. Nothing is posted in
+//! either case.
+//!
+//! *No end at all.* A node that never had an end of the connection, because its own connecting failed in the beginning,
+//! has none to give up and says so ([`answer_without_end`]). It takes no offers: those come to nothing, ever more seldom.
+//!
 //! *Loss.* Notes are lost with a TCP connection. Each is said again, or what it was about is given up, after a while.
 //!
 //! The node of the lower number leads: it makes the offers. Their delay doubles with each that comes to nothing, and with
@@ -105,6 +112,11 @@ impl Note {
     }
 }
 
+/// What a node answers that has no end of the connection and makes none.
+pub fn answer_without_end(note: Note) -> Option<Note> {
+    (note.what == What::Broken).then_some(Note { number: note.number, what: What::Gone })
+}
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -137,7 +149,7 @@ enum State {
     /// Requests go by it.
     Whole,
     /// Broken, and the other end may still take in what was sent.
-    Held { ask_at: Instant },
+    Held { since: Instant, ask_at: Instant },
     /// Neither end is there.
     Down { offer_at: Instant },
     /// An offer is on its way.
@@ -162,19 +174,27 @@ impl Mending {
         matches!(self.state, State::Held { .. })
     }
 
-    /// This end broke.
-    pub fn handle_breach(&mut self, now: Instant) {
-        if self.is_whole() {
+    /// Whether this end is held, and the other has not answered its first question by the time of the second.
+    pub fn is_unanswered(&self, now: Instant) -> bool {
+        matches!(self.state, State::Held { since, .. } if now.saturating_duration_since(since) >= ASK_EVERY)
+    }
+
+    /// Whether this end is connected, as was seen after whatever else has been handled. A whole one that is not broke just
+    /// now, or before it was known to be whole; then this is `true`.
+    pub fn handle_sight(&mut self, is_connected: bool, now: Instant) -> bool {
+        let is_breach = self.is_whole() && !is_connected;
+        if is_breach {
             self.forgive(now);
-            self.state = State::Held { ask_at: now };
+            self.state = State::Held { since: now, ask_at: now };
         }
+        is_breach
     }
 
     /// What there is to do by now.
     pub fn poll(&mut self, now: Instant) -> Step {
         match self.state {
-            State::Held { ask_at } if now >= ask_at => {
-                self.state = State::Held { ask_at: now + ASK_EVERY };
+            State::Held { since, ask_at } if now >= ask_at => {
+                self.state = State::Held { since, ask_at: now + ASK_EVERY };
                 Step::Say(self.note(What::Broken))
             }
             State::Down { offer_at } if self.leads && now >= offer_at => {
@@ -193,12 +213,13 @@ impl Mending {
         match (note.what, self.state) {
             (What::Broken, state) => {
                 let gone = Note { number: note.number, what: What::Gone };
-                // Of an older connection there is nothing left.
-                if note.number < self.number {
-                    return Step::Say(gone);
-                }
-                if state == State::Whole {
-                    self.forgive(now);
+                match state {
+                    // Of an older connection there is nothing left.
+                    _ if note.number < self.number => return Step::Say(gone),
+                    // It asks again because the answer was lost or late: nothing more has come to nothing.
+                    State::Down { .. } => return Step::Say(gone),
+                    State::Whole => self.forgive(now),
+                    State::Held { .. } | State::Offered { .. } | State::Answered { .. } => {}
                 }
                 self.go_down(now);
                 Step::GiveUp(gone)
@@ -231,7 +252,7 @@ impl Mending {
         match self.leads {
             true => self.go_down(now),
             // The other end may take the connection for whole: until it says otherwise it must be told.
-            false => self.state = State::Held { ask_at: now + ASK_EVERY },
+            false => self.state = State::Held { since: now, ask_at: now + ASK_EVERY },
         }
         Step::GiveUp(self.note(What::Broken))
     }
@@ -282,10 +303,9 @@ mod tests {
         }
 
         fn breach(&mut self, end: usize) {
-            if self.ends[end].is_whole() {
-                self.has[end] = None;
-                self.ends[end].handle_breach(self.now);
-            }
+            self.has[end] = None;
+            // Who is connected and waits for the other's word does not look.
+            self.ends[end].handle_sight(false, self.now);
         }
 
         fn act(&mut self, end: usize, step: Step, fails: bool) {
@@ -326,6 +346,7 @@ mod tests {
                 let note = Note::parse(&note.encode()).expect("a note");
                 let step = self.ends[end].handle(note, self.now);
                 self.act(end, step, fails);
+                self.ends[end].handle_sight(self.has[end].is_some(), self.now);
             }
         }
 
@@ -411,6 +432,86 @@ mod tests {
         }
         let made = pair.ends[0].number;
         assert!((10..40).contains(&made), "{made} in a minute");
+    }
+
+    #[test]
+    fn a_breach_before_the_last_word_is_seen_when_it_comes() {
+        let mut pair = Pair::new();
+        pair.breach(1);
+        while pair.has[1].is_none() {
+            (0..2).for_each(|end| pair.poll(end, false));
+            (0..2).for_each(|end| pair.deliver(end, false));
+            pair.now += MILLISECOND;
+        }
+        assert!(!pair.ends[1].is_whole(), "it waits for the other's word");
+        pair.breach(1);
+        assert!(!pair.ends[1].is_held(), "nobody has looked");
+        (0..2).for_each(|end| pair.deliver(end, false));
+        assert!(pair.ends[0].is_whole() && pair.ends[1].is_held(), "{:?}", pair.ends);
+        pair.settle();
+        assert!(pair.is_whole());
+        assert_eq!(pair.has[0], Some(2));
+    }
+
+    #[test]
+    fn an_end_whose_other_never_was_is_not_held_for_long_and_offers_ever_more_seldom() {
+        for (here, there) in [(3, 8), (8, 3)] {
+            let begin = Instant::now();
+            let mut end = Mending::new(here, there, begin);
+            assert!(end.handle_sight(false, begin));
+            let (mut offers, mut questions) = (0, 0);
+            for step in 0..60_000 {
+                let now = begin + MILLISECOND * step;
+                let said = match end.poll(now) {
+                    Step::Rest => continue,
+                    Step::Offer => {
+                        offers += 1;
+                        end.note(What::Offer([1; OFFER_WORDS]))
+                    }
+                    Step::Say(note) | Step::GiveUp(note) => note,
+                    step => panic!("{step:?}"),
+                };
+                questions += u32::from(said.what == What::Broken);
+                let Some(answer) = answer_without_end(said) else { continue };
+                assert_eq!(end.handle(answer, now), Step::Rest);
+                assert!(!end.is_held() && !end.is_whole(), "it goes by TCP");
+            }
+            // An offer that nobody answers is given up after a second, and so is the end that was made for it.
+            assert!(if here < there { (8..25).contains(&offers) } else { offers == 0 }, "{offers} offers");
+            assert!(questions <= offers + 1, "{questions} questions for {offers} offers");
+        }
+    }
+
+    #[test]
+    fn who_is_not_answered_says_so_from_the_second_question_on_until_the_answer_comes() {
+        let begin = Instant::now();
+        let mut end = Mending::new(3, 8, begin);
+        assert!(!end.is_unanswered(begin + ASK_EVERY), "a whole one asks nothing");
+        end.handle_sight(false, begin);
+        let mut asked = 0;
+        for step in 0..500 {
+            let now = begin + MILLISECOND * step;
+            asked += u32::from(end.poll(now) != Step::Rest);
+            assert!(end.is_held());
+            assert_eq!(end.is_unanswered(now), asked > 1, "{asked} questions");
+        }
+        let gone = end.note(What::Gone);
+        end.handle(gone, begin + ASK_EVERY * 5);
+        assert!(!end.is_held() && !end.is_unanswered(begin + ASK_EVERY * 6));
+    }
+
+    #[test]
+    fn a_question_that_is_asked_again_puts_no_offer_off() {
+        let now = Instant::now();
+        let mut end = Mending::new(3, 8, now);
+        let broken = Note { number: 0, what: What::Broken };
+        let gone = Note { number: 0, what: What::Gone };
+        assert_eq!(end.handle(broken, now), Step::GiveUp(gone));
+        for _ in 0..20 {
+            assert_eq!(end.handle(broken, now), Step::Say(gone));
+        }
+        assert_eq!(end.poll(now + FIRST_DELAY), Step::Offer);
+        assert_eq!(end.delay, FIRST_DELAY * 2);
     }
 
     #[test]

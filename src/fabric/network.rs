@@ -7,14 +7,15 @@
 //! changed only after a read by the old one has come back: meanwhile posts are refused as [`PostError::Full`].
 //!
 //! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is posted
-//! to the node until its other end is known to be gone, and then by TCP until the new one is there. Reads of outboxes mend
-//! what was lost (`coord::barrier::spanning`).
+//! to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are refused, as
+//! [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of outboxes mend what
+//! was lost (`coord::barrier::spanning`).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::mending::{Mending, Note, OFFER_WORDS, Step, What};
+use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
 use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
 use super::tcp::TcpFabric;
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
@@ -72,10 +73,14 @@ struct Way {
     mending: Option<Mending>,
     /// Whether it counts among those that are mended.
     is_counted: bool,
-    /// Why the last note could not be sent.
+    /// Whether it was held when that was looked at last.
+    was_held: bool,
+    /// Why a note could not be sent since it has been held.
     trouble: Option<PostError>,
-    /// The writes that are posted again and again, the latest last.
+    /// Writes that are posted again and again.
     prepared: Vec<Prepared>,
+    /// How often one of them has been replaced.
+    replaced: u32,
 }
 
 impl Network {
@@ -116,14 +121,25 @@ impl Network {
     /// Says to a node what mending its connection asks for by now.
     fn mend(&self, rdma: &Rdma, way: &mut Way, node: usize) {
         let Some(note) = rdma.mend(way, node) else { return };
-        way.trouble = self.tcp.send_letter(node, &note.encode()).err();
+        if let Err(error) = self.tcp.send_letter(node, &note.encode()) {
+            way.trouble = Some(error);
+        }
     }
 
     /// Looks after all connections that are being mended.
     #[cold]
     fn mend_all(&self, rdma: &Rdma) {
+        let breaches = rdma.fabric.breaches();
+        let mut has_seen_all = true;
         for node in &rdma.reached {
-            self.mend(rdma, &mut rdma.way(*node), *node);
+            // Somebody connects to the node, which may take long, or posts to it: nobody waits here for that.
+            match rdma.try_way(*node) {
+                Some(mut way) => self.mend(rdma, &mut way, *node),
+                None => has_seen_all = false,
+            }
+        }
+        if has_seen_all {
+            rdma.breaches_seen.store(breaches, Ordering::Relaxed);
         }
     }
 
@@ -154,37 +170,41 @@ impl Network {
         }
         let mut prepared = rdma.fabric.prepare(node, at)?;
         let posted = rdma.fabric.repost(&mut prepared, value);
-        if way.prepared.len() == MOST_PREPARED {
-            way.prepared.remove(0);
+        if way.prepared.len() < MOST_PREPARED {
+            way.prepared.push(prepared);
+        } else {
+            way.prepared[place_to_replace(way.replaced)] = prepared;
+            way.replaced = way.replaced.wrapping_add(1);
         }
-        way.prepared.push(prepared);
         posted
     }
 
     /// Leaves one way for the other, once all that was posted has arrived.
     fn change_way(&self, way: &mut Way, node: usize) -> Result<(), PostError> {
-        if !way.is_used {
-            way.by_rdma = !way.by_rdma;
-            return Ok(());
-        }
-        let Some(ticket) = way.leaving else {
-            let mut tickets = Vec::with_capacity(1);
-            let posted = self.post_by(way.by_rdma, node, &[Request::Read { at: ANY_WORD }], &mut tickets);
-            way.leaving = tickets.pop();
-            // A way that is closed has nothing on it.
-            if let Err(PostError::Unreachable { .. }) = posted {
-                (way.by_rdma, way.is_used) = (!way.by_rdma, false);
-                return Ok(());
-            }
+        if way.is_used && !self.has_arrived(way, node)? {
             return Err(PostError::Full { node });
-        };
-        match self.take(ticket) {
-            Poll::Pending => Err(PostError::Full { node }),
-            Poll::Ready(_) => {
-                (way.by_rdma, way.is_used, way.leaving) = (!way.by_rdma, false, None);
-                Ok(())
+        }
+        (way.by_rdma, way.is_used) = (!way.by_rdma, false);
+        Ok(())
+    }
+
+    /// Whether all that was posted to a node by its present way has arrived, or never will.
+    ///
+    /// Only a read that has come back says so. What a broken connection by TCP has carried may still wait at the other
+    /// end, until that welcomes the next one, by which is read again: it then drops the old one with all that is in it.
+    /// One by RDMA that breaks is seen to be held, and is left when the other end has given it up.
+    fn has_arrived(&self, way: &mut Way, node: usize) -> Result<bool, PostError> {
+        if let Some(ticket) = way.leaving {
+            let Poll::Ready(read) = self.take(ticket) else { return Ok(false) };
+            way.leaving = None;
+            if read.is_ok() {
+                return Ok(true);
             }
         }
+        let mut tickets = Vec::with_capacity(1);
+        self.post_by(way.by_rdma, node, &[Request::Read { at: ANY_WORD }], &mut tickets)?;
+        way.leaving = tickets.pop();
+        Ok(false)
     }
 }
 
@@ -192,6 +212,15 @@ impl Rdma {
     fn way(&self, node: usize) -> MutexGuard<'_, Way> {
         // Nothing panics while it holds a way.
         self.ways[node].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way, unless somebody is at work on it.
+    fn try_way(&self, node: usize) -> Option<MutexGuard<'_, Way>> {
+        match self.ways[node].try_lock() {
+            Ok(way) => Some(way),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Whether a batch is to go by RDMA.
@@ -212,16 +241,10 @@ impl Rdma {
     fn mend(&self, way: &mut Way, node: usize) -> Option<Note> {
         let now = Instant::now();
         let mending = way.mending.as_mut()?;
-        if mending.is_whole() {
-            if self.fabric.is_connected(node) {
-                return None;
-            }
-            mending.handle_breach(now);
-            self.report(node, "broke; it is made anew");
-        }
+        self.see(mending, node, now);
         let step = mending.poll(now);
         let said = self.take_step(mending, node, step);
-        self.count(way);
+        self.draw_conclusions(way);
         said
     }
 
@@ -229,8 +252,12 @@ impl Rdma {
     fn hear(&self, node: usize, note: Note) -> Option<Note> {
         let mut way = self.way(node);
         let now = Instant::now();
-        // A node that could not connect in the beginning, but has been connected to.
-        let mending = way.mending.as_mut()?;
+        let Some(mending) = way.mending.as_mut() else {
+            // A node that this one could not connect to in the beginning, but that has connected.
+            let answer = answer_without_end(note)?;
+            self.fabric.disconnect(node, "there was no connection to it in the beginning");
+            return Some(answer);
+        };
         let was_whole = mending.is_whole();
         let step = mending.handle(note, now);
         if was_whole && !mending.is_whole() {
@@ -240,8 +267,17 @@ impl Rdma {
         if !was_whole && mending.is_whole() {
             self.report(node, "is there again");
         }
-        self.count(&mut way);
+        // It may have broken while the other end's word was waited for, when nobody looked.
+        self.see(mending, node, now);
+        self.draw_conclusions(&mut way);
         said
+    }
+
+    /// Looks whether a connection that is taken for whole is there.
+    fn see(&self, mending: &mut Mending, node: usize, now: Instant) {
+        if mending.is_whole() && mending.handle_sight(self.fabric.is_connected(node), now) {
+            self.report(node, "broke; it is made anew");
+        }
     }
 
     fn take_step(&self, mending: &mut Mending, node: usize, step: Step) -> Option<Note> {
@@ -278,21 +314,59 @@ impl Rdma {
         Some(own)
     }
 
-    /// Keeps the count of the connections that are mended.
-    fn count(&self, way: &mut Way) {
+    /// What follows for a way, whatever has changed its connection's state.
+    fn draw_conclusions(&self, way: &mut Way) {
         let is_mended = way.mending.as_ref().is_some_and(|mending| !mending.is_whole());
+        let is_held = way.mending.as_ref().is_some_and(Mending::is_held);
         match (way.is_counted, is_mended) {
             (false, true) => drop(self.mended_now.fetch_add(1, Ordering::Relaxed)),
             (true, false) => drop(self.mended_now.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
-        way.is_counted = is_mended;
+        if is_held && !way.was_held {
+            way.trouble = None;
+        }
+        (way.is_counted, way.was_held) = (is_mended, is_held);
+        if is_mended && way.by_rdma {
+            // Nothing is on that connection any more once the node is not held, and nothing has been posted on the next.
+            (way.by_rdma, way.is_used) = (false, false);
+            if let Some(ticket) = way.leaving.take() {
+                self.forget(ticket);
+            }
+        }
+    }
+
+    fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        self.fabric.take(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket })
+    }
+
+    fn forget(&self, ticket: Ticket) {
+        self.fabric.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
     }
 
     #[cold]
     fn report(&self, node: usize, what: &str) {
         eprintln!("phalanx: node {}: the RDMA connection to node {node} {what}", self.fabric.here());
     }
+}
+
+/// Why nothing is posted to a node that is held. Once it is unreachable it stays so until it is held no more: without a
+/// way for questions, and after one that it has not answered in time.
+fn refusal(node: usize, is_unanswered: bool, trouble: Option<&PostError>) -> PostError {
+    let why = "its RDMA connection broke, and it has not said yet that it has given up its own end of it".to_owned();
+    match trouble {
+        Some(error @ PostError::Unreachable { .. }) => error.clone(),
+        _ if is_unanswered => PostError::Unreachable { node, why },
+        _ => PostError::Full { node },
+    }
+}
+
+/// Which of the kept work requests makes room for another, as by chance. Where more words than are kept take turns, the
+/// one that was used longest ago is the next to be used.
+fn place_to_replace(replaced: u32) -> usize {
+    let mixed = replaced.wrapping_add(1).wrapping_mul(0x9E37_79B9);
+    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B);
+    (mixed >> 16) as usize % MOST_PREPARED
 }
 
 fn words_of(offer: &Offer) -> [u64; OFFER_WORDS] {
@@ -344,9 +418,8 @@ impl Fabric for Network {
         if rdma.has_trouble() {
             self.mend(rdma, &mut way, node);
         }
-        if way.mending.as_ref().is_some_and(Mending::is_held) {
-            // Without a way for notes the node cannot be reached at all.
-            return Err(way.trouble.clone().unwrap_or(PostError::Full { node }));
+        if let Some(mending) = way.mending.as_ref().filter(|mending| mending.is_held()) {
+            return Err(refusal(node, mending.is_unanswered(Instant::now()), way.trouble.as_ref()));
         }
         let by_rdma = rdma.suits(&way, node, requests);
         if by_rdma != way.by_rdma {
@@ -382,7 +455,6 @@ impl Fabric for Network {
         rdma.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
         let has_trouble = rdma.has_trouble();
         if has_trouble && polls.is_multiple_of(MENDING_EVERY) {
-            rdma.breaches_seen.store(rdma.fabric.breaches(), Ordering::Relaxed);
             self.mend_all(rdma);
         }
         // What comes by TCP comes as soon as it would in a job that has nothing else.
@@ -397,18 +469,14 @@ impl Fabric for Network {
 
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
         match &self.rdma {
-            Some(rdma) if ticket.slot & BY_RDMA != 0 => {
-                rdma.fabric.take(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket })
-            }
+            Some(rdma) if ticket.slot & BY_RDMA != 0 => rdma.take(ticket),
             _ => self.tcp.take(ticket),
         }
     }
 
     fn forget(&self, ticket: Ticket) {
         match &self.rdma {
-            Some(rdma) if ticket.slot & BY_RDMA != 0 => {
-                rdma.fabric.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
-            }
+            Some(rdma) if ticket.slot & BY_RDMA != 0 => rdma.forget(ticket),
             _ => self.tcp.forget(ticket),
         }
     }
@@ -431,5 +499,42 @@ impl Await for Network {
 
     fn longest_nap(&self) -> Option<Duration> {
         if self.adapters_write { Some(NAP) } else { self.tcp.longest_nap() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_held_has_no_room_at_first_and_is_then_unreachable() {
+        let node = 3;
+        assert_eq!(refusal(node, false, None), PostError::Full { node });
+        assert_eq!(refusal(node, false, Some(&PostError::Full { node })), PostError::Full { node });
+        let said = refusal(node, true, None).to_string();
+        assert!(said.contains("node 3") && said.contains("has given up") && said.contains("remedy"), "{said}");
+        assert_eq!(refusal(node, true, Some(&PostError::Full { node })), refusal(node, true, None));
+        let trouble = PostError::Unreachable { node, why: "refused".to_owned() };
+        for is_unanswered in [false, true] {
+            assert_eq!(refusal(node, is_unanswered, Some(&trouble)), trouble);
+        }
+    }
+
+    #[test]
+    fn more_words_in_turn_than_are_kept_still_find_most_of_theirs() {
+        for (words, hits_at_least) in [(MOST_PREPARED, 1000), (MOST_PREPARED + 1, 700), (MOST_PREPARED + 4, 300)] {
+            let mut kept: Vec<usize> = (0..MOST_PREPARED).collect();
+            let (mut hits, mut replaced) = (0, 0);
+            for step in 0..1000 {
+                let word = step % words;
+                if kept.contains(&word) {
+                    hits += 1;
+                } else {
+                    kept[place_to_replace(replaced)] = word;
+                    replaced += 1;
+                }
+            }
+            assert!(hits >= hits_at_least, "{hits} of 1000 with {words} words");
+        }
     }
 }

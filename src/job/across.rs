@@ -5,8 +5,8 @@
 //! 1. Each rank brings its [`RankCard`]. Ranks with equal node keys form a node; the lowest of them, its *agent*, makes
 //!    the segment and passes it to the others over a UNIX socket as in a job of one node.
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
-//! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows from the costs.
-//!    They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
+//! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows
+//!    from the costs. They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
 //! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages.
 //! 5. Nothing is brought: once this round is over, the world's block and the connections are there on every node.
 

@@ -312,9 +312,27 @@ impl Shared {
         }
     }
 
+    /// Reads letters until there are none, unless somebody else does. Nobody waits for a reader: it may take long.
     #[cold]
     fn read_letters(&self) {
-        let _turn = self.reader.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match self.reader.turn.try_lock() {
+                Ok(_turn) => self.read_those_there(),
+                // As in `engine`: a panic in a reader must not keep the others from reading.
+                Err(TryLockError::Poisoned(_)) => {
+                    self.reader.turn.clear_poison();
+                    continue;
+                }
+                // Its holder looks again when it has given the turn back, and finds what this thread has taken in before.
+                Err(TryLockError::WouldBlock) => return,
+            }
+            if !self.engine().has_letters() {
+                return;
+            }
+        }
+    }
+
+    fn read_those_there(&self) {
         let letters = self.engine().take_letters();
         let Some(handler) = self.reader.handler.get() else { return };
         for (node, letter) in letters {
@@ -343,7 +361,8 @@ impl Shared {
                     }
                     engine.watch_links();
                     let limit = engine.next_limit();
-                    drop(engine);
+                    // No event tells of letters that a ring has taken in before.
+                    self.deliver(engine);
                     let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
                     self.wait_for_events(left);
                     self.quiet_kick();
@@ -421,7 +440,9 @@ impl Shared {
                 if !engine.has_unsent() {
                     return;
                 }
-                engine.next_limit().map_or(limit, |next| next.min(limit))
+                let next = engine.next_limit().map_or(limit, |next| next.min(limit));
+                self.deliver(engine);
+                next
             };
             let now = Instant::now();
             if now >= limit {
@@ -480,7 +501,9 @@ impl Fabric for TcpFabric {
 
     fn flush(&self) {
         if self.shared.has_ring {
-            self.shared.engine().flush();
+            let mut engine = self.shared.engine();
+            engine.flush();
+            self.shared.deliver(engine);
         }
     }
 

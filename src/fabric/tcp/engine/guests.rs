@@ -9,6 +9,8 @@ use crate::handshake::Refusal;
 /// A connection from a process that does not speak for a node.
 #[derive(Debug)]
 pub(super) struct Guest {
+    /// The rank that it has proved to be.
+    pub(super) rank: u64,
     pub(super) stream: Stream,
     pub(super) address: SocketAddr,
     pub(super) outgoing: Outgoing,
@@ -16,12 +18,15 @@ pub(super) struct Guest {
 }
 
 impl Engine {
-    pub(super) fn receive_guest(&mut self, stranger: Stranger) {
+    pub(super) fn receive_guest(&mut self, stranger: Stranger, rank: u64) {
+        // A rank that connects anew has lost its old connection. What of that has not been read would be executed after
+        // what comes by the new one.
+        self.guests.retain(|_, guest| guest.rank != rank);
         let id = self.fresh_id();
         watch(&self.epoll, &stranger.socket, Token::Guest(id), false);
         let (stream, address) = (Stream::new(stranger.socket, Serial::new(id)), stranger.address);
         self.outside.extend(self.ring.is_some().then_some(Carrier::Guest(id)));
-        self.guests.insert(id, Guest { stream, address, outgoing: Outgoing::default(), watches_room: false });
+        self.guests.insert(id, Guest { rank, stream, address, outgoing: Outgoing::default(), watches_room: false });
     }
 
     /// Executes and answers what a guest asks.

@@ -134,8 +134,9 @@ impl Engine {
         if stranger.send().is_err() || is_crossed {
             return;
         }
-        let Some(node) = node else { return self.receive_guest(stranger) };
-        // A new connection of the same process: the old one is dead, whether this end has noticed or not.
+        let Some(node) = node else { return self.receive_guest(stranger, claim.rank) };
+        // A new connection of the same process: the old one is dead, whether this end has noticed or not. What of it has
+        // not been read must not be executed after what comes by the new one, and is dropped with it.
         if self.ready.contains(&node) {
             self.break_off(node, &StreamError::Closed);
         }
