@@ -66,7 +66,7 @@ impl Ending {
         let is_it = |ending: &Self| matches!(ending, Self::GivingUp(introductions) if introductions.named().key == key);
         let index = endings.iter().position(is_it)?;
         let Self::GivingUp(mut introductions) = endings.remove(index) else { unreachable!("found just now") };
-        introductions.abandon(fabric);
+        introductions.resume(fabric);
         Some(introductions)
     }
 

@@ -191,8 +191,31 @@ impl Introductions {
 
     /// The first node whose leader has not been found.
     pub fn missing(&self) -> Option<&Stranger> {
-        let is_known = |said: &Said| matches!(said, Said::Attempt(_));
-        self.said.iter().position(|said| !is_known(said)).map(|index| &self.others[index])
+        let mut first = 0;
+        for (index, stranger) in self.others.iter().enumerate() {
+            let end = first + self.places_of(index).len() * WORDS;
+            if !matches!(self.said[index], Said::Attempt(_)) && !self.has_shown_up(index, first..end) {
+                return Some(stranger);
+            }
+            first = end;
+        }
+        None
+    }
+
+    /// Whether what has come of the survey under way tells of a leader's attempt.
+    fn has_shown_up(&self, index: usize, words: std::ops::Range<usize>) -> bool {
+        let Some(reads) = &self.survey else { return false };
+        let values: Vec<Option<u64>> = words.map(|word| reads.value(word)).collect();
+        let mut found = self.places_of(index).zip(values.chunks_exact(WORDS));
+        found.any(|(place, words)| matches!(self.understand(place, words), Said::Attempt(_)))
+    }
+
+    /// It is wanted again, after some steps to give it up. A survey under way goes on: votes that it finds stand. What is
+    /// asked of a doom word may be about another attempt when the answer comes.
+    pub fn resume(&mut self, fabric: &impl Fabric) {
+        if let Some(dooming) = self.dooming.take() {
+            fabric.forget(dooming.ticket);
+        }
     }
 
     /// Moves on. After [`Met::Ended`] call [`begin_again`](Self::begin_again), after [`Met::Refused`]
@@ -526,14 +549,12 @@ impl Introductions {
         Said::Attempt(Attempt { place, group, start, stage: StageWord(stage) })
     }
 
-    /// Gives up what is on its way. What has come of it is kept, to know who is missing.
+    /// Gives up what is on its way.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
         if let Some(reads) = self.survey.take() {
-            self.take_in(&reads.into_values(fabric));
+            drop(reads.into_values(fabric));
         }
-        if let Some(dooming) = self.dooming.take() {
-            fabric.forget(dooming.ticket);
-        }
+        self.resume(fabric);
     }
 
     fn end(&mut self, memory: &impl Memory, fabric: &impl Fabric, offered: Offered) -> GivenUp {

@@ -16,6 +16,7 @@ use crate::coord::endings::Ending;
 use crate::coord::formation::{self, Member, NoSpace};
 use crate::coord::introductions::{Introductions, Met, Own, Stranger};
 use crate::coord::offers::{self, Named, Offered, REFUSED};
+use crate::coord::reads::Reads;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
@@ -41,6 +42,8 @@ pub(super) struct Forming {
     key: u64,
     /// The split's barrier, which has been passed.
     sequence: u64,
+    /// The question for the members' colours and keys, while it is on its way.
+    asked: Option<Reads>,
     /// The new group's members, once all have been asked.
     ranks: Option<Vec<usize>>,
 }
@@ -51,7 +54,10 @@ impl Group {
         self.membership.settle();
         let mut forming = match self.resume_forming(color, key)? {
             Some(forming) => forming,
-            None => Forming { color, key, sequence: self.meet_to_split(color, key, limit)?, ranks: None },
+            None => {
+                let sequence = self.meet_to_split(color, key, limit)?;
+                Forming { color, key, sequence, asked: None, ranks: None }
+            }
         };
         let formed = self.sort_and_form(&mut forming, limit);
         if is_time_out(&formed) {
@@ -68,7 +74,7 @@ impl Group {
             Some(ranks) => ranks.clone(),
             None => {
                 // They stay what they are while this member is at no later barrier.
-                let given = self.given_at(forming.sequence, limit)?;
+                let given = self.given_at(forming.sequence, &mut forming.asked, limit)?;
                 let members = formation::members_of(forming.color, &given);
                 forming.ranks.insert(members.into_iter().map(|index| self.ranks[index]).collect()).clone()
             }
@@ -97,6 +103,9 @@ impl Group {
     pub(super) fn decline_forming(&self, core: &mut Core) {
         let Some(forming) = core.forming.take() else { return };
         let named = self.name_of_split(&forming);
+        if let Some(reads) = forming.asked {
+            drop(reads.into_values(self.membership.reach().fabric));
+        }
         self.membership.give_up_half_made(|half| half.introductions.named() == named);
         // Whoever does not know its group is in nobody's way: its leader takes back what is not taken.
         let Some(ranks) = forming.ranks else { return };
@@ -286,8 +295,8 @@ impl Group {
                 formation::give_back(segment, &segment.layout(), block.start(), formation::units_of(&block));
                 Err(GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() })
             }
+            // What it has asked stays asked: calls with next to no time get on, too.
             Err(waited) => {
-                half.abandon(fabric);
                 let error = match half.is_offered() {
                     true => self.leader_missing(ranks, &half, waited),
                     false => GroupError::OffersPending { rank: membership.rank, waited },
