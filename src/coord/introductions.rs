@@ -58,6 +58,8 @@ pub struct Own {
     pub index: usize,
     /// The number that it gives to the group: the first attempt's.
     pub group: u64,
+    /// The number of the group of whose members it is made: what is not wanted any more goes with that.
+    pub parent: u64,
 }
 
 /// What a leader is found to say.
@@ -155,6 +157,8 @@ pub struct Introductions {
     /// How often reads of the survey that were lost have been repeated.
     repeats: u32,
     offered: Option<Offered>,
+    /// The same, once this node's other members can see it.
+    opened: Option<Offered>,
     vote: Option<Vote>,
     has_agreed: bool,
     dooming: Option<Dooming>,
@@ -170,13 +174,34 @@ impl Introductions {
         let (said, doomed) = (vec![Said::Unread; others.len()], vec![false; others.len()]);
         let know = vec![false; others.len()];
         let places = vec![None; others.len()];
-        let (survey, repeats, offered, vote, has_agreed, dooming) = (None, 0, None, None, false, None);
-        Self { named, own, others, said, places, survey, repeats, offered, vote, has_agreed, dooming, doomed, know }
+        let (survey, repeats, offered, opened) = (None, 0, None, None);
+        let (vote, has_agreed, dooming) = (None, false, None);
+        Self {
+            named,
+            own,
+            others,
+            said,
+            places,
+            survey,
+            repeats,
+            offered,
+            opened,
+            vote,
+            has_agreed,
+            dooming,
+            doomed,
+            know,
+        }
     }
 
     /// What the group is offered under.
     pub fn named(&self) -> Named {
         self.named
+    }
+
+    /// The group of whose members it is made.
+    pub fn parent(&self) -> u64 {
+        self.own.parent
     }
 
     /// This node's block.
@@ -350,10 +375,18 @@ impl Introductions {
     }
 
     /// Opens the place to the node's other members: they find the group, or (`is_refusal`) that there is none.
-    pub fn open(&self, memory: &impl Memory, takers: usize, is_refusal: bool) -> Option<Offered> {
-        let offered = self.offered?;
-        offers::open(memory, offered, takers, is_refusal);
-        Some(offered)
+    /// Once: who calls again learns where.
+    pub fn open(&mut self, memory: &impl Memory, takers: usize, is_refusal: bool) -> Option<Offered> {
+        if let (None, Some(offered)) = (self.opened, self.offered) {
+            offers::open(memory, offered, takers, is_refusal);
+            self.opened = Some(offered);
+        }
+        self.opened
+    }
+
+    /// Takes back what this node's other members have not taken; how many can take it no more.
+    pub fn revoke(&self, memory: &impl Memory) -> usize {
+        self.opened.map_or(0, |opened| offers::revoke(memory, opened))
     }
 
     /// After [`Met::Refused`]: tells the node's other members, and lets the place go.

@@ -12,7 +12,7 @@ use super::members::Abroad;
 use super::{AlgorithmChoice, Core, Group, Limit, Standing};
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
-use crate::coord::endings::Ending;
+use crate::coord::endings::{Ending, TakenBack, Why};
 use crate::coord::formation::{self, Member, NoSpace};
 use crate::coord::introductions::{Introductions, Met, Own, Stranger};
 use crate::coord::offers::{self, Named, Offered, REFUSED};
@@ -20,7 +20,7 @@ use crate::coord::reads::Reads;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
-use crate::job::{Declined, HalfMade};
+use crate::job::Declined;
 use crate::sync::Ordering;
 
 /// The number of the group of all ranks.
@@ -106,7 +106,7 @@ impl Group {
         if let Some(reads) = forming.asked {
             drop(reads.into_values(self.membership.reach().fabric));
         }
-        self.membership.give_up_half_made(|half| half.introductions.named() == named);
+        self.membership.give_up_half_made(Why::Unwanted, |other, _| other == named);
         // Whoever does not know its group is in nobody's way: its leader takes back what is not taken.
         let Some(ranks) = forming.ranks else { return };
         if self.membership.local_leader(&ranks) != self.membership.rank {
@@ -204,10 +204,10 @@ impl Group {
         if claimed.is_ok() {
             return claimed;
         }
-        self.membership.give_up_half_made(|_| true);
+        self.membership.give_up_half_made(Why::Space, |_, _| true);
         let patience = self.left(limit).unwrap_or(SPACE_PATIENCE).min(SPACE_PATIENCE);
         let attempt = || {
-            let is_over = self.membership.endings().is_empty();
+            let is_over = !self.membership.endings().iter().any(Ending::frees_space);
             self.membership.settle();
             match claim() {
                 Err(_) if !is_over => None,
@@ -261,8 +261,10 @@ impl Group {
     /// This node's part of a group that spans nodes.
     fn make_spanning(&self, ranks: &[usize], named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         let (segment, membership) = (self.segment(), &self.membership);
-        let mut half = match membership.take_half_made(named.key) {
-            Some(half) => half,
+        let refused = GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() };
+        let mut half = match membership.take_half_made(named) {
+            Some(TakenBack::Begun(half)) => half,
+            Some(TakenBack::Missed) => return Err(refused),
             None => self.begin_spanning(ranks, named, limit)?,
         };
         let fabric = membership.reach().fabric;
@@ -293,7 +295,7 @@ impl Group {
                 let block = half.block();
                 half.close(segment, fabric, takers);
                 formation::give_back(segment, &segment.layout(), block.start(), formation::units_of(&block));
-                Err(GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() })
+                Err(refused)
             }
             // What it has asked stays asked: calls with next to no time get on, too.
             Err(waited) => {
@@ -301,7 +303,6 @@ impl Group {
                     true => self.leader_missing(ranks, &half, waited),
                     false => GroupError::OffersPending { rank: membership.rank, waited },
                 };
-                let half = HalfMade { parent: self.id(), introductions: half };
                 membership.half_made().push(half);
                 Err(error)
             }
@@ -332,6 +333,7 @@ impl Group {
             block,
             index: nodes.iter().position(|node| *node == here).expect("this rank is a member"),
             group: membership.group_id(block.local()),
+            parent: self.id(),
         };
         Ok(Introductions::new(named, own, strangers))
     }
