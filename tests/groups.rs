@@ -404,14 +404,19 @@ fn play(seed: u64, nodes: usize, groups: usize) {
     let memories: Vec<SimNode> = (0..nodes).map(|_| SimNode::new(layout.words())).collect();
     let net = Wires::new(memories, nodes * ranks, [0, 5, 50][random.below(3)], random.number());
     let net = net.with_stalls([0, 5000][random.below(2)]);
-    let plan: Vec<Planned> = (0..groups)
-        .map(|number| {
+    let mut plan: Vec<Planned> = Vec::new();
+    for number in 0..groups {
+        // The same leaders again, as a later call.
+        let again = plan.last().filter(|last| last.named.call < 3 && random.below(3) == 0).cloned();
+        let planned =
+            again.map(|Planned { leaders, named }| Planned { leaders, named: Named { call: named.call + 1, ..named } });
+        plan.push(planned.unwrap_or_else(|| {
             let some = (0..nodes).filter(|_| random.below(3) > 0).collect::<Vec<usize>>();
             let some = if some.len() < 2 { vec![0, 1] } else { some };
             let leaders = some.into_iter().map(|node| node * ranks + random.below(ranks)).collect();
             Planned { leaders, named: Named { key: 100 + number as u64, call: 1 } }
-        })
-        .collect();
+        }));
+    }
     let actor = |index: usize| {
         let ahead = (0..groups).filter(|group| plan[*group].leaders.contains(&index)).collect();
         let (making, begun, held, endings) = (None, BTreeMap::new(), Vec::new(), Vec::new());

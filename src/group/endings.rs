@@ -157,7 +157,11 @@ impl Membership {
                 (holds, GroupBlock::Local(layout)) => {
                     formation::leave_together(segment, &node, *layout, holds as u64);
                 }
-                (holds, GroupBlock::Spanning(block)) => self.leave_spanning(*block, holds),
+                // Not waited for here: a peer may be silent, and the call may have no time left.
+                (holds, GroupBlock::Spanning(block)) => {
+                    let farewell = Farewell::new(segment, *block, holds, self.here());
+                    self.endings().push(Ending::Leaving(farewell));
+                }
             }
         }
         !untaken.is_empty()

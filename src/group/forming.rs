@@ -110,7 +110,7 @@ impl Group {
         // Whoever does not know its group is in nobody's way: its leader takes back what is not taken.
         let Some(ranks) = forming.ranks else { return };
         if self.membership.local_leader(&ranks) != self.membership.rank {
-            self.membership.declined().push(Declined { named, ranks });
+            self.membership.decline(Declined { named, ranks });
         }
     }
 
@@ -205,6 +205,21 @@ impl Group {
             return claimed;
         }
         self.membership.give_up_half_made(Why::Space, |_, _| true);
+        if let Ok(claimed) = self.claim_as_space_comes(limit, &claim) {
+            return Ok(claimed);
+        }
+        match self.membership.revoke_untaken() {
+            true => self.claim_as_space_comes(limit, &claim),
+            false => claimed,
+        }
+    }
+
+    /// Claims space as soon as what is being given back suffices, if that is soon.
+    fn claim_as_space_comes<T>(
+        &self,
+        limit: Option<Limit>,
+        claim: &impl Fn() -> Result<T, NoSpace>,
+    ) -> Result<T, NoSpace> {
         let patience = self.left(limit).unwrap_or(SPACE_PATIENCE).min(SPACE_PATIENCE);
         let attempt = || {
             let is_over = !self.membership.endings().iter().any(Ending::frees_space);
@@ -214,11 +229,7 @@ impl Group {
                 claimed => Some(claimed),
             }
         };
-        match self.patiently(self.limit(Some(patience)), attempt) {
-            Ok(Ok(claimed)) => Ok(claimed),
-            _ if self.membership.revoke_untaken() => claim(),
-            _ => claimed,
-        }
+        self.patiently(self.limit(Some(patience)), attempt).unwrap_or_else(|_| claim())
     }
 
     fn exhausted(&self, members: usize, space: NoSpace) -> GroupError {

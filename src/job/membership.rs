@@ -19,6 +19,9 @@ use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
 use crate::sync::Ordering;
 
+/// Groups that a rank remembers to have declined. Some of them are never made.
+const MOST_DECLINED: usize = 64;
+
 /// A rank's part in its job.
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -196,6 +199,16 @@ impl Membership {
 
     pub fn declined(&self) -> MutexGuard<'_, Vec<Declined>> {
         lock(&self.declined)
+    }
+
+    /// Notes a group that is to be taken and left when it is there. What is forgotten for it is the oldest: its leader
+    /// takes that back when it needs the room.
+    pub fn decline(&self, declined: Declined) {
+        let mut all = self.declined();
+        if all.len() == MOST_DECLINED {
+            all.remove(0);
+        }
+        all.push(declined);
     }
 
     pub fn untaken(&self) -> MutexGuard<'_, Vec<Untaken>> {
