@@ -25,6 +25,7 @@ use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
 use crate::coord::drive::Arrived;
+use crate::coord::endings::Why;
 use crate::coord::offers::Offered;
 use crate::coord::stats::GroupStats;
 use crate::error::{BarrierError, GroupError};
@@ -539,7 +540,7 @@ impl Drop for Group {
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);
-        self.membership.give_up_half_made(|half| half.parent == self.id());
+        self.membership.give_up_half_made(Why::Unwanted, |_, parent| parent == self.id());
         self.leave();
         self.membership.settle();
     }

@@ -30,7 +30,7 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
-pub(crate) use membership::{CpuShare, Declined, GroupBlock, HalfMade, Membership, Untaken};
+pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Untaken};
 use membership::{Exchange, Parts};
 
 /// How long ranks wait for each other to join, unless told otherwise.

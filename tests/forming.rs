@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::children::{answer, role};
 use common::nodes::{Across, Marks, wait_for_space};
@@ -166,6 +166,34 @@ fn ranks_may_end_right_after_a_group_is_made() {
     for _ in 0..20 {
         Across::new(&[0, 1, 2]).run(TEST, &[]);
     }
+}
+
+/// Calls that give up before any answer can have come get on, as long as they are repeated.
+#[test]
+fn calls_with_no_time_left_get_on() {
+    const TEST: &str = "calls_with_no_time_left_get_on";
+    if role().is_some() {
+        let (job, marks) = (join(), Marks::of_this_rank());
+        let world = job.world();
+        let repeat = |call: &dyn Fn() -> Result<Group, GroupError>| {
+            let begun = Instant::now();
+            loop {
+                match call() {
+                    Ok(group) => return group,
+                    Err(error) => assert!(begun.elapsed() < PROMPT, "{error}"),
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        };
+        for _ in 0..3 {
+            let listed = repeat(&|| world.subgroup(&[0, 1], Duration::ZERO));
+            listed.barrier_timeout(LIMIT).expect("both have it");
+            let split = repeat(&|| world.split_timeout(0, 0, Duration::ZERO));
+            split.barrier_timeout(LIMIT).expect("both have it");
+        }
+        return marks.gate(&job, "end");
+    }
+    Across::new(&[0, 1]).run(TEST, &[]);
 }
 
 fn signal(pid: u32, signal: Signal) {

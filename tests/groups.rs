@@ -21,11 +21,11 @@ use phalanx::coord::arena;
 use phalanx::coord::barrier::Algorithm;
 use phalanx::coord::barrier::spanning::Schedule;
 use phalanx::coord::barrier::spanning::layout::{NodeWord, SpanLayout};
-use phalanx::coord::endings::Ending;
+use phalanx::coord::endings::{Awaited, Ending, TakenBack, Why};
 use phalanx::coord::farewell::Farewell;
 use phalanx::coord::formation::{self, Member};
 use phalanx::coord::introductions::{Introductions, Met, Own, Stranger};
-use phalanx::coord::offers::{self, Named, REFUSED};
+use phalanx::coord::offers::{self, Named, REFUSED, Stage, StageWord};
 use phalanx::fabric::node::{NodeLayout, OFFERS, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
 use phalanx::fabric::{Fabric, Memory, WordAt};
@@ -70,6 +70,8 @@ struct Known {
     ballot: u64,
     /// A leader has been refused.
     is_refused: bool,
+    /// Ballots that leaders have given up.
+    void: Vec<u64>,
 }
 
 struct Play<'net> {
@@ -113,11 +115,31 @@ impl Play<'_> {
 
     fn settle(&mut self, index: usize) {
         let node = self.actors[index].node;
-        let fabric = self.net.of(index, node);
-        let actor = &mut self.actors[index];
-        for ending in std::mem::take(&mut actor.endings) {
-            ending.poll(&self.net.nodes[node], &self.layout, &fabric, &mut actor.endings);
+        let (memory, fabric) = (&self.net.nodes[node], self.net.of(index, node));
+        for ending in std::mem::take(&mut self.actors[index].endings) {
+            let given_up = match &ending {
+                Ending::GivingUp(introductions, _) => {
+                    let ballot = memory.word(introductions.block().ballot()).load(Ordering::Relaxed);
+                    Some((introductions.named(), ballot))
+                }
+                _ => None,
+            };
+            let mut left = Vec::new();
+            ending.poll(memory, &self.layout, &fabric, &mut left);
+            if let Some((named, ballot)) = given_up.filter(|_| left.is_empty()) {
+                self.end_without_a_group(index, named, ballot);
+            }
+            self.actors[index].endings.extend(left);
         }
+    }
+
+    /// The oracle on giving up: the ballot that this leader may have voted for has won nowhere, and never will.
+    fn end_without_a_group(&mut self, index: usize, named: Named, ballot: u64) {
+        let plan = self.plan.iter().position(|planned| planned.named == named).expect("it is planned");
+        let known = &mut self.known[plan];
+        let has_won = known.agreed.is_some() && known.ballot == ballot;
+        assert!(!has_won, "leader {index} has given {plan} up, which others have agreed on");
+        known.void.push(ballot);
     }
 
     fn number(&mut self) -> u64 {
@@ -130,13 +152,16 @@ impl Play<'_> {
         let Some(plan) = self.actors[index].ahead.first().copied() else { return };
         if self.actors[index].making.is_none() {
             match self.random.below(40) {
-                // It never comes.
-                0 => return self.is_through(index),
-                1..20 => return,
+                // It never comes. But who has a part in a group that there is gets it.
+                0 if self.known[plan].agreed.is_none() => return self.is_through(index),
+                0..20 => return,
                 _ => {}
             }
-            let begun = self.take_up(index, plan).or_else(|| self.begin(index, plan));
-            self.actors[index].making = begun;
+            self.actors[index].making = match self.take_up(index, plan) {
+                Some(TakenBack::Begun(begun)) => Some(begun),
+                Some(TakenBack::Missed) => return self.is_through(index),
+                None => self.begin(index, plan),
+            };
             return;
         }
         if self.random.below(1000) < self.unrest {
@@ -155,7 +180,7 @@ impl Play<'_> {
                 let block = making.block();
                 making.close(&self.net.nodes[node], &fabric, 0);
                 formation::give_back(&self.net.nodes[node], &self.layout, block.start(), formation::units_of(&block));
-                self.known[plan].is_refused = true;
+                self.refuse(index, plan);
                 return self.is_through(index);
             }
             Poll::Ready(Met::Agreed) => {
@@ -171,15 +196,47 @@ impl Play<'_> {
     }
 
     /// What was begun earlier, and may just be given up.
-    fn take_up(&mut self, index: usize, plan: usize) -> Option<Introductions> {
+    fn take_up(&mut self, index: usize, plan: usize) -> Option<TakenBack> {
         let fabric = self.net.of(index, self.actors[index].node);
-        let key = self.plan[plan].named.key;
+        let named = self.plan[plan].named;
         let Actor { begun, endings, .. } = &mut self.actors[index];
-        begun.remove(&plan).or_else(|| Ending::take_back(endings, key, &fabric))
+        begun.remove(&plan).map(TakenBack::Begun).or_else(|| Ending::take_back(endings, named, &fabric))
     }
 
+    /// The leader will not ask for the next of its plan again.
     fn is_through(&mut self, index: usize) {
-        self.actors[index].ahead.remove(0);
+        let plan = self.actors[index].ahead.remove(0);
+        let through = self.plan[plan].named;
+        self.give_up(index, Why::Unwanted, |named| named == through);
+    }
+
+    /// What was begun, kept and missed before is given up for this reason.
+    fn give_up(&mut self, index: usize, why: Why, is_meant: impl Fn(Named) -> bool) {
+        let node = self.actors[index].node;
+        let mut left = Vec::new();
+        for ending in std::mem::take(&mut self.actors[index].endings) {
+            match ending.may_be_asked_for() {
+                Some((named, _)) if is_meant(named) => {
+                    ending.give_up(why, &self.net.nodes[node], node, &mut left);
+                }
+                _ => left.push(ending),
+            }
+        }
+        for (plan, begun) in std::mem::take(&mut self.actors[index].begun) {
+            if is_meant(begun.named()) {
+                left.push(Ending::GivingUp(begun, why));
+            } else {
+                self.actors[index].begun.insert(plan, begun);
+            }
+        }
+        self.actors[index].endings = left;
+    }
+
+    /// The oracle on refusals.
+    fn refuse(&mut self, index: usize, plan: usize) {
+        let known = &mut self.known[plan];
+        assert!(known.agreed.is_none(), "leader {index} is refused {plan}, which others have agreed on");
+        known.is_refused = true;
     }
 
     fn begin(&mut self, index: usize, plan: usize) -> Option<Introductions> {
@@ -195,15 +252,16 @@ impl Play<'_> {
                 Some(offered) => {
                     offers::open(self.memory(index), offered, 0, true);
                     offers::let_go(self.memory(index), offered);
-                    self.known[plan].is_refused = true;
+                    self.refuse(index, plan);
                     self.is_through(index);
                 }
                 None => self.make_room(index),
             }
+            self.give_up(index, Why::Space, |_| true);
             return None;
         };
         let position = leaders.iter().position(|leader| *leader == index).expect("it leads in it");
-        let own = Own { node, leader: local, segment: self.layout, block, index: position, group: number };
+        let own = Own { node, leader: local, segment: self.layout, block, index: position, group: number, parent: 0 };
         let stranger = |leader: &usize| {
             let Actor { node, local, .. } = self.actors[*leader];
             Stranger { node, leader: local, layout: self.layout }
@@ -213,25 +271,20 @@ impl Play<'_> {
 
     fn make_room(&mut self, index: usize) {
         if let Some((_, oldest)) = self.actors[index].begun.pop_first() {
-            self.actors[index].endings.push(Ending::GivingUp(oldest));
+            self.actors[index].endings.push(Ending::GivingUp(oldest, Why::Place));
         }
         self.settle(index);
     }
 
     /// Keeps what it has begun for later, or gives it up and goes on with the next, or calls again.
     fn lose_patience(&mut self, index: usize, plan: usize) {
-        let mut making = self.actors[index].making.take().expect("it makes something");
-        if self.random.below(2) == 0 {
-            let node = self.actors[index].node;
-            making.abandon(&self.net.of(index, node));
-            self.actors[index].begun.insert(plan, making);
-        } else {
-            self.actors[index].endings.push(Ending::GivingUp(making));
+        let making = self.actors[index].making.take().expect("it makes something");
+        match self.random.below(4) {
+            0 | 1 => drop(self.actors[index].begun.insert(plan, making)),
+            2 => self.actors[index].endings.push(Ending::GivingUp(making, Why::Place)),
+            _ => self.actors[index].endings.push(Ending::GivingUp(making, Why::Space)),
         }
-        if self.random.below(2) == 0 {
-            if let Some(begun) = self.actors[index].begun.remove(&plan) {
-                self.actors[index].endings.push(Ending::GivingUp(begun));
-            }
+        if self.random.below(2) == 0 && self.known[plan].agreed.is_none() {
             self.is_through(index);
         }
     }
@@ -247,6 +300,7 @@ impl Play<'_> {
         assert_eq!(list.iter().map(|(node, _)| *node).collect::<Vec<_>>(), expected);
         let known = &mut self.known[plan];
         assert!(!known.is_refused, "leader {index} has agreed on {plan}, which was refused");
+        assert!(!known.void.contains(&ballot), "leader {index} has agreed on {plan}, which others have given up");
         match &known.agreed {
             Some(agreed) => assert_eq!((agreed, known.ballot), (&list, ballot), "leader {index} on {plan}"),
             None => (known.agreed, known.ballot) = (Some(list), ballot),
@@ -310,8 +364,10 @@ impl Play<'_> {
             }
             self.step();
             // What nobody goes on with is given up at last.
-            for actor in self.actors.iter_mut().filter(|actor| actor.ahead.is_empty()) {
-                actor.endings.extend(std::mem::take(&mut actor.begun).into_values().map(Ending::GivingUp));
+            for index in 0..self.actors.len() {
+                if self.actors[index].ahead.is_empty() {
+                    self.give_up(index, Why::Unwanted, |_| true);
+                }
             }
         }
         panic!("it never ends:\n{}", self.situation());
@@ -348,14 +404,19 @@ fn play(seed: u64, nodes: usize, groups: usize) {
     let memories: Vec<SimNode> = (0..nodes).map(|_| SimNode::new(layout.words())).collect();
     let net = Wires::new(memories, nodes * ranks, [0, 5, 50][random.below(3)], random.number());
     let net = net.with_stalls([0, 5000][random.below(2)]);
-    let plan: Vec<Planned> = (0..groups)
-        .map(|number| {
+    let mut plan: Vec<Planned> = Vec::new();
+    for number in 0..groups {
+        // The same leaders again, as a later call.
+        let again = plan.last().filter(|last| last.named.call < 3 && random.below(3) == 0).cloned();
+        let planned =
+            again.map(|Planned { leaders, named }| Planned { leaders, named: Named { call: named.call + 1, ..named } });
+        plan.push(planned.unwrap_or_else(|| {
             let some = (0..nodes).filter(|_| random.below(3) > 0).collect::<Vec<usize>>();
             let some = if some.len() < 2 { vec![0, 1] } else { some };
             let leaders = some.into_iter().map(|node| node * ranks + random.below(ranks)).collect();
             Planned { leaders, named: Named { key: 100 + number as u64, call: 1 } }
-        })
-        .collect();
+        }));
+    }
     let actor = |index: usize| {
         let ahead = (0..groups).filter(|group| plan[*group].leaders.contains(&index)).collect();
         let (making, begun, held, endings) = (None, BTreeMap::new(), Vec::new(), Vec::new());
@@ -372,4 +433,65 @@ fn leaders_agree_or_give_up_and_nothing_is_lost() {
     for_each_seed("groups", "leaders_agree_or_give_up_and_nothing_is_lost", 0..150, |seed| {
         play(seed, 2 + Seeded::new(seed ^ 0x77).below(3), 12);
     });
+}
+
+/// Polls until something has come of it.
+fn until<T>(net: &Wires, mut poll: impl FnMut() -> Poll<T>) -> T {
+    for _ in 0..100_000 {
+        if let Poll::Ready(value) = poll() {
+            return value;
+        }
+        net.step();
+    }
+    panic!("nothing comes of it");
+}
+
+/// A leader votes and gives the group up, for `why`; then the other agrees. What the first finds when it calls again.
+fn call_again_after(why: Why) -> Option<TakenBack> {
+    let schedule = Schedule::dissemination(2, 2);
+    let layout = NodeLayout::new(1, 4 * formation::units_spanning(&schedule, 1) * UNIT_WORDS);
+    let net = Wires::new((0..2).map(|_| SimNode::new(layout.words())).collect(), 2, 0, 7);
+    let named = Named { key: 9, call: 1 };
+    let member = [Member { rank: 0, local: 0 }];
+    let begin = |node: usize| {
+        let made = formation::make_spanning(&net.nodes[node], &layout, schedule, &member, Algorithm::Flat);
+        let (block, group) = (made.expect("it is empty"), 1 + node as u64);
+        let own = Own { node, leader: 0, segment: layout, block, index: node, group, parent: 5 };
+        Introductions::new(named, own, vec![Stranger { node: 1 - node, leader: 0, layout }])
+    };
+    let (mut quick, mut slow) = (begin(0), begin(1));
+    let stage = || StageWord(net.nodes[1].word(layout.offer(0, 0).stage()).load(Ordering::Relaxed)).stage();
+    assert!(quick.poll(&net.nodes[0], &net.of(0, 0)).is_pending());
+    until(&net, || {
+        assert!(slow.poll(&net.nodes[1], &net.of(1, 1)).is_pending());
+        if stage() == Some(Stage::Voted) { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let mut endings = vec![Ending::GivingUp(slow, why)];
+    assert_eq!(until(&net, || quick.poll(&net.nodes[0], &net.of(0, 0))), Met::Agreed);
+    let mut others = vec![Ending::Acknowledging(quick)];
+    // The place is free again, whatever is kept.
+    until(&net, || {
+        for (node, endings) in [&mut others, &mut endings].into_iter().enumerate() {
+            for ending in std::mem::take(endings) {
+                ending.poll(&net.nodes[node], &layout, &net.of(node, node), endings);
+            }
+        }
+        let is_awaited = endings.iter().any(|ending| ending.awaited() == Awaited::ByLeaders);
+        if others.is_empty() && !is_awaited { Poll::Ready(()) } else { Poll::Pending }
+    });
+    for _ in 0..OFFERS {
+        assert!(offers::offer(&net.nodes[1], &layout, 0, named, 0, 1).is_some(), "a place is lost");
+    }
+    let back = Ending::take_back(&mut endings, named, &net.of(1, 1));
+    endings.iter_mut().for_each(|ending| ending.abandon(&net.of(1, 1)));
+    back
+}
+
+#[test]
+fn a_group_that_is_made_while_its_leader_makes_room_is_there_when_it_calls_again() {
+    let Some(TakenBack::Begun(mut half)) = call_again_after(Why::Place) else { panic!("the group is lost") };
+    let net = Wires::new(vec![SimNode::new(1), SimNode::new(1)], 2, 0, 7);
+    assert_eq!(half.poll(&net.nodes[1], &net.of(1, 1)), Poll::Ready(Met::Agreed));
+    assert!(matches!(call_again_after(Why::Space), Some(TakenBack::Missed)));
+    assert!(call_again_after(Why::Unwanted).is_none());
 }

@@ -5,7 +5,7 @@ use std::task::Poll;
 use super::farewell::Farewell;
 use super::formation;
 use super::introductions::{GivenUp, Introductions};
-use super::offers::Offered;
+use super::offers::{Named, Offered};
 use crate::fabric::node::NodeLayout;
 use crate::fabric::{Fabric, Memory};
 
@@ -14,10 +14,40 @@ use crate::fabric::{Fabric, Memory};
 pub enum Ending {
     /// The group is made; this leader's offer stands until all other leaders know it.
     Acknowledging(Introductions),
-    /// The group is not wanted any more.
-    GivingUp(Introductions),
+    /// The leader gives the group up, if it can.
+    GivingUp(Introductions, Why),
+    /// Too late to give it up: the group is made, and kept for the call that asks for it again.
+    Kept(Introductions),
+    /// As [`Kept`](Self::Kept), but the space was needed: the call that asks for it again is to be refused.
+    Missed {
+        /// The group's name.
+        named: Named,
+        /// The group of whose members it was made.
+        parent: u64,
+    },
     /// Members leave the group.
     Leaving(Farewell),
+}
+
+/// Why a leader gives up what it has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// Its place for an offer is needed. The call may be repeated.
+    Place,
+    /// The space of its block is needed. The call may be repeated.
+    Space,
+    /// Nobody will ask for it again.
+    Unwanted,
+}
+
+/// What is left of a group that is wanted after all.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is gone at once")]
+pub enum TakenBack {
+    /// It can be gone on with.
+    Begun(Introductions),
+    /// Others have it, and this node has left it.
+    Missed,
 }
 
 /// Who still needs something of an [`Ending`].
@@ -40,19 +70,20 @@ impl Ending {
                     left.push(Self::Acknowledging(introductions));
                 }
             }
-            Self::GivingUp(mut introductions) => match introductions.give_up(memory, fabric) {
-                Poll::Pending => left.push(Self::GivingUp(introductions)),
+            Self::GivingUp(mut introductions, why) => match introductions.give_up(memory, fabric) {
+                Poll::Pending => left.push(Self::GivingUp(introductions, why)),
                 Poll::Ready(GivenUp::NoGroup) => {
                     let block = introductions.block();
                     formation::give_back(memory, node, block.start(), formation::units_of(&block));
                 }
-                // None of this node's members has heard of it, so all of them leave at once.
-                Poll::Ready(GivenUp::Agreed) => {
-                    let block = introductions.block();
-                    let farewell = Farewell::new(memory, block, block.local().size(), fabric.here());
-                    left.extend([Self::Acknowledging(introductions), Self::Leaving(farewell)]);
-                }
+                Poll::Ready(GivenUp::Agreed) => Self::come_too_late(introductions, why, memory, fabric.here(), left),
             },
+            Self::Kept(mut introductions) => {
+                // Its place is free as soon as the other leaders know.
+                let _ = introductions.acknowledge(memory, fabric);
+                left.push(Self::Kept(introductions));
+            }
+            Self::Missed { .. } => left.push(self),
             Self::Leaving(mut farewell) => {
                 if farewell.poll(memory, node, fabric).is_pending() {
                     left.push(Self::Leaving(farewell));
@@ -61,39 +92,107 @@ impl Ending {
         }
     }
 
+    /// The group that was to be given up is made.
+    fn come_too_late(
+        mut introductions: Introductions,
+        why: Why,
+        memory: &impl Memory,
+        here: usize,
+        left: &mut Vec<Self>,
+    ) {
+        let block = introductions.block();
+        let members = block.local().size();
+        if why == Why::Place {
+            introductions.open(memory, members - 1, false);
+            return left.push(Self::Kept(introductions));
+        }
+        if why == Why::Space {
+            introductions.open(memory, members - 1, true);
+            left.push(Self::Missed { named: introductions.named(), parent: introductions.parent() });
+        }
+        // None of this node's members has heard of it, so all of them leave at once.
+        let farewell = Farewell::new(memory, block, members, here);
+        left.extend([Self::Acknowledging(introductions), Self::Leaving(farewell)]);
+    }
+
+    /// Gives up what is given up, or kept, already, for a reason that goes further.
+    pub fn give_up(self, why: Why, memory: &impl Memory, here: usize, left: &mut Vec<Self>) {
+        match self {
+            Self::GivingUp(introductions, earlier) => left.push(Self::GivingUp(introductions, earlier.max(why))),
+            Self::Kept(introductions) if why > Why::Place => {
+                if why == Why::Space {
+                    left.push(Self::Missed { named: introductions.named(), parent: introductions.parent() });
+                }
+                // Those of this node's members that have taken it leave by themselves.
+                let holds = 1 + introductions.revoke(memory);
+                let farewell = Farewell::new(memory, introductions.block(), holds, here);
+                left.extend([Self::Acknowledging(introductions), Self::Leaving(farewell)]);
+            }
+            Self::Missed { .. } if why == Why::Unwanted => {}
+            Self::Kept(_) | Self::Missed { .. } | Self::Acknowledging(_) | Self::Leaving(_) => left.push(self),
+        }
+    }
+
+    /// The name and the parent of a group that a call may ask for again.
+    pub fn may_be_asked_for(&self) -> Option<(Named, u64)> {
+        match self {
+            Self::GivingUp(introductions, _) | Self::Kept(introductions) => {
+                Some((introductions.named(), introductions.parent()))
+            }
+            Self::Missed { named, parent } => Some((*named, *parent)),
+            Self::Acknowledging(_) | Self::Leaving(_) => None,
+        }
+    }
+
+    /// Whether a block may be free when it is done.
+    pub fn frees_space(&self) -> bool {
+        matches!(self, Self::GivingUp(..) | Self::Leaving(_))
+    }
+
     /// Takes a group back that is wanted after all.
-    pub fn take_back(endings: &mut Vec<Self>, key: u64, fabric: &impl Fabric) -> Option<Introductions> {
-        let is_it = |ending: &Self| matches!(ending, Self::GivingUp(introductions) if introductions.named().key == key);
+    pub fn take_back(endings: &mut Vec<Self>, wanted: Named, fabric: &impl Fabric) -> Option<TakenBack> {
+        let is_it = |ending: &Self| ending.may_be_asked_for().is_some_and(|(named, _)| named == wanted);
         let index = endings.iter().position(is_it)?;
-        let Self::GivingUp(mut introductions) = endings.remove(index) else { unreachable!("found just now") };
-        introductions.abandon(fabric);
-        Some(introductions)
+        match endings.remove(index) {
+            Self::GivingUp(mut introductions, _) | Self::Kept(mut introductions) => {
+                introductions.resume(fabric);
+                Some(TakenBack::Begun(introductions))
+            }
+            Self::Missed { .. } => Some(TakenBack::Missed),
+            Self::Acknowledging(_) | Self::Leaving(_) => unreachable!("nobody asks for those"),
+        }
     }
 
     /// All leaders are known to know of the group that is offered so. Whether that was what is left to do here.
     pub fn conclude(&mut self, memory: &impl Memory, offered: Offered, fabric: &impl Fabric) -> bool {
         match self {
             Self::Acknowledging(introductions) => introductions.conclude(memory, offered, fabric),
-            Self::GivingUp(_) | Self::Leaving(_) => false,
+            Self::GivingUp(..) | Self::Kept(_) | Self::Missed { .. } | Self::Leaving(_) => false,
         }
     }
 
     /// What others lose if this process ends before it is done.
     pub fn awaited(&self) -> Awaited {
         match self {
-            Self::Acknowledging(introductions) | Self::GivingUp(introductions) if introductions.is_unanswered() => {
-                Awaited::Unanswered
+            Self::Acknowledging(introductions) | Self::GivingUp(introductions, _) | Self::Kept(introductions) => {
+                match (introductions.is_offered(), introductions.is_unanswered()) {
+                    (false, _) => Awaited::Nothing,
+                    (true, true) => Awaited::Unanswered,
+                    (true, false) => Awaited::ByLeaders,
+                }
             }
-            Self::Acknowledging(_) | Self::GivingUp(_) => Awaited::ByLeaders,
             Self::Leaving(farewell) if farewell.is_about_to_let_go() => Awaited::Unanswered,
-            Self::Leaving(_) => Awaited::Nothing,
+            Self::Leaving(_) | Self::Missed { .. } => Awaited::Nothing,
         }
     }
 
     /// Before it is dropped undone: nobody will take what it has asked for.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
         match self {
-            Self::Acknowledging(introductions) | Self::GivingUp(introductions) => introductions.abandon(fabric),
+            Self::Acknowledging(introductions) | Self::GivingUp(introductions, _) | Self::Kept(introductions) => {
+                introductions.abandon(fabric);
+            }
+            Self::Missed { .. } => {}
             Self::Leaving(farewell) => farewell.abandon(fabric),
         }
     }

@@ -159,7 +159,7 @@ pub fn are_last_to_leave(memory: &impl Memory, layout: GroupLayout, holds: u64) 
     memory.word(layout.references()).fetch_sub(holds, Ordering::AcqRel) == holds
 }
 
-/// Gives a block back that nobody has seen.
+/// Gives a block back that nobody uses: because nobody has seen it, or all have left.
 pub fn give_back(memory: &impl Memory, node: &NodeLayout, start: WordAt, units: usize) {
     arena::release(memory, node, (start.0 - node.unit(0).0) / UNIT_WORDS, units);
 }

@@ -58,6 +58,8 @@ pub struct Own {
     pub index: usize,
     /// The number that it gives to the group: the first attempt's.
     pub group: u64,
+    /// The number of the group of whose members it is made: what is not wanted any more goes with that.
+    pub parent: u64,
 }
 
 /// What a leader is found to say.
@@ -155,6 +157,8 @@ pub struct Introductions {
     /// How often reads of the survey that were lost have been repeated.
     repeats: u32,
     offered: Option<Offered>,
+    /// The same, once this node's other members can see it.
+    opened: Option<Offered>,
     vote: Option<Vote>,
     has_agreed: bool,
     dooming: Option<Dooming>,
@@ -170,13 +174,34 @@ impl Introductions {
         let (said, doomed) = (vec![Said::Unread; others.len()], vec![false; others.len()]);
         let know = vec![false; others.len()];
         let places = vec![None; others.len()];
-        let (survey, repeats, offered, vote, has_agreed, dooming) = (None, 0, None, None, false, None);
-        Self { named, own, others, said, places, survey, repeats, offered, vote, has_agreed, dooming, doomed, know }
+        let (survey, repeats, offered, opened) = (None, 0, None, None);
+        let (vote, has_agreed, dooming) = (None, false, None);
+        Self {
+            named,
+            own,
+            others,
+            said,
+            places,
+            survey,
+            repeats,
+            offered,
+            opened,
+            vote,
+            has_agreed,
+            dooming,
+            doomed,
+            know,
+        }
     }
 
     /// What the group is offered under.
     pub fn named(&self) -> Named {
         self.named
+    }
+
+    /// The group of whose members it is made.
+    pub fn parent(&self) -> u64 {
+        self.own.parent
     }
 
     /// This node's block.
@@ -191,8 +216,31 @@ impl Introductions {
 
     /// The first node whose leader has not been found.
     pub fn missing(&self) -> Option<&Stranger> {
-        let is_known = |said: &Said| matches!(said, Said::Attempt(_));
-        self.said.iter().position(|said| !is_known(said)).map(|index| &self.others[index])
+        let mut first = 0;
+        for (index, stranger) in self.others.iter().enumerate() {
+            let end = first + self.places_of(index).len() * WORDS;
+            if !matches!(self.said[index], Said::Attempt(_)) && !self.has_shown_up(index, first..end) {
+                return Some(stranger);
+            }
+            first = end;
+        }
+        None
+    }
+
+    /// Whether what has come of the survey under way tells of a leader's attempt.
+    fn has_shown_up(&self, index: usize, words: std::ops::Range<usize>) -> bool {
+        let Some(reads) = &self.survey else { return false };
+        let values: Vec<Option<u64>> = words.map(|word| reads.value(word)).collect();
+        let mut found = self.places_of(index).zip(values.chunks_exact(WORDS));
+        found.any(|(place, words)| matches!(self.understand(place, words), Said::Attempt(_)))
+    }
+
+    /// It is wanted again, after some steps to give it up. A survey under way goes on: votes that it finds stand. What is
+    /// asked of a doom word may be about another attempt when the answer comes.
+    pub fn resume(&mut self, fabric: &impl Fabric) {
+        if let Some(dooming) = self.dooming.take() {
+            fabric.forget(dooming.ticket);
+        }
     }
 
     /// Moves on. After [`Met::Ended`] call [`begin_again`](Self::begin_again), after [`Met::Refused`]
@@ -327,10 +375,18 @@ impl Introductions {
     }
 
     /// Opens the place to the node's other members: they find the group, or (`is_refusal`) that there is none.
-    pub fn open(&self, memory: &impl Memory, takers: usize, is_refusal: bool) -> Option<Offered> {
-        let offered = self.offered?;
-        offers::open(memory, offered, takers, is_refusal);
-        Some(offered)
+    /// Once: who calls again learns where.
+    pub fn open(&mut self, memory: &impl Memory, takers: usize, is_refusal: bool) -> Option<Offered> {
+        if let (None, Some(offered)) = (self.opened, self.offered) {
+            offers::open(memory, offered, takers, is_refusal);
+            self.opened = Some(offered);
+        }
+        self.opened
+    }
+
+    /// Takes back what this node's other members have not taken; how many can take it no more.
+    pub fn revoke(&self, memory: &impl Memory) -> usize {
+        self.opened.map_or(0, |opened| offers::revoke(memory, opened))
     }
 
     /// After [`Met::Refused`]: tells the node's other members, and lets the place go.
@@ -526,14 +582,12 @@ impl Introductions {
         Said::Attempt(Attempt { place, group, start, stage: StageWord(stage) })
     }
 
-    /// Gives up what is on its way. What has come of it is kept, to know who is missing.
+    /// Gives up what is on its way.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
         if let Some(reads) = self.survey.take() {
-            self.take_in(&reads.into_values(fabric));
+            drop(reads.into_values(fabric));
         }
-        if let Some(dooming) = self.dooming.take() {
-            fabric.forget(dooming.ticket);
-        }
+        self.resume(fabric);
     }
 
     fn end(&mut self, memory: &impl Memory, fabric: &impl Fabric, offered: Offered) -> GivenUp {

@@ -151,13 +151,17 @@ pub fn offer_abroad(
 ) -> Option<Offered> {
     let offered = claim(memory, node, leader)?;
     fill(memory, offered, named, value);
-    begin_attempt(memory, offered, group, if value == REFUSED { Stage::Refused } else { Stage::Offered });
+    publish_attempt(memory, offered, group, if value == REFUSED { Stage::Refused } else { Stage::Offered });
     Some(offered)
 }
 
 /// Another attempt in the same place, after the last one was ended.
 pub fn begin_attempt(memory: &impl Memory, offered: Offered, group: u64, stage: Stage) {
     end_attempt(memory, offered);
+    publish_attempt(memory, offered, group, stage);
+}
+
+fn publish_attempt(memory: &impl Memory, offered: Offered, group: u64, stage: Stage) {
     memory.word(offered.at.stage()).store(StageWord::new(stage, 0).0, Ordering::Relaxed);
     // SYNC POINT: attempt. Release: who reads the group, the rest, and then the same group again has read what belongs
     // to it, and the block is initialised.
@@ -213,7 +217,7 @@ fn claim(memory: &impl Memory, node: &NodeLayout, leader: usize) -> Option<Offer
         .map(|index| node.offer(leader, index))
         .map(|at| (at, TakersWord(memory.word(at.takers()).load(Ordering::Relaxed))))
         .filter(|(_, word)| word.is_vacant() || word.is_refusal())
-        // What is not offered to other nodes has no number, and neither has a free place.
+        // The number tells the refusals' order: what is not offered to other nodes has none.
         .map(|(at, word)| (memory.word(at.group()).load(Ordering::Relaxed), at, word))
         .collect();
     places.sort_by_key(|(group, _, word)| (!word.is_vacant(), *group));

@@ -4,8 +4,9 @@ use std::task::Poll;
 
 use crate::fabric::{BATCH_REQUESTS, Fabric, PostError, Request, Ticket, WordAt};
 
-/// Reads on their way together: a part of what a fabric has room for, so that others have some, too.
-const MOST_ON_THEIR_WAY: usize = 2048;
+/// Reads on their way together: a part of what a fabric has room for, so that others have some, too, while a leader's
+/// eight offers each rest with a survey half done.
+const MOST_ON_THEIR_WAY: usize = 1024;
 
 /// A word of some node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,11 @@ impl Reads {
         }
         self.posted = end;
         true
+    }
+
+    /// What has come so far, in the order of what was wanted.
+    pub fn values(&self) -> &[Option<u64>] {
+        &self.values
     }
 
     /// What has come so far, in the order of what was wanted; `None` for what has not, or failed. Gives up the rest.

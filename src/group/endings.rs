@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::Group;
 use super::members::Abroad;
 use crate::coord::barrier::spanning::layout::SpanLayout;
-use crate::coord::endings::{Awaited, Ending};
+use crate::coord::endings::{Awaited, Ending, TakenBack, Why};
 use crate::coord::farewell::Farewell;
-use crate::coord::introductions::Introductions;
-use crate::coord::{formation, offers};
-use crate::job::{Declined, GroupBlock, HalfMade, Membership, Untaken};
+use crate::coord::formation;
+use crate::coord::offers::{self, Named};
+use crate::job::{Declined, GroupBlock, Membership, Untaken};
 
 /// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
 const LEAVING_PATIENCE: Duration = Duration::from_millis(100);
@@ -111,26 +111,37 @@ impl Membership {
     }
 
     /// A spanning group that this leader has begun, and may just be giving up.
-    pub fn take_half_made(&self, key: u64) -> Option<Introductions> {
+    pub fn take_half_made(&self, named: Named) -> Option<TakenBack> {
         let mut half_made = self.half_made();
-        match half_made.iter().position(|half| half.introductions.named().key == key) {
-            Some(index) => Some(half_made.remove(index).introductions),
-            None => Ending::take_back(&mut self.endings(), key, self.reach().fabric),
+        match half_made.iter().position(|half| half.named() == named) {
+            Some(index) => Some(TakenBack::Begun(half_made.remove(index))),
+            None => Ending::take_back(&mut self.endings(), named, self.reach().fabric),
         }
     }
 
-    /// Gives some of those up that were begun.
-    pub fn give_up_half_made(&self, is_meant: impl Fn(&HalfMade) -> bool) {
-        let mut half_made = self.half_made();
-        let given_up = half_made.extract_if(.., |half| is_meant(half));
-        self.endings().extend(given_up.map(|half| Ending::GivingUp(half.introductions)));
+    /// Gives some of those up that were begun, by their names and their parents.
+    pub fn give_up_half_made(&self, why: Why, is_meant: impl Fn(Named, u64) -> bool) {
+        if self.network.is_none() {
+            return;
+        }
+        let (mut half_made, mut endings) = (self.half_made(), self.endings());
+        for ending in std::mem::take(&mut *endings) {
+            match ending.may_be_asked_for() {
+                Some((named, parent)) if is_meant(named, parent) => {
+                    ending.give_up(why, &*self.segment, self.here(), &mut endings);
+                }
+                _ => endings.push(ending),
+            }
+        }
+        let given_up = half_made.extract_if(.., |half| is_meant(half.named(), half.parent()));
+        endings.extend(given_up.map(|half| Ending::GivingUp(half, why)));
     }
 
-    /// Gives the oldest of those up that were begun, if there is one.
+    /// Gives the oldest of those up that were begun, if there is one: its place is needed.
     pub fn give_up_oldest(&self) -> bool {
         let mut half_made = self.half_made();
         let is_there = !half_made.is_empty();
-        let oldest = half_made.drain(..usize::from(is_there)).map(|half| Ending::GivingUp(half.introductions));
+        let oldest = half_made.drain(..usize::from(is_there)).map(|half| Ending::GivingUp(half, Why::Place));
         self.endings().extend(oldest);
         is_there
     }
@@ -146,7 +157,11 @@ impl Membership {
                 (holds, GroupBlock::Local(layout)) => {
                     formation::leave_together(segment, &node, *layout, holds as u64);
                 }
-                (holds, GroupBlock::Spanning(block)) => self.leave_spanning(*block, holds),
+                // Not waited for here: a peer may be silent, and the call may have no time left.
+                (holds, GroupBlock::Spanning(block)) => {
+                    let farewell = Farewell::new(segment, *block, holds, self.here());
+                    self.endings().push(Ending::Leaving(farewell));
+                }
             }
         }
         !untaken.is_empty()

@@ -12,14 +12,15 @@ use super::members::Abroad;
 use super::{AlgorithmChoice, Core, Group, Limit, Standing};
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
-use crate::coord::endings::Ending;
+use crate::coord::endings::{Ending, TakenBack, Why};
 use crate::coord::formation::{self, Member, NoSpace};
 use crate::coord::introductions::{Introductions, Met, Own, Stranger};
 use crate::coord::offers::{self, Named, Offered, REFUSED};
+use crate::coord::reads::Reads;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
-use crate::job::{Declined, HalfMade};
+use crate::job::Declined;
 use crate::sync::Ordering;
 
 /// The number of the group of all ranks.
@@ -41,6 +42,8 @@ pub(super) struct Forming {
     key: u64,
     /// The split's barrier, which has been passed.
     sequence: u64,
+    /// The question for the members' colours and keys, while it is on its way.
+    asked: Option<Reads>,
     /// The new group's members, once all have been asked.
     ranks: Option<Vec<usize>>,
 }
@@ -51,7 +54,10 @@ impl Group {
         self.membership.settle();
         let mut forming = match self.resume_forming(color, key)? {
             Some(forming) => forming,
-            None => Forming { color, key, sequence: self.meet_to_split(color, key, limit)?, ranks: None },
+            None => {
+                let sequence = self.meet_to_split(color, key, limit)?;
+                Forming { color, key, sequence, asked: None, ranks: None }
+            }
         };
         let formed = self.sort_and_form(&mut forming, limit);
         if is_time_out(&formed) {
@@ -68,7 +74,7 @@ impl Group {
             Some(ranks) => ranks.clone(),
             None => {
                 // They stay what they are while this member is at no later barrier.
-                let given = self.given_at(forming.sequence, limit)?;
+                let given = self.given_at(forming.sequence, &mut forming.asked, limit)?;
                 let members = formation::members_of(forming.color, &given);
                 forming.ranks.insert(members.into_iter().map(|index| self.ranks[index]).collect()).clone()
             }
@@ -97,11 +103,14 @@ impl Group {
     pub(super) fn decline_forming(&self, core: &mut Core) {
         let Some(forming) = core.forming.take() else { return };
         let named = self.name_of_split(&forming);
-        self.membership.give_up_half_made(|half| half.introductions.named() == named);
+        if let Some(reads) = forming.asked {
+            drop(reads.into_values(self.membership.reach().fabric));
+        }
+        self.membership.give_up_half_made(Why::Unwanted, |other, _| other == named);
         // Whoever does not know its group is in nobody's way: its leader takes back what is not taken.
         let Some(ranks) = forming.ranks else { return };
         if self.membership.local_leader(&ranks) != self.membership.rank {
-            self.membership.declined().push(Declined { named, ranks });
+            self.membership.decline(Declined { named, ranks });
         }
     }
 
@@ -195,21 +204,32 @@ impl Group {
         if claimed.is_ok() {
             return claimed;
         }
-        self.membership.give_up_half_made(|_| true);
+        self.membership.give_up_half_made(Why::Space, |_, _| true);
+        if let Ok(claimed) = self.claim_as_space_comes(limit, &claim) {
+            return Ok(claimed);
+        }
+        match self.membership.revoke_untaken() {
+            true => self.claim_as_space_comes(limit, &claim),
+            false => claimed,
+        }
+    }
+
+    /// Claims space as soon as what is being given back suffices, if that is soon.
+    fn claim_as_space_comes<T>(
+        &self,
+        limit: Option<Limit>,
+        claim: &impl Fn() -> Result<T, NoSpace>,
+    ) -> Result<T, NoSpace> {
         let patience = self.left(limit).unwrap_or(SPACE_PATIENCE).min(SPACE_PATIENCE);
         let attempt = || {
-            let is_over = self.membership.endings().is_empty();
+            let is_over = !self.membership.endings().iter().any(Ending::frees_space);
             self.membership.settle();
             match claim() {
                 Err(_) if !is_over => None,
                 claimed => Some(claimed),
             }
         };
-        match self.patiently(self.limit(Some(patience)), attempt) {
-            Ok(Ok(claimed)) => Ok(claimed),
-            _ if self.membership.revoke_untaken() => claim(),
-            _ => claimed,
-        }
+        self.patiently(self.limit(Some(patience)), attempt).unwrap_or_else(|_| claim())
     }
 
     fn exhausted(&self, members: usize, space: NoSpace) -> GroupError {
@@ -252,8 +272,10 @@ impl Group {
     /// This node's part of a group that spans nodes.
     fn make_spanning(&self, ranks: &[usize], named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         let (segment, membership) = (self.segment(), &self.membership);
-        let mut half = match membership.take_half_made(named.key) {
-            Some(half) => half,
+        let refused = GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() };
+        let mut half = match membership.take_half_made(named) {
+            Some(TakenBack::Begun(half)) => half,
+            Some(TakenBack::Missed) => return Err(refused),
             None => self.begin_spanning(ranks, named, limit)?,
         };
         let fabric = membership.reach().fabric;
@@ -284,15 +306,14 @@ impl Group {
                 let block = half.block();
                 half.close(segment, fabric, takers);
                 formation::give_back(segment, &segment.layout(), block.start(), formation::units_of(&block));
-                Err(GroupError::Refused { rank: membership.rank, leader: ranks[0], members: ranks.len() })
+                Err(refused)
             }
+            // What it has asked stays asked: calls with next to no time get on, too.
             Err(waited) => {
-                half.abandon(fabric);
                 let error = match half.is_offered() {
                     true => self.leader_missing(ranks, &half, waited),
                     false => GroupError::OffersPending { rank: membership.rank, waited },
                 };
-                let half = HalfMade { parent: self.id(), introductions: half };
                 membership.half_made().push(half);
                 Err(error)
             }
@@ -323,6 +344,7 @@ impl Group {
             block,
             index: nodes.iter().position(|node| *node == here).expect("this rank is a member"),
             group: membership.group_id(block.local()),
+            parent: self.id(),
         };
         Ok(Introductions::new(named, own, strangers))
     }

@@ -111,15 +111,30 @@ impl Group {
         which: impl Fn(GroupLayout, usize) -> [WordAt; N],
         patience: Duration,
     ) -> Vec<Option<[u64; N]>> {
-        let here = self.membership.here();
-        let homes: Vec<(usize, [WordAt; N])> = (0..self.size())
-            .map(|member| self.home_of(member))
-            .map(|(node, layout, local)| (node, which(layout, local)))
-            .collect();
+        let homes = self.homes_of(which);
+        let values = self.read_abroad(self.places_abroad(&homes), patience);
+        self.words_at(&homes, &values)
+    }
+
+    /// Each member's node, and where its words `which` are.
+    fn homes_of<const N: usize>(&self, which: impl Fn(GroupLayout, usize) -> [WordAt; N]) -> Vec<(usize, [WordAt; N])> {
+        let home = |member| self.home_of(member);
+        (0..self.size()).map(home).map(|(node, layout, local)| (node, which(layout, local))).collect()
+    }
+
+    fn places_abroad<const N: usize>(&self, homes: &[(usize, [WordAt; N])]) -> Vec<Place> {
         let place = |node| move |at: &WordAt| Place { node, at: *at };
-        let abroad = homes.iter().filter(|(node, _)| *node != here);
-        let wanted: Vec<Place> = abroad.flat_map(|(node, words)| words.iter().map(place(*node))).collect();
-        let values = self.read_abroad(wanted, patience);
+        let abroad = homes.iter().filter(|(node, _)| *node != self.membership.here());
+        abroad.flat_map(|(node, words)| words.iter().map(place(*node))).collect()
+    }
+
+    /// The words of all members: this node's as they are, the others' as they have been read.
+    fn words_at<const N: usize>(
+        &self,
+        homes: &[(usize, [WordAt; N])],
+        values: &[Option<u64>],
+    ) -> Vec<Option<[u64; N]>> {
+        let here = self.membership.here();
         let mut values = values.chunks_exact(N);
         homes
             .iter()
@@ -138,14 +153,23 @@ impl Group {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let fabric = self.membership.reach().fabric;
         let mut reads = Reads::new(wanted);
         // What has come when the time is over is the answer.
-        let _ = self.patiently(self.limit(Some(patience)), || match reads.poll(fabric) {
+        self.poll_until(&mut reads, self.limit(Some(patience)));
+        reads.into_values(self.membership.reach().fabric)
+    }
+
+    /// Whether all have come, or failed, in time.
+    fn poll_until(&self, reads: &mut Reads, limit: Option<Limit>) -> bool {
+        if reads.is_empty() {
+            return true;
+        }
+        let fabric = self.membership.reach().fabric;
+        let attempt = || match reads.poll(fabric) {
             Poll::Ready(()) => Some(()),
             Poll::Pending => None,
-        });
-        reads.into_values(fabric)
+        };
+        self.patiently(limit, attempt).is_ok()
     }
 
     /// The ranks that have not arrived at a barrier, and those whose node does not say.
@@ -164,16 +188,29 @@ impl Group {
     }
 
     /// What the members gave to the split at `sequence`: colour and key. Two buffers: nobody is more than one barrier
-    /// ahead of this rank.
-    pub(super) fn given_at(&self, sequence: u64, limit: Option<Limit>) -> Result<Vec<(u64, u64)>, GroupError> {
-        let which = |layout: GroupLayout, index| [layout.color(index, sequence), layout.key(index, sequence)];
+    /// ahead of this rank. After a time-out what is on its way stays in `asked`.
+    pub(super) fn given_at(
+        &self,
+        sequence: u64,
+        asked: &mut Option<Reads>,
+        limit: Option<Limit>,
+    ) -> Result<Vec<(u64, u64)>, GroupError> {
+        let homes = self.homes_of(|layout, index| [layout.color(index, sequence), layout.key(index, sequence)]);
         let limit = limit.or_else(|| self.limit(Some(super::forming::FORMING_PATIENCE)));
         loop {
-            let words = self.words_of_members(which, self.left(limit).unwrap_or_default());
+            let reads = asked.get_or_insert_with(|| Reads::new(self.places_abroad(&homes)));
+            let has_come = self.poll_until(reads, limit);
+            let words = self.words_at(&homes, reads.values());
             let member = match words.iter().position(Option::is_none) {
-                None => return Ok(words.into_iter().flatten().map(|[color, key]| (color, key)).collect()),
+                None => {
+                    *asked = None;
+                    return Ok(words.into_iter().flatten().map(|[color, key]| (color, key)).collect());
+                }
                 Some(index) => self.ranks[index],
             };
+            if has_come {
+                reads.try_again();
+            }
             // A connection that has broken is made anew.
             if self.left(limit).is_none_or(|left| left.is_zero()) {
                 let (rank, waited) = (self.membership.rank, self.waited(limit));

@@ -19,6 +19,9 @@ use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
 use crate::sync::Ordering;
 
+/// Groups that a rank remembers to have declined. Some of them are never made.
+const MOST_DECLINED: usize = 64;
+
 /// A rank's part in its job.
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -39,21 +42,13 @@ pub(crate) struct Membership {
     endings: Mutex<Vec<Ending>>,
     /// What this rank has begun, as its node's leader, of spanning groups whose other leaders have not come: the oldest
     /// first.
-    half_made: Mutex<Vec<HalfMade>>,
+    half_made: Mutex<Vec<Introductions>>,
     /// Groups that this rank has given up before they were there: to be taken and given back when they are.
     declined: Mutex<Vec<Declined>>,
     /// Groups that this rank has made and dropped, and others have not taken.
     untaken: Mutex<Vec<Untaken>>,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
-}
-
-/// A spanning group that was begun.
-#[derive(Debug)]
-pub(crate) struct HalfMade {
-    /// The number of the group of whose members it is made.
-    pub parent: u64,
-    pub introductions: Introductions,
 }
 
 /// A group that a rank does not want any more, and that its node's leader may still offer.
@@ -198,12 +193,22 @@ impl Membership {
         lock(&self.endings)
     }
 
-    pub fn half_made(&self) -> MutexGuard<'_, Vec<HalfMade>> {
+    pub fn half_made(&self) -> MutexGuard<'_, Vec<Introductions>> {
         lock(&self.half_made)
     }
 
     pub fn declined(&self) -> MutexGuard<'_, Vec<Declined>> {
         lock(&self.declined)
+    }
+
+    /// Notes a group that is to be taken and left when it is there. What is forgotten for it is the oldest: its leader
+    /// takes that back when it needs the room.
+    pub fn decline(&self, declined: Declined) {
+        let mut all = self.declined();
+        if all.len() == MOST_DECLINED {
+            all.remove(0);
+        }
+        all.push(declined);
     }
 
     pub fn untaken(&self) -> MutexGuard<'_, Vec<Untaken>> {
