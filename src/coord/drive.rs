@@ -259,8 +259,17 @@ impl Driver {
         arrived: &Arrived,
         deadline: Option<u64>,
     ) -> Option<Outcome> {
-        // Turns are counted instead of timed, where they are all alike; the first look at another node is what tells it.
-        let turns = if B::IS_REMOTE { 1 } else { self.polls() };
+        // The first look at another node is what tells it, and may take long; all is timed there.
+        if B::IS_REMOTE {
+            let entered = self.clock.now();
+            if let Poll::Ready(outcome) = barrier.poll(world) {
+                self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
+                return Some(outcome);
+            }
+            return self.wait_long(barrier, world, arrived, deadline, entered);
+        }
+        // Turns are counted instead of timed, where they are all alike.
+        let turns = self.polls();
         for turn in 0..turns {
             if turn > 0 {
                 spin_hint();
@@ -270,7 +279,7 @@ impl Driver {
                 return Some(outcome);
             }
         }
-        self.wait_long(barrier, world, arrived, deadline)
+        self.wait_long(barrier, world, arrived, deadline, self.clock.now())
     }
 
     #[cold]
@@ -280,8 +289,8 @@ impl Driver {
         world: &W,
         arrived: &Arrived,
         deadline: Option<u64>,
+        entered: u64,
     ) -> Option<Outcome> {
-        let entered = self.clock.now();
         let mut now = entered;
         let mut thorough_at = THOROUGH_AFTER;
         let mut repair_at = REPAIR_AFTER;

@@ -258,7 +258,14 @@ fn garbage_after_a_handshake_ends_that_connection_only(engine: TcpEngine) {
     nodes[1].fabric.progress();
     stream.write_all(&[0xff; 64]).expect("room");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    match std::io::Read::read(&mut stream, &mut [0; 8]) {
+    // A ring's work on its owner's behalf interrupts the owner's calls.
+    let read = loop {
+        match std::io::Read::read(&mut stream, &mut [0; 8]) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    match read {
         Ok(0) => {}
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("not closed: {other:?}"),

@@ -656,8 +656,13 @@ impl Spanning {
         let size = self.local.layout().size();
         // Relaxed: statistics.
         let time =
-            |index: &usize| memory.word(self.local.layout().arrived_at(*index, self.next())).load(Ordering::Relaxed);
-        (0..size).max_by_key(time)
+            |index, sequence| memory.word(self.local.layout().arrived_at(index, sequence)).load(Ordering::Relaxed);
+        // A member notes its time after it has arrived: one whose time is none of this barrier's has arrived just now.
+        let key = |index: &usize| {
+            let (now, before) = (time(*index, self.next()), time(*index, self.passed));
+            (now <= before, now)
+        };
+        (0..size).max_by_key(key)
     }
 
     fn see_release(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Option<Outcome> {
