@@ -454,6 +454,19 @@ fn nobody_passes_without(few: &Few, members: &mut [One], absent: usize, when: us
     assert!(members.iter().all(|one| one.machine.passed() == 1), "all are here, and it is not passed");
 }
 
+/// Member 0 looks at the contest; after so many of its messages member 1 withdraws and member 2 comes.
+fn a_look_is_overtaken(few: &Few, members: &mut [One; 3], steps: usize) {
+    assert!(!members[0].look(few));
+    few.net.settle();
+    assert!(!members[0].look(few));
+    for _ in 0..steps {
+        few.net.step();
+    }
+    members[1].withdraw(few);
+    members[2].arrive(few);
+    nobody_passes_without(few, members, 1, steps);
+}
+
 /// A look at a contest goes on while one member of a node takes its arrival back, which is that node's business as long
 /// as another has not come, and the other comes: they have never stood together.
 #[test]
@@ -466,15 +479,7 @@ fn a_look_does_not_take_members_of_an_incomplete_node_together() {
         members[0].withdraw(&few);
         members[0].arrive(&few);
         members[1].arrive(&few);
-        assert!(!members[0].look(&few));
-        few.net.settle();
-        assert!(!members[0].look(&few));
-        for _ in 0..steps {
-            few.net.step();
-        }
-        members[1].withdraw(&few);
-        members[2].arrive(&few);
-        nobody_passes_without(&few, &mut members, 1, steps);
+        a_look_is_overtaken(&few, &mut members, steps);
     }
 }
 
@@ -489,14 +494,6 @@ fn a_withdrawal_from_a_complete_node_is_counted() {
         members[2].begin(&few);
         members[2].withdraw(&few);
         members[0].arrive(&few);
-        assert!(!members[0].look(&few));
-        few.net.settle();
-        assert!(!members[0].look(&few));
-        for _ in 0..steps {
-            few.net.step();
-        }
-        members[1].withdraw(&few);
-        members[2].arrive(&few);
-        nobody_passes_without(&few, &mut members, 1, steps);
+        a_look_is_overtaken(&few, &mut members, steps);
     }
 }
