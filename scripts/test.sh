@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 # What the tests need of the system, one a line: the command that shows it is there, its package, and what for.
 needs='
-cc       gcc             the linker, and the rivals in C
+cc       gcc             the linker, the rivals in C, and a program of a test
 git      git             tidy lists the files with it
 python3  python3-minimal reads the JSON that the command prints
 pgrep    procps          tests that no process is left behind

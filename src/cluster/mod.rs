@@ -1,4 +1,4 @@
-//! How ranks become a job: who they are, how they find each other, who has joined.
+//! How ranks become a job: who they are, how they find each other, who has joined, who has died.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -9,6 +9,7 @@
 //! | [`rendezvous`] | across nodes: everybody's bytes for everybody, over TCP |
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
+//! | [`watch`] | processes of this machine, and learning of their deaths |
 
 pub mod address;
 pub mod bootstrap;
@@ -17,3 +18,4 @@ pub mod environment;
 pub mod membership;
 pub mod node_key;
 pub mod rendezvous;
+pub mod watch;

@@ -1,0 +1,25 @@
+//! The processes of this machine: who they are, whether they run, and learning of their deaths at once.
+//!
+//! Nothing here knows of ranks or jobs. A process is a pid together with the time at which it started, since a pid alone
+//! is soon another process's.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`process`] | a process, and its state now |
+//! | [`end`] | how a process that is not a child of this one has ended |
+//! | [`deaths`] | many processes watched by one sleeping thread |
+//!
+//! Pids and `/proc` are those of one pid namespace, and start times those of one time namespace. Ranks of one node share
+//! the first ([`node_key`](super::node_key)); two containers that share it but not the second would take each other's
+//! processes for recycled ones.
+
+pub mod deaths;
+pub mod end;
+pub mod process;
+
+#[cfg(test)]
+mod tests;
+
+pub use deaths::{Added, Bell, Death, Deaths, WatchError, Woken};
+pub use end::End;
+pub use process::{ProcessId, ProcessState};
