@@ -57,6 +57,8 @@ pub mod sync;
 #[cfg(all(feature = "testing", not(model)))]
 pub mod testing;
 
+#[cfg(not(model))]
+pub use cluster::view::{FailureCause, LastCall, LateState, Lateness};
 pub use coord::barrier::spanning::schedule::ExchangePattern;
 pub use coord::barrier::{Algorithm, Operation};
 pub use coord::stats::{GroupStats, MemberStats};

@@ -86,7 +86,7 @@ impl Node {
                 return;
             }
             if begun.elapsed() > POLLS_FOR {
-                self.fabric.sleep(at, seen, None);
+                self.fabric.sleep(at, seen, 0, None);
             } else if self.has_own_cpu {
                 let until = Instant::now() + BETWEEN_LOOKS;
                 while Instant::now() < until {

@@ -10,6 +10,7 @@
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 //! | [`watch`] | processes of this machine, and learning of their deaths |
+//! | [`view`] | the view log: which ranks and nodes the job has lost |
 
 pub mod address;
 pub mod bootstrap;
@@ -18,4 +19,5 @@ pub mod environment;
 pub mod membership;
 pub mod node_key;
 pub mod rendezvous;
+pub mod view;
 pub mod watch;

@@ -525,14 +525,18 @@ impl Await for Network {
         self.tcp.hand_over();
     }
 
-    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool {
+    fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool {
         if self.adapters_write {
             // An adapter wakes nobody: look again soon, at the word and at the sockets.
             std::thread::sleep(timeout.map_or(NAP, |timeout| timeout.min(NAP)));
             self.tcp.progress();
             return true;
         }
-        self.tcp.sleep(at, seen, timeout)
+        self.tcp.sleep(at, seen, alarm, timeout)
+    }
+
+    fn rouse(&self) {
+        self.tcp.rouse();
     }
 
     fn longest_nap(&self) -> Option<Duration> {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::membership::{Exchange, Parts};
+use super::watcher::Watcher;
 use super::{FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
 use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
@@ -76,7 +77,7 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let offers = offer_to(adapter.as_ref(), &partners);
     let network = Arc::new(place.join_adapters(tcp, adapter, &partners, &gather(&offers)?, options)?);
     gather(&[])?;
-    let world = place.world(identity, segment, layouts, exchange, network, options, &cards);
+    let world = place.world(identity, segment, layouts, exchange, network, options, &cards)?;
     Ok(Job { world, _server: segment_server, _rendezvous: server })
 }
 
@@ -190,8 +191,8 @@ impl Place {
         };
         let mask = CpuSet::of_this_thread();
         if !self.is_agent() {
-            let segment = Arc::new(attach(&local, options)?);
-            if !ranks::enter(&*segment, &segment.layout(), self.local(), &mask) {
+            let segment = Arc::new(attach(&local, (identity.size, self.topology.nodes()), options)?);
+            if !ranks::enter(&*segment, &segment.layout(), self.local(), self.rank, &mask) {
                 let address = local.bootstrap.to_string();
                 return Err(BootstrapError::DuplicateRank { rank: self.rank, address }.into());
             }
@@ -199,7 +200,7 @@ impl Place {
         }
         let segment = Arc::new(create(self.rank, self.segment_layout(&cards[0])?)?);
         let server = serve(&local, &segment)?;
-        ranks::enter(&*segment, &segment.layout(), 0, &mask);
+        ranks::enter(&*segment, &segment.layout(), 0, self.rank, &mask);
         ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
         Ok((segment, Some(server)))
     }
@@ -211,7 +212,8 @@ impl Place {
         let all = radices.chain([Schedule::new(nodes, ExchangePattern::Star)]);
         let schedule = all.max_by_key(|schedule| schedule.slots() + schedule.rounds()).expect("there is a star");
         let groups = usize::try_from(rank_0.groups).unwrap_or(usize::MAX);
-        node_layout(members, formation::units_spanning(&schedule, members), groups)
+        let layout = node_layout(members, formation::units_spanning(&schedule, members), groups)?;
+        Ok(layout.in_job(self.topology.ranks(), nodes))
     }
 
     /// How all nodes' segments are divided, by what their agents have brought.
@@ -220,7 +222,8 @@ impl Place {
             let ranks = self.topology.ranks_of(node);
             let (rank, other) = (self.rank, ranks[0]);
             let card = NodeCard::parse(&brought[other]).map_err(|what| JobError::Card { rank, other, what })?;
-            Ok(NodeLayout::new(ranks.len(), card.arena_units * UNIT_WORDS))
+            let layout = NodeLayout::new(ranks.len(), card.arena_units * UNIT_WORDS);
+            Ok(layout.in_job(self.topology.ranks(), self.topology.nodes()))
         };
         (0..self.topology.nodes()).map(layout).collect()
     }
@@ -339,11 +342,14 @@ impl Place {
         network: Arc<Network>,
         options: &JobOptions,
         cards: &[RankCard],
-    ) -> Group {
+    ) -> Result<Group, JobError> {
         let cpus = self.cpu_share(cards);
         let schedule = self.schedule(&exchange);
         let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
+        let watcher = Watcher::start(self.rank, &segment, &self.topology, Some(&network))?;
         let membership = Arc::new(Membership::new(Parts {
+            failure: options.failure()?,
+            watcher,
             rank: self.rank,
             algorithm: options.barrier,
             cpus,
@@ -357,7 +363,7 @@ impl Place {
         let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());
         let everyone: Vec<usize> = (0..identity.size).collect();
         if self.topology.nodes() == 1 {
-            return Group::attach(membership, layout.local(), everyone);
+            return Ok(Group::attach(membership, layout.local(), everyone));
         }
         let members = |node: usize| self.topology.ranks_of(node).len();
         let is_uniform = (0..starts.len()).all(|node| starts[node] == starts[0] && members(node) == members(0));
@@ -367,7 +373,7 @@ impl Place {
             false => Span::Some(starts.into_iter().enumerate().map(node).collect()),
         };
         let abroad = Abroad::new(&membership, layout, span, &everyone);
-        Group::attach_spanning(membership, abroad, everyone)
+        Ok(Group::attach_spanning(membership, abroad, everyone))
     }
 }
 

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::failure::FailureOptions;
+use super::watcher::Watcher;
+use crate::cluster::view::FailureCause;
 use crate::coord::barrier::Algorithm;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
@@ -49,6 +52,10 @@ pub(crate) struct Membership {
     untaken: Mutex<Vec<Untaken>>,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
+    /// When somebody has failed.
+    pub failure: FailureOptions,
+    /// Watches the node's other processes.
+    watcher: Mutex<Option<Watcher>>,
 }
 
 /// A group that a rank does not want any more, and that its node's leader may still offer.
@@ -101,11 +108,14 @@ pub(crate) struct Parts {
     pub layouts: Arc<[NodeLayout]>,
     pub exchange: Exchange,
     pub network: Option<Arc<Network>>,
+    pub failure: FailureOptions,
+    pub watcher: Option<Watcher>,
 }
 
 impl Membership {
     pub fn new(parts: Parts) -> Self {
-        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network } = parts;
+        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, .. } = parts;
+        let (failure, watcher) = (parts.failure, Mutex::new(parts.watcher));
         let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (untaken, clocks) = (Mutex::default(), Mutex::default());
         Self {
@@ -123,7 +133,16 @@ impl Membership {
             declined,
             untaken,
             clocks,
+            failure,
+            watcher,
         }
+    }
+
+    /// Before this rank ends: the others are told that it has left, or, if a panic ends it, that it has failed.
+    pub fn say_goodbye(&self) {
+        let cause = if std::thread::panicking() { FailureCause::Panicked } else { FailureCause::Left };
+        self.note_end(self.rank, cause);
+        drop(lock(&self.watcher).take());
     }
 
     /// This rank's node.

@@ -429,6 +429,12 @@ impl Engine {
         self.sleepers.tell();
     }
 
+    /// Wakes those who sleep, whatever has come in.
+    pub fn rouse(&mut self) {
+        self.sleepers.has_news = true;
+        self.sleepers.tell();
+    }
+
     /// Whether a word of this node's memory holds something else.
     pub fn holds_other(&self, at: WordAt, seen: u64) -> bool {
         self.memory.word(at).load(Ordering::Acquire) != seen

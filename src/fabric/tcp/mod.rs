@@ -51,6 +51,7 @@ use rustix::thread::futex;
 use self::engine::{Engine, Follows};
 use self::frame::Letter;
 use self::uring::Ring;
+use super::node::header;
 use super::{
     AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
 };
@@ -536,7 +537,7 @@ impl Await for TcpFabric {
         }
     }
 
-    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool {
+    fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool {
         if !self.shared.is_agent {
             self.hand_over();
             return false;
@@ -548,7 +549,9 @@ impl Await for TcpFabric {
         let told = {
             let mut engine = self.shared.engine();
             engine.watch_links();
-            (!engine.holds_other(at, seen)).then(|| engine.fall_asleep())
+            // Whoever raises the alarm rouses those who sleep after it, under the same lock.
+            let has_changed = engine.holds_other(at, seen) || engine.holds_other(header::ALARM, alarm);
+            (!has_changed).then(|| engine.fall_asleep())
         };
         if let Some(told) = told {
             self.shared.wait_for_events(timeout);
@@ -559,6 +562,10 @@ impl Await for TcpFabric {
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
         self.shared.wake_thread();
         true
+    }
+
+    fn rouse(&self) {
+        self.shared.engine().rouse();
     }
 
     fn longest_nap(&self) -> Option<Duration> {

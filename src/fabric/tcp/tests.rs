@@ -152,7 +152,7 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in(engine: TcpEngine) {
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
             while nodes[1].memory.word(AT).load(Ordering::Acquire) == 0 {
-                assert!(nodes[1].fabric.sleep(AT, 0, None), "this process speaks for its node");
+                assert!(nodes[1].fabric.sleep(AT, 0, 0, None), "this process speaks for its node");
                 nodes[1].fabric.progress();
             }
         });
@@ -173,7 +173,7 @@ fn sleepers_are_told_what_another_thread_has_taken_in(engine: TcpEngine) {
             if seen >= round {
                 return;
             }
-            assert!(nodes[1].fabric.sleep(at, seen, Some(PATIENCE)), "this process speaks for its node");
+            assert!(nodes[1].fabric.sleep(at, seen, 0, Some(PATIENCE)), "this process speaks for its node");
             assert!(begun.elapsed() < PATIENCE / 2, "word {at:?} of round {round} has come long ago");
         }
     };
@@ -216,7 +216,7 @@ fn a_guest_asks_and_is_answered(engine: TcpEngine) {
     let ticket = guest.fetch_add(1, AT, 5).expect("room");
     // Rank 1 is node 1's own: it cannot be a link of another process too.
     assert_eq!(value(&guest, ticket), Ok(0));
-    assert!(!guest.sleep(AT, 0, None), "nothing comes in by a guest's connections");
+    assert!(!guest.sleep(AT, 0, 0, None), "nothing comes in by a guest's connections");
 }
 
 fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail(engine: TcpEngine) {
