@@ -9,10 +9,12 @@
 //! | [`rendezvous`] | across nodes: everybody's bytes for everybody, over TCP |
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
+//! | [`detector`] | whether another node still lives, by its heartbeats |
 
 pub mod address;
 pub mod bootstrap;
 pub mod card;
+pub mod detector;
 pub mod environment;
 pub mod membership;
 pub mod node_key;
