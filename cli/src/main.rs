@@ -17,6 +17,7 @@ Examples:
   phalanx bench barrier                       how fast this machine's ranks meet
   phalanx doctor                              what this machine offers, and what to mend
   phalanx simulate barrier --nodes 65536      what they would cost between so many nodes
+  phalanx simulate detector                   how often a time-out errs, and how soon it sees a death
   phalanx help run                            every option of the launcher
 ";
 

@@ -11,10 +11,12 @@
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 //! | [`watch`] | processes of this machine, and learning of their deaths |
 //! | [`view`] | the view log: which ranks and nodes the job has lost |
+//! | [`detector`] | whether another node still lives, by its heartbeats |
 
 pub mod address;
 pub mod bootstrap;
 pub mod card;
+pub mod detector;
 pub mod environment;
 pub mod membership;
 pub mod node_key;
