@@ -8,6 +8,7 @@ mod endings;
 mod forming;
 mod meeting;
 mod members;
+mod timeline;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -154,7 +155,8 @@ impl Group {
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
         let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
-        Self { membership, layout, abroad: None, ranks, me, offered: None, core: RefCell::new(Core::new(barrier)) }
+        let core = RefCell::new(Core::new(barrier));
+        Self { membership, layout, abroad: None, ranks, me, offered: None, core }.traced()
     }
 
     /// As [`attach`](Self::attach), for members of several nodes.
@@ -164,7 +166,7 @@ impl Group {
         let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
         let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
         let core = RefCell::new(Core::new(barrier));
-        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }
+        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }.traced()
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -394,6 +396,7 @@ impl Group {
     fn arrive_unless_arrived(&self, core: &mut Core, contribution: Contribution) {
         if !core.barrier.is_outstanding() {
             core.arrived = core.barrier.arrive(&self.membership, contribution);
+            self.trace_arrival(core);
         }
     }
 
@@ -425,9 +428,10 @@ impl Group {
         match waited {
             Some(outcome) => {
                 core.standing = Standing::Nothing;
+                self.trace_release(core);
                 self.result(core, outcome)
             }
-            None => self.look_again(core, limit, otherwise),
+            None => self.look_again(core, limit, otherwise).inspect_err(|error| self.trace_time_out(error)),
         }
     }
 
@@ -506,17 +510,19 @@ impl Group {
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
-        core.barrier.test(&self.membership)
+        core.barrier.test(&self.membership).inspect(|_| self.trace_release(core))
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
         match core.barrier.withdraw(&self.membership) {
             Withdrawal::Withdrawn => {
                 core.standing = Standing::Nothing;
+                self.trace_withdrawal(core);
                 Ok(Abandoned::Withdrawn)
             }
             Withdrawal::Passed(outcome) => {
                 core.standing = Standing::Nothing;
+                self.trace_release(core);
                 self.result(core, outcome).map(|_| Abandoned::Passed)
             }
             Withdrawal::Exhausted => Err(BarrierError::CannotAbandon {
@@ -537,6 +543,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
+        self.trace_leaving(&core);
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);

@@ -6,7 +6,9 @@
 mod across;
 mod fabric_choice;
 mod membership;
+mod timeline;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +63,7 @@ pub struct JobOptions {
     rdma: Option<RdmaOptions>,
     tcp_engine: Option<TcpEngine>,
     bootstrap_timeout: Option<Duration>,
+    trace: Option<PathBuf>,
 }
 
 impl JobOptions {
@@ -131,6 +134,14 @@ impl JobOptions {
         self
     }
 
+    /// Has each rank write its timeline to a file (`PHALANX_TRACE`; default: none), for a viewer such as
+    /// <https://ui.perfetto.dev>. The rank is put before the extension: rank 3 of `trace.json` writes `trace.3.json`.
+    #[must_use]
+    pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
+        self.trace = Some(path.into());
+        self
+    }
+
     /// Fills what is open from the environment.
     fn completed_by(&self, environment: &Environment) -> Result<Self, JobError> {
         let set = environment.options()?;
@@ -167,6 +178,7 @@ impl JobOptions {
             }),
             tcp_engine: self.tcp_engine.or(tcp_engine),
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
+            trace: timeline::named(self.trace.as_ref(), set.trace.as_deref())?,
         })
     }
 
@@ -210,6 +222,7 @@ impl Job {
         let environment = Environment::of_this_process();
         let identity = environment.identity()?;
         let options = options.completed_by(&environment)?;
+        timeline::check(&options, identity.as_ref().map_or(0, |identity| identity.rank))?;
         match identity {
             None => Ok(single(threads(1, &options)?)),
             Some(identity) if matches!(identity.bootstrap, Address::Tcp { .. }) => across::join(&identity, &options),
@@ -335,7 +348,7 @@ fn threads(n: usize, options: &JobOptions) -> Result<Vec<Job>, JobError> {
         ranks::enter(&*segment, &segment.layout(), rank, &mask);
     }
     open_world(&segment, options);
-    Ok((0..n).map(|rank| alone(&segment, rank, &mask, options, None)).collect())
+    (0..n).map(|rank| alone(&segment, rank, &mask, options, None)).collect()
 }
 
 /// Rank 0: makes the segment, serves it, and opens the job when all have joined.
@@ -346,7 +359,7 @@ fn found(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
     ranks::enter(&*segment, &segment.layout(), 0, &mask);
     ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
     open_world(&segment, options);
-    Ok(alone(&segment, 0, &mask, options, Some(server)))
+    alone(&segment, 0, &mask, options, Some(server))
 }
 
 fn join(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
@@ -356,7 +369,7 @@ fn join(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
         return Err(BootstrapError::DuplicateRank { rank, address: identity.bootstrap.to_string() }.into());
     }
     ranks::await_open(&*segment, &segment.layout(), rank, options.limit())?;
-    Ok(alone(&segment, rank, &mask, options, None))
+    alone(&segment, rank, &mask, options, None)
 }
 
 /// Makes the world's group of a job on one node, now that everybody's place is known, and lets everybody in.
@@ -390,16 +403,24 @@ fn driver(segment: &Segment, cpus: &CpuShare, mask: &CpuSet, options: &JobOption
 }
 
 /// A rank of a job on one node that is open.
-fn alone(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOptions, server: Option<Server>) -> Job {
+fn alone(
+    segment: &Arc<Segment>,
+    rank: usize,
+    mask: &CpuSet,
+    options: &JobOptions,
+    server: Option<Server>,
+) -> Result<Job, JobError> {
     let node = segment.layout();
     let cpus = share_of_node(segment);
+    let topology = Arc::new(Topology::single(node.ranks()));
     let membership = Membership::new(Parts {
+        trace: timeline::start(options, segment, &topology, rank)?,
         segment: Arc::clone(segment),
         rank,
         algorithm: options.barrier,
         cpus,
         driver: driver(segment, &cpus, mask, options),
-        topology: Arc::new(Topology::single(node.ranks())),
+        topology,
         layouts: Arc::new([node]),
         exchange: Exchange {
             pattern: options.pattern,
@@ -408,5 +429,6 @@ fn alone(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOption
         network: None,
     });
     let (layout, everyone) = (GroupLayout::new(node.unit(0), node.ranks()), (0..node.ranks()).collect());
-    Job { world: Group::attach(Arc::new(membership), layout, everyone), _server: server, _rendezvous: None }
+    let world = Group::attach(Arc::new(membership), layout, everyone);
+    Ok(Job { world, _server: server, _rendezvous: None })
 }

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::membership::{Exchange, Parts};
-use super::{FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
+use super::{
+    FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve, timeline,
+};
 use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
 use crate::cluster::environment::Identity;
@@ -76,7 +78,7 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let offers = offer_to(adapter.as_ref(), &partners);
     let network = Arc::new(place.join_adapters(tcp, adapter, &partners, &gather(&offers)?, options)?);
     gather(&[])?;
-    let world = place.world(identity, segment, layouts, exchange, network, options, &cards);
+    let world = place.world(identity, segment, layouts, exchange, network, options, &cards)?;
     Ok(Job { world, _server: segment_server, _rendezvous: server })
 }
 
@@ -339,7 +341,7 @@ impl Place {
         network: Arc<Network>,
         options: &JobOptions,
         cards: &[RankCard],
-    ) -> Group {
+    ) -> Result<Group, JobError> {
         let cpus = self.cpu_share(cards);
         let schedule = self.schedule(&exchange);
         let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
@@ -352,12 +354,13 @@ impl Place {
             layouts,
             exchange,
             network: Some(network),
+            trace: timeline::start(options, &segment, &self.topology, self.rank)?,
             segment,
         }));
         let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());
         let everyone: Vec<usize> = (0..identity.size).collect();
         if self.topology.nodes() == 1 {
-            return Group::attach(membership, layout.local(), everyone);
+            return Ok(Group::attach(membership, layout.local(), everyone));
         }
         let members = |node: usize| self.topology.ranks_of(node).len();
         let is_uniform = (0..starts.len()).all(|node| starts[node] == starts[0] && members(node) == members(0));
@@ -367,7 +370,7 @@ impl Place {
             false => Span::Some(starts.into_iter().enumerate().map(node).collect()),
         };
         let abroad = Abroad::new(&membership, layout, span, &everyone);
-        Group::attach_spanning(membership, abroad, everyone)
+        Ok(Group::attach_spanning(membership, abroad, everyone))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
 use crate::sync::Ordering;
+use crate::trace::Trace;
 
 /// Groups that a rank remembers to have declined. Some of them are never made.
 const MOST_DECLINED: usize = 64;
@@ -38,6 +39,8 @@ pub(crate) struct Membership {
     pub exchange: Exchange,
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
+    /// The timeline, if one was asked for.
+    pub trace: Option<Trace>,
     /// What is left to do for groups that were made, given up, or left.
     endings: Mutex<Vec<Ending>>,
     /// What this rank has begun, as its node's leader, of spanning groups whose other leaders have not come: the oldest
@@ -101,11 +104,12 @@ pub(crate) struct Parts {
     pub layouts: Arc<[NodeLayout]>,
     pub exchange: Exchange,
     pub network: Option<Arc<Network>>,
+    pub trace: Option<Trace>,
 }
 
 impl Membership {
     pub fn new(parts: Parts) -> Self {
-        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network } = parts;
+        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, trace } = parts;
         let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (untaken, clocks) = (Mutex::default(), Mutex::default());
         Self {
@@ -118,6 +122,7 @@ impl Membership {
             layouts,
             exchange,
             network,
+            trace,
             endings,
             half_made,
             declined,
