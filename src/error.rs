@@ -1,5 +1,6 @@
 //! What can go wrong. One enum for each kind of call, and [`Error`] over them all for callers that only pass it on.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::cluster::bootstrap::BootstrapError;
@@ -77,6 +78,19 @@ pub enum JobError {
         ranks: usize,
         /// The most.
         most: usize,
+    },
+    /// The timeline that was asked for cannot be written.
+    #[error(
+        "rank {rank}: cannot write the timeline to {}: {source} (remedy: name a file in a folder that this rank can write to, with PHALANX_TRACE or JobOptions::trace)", .path.display()
+    )]
+    Trace {
+        /// This rank.
+        rank: usize,
+        /// The rank's file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
     },
     /// An option in the environment has a value that means nothing.
     #[error("{name}: {why}")]

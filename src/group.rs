@@ -10,6 +10,7 @@ mod forming;
 mod meeting;
 mod members;
 mod shrinking;
+mod timeline;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -162,7 +163,8 @@ impl Group {
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
         let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
-        Self { membership, layout, abroad: None, ranks, me, offered: None, core: RefCell::new(Core::new(barrier)) }
+        let core = RefCell::new(Core::new(barrier));
+        Self { membership, layout, abroad: None, ranks, me, offered: None, core }.traced()
     }
 
     /// As [`attach`](Self::attach), for members of several nodes.
@@ -172,7 +174,7 @@ impl Group {
         let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
         let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
         let core = RefCell::new(Core::new(barrier));
-        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }
+        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }.traced()
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -435,6 +437,7 @@ impl Group {
     fn arrive_unless_arrived(&self, core: &mut Core, contribution: Contribution) {
         if !core.barrier.is_outstanding() {
             core.arrived = core.barrier.arrive(&self.membership, contribution);
+            self.trace_arrival(core);
         }
     }
 
@@ -466,6 +469,7 @@ impl Group {
         match barrier.wait(&self.membership, arrived, bounds) {
             Waited::Passed(outcome) => {
                 core.standing = Standing::Nothing;
+                self.trace_release(core);
                 self.result(core, outcome)
             }
             interrupted => self.finish_long(core, limit, otherwise, interrupted),
@@ -487,6 +491,7 @@ impl Group {
             let since = match interrupted {
                 Waited::Passed(outcome) => {
                     core.standing = Standing::Nothing;
+                    self.trace_release(core);
                     return self.result(core, outcome);
                 }
                 Waited::Alarmed { since } => {
@@ -498,7 +503,8 @@ impl Group {
                 }
                 Waited::TimedOut => {
                     drop(note);
-                    return self.look_again(core, limit, otherwise);
+                    let ended = self.look_again(core, limit, otherwise);
+                    return ended.inspect_err(|error| self.trace_time_out(error));
                 }
                 Waited::Long { since } => {
                     let sequence = core.barrier.passed() + 1;
@@ -594,7 +600,7 @@ impl Group {
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
-        core.barrier.test(&self.membership)
+        core.barrier.test(&self.membership).inspect(|_| self.trace_release(core))
     }
 
     /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an end.
@@ -612,10 +618,12 @@ impl Group {
         match core.barrier.withdraw(&self.membership) {
             Withdrawal::Withdrawn => {
                 core.standing = Standing::Nothing;
+                self.trace_withdrawal(core);
                 Ok(Abandoned::Withdrawn)
             }
             Withdrawal::Passed(outcome) => {
                 core.standing = Standing::Nothing;
+                self.trace_release(core);
                 self.result(core, outcome).map(|_| Abandoned::Passed)
             }
             Withdrawal::Exhausted => Err(BarrierError::CannotAbandon {
@@ -653,6 +661,7 @@ impl Drop for Noted<'_> {
 impl Drop for Group {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
+        self.trace_leaving(&core);
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);

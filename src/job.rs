@@ -7,8 +7,10 @@ mod across;
 mod fabric_choice;
 mod failure;
 mod membership;
+mod timeline;
 mod watcher;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +69,7 @@ pub struct JobOptions {
     bootstrap_timeout: Option<Duration>,
     failure_timeout: Option<Duration>,
     heartbeat: Option<Duration>,
+    trace: Option<PathBuf>,
 }
 
 impl JobOptions {
@@ -153,6 +156,14 @@ impl JobOptions {
         self
     }
 
+    /// Has each rank write its timeline to a file (`PHALANX_TRACE`; default: none), for a viewer such as
+    /// <https://ui.perfetto.dev>. The rank is put before the extension: rank 3 of `trace.json` writes `trace.3.json`.
+    #[must_use]
+    pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
+        self.trace = Some(path.into());
+        self
+    }
+
     /// Fills what is open from the environment.
     fn completed_by(&self, environment: &Environment) -> Result<Self, JobError> {
         let set = environment.options()?;
@@ -191,6 +202,7 @@ impl JobOptions {
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
             failure_timeout: self.failure_timeout.or(set.failure_timeout),
             heartbeat: self.heartbeat.or(set.heartbeat),
+            trace: timeline::named(self.trace.as_ref(), set.trace.as_deref())?,
         })
     }
 
@@ -239,6 +251,7 @@ impl Job {
         let environment = Environment::of_this_process();
         let identity = environment.identity()?;
         let options = options.completed_by(&environment)?;
+        timeline::check(&options, identity.as_ref().map_or(0, |identity| identity.rank))?;
         match identity {
             None => Ok(single(threads(1, &options)?)),
             Some(identity) if matches!(identity.bootstrap, Address::Tcp { .. }) => across::join(&identity, &options),
@@ -434,6 +447,7 @@ fn alone(
     let membership = Membership::new(Parts {
         failure: options.failure()?,
         watcher: Watcher::start(rank, segment, &topology, None)?,
+        trace: timeline::start(options, segment, &topology, rank)?,
         segment: Arc::clone(segment),
         rank,
         algorithm: options.barrier,

@@ -6,6 +6,7 @@ mod doctor;
 mod progress;
 mod run;
 mod simulate;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ enum Task {
     Bench(bench::Options),
     Doctor(doctor::Options),
     Simulate(simulate::Options),
+    Trace(trace::Options),
     /// A rank of a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::turn::RANK_COMMAND, hide = true)]
     BenchRank {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::main(options),
         Task::Doctor(options) => doctor::main(&options),
         Task::Simulate(options) => simulate::main(options),
+        Task::Trace(options) => trace::main(&options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
         Task::BenchSweep { directory } => {

@@ -161,6 +161,8 @@ pub struct EnvironmentOptions {
     pub rdma_gid_index: Option<usize>,
     /// `PHALANX_TCP_ENGINE`.
     pub tcp_engine: Option<String>,
+    /// `PHALANX_TRACE`.
+    pub trace: Option<String>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -297,6 +299,7 @@ impl Environment {
             rdma_device: text("PHALANX_RDMA_DEVICE"),
             rdma_gid_index: self.number("PHALANX_RDMA_GID_INDEX")?,
             tcp_engine: text("PHALANX_TCP_ENGINE"),
+            trace: text("PHALANX_TRACE"),
         })
     }
 

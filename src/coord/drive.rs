@@ -254,6 +254,8 @@ pub enum Waited {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrived {
     cpu: Option<usize>,
+    /// When, as the clock was read; 0 without attribution.
+    pub at: u64,
 }
 
 impl Driver {
@@ -278,10 +280,11 @@ impl Driver {
             CpuHint::Floating => Some(crate::machine::current_cpu()),
         };
         barrier.arrive(world, contribution, cpu);
+        let at = if cfg!(feature = "attribution") { self.clock.now() } else { 0 };
         if cfg!(feature = "attribution") {
-            barrier.note_arrival_time(world, self.clock.now());
+            barrier.note_arrival_time(world, at);
         }
-        Arrived { cpu }
+        Arrived { cpu, at }
     }
 
     /// Looks once. Looking is not waiting: what passes between two looks is the caller's own time.

@@ -103,6 +103,7 @@ impl Group {
         for epoch in failures.epoch + 1..=last {
             let Some(obituary) = view::obituary(segment, &node, epoch) else { break };
             self.take_in(failures, &self.ranks, epoch, obituary);
+            self.trace_death(epoch, obituary);
             failures.epoch = epoch;
         }
         let is_calm = failures.failed.is_empty() && failures.closed.is_none();
@@ -224,8 +225,14 @@ impl Group {
         let dead: Vec<usize> = dead.filter(|(node, ..)| *node == here).map(|(.., local)| local).collect();
         let passed = core.barrier.give_up(&self.membership, &dead);
         Some(match passed {
-            Some(outcome) => self.result(core, outcome),
-            None => Err(error),
+            Some(outcome) => {
+                self.trace_release(core);
+                self.result(core, outcome)
+            }
+            None => {
+                self.trace_withdrawal(core);
+                Err(error)
+            }
         })
     }
 

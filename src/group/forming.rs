@@ -192,6 +192,8 @@ impl Group {
         let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, ranks.len());
         let members = self.local_members(&ranks);
         let made = self.claim(limit, || formation::make_for(segment, &node, &members, choice.algorithm));
+        // Before it is offered: whoever takes it knows its number at once.
+        made.iter().for_each(|layout| self.membership.name_group(*layout));
         let value = made.as_ref().map_or(REFUSED, |layout| layout.start().0 as u64);
         let offered = match ranks.len() - 1 {
             0 => Some(None),
@@ -199,7 +201,6 @@ impl Group {
         };
         match (made, offered) {
             (Ok(layout), Some(offered)) => {
-                self.membership.name_group(layout);
                 Ok(Self::attach(Arc::clone(&self.membership), layout, ranks).made_by_this_rank(offered))
             }
             (Ok(layout), None) => {

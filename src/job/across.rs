@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use super::membership::{Exchange, Parts};
 use super::watcher::Watcher;
-use super::{FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
+use super::{
+    FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve, timeline,
+};
 use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
 use crate::cluster::environment::Identity;
@@ -358,6 +360,7 @@ impl Place {
             layouts,
             exchange,
             network: Some(network),
+            trace: timeline::start(options, &segment, &self.topology, self.rank)?,
             segment,
         }));
         let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());

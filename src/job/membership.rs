@@ -20,7 +20,8 @@ use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
+use crate::trace::Trace;
 
 /// Groups that a rank remembers to have declined. Some of them are never made.
 const MOST_DECLINED: usize = 64;
@@ -41,6 +42,10 @@ pub(crate) struct Membership {
     pub exchange: Exchange,
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
+    /// The timeline, if one was asked for.
+    pub trace: Option<Trace>,
+    /// The last epoch that its timeline has.
+    pub traced_epoch: AtomicU64,
     /// What is left to do for groups that were made, given up, or left.
     endings: Mutex<Vec<Ending>>,
     /// What this rank has begun, as its node's leader, of spanning groups whose other leaders have not come: the oldest
@@ -110,12 +115,13 @@ pub(crate) struct Parts {
     pub network: Option<Arc<Network>>,
     pub failure: FailureOptions,
     pub watcher: Option<Watcher>,
+    pub trace: Option<Trace>,
 }
 
 impl Membership {
     pub fn new(parts: Parts) -> Self {
         let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, .. } = parts;
-        let (failure, watcher) = (parts.failure, Mutex::new(parts.watcher));
+        let (failure, trace, watcher) = (parts.failure, parts.trace, Mutex::new(parts.watcher));
         let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (untaken, clocks) = (Mutex::default(), Mutex::default());
         Self {
@@ -128,6 +134,8 @@ impl Membership {
             layouts,
             exchange,
             network,
+            trace,
+            traced_epoch: AtomicU64::new(0),
             endings,
             half_made,
             declined,
