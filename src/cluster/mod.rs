@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | [`agreement`] | one value for all, decided by the nodes' words, whoever dies meanwhile |
 //! | [`environment`] | the identity that a launcher hands to each rank |
 //! | [`address`] | where they meet |
 //! | [`card`] | what ranks tell each other about themselves |
@@ -11,6 +12,8 @@
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 
 pub mod address;
+#[cfg(not(model))]
+pub mod agreement;
 pub mod bootstrap;
 pub mod card;
 pub mod environment;
