@@ -65,7 +65,7 @@
 //! For the same reason whoever spreads the decision closes words before it writes them: see [`Announcement`].
 
 mod announcement;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 mod exhaustive;
 mod proposer;
 mod word;
@@ -74,11 +74,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub use announcement::{Announcement, Listener};
-pub use proposer::{Decision, Proposal, Proposer, Rule};
+pub use proposer::{Ask, Decision, Proposal, Proposer, Rule, Swap};
 pub use word::{AcceptorWord, Slot};
 
 use crate::fabric::{Fabric, PostError, Request, Ticket};
-use proposer::Ask;
 
 /// Why nothing was agreed on. (It may be yet, by others.)
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
