@@ -12,7 +12,6 @@
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 
 pub mod address;
-#[cfg(not(model))]
 pub mod agreement;
 pub mod bootstrap;
 pub mod card;

@@ -24,7 +24,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::proposer::{Proposal, Proposer, Swap};
+use super::proposer::{Ask, Proposal, Proposer, Swap};
 use super::word::AcceptorWord;
 use crate::fabric::sim::Seeded;
 
@@ -439,4 +439,104 @@ fn many_proposers_go_random_ways() {
         println!("{good} of {WALKS} ways end well: {trial:?}");
         assert!(good > 100, "{good} of {WALKS}: {trial:?}");
     }
+}
+
+/// A proposer whose swaps take effect, and are answered, when the test says so.
+struct Led {
+    proposer: Proposer,
+    round: u32,
+    asks: Vec<Ask>,
+    now: Duration,
+}
+
+impl Led {
+    fn new(here: usize, value: u32) -> Self {
+        let value = NonZeroU32::new(value).expect("not 0");
+        let proposal = Proposal { nodes: 5, here, value, pause: Duration::from_nanos(1), seed: 0 };
+        let mut led = Self { proposer: Proposer::new(proposal), round: 0, asks: Vec::new(), now: Duration::ZERO };
+        led.go_on();
+        led
+    }
+
+    fn go_on(&mut self) {
+        loop {
+            self.proposer.advance(self.now);
+            if self.proposer.round() == self.round {
+                break;
+            }
+            self.round = self.proposer.round();
+            self.asks.clear();
+        }
+        self.proposer.asks(self.now, &mut self.asks);
+    }
+
+    /// One swap at each of these nodes, where one is under way.
+    fn reach(&mut self, words: &mut [AcceptorWord], nodes: &[usize]) {
+        for node in nodes {
+            let Some(place) = self.asks.iter().position(|ask| ask.node == *node) else { continue };
+            let swap = self.asks.remove(place).swap;
+            let found = words[*node];
+            if found == swap.expected {
+                words[*node] = swap.new;
+            }
+            self.proposer.handle(self.round, *node, Some(found), None, self.now);
+            self.go_on();
+        }
+    }
+
+    fn pause(&mut self) {
+        self.now += Duration::from_secs(3600);
+        self.go_on();
+    }
+
+    fn lose(&mut self, gone: &[usize]) {
+        gone.iter().for_each(|node| self.proposer.note_gone(*node));
+        self.go_on();
+    }
+
+    fn decide(&mut self, words: &mut [AcceptorWord], nodes: &[usize]) -> u32 {
+        for _ in 0..20 {
+            if let Some(decision) = self.proposer.decision() {
+                return decision.value;
+            }
+            self.reach(words, nodes);
+            self.pause();
+        }
+        panic!("no decision at {nodes:?}: {words:x?}");
+    }
+}
+
+/// Condition (i): votes from before the others were gone are no survivors' votes.
+#[test]
+fn survivors_begin_again_when_the_others_are_gone() {
+    let mut words = [AcceptorWord::EMPTY; 5];
+    let mut survivor = Led::new(3, 1);
+    survivor.reach(&mut words, &[0, 3, 4]);
+    survivor.reach(&mut words, &[3, 4]);
+    assert_eq!((words[3], words[4]), (AcceptorWord::new(1, 1, 1), AcceptorWord::new(1, 1, 1)));
+    // Two votes are not enough, and a majority without them decides.
+    assert_eq!(Led::new(0, 2).decide(&mut words, &[0, 1, 2]), 2);
+    // Another survivor finds that while it can.
+    assert_eq!(Led::new(4, 3).decide(&mut words, &[2, 3, 4]), 2);
+    survivor.lose(&[0, 1, 2]);
+    assert_eq!(survivor.decide(&mut words, &[3, 4]), 2);
+}
+
+/// Condition (ii): what is left of a majority that is gone does not outvote the survivors.
+#[test]
+fn ballots_of_survivors_are_above_all_others() {
+    let mut words = [AcceptorWord::EMPTY; 5];
+    words[..3].fill(AcceptorWord::new(10, 10, 2));
+    let mut late = Led::new(4, 3);
+    late.reach(&mut words, &[2]);
+    late.pause();
+    late.reach(&mut words, &[2]);
+    assert_eq!(words[2], AcceptorWord::new(11, 10, 2));
+    // The others are gone, and one survivor knows; the rest of the other's swaps comes after its decision.
+    let mut survivor = Led::new(3, 1);
+    survivor.lose(&[0, 1, 2]);
+    assert_eq!(survivor.decide(&mut words, &[3, 4]), 1);
+    (0..4).for_each(|_| late.reach(&mut words, &[3, 4]));
+    late.lose(&[0, 1, 2]);
+    assert_eq!(late.decide(&mut words, &[3, 4]), 1);
 }
