@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | [`agreement`] | one value for all, decided by the nodes' words, whoever dies meanwhile |
 //! | [`environment`] | the identity that a launcher hands to each rank |
 //! | [`address`] | where they meet |
 //! | [`card`] | what ranks tell each other about themselves |
@@ -14,6 +15,7 @@
 //! | [`detector`] | whether another node still lives, by its heartbeats |
 
 pub mod address;
+pub mod agreement;
 pub mod bootstrap;
 pub mod card;
 pub mod detector;
