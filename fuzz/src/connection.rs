@@ -57,13 +57,11 @@ impl World {
             (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port of the loopback")).collect();
         let segment = || Arc::new(Segment::create(NodeLayout::new(1, 1 << 14), 1, 1).expect("memory"));
         let segments = [segment(), segment()];
-        let peer = |(rank, listener): (usize, &TcpListener)| Peer {
-            rank,
-            addresses: vec![listener.local_addr().expect("an address")],
-            words: segments[0].words(),
+        let peer = |(rank, listener): (usize, &TcpListener)| {
+            Peer::alone(rank, listener.local_addr().expect("an address"), segments[0].words())
         };
         let peers: Vec<Peer> = listeners.iter().enumerate().map(peer).collect();
-        let address = peers[VICTIM].addresses[0];
+        let address = peers[VICTIM].candidates[0].addresses().next().expect("a host");
         let mut fabrics = listeners.into_iter().zip(&segments).enumerate().map(|(here, (listener, segment))| {
             let services = Services { rank: here, size: RANKS, here, key: key() };
             let memory: Arc<Segment> = Arc::clone(segment);
