@@ -1,5 +1,7 @@
 //! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each engine.
 
+mod agents;
+
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -35,11 +37,8 @@ fn listener() -> TcpListener {
 }
 
 fn peers_of(listeners: &[TcpListener], words: usize) -> Vec<Peer> {
-    let peer = |(rank, listener): (usize, &TcpListener)| Peer {
-        rank,
-        addresses: vec![listener.local_addr().expect("an address")],
-        words,
-    };
+    let peer =
+        |(rank, listener): (usize, &TcpListener)| Peer::alone(rank, listener.local_addr().expect("an address"), words);
     listeners.iter().enumerate().map(peer).collect()
 }
 
@@ -249,7 +248,7 @@ fn garbage_after_a_handshake_ends_that_connection_only(engine: TcpEngine) {
     let nodes = nodes(2, engine);
     let ticket = nodes[0].fabric.read(1, AT).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
-    let address = nodes[1].fabric.shared.peers[1].addresses[0];
+    let address = nodes[1].fabric.shared.peers[1].candidates[0].addresses().next().expect("one");
     let claim = crate::handshake::Claim { purpose: crate::handshake::Purpose::Fabric, rank: 1, size: 2, peer: 1 };
     let mut client = crate::handshake::Client::new(&Key::new([3; 32]), &claim).expect("random numbers");
     let mut stream = TcpStream::connect(address).expect("a listener");
