@@ -37,7 +37,7 @@ pub use fabric_choice::FabricChoice;
 pub(crate) use failure::{FailureOptions, Sight};
 pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Untaken};
 use membership::{Exchange, Parts};
-use watcher::Watcher;
+use watcher::{Post, Watcher};
 
 /// How long ranks wait for each other to join, unless told otherwise.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -444,17 +444,19 @@ fn alone(
     let node = segment.layout();
     let cpus = share_of_node(segment);
     let topology = Arc::new(Topology::single(node.ranks()));
+    let (layouts, failure): (Arc<[NodeLayout]>, _) = (Arc::new([node]), options.failure()?);
+    let post = Post { rank, segment, layouts: &layouts, topology: &topology, network: None, options: failure };
     let membership = Membership::new(Parts {
-        failure: options.failure()?,
-        watcher: Watcher::start(rank, segment, &topology, None)?,
+        failure,
+        watcher: Watcher::start(&post)?,
         trace: timeline::start(options, segment, &topology, rank)?,
         segment: Arc::clone(segment),
         rank,
         algorithm: options.barrier,
         cpus,
         driver: driver(segment, &cpus, mask, options),
-        topology,
-        layouts: Arc::new([node]),
+        topology: Arc::clone(&topology),
+        layouts: Arc::clone(&layouts),
         exchange: Exchange {
             pattern: options.pattern,
             costs: Costs { latency_ns: 0.0, overhead_ns: 0.0, nodes_per_cpu: 0.0 },

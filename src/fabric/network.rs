@@ -170,6 +170,16 @@ impl Network {
         self.tcp.when_excluded(hook);
     }
 
+    /// Has `hook` called after a connection by TCP has broken ([`TcpFabric::when_broken`]).
+    pub fn when_broken(&self, hook: WordHook) {
+        self.tcp.when_broken(hook);
+    }
+
+    /// By TCP alone: for what must reach a node whatever has become of its adapter.
+    pub fn by_sockets(&self) -> &TcpFabric {
+        &self.tcp
+    }
+
     /// Has `hook` called after a word has been changed by TCP ([`TcpFabric::watch_word`]).
     ///
     /// # Panics

@@ -67,6 +67,8 @@ pub mod header {
     pub const ALARM: WordAt = WordAt(32);
     /// The last epoch that is known here. Only grows.
     pub const EPOCH: WordAt = WordAt(33);
+    /// 1 once other nodes have refused this one as declared failed.
+    pub const EXCLUDED: WordAt = WordAt(34);
 }
 
 /// Where the words of an offer stand: a rank tells others, who know the key, where a new group's block is.
@@ -253,8 +255,13 @@ impl NodeLayout {
         self.heartbeat(self.nodes + node)
     }
 
+    /// Counts how often somebody has missed a node that does not answer. Kept at the nodes that watch it.
+    pub const fn missed(&self, node: usize) -> WordAt {
+        self.heartbeat(2 * self.nodes + node)
+    }
+
     const fn bitmap_start(&self) -> WordAt {
-        let words = (self.epochs() * EPOCH_WORDS + 2 * self.nodes).div_ceil(LINE_WORDS) * LINE_WORDS;
+        let words = (self.epochs() * EPOCH_WORDS + 3 * self.nodes).div_ceil(LINE_WORDS) * LINE_WORDS;
         self.entry(self.ranks).plus(words)
     }
 
@@ -334,7 +341,8 @@ mod tests {
                 assert!(layout.offer(ranks - 1, OFFERS - 1).doom() < layout.epoch(1).acceptor());
                 let last = layout.epochs() as u64;
                 assert!(layout.epoch(last).decided() < layout.heartbeat(0));
-                assert!(layout.heartbeat(2) < layout.doubt(0) && layout.doubt(2) < layout.bitmap(0));
+                assert!(layout.heartbeat(2) < layout.doubt(0) && layout.doubt(2) < layout.missed(0));
+                assert!(layout.missed(2) < layout.bitmap(0));
                 assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
                 assert_eq!(layout.unit(0).0 % LINE_WORDS, 0);
                 assert!(layout.arena_units() * UNIT_WORDS >= arena_words);

@@ -16,6 +16,7 @@ use crate::coord::barrier::arrivals_in;
 use crate::coord::drive::{self, Bounds};
 use crate::error::BarrierError;
 use crate::fabric::Memory;
+use crate::fabric::node::header;
 use crate::job::Sight;
 use crate::sync::Ordering;
 
@@ -103,8 +104,12 @@ impl Group {
         for epoch in failures.epoch + 1..=last {
             let Some(obituary) = view::obituary(segment, &node, epoch) else { break };
             self.take_in(failures, &self.ranks, epoch, obituary);
+            self.membership.shut_out(obituary);
             self.trace_death(epoch, obituary);
             failures.epoch = epoch;
+        }
+        if failures.closed.is_none() && segment.word(header::EXCLUDED).load(Ordering::Relaxed) != 0 {
+            failures.closed = Some((0, FailureCause::Silent));
         }
         let is_calm = failures.failed.is_empty() && failures.closed.is_none();
         failures.calm = if is_calm { failures.alarm } else { u64::MAX };

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::membership::{Exchange, Parts};
-use super::watcher::Watcher;
+use super::watcher::{Post, Watcher};
 use super::{
     FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve, timeline,
 };
@@ -353,9 +353,17 @@ impl Place {
         let cpus = self.cpu_share(cards);
         let schedule = self.schedule(&exchange);
         let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
-        let watcher = Watcher::start(self.rank, &segment, &self.topology, Some(&network))?;
+        let failure = options.failure()?;
+        let watcher = Watcher::start(&Post {
+            rank: self.rank,
+            segment: &segment,
+            layouts: &layouts,
+            topology: &self.topology,
+            network: Some(&network),
+            options: failure,
+        })?;
         let membership = Arc::new(Membership::new(Parts {
-            failure: options.failure()?,
+            failure,
             watcher,
             rank: self.rank,
             algorithm: options.barrier,

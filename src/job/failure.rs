@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::Membership;
-use super::watcher::process_of;
+use super::watcher::{process_of, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::cluster::watch::ProcessState;
+use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Fabric, Memory};
 use crate::sync::Ordering;
@@ -66,6 +67,16 @@ pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
     }
 }
 
+/// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its way.
+pub(super) fn shut_out(network: &Network, here: usize, lost: Obituary) {
+    match lost.unit {
+        _ if lost.cause == FailureCause::Left => {}
+        Unit::Rank(rank) => network.exclude_rank(rank),
+        Unit::Node(node) if node != here => network.exclude_node(node),
+        Unit::Node(_) => {}
+    }
+}
+
 impl Membership {
     /// What this rank sees of another one.
     pub fn sight_of(&self, rank: usize) -> Sight {
@@ -101,16 +112,34 @@ impl Membership {
         }
     }
 
+    /// Drops the connections of this process to whoever has failed, so that nothing comes late from there.
+    pub fn shut_out(&self, lost: Obituary) {
+        if let Some(network) = &self.network {
+            shut_out(network, self.here(), lost);
+        }
+    }
+
     /// Tells the agent of a rank's node that somebody waits for that rank.
     pub fn ask_after(&self, rank: usize) {
         let (home, local) = (self.node_of(rank), self.local_of(rank));
         let at = self.layout_of(home).asked_after(local);
         if home == self.here() {
             self.segment.word(at).fetch_add(1, Ordering::Relaxed);
-        } else if let Some(network) = &self.network
-            && let Ok(ticket) = network.fetch_add(home, at, 1)
-        {
-            network.forget(ticket);
+            return;
+        }
+        let Some(network) = &self.network else { return };
+        if let Ok(ticket) = network.fetch_add(home, at, 1) {
+            return network.forget(ticket);
+        }
+        // Who watches the rank's node knows whether it has left.
+        let node = self.segment.layout();
+        for watcher in ring::watchers_of(&*self.segment, &node, home) {
+            let at = self.layout_of(watcher).missed(home);
+            if watcher == self.here() {
+                self.segment.word(at).fetch_add(1, Ordering::Relaxed);
+            } else if let Ok(ticket) = network.fetch_add(watcher, at, 1) {
+                network.forget(ticket);
+            }
         }
     }
 

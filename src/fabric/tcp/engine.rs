@@ -603,6 +603,7 @@ impl Engine {
 
     fn break_off(&mut self, node: usize, error: &StreamError) {
         self.ready.retain(|ready| *ready != node);
+        self.calls.note_breach();
         if let Some(link) = self.links.get_mut(node) {
             if let (
                 LinkState::Ready(stream),
@@ -714,8 +715,12 @@ fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool) {
     (value, has_changed)
 }
 
-/// Ends the sleep of those who wait for another node's word, if there are any.
+/// Ends the sleep of those who wait for another node's word, if there are any. On the alarm all sleep who wait for
+/// anything.
 fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
+    if at == header::ALARM {
+        return memory.wake(at);
+    }
     // SYNC POINT: fabric sleepers. A rank that parks counts itself, fences, and looks at the word again.
     if memory.word(header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
         memory.wake(at);

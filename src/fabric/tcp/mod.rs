@@ -204,6 +204,7 @@ pub type ExclusionHook = Box<dyn Fn(usize) + Send + Sync>;
 #[derive(Default)]
 struct Hooks {
     words: [OnceLock<WordHook>; MOST_WATCHED],
+    breach: OnceLock<WordHook>,
     exclusion: OnceLock<ExclusionHook>,
 }
 
@@ -372,6 +373,12 @@ impl TcpFabric {
         }
     }
 
+    /// Has `hook` called after a connection to another node's agent has broken, as
+    /// [`watch_word`](Self::watch_word)'s is. There is one; later ones are not called.
+    pub fn when_broken(&self, hook: WordHook) {
+        let _ = self.shared.hooks.breach.set(hook);
+    }
+
     /// Has `hook` called after requests of other nodes have changed a word of this one from now on: once or more for all
     /// that have come in together, by whichever thread looks at the connections, the background one included; by several
     /// at once, perhaps. It may use the fabric, and must not wait.
@@ -471,6 +478,9 @@ impl Shared {
     fn call_hooks(&self, due: Due) {
         let changed = self.hooks.words.iter().enumerate().filter(|(index, _)| due.is_changed(*index));
         changed.filter_map(|(_, hook)| hook.get()).for_each(|hook| hook());
+        if let Some(hook) = self.hooks.breach.get().filter(|_| due.is_broken()) {
+            hook();
+        }
         if let (Some(node), Some(hook)) = (due.excluded_by, self.hooks.exclusion.get()) {
             hook(node);
         }

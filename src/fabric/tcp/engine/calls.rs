@@ -1,4 +1,5 @@
-//! What the layer above is told without its asking: words that other nodes have changed, and its own exclusion.
+//! What the layer above is told without its asking: words that other nodes have changed, connections that have broken, and
+//! its own exclusion.
 //!
 //! What has happened is noted under the engine's lock, and told when that has been given back ([`super::super::Shared`]).
 
@@ -8,10 +9,11 @@ use super::{Engine, Memory, Request, WordAt, execute};
 pub const MOST_WATCHED: usize = 2;
 /// No word has this position.
 const UNUSED: usize = usize::MAX;
-/// Bits of what is noted: a bit for each watched word, and two more.
+/// Bits of what is noted: a bit for each watched word, and three more.
+const BROKEN: u8 = 1 << 5;
 const EXCLUDED: u8 = 1 << 6;
 const NEW_LIMIT: u8 = 1 << 7;
-const _: () = assert!(MOST_WATCHED < 6);
+const _: () = assert!(MOST_WATCHED < 5);
 
 /// What has been noted and not been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,11 @@ impl Due {
     /// Whether a watched word has been changed.
     pub fn is_changed(&self, index: usize) -> bool {
         self.bits & 1 << index != 0
+    }
+
+    /// Whether a connection to another node's agent has broken.
+    pub fn is_broken(&self) -> bool {
+        self.bits & BROKEN != 0
     }
 }
 
@@ -58,6 +65,11 @@ impl Calls {
     /// There may be less time until the next limit than the background thread knows.
     pub(super) fn note_limit(&mut self) {
         self.bits |= NEW_LIMIT;
+    }
+
+    /// A connection to another node's agent has broken.
+    pub(super) fn note_breach(&mut self) {
+        self.bits |= BROKEN;
     }
 
     /// A node has said that this process is excluded.

@@ -4,15 +4,22 @@
 //! failed: its ranks' ends are noted in the node's table and, in a job of one node, in the view log; the alarm wakes
 //! whoever waits. Every process does this, so that no single death or stopped process can keep a failure from being seen;
 //! the first note stands, and the log holds each rank once.
+//!
+//! In a job of several nodes the thread of each node's agent does more: see [`agent`].
+
+mod agent;
+pub(super) mod ring;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::failure::note_end;
-use crate::cluster::view::{FailureCause, Obituary, Unit};
+use self::agent::Agent;
+use super::failure::{FailureOptions, note_end};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId};
 use crate::error::JobError;
 use crate::fabric::network::Network;
+use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Memory, Topology};
 use crate::sync::{AtomicU32, Ordering};
@@ -36,22 +43,32 @@ struct Watch {
     network: Option<Arc<Network>>,
     deaths: Deaths,
     is_over: Arc<AtomicU32>,
+    agent: Option<Agent>,
+    /// 1 when a connection has broken.
+    has_breach: Arc<AtomicU32>,
+}
+
+/// What the thread watches, and for whom.
+pub(crate) struct Post<'job> {
+    pub rank: usize,
+    pub segment: &'job Arc<Segment>,
+    pub layouts: &'job Arc<[NodeLayout]>,
+    pub topology: &'job Arc<Topology>,
+    pub network: Option<&'job Arc<Network>>,
+    pub options: FailureOptions,
 }
 
 impl Watcher {
-    /// Watches the other processes of a rank's node. `None` when there are none.
+    /// Watches the other processes of a rank's node, and other nodes. `None` when there are none.
     ///
     /// # Errors
     ///
     /// [`JobError::System`] when the kernel refuses a thread or a descriptor.
-    pub fn start(
-        rank: usize,
-        segment: &Arc<Segment>,
-        topology: &Arc<Topology>,
-        network: Option<&Arc<Network>>,
-    ) -> Result<Option<Self>, JobError> {
+    pub fn start(post: &Post<'_>) -> Result<Option<Self>, JobError> {
+        let Post { rank, segment, layouts, topology, network, options } = *post;
         let system = |step| move |source| JobError::System { rank, step, source };
         let refused = |error| system("watch the other processes of its node")(std::io::Error::other(error));
+        let of_nodes = network.filter(|_| topology.nodes() > 1);
         let mut watch = Watch {
             segment: Arc::clone(segment),
             topology: Arc::clone(topology),
@@ -59,10 +76,13 @@ impl Watcher {
             network: network.map(Arc::clone),
             deaths: Deaths::new().map_err(refused)?,
             is_over: Arc::new(AtomicU32::new(0)),
+            agent: of_nodes.map(|network| Agent::new(rank, segment, layouts, topology, network, options)),
+            has_breach: Arc::new(AtomicU32::new(0)),
         };
+        watch.listen();
         let local = topology.local_of(rank);
         let ranks = topology.ranks_of(watch.here).len();
-        let mut is_alone = true;
+        let mut is_alone = watch.agent.is_none();
         for step in 1..ranks.min(MOST_WATCHED + 1) {
             let other = (local + step) % ranks;
             let process = process_of(segment, other);
@@ -109,12 +129,40 @@ impl Watch {
     fn run(mut self) {
         // Relaxed: the bell is rung after it is stored, and its read is ordered behind.
         while self.is_over.load(Ordering::Relaxed) == 0 {
+            let pause = self.agent.as_mut().and_then(Agent::run);
             // Without events nothing can be watched; the bell then has nobody to wake.
-            let Ok(woken) = self.deaths.wait(None) else { return };
+            let Ok(woken) = self.deaths.wait(pause) else { return };
             for death in woken.deaths {
                 self.note_death(usize::try_from(death.key).unwrap_or(usize::MAX), death.end);
             }
+            if self.has_breach.swap(0, Ordering::Relaxed) != 0
+                && let Some(agent) = &mut self.agent
+            {
+                agent.handle_breach();
+            }
         }
+        if let Some(agent) = &mut self.agent {
+            agent.say_farewell();
+            agent.abandon();
+        }
+    }
+
+    /// Has the bell rung when other nodes have something to say, or are gone.
+    fn listen(&self) {
+        let (Some(network), Some(_)) = (&self.network, &self.agent) else { return };
+        let bell = self.deaths.bell();
+        network.watch_word(header::ALARM, Box::new(move || bell.ring()));
+        let (bell, has_breach) = (self.deaths.bell(), Arc::clone(&self.has_breach));
+        network.when_broken(Box::new(move || {
+            has_breach.store(1, Ordering::Relaxed);
+            bell.ring();
+        }));
+        let (bell, segment) = (self.deaths.bell(), Arc::clone(&self.segment));
+        network.when_excluded(Box::new(move |_| {
+            segment.word(header::EXCLUDED).store(1, Ordering::Release);
+            view::raise_alarm(&*segment);
+            bell.ring();
+        }));
     }
 
     fn note_death(&self, local: usize, end: End) {
