@@ -370,6 +370,9 @@ fn a_rank_that_has_arrived_and_computes_holds_nobody_up() {
     }
 }
 
+/// Whoever is stopped for as long as a test does it is only late.
+const LONG_SILENCES: (&str, &str) = ("PHALANX_FAILURE_TIMEOUT_MS", "60000");
+
 fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(pid, signal).expect("a child of this test");
@@ -408,7 +411,7 @@ fn a_stopped_rank_is_named_and_goes_on() {
         }
     }
     let across = Across::new(&[0, 0, 1, 2]);
-    let mut children = across.start(TEST, &[("PHALANX_RADIX", "2")]);
+    let mut children = across.start(TEST, &[("PHALANX_RADIX", "2"), LONG_SILENCES]);
     assert_eq!(children.next_answer(0), "under way");
     signal(children.pid(2), Signal::STOP);
     assert_eq!(children.next_answer(0), "missed");

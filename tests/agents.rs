@@ -70,7 +70,7 @@ fn serve_in_turn() {
     let asks: SocketAddr = variable("AGENTS_ASKS").parse().expect("an address");
     let engine: TcpEngine = variable("AGENTS_ENGINE").parse().expect("an engine");
     let file = OpenOptions::new().read(true).write(true).open(variable("AGENTS_MEMORY")).expect("the test's memory");
-    let expected = Expected { job_id: 1, ranks: RANKS, layout_hash: 1 };
+    let expected = Expected { job_id: 1, ranks: RANKS, job_ranks: RANKS, nodes: 1, layout_hash: 1 };
     let memory = Arc::new(Segment::attach(file.into(), expected).expect("the test's memory"));
     let door = Door::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
     let port = door.local_addr().expect("it is bound").port();

@@ -419,6 +419,7 @@ fn meet_until_someone_is_missing() {
         match job.world().barrier_timeout(Duration::from_millis(300)) {
             Ok(()) => {}
             Err(BarrierError::TimedOut { missing, .. }) => return answer(format!("missing {missing:?}")),
+            Err(BarrierError::RankFailed { ranks, .. }) => return answer(format!("failed {ranks:?}")),
             Err(error) => panic!("{error}"),
         }
     }

@@ -228,7 +228,8 @@ fn a_split_whose_members_do_not_answer_is_resumed() {
         return world.barrier_timeout(LIMIT).expect("all have passed as many barriers");
     }
     let across = Across::new(&NODES);
-    let mut children = across.start(TEST, &[]);
+    // Whoever is stopped is only late.
+    let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
     assert_eq!(children.next_answer(0), "the others wait");
     // Rank 2, which speaks for its node, tells the other node at once: it looks for nothing else.
     std::thread::sleep(Duration::from_millis(500));
