@@ -3,6 +3,7 @@
 
 mod bench;
 mod doctor;
+mod inspect;
 mod progress;
 mod run;
 mod simulate;
@@ -16,6 +17,7 @@ Examples:
   phalanx run -n 4 -- ./solver input.toml     four ranks of a program on this machine
   phalanx bench barrier                       how fast this machine's ranks meet
   phalanx doctor                              what this machine offers, and what to mend
+  phalanx inspect                             what running jobs do: who waits, and for whom
   phalanx simulate barrier --nodes 65536      what they would cost between so many nodes
   phalanx help run                            every option of the launcher
 ";
@@ -33,6 +35,7 @@ enum Task {
     Run(run::Options),
     Bench(bench::Options),
     Doctor(doctor::Options),
+    Inspect(inspect::Options),
     Simulate(simulate::Options),
     /// A rank of a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::turn::RANK_COMMAND, hide = true)]
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
         Task::Doctor(options) => doctor::main(&options),
+        Task::Inspect(options) => inspect::main(&options),
         Task::Simulate(options) => simulate::main(options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),

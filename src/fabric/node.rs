@@ -53,6 +53,11 @@ pub mod header {
     /// The system's time at the clock's origin, in nanoseconds since 1970: sets the clocks of several nodes against
     /// each other.
     pub const ORIGIN_TIME: WordAt = WordAt(10);
+    /// A number that all nodes of the job have in common.
+    pub const FAMILY: WordAt = WordAt(14);
+    /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
+    /// the schedule that comes before it in a job of several nodes. 0 until the world is made.
+    pub const WORLD: WordAt = WordAt(15);
 }
 
 /// Where the words of an offer stand: a rank tells others, who know the key, where a new group's block is.
@@ -201,6 +206,8 @@ pub const LAYOUT_HASH: u64 = hash(
         header::JOINED.0 as u64,
         header::SLEEPERS.0 as u64,
         header::FABRIC_SLEEPERS.0 as u64,
+        header::FAMILY.0 as u64,
+        header::WORLD.0 as u64,
         LINE_WORDS as u64,
     ],
 );
