@@ -14,6 +14,8 @@ use serde_json::Value;
 /// No wait of these tests takes this long unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(60);
 const ROLE: &str = "INSPECT_ROLE";
+/// In the environment: the last rank is to stop itself once, after this many barriers.
+const STOP_AFTER: &str = "INSPECT_STOP_AFTER";
 
 /// A rank that meets the others in barriers until rank 0's input ends. Says who it is first.
 fn be_a_rank() {
@@ -29,7 +31,14 @@ fn be_a_rank() {
     } else {
         std::mem::forget(sender);
     }
+    // By itself and between two barriers, so that it has surely not arrived at one that the others wait in.
+    let stop_after = std::env::var(STOP_AFTER).ok().filter(|_| job.rank() == job.size() - 1);
+    let mut rounds_left = stop_after.map_or(u64::MAX, |rounds| rounds.parse().expect("a number"));
     loop {
+        if rounds_left == 0 {
+            kill(Pid::this(), Signal::SIGSTOP).expect("this process is there");
+        }
+        rounds_left = rounds_left.wrapping_sub(1);
         let is_over = ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected);
         if job.world().barrier_reduce(Operation::Or, u64::from(is_over)).expect("nobody dies") != 0 {
             return;
@@ -46,10 +55,13 @@ struct Job {
 }
 
 impl Job {
-    fn start(test: &str, ranks: usize, options: &[&str]) -> Self {
+    fn start(test: &str, ranks: usize, options: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = phalanx(&["run", "-n", &ranks.to_string()]);
         command.args(options).arg("--").arg(std::env::current_exe().expect("a program has a path"));
-        command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, test);
+        command
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, test)
+            .envs(variables.iter().copied());
         // A rank that is stopped for as long as a test likes is not to be declared failed.
         command.env("PHALANX_FAILURE_TIMEOUT_MS", "600000");
         let mut launcher = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start the launcher");
@@ -118,11 +130,10 @@ fn inspect(arguments: &[&str]) -> Output {
     phalanx(&[&["inspect"], arguments].concat()).output().expect("start phalanx inspect")
 }
 
-/// Stops a rank of a job and looks who is named; then the job goes on.
+/// The last rank of a job stops; looks who is named; then the job goes on.
 fn a_stopped_rank_is_named(test: &str, ranks: usize, options: &[&str]) {
-    let job = Job::start(test, ranks, options);
+    let job = Job::start(test, ranks, options, &[(STOP_AFTER, "100")]);
     let stuck = ranks - 1;
-    job.send(stuck, Signal::SIGSTOP);
     let first = format!("rank {stuck} (pid {}, stopped) holds up {} ranks for ", job.pids[stuck], ranks - 1);
     let page = job.look_until(&[], |page| page.starts_with(&first));
     for (rank, pid) in job.pids.iter().enumerate() {
@@ -180,7 +191,7 @@ fn watching_ends_with_the_job() {
     if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
         return be_a_rank();
     }
-    let job = Job::start(TEST, 2, &[]);
+    let job = Job::start(TEST, 2, &[], &[]);
     let pid = job.pids[1].to_string();
     let mut watching = phalanx(&["inspect", "--watch", "--json", &pid]).stdout(Stdio::piped()).spawn().expect("start");
     let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();

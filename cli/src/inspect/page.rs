@@ -96,8 +96,8 @@ fn summary(job: &Job) -> String {
             let halted: Vec<&Rank> = job.ranks.iter().filter(halted).collect();
             match halted.is_empty() {
                 true => "nobody waits in the world's barrier".to_owned(),
-                false if halted.len() == 1 => format!("{} holds up nobody yet", subject(&halted)),
-                false => format!("{} hold up nobody yet", subject(&halted)),
+                // A rank can be halted between its arrival and what it does for the others then.
+                false => format!("{} may hold up the others, who are no further", subject(&halted)),
             }
         }
     }
@@ -186,7 +186,10 @@ mod tests {
     #[test]
     fn other_jobs_say_what_they_do() {
         assert_eq!(summary(&job(&[2, 2], &[])), "nobody waits in the world's barrier");
-        assert_eq!(summary(&job(&[2, 2], &[(1, State::Dead)])), "rank 1 (pid 101, dead) holds up nobody yet");
+        assert_eq!(
+            summary(&job(&[2, 2], &[(1, State::Dead)])),
+            "rank 1 (pid 101, dead) may hold up the others, who are no further"
+        );
         let joining = summary(&job(&[0, 0, 0], &[(1, State::Absent), (2, State::Absent)]));
         assert_eq!(joining, "ranks 1 and 2 have not joined yet");
     }
