@@ -1,10 +1,12 @@
 //! What can go wrong. One enum for each kind of call, and [`Error`] over them all for callers that only pass it on.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::cluster::bootstrap::BootstrapError;
 pub use crate::cluster::environment::EnvironmentError;
 pub use crate::cluster::rendezvous::RendezvousError;
+use crate::cluster::view::{FailureCause, Lateness};
 use crate::coord::barrier::Operation;
 pub use crate::fabric::shm::SegmentError;
 
@@ -77,6 +79,19 @@ pub enum JobError {
         /// The most.
         most: usize,
     },
+    /// The timeline that was asked for cannot be written.
+    #[error(
+        "rank {rank}: cannot write the timeline to {}: {source} (remedy: name a file in a folder that this rank can write to, with PHALANX_TRACE or JobOptions::trace)", .path.display()
+    )]
+    Trace {
+        /// This rank.
+        rank: usize,
+        /// The rank's file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// An option in the environment has a value that means nothing.
     #[error("{name}: {why}")]
     Option {
@@ -111,7 +126,7 @@ pub enum JobError {
 pub enum BarrierError {
     /// Not all members have arrived in time. The arrival stands: wait again to resume, or abandon it.
     #[error(
-        "rank {rank}: barrier {sequence} of group {group} timed out after {waited:?}: ranks {missing:?} have not arrived (remedy: look at these ranks; call again to resume, or abandon)"
+        "rank {rank}: barrier {sequence} of group {group} timed out after {waited:?}: ranks {missing:?} have not arrived{} (remedy: look at these ranks; call again to resume, or abandon)", details(.late_by)
     )]
     TimedOut {
         /// This rank.
@@ -124,6 +139,57 @@ pub enum BarrierError {
         waited: Duration,
         /// Exactly the ranks that have not arrived.
         missing: Vec<usize>,
+        /// Each of them: how long ago it was last seen alive, and its last call.
+        late_by: Vec<Lateness>,
+    },
+    /// Members have failed, or left the job, before they arrived: nobody can pass this barrier. The group is broken; its
+    /// later calls fail with the same cause. All members that survive are told the same ranks.
+    #[error(
+        "rank {rank}: barrier {sequence} of group {group} cannot be passed: {} [epoch {epoch}] (remedy: go on without them in the group that Group::shrink makes, or end the job)", failed(.ranks, .causes)
+    )]
+    RankFailed {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job; the world is 0.
+        group: u64,
+        /// Which barrier of the group, counted from 1.
+        sequence: u64,
+        /// The members that have failed.
+        ranks: Vec<usize>,
+        /// Why, in the order of `ranks`.
+        causes: Vec<FailureCause>,
+        /// The epoch that has declared it: the same for all survivors.
+        epoch: u64,
+    },
+    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed.
+    #[error(
+        "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} cannot be reached, and agreement about them was not possible within {waited:?}: {why} (remedy: look whether the network between the nodes is up; end the job on the side with fewer nodes)"
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
+        /// Which barrier of the group.
+        sequence: u64,
+        /// The members that cannot be reached.
+        ranks: Vec<usize>,
+        /// How long agreement was tried.
+        waited: Duration,
+        /// Who did not answer.
+        why: String,
+    },
+    /// The others have declared this rank failed, and have gone on without it.
+    #[error(
+        "rank {rank} was declared failed in epoch {epoch}: {cause}; the others have gone on without it (remedy: end this process)"
+    )]
+    Excluded {
+        /// This rank.
+        rank: usize,
+        /// The epoch; 0 where only the refusal of others tells.
+        epoch: u64,
+        /// Why.
+        cause: FailureCause,
     },
     /// All members have arrived, but they do not agree what this barrier is. It counts as passed, for all members.
     #[error("rank {rank}: members of group {group} disagree about barrier {sequence}: {} (remedy: make all members call the same operation)", list(.named))]
@@ -184,6 +250,25 @@ pub enum BarrierError {
         /// Which barrier of the group.
         sequence: u64,
     },
+}
+
+/// What is known of late ranks, as the rest of a sentence.
+fn details(late_by: &[Lateness]) -> String {
+    /// More would fill the screen.
+    const MOST: usize = 8;
+    if late_by.is_empty() {
+        return String::new();
+    }
+    let mut text: Vec<String> = late_by.iter().take(MOST).map(ToString::to_string).collect();
+    if late_by.len() > MOST {
+        text.push(format!("and {} more", late_by.len() - MOST));
+    }
+    format!(": {}", text.join("; "))
+}
+
+fn failed(ranks: &[usize], causes: &[FailureCause]) -> String {
+    let one = |(rank, cause): (&usize, &FailureCause)| format!("rank {rank}: {cause}");
+    ranks.iter().zip(causes).map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn list(named: &[(usize, Operation)]) -> String {

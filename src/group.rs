@@ -5,9 +5,12 @@
 
 mod arrival;
 mod endings;
+mod failures;
 mod forming;
 mod meeting;
 mod members;
+mod shrinking;
+mod timeline;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,14 +20,16 @@ use std::time::{Duration, Instant};
 
 pub use arrival::{Arrival, Carried};
 
+use self::failures::Failures;
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
+use crate::coord::activity::{self, Call, CallWord};
 use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
-use crate::coord::drive::Arrived;
+use crate::coord::drive::{self, Arrived, Waited};
 use crate::coord::endings::Why;
 use crate::coord::offers::Offered;
 use crate::coord::stats::GroupStats;
@@ -63,6 +68,7 @@ struct Core {
     lists_made: HashMap<u64, u64>,
     /// A split whose barrier is passed, but whose group is not there yet.
     forming: Option<Forming>,
+    failures: Failures,
 }
 
 /// The bound of a blocking call, in ticks.
@@ -70,6 +76,8 @@ struct Core {
 struct Limit {
     start: u64,
     deadline: u64,
+    /// What the alarm holds, for steps that end when it is raised.
+    alarm: Option<u64>,
 }
 
 /// Who answers for the outstanding arrival.
@@ -140,6 +148,7 @@ impl Core {
             standing: Standing::Nothing,
             lists_made: HashMap::new(),
             forming: None,
+            failures: Failures::default(),
         }
     }
 }
@@ -154,7 +163,8 @@ impl Group {
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
         let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
-        Self { membership, layout, abroad: None, ranks, me, offered: None, core: RefCell::new(Core::new(barrier)) }
+        let core = RefCell::new(Core::new(barrier));
+        Self { membership, layout, abroad: None, ranks, me, offered: None, core }.traced()
     }
 
     /// As [`attach`](Self::attach), for members of several nodes.
@@ -164,7 +174,7 @@ impl Group {
         let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
         let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
         let core = RefCell::new(Core::new(barrier));
-        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }
+        Self { membership, layout, abroad: Some(abroad), ranks, me, offered: None, core }.traced()
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -366,7 +376,14 @@ impl Group {
     fn limit(&self, timeout: Option<Duration>) -> Option<Limit> {
         let clock = &self.membership.driver.clock;
         let start = clock.now();
-        timeout.map(|timeout| Limit { start, deadline: start.saturating_add(clock.ticks(timeout)) })
+        let deadline = |timeout| start.saturating_add(clock.ticks(timeout));
+        timeout.map(|timeout| Limit { start, deadline: deadline(timeout), alarm: None })
+    }
+
+    /// Notes for those who look from outside that this rank is in a long call, until what it returns is dropped.
+    fn note_call(&self, call: Call) -> Noted<'_> {
+        let since = self.membership.driver.clock.now();
+        Noted::new(&self.membership, call, self.passed(), self.id(), since)
     }
 
     /// What is left of a bound.
@@ -383,6 +400,7 @@ impl Group {
     #[inline]
     fn meet(&self, contribution: Contribution, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let mut core = self.core.borrow_mut();
+        self.begin_call(&mut core)?;
         if core.standing != Standing::Nothing {
             self.settle_earlier(&mut core, contribution, limit)?;
         }
@@ -390,10 +408,36 @@ impl Group {
         self.finish(&mut core, limit, Standing::Suspended)
     }
 
+    /// Before each call: whether something has happened since the last one that makes it impossible.
+    #[inline]
+    fn begin_call(&self, core: &mut Core) -> Result<(), BarrierError> {
+        match core.failures.are_none(drive::alarm(self.segment())) {
+            true => Ok(()),
+            false => self.look_before(core),
+        }
+    }
+
+    /// Something has happened since the last call: whether the next barrier can still be passed.
+    #[cold]
+    fn look_before(&self, core: &mut Core) -> Result<(), BarrierError> {
+        if core.standing != Standing::Nothing && core.barrier.is_outstanding() {
+            return match self.heed_while_waiting(core) {
+                Some(Err(error)) => {
+                    core.standing = Standing::Nothing;
+                    Err(error)
+                }
+                // What has been passed is found again by whoever finishes it.
+                _ => Ok(()),
+            };
+        }
+        self.heed(core, core.barrier.passed() + 1)
+    }
+
     #[inline]
     fn arrive_unless_arrived(&self, core: &mut Core, contribution: Contribution) {
         if !core.barrier.is_outstanding() {
             core.arrived = core.barrier.arrive(&self.membership, contribution);
+            self.trace_arrival(core);
         }
     }
 
@@ -420,14 +464,61 @@ impl Group {
     /// Waits for the outstanding arrival; after a time-out it stands as `otherwise` says.
     #[inline]
     fn finish(&self, core: &mut Core, limit: Option<Limit>, otherwise: Standing) -> Result<u64, BarrierError> {
-        let Core { barrier, arrived, .. } = &mut *core;
-        let waited = barrier.wait(&self.membership, arrived, limit.map(|limit| limit.deadline));
-        match waited {
-            Some(outcome) => {
+        let Core { barrier, arrived, failures, .. } = &mut *core;
+        let bounds = failures.bounds(limit.map(|limit| limit.deadline), failures::ASK_AFTER);
+        match barrier.wait(&self.membership, arrived, bounds) {
+            Waited::Passed(outcome) => {
                 core.standing = Standing::Nothing;
+                self.trace_release(core);
                 self.result(core, outcome)
             }
-            None => self.look_again(core, limit, otherwise),
+            interrupted => self.finish_long(core, limit, otherwise, interrupted),
+        }
+    }
+
+    /// Goes on waiting after something has interrupted it: an alarm, the time to ask after those who are missing, or the
+    /// end of the time.
+    #[cold]
+    fn finish_long(
+        &self,
+        core: &mut Core,
+        limit: Option<Limit>,
+        otherwise: Standing,
+        mut interrupted: Waited,
+    ) -> Result<u64, BarrierError> {
+        let mut note = None;
+        loop {
+            let since = match interrupted {
+                Waited::Passed(outcome) => {
+                    core.standing = Standing::Nothing;
+                    self.trace_release(core);
+                    return self.result(core, outcome);
+                }
+                Waited::Alarmed { since } => {
+                    if let Some(ended) = self.heed_while_waiting(core) {
+                        core.standing = Standing::Nothing;
+                        return ended;
+                    }
+                    since
+                }
+                Waited::TimedOut => {
+                    drop(note);
+                    let ended = self.look_again(core, limit, otherwise);
+                    return ended.inspect_err(|error| self.trace_time_out(error));
+                }
+                Waited::Long { since } => {
+                    let sequence = core.barrier.passed() + 1;
+                    note.get_or_insert_with(|| Noted::new(&self.membership, Call::Barrier, sequence, self.id(), since));
+                    self.ask_after_missing(core);
+                    since
+                }
+            };
+            let clock = &self.membership.driver.clock;
+            let waited = Duration::from_nanos(clock.ns(clock.now().saturating_sub(since)));
+            let patience = failures::ASK_AFTER.max(waited + failures::ASK_EVERY);
+            let Core { barrier, arrived, failures, .. } = &mut *core;
+            let bounds = failures.bounds(limit.map(|limit| limit.deadline), patience);
+            interrupted = barrier.resume(&self.membership, arrived, bounds, since);
         }
     }
 
@@ -473,12 +564,14 @@ impl Group {
 
     #[cold]
     fn timed_out(&self, core: &Core, limit: Option<Limit>) -> BarrierError {
+        let missing = self.missing_at(core.barrier.passed() + 1);
         BarrierError::TimedOut {
             rank: self.ranks[self.me],
             group: self.id(),
             sequence: core.barrier.passed() + 1,
             waited: self.waited(limit),
-            missing: self.missing_at(core.barrier.passed() + 1),
+            late_by: self.lateness_of(&core.failures, &missing),
+            missing,
         }
     }
 
@@ -493,6 +586,7 @@ impl Group {
 
     fn begin_arrival<T: Carried>(&self, contribution: Contribution) -> Result<Arrival<'_, T>, BarrierError> {
         let mut core = self.core.borrow_mut();
+        self.begin_call(&mut core)?;
         if core.standing == Standing::Detached && self.test_outstanding(&mut core).is_some() {
             core.standing = Standing::Nothing;
         }
@@ -506,17 +600,30 @@ impl Group {
     }
 
     fn test_outstanding(&self, core: &mut Core) -> Option<Outcome> {
-        core.barrier.test(&self.membership)
+        core.barrier.test(&self.membership).inspect(|_| self.trace_release(core))
+    }
+
+    /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an end.
+    fn look_whether_ended(&self, core: &mut Core) -> Option<Result<u64, BarrierError>> {
+        if let Some(outcome) = self.test_outstanding(core) {
+            return Some(self.result(core, outcome));
+        }
+        if core.failures.are_none(drive::alarm(self.segment())) {
+            return None;
+        }
+        self.heed_while_waiting(core)
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
         match core.barrier.withdraw(&self.membership) {
             Withdrawal::Withdrawn => {
                 core.standing = Standing::Nothing;
+                self.trace_withdrawal(core);
                 Ok(Abandoned::Withdrawn)
             }
             Withdrawal::Passed(outcome) => {
                 core.standing = Standing::Nothing;
+                self.trace_release(core);
                 self.result(core, outcome).map(|_| Abandoned::Passed)
             }
             Withdrawal::Exhausted => Err(BarrierError::CannotAbandon {
@@ -534,9 +641,27 @@ impl Group {
     }
 }
 
+/// A long call that is noted in the node's table until this is dropped.
+struct Noted<'membership>(&'membership Membership);
+
+impl<'membership> Noted<'membership> {
+    fn new(membership: &'membership Membership, call: Call, sequence: u64, group: u64, since: u64) -> Self {
+        let (node, local) = (membership.segment.layout(), membership.local_of(membership.rank));
+        activity::enter(&*membership.segment, &node, local, CallWord::inside(call, sequence), group, since);
+        Self(membership)
+    }
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        activity::leave(&*self.0.segment, &self.0.segment.layout(), self.0.local_of(self.0.rank));
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
+        self.trace_leaving(&core);
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);

@@ -34,7 +34,7 @@ pub use refusal_log::{Refusal, RefusalLog};
 pub use verdict::{HandshakeError, Verdict};
 
 /// The version of the four messages.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// The size of a hello in bytes.
 pub const HELLO_BYTES: usize = 96;
 /// The size of a challenge in bytes.
@@ -58,8 +58,19 @@ const HEAD_BYTES: usize = 24;
 pub enum Purpose {
     /// Meeting the job's other ranks.
     Rendezvous = 1,
-    /// Two nodes' traffic.
+    /// Words of a node, for a rank that speaks for itself only.
     Fabric = 2,
+    /// Two nodes' traffic: the client is its node's agent. Whoever serves [`Fabric`](Self::Fabric) serves it, too.
+    Agent = 3,
+}
+
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Rendezvous, Self::Fabric, Self::Agent];
+
+    /// Whether a server of this purpose is what a client of that one looks for.
+    fn serves(self, wanted: Self) -> bool {
+        self == wanted || (self, wanted) == (Self::Fabric, Self::Agent)
+    }
 }
 
 /// Who a client says that it is, and whom it means to reach.
@@ -357,7 +368,7 @@ impl Server {
     fn judge(&self, claim: Claim) -> Result<Claim, Verdict> {
         let Expected { purpose, size, peer } = self.expected;
         match claim {
-            _ if claim.purpose != purpose || claim.peer != peer => Err(Verdict::WrongPeer),
+            _ if !purpose.serves(claim.purpose) || claim.peer != peer => Err(Verdict::WrongPeer),
             _ if claim.size != size => Err(Verdict::WrongSize),
             _ if claim.rank >= size => Err(Verdict::Malformed),
             _ => Ok(claim),
@@ -394,7 +405,7 @@ impl Server {
 /// | --- | --- |
 /// | 0–7 | magic "PHX-hail" |
 /// | 8–15 | version |
-/// | 16–23 | purpose |
+/// | 16–23 | purpose: 1 rendezvous, 2 fabric, 3 agent |
 /// | 24–31 | rank |
 /// | 32–39 | size |
 /// | 40–47 | the rank that is meant, or all ones |
@@ -413,8 +424,7 @@ fn encode_hello(key: &Key, claim: &Claim, nonce: &[u8; 32]) -> [u8; HELLO_BYTES]
 }
 
 fn parse_claim(hello: &[u8; HELLO_BYTES]) -> Option<Claim> {
-    let purpose = [Purpose::Rendezvous, Purpose::Fabric];
-    let purpose = purpose.into_iter().find(|purpose| *purpose as u64 == number(hello, 16))?;
+    let purpose = Purpose::ALL.into_iter().find(|purpose| *purpose as u64 == number(hello, 16))?;
     Some(Claim { purpose, rank: number(hello, 24), size: number(hello, 32), peer: number(hello, 40) })
 }
 

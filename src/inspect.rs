@@ -6,6 +6,7 @@
 //! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the world's
 //! barrier is its [`MemberStats`].
 
+use crate::cluster::watch::ProcessId;
 use crate::coord::barrier::layout::{GroupLayout, MemberWord};
 use crate::coord::stats::{self, MemberStats, NodeClock, Record};
 use crate::error::SegmentError;
@@ -29,8 +30,8 @@ pub struct NodeFacts {
 pub struct RankFacts {
     /// Its rank in the job. Before the job is open: its place among the node's ranks.
     pub rank: usize,
-    /// Its process, as it was called when it joined; `None` while it has not.
-    pub pid: Option<u32>,
+    /// Its process, as it entered it when it joined; `None` while it has not.
+    pub process: Option<ProcessId>,
     /// Its record in the world's barrier; `None` before the job is open.
     pub world: Option<MemberStats>,
 }
@@ -45,12 +46,20 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
     let mut members = world.map(|world| members_of(segment, world)).unwrap_or_default().into_iter();
     let rank = |local| {
         let world = members.next();
-        let pid = u32::try_from(segment.load(segment.layout().process(local))).ok().filter(|pid| *pid != 0);
-        RankFacts { rank: world.as_ref().map_or(local, |member| member.rank), pid, world }
+        let process = process_of(segment, local);
+        RankFacts { rank: world.as_ref().map_or(local, |member| member.rank), process, world }
     };
     let ranks = (0..segment.layout().ranks()).map(rank).collect();
     let clock = segment.clock();
     Ok(NodeFacts { family: segment.load(header::FAMILY), now_ns: clock.since_origin_ns(clock.now()), ranks })
+}
+
+/// Whom the node's rank `local` has entered as its process. Its pid is there before its start is: then it joins just now.
+fn process_of(segment: &ReadOnlySegment, local: usize) -> Option<ProcessId> {
+    let node = segment.layout();
+    let (pid, start_ticks) = (segment.load(node.process(local)), segment.load(node.started(local)));
+    let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0 && start_ticks != 0)?;
+    Some(ProcessId { pid, start_ticks })
 }
 
 /// The block of the world's members on this node; `None` before the job is open.
@@ -114,9 +123,9 @@ mod tests {
         let segment = segment();
         let (seen, node) = (look_at(&segment), segment.layout());
         let facts = read(&seen).expect("a sound segment");
-        assert_eq!(facts.ranks[2], RankFacts { rank: 2, pid: None, world: None });
-        membership::enter(&segment, &node, 1, &CpuSet::of_this_thread());
-        assert_eq!(read(&seen).expect("a sound segment").ranks[1].pid, Some(std::process::id()));
+        assert_eq!(facts.ranks[2], RankFacts { rank: 2, process: None, world: None });
+        membership::enter(&segment, &node, 1, 1, &CpuSet::of_this_thread());
+        assert_eq!(read(&seen).expect("a sound segment").ranks[1].process, ProcessId::of_this_process().ok());
 
         // This node's ranks are 10, 11 and 12 of the job.
         let members: Vec<Member> = (0..RANKS).map(|local| Member { rank: 10 + local, local }).collect();

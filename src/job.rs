@@ -5,8 +5,12 @@
 
 mod across;
 mod fabric_choice;
+mod failure;
 mod membership;
+mod timeline;
+mod watcher;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +34,10 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
+pub(crate) use failure::{FailureOptions, Sight};
 pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Untaken};
 use membership::{Exchange, Parts};
+use watcher::{Post, Watcher};
 
 /// How long ranks wait for each other to join, unless told otherwise.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,6 +67,9 @@ pub struct JobOptions {
     rdma: Option<RdmaOptions>,
     tcp_engine: Option<TcpEngine>,
     bootstrap_timeout: Option<Duration>,
+    failure_timeout: Option<Duration>,
+    heartbeat: Option<Duration>,
+    trace: Option<PathBuf>,
 }
 
 impl JobOptions {
@@ -131,6 +140,30 @@ impl JobOptions {
         self
     }
 
+    /// How long a rank that is stopped, or a node of which nothing is heard, is late before it is declared failed
+    /// (`PHALANX_FAILURE_TIMEOUT_MS`; default 100 ms, at least three heartbeats). A process that has ended is noticed at
+    /// once, whatever this is.
+    #[must_use]
+    pub fn failure_timeout(mut self, timeout: Duration) -> Self {
+        self.failure_timeout = Some(timeout);
+        self
+    }
+
+    /// How often nodes tell each other that they live (`PHALANX_HEARTBEAT_MS`; default 20 ms). The same for all ranks.
+    #[must_use]
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
+    /// Has each rank write its timeline to a file (`PHALANX_TRACE`; default: none), for a viewer such as
+    /// <https://ui.perfetto.dev>. The rank is put before the extension: rank 3 of `trace.json` writes `trace.3.json`.
+    #[must_use]
+    pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
+        self.trace = Some(path.into());
+        self
+    }
+
     /// Fills what is open from the environment.
     fn completed_by(&self, environment: &Environment) -> Result<Self, JobError> {
         let set = environment.options()?;
@@ -167,7 +200,15 @@ impl JobOptions {
             }),
             tcp_engine: self.tcp_engine.or(tcp_engine),
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
+            failure_timeout: self.failure_timeout.or(set.failure_timeout),
+            heartbeat: self.heartbeat.or(set.heartbeat),
+            trace: timeline::named(self.trace.as_ref(), set.trace.as_deref())?,
         })
+    }
+
+    fn failure(&self) -> Result<FailureOptions, JobError> {
+        FailureOptions::new(self.failure_timeout, self.heartbeat)
+            .map_err(|why| JobError::Option { name: "PHALANX_FAILURE_TIMEOUT_MS", why })
     }
 
     fn wanted_groups(&self) -> usize {
@@ -210,6 +251,7 @@ impl Job {
         let environment = Environment::of_this_process();
         let identity = environment.identity()?;
         let options = options.completed_by(&environment)?;
+        timeline::check(&options, identity.as_ref().map_or(0, |identity| identity.rank))?;
         match identity {
             None => Ok(single(threads(1, &options)?)),
             Some(identity) if matches!(identity.bootstrap, Address::Tcp { .. }) => across::join(&identity, &options),
@@ -317,11 +359,13 @@ fn serve(identity: &Identity, segment: &Segment) -> Result<Server, JobError> {
     Ok(Server::start(identity, segment.job_id(), descriptor)?)
 }
 
-/// Takes the node's segment from the rank that serves it, as the rank in `identity` says.
-fn attach(identity: &Identity, options: &JobOptions) -> Result<Segment, JobError> {
+/// Takes the node's segment from the rank that serves it, as the rank in `identity` says, in a job of so many ranks and
+/// nodes.
+fn attach(identity: &Identity, (job_ranks, nodes): (usize, usize), options: &JobOptions) -> Result<Segment, JobError> {
     let rank = identity.rank;
     let welcome = bootstrap::join(identity, options.limit())?;
-    let expected = Expected { job_id: welcome.job_id, ranks: identity.size, layout_hash: coord::LAYOUT_HASH };
+    let layout_hash = coord::LAYOUT_HASH;
+    let expected = Expected { job_id: welcome.job_id, ranks: identity.size, job_ranks, nodes, layout_hash };
     Segment::attach(welcome.segment, expected).map_err(|source| JobError::Segment { rank, source })
 }
 
@@ -332,10 +376,10 @@ fn threads(n: usize, options: &JobOptions) -> Result<Vec<Job>, JobError> {
     let segment = Arc::new(create_alone(n, options)?);
     let mask = CpuSet::of_this_thread();
     for rank in 0..n {
-        ranks::enter(&*segment, &segment.layout(), rank, &mask);
+        ranks::enter(&*segment, &segment.layout(), rank, rank, &mask);
     }
     open_world(&segment, options);
-    Ok((0..n).map(|rank| alone(&segment, rank, &mask, options, None)).collect())
+    (0..n).map(|rank| alone(&segment, rank, &mask, options, None)).collect()
 }
 
 /// Rank 0: makes the segment, serves it, and opens the job when all have joined.
@@ -343,20 +387,20 @@ fn found(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
     let segment = Arc::new(create_alone(identity.size, options)?);
     let server = serve(identity, &segment)?;
     let mask = CpuSet::of_this_thread();
-    ranks::enter(&*segment, &segment.layout(), 0, &mask);
+    ranks::enter(&*segment, &segment.layout(), 0, 0, &mask);
     ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
     open_world(&segment, options);
-    Ok(alone(&segment, 0, &mask, options, Some(server)))
+    alone(&segment, 0, &mask, options, Some(server))
 }
 
 fn join(identity: &Identity, options: &JobOptions) -> Result<Job, JobError> {
     let rank = identity.rank;
-    let (segment, mask) = (Arc::new(attach(identity, options)?), CpuSet::of_this_thread());
-    if !ranks::enter(&*segment, &segment.layout(), rank, &mask) {
+    let (segment, mask) = (Arc::new(attach(identity, (identity.size, 1), options)?), CpuSet::of_this_thread());
+    if !ranks::enter(&*segment, &segment.layout(), rank, rank, &mask) {
         return Err(BootstrapError::DuplicateRank { rank, address: identity.bootstrap.to_string() }.into());
     }
     ranks::await_open(&*segment, &segment.layout(), rank, options.limit())?;
-    Ok(alone(&segment, rank, &mask, options, None))
+    alone(&segment, rank, &mask, options, None)
 }
 
 /// Makes the world's group of a job on one node, now that everybody's place is known, and lets everybody in.
@@ -390,17 +434,29 @@ fn driver(segment: &Segment, cpus: &CpuShare, mask: &CpuSet, options: &JobOption
 }
 
 /// A rank of a job on one node that is open.
-fn alone(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOptions, server: Option<Server>) -> Job {
+fn alone(
+    segment: &Arc<Segment>,
+    rank: usize,
+    mask: &CpuSet,
+    options: &JobOptions,
+    server: Option<Server>,
+) -> Result<Job, JobError> {
     let node = segment.layout();
     let cpus = share_of_node(segment);
+    let topology = Arc::new(Topology::single(node.ranks()));
+    let (layouts, failure): (Arc<[NodeLayout]>, _) = (Arc::new([node]), options.failure()?);
+    let post = Post { rank, segment, layouts: &layouts, topology: &topology, network: None, options: failure };
     let membership = Membership::new(Parts {
+        failure,
+        watcher: Watcher::start(&post)?,
+        trace: timeline::start(options, segment, &topology, rank)?,
         segment: Arc::clone(segment),
         rank,
         algorithm: options.barrier,
         cpus,
         driver: driver(segment, &cpus, mask, options),
-        topology: Arc::new(Topology::single(node.ranks())),
-        layouts: Arc::new([node]),
+        topology: Arc::clone(&topology),
+        layouts: Arc::clone(&layouts),
         exchange: Exchange {
             pattern: options.pattern,
             costs: Costs { latency_ns: 0.0, overhead_ns: 0.0, nodes_per_cpu: 0.0 },
@@ -408,5 +464,6 @@ fn alone(segment: &Arc<Segment>, rank: usize, mask: &CpuSet, options: &JobOption
         network: None,
     });
     let (layout, everyone) = (GroupLayout::new(node.unit(0), node.ranks()), (0..node.ranks()).collect());
-    Job { world: Group::attach(Arc::new(membership), layout, everyone), _server: server, _rendezvous: None }
+    let world = Group::attach(Arc::new(membership), layout, everyone);
+    Ok(Job { world, _server: server, _rendezvous: None })
 }

@@ -31,6 +31,7 @@
 //!     \          /
 //!       fabric/              the contract, and what fulfils it: shared memory, TCP, RDMA, the simulator
 //!   sync.rs clock.rs machine.rs interfaces.rs handshake.rs    atomics, time, CPUs, networks, who may connect
+//!   trace/                                  the timeline that a rank writes on request
 //!   testing/                                with the feature `testing`: what every fabric must pass
 //! ```
 //!
@@ -58,7 +59,10 @@ pub mod machine;
 pub mod sync;
 #[cfg(all(feature = "testing", not(model)))]
 pub mod testing;
+pub mod trace;
 
+#[cfg(not(model))]
+pub use cluster::view::{FailureCause, LastCall, LateState, Lateness};
 pub use coord::barrier::spanning::schedule::ExchangePattern;
 pub use coord::barrier::{Algorithm, Operation};
 pub use coord::stats::{GroupStats, MemberStats};

@@ -169,7 +169,6 @@ fn ranks_may_end_right_after_a_barrier() {
 
 /// The ranks that speak for their nodes end; the others have a group of their own and go on.
 #[test]
-#[ignore = "fails: nobody serves a node's words once the rank that speaks for it has ended"]
 fn groups_outlive_the_ranks_that_speak_for_their_nodes() {
     const TEST: &str = "groups_outlive_the_ranks_that_speak_for_their_nodes";
     if role().is_some() {

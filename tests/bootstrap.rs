@@ -89,6 +89,7 @@ fn an_environment_that_means_nothing_is_refused_by_name() {
         ("PHALANX_BARRIER", Some("ring"), &["Option", "PHALANX_BARRIER", "flat, tree or central"]),
         ("PHALANX_WAIT", Some("sleep"), &["Option", "PHALANX_WAIT", "spin, adaptive or park"]),
         ("PHALANX_TCP_ENGINE", Some("epoll"), &["Option", "PHALANX_TCP_ENGINE", "auto, sockets, io-uring"]),
+        ("PHALANX_TRACE", Some("folder/"), &["Option", "PHALANX_TRACE", "no file's name"]),
         ("PHALANX_BOOTSTRAP_TIMEOUT_MS", Some("soon"), &["Invalid", "PHALANX_BOOTSTRAP_TIMEOUT_MS"]),
     ];
     for (name, value, expected) in cases {

@@ -1,7 +1,7 @@
 //! The conformance suite on the fabrics that need no hardware; `hwtests` runs the same on devices.
 #![cfg(not(model))]
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use phalanx::fabric::WordAt;
@@ -178,8 +178,7 @@ impl TcpRig {
         let listeners: Vec<TcpListener> =
             (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let peer = |(rank, listener): (usize, &TcpListener)| {
-            let addresses = vec![listener.local_addr().expect("an address")];
-            Peer { rank, addresses, words: layout.words() }
+            Peer::alone(rank, listener.local_addr().expect("an address"), layout.words())
         };
         let peers = listeners.iter().enumerate().map(peer).collect();
         let memory = |_| Arc::new(Segment::create(layout, 1, 1).expect("memory for a small segment"));
@@ -189,6 +188,10 @@ impl TcpRig {
         rig.fabrics =
             listeners.into_iter().enumerate().map(|(node, listener)| Some(rig.join(node, listener))).collect();
         rig
+    }
+
+    fn address_of(&self, node: usize) -> SocketAddr {
+        self.peers[node].candidates[0].addresses().next().expect("a host")
     }
 
     fn join(&self, node: usize, listener: TcpListener) -> TcpFabric {
@@ -227,7 +230,7 @@ impl Rig for TcpRig {
     }
 
     fn restart(&mut self, node: usize) -> bool {
-        let listener = TcpListener::bind(self.peers[node].addresses[0]).expect("the port is free again");
+        let listener = TcpListener::bind(self.address_of(node)).expect("the port is free again");
         self.fabrics[node] = Some(self.join(node, listener));
         true
     }

@@ -24,6 +24,7 @@ use phalanx::fabric::Memory;
 use phalanx::fabric::model::ModelNode;
 use phalanx::fabric::node::NodeLayout;
 use phalanx::sync::{AtomicU64, Ordering, spin_hint};
+use phalanx::trace::ring::Ring;
 
 /// Preemptions per execution: most errors of two threads need one or two.
 const PREEMPTIONS: usize = 3;
@@ -520,5 +521,60 @@ fn a_unit_of_the_arena_has_one_holder_at_a_time() {
         let others = other.join().expect("the second thread ends");
         assert!(mine || others, "one of them gets it");
         assert_eq!(arena::taken(&*node, &layout), 0);
+    });
+}
+
+/// A record whose words all say who made it.
+fn record_of(maker: u64) -> [u64; 5] {
+    [maker; 5]
+}
+
+/// A producer goes round a ring of two slots while the consumer takes: what comes out is whole, in order, and together
+/// with what was lost is all.
+#[test]
+fn the_timelines_ring_hands_over_whole_records() {
+    check(PREEMPTIONS, || {
+        const RECORDS: u64 = 4;
+        let ring = Arc::new(Ring::new(2));
+        let producer = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || (1..=RECORDS).filter(|maker| ring.push(record_of(*maker)).is_some()).count())
+        };
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            taken.extend(ring.pop());
+        }
+        let kept = producer.join().expect("the producer ends");
+        taken.extend(std::iter::from_fn(|| ring.pop()));
+        assert_eq!(taken.len(), kept, "each once");
+        assert_eq!(kept as u64 + ring.lost(), RECORDS);
+        assert!(taken.iter().all(|record| *record == record_of(record[0])), "whole: {taken:?}");
+        assert!(taken.is_sorted(), "in order: {taken:?}");
+    });
+}
+
+/// Two producers and a slot for each but one, after a round that the consumer has taken from.
+#[test]
+fn the_timelines_ring_has_room_for_several_producers() {
+    check(PREEMPTIONS, || {
+        let ring = Arc::new(Ring::new(2));
+        assert!(ring.push(record_of(1)).is_some() && ring.push(record_of(2)).is_some());
+        let producer = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.push(record_of(3)).is_some())
+        };
+        let consumer = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.pop())
+        };
+        let mine = ring.push(record_of(4)).is_some();
+        let theirs = producer.join().expect("the producer ends");
+        assert_eq!(consumer.join().expect("the consumer ends"), Some(record_of(1)));
+        assert!(!(mine && theirs), "one slot came free");
+        let mut expected = vec![record_of(2)];
+        expected.extend(mine.then_some(record_of(4)));
+        expected.extend(theirs.then_some(record_of(3)));
+        assert_eq!(std::iter::from_fn(|| ring.pop()).collect::<Vec<_>>(), expected);
+        assert_eq!(ring.lost(), u64::from(!mine) + u64::from(!theirs));
     });
 }

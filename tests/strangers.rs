@@ -83,7 +83,7 @@ impl Target {
     }
 
     fn claim(purpose: Purpose, rank: u64) -> Claim {
-        let peer = if purpose == Purpose::Fabric { AGENT as u64 } else { SERVICE };
+        let peer = if purpose == Purpose::Rendezvous { SERVICE } else { AGENT as u64 };
         Claim { purpose, rank, size: NODES.len() as u64, peer }
     }
 
@@ -396,7 +396,7 @@ fn connections_that_are_overtaken_are_mended() {
     let address = target.listener_of(AGENT);
     let mut welcomes = 0;
     for round in 0..40 {
-        let impostor = target.prove(address, &target.key(), &Target::claim(Purpose::Fabric, 0));
+        let impostor = target.prove(address, &target.key(), &Target::claim(Purpose::Agent, 0));
         welcomes += usize::from(impostor.is_ok());
         if let (Ok(mut impostor), true) = (impostor, round % 2 == 0) {
             let _ = impostor.write_all(&[9; 64]);
@@ -437,7 +437,7 @@ fn groups_are_made_though_connections_are_overtaken() {
     }
     let target = Target::start(TEST);
     for _ in 0..200 {
-        drop(target.prove(target.listener_of(AGENT), &target.key(), &Target::claim(Purpose::Fabric, 0)));
+        drop(target.prove(target.listener_of(AGENT), &target.key(), &Target::claim(Purpose::Agent, 0)));
         std::thread::sleep(Duration::from_millis(5));
     }
     target.finish(AGENT);

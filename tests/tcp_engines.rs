@@ -86,7 +86,7 @@ impl Node {
                 return;
             }
             if begun.elapsed() > POLLS_FOR {
-                self.fabric.sleep(at, seen, None);
+                self.fabric.sleep(at, seen, 0, None);
             } else if self.has_own_cpu {
                 let until = Instant::now() + BETWEEN_LOOKS;
                 while Instant::now() < until {
@@ -103,10 +103,8 @@ impl Node {
 fn nodes(count: usize, engine: TcpEngine) -> Vec<Node> {
     let layout = NodeLayout::new(1, 8 * UNIT_WORDS);
     let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let peer = |(rank, listener): (usize, &TcpListener)| Peer {
-        rank,
-        addresses: vec![listener.local_addr().expect("an address")],
-        words: layout.words(),
+    let peer = |(rank, listener): (usize, &TcpListener)| {
+        Peer::alone(rank, listener.local_addr().expect("an address"), layout.words())
     };
     let peers: Vec<Peer> = listeners.iter().enumerate().map(peer).collect();
     let key = Key::random().expect("random numbers");

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use phalanx::clock::Clock;
+use phalanx::trace::{Kind, Record, Settings, Trace, file_of};
 use phalanx::{Algorithm, Group, Job, JobOptions, Operation};
 use phalanx_bench::rank::pin;
 
@@ -66,6 +68,33 @@ fn split(group: &Group) {
     drop(group.split(1, 0).expect("a group"));
 }
 
+/// Recording an event on a timeline that is being written meanwhile, the reading of the clock included. Between two
+/// batches the ring is emptied, so that none is full and all slots come from the other CPU's cache.
+fn record_events(criterion: &mut Criterion) {
+    const BATCH: u64 = 2048;
+    let path = std::env::temp_dir().join(format!("phalanx-bench-trace-{}.json", std::process::id()));
+    let clock = Clock::calibrate();
+    let settings = Settings { path: path.clone(), rank: 0, node: 0, ranks: 1, clock, origin_time_ns: 0 };
+    let trace = Trace::start(&settings).expect("a file");
+    let time_batch = |events: u64| {
+        std::thread::sleep(Duration::from_millis(15));
+        let start = Instant::now();
+        for sequence in 0..events {
+            trace.record(&Record { ticks: clock.now(), kind: Kind::Arrival, group: 0, sequence, argument: 0 });
+        }
+        start.elapsed()
+    };
+    criterion.bench_function("trace/record", |bencher| {
+        bencher.iter_custom(|times| {
+            let batches = (0..times.div_ceil(BATCH)).map(|batch| time_batch(BATCH.min(times - batch * BATCH)));
+            batches.sum()
+        });
+    });
+    assert_eq!(trace.lost(), 0, "what is lost is cheaper");
+    drop(trace);
+    let _ = std::fs::remove_file(file_of(&path, 0));
+}
+
 fn benchmarks(criterion: &mut Criterion) {
     for algorithm in Algorithm::ALL {
         let pair = Pair::new(&JobOptions::new().barrier(algorithm));
@@ -79,6 +108,7 @@ fn benchmarks(criterion: &mut Criterion) {
     {
         criterion.bench_function(name, |bencher| bencher.iter_custom(|times| pair.time(work, times)));
     }
+    record_events(criterion);
     let alone = Job::threads(1).expect("a job of one rank");
     criterion.bench_function("barrier/alone", |bencher| bencher.iter(|| barrier(alone[0].world())));
 }

@@ -7,6 +7,7 @@ mod inspect;
 mod progress;
 mod run;
 mod simulate;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ Examples:
   phalanx doctor                              what this machine offers, and what to mend
   phalanx inspect                             what running jobs do: who waits, and for whom
   phalanx simulate barrier --nodes 65536      what they would cost between so many nodes
+  phalanx simulate detector                   how often a time-out errs, and how soon it sees a death
   phalanx help run                            every option of the launcher
 ";
 
@@ -37,6 +39,7 @@ enum Task {
     Doctor(doctor::Options),
     Inspect(inspect::Options),
     Simulate(simulate::Options),
+    Trace(trace::Options),
     /// A rank of a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::turn::RANK_COMMAND, hide = true)]
     BenchRank {
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Doctor(options) => doctor::main(&options),
         Task::Inspect(options) => inspect::main(&options),
         Task::Simulate(options) => simulate::main(options),
+        Task::Trace(options) => trace::main(&options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
         Task::BenchSweep { directory } => {

@@ -4,9 +4,12 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use phalanx::cluster::detector::model::Trial;
 use phalanx::fabric::sim::{Costs, Jitter, Level, Placement};
+use phalanx_bench::simulate::detector::{self, Case, LOADS, NamedLoad, TIMEOUTS_MS};
 use phalanx_bench::simulate::{Scenario, page, study, svg};
 
 const DETAILS: &str = "\
@@ -23,6 +26,18 @@ Examples:
   phalanx simulate barrier --nodes 12 --radix 3 --faults 5 --seed 17
 ";
 
+const DETECTOR_DETAILS: &str = "\
+Loads, of the node and of its watcher alike: calm; shared (8 processes take turns of 4 ms on a CPU); bursts (24, now and
+then); pauses (all stands still for 20 to 400 ms, every 10 s).
+
+The detector is the library's own; heartbeats and looks are made up, in virtual time. Nodes live for 10 to 30 s and then
+die. The same seed gives the same table on every machine.
+
+Examples:
+  phalanx simulate detector
+  phalanx simulate detector --load pauses --timeout 200ms --alive 36000s --seed 3 --json
+";
+
 /// Run the real machines on a simulated network
 #[derive(Args)]
 pub struct Options {
@@ -33,6 +48,28 @@ pub struct Options {
 #[derive(Subcommand)]
 enum What {
     Barrier(BarrierOptions),
+    Detector(DetectorOptions),
+}
+
+/// How often a time-out gives a false alarm, and how soon it sees a death
+#[derive(Args)]
+#[command(after_help = DETECTOR_DETAILS)]
+struct DetectorOptions {
+    /// A load; several: each [default: all]
+    #[arg(long = "load", value_name = "LOAD", value_parser = parse_load)]
+    loads: Vec<NamedLoad>,
+    /// A time-out; several: each [default: from 40ms to 400ms]
+    #[arg(long = "timeout", value_name = "TIME", value_parser = parse_time)]
+    timeouts: Vec<u64>,
+    /// How long nodes live for each row, all lives together
+    #[arg(long, value_name = "TIME", default_value = "14400s", value_parser = parse_life)]
+    alive: u64,
+    /// What all random numbers come from
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// One JSON object for each row and kind of time-out instead of the table
+    #[arg(long)]
+    json: bool,
 }
 
 /// Which radix is best for barriers between N nodes, and what they cost
@@ -106,8 +143,22 @@ fn parse_radix(text: &str) -> Result<RadixOption, String> {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+fn parse_load(text: &str) -> Result<NamedLoad, String> {
+    let names = LOADS.map(|named| named.name).join(", ");
+    LOADS.into_iter().find(|named| named.name == text).ok_or_else(|| format!("give one of {names}"))
+}
+
+fn parse_life(text: &str) -> Result<u64, String> {
+    parse_time_to(text, Trial::MOST_ALIVE)
+}
+
 fn parse_time(text: &str) -> Result<u64, String> {
+    // An hour: more would overflow the sums of a long run.
+    parse_time_to(text, Duration::from_secs(3600))
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+fn parse_time_to(text: &str, most: Duration) -> Result<u64, String> {
     let help = || format!("`{text}` is no time; give one such as 900ns, 1.5us, 2ms");
     let unit_at = text.find(|c: char| c.is_alphabetic()).ok_or_else(help)?;
     let (number, unit) = text.split_at(unit_at);
@@ -119,8 +170,8 @@ fn parse_time(text: &str) -> Result<u64, String> {
         _ => return Err(help()),
     };
     let ns = f64::from_str(number).map_err(|_| help())? * unit_ns;
-    // An hour: more would overflow the sums of a long run.
-    if (0.0..=3.6e12).contains(&ns) { Ok(ns.round() as u64) } else { Err(help()) }
+    let most_ns = most.as_nanos() as f64;
+    if (0.0..=most_ns).contains(&ns) { Ok(ns.round() as u64) } else { Err(help()) }
 }
 
 fn parse_level(text: &str) -> Result<Level, String> {
@@ -145,8 +196,11 @@ fn parse_distribution(text: &str) -> Result<Jitter, String> {
 
 /// Runs the simulation that the options name.
 pub fn main(options: Options) -> ExitCode {
-    let What::Barrier(options) = options.what;
-    match barrier(&options) {
+    let done = match options.what {
+        What::Barrier(options) => barrier(&options),
+        What::Detector(options) => compare_timeouts(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("phalanx simulate: {message}");
@@ -201,6 +255,26 @@ fn barrier(options: &BarrierOptions) -> Result<(), String> {
     std::fs::write(file, svg::picture(&sizes)).map_err(|error| format!("cannot write {}: {error}", file.display()))
 }
 
+impl DetectorOptions {
+    fn cases(&self) -> Vec<Case> {
+        let loads = if self.loads.is_empty() { LOADS.to_vec() } else { self.loads.clone() };
+        let timeouts = match self.timeouts[..] {
+            [] => TIMEOUTS_MS.map(Duration::from_millis).to_vec(),
+            ref some => some.iter().copied().map(Duration::from_nanos).collect(),
+        };
+        let alive = Duration::from_nanos(self.alive);
+        let of_load =
+            |load| timeouts.iter().map(move |timeout| Case { load, timeout: *timeout, alive, seed: self.seed });
+        loads.into_iter().flat_map(of_load).collect()
+    }
+}
+
+fn compare_timeouts(options: &DetectorOptions) -> Result<(), String> {
+    let reports: Result<Vec<_>, _> = options.cases().iter().map(Case::run).collect();
+    let reports = reports.map_err(|error| error.to_string())?;
+    print(&if options.json { detector::json_lines(&reports) } else { detector::page(&reports) })
+}
+
 /// Prints; a reader that has gone away (`| head`) is no failure.
 fn print(text: &str) -> Result<(), String> {
     match stdout().write_all(text.as_bytes()) {
@@ -220,6 +294,23 @@ mod tests {
     struct Alone {
         #[command(flatten)]
         options: BarrierOptions,
+    }
+
+    #[derive(Parser)]
+    struct DetectorAlone {
+        #[command(flatten)]
+        options: DetectorOptions,
+    }
+
+    #[test]
+    fn the_command_of_a_case_means_that_case() {
+        for (load, timeout) in LOADS.into_iter().zip([40, 100, 250, 3_600_000]) {
+            let timeout = Duration::from_millis(timeout);
+            let case = Case { load, timeout, alive: Trial::MOST_ALIVE, seed: 9 };
+            let command = case.command();
+            let words = command.strip_prefix("phalanx simulate ").expect("a command").split(' ');
+            assert_eq!(DetectorAlone::parse_from(words).options.cases(), [case], "{command}");
+        }
     }
 
     #[test]

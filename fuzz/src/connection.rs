@@ -1,12 +1,13 @@
-//! Whole connections. A victim serves an honest node; a third party that knows the key connects too, speaks well for a
-//! while, and then does not.
+//! Whole connections. A victim serves an honest node; a third party that knows the key connects too, as its node's agent
+//! or as another rank of it, speaks well for a while, and then does not.
 //!
 //! While the third party speaks well, every answer is checked against an oracle of the words that it alone uses. What it
 //! says after that is spoilt frames, and what it does is to close, to say no more, or to go on without reading. The victim
-//! must then still answer the honest node, on the same connection, and admit the next third party.
+//! must then still answer the honest node, on the same connection, and admit the next third party. Whoever claims to speak
+//! for the victim's own node, or has been excluded, is let in never.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -15,9 +16,9 @@ use phalanx::fabric::node::NodeLayout;
 use phalanx::fabric::shm::Segment;
 use phalanx::fabric::sim::Seeded;
 use phalanx::fabric::tcp::frame::{FRAME_BYTES, Frame};
-use phalanx::fabric::tcp::{Peer, Services, TcpFabric};
+use phalanx::fabric::tcp::{Candidate, Peer, Services, TcpFabric};
 use phalanx::fabric::{Fabric, Memory, Request, WordAt};
-use phalanx::handshake::{Claim, Client, Key, Purpose, prove};
+use phalanx::handshake::{Claim, Client, HandshakeError, Key, Purpose, Verdict, prove};
 
 use crate::frames::any_request;
 use crate::mutation::{bytes, pieces, spoil};
@@ -26,8 +27,10 @@ use crate::{Target, ensure};
 /// No answer for so long is none.
 const PATIENCE: Duration = Duration::from_secs(20);
 const VICTIM: usize = 1;
-/// Ranks: the honest node's, the victim's, and a guest's.
-const RANKS: usize = 3;
+/// Ranks: the honest node's, the victim's, and two of the third party's node, the second of which is excluded.
+const RANKS: usize = 4;
+const THIRD: usize = 2;
+const EXCLUDED: usize = 3;
 /// The word that the honest node counts in, outside of what third parties aim at.
 const COUNTER: WordAt = WordAt(4096);
 /// The words that third parties use while they speak well.
@@ -57,13 +60,15 @@ impl World {
             (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port of the loopback")).collect();
         let segment = || Arc::new(Segment::create(NodeLayout::new(1, 1 << 14), 1, 1).expect("memory"));
         let segments = [segment(), segment()];
-        let peer = |(rank, listener): (usize, &TcpListener)| Peer {
-            rank,
-            addresses: vec![listener.local_addr().expect("an address")],
-            words: segments[0].words(),
+        let peer = |(rank, listener): (usize, &TcpListener)| {
+            Peer::alone(rank, listener.local_addr().expect("an address"), segments[0].words())
         };
-        let peers: Vec<Peer> = listeners.iter().enumerate().map(peer).collect();
-        let address = peers[VICTIM].addresses[0];
+        let mut peers: Vec<Peer> = listeners.iter().enumerate().map(peer).collect();
+        // Nobody ever connects to the third party.
+        let hosts: Arc<[IpAddr]> = Arc::new([Ipv4Addr::LOCALHOST.into()]);
+        let candidate = |rank| Candidate { rank, hosts: Arc::clone(&hosts), port: 1 };
+        peers.push(Peer { candidates: [THIRD, EXCLUDED].map(candidate).to_vec(), words: segments[0].words() });
+        let address = peers[VICTIM].candidates[0].addresses().next().expect("a host");
         let mut fabrics = listeners.into_iter().zip(&segments).enumerate().map(|(here, (listener, segment))| {
             let services = Services { rank: here, size: RANKS, here, key: key() };
             let memory: Arc<Segment> = Arc::clone(segment);
@@ -71,6 +76,7 @@ impl World {
         });
         let (honest, victim) = (fabrics.next().expect("two"), fabrics.next().expect("two"));
         drop(fabrics);
+        victim.exclude_rank(EXCLUDED);
         Self { honest, _victim: victim, address, counted: 0 }
     }
 
@@ -91,15 +97,36 @@ impl World {
         ensure(incarnation == 1, || format!("the honest node had to connect {incarnation} times"))
     }
 
-    fn connect(&self) -> Result<TcpStream, String> {
+    fn prove(&self, purpose: Purpose, rank: usize) -> Result<TcpStream, HandshakeError> {
+        let stream = TcpStream::connect(self.address)?;
+        let claim = Claim { purpose, rank: rank as u64, size: RANKS as u64, peer: VICTIM as u64 };
+        let mut client = Client::new(&key(), &claim)?;
+        prove(&stream, &mut client, Instant::now() + PATIENCE)?;
+        Ok(stream)
+    }
+
+    fn connect(&self, purpose: Purpose) -> Result<TcpStream, String> {
+        let proved = match self.prove(purpose, THIRD) {
+            // The victim has not noticed yet that the last one is gone, and takes this one for overtaken, once.
+            Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => self.prove(purpose, THIRD),
+            proved => proved,
+        };
+        let stream = proved.map_err(|error| format!("not let in: {error}"))?;
         let text = |what| move |error: &dyn std::fmt::Display| format!("{what}: {error}");
-        let stream = TcpStream::connect(self.address).map_err(|error| text("cannot connect")(&error))?;
-        let claim = Claim { purpose: Purpose::Fabric, rank: 2, size: RANKS as u64, peer: VICTIM as u64 };
-        let mut client = Client::new(&key(), &claim).expect("random numbers");
-        prove(&stream, &mut client, Instant::now() + PATIENCE).map_err(|error| text("not let in")(&error))?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(|error| text("no time-out")(&error))?;
         stream.set_nodelay(true).map_err(|error| text("not without delay")(&error))?;
         Ok(stream)
+    }
+
+    /// Those who are let in never.
+    fn check_door(&self, purpose: Purpose) -> Result<(), String> {
+        let cases = [(purpose, EXCLUDED, Verdict::Excluded), (Purpose::Agent, VICTIM, Verdict::Malformed)];
+        for (purpose, rank, expected) in cases {
+            let refused = self.prove(purpose, rank);
+            let is_told = matches!(&refused, Err(HandshakeError::Refused { verdict, .. }) if *verdict == expected);
+            ensure(is_told, || format!("{refused:?} for rank {rank}, {purpose:?}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -113,7 +140,11 @@ impl Target for Connections {
     fn case(&mut self, random: &mut Seeded) -> Result<(), String> {
         let world = self.world.get_or_insert_with(World::new);
         world.check_service()?;
-        let mut stream = world.connect()?;
+        let purpose = [Purpose::Fabric, Purpose::Agent][random.below(2)];
+        if random.below(4) == 0 {
+            world.check_door(purpose)?;
+        }
+        let mut stream = world.connect(purpose)?;
         speak_well(random, &mut stream)?;
         misbehave(random, &mut stream);
         world.check_service()

@@ -2,8 +2,8 @@
 
 use phalanx::fabric::sim::Seeded;
 use phalanx::handshake::{
-    CHALLENGE_BYTES, Claim, Client, Event, Expected, HELLO_BYTES, Key, PROOF_BYTES, Purpose, Server, VERDICT_BYTES,
-    Verdict,
+    CHALLENGE_BYTES, Claim, Client, Event, Expected, HELLO_BYTES, HandshakeError, Key, PROOF_BYTES, Purpose, Server,
+    VERDICT_BYTES, Verdict,
 };
 
 use crate::mutation::{bytes, number, pieces, spoil};
@@ -19,16 +19,21 @@ fn key(of_job: bool) -> Key {
     Key::new([if of_job { 5 } else { 6 }; 32])
 }
 
+/// What connects to a node.
+fn any_purpose(random: &mut Seeded) -> Purpose {
+    [Purpose::Fabric, Purpose::Agent][random.below(2)]
+}
+
 /// A claim that fits, mostly.
 fn any_claim(random: &mut Seeded) -> Claim {
-    let purpose = if random.below(9) == 0 { Purpose::Rendezvous } else { Purpose::Fabric };
+    let purpose = if random.below(9) == 0 { Purpose::Rendezvous } else { any_purpose(random) };
     let odd = |random: &mut Seeded, usual| if random.below(9) == 0 { number(random) } else { usual };
     let rank = random.below(9) as u64;
     Claim { purpose, rank: odd(random, rank), size: odd(random, SIZE), peer: odd(random, PEER) }
 }
 
 fn fits(claim: &Claim) -> bool {
-    claim.purpose == Purpose::Fabric && claim.rank < SIZE && claim.size == SIZE && claim.peer == PEER
+    claim.purpose != Purpose::Rendezvous && claim.rank < SIZE && claim.size == SIZE && claim.peer == PEER
 }
 
 fn server() -> Server {
@@ -88,23 +93,30 @@ impl Target for AtServer {
 impl Target for AtClient {
     fn case(&mut self, random: &mut Seeded) -> Result<(), String> {
         let knows_key = random.below(8) > 0;
-        let claim = Claim { purpose: Purpose::Fabric, rank: random.below(9) as u64, size: SIZE, peer: PEER };
+        let claim = Claim { purpose: any_purpose(random), rank: random.below(9) as u64, size: SIZE, peer: PEER };
         let mut client = Client::new(&key(true), &claim).expect("random numbers");
         let served_by = Expected { purpose: Purpose::Fabric, size: SIZE, peer: PEER };
         let mut server = Server::new(&key(knows_key), served_by).expect("random numbers");
         server.handle_bytes(&client.poll_output());
         let mut is_clean = knows_key;
-        let verdict = [Verdict::Welcome, Verdict::TooBusy][random.below(2)];
+        let verdict = [Verdict::Welcome, Verdict::TooBusy, Verdict::Excluded][random.below(3)];
         for step in 0..2 {
             let valid = server.poll_output();
             let mut sent = if valid.is_empty() { bytes(random) } else { valid.clone() };
             if random.below(3) == 0 {
                 spoil(random, &mut sent);
+            } else if step == 0 && random.below(9) == 0 {
+                sent = forged_exclusion(knows_key);
             }
             // What comes right behind a challenge counts as a verdict; what comes behind that is none of the handshake's.
             let is_whole = if step == 0 { sent == valid } else { sent.starts_with(&valid) };
             is_clean &= !valid.is_empty() && is_whole;
-            if feed_client(random, &mut client, &sent)?.is_err() {
+            if let Err(error) = feed_client(random, &mut client, &sent)? {
+                // Whoever believes that it is excluded ends.
+                let ends = matches!(error, HandshakeError::Refused { verdict: Verdict::Excluded, size: Some(_) });
+                ensure(ends == (is_clean && step == 1 && verdict == Verdict::Excluded), || {
+                    format!("{error:?}, clean: {is_clean}, step {step}")
+                })?;
                 break;
             }
             ensure(client.has_proved() == is_clean || !is_clean && !client.is_welcome(), || {
@@ -122,12 +134,20 @@ impl Target for AtClient {
     }
 }
 
+/// What anybody can say in the place of a challenge: that the client is excluded.
+fn forged_exclusion(knows_key: bool) -> Vec<u8> {
+    let served_by = Expected { purpose: Purpose::Fabric, size: SIZE, peer: PEER };
+    let mut forger = Server::new(&key(knows_key), served_by).expect("random numbers");
+    forger.decide(Verdict::Excluded);
+    forger.poll_output()
+}
+
 /// `Ok(Err)`: the client has refused.
-fn feed_client(random: &mut Seeded, client: &mut Client, sent: &[u8]) -> Result<Result<(), ()>, String> {
+fn feed_client(random: &mut Seeded, client: &mut Client, sent: &[u8]) -> Result<Result<(), HandshakeError>, String> {
     for piece in pieces(random, sent) {
         match client.handle_bytes(piece) {
             Ok(taken) => ensure(taken <= piece.len(), || format!("{taken} bytes taken of {}", piece.len()))?,
-            Err(_) => return Ok(Err(())),
+            Err(error) => return Ok(Err(error)),
         }
     }
     Ok(Ok(()))

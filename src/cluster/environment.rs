@@ -147,6 +147,10 @@ pub struct EnvironmentOptions {
     pub wait: Option<String>,
     /// `PHALANX_BOOTSTRAP_TIMEOUT_MS`.
     pub bootstrap_timeout: Option<Duration>,
+    /// `PHALANX_FAILURE_TIMEOUT_MS`.
+    pub failure_timeout: Option<Duration>,
+    /// `PHALANX_HEARTBEAT_MS`.
+    pub heartbeat: Option<Duration>,
     /// `PHALANX_RADIX`.
     pub radix: Option<String>,
     /// `PHALANX_FABRIC`.
@@ -157,6 +161,8 @@ pub struct EnvironmentOptions {
     pub rdma_gid_index: Option<usize>,
     /// `PHALANX_TCP_ENGINE`.
     pub tcp_engine: Option<String>,
+    /// `PHALANX_TRACE`.
+    pub trace: Option<String>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -281,16 +287,19 @@ impl Environment {
     /// [`EnvironmentError::Invalid`] for a time-out that is no number.
     pub fn options(&self) -> Result<EnvironmentOptions, EnvironmentError> {
         let text = |name| self.get(name).map(str::to_owned);
-        let timeout_ms = self.number("PHALANX_BOOTSTRAP_TIMEOUT_MS")?;
+        let span = |name| Ok(self.number(name)?.map(|ms| Duration::from_millis(ms as u64)));
         Ok(EnvironmentOptions {
             barrier: text("PHALANX_BARRIER"),
             wait: text("PHALANX_WAIT"),
-            bootstrap_timeout: timeout_ms.map(|ms| Duration::from_millis(ms as u64)),
+            bootstrap_timeout: span("PHALANX_BOOTSTRAP_TIMEOUT_MS")?,
+            failure_timeout: span("PHALANX_FAILURE_TIMEOUT_MS")?,
+            heartbeat: span("PHALANX_HEARTBEAT_MS")?,
             radix: text("PHALANX_RADIX"),
             fabric: text("PHALANX_FABRIC"),
             rdma_device: text("PHALANX_RDMA_DEVICE"),
             rdma_gid_index: self.number("PHALANX_RDMA_GID_INDEX")?,
             tcp_engine: text("PHALANX_TCP_ENGINE"),
+            trace: text("PHALANX_TRACE"),
         })
     }
 

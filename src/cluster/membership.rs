@@ -3,18 +3,24 @@
 use std::time::{Duration, Instant};
 
 use super::bootstrap::BootstrapError;
+use super::watch::ProcessId;
 use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::{Park, WordAt};
 use crate::machine::{self, CpuSet};
 use crate::sync::{Ordering, full_fence};
 
-/// Enters this rank's process, CPUs and place, and counts it in. `false` when somebody has entered as this rank.
-pub fn enter(memory: &impl Park, node: &NodeLayout, rank: usize, mask: &CpuSet) -> bool {
+/// Enters the process, CPUs and place of the node's rank `rank`, which is `job_rank` in the job, and counts it in. `false`
+/// when somebody has entered as this rank.
+pub fn enter(memory: &impl Park, node: &NodeLayout, rank: usize, job_rank: usize, mask: &CpuSet) -> bool {
     let process = memory.word(node.process(rank));
     let pid = u64::from(std::process::id());
     if process.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return false;
     }
+    // Without a start time a process counts as gone, which nobody must take this one for; /proc is there on every Linux.
+    let started = ProcessId::of_this_process().map_or(0, |process| process.start_ticks);
+    memory.word(node.started(rank)).store(started, Ordering::Relaxed);
+    memory.word(node.job_rank(rank)).store(job_rank as u64, Ordering::Relaxed);
     for (index, word) in mask.words().iter().enumerate() {
         memory.word(node.mask(rank, index)).store(*word, Ordering::Relaxed);
     }

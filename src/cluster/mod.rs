@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | [`agreement`] | one value for all, decided by the nodes' words, whoever dies meanwhile |
 //! | [`environment`] | the identity that a launcher hands to each rank |
 //! | [`address`] | where they meet |
 //! | [`card`] | what ranks tell each other about themselves |
@@ -10,12 +11,17 @@
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 //! | [`watch`] | processes of this machine, and learning of their deaths |
+//! | [`view`] | the view log: which ranks and nodes the job has lost |
+//! | [`detector`] | whether another node still lives, by its heartbeats |
 
 pub mod address;
+pub mod agreement;
 pub mod bootstrap;
 pub mod card;
+pub mod detector;
 pub mod environment;
 pub mod membership;
 pub mod node_key;
 pub mod rendezvous;
+pub mod view;
 pub mod watch;

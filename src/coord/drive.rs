@@ -15,7 +15,7 @@ use super::barrier::{Awaited, Barrier, Contribution, Outcome, Withdrawal};
 use super::wait::{Step, WaitPlan};
 use crate::clock::Clock;
 use crate::fabric::node::header;
-use crate::fabric::{Await, Park};
+use crate::fabric::{Await, Memory, Park};
 use crate::sync::{Ordering, full_fence, spin_hint};
 
 /// Polls between two readings of the clock.
@@ -55,8 +55,11 @@ pub trait Machine<W> {
     fn came_last(&self) -> bool;
     /// Whether yielding the CPU may help.
     fn is_missing_on(&mut self, world: &W, cpu: usize) -> bool;
-    /// Sleeps until something that is waited for has changed, or `timeout` has passed, or for no reason.
-    fn park(&self, world: &W, timeout: Option<Duration>);
+    /// What [`header::ALARM`] holds.
+    fn alarm(&self, world: &W) -> u64;
+    /// Sleeps until something that is waited for has changed, or the alarm holds something else than `alarm`, or
+    /// `timeout` has passed, or for no reason.
+    fn park(&self, world: &W, alarm: u64, timeout: Option<Duration>);
     /// Takes the arrival back.
     fn withdraw(&mut self, world: &W) -> Poll<Withdrawal>;
     /// Gives a pending withdrawal up.
@@ -103,8 +106,14 @@ impl<M: Park> Machine<M> for Barrier {
         Self::is_missing_on(self, memory, cpu)
     }
 
-    fn park(&self, memory: &M, timeout: Option<Duration>) {
-        park(self, memory, timeout);
+    fn alarm(&self, memory: &M) -> u64 {
+        alarm(memory)
+    }
+
+    fn park(&self, memory: &M, alarm: u64, timeout: Option<Duration>) {
+        if let Some(awaited) = self.awaited(memory) {
+            sleep_on(memory, awaited, alarm, timeout);
+        }
     }
 
     fn withdraw(&mut self, memory: &M) -> Poll<Withdrawal> {
@@ -161,16 +170,20 @@ impl<M: Park, F: Await> Machine<Reach<'_, M, F>> for Spanning {
         Self::is_missing_on(self, reach.memory, cpu)
     }
 
-    fn park(&self, reach: &Reach<'_, M, F>, timeout: Option<Duration>) {
+    fn alarm(&self, reach: &Reach<'_, M, F>) -> u64 {
+        alarm(reach.memory)
+    }
+
+    fn park(&self, reach: &Reach<'_, M, F>, alarm: u64, timeout: Option<Duration>) {
         let nap = reach.fabric.longest_nap();
         let timeout = timeout.into_iter().chain(nap).min();
         if let Some(awaited) = self.awaited(reach.memory) {
             reach.fabric.hand_over();
-            return sleep_on(reach.memory, awaited, timeout);
+            return sleep_on(reach.memory, awaited, alarm, timeout);
         }
         let Some((word, seen)) = self.awaited_from_afar(reach.memory) else { return };
-        if !reach.fabric.sleep(word, seen, timeout) {
-            sleep_on(reach.memory, Awaited { word, seen, sleepers: header::FABRIC_SLEEPERS }, timeout);
+        if !reach.fabric.sleep(word, seen, alarm, timeout) {
+            sleep_on(reach.memory, Awaited { word, seen, sleepers: header::FABRIC_SLEEPERS }, alarm, timeout);
         }
     }
 
@@ -207,10 +220,42 @@ pub struct Driver {
     pub spin_ticks: u64,
 }
 
+/// What ends a wait, apart from the barrier.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The clock's reading after which it has taken too long.
+    pub deadline: Option<u64>,
+    /// What the alarm held when this rank heeded it last.
+    pub alarm: u64,
+    /// After this long, from the wait's beginning, the caller wants to look for itself.
+    pub patience: Duration,
+}
+
+/// How a wait has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The barrier is passed.
+    Passed(Outcome),
+    /// The deadline has passed. The arrival stands, and waiting can be resumed.
+    TimedOut,
+    /// The alarm has been raised. The arrival stands, and the wait that began at `since` can be resumed.
+    Alarmed {
+        /// By the clock.
+        since: u64,
+    },
+    /// It takes long. The arrival stands, and the wait that began at `since` can be resumed.
+    Long {
+        /// By the clock.
+        since: u64,
+    },
+}
+
 /// An arrival that a driver has made: what the wait for it needs to know.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrived {
     cpu: Option<usize>,
+    /// When, as the clock was read; 0 without attribution.
+    pub at: u64,
 }
 
 impl Driver {
@@ -235,10 +280,11 @@ impl Driver {
             CpuHint::Floating => Some(crate::machine::current_cpu()),
         };
         barrier.arrive(world, contribution, cpu);
+        let at = if cfg!(feature = "attribution") { self.clock.now() } else { 0 };
         if cfg!(feature = "attribution") {
-            barrier.note_arrival_time(world, self.clock.now());
+            barrier.note_arrival_time(world, at);
         }
-        Arrived { cpu }
+        Arrived { cpu, at }
     }
 
     /// Looks once. Looking is not waiting: what passes between two looks is the caller's own time.
@@ -248,25 +294,17 @@ impl Driver {
         Some(outcome)
     }
 
-    /// Waits until the barrier is passed, or until the clock reads `deadline`.
-    ///
-    /// `None` is a time-out: the arrival stands, and waiting can be resumed.
+    /// Waits until the barrier is passed, or one of the bounds is reached.
     #[inline]
-    pub fn wait<W, B: Machine<W>>(
-        &self,
-        barrier: &mut B,
-        world: &W,
-        arrived: &Arrived,
-        deadline: Option<u64>,
-    ) -> Option<Outcome> {
+    pub fn wait<W, B: Machine<W>>(&self, barrier: &mut B, world: &W, arrived: &Arrived, bounds: Bounds) -> Waited {
         // The first look at another node is what tells it, and may take long; all is timed there.
         if B::IS_REMOTE {
             let entered = self.clock.now();
             if let Poll::Ready(outcome) = barrier.poll(world) {
                 self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                return Some(outcome);
+                return Waited::Passed(outcome);
             }
-            return self.wait_long(barrier, world, arrived, deadline, entered);
+            return self.wait_long(barrier, world, arrived, bounds, entered);
         }
         // Turns are counted instead of timed, where they are all alike.
         let turns = self.polls();
@@ -276,10 +314,22 @@ impl Driver {
             }
             if let Poll::Ready(outcome) = barrier.poll(world) {
                 self.note_wait(barrier, world, || turn * self.spin_ticks);
-                return Some(outcome);
+                return Waited::Passed(outcome);
             }
         }
-        self.wait_long(barrier, world, arrived, deadline, self.clock.now())
+        self.wait_long(barrier, world, arrived, bounds, self.clock.now())
+    }
+
+    /// Goes on with a wait that was interrupted; it began at `since`.
+    pub fn resume<W, B: Machine<W>>(
+        &self,
+        barrier: &mut B,
+        world: &W,
+        arrived: &Arrived,
+        bounds: Bounds,
+        since: u64,
+    ) -> Waited {
+        self.wait_long(barrier, world, arrived, bounds, since)
     }
 
     #[cold]
@@ -288,52 +338,63 @@ impl Driver {
         barrier: &mut B,
         world: &W,
         arrived: &Arrived,
-        deadline: Option<u64>,
+        bounds: Bounds,
         entered: u64,
-    ) -> Option<Outcome> {
-        let mut now = entered;
+    ) -> Waited {
+        let mut now = self.clock.now();
         let mut thorough_at = THOROUGH_AFTER;
         let mut repair_at = REPAIR_AFTER;
         loop {
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
-            let is_late = deadline.is_some_and(|deadline| now >= deadline);
+            let is_late = bounds.deadline.is_some_and(|deadline| now >= deadline);
+            let is_alarmed = barrier.alarm(world) != bounds.alarm;
+            let is_long = waited >= bounds.patience;
+            let is_over = is_late || is_alarmed || is_long;
             let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(world, cpu));
             let step = self.plan.step(waited, neighbour_is_missing);
-            if is_late || waited >= thorough_at || step == Step::Park {
+            if is_over || waited >= thorough_at || step == Step::Park {
                 thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
                 if let Poll::Ready(outcome) = barrier.poll_thoroughly(world) {
                     self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                    return Some(outcome);
+                    return Waited::Passed(outcome);
                 }
             }
             if B::IS_REMOTE && waited >= repair_at {
                 repair_at = waited + waited.min(REPAIR_AT_LEAST_EVERY);
                 if let Poll::Ready(outcome) = barrier.repair(world) {
                     self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                    return Some(outcome);
+                    return Waited::Passed(outcome);
                 }
+            }
+            if is_alarmed {
+                return Waited::Alarmed { since: entered };
             }
             if is_late {
                 // This call's share; a later one adds its own.
                 if cfg!(feature = "attribution") {
                     barrier.note_wait(world, now.saturating_sub(entered), false);
                 }
-                return None;
+                return Waited::TimedOut;
+            }
+            if is_long {
+                return Waited::Long { since: entered };
             }
             match step {
                 Step::Spin if B::IS_REMOTE => self.pause_between_looks(),
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
-                    let left = deadline.map(|deadline| self.span(now, deadline));
+                    let left = bounds.deadline.map(|deadline| self.span(now, deadline));
                     let repair = B::IS_REMOTE.then(|| repair_at.saturating_sub(waited));
-                    barrier.park(world, left.into_iter().chain(repair).min());
+                    let patience = bounds.patience.saturating_sub(waited);
+                    let timeout = left.into_iter().chain(repair).fold(patience, Duration::min);
+                    barrier.park(world, bounds.alarm, Some(timeout));
                 }
             }
             let looks = if B::IS_REMOTE { 1 } else { self.polls() };
             if let Poll::Ready(outcome) = self.poll_a_few(looks, barrier, world) {
                 self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                return Some(outcome);
+                return Waited::Passed(outcome);
             }
             now = self.clock.now();
         }
@@ -391,19 +452,31 @@ impl Driver {
     }
 }
 
-/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason.
+/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason. For tests of
+/// the protocol by which sleepers are woken.
 pub fn park(barrier: &Barrier, memory: &impl Park, timeout: Option<Duration>) {
     if let Some(awaited) = barrier.awaited(memory) {
-        sleep_on(memory, awaited, timeout);
+        counted(memory, awaited, || memory.park(awaited.word, awaited.seen, timeout));
     }
 }
 
-fn sleep_on(memory: &impl Park, awaited: Awaited, timeout: Option<Duration>) {
+/// What the alarm holds.
+pub fn alarm(memory: &impl Memory) -> u64 {
+    // SYNC POINT: alarm. Acquire pairs with whoever raises it: what it is about is seen.
+    memory.word(header::ALARM).load(Ordering::Acquire)
+}
+
+fn sleep_on(memory: &impl Park, awaited: Awaited, alarm: u64, timeout: Option<Duration>) {
+    counted(memory, awaited, || memory.park_heeding(awaited.word, awaited.seen, alarm, timeout));
+}
+
+/// Sleeps as one of those who are counted.
+fn counted(memory: &impl Park, awaited: Awaited, sleep: impl FnOnce()) {
     let sleepers = memory.word(awaited.sleepers);
     sleepers.fetch_add(1, Ordering::Relaxed);
     // SYNC POINT: arrival, decision, release, fabric sleepers. This rank is counted before the word is compared (by the
     // kernel, in `park`); whoever changes the word does so before it looks at the count. One of the two sees the other.
     full_fence();
-    memory.park(awaited.word, awaited.seen, timeout);
+    sleep();
     sleepers.fetch_sub(1, Ordering::Relaxed);
 }

@@ -9,11 +9,13 @@
 //! | [`farewell`] | when a spanning group's block can be given back |
 //! | [`endings`] | what is left to do for groups that are made, given up, or left |
 //! | [`reads`] | reading many words of other nodes |
+//! | [`activity`] | what a rank is doing, for those who look from outside |
 //! | [`arena`] | the space that groups are cut from |
 //! | [`stats`] | who came last, who waited how long, who is missing |
 //! | [`wait`] | the wait policy: spin, yield, park |
 //! | [`drive`] | blocking on a barrier: the only place here that reads a clock or sleeps |
 
+pub mod activity;
 pub mod arena;
 pub mod barrier;
 pub mod drive;

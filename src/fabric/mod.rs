@@ -78,7 +78,7 @@ pub mod topology;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 pub use topology::Topology;
 
 /// Bytes from one writer's words to the next writer's: two 64-byte lines, because x86 fetches lines in pairs and some
@@ -124,6 +124,13 @@ pub trait Park: Memory {
     /// Only the lower half is compared (a Linux futex has 32 bits). A word that differs in its upper half only would
     /// be slept on; the words that ranks park on change their lower half with every change.
     fn park(&self, at: WordAt, seen: u64, timeout: Option<Duration>);
+
+    /// As [`park`](Self::park), but not while [`node::header::ALARM`] differs from `alarm`, and only until it does.
+    fn park_heeding(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) {
+        if self.word(node::header::ALARM).load(Ordering::Acquire) == alarm {
+            self.park(at, seen, timeout);
+        }
+    }
 }
 
 /// The lower half of a word, which a sleeper compares.
@@ -383,9 +390,13 @@ pub trait Await: Fabric {
     fn hand_over(&self);
 
     /// Sleeps while the word at `at` of this node holds `seen`, until something has come in by this process's
-    /// connections, or `timeout` has passed, or for no reason. `false`, at once, when nothing that this node waits for
-    /// comes in that way: sleep on the memory instead.
-    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool;
+    /// connections, or `timeout` has passed, or for no reason; and not while [`node::header::ALARM`] differs from `alarm`
+    /// (whoever raises it in this process calls [`rouse`](Self::rouse)). `false`, at once, when nothing that this node
+    /// waits for comes in that way: sleep on the memory instead.
+    fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool;
+
+    /// Ends the sleep of all who [`sleep`](Self::sleep) in this process.
+    fn rouse(&self);
 
     /// The longest that a rank may sleep on its node's memory without looking by itself; `None` where whoever writes
     /// wakes it. An adapter wakes nobody.

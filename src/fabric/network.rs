@@ -9,7 +9,8 @@
 //! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is posted
 //! to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are refused, as
 //! [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of outboxes mend what
-//! was lost (`coord::barrier::spanning`).
+//! was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed it is not mended: the
+//! node's next agent is reached by TCP.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
 use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
-use super::tcp::TcpFabric;
+use super::tcp::{ExclusionHook, TcpFabric, WordHook};
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -52,8 +53,8 @@ pub struct Network {
 #[derive(Debug)]
 struct Rdma {
     fabric: RdmaFabric,
-    /// Whether all nodes with which barriers' messages are exchanged had a connection by RDMA.
-    reaches_all_partners: bool,
+    /// 1 while all nodes with which barriers' messages are exchanged have a connection by RDMA, or are to have one again.
+    reaches_all_partners: AtomicU32,
     /// The nodes that had one.
     reached: Box<[usize]>,
     ways: Vec<Mutex<Way>>,
@@ -89,6 +90,8 @@ struct Way {
 impl Network {
     /// All nodes by TCP. `adapters_write`: other nodes may still write here by RDMA.
     pub fn by_tcp(tcp: TcpFabric, adapters_write: bool) -> Self {
+        // Where the one before this process spoke for its node by RDMA, others ask what has become of that.
+        tcp.read_letters(Box::new(|_, letter| answer_without_end(Note::parse(letter)?).map(|note| note.encode())));
         Self { tcp, rdma: None, adapters_write }
     }
 
@@ -105,6 +108,7 @@ impl Network {
         let ways = (0..tcp.nodes()).map(way).collect();
         let breaches_seen = AtomicU64::new(fabric.breaches());
         let (mended_now, polls) = (AtomicU32::new(0), AtomicU32::new(0));
+        let reaches_all_partners = AtomicU32::new(u32::from(reaches_all_partners));
         let rdma = Rdma { fabric, reaches_all_partners, reached, ways, mended_now, breaches_seen, polls };
         let rdma = Arc::new(rdma);
         let reader = Arc::clone(&rdma);
@@ -113,6 +117,90 @@ impl Network {
             reader.hear(node, note).map(|answer| answer.encode())
         }));
         Self { tcp, rdma: Some(rdma), adapters_write: true }
+    }
+
+    /// Speaks for this node from now on, by TCP ([`TcpFabric::become_agent`]).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn become_agent(&self) -> std::io::Result<()> {
+        self.tcp.become_agent()
+    }
+
+    /// Whether this process speaks for its node.
+    pub fn is_agent(&self) -> bool {
+        self.tcp.is_agent()
+    }
+
+    /// Begins to connect to a node by TCP, to see whether it lets anybody in ([`TcpFabric::probe`]).
+    pub fn probe(&self, node: usize) {
+        self.tcp.probe(node);
+    }
+
+    /// Whether, and for how long, all ranks of a node have refused connections ([`TcpFabric::refused_by_all`]).
+    pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
+        self.tcp.refused_by_all(node)
+    }
+
+    /// Shuts a rank out that has been declared failed: what it has sent and is not here yet takes no effect. A node that it
+    /// has spoken for by RDMA is reached by TCP, and its next agent.
+    pub fn exclude_rank(&self, rank: usize) {
+        let reached = self.rdma.as_deref().into_iter().flat_map(|rdma| rdma.reached.iter());
+        let spoken_for = reached.copied().find(|node| self.tcp.first_rank_of(*node) == Some(rank));
+        if let Some(node) = spoken_for {
+            self.leave_rdma(node, &format!("rank {rank} has been declared failed"));
+        }
+        self.tcp.exclude_rank(rank);
+    }
+
+    /// Shuts a node out that has been declared failed; posts to it fail at once, as [`PostError::Unreachable`].
+    pub fn exclude_node(&self, node: usize) {
+        self.leave_rdma(node, &format!("node {node} has been declared failed"));
+        self.tcp.exclude_node(node);
+    }
+
+    /// The first node that has said to this process that it is excluded.
+    pub fn excluded_by(&self) -> Option<usize> {
+        self.tcp.excluded_by()
+    }
+
+    /// Has `hook` called once a node has said that ([`TcpFabric::when_excluded`]).
+    pub fn when_excluded(&self, hook: ExclusionHook) {
+        self.tcp.when_excluded(hook);
+    }
+
+    /// Has `hook` called after a connection by TCP has broken ([`TcpFabric::when_broken`]).
+    pub fn when_broken(&self, hook: WordHook) {
+        self.tcp.when_broken(hook);
+    }
+
+    /// By TCP alone: for what must reach a node whatever has become of its adapter.
+    pub fn by_sockets(&self) -> &TcpFabric {
+        &self.tcp
+    }
+
+    /// Has `hook` called after a word has been changed by TCP ([`TcpFabric::watch_word`]).
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn watch_word(&self, at: WordAt, hook: WordHook) {
+        self.tcp.watch_word(at, hook);
+    }
+
+    /// Gives the connection by RDMA to a node up for good, if there is one.
+    fn leave_rdma(&self, node: usize, why: &str) {
+        let Some(rdma) = self.rdma.as_deref().filter(|rdma| rdma.reached.contains(&node)) else { return };
+        // At once, and not only when whoever connects to the node just now is done. What it connects then is ended below.
+        rdma.fabric.disconnect(node, why);
+        let mut way = rdma.way(node);
+        rdma.fabric.disconnect(node, why);
+        way.mending = None;
+        rdma.draw_conclusions(&mut way);
+        rdma.leave_way(&mut way);
+        // Whatever comes from there, comes by sockets.
+        rdma.reaches_all_partners.store(0, Ordering::Relaxed);
     }
 
     /// Breaks the connection by RDMA to a node, as a device would; for tests. `false` where there is none.
@@ -291,9 +379,10 @@ impl Rdma {
         let mut way = self.way(node);
         let now = Instant::now();
         let Some(mending) = way.mending.as_mut() else {
-            // A node that this one could not connect to in the beginning, but that has connected.
+            // A node that this one could not connect to in the beginning, but that has connected; or one whose connection is
+            // given up for good.
             let answer = answer_without_end(note)?;
-            self.fabric.disconnect(node, "there was no connection to it in the beginning");
+            self.fabric.disconnect(node, "there is to be no connection to it");
             return Some(answer);
         };
         let was_whole = mending.is_whole();
@@ -365,8 +454,15 @@ impl Rdma {
             way.trouble = None;
         }
         (way.is_counted, way.was_held) = (is_mended, is_held);
-        if is_mended && way.by_rdma {
+        if is_mended {
             // Nothing is on that connection any more once the node is not held, and nothing has been posted on the next.
+            self.leave_way(way);
+        }
+    }
+
+    /// The node is reached by TCP, if its connection by RDMA is no more.
+    fn leave_way(&self, way: &mut Way) {
+        if way.by_rdma {
             (way.by_rdma, way.is_used) = (false, false);
             if let Some(ticket) = way.leaving.take() {
                 self.forget(ticket);
@@ -496,7 +592,7 @@ impl Fabric for Network {
             self.mend_all(rdma);
         }
         // What comes by TCP comes as soon as it would in a job that has nothing else.
-        let looks_at_all = has_trouble || !rdma.reaches_all_partners;
+        let looks_at_all = has_trouble || rdma.reaches_all_partners.load(Ordering::Relaxed) == 0;
         if looks_at_all || polls.is_multiple_of(COMPLETIONS_EVERY) {
             rdma.fabric.progress();
         }
@@ -525,14 +621,18 @@ impl Await for Network {
         self.tcp.hand_over();
     }
 
-    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool {
+    fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool {
         if self.adapters_write {
             // An adapter wakes nobody: look again soon, at the word and at the sockets.
             std::thread::sleep(timeout.map_or(NAP, |timeout| timeout.min(NAP)));
             self.tcp.progress();
             return true;
         }
-        self.tcp.sleep(at, seen, timeout)
+        self.tcp.sleep(at, seen, alarm, timeout)
+    }
+
+    fn rouse(&self) {
+        self.tcp.rouse();
     }
 
     fn longest_nap(&self) -> Option<Duration> {

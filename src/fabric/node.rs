@@ -1,4 +1,5 @@
-//! How a node's words are divided: a header, a table with an entry per rank, and an arena that groups are cut from.
+//! How a node's words are divided: a header, a table with an entry per rank, the view log, and an arena that groups are
+//! cut from.
 //!
 //! Positions only, no memory: shared memory, the simulator and the model checkers all divide their words by this one
 //! map. The picture stands in docs/design.md, "The segment".
@@ -6,8 +7,8 @@
 use super::{LINE_WORDS, WordAt};
 use crate::machine::MASK_CPUS;
 
-/// Words of the header: two lines, the first written once, the second counters.
-pub const HEADER_WORDS: usize = 2 * LINE_WORDS;
+/// Words of the header: three lines, the first written once, the second counters, the third what a failure changes.
+pub const HEADER_WORDS: usize = 3 * LINE_WORDS;
 /// Words of a rank's entry: one line of facts, one of its CPU mask, four of offers.
 pub const RANK_WORDS: usize = 6 * LINE_WORDS;
 /// Words of the arena's unit of allocation.
@@ -53,11 +54,24 @@ pub mod header {
     /// The system's time at the clock's origin, in nanoseconds since 1970: sets the clocks of several nodes against
     /// each other.
     pub const ORIGIN_TIME: WordAt = WordAt(10);
+    /// Geometry: ranks of the whole job.
+    pub const JOB_RANKS: WordAt = WordAt(11);
+    /// Geometry: nodes of the job.
+    pub const NODES: WordAt = WordAt(12);
+    /// This node's number in the job.
+    pub const HERE: WordAt = WordAt(13);
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
     /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
     /// the schedule that comes before it in a job of several nodes. 0 until the world is made.
     pub const WORLD: WordAt = WordAt(15);
+    /// Grows whenever those who wait must look at something: a rank has failed or left. Ranks that park sleep on it,
+    /// too.
+    pub const ALARM: WordAt = WordAt(32);
+    /// The last epoch that is known here. Only grows.
+    pub const EPOCH: WordAt = WordAt(33);
+    /// 1 once other nodes have refused this one as declared failed.
+    pub const EXCLUDED: WordAt = WordAt(34);
 }
 
 /// Where the words of an offer stand: a rank tells others, who know the key, where a new group's block is.
@@ -102,17 +116,55 @@ impl OfferAt {
     }
 }
 
+/// Where the words of an epoch's entry in the view log stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochAt(WordAt);
+
+impl EpochAt {
+    /// The node's part in deciding it: an acceptor's word; see [`crate::cluster::agreement`].
+    pub const fn acceptor(self) -> WordAt {
+        self.0
+    }
+
+    /// What was decided; see [`crate::cluster::view::Obituary`]. 0 while that is not known here.
+    pub const fn decided(self) -> WordAt {
+        self.0.plus(1)
+    }
+}
+
+/// Words of an epoch's entry.
+const EPOCH_WORDS: usize = 2;
+
 /// The division of one node's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeLayout {
     ranks: usize,
     arena_units: usize,
+    /// Ranks and nodes of the whole job.
+    job_ranks: usize,
+    nodes: usize,
 }
 
 impl NodeLayout {
-    /// A node of `ranks` ranks with an arena of at least `arena_words`.
+    /// The only node of a job of `ranks` ranks, with an arena of at least `arena_words`.
     pub const fn new(ranks: usize, arena_words: usize) -> Self {
-        Self { ranks, arena_units: arena_words.div_ceil(UNIT_WORDS) }
+        Self { ranks, arena_units: arena_words.div_ceil(UNIT_WORDS), job_ranks: ranks, nodes: 1 }
+    }
+
+    /// The same as one of `nodes` nodes of a job of `ranks` ranks.
+    #[must_use]
+    pub const fn in_job(self, ranks: usize, nodes: usize) -> Self {
+        Self { job_ranks: ranks, nodes, ..self }
+    }
+
+    /// The ranks of the whole job.
+    pub const fn job_ranks(&self) -> usize {
+        self.job_ranks
+    }
+
+    /// The nodes of the job.
+    pub const fn nodes(&self) -> usize {
+        self.nodes
     }
 
     /// The ranks of the node.
@@ -140,6 +192,41 @@ impl NodeLayout {
         self.entry(rank).plus(1)
     }
 
+    /// When the rank's process was started, in the kernel's ticks: tells it from a later process with the same pid.
+    pub const fn started(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(2)
+    }
+
+    /// How the rank has ended, as its node knows it; see [`crate::cluster::view::Obituary`]. 0 while it lives.
+    pub const fn end(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(3)
+    }
+
+    /// Which rank of the job it is.
+    pub const fn job_rank(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(4)
+    }
+
+    /// What the rank is doing in the library; see [`crate::coord::activity::CallWord`].
+    pub const fn call(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(5)
+    }
+
+    /// The number of the group that the call is about.
+    pub const fn call_group(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(6)
+    }
+
+    /// When the call began, in ticks.
+    pub const fn call_since(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(7)
+    }
+
+    /// Counts how often other nodes have asked whether the rank still runs. Written through the fabric.
+    pub const fn asked_after(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(8)
+    }
+
     /// Word `index` of the mask of CPUs that a rank may use.
     pub const fn mask(&self, rank: usize, index: usize) -> WordAt {
         self.entry(rank).plus(LINE_WORDS + index)
@@ -150,8 +237,35 @@ impl NodeLayout {
         OfferAt(self.entry(rank).plus(2 * LINE_WORDS + index * OFFER_WORDS))
     }
 
+    /// How many epochs the view log has room for: each rank and each node fails once.
+    pub const fn epochs(&self) -> usize {
+        self.job_ranks + self.nodes
+    }
+
+    /// An epoch's entry in the view log; they count from 1.
+    pub const fn epoch(&self, epoch: u64) -> EpochAt {
+        assert!(epoch >= 1 && epoch <= self.epochs() as u64, "there is no such epoch");
+        EpochAt(self.entry(self.ranks).plus((epoch as usize - 1) * EPOCH_WORDS))
+    }
+
+    /// The last heartbeat of a node that has been heard here; see [`crate::cluster::detector`].
+    pub const fn heartbeat(&self, node: usize) -> WordAt {
+        self.entry(self.ranks).plus(self.epochs() * EPOCH_WORDS + node)
+    }
+
+    /// 1 while nothing is heard of a node, and too few nodes can be reached to agree that it has failed.
+    pub const fn doubt(&self, node: usize) -> WordAt {
+        self.heartbeat(self.nodes + node)
+    }
+
+    /// Counts how often somebody has missed a node that does not answer. Kept at the nodes that watch it.
+    pub const fn missed(&self, node: usize) -> WordAt {
+        self.heartbeat(2 * self.nodes + node)
+    }
+
     const fn bitmap_start(&self) -> WordAt {
-        self.entry(self.ranks)
+        let words = (self.epochs() * EPOCH_WORDS + 3 * self.nodes).div_ceil(LINE_WORDS) * LINE_WORDS;
+        self.entry(self.ranks).plus(words)
     }
 
     /// Words of the arena's bitmap, one bit a unit.
@@ -208,6 +322,8 @@ pub const LAYOUT_HASH: u64 = hash(
         header::FABRIC_SLEEPERS.0 as u64,
         header::FAMILY.0 as u64,
         header::WORLD.0 as u64,
+        header::ALARM.0 as u64,
+        EPOCH_WORDS as u64,
         LINE_WORDS as u64,
     ],
 );
@@ -226,7 +342,12 @@ mod tests {
                     let last_of_previous = layout.offer(rank - 1, OFFERS - 1).doom();
                     assert!(last_of_previous < layout.process(rank));
                 }
-                assert!(layout.offer(ranks - 1, OFFERS - 1).doom() < layout.bitmap(0));
+                let layout = layout.in_job(3 * ranks, 3);
+                assert!(layout.offer(ranks - 1, OFFERS - 1).doom() < layout.epoch(1).acceptor());
+                let last = layout.epochs() as u64;
+                assert!(layout.epoch(last).decided() < layout.heartbeat(0));
+                assert!(layout.heartbeat(2) < layout.doubt(0) && layout.doubt(2) < layout.missed(0));
+                assert!(layout.missed(2) < layout.bitmap(0));
                 assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
                 assert_eq!(layout.unit(0).0 % LINE_WORDS, 0);
                 assert!(layout.arena_units() * UNIT_WORDS >= arena_words);

@@ -54,9 +54,9 @@ impl<'group, T: Carried> Arrival<'group, T> {
         let mut ended = self.ended.borrow_mut();
         if ended.is_none() {
             let mut core = self.group.core.borrow_mut();
-            if let Some(outcome) = self.group.test_outstanding(&mut core) {
+            *ended = self.group.look_whether_ended(&mut core);
+            if ended.is_some() {
                 core.standing = Standing::Nothing;
-                *ended = Some(self.group.result(&core, outcome));
             }
         }
         match &*ended {

@@ -170,11 +170,13 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let Some(network) = &self.network else { return };
-        self.linger();
-        for ending in &mut *self.endings() {
-            ending.abandon(&**network);
+        if let Some(network) = &self.network {
+            self.linger();
+            for ending in &mut *self.endings() {
+                ending.abandon(&**network);
+            }
         }
+        self.say_goodbye();
     }
 }
 

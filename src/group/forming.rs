@@ -12,6 +12,7 @@ use super::members::Abroad;
 use super::{AlgorithmChoice, Core, Group, Limit, Standing};
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
+use crate::coord::drive;
 use crate::coord::endings::{Ending, TakenBack, Why};
 use crate::coord::formation::{self, Member, NoSpace};
 use crate::coord::introductions::{Introductions, Met, Own, Stranger};
@@ -118,6 +119,7 @@ impl Group {
     fn meet_to_split(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let contribution = Contribution { operation: Operation::Split, value: 0 };
         let mut core = self.core.borrow_mut();
+        self.begin_call(&mut core)?;
         if core.standing != Standing::Nothing && core.standing != Standing::Splitting(color, key) {
             self.settle_earlier(&mut core, contribution, limit)?;
         }
@@ -148,10 +150,27 @@ impl Group {
         formed
     }
 
-    /// Makes or takes the group of `ranks` under a name that all its members know.
-    fn form(&self, ranks: Vec<usize>, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
+    /// Makes or takes the group of `ranks` under a name that all its members know; not if one of them has failed.
+    pub(super) fn form(&self, ranks: Vec<usize>, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         // The barrier is passed, so the others are about to come: a wait without a bound of its own gets one.
         let limit = limit.or_else(|| self.limit(Some(FORMING_PATIENCE)));
+        loop {
+            // The alarm first: what is raised behind this look interrupts the attempt.
+            let alarm = drive::alarm(self.segment());
+            if let Some(error) = self.fault_among(&ranks) {
+                self.membership.give_up_half_made(Why::Unwanted, |other, _| other == named);
+                return Err(error.into());
+            }
+            let interrupted = limit.map(|limit| Limit { alarm: Some(alarm), ..limit });
+            let formed = self.form_once(ranks.clone(), named, interrupted);
+            let is_over = self.left(limit).is_none_or(|left| left.is_zero());
+            if is_over || drive::alarm(self.segment()) == alarm || !is_time_out(&formed) {
+                return formed;
+            }
+        }
+    }
+
+    fn form_once(&self, ranks: Vec<usize>, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         let leader = self.membership.local_leader(&ranks);
         if leader != self.membership.rank {
             return self.take(&ranks, leader, named, limit);
@@ -173,6 +192,8 @@ impl Group {
         let choice = AlgorithmChoice::new(self.membership.algorithm, &self.membership.cpus, ranks.len());
         let members = self.local_members(&ranks);
         let made = self.claim(limit, || formation::make_for(segment, &node, &members, choice.algorithm));
+        // Before it is offered: whoever takes it knows its number at once.
+        made.iter().for_each(|layout| self.membership.name_group(*layout));
         let value = made.as_ref().map_or(REFUSED, |layout| layout.start().0 as u64);
         let offered = match ranks.len() - 1 {
             0 => Some(None),
@@ -180,7 +201,6 @@ impl Group {
         };
         match (made, offered) {
             (Ok(layout), Some(offered)) => {
-                self.membership.name_group(layout);
                 Ok(Self::attach(Arc::clone(&self.membership), layout, ranks).made_by_this_rank(offered))
             }
             (Ok(layout), None) => {
@@ -393,6 +413,11 @@ impl Group {
         Some(Self::attach_spanning(Arc::clone(&self.membership), abroad, ranks.to_vec()))
     }
 
+    /// Whether the alarm has been raised in a call that looks for itself what has happened.
+    fn is_interrupted(&self, limit: Limit) -> bool {
+        limit.alarm.is_some_and(|alarm| drive::alarm(self.segment()) != alarm)
+    }
+
     /// Tries again and again until the deadline, more and more patiently: making groups is rare.
     pub(super) fn patiently<T>(
         &self,
@@ -407,7 +432,7 @@ impl Group {
                 return Ok(value);
             }
             let now = clock.now();
-            if limit.is_some_and(|limit| now >= limit.deadline) {
+            if limit.is_some_and(|limit| now >= limit.deadline || self.is_interrupted(limit)) {
                 return Err(Duration::from_nanos(clock.ns(now.saturating_sub(start))));
             }
             if clock.ns(now.saturating_sub(start)) < 100_000 {

@@ -2,7 +2,7 @@
 
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Barrier, Contribution, Outcome, Withdrawal};
-use crate::coord::drive::{Arrived, Reach};
+use crate::coord::drive::{Arrived, Bounds, Reach, Waited};
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::job::Membership;
@@ -60,10 +60,39 @@ impl Meeting {
     }
 
     #[inline]
-    pub fn wait(&mut self, membership: &Membership, arrived: &Arrived, deadline: Option<u64>) -> Option<Outcome> {
+    pub fn wait(&mut self, membership: &Membership, arrived: &Arrived, bounds: Bounds) -> Waited {
         match self {
-            Self::Local(barrier) => membership.driver.wait(barrier, &*membership.segment, arrived, deadline),
-            Self::Spanning(barrier) => membership.driver.wait(&mut **barrier, &membership.reach(), arrived, deadline),
+            Self::Local(barrier) => membership.driver.wait(barrier, &*membership.segment, arrived, bounds),
+            Self::Spanning(barrier) => membership.driver.wait(&mut **barrier, &membership.reach(), arrived, bounds),
+        }
+    }
+
+    /// Goes on with a wait that was interrupted; it began at `since`.
+    pub fn resume(&mut self, membership: &Membership, arrived: &Arrived, bounds: Bounds, since: u64) -> Waited {
+        let driver = &membership.driver;
+        match self {
+            Self::Local(barrier) => driver.resume(barrier, &*membership.segment, arrived, bounds, since),
+            Self::Spanning(barrier) => driver.resume(&mut **barrier, &membership.reach(), arrived, bounds, since),
+        }
+    }
+
+    /// Leaves a barrier that cannot be passed, because some members are gone for good; `dead` are those of this node, by
+    /// their place among its members. `Some` if it had been passed before.
+    pub fn give_up(&mut self, membership: &Membership, dead: &[usize]) -> Option<Outcome> {
+        match self {
+            Self::Local(barrier) => {
+                dead.iter().for_each(|index| barrier.bury(&*membership.segment, *index));
+                match membership.driver.withdraw(barrier, &*membership.segment) {
+                    Withdrawal::Passed(outcome) => Some(outcome),
+                    Withdrawal::Withdrawn | Withdrawal::Exhausted => None,
+                }
+            }
+            Self::Spanning(barrier) => {
+                let reach = membership.reach();
+                dead.iter().for_each(|index| barrier.local().bury(reach.memory, *index));
+                barrier.give_up(reach.memory, reach.fabric);
+                None
+            }
         }
     }
 

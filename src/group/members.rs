@@ -95,7 +95,7 @@ impl Group {
     }
 
     /// A member's node (in the job), the block of that node's members, and its place among them.
-    fn home_of(&self, member: usize) -> (usize, GroupLayout, usize) {
+    pub(super) fn home_of(&self, member: usize) -> (usize, GroupLayout, usize) {
         match &self.abroad {
             None => (self.membership.here(), self.layout, member),
             Some(abroad) => {
@@ -111,15 +111,30 @@ impl Group {
         which: impl Fn(GroupLayout, usize) -> [WordAt; N],
         patience: Duration,
     ) -> Vec<Option<[u64; N]>> {
-        let homes = self.homes_of(which);
+        let everyone: Vec<usize> = (0..self.size()).collect();
+        self.words_of_some(&everyone, which, patience)
+    }
+
+    /// As [`words_of_members`](Self::words_of_members), of some members.
+    pub(super) fn words_of_some<const N: usize>(
+        &self,
+        members: &[usize],
+        which: impl Fn(GroupLayout, usize) -> [WordAt; N],
+        patience: Duration,
+    ) -> Vec<Option<[u64; N]>> {
+        let homes = self.homes_of(members.iter().copied(), which);
         let values = self.read_abroad(self.places_abroad(&homes), patience);
         self.words_at(&homes, &values)
     }
 
     /// Each member's node, and where its words `which` are.
-    fn homes_of<const N: usize>(&self, which: impl Fn(GroupLayout, usize) -> [WordAt; N]) -> Vec<(usize, [WordAt; N])> {
+    fn homes_of<const N: usize>(
+        &self,
+        members: impl Iterator<Item = usize>,
+        which: impl Fn(GroupLayout, usize) -> [WordAt; N],
+    ) -> Vec<(usize, [WordAt; N])> {
         let home = |member| self.home_of(member);
-        (0..self.size()).map(home).map(|(node, layout, local)| (node, which(layout, local))).collect()
+        members.map(home).map(|(node, layout, local)| (node, which(layout, local))).collect()
     }
 
     fn places_abroad<const N: usize>(&self, homes: &[(usize, [WordAt; N])]) -> Vec<Place> {
@@ -174,7 +189,12 @@ impl Group {
 
     /// The ranks that have not arrived at a barrier, and those whose node does not say.
     pub(super) fn missing_at(&self, sequence: u64) -> Vec<usize> {
-        let arrivals = self.words_of_members(|layout, index| [layout.arrival(index)], READING_PATIENCE);
+        self.missing_within(sequence, READING_PATIENCE)
+    }
+
+    /// As [`missing_at`](Self::missing_at), waiting so long for other nodes' words.
+    pub(super) fn missing_within(&self, sequence: u64, patience: Duration) -> Vec<usize> {
+        let arrivals = self.words_of_members(|layout, index| [layout.arrival(index)], patience);
         let is_missing =
             |index: &usize| *index != self.me && arrivals[*index].is_none_or(|[word]| arrivals_in(word) < sequence);
         (0..self.size()).filter(is_missing).map(|index| self.ranks[index]).collect()
@@ -195,7 +215,8 @@ impl Group {
         asked: &mut Option<Reads>,
         limit: Option<Limit>,
     ) -> Result<Vec<(u64, u64)>, GroupError> {
-        let homes = self.homes_of(|layout, index| [layout.color(index, sequence), layout.key(index, sequence)]);
+        let homes =
+            self.homes_of(0..self.size(), |layout, index| [layout.color(index, sequence), layout.key(index, sequence)]);
         let limit = limit.or_else(|| self.limit(Some(super::forming::FORMING_PATIENCE)));
         loop {
             let reads = asked.get_or_insert_with(|| Reads::new(self.places_abroad(&homes)));
@@ -208,6 +229,11 @@ impl Group {
                 }
                 Some(index) => self.ranks[index],
             };
+            if self.membership.has_lost_node(self.membership.node_of(member))
+                && let Some(error) = self.fault_among(&self.ranks)
+            {
+                return Err(error.into());
+            }
             if has_come {
                 reads.try_again();
             }

@@ -93,11 +93,33 @@ fn each_wrong_claim_has_its_verdict() {
     assert_eq!(refusal_of(with(Claim { peer: 2, ..CLAIM }), server()), (Verdict::WrongPeer, Some(8)));
     let fabric = Claim { purpose: Purpose::Fabric, ..CLAIM };
     assert_eq!(refusal_of(with(fabric), server()), (Verdict::WrongPeer, Some(8)));
+    let agent = Claim { purpose: Purpose::Agent, ..CLAIM };
+    assert_eq!(refusal_of(with(agent), server()), (Verdict::WrongPeer, Some(8)));
     let stranger = Client::new(&Key::new([1; 32]), &CLAIM).expect("random numbers");
     assert_eq!(refusal_of(stranger, server()), (Verdict::OtherJob, None), "and is told no size");
-    for verdict in [Verdict::DuplicateRank, Verdict::Crossed, Verdict::TooBusy] {
+    for verdict in [Verdict::DuplicateRank, Verdict::Crossed, Verdict::TooBusy, Verdict::Excluded] {
         let (result, _) = converse(&mut client(), &mut server(), verdict);
         assert!(matches!(result, Err(HandshakeError::Refused { verdict: said, size: Some(8) }) if said == verdict));
+    }
+}
+
+/// Whether a client speaks for its node is part of what it proves.
+#[test]
+fn who_serves_a_fabric_serves_agents_and_tells_them_from_others() {
+    for purpose in [Purpose::Fabric, Purpose::Agent] {
+        let claim = Claim { purpose, ..CLAIM };
+        let served = Expected { purpose: Purpose::Fabric, ..EXPECTED };
+        let new_client = || Client::new(&key(), &claim).expect("random numbers");
+        let new_server = || Server::new(&key(), served).expect("random numbers");
+        let (_, events) = converse(&mut new_client(), &mut new_server(), Verdict::Welcome);
+        assert_eq!(events.last(), Some(&Event::Proved(claim)));
+        // On the way one is made of the other.
+        let (mut client, mut server) = (new_client(), new_server());
+        let mut hello = client.poll_output();
+        hello[16] ^= Purpose::Fabric as u8 ^ Purpose::Agent as u8;
+        server.handle_bytes(&hello);
+        let challenge = server.poll_output();
+        assert!(matches!(client.handle_bytes(&challenge), Err(HandshakeError::Unproven)));
     }
 }
 
@@ -155,15 +177,15 @@ fn what_one_end_says_cannot_be_reflected_to_it() {
 #[test]
 fn another_version_is_named_by_both() {
     let mut hello = client().poll_output();
-    hello[8] = 2;
+    hello[8] = 3;
     let mut server = server();
     // Sixteen bytes are enough: the rest may have another length.
     assert_eq!(server.handle_bytes(&hello[..16]), (16, Event::Refused(Verdict::OtherVersion)));
     let mut challenge = server.poll_output();
     assert_eq!(number(&challenge, 16), Verdict::OtherVersion as u64);
-    challenge[8] = 2;
+    challenge[8] = 3;
     let result = client().handle_bytes(&challenge[..HEAD_BYTES]);
-    assert!(matches!(result, Err(HandshakeError::OtherVersion { found: 2 })));
+    assert!(matches!(result, Err(HandshakeError::OtherVersion { found: 3 })));
 }
 
 #[test]

@@ -26,10 +26,12 @@ pub enum Verdict {
     TooBusy = 8,
     /// The server is not whom the client means, or serves something else.
     WrongPeer = 9,
+    /// The job has declared the client's rank failed.
+    Excluded = 10,
 }
 
 impl Verdict {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Welcome,
         Self::WrongKey,
         Self::OtherJob,
@@ -40,6 +42,7 @@ impl Verdict {
         Self::Crossed,
         Self::TooBusy,
         Self::WrongPeer,
+        Self::Excluded,
     ];
 
     pub(super) fn from_code(code: u64) -> Option<Self> {
@@ -58,6 +61,9 @@ impl Verdict {
             Self::Crossed => "none needed: the other connection is used",
             Self::TooBusy => "try again, and look who else connects to this port",
             Self::WrongPeer => "look whether another process has taken over this address",
+            Self::Excluded => {
+                "end this process, the others go on without it; if it was only stopped or cut off, allow longer silences"
+            }
         }
     }
 }
@@ -75,6 +81,7 @@ impl std::fmt::Display for Verdict {
             Self::Crossed => "crossed by a connection the other way",
             Self::TooBusy => "too many connections at once",
             Self::WrongPeer => "meant for somebody else",
+            Self::Excluded => "a rank that has been declared failed",
         })
     }
 }
@@ -83,7 +90,8 @@ impl std::fmt::Display for Verdict {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The server says no. From a stranger's challenge this is not authenticated: it can be wrong, never harmful.
+    /// The server says no. From a stranger's challenge this is not authenticated: it can be wrong, never harmful. Only
+    /// whoever knows the key tells a size.
     #[error("refused: {verdict} (remedy: {})", verdict.remedy())]
     Refused {
         /// Its reason.

@@ -3,19 +3,23 @@
 //! Everything is said in five rounds of an all-gather at the rendezvous ([`rendezvous`]):
 //!
 //! 1. Each rank brings its [`RankCard`]. Ranks with equal node keys form a node; the lowest of them, its *agent*, makes
-//!    the segment and passes it to the others over a UNIX socket as in a job of one node.
+//!    the segment and passes it to the others over a UNIX socket as in a job of one node. The agent listens from then on;
+//!    the others keep their sockets bound, for any of them may become agent.
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
 //! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows
 //!    from the costs. They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
 //! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages.
 //! 5. Nothing is brought: once this round is over, the world's block and the connections are there on every node.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::membership::{Exchange, Parts};
-use super::{FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve};
+use super::watcher::{Post, Watcher};
+use super::{
+    FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve, timeline,
+};
 use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
 use crate::cluster::environment::Identity;
@@ -31,7 +35,7 @@ use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, UNIT_WORDS, hash, header};
 use crate::fabric::rdma::{OFFER_BYTES, Offer, RdmaFabric, Region};
 use crate::fabric::shm::Segment;
-use crate::fabric::tcp::{Peer, Services, TcpEngine, TcpFabric};
+use crate::fabric::tcp::{Candidate, Door, Peer, Services, TcpEngine, TcpFabric};
 use crate::fabric::{Fabric, Memory, Topology, WordAt};
 use crate::group::{Abroad, AlgorithmChoice, Group};
 use crate::interfaces;
@@ -52,18 +56,22 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let server = serve_rendezvous(identity)?;
     let address = &identity.bootstrap;
     let mut client = rendezvous::Client::connect(rank, identity.size, address, &identity.key, options.limit())?;
-    let listener = listen(identity)?;
-    let card = own_card(identity, &listener, options)?;
+    let mut door = bind(identity)?;
+    let card = own_card(identity, &door, options)?;
     let mut gather = |blob: &[u8]| client.allgather(blob, options.limit());
     let cards = parse_cards(rank, &gather(&card.encode())?, RankCard::parse)?;
     let place = Place::new(identity, &cards)?;
+    if place.is_agent() {
+        // Before the next round, after which others connect.
+        door.open().map_err(system(rank, "listen for other nodes"))?;
+    }
 
     let (segment, segment_server) = place.share_segment(identity, &cards, options)?;
     let own = NodeCard { arena_units: segment.layout().arena_units() };
     let brought = gather(&if place.is_agent() { own.encode() } else { Vec::new() })?;
     let layouts = place.layouts(&brought)?;
     let engine = options.tcp_engine.unwrap_or_default();
-    let tcp = place.connect(identity, &cards, &layouts, &segment, listener, engine)?;
+    let tcp = place.connect(identity, &cards, &layouts, &segment, door, engine)?;
 
     let adapter = place.open_adapter(options, &segment)?;
     let nodes_per_cpu = place.nodes_per_cpu(&cards, identity.pretended_node.is_some());
@@ -77,7 +85,7 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let offers = offer_to(adapter.as_ref(), &partners);
     let network = Arc::new(place.join_adapters(tcp, adapter, &partners, &gather(&offers)?, options)?);
     gather(&[])?;
-    let world = place.world(identity, segment, layouts, exchange, network, options, &cards);
+    let world = place.world(identity, segment, layouts, exchange, network, options, &cards)?;
     Ok(Job { world, _server: segment_server, _rendezvous: server })
 }
 
@@ -91,21 +99,22 @@ fn serve_rendezvous(identity: &Identity) -> Result<Option<rendezvous::Server>, J
     server.map(Some).map_err(system(0, "serve the rendezvous"))
 }
 
-/// Where this rank can be reached by other nodes. A job that meets on the loopback interface stays there.
-fn listen(identity: &Identity) -> Result<TcpListener, JobError> {
+/// Where this rank can be reached by other nodes once it speaks for its own. A job that meets on the loopback interface
+/// stays there.
+fn bind(identity: &Identity) -> Result<Door, JobError> {
     let resolved = identity.bootstrap.resolve().map_err(system(identity.rank, "resolve the rendezvous' address"))?;
     let first = resolved.first().map(SocketAddr::ip);
     let bound = match first {
-        Some(address) if address.is_loopback() => TcpListener::bind((address, 0)),
-        _ => TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))),
+        Some(address) if address.is_loopback() => Door::bind((address, 0).into()),
+        _ => Door::bind((Ipv6Addr::UNSPECIFIED, 0).into()).or_else(|_| Door::bind((Ipv4Addr::UNSPECIFIED, 0).into())),
     };
-    bound.map_err(system(identity.rank, "listen for other nodes"))
+    bound.map_err(system(identity.rank, "bind a socket for other nodes"))
 }
 
-fn own_card(identity: &Identity, listener: &TcpListener, options: &JobOptions) -> Result<RankCard, JobError> {
+fn own_card(identity: &Identity, door: &Door, options: &JobOptions) -> Result<RankCard, JobError> {
     let rank = identity.rank;
     let node_key = node_key(identity.pretended_node).map_err(system(rank, "tell which node this is"))?;
-    let own = listener.local_addr().map_err(system(rank, "listen for other nodes"))?;
+    let own = door.local_addr().map_err(system(rank, "bind a socket for other nodes"))?;
     let random = Identity::random(1).map_err(system(rank, "draw random numbers"))?;
     let Address::Unix { name: socket } = random.bootstrap else { unreachable!("a job on one node has a UNIX socket") };
     Ok(RankCard {
@@ -118,7 +127,7 @@ fn own_card(identity: &Identity, listener: &TcpListener, options: &JobOptions) -
     })
 }
 
-/// The addresses at which a listener can be reached: its own, or every usable interface's.
+/// The addresses at which a socket can be reached: its own, or every usable interface's.
 fn addresses_of(own: SocketAddr) -> Vec<SocketAddr> {
     if !own.ip().is_unspecified() {
         return vec![own];
@@ -191,8 +200,8 @@ impl Place {
         };
         let mask = CpuSet::of_this_thread();
         if !self.is_agent() {
-            let segment = Arc::new(attach(&local, options)?);
-            if !ranks::enter(&*segment, &segment.layout(), self.local(), &mask) {
+            let segment = Arc::new(attach(&local, (identity.size, self.topology.nodes()), options)?);
+            if !ranks::enter(&*segment, &segment.layout(), self.local(), self.rank, &mask) {
                 let address = local.bootstrap.to_string();
                 return Err(BootstrapError::DuplicateRank { rank: self.rank, address }.into());
             }
@@ -202,7 +211,7 @@ impl Place {
         // Relaxed: the socket that passes the segment on orders this before every attach.
         segment.word(header::FAMILY).store(family(&cards[0]), Ordering::Relaxed);
         let server = serve(&local, &segment)?;
-        ranks::enter(&*segment, &segment.layout(), 0, &mask);
+        ranks::enter(&*segment, &segment.layout(), 0, self.rank, &mask);
         ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
         Ok((segment, Some(server)))
     }
@@ -214,7 +223,8 @@ impl Place {
         let all = radices.chain([Schedule::new(nodes, ExchangePattern::Star)]);
         let schedule = all.max_by_key(|schedule| schedule.slots() + schedule.rounds()).expect("there is a star");
         let groups = usize::try_from(rank_0.groups).unwrap_or(usize::MAX);
-        node_layout(members, formation::units_spanning(&schedule, members), groups)
+        let layout = node_layout(members, formation::units_spanning(&schedule, members), groups)?;
+        Ok(layout.in_job(self.topology.ranks(), nodes))
     }
 
     /// How all nodes' segments are divided, by what their agents have brought.
@@ -223,7 +233,8 @@ impl Place {
             let ranks = self.topology.ranks_of(node);
             let (rank, other) = (self.rank, ranks[0]);
             let card = NodeCard::parse(&brought[other]).map_err(|what| JobError::Card { rank, other, what })?;
-            Ok(NodeLayout::new(ranks.len(), card.arena_units * UNIT_WORDS))
+            let layout = NodeLayout::new(ranks.len(), card.arena_units * UNIT_WORDS);
+            Ok(layout.in_job(self.topology.ranks(), self.topology.nodes()))
         };
         (0..self.topology.nodes()).map(layout).collect()
     }
@@ -234,18 +245,17 @@ impl Place {
         cards: &[RankCard],
         layouts: &[NodeLayout],
         segment: &Arc<Segment>,
-        listener: TcpListener,
+        door: Door,
         engine: TcpEngine,
     ) -> Result<TcpFabric, JobError> {
         let peer = |node: usize| {
-            let agent = self.topology.ranks_of(node)[0];
-            Peer { rank: agent, addresses: cards[agent].addresses.clone(), words: layouts[node].words() }
+            let candidates = candidates(self.topology.ranks_of(node), cards);
+            Peer { candidates, words: layouts[node].words() }
         };
         let peers = (0..self.topology.nodes()).map(peer).collect();
         let services = Services { rank: self.rank, size: identity.size, here: self.here(), key: identity.key.clone() };
         let memory: Arc<Segment> = Arc::clone(segment);
-        let listener = self.is_agent().then_some(listener);
-        TcpFabric::with_engine(services, memory, peers, listener, engine)
+        TcpFabric::with_engine(services, memory, peers, door, engine)
             .map_err(system(self.rank, "join the nodes by TCP"))
     }
 
@@ -342,11 +352,22 @@ impl Place {
         network: Arc<Network>,
         options: &JobOptions,
         cards: &[RankCard],
-    ) -> Group {
+    ) -> Result<Group, JobError> {
         let cpus = self.cpu_share(cards);
         let schedule = self.schedule(&exchange);
         let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
+        let failure = options.failure()?;
+        let watcher = Watcher::start(&Post {
+            rank: self.rank,
+            segment: &segment,
+            layouts: &layouts,
+            topology: &self.topology,
+            network: Some(&network),
+            options: failure,
+        })?;
         let membership = Arc::new(Membership::new(Parts {
+            failure,
+            watcher,
             rank: self.rank,
             algorithm: options.barrier,
             cpus,
@@ -355,12 +376,13 @@ impl Place {
             layouts,
             exchange,
             network: Some(network),
+            trace: timeline::start(options, &segment, &self.topology, self.rank)?,
             segment,
         }));
         let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());
         let everyone: Vec<usize> = (0..identity.size).collect();
         if self.topology.nodes() == 1 {
-            return Group::attach(membership, layout.local(), everyone);
+            return Ok(Group::attach(membership, layout.local(), everyone));
         }
         let members = |node: usize| self.topology.ranks_of(node).len();
         let is_uniform = (0..starts.len()).all(|node| starts[node] == starts[0] && members(node) == members(0));
@@ -370,7 +392,7 @@ impl Place {
             false => Span::Some(starts.into_iter().enumerate().map(node).collect()),
         };
         let abroad = Abroad::new(&membership, layout, span, &everyone);
-        Group::attach_spanning(membership, abroad, everyone)
+        Ok(Group::attach_spanning(membership, abroad, everyone))
     }
 }
 
@@ -378,6 +400,20 @@ impl Place {
 fn family(rank_0: &RankCard) -> u64 {
     let name: Vec<u64> = rank_0.socket.bytes().map(u64::from).collect();
     hash(5, &name)
+}
+
+/// A node's ranks, as its agents. They have the same interfaces, and so, nearly always, the same hosts.
+fn candidates(ranks: &[usize], cards: &[RankCard]) -> Vec<Candidate> {
+    let mut hosts: Arc<[IpAddr]> = Arc::new([]);
+    let candidate = |rank: &usize| {
+        let addresses = &cards[*rank].addresses;
+        if !addresses.iter().map(SocketAddr::ip).eq(hosts.iter().copied()) {
+            hosts = addresses.iter().map(SocketAddr::ip).collect();
+        }
+        let port = addresses.first().map_or(0, SocketAddr::port);
+        Candidate { rank: *rank, hosts: Arc::clone(&hosts), port }
+    };
+    ranks.iter().map(candidate).collect()
 }
 
 fn no_rdma(rank: usize, why: String) -> JobError {

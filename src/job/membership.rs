@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::failure::FailureOptions;
+use super::watcher::Watcher;
+use crate::cluster::view::FailureCause;
 use crate::coord::barrier::Algorithm;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
@@ -17,7 +20,8 @@ use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
+use crate::trace::Trace;
 
 /// Groups that a rank remembers to have declined. Some of them are never made.
 const MOST_DECLINED: usize = 64;
@@ -38,6 +42,10 @@ pub(crate) struct Membership {
     pub exchange: Exchange,
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
+    /// The timeline, if one was asked for.
+    pub trace: Option<Trace>,
+    /// The last epoch that its timeline has.
+    pub traced_epoch: AtomicU64,
     /// What is left to do for groups that were made, given up, or left.
     endings: Mutex<Vec<Ending>>,
     /// What this rank has begun, as its node's leader, of spanning groups whose other leaders have not come: the oldest
@@ -49,6 +57,10 @@ pub(crate) struct Membership {
     untaken: Mutex<Vec<Untaken>>,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
+    /// When somebody has failed.
+    pub failure: FailureOptions,
+    /// Watches the node's other processes.
+    watcher: Mutex<Option<Watcher>>,
 }
 
 /// A group that a rank does not want any more, and that its node's leader may still offer.
@@ -101,11 +113,15 @@ pub(crate) struct Parts {
     pub layouts: Arc<[NodeLayout]>,
     pub exchange: Exchange,
     pub network: Option<Arc<Network>>,
+    pub failure: FailureOptions,
+    pub watcher: Option<Watcher>,
+    pub trace: Option<Trace>,
 }
 
 impl Membership {
     pub fn new(parts: Parts) -> Self {
-        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network } = parts;
+        let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, .. } = parts;
+        let (failure, trace, watcher) = (parts.failure, parts.trace, Mutex::new(parts.watcher));
         let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (untaken, clocks) = (Mutex::default(), Mutex::default());
         Self {
@@ -118,12 +134,23 @@ impl Membership {
             layouts,
             exchange,
             network,
+            trace,
+            traced_epoch: AtomicU64::new(0),
             endings,
             half_made,
             declined,
             untaken,
             clocks,
+            failure,
+            watcher,
         }
+    }
+
+    /// Before this rank ends: the others are told that it has left, or, if a panic ends it, that it has failed.
+    pub fn say_goodbye(&self) {
+        let cause = if std::thread::panicking() { FailureCause::Panicked } else { FailureCause::Left };
+        self.note_end(self.rank, cause);
+        drop(lock(&self.watcher).take());
     }
 
     /// This rank's node.

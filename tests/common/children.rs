@@ -2,12 +2,14 @@
 //!
 //! A test that has roles begins with `if let Some(role) = role() { … return; }`. What a child has to say it prints by
 //! [`answer`]; the parent collects it with [`Children::answers`]. A child ends with its parent: it watches its standard
-//! input, whose other end the parent holds, and the guard kills what is left when it is dropped.
+//! input, whose other end the parent holds, and the guard kills what is left when it is dropped. By the same pipe the parent
+//! can say something ([`Children::say`], [`await_line`]).
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{LazyLock, Mutex};
 
 use super::ranks::LIMIT;
 
@@ -18,11 +20,24 @@ const ANSWER: &str = "ANSWER ";
 pub fn role() -> Option<String> {
     let role = std::env::var(ROLE).ok()?;
     std::thread::spawn(|| {
-        // Nothing is ever written there: the end of input is the parent's end.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            let _ = SAID.0.send(line);
+        }
+        // The end of input is the parent's end.
         std::process::exit(3);
     });
     Some(role)
+}
+
+/// What the parent has said to this process.
+static SAID: LazyLock<(Sender<String>, Mutex<Receiver<String>>)> = LazyLock::new(|| {
+    let (said, heard) = channel();
+    (said, Mutex::new(heard))
+});
+
+/// Waits until the parent says something: one line.
+pub fn await_line() -> String {
+    SAID.1.lock().expect("nobody panics with it").recv_timeout(LIMIT).expect("the parent says something")
 }
 
 /// Says something to the parent: one line.
@@ -107,6 +122,12 @@ impl Children {
 
     pub fn pid(&self, index: usize) -> u32 {
         self.children[index].0.id()
+    }
+
+    /// Says a line to one.
+    pub fn say(&mut self, index: usize, line: &str) {
+        let stdin = self.children[index].1.as_mut().expect("piped");
+        writeln!(stdin, "{line}").expect("the child reads");
     }
 
     /// Kills one (SIGKILL) and waits for its end.

@@ -62,7 +62,7 @@ impl Across {
         self.marks.join(format!("stderr.{rank}"))
     }
 
-    fn rank(&self, test: &str, rank: usize) -> Command {
+    pub fn rank(&self, test: &str, rank: usize) -> Command {
         let mut command = self.launch.rank(test, "rank", rank);
         command.env("PHALANX_BOOTSTRAP", &self.address).env("PHALANX_NODE", self.nodes[rank].to_string());
         command.env("ACROSS_MARKS", &self.marks);

@@ -215,7 +215,7 @@ fn take_part(
 fn peer(rank: usize, address: &[u8]) -> Result<tcp::Peer, EndpointError> {
     let address = std::str::from_utf8(address).ok().and_then(|text| text.parse::<SocketAddr>().ok());
     let address = address.ok_or_else(|| EndpointError::Task(format!("end {rank} brought no address")))?;
-    Ok(tcp::Peer { rank, addresses: vec![address], words: layout().words() })
+    Ok(tcp::Peer::alone(rank, address, layout().words()))
 }
 
 /// Node 1, until node 0 says that it is over.

@@ -1,4 +1,5 @@
-//! `phalanx simulate`: the real barrier machine on the simulated network, for as many nodes as one likes.
+//! `phalanx simulate`: the real barrier machine on the simulated network, for as many nodes as one likes; and the real
+//! failure detector on generated heartbeats, which is [`detector`]'s alone.
 //!
 //! A [`Scenario`] says how many nodes, what messages cost and what goes wrong; [`Scenario::run`] has every rank's
 //! [`Spanning`](phalanx::coord::barrier::spanning::Spanning), unchanged, pass its barriers in one thread and in virtual
@@ -8,6 +9,7 @@
 //! A run is a function of its scenario. So whatever fails, by an invariant or by a panic, names the one command that
 //! repeats it ([`Scenario::command`]).
 
+pub mod detector;
 mod faults;
 mod meeting;
 pub mod page;

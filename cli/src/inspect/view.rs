@@ -41,15 +41,12 @@ impl State {
     }
 
     /// Of the process that a rank was when it joined, by whether it still has the segment open.
-    fn of(pid: Option<u32>, holders: &[u32]) -> Self {
-        let Some(pid) = pid else { return Self::Absent };
+    fn of(process: Option<ProcessId>, holders: &[u32]) -> Self {
+        let Some(process) = process else { return Self::Absent };
         // A process that cannot be looked at is one whose user this is not any more.
-        let process = ProcessId::of(pid).ok().flatten();
-        let state = process.and_then(|process| process.state().ok()).unwrap_or(ProcessState::Gone);
-        match state {
+        match process.state().unwrap_or(ProcessState::Gone) {
             ProcessState::Gone => Self::Dead,
-            // The job's process, or another one that has its pid now: no part of the job.
-            _ if !holders.contains(&pid) => Self::Left,
+            _ if !holders.contains(&process.pid) => Self::Left,
             ProcessState::Stopped => Self::Stopped,
             ProcessState::Traced => Self::Traced,
             ProcessState::Running => Self::Running,
@@ -140,8 +137,8 @@ fn ranks_of(index: usize, node: &Node) -> Vec<Rank> {
         Rank {
             rank: facts.rank,
             node: index,
-            pid: facts.pid,
-            state: State::of(facts.pid, &node.holders),
+            pid: facts.process.map(|process| process.pid),
+            state: State::of(facts.process, &node.holders),
             barriers: facts.world.as_ref().map_or(0, |record| record.arrivals),
             waits: false,
             waits_ns: arrived_at_ns.map(|arrived_at_ns| node.facts.now_ns.saturating_sub(arrived_at_ns)),
@@ -194,7 +191,11 @@ pub mod tests {
             longest_wait_ns: 0,
             times_last: 0,
         };
-        RankFacts { rank, pid: Some(std::process::id()), world: Some(record) }
+        RankFacts { rank, process: Some(this_process()), world: Some(record) }
+    }
+
+    fn this_process() -> ProcessId {
+        ProcessId::of_this_process().expect("Linux has /proc")
     }
 
     pub fn node(family: u64, ranks: Vec<RankFacts>) -> Node {
@@ -231,13 +232,15 @@ pub mod tests {
 
     #[test]
     fn states_are_those_of_processes_that_have_part_in_the_job() {
-        let own = std::process::id();
-        assert_eq!(State::of(Some(own), &[own]), State::Running);
+        let (own, holders) = (this_process(), [std::process::id()]);
+        assert_eq!(State::of(Some(own), &holders), State::Running);
         assert_eq!(State::of(Some(own), &[]), State::Left);
-        assert_eq!(State::of(Some(u32::MAX), &[own]), State::Dead);
-        assert_eq!(State::of(None, &[own]), State::Absent);
+        assert_eq!(State::of(Some(ProcessId { pid: u32::MAX, ..own }), &holders), State::Dead);
+        // Another process has its pid now.
+        assert_eq!(State::of(Some(ProcessId { start_ticks: own.start_ticks + 1, ..own }), &holders), State::Dead);
+        assert_eq!(State::of(None, &holders), State::Absent);
         let mut absent = rank(1, 0);
-        (absent.pid, absent.world) = (None, None);
+        (absent.process, absent.world) = (None, None);
         assert_eq!(jobs(vec![node(5, vec![rank(0, 0), absent])])[0].verdict(), Verdict::Joining);
     }
 

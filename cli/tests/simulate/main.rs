@@ -12,8 +12,12 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn simulate(arguments: &str) -> Output {
+    simulate_any(&format!("barrier {arguments}"))
+}
+
+fn simulate_any(arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_phalanx"))
-        .args(["simulate", "barrier"])
+        .arg("simulate")
         .args(arguments.split_whitespace())
         .stdin(Stdio::null())
         .output()
@@ -56,6 +60,35 @@ fn the_page_shows_the_best_radix_and_the_picture_is_written() {
     assert!(page.iter().any(|line| line.contains('█')), "{page:?}");
     let output = simulate("--nodes 16 --plot none");
     assert!(!lines(&output.stdout).iter().any(|line| line.contains('█')));
+}
+
+#[test]
+fn the_detectors_table_and_json_say_the_same_and_repeat() {
+    let arguments = "detector --load calm --load bursts --timeout 60ms --timeout 100ms --alive 600s --seed 5";
+    let json = simulate_any(&format!("{arguments} --json"));
+    assert!(json.status.success(), "{json:?}");
+    assert_eq!(json.stdout, simulate_any(&format!("{arguments} --json")).stdout);
+    let reports: Vec<serde_json::Value> =
+        lines(&json.stdout).iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(reports.len(), 8, "two loads, two time-outs, fixed and adaptive");
+    for report in &reports {
+        for name in ["timeout_ms", "interval_ms", "alive_hours", "deaths", "detection_ms_p50", "detection_ms_p99"] {
+            assert!(report[name].as_f64().is_some_and(|number| number > 0.0), "{name}: {report}");
+        }
+        assert_eq!(report["simulate"], "detector");
+        if report["load"] == "calm" {
+            assert_eq!(report["false_alarms"], 0, "{report}");
+        }
+    }
+    let alarms = |is_adaptive: bool| {
+        let kind = reports.iter().filter(|report| report["load"] == "bursts" && report["is_adaptive"] == is_adaptive);
+        kind.map(|report| report["false_alarms"].as_u64().expect("a count")).sum::<u64>()
+    };
+    assert!(alarms(true) * 10 < alarms(false), "{} adaptive, {} fixed", alarms(true), alarms(false));
+    let page = lines(&simulate_any(arguments).stdout);
+    assert_eq!(page.iter().filter(|line| line.starts_with("| calm |") || line.starts_with("| bursts |")).count(), 4);
+    let refused = simulate_any("detector --timeout 2ms");
+    assert!(!refused.status.success() && lines(&refused.stderr)[0].contains("remedy"), "{refused:?}");
 }
 
 /// A failing run says how to repeat it, and what it says repeats it.

@@ -23,7 +23,7 @@ use std::task::Poll;
 use super::word::{ArrivalWord, Phase};
 use super::{Outcome, Side, State, Withdrawal};
 use crate::fabric::Memory;
-use crate::sync::{publish, snapshot_fence};
+use crate::sync::{Ordering, publish, snapshot_fence};
 
 /// The first collect: what has been seen so far, starting with the next member round the ring.
 #[derive(Debug)]
@@ -140,6 +140,21 @@ pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, memory: &impl Memory) -
         }
         Poll::Pending => Poll::Pending,
     }
+}
+
+/// Settles the arrival of a member that has died while it took it back, as that member would have: by the same look at the
+/// others, with the same rule. Whoever is first does it for all.
+pub(super) fn bury(side: &Side, memory: &impl Memory, dead: usize) {
+    let word = side.arrival(memory, dead);
+    if word.sequence() != side.next() || !word.is_withdrawing() {
+        return;
+    }
+    let mut others = (0..side.layout.size()).filter(|index| *index != dead);
+    let was_missed = others.any(|index| side.arrival(memory, index).has_not_arrived(side.next()));
+    let settled = word.settled(!was_missed);
+    // SYNC POINT: withdrawing, as for the member's own step.
+    let at = memory.word(side.layout.arrival(dead));
+    let _ = at.compare_exchange(word.0, settled.0, Ordering::SeqCst, Ordering::Relaxed);
 }
 
 fn lower_one_withdraws(side: &Side, memory: &impl Memory) -> bool {

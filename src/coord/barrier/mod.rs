@@ -270,13 +270,18 @@ impl Barrier {
     }
 
     /// As [`poll`](Self::poll), but trusts nobody else to be polling: in a tree, a member that computes between
-    /// `arrive` and `wait` holds its subtree up, and this finds and decides a complete barrier over its head. Costs a
-    /// look at every member's line; drivers call it now and then, and always before they park or give up.
+    /// `arrive` and `wait` holds its subtree up, and this finds and decides a complete barrier over its head; as over that
+    /// of a member that has died before its arrival was counted. Costs a look at every member's line; drivers call it now
+    /// and then, and always before they park or give up.
     pub fn poll_thoroughly(&mut self, memory: &impl Memory) -> Poll<Outcome> {
-        if let Machine::Tree(node) = &mut self.algorithm
-            && let Poll::Ready(outcome) = node.decide_for_all(&self.side, memory)
-        {
-            return self.settle(Poll::Ready(outcome));
+        match &mut self.algorithm {
+            Machine::Flat(_) => {}
+            Machine::Central => central::decide_for_all(&self.side, memory),
+            Machine::Tree(node) => {
+                if let Poll::Ready(outcome) = node.decide_for_all(&self.side, memory) {
+                    return self.settle(Poll::Ready(outcome));
+                }
+            }
         }
         self.poll(memory)
     }
@@ -322,6 +327,13 @@ impl Barrier {
             Machine::Flat(scan) => flat::withdraw(scan, &mut self.side, memory),
             Machine::Tree(_) => tree::withdraw(&mut self.side, memory),
             Machine::Central => central::withdraw(&mut self.side, memory),
+        }
+    }
+
+    /// A member's process is gone: what it may have left half done is settled, so that nobody waits for it.
+    pub fn bury(&self, memory: &impl Memory, dead: usize) {
+        if let Machine::Flat(_) = self.algorithm {
+            flat::bury(&self.side, memory, dead);
         }
     }
 

@@ -121,6 +121,12 @@ impl ArrivalWord {
         Operation::from_code(self.0 >> shift & 7)
     }
 
+    /// The same arrival, taken back, or standing again: for one who can do neither any more.
+    pub fn settled(self, stands: bool) -> Self {
+        let word = Self(self.0 & !3);
+        if stands { Self((word.0 | Phase::Arrived as u64) + (1 << 8)) } else { Self(word.0 | Phase::Withdrawn as u64) }
+    }
+
     /// Equal but for the attempt: the quick proof that two members named the same operation.
     #[inline]
     pub fn agrees_with(self, other: Self) -> bool {
@@ -230,6 +236,7 @@ mod tests {
         assert_eq!(steps[0].operation_at(SEQUENCE), Operation::Max);
         assert_eq!(steps[5].operation_at(SEQUENCE), Operation::Max);
         assert_eq!(steps[5].operation_at(SEQUENCE + 1), Operation::Barrier);
+        assert_eq!((steps[1].settled(false), steps[1].settled(true)), (steps[2], steps[3]));
         assert!(steps[0].agrees_with(steps[3]) && !steps[0].agrees_with(steps[1]));
     }
 

@@ -1,11 +1,21 @@
 //! Sleeping on a word and waking those who sleep: the kernel's futex, shared between processes.
+//!
+//! A rank that waits sleeps on two words at once, the awaited one and the node's alarm (`futex_waitv`, Linux 5.16). Where
+//! there is no such call it sleeps on the first, and looks at the alarm now and then.
 
 use std::time::Duration;
 
-use rustix::thread::futex::{self, Flags, Timespec};
+use rustix::io::Errno;
+use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitvFlags};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::segment::Segment;
-use crate::fabric::{Park, WordAt, lower_half};
+use crate::fabric::node::header;
+use crate::fabric::{Memory, Park, WordAt, lower_half};
+use crate::sync::{AtomicU32, Ordering};
+
+/// How long a rank sleeps between two looks at the alarm where the kernel cannot watch two words.
+const NAP: Duration = Duration::from_millis(1);
 
 /// Wakes everyone who sleeps on the word.
 pub(super) fn wake(segment: &Segment, at: WordAt) {
@@ -20,6 +30,33 @@ impl Park for Segment {
         // EAGAIN (the word has changed), EINTR and ETIMEDOUT all mean the same to the caller: look again.
         let _ = futex::wait(self.futex(at), Flags::empty(), lower_half(seen), timeout.as_ref());
     }
+
+    fn park_heeding(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) {
+        let waits = [wait_for(self.futex(at), seen), wait_for(self.futex(header::ALARM), alarm)];
+        let until = timeout.and_then(|span| deadline(span));
+        // As above: whatever ends it, the caller looks again.
+        let waited = futex::waitv(&waits, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic);
+        if matches!(waited, Err(Errno::NOSYS | Errno::PERM))
+            && self.word(header::ALARM).load(Ordering::Acquire) == alarm
+        {
+            self.park(at, seen, Some(timeout.map_or(NAP, |timeout| timeout.min(NAP))));
+        }
+    }
+}
+
+fn wait_for(word: &AtomicU32, seen: u64) -> Wait {
+    let mut wait = Wait::new();
+    wait.val = u64::from(lower_half(seen));
+    wait.uaddr = word.as_ptr().cast::<core::ffi::c_void>().into();
+    // 32 bits wide, shared between processes.
+    wait.flags = WaitFlags::SIZE_U32;
+    wait
+}
+
+/// The moment after a span from now; `None` for one too far for the kernel's type, which is for ever.
+fn deadline(span: Duration) -> Option<Timespec> {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.checked_add(Timespec::try_from(span).ok()?)
 }
 
 #[cfg(test)]
@@ -27,6 +64,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::segment::tests::segment_of;
+    use crate::fabric::node::header;
     use crate::fabric::{Memory, Park, WordAt};
     use crate::sync::Ordering;
 
@@ -36,6 +74,36 @@ mod tests {
         let at = WordAt(64);
         segment.word(at).store(7, Ordering::Release);
         segment.park(at, 6, None);
+    }
+
+    #[test]
+    fn an_alarm_that_was_raised_before_is_not_slept_through() {
+        let segment = segment_of(1);
+        segment.word(header::ALARM).store(1, Ordering::Release);
+        segment.park_heeding(WordAt(64), 0, 0, None);
+    }
+
+    #[test]
+    fn an_alarm_and_a_change_both_end_a_sleep() {
+        for changed in [WordAt(64), header::ALARM] {
+            let segment = Arc::new(segment_of(1));
+            let sleeper = {
+                let segment = Arc::clone(&segment);
+                std::thread::spawn(move || {
+                    while segment.word(changed).load(Ordering::Acquire) == 0 {
+                        segment.park_heeding(WordAt(64), 0, 0, None);
+                    }
+                })
+            };
+            segment.word(changed).store(1, Ordering::Release);
+            segment.wake(changed);
+            sleeper.join().expect("the sleeper ends");
+        }
+    }
+
+    #[test]
+    fn a_time_out_ends_a_sleep_on_two_words() {
+        segment_of(1).park_heeding(WordAt(64), 0, 0, Some(std::time::Duration::from_millis(1)));
     }
 
     #[test]

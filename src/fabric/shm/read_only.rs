@@ -33,10 +33,12 @@ impl ReadOnlySegment {
         let map = MmapOptions::new().len(length).map_raw_read_only(file);
         let map = map.map_err(|source| SegmentError::Memory { step: "map", bytes: length, source })?;
         let read = |at| load(&map, at);
-        // A rank has more bytes than one, so that this bounds what is computed of it.
-        let ranks = usize::try_from(read(header::RANKS)).unwrap_or(length).min(length);
+        // Each rank and each node has more bytes than one, so that this bounds what is computed of their numbers.
+        let bounded = |at| usize::try_from(read(at)).unwrap_or(length).min(length);
+        let [ranks, job_ranks, nodes] = [header::RANKS, header::JOB_RANKS, header::NODES].map(bounded);
         let job_id = read(header::JOB_ID);
-        let layout = check_geometry(read, Expected { job_id, ranks, layout_hash }, length as u64)?;
+        let expected = Expected { job_id, ranks, job_ranks, nodes, layout_hash };
+        let layout = check_geometry(read, expected, length as u64)?;
         let clock = check_clock(read)?;
         Ok(Self { map, layout, clock, job_id })
     }
@@ -120,6 +122,11 @@ mod tests {
         assert!(matches!(spoiled(header::LAYOUT_HASH, 1), SegmentError::Layout { .. }));
         for ranks in [0, 2, 4, 1 << 20, 1 << 40, u64::MAX] {
             assert!(matches!(spoiled(header::RANKS, ranks), SegmentError::Geometry { .. }), "{ranks} ranks");
+        }
+        for at in [header::JOB_RANKS, header::NODES] {
+            for count in [1 << 20, 1 << 40, u64::MAX] {
+                assert!(matches!(spoiled(at, count), SegmentError::Geometry { .. }), "{at:?} = {count}");
+            }
         }
         assert!(matches!(spoiled(header::ARENA_UNITS, u64::MAX), SegmentError::Geometry { .. }));
         assert!(matches!(spoiled(header::CLOCK[0], 7), SegmentError::ClockMismatch { .. }));

@@ -121,6 +121,10 @@ pub struct Expected {
     pub job_id: u64,
     /// Ranks of the node.
     pub ranks: usize,
+    /// Ranks of the whole job.
+    pub job_ranks: usize,
+    /// Nodes of the job.
+    pub nodes: usize,
     /// Hash over all positions that ranks share.
     pub layout_hash: u64,
 }
@@ -173,6 +177,8 @@ impl Segment {
             (header::ORIGIN_TIME, self.origin_time()),
             // Until somebody who knows of other nodes says otherwise.
             (header::FAMILY, self.job_id),
+            (header::JOB_RANKS, self.layout.job_ranks() as u64),
+            (header::NODES, self.layout.nodes() as u64),
             (header::MAGIC, MAGIC),
         ];
         for (at, value) in words {
@@ -301,13 +307,16 @@ pub(super) fn check_geometry(
         if found == expected { Ok(()) } else { Err(SegmentError::Geometry { what, found, expected }) }
     };
     equal("number of ranks", read(header::RANKS), expected.ranks as u64)?;
+    equal("number of the job's ranks", read(header::JOB_RANKS), expected.job_ranks as u64)?;
+    equal("number of nodes", read(header::NODES), expected.nodes as u64)?;
     equal("size in words", read(header::WORDS), bytes / 8)?;
     // The units are bounded by the size that was just checked, so that the products below cannot overflow.
     let units = read(header::ARENA_UNITS).min(bytes);
     let layout = NodeLayout::new(
         expected.ranks,
         usize::try_from(units).unwrap_or(usize::MAX).saturating_mul(crate::fabric::node::UNIT_WORDS),
-    );
+    )
+    .in_job(expected.job_ranks, expected.nodes);
     equal("arena in units", read(header::ARENA_UNITS), layout.arena_units() as u64)?;
     equal("size in words", layout.words() as u64, bytes / 8)?;
     Ok(layout)
@@ -365,7 +374,7 @@ pub(super) mod tests {
         Segment::attach(segment.file.try_clone().expect("a descriptor"), expected)
     }
 
-    const EXPECTED: Expected = Expected { job_id: JOB, ranks: 3, layout_hash: HASH };
+    const EXPECTED: Expected = Expected { job_id: JOB, ranks: 3, job_ranks: 3, nodes: 1, layout_hash: HASH };
 
     #[test]
     fn an_attached_segment_shows_the_same_words() {

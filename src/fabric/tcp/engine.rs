@@ -2,16 +2,19 @@
 //!
 //! All of it never blocks. Whoever holds the engine's lock takes a *turn*: looks at the links that are ready to carry
 //! frames, and now and then at everything else that the kernel has to tell. `dialling` makes connections, `strangers` lets
-//! them in; `guests` serves processes that do not speak for a node; `by_ring` moves many connections' bytes at once.
+//! them in; `guests` serves processes that do not speak for a node; `by_ring` moves many connections' bytes at once;
+//! `exclusion` shuts ranks and nodes out; `calls` notes what the layer above wants to be told.
 
 mod by_ring;
+mod calls;
 mod dialling;
+mod exclusion;
 mod guests;
 mod strangers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,18 +22,20 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
-use self::dialling::advance;
+use self::calls::Calls;
+pub use self::calls::{Due, MOST_WATCHED};
+use self::dialling::{advance, is_refusal};
 use self::guests::Guest;
 use self::strangers::Stranger;
 use super::frame::{Frame, Letter};
 use super::link::{Dial, Link, LinkState};
 use super::stream::{Outgoing, Stream, StreamError, answer};
 use super::uring::{Carrier, Ring, Serial};
-use super::{Peer, Services};
+use super::{Door, Peer, Services};
 use crate::fabric::node::header;
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
-use crate::handshake::{HandshakeError, Refusal, RefusalLog, Verdict};
+use crate::handshake::{HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
 use crate::sync::{Ordering, publish};
 
 /// Values on their way or not taken, at most.
@@ -131,7 +136,7 @@ pub struct Engine {
     memory: Arc<dyn Memory + Send + Sync>,
     peers: Arc<[Peer]>,
     epoll: OwnedFd,
-    listener: Option<TcpListener>,
+    door: Door,
     /// Until when the listener is left alone, because there was no room for another connection.
     rests_until: Option<Instant>,
     /// Whether that has been said.
@@ -161,6 +166,9 @@ pub struct Engine {
     /// What is to be sent waits in `unsent` instead of being sent one by one.
     gathers: bool,
     sleepers: Sleepers,
+    calls: Calls,
+    /// Ranks that are shut out.
+    excluded: HashSet<u64>,
 }
 
 /// Those of this process who sleep on the connections, while another of its threads may poll them.
@@ -215,7 +223,7 @@ impl Engine {
         services: Services,
         memory: Arc<dyn Memory + Send + Sync>,
         peers: Arc<[Peer]>,
-        listener: Option<TcpListener>,
+        door: Door,
         epoll: OwnedFd,
         kick: &OwnedFd,
         ring: Option<Ring>,
@@ -224,16 +232,12 @@ impl Engine {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, Token::Kick.pack(), EventFlags::IN)?;
         let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false };
-        if let Some(listener) = &listener {
-            listener.set_nonblocking(true)?;
-            epoll::add(&epoll, listener, Token::Listener.pack(), EventFlags::IN)?;
-        }
-        Ok(Self {
+        let engine = Self {
             services,
             memory,
             peers,
             epoll,
-            listener,
+            door,
             rests_until: None,
             has_rested: false,
             links: Links::default(),
@@ -252,7 +256,37 @@ impl Engine {
             outside: Vec::new(),
             gathers: false,
             sleepers,
-        })
+            calls: Calls::new(),
+            excluded: HashSet::new(),
+        };
+        engine.let_knock()?;
+        Ok(engine)
+    }
+
+    /// Speaks for this node from now on. Connections that there are already, as a guest's, stay as they are, so that
+    /// nothing that is on them is lost; what is dialled from now on is an agent's.
+    ///
+    /// # Errors
+    ///
+    /// There is no door, or what the kernel says; it can be tried again.
+    pub fn become_agent(&mut self) -> io::Result<()> {
+        if self.is_agent() {
+            return Ok(());
+        }
+        self.door.open()?;
+        self.let_knock()
+    }
+
+    /// Whether this process speaks for its node.
+    pub fn is_agent(&self) -> bool {
+        self.door.listener().is_some()
+    }
+
+    /// Has the kernel tell who knocks, if the door is open.
+    fn let_knock(&self) -> io::Result<()> {
+        let Some(listener) = self.door.listener() else { return Ok(()) };
+        listener.set_nonblocking(true)?;
+        Ok(epoll::add(&self.epoll, listener, Token::Listener.pack(), EventFlags::IN)?)
     }
 
     /// The tickets.
@@ -328,7 +362,7 @@ impl Engine {
         }
         self.sleepers.has_news = true;
         for request in requests {
-            let value = execute(&*self.memory, *request);
+            let (value, _) = execute(&*self.memory, *request);
             if request.has_ticket() {
                 let ticket = self.tickets.issue();
                 given.push(ticket);
@@ -429,6 +463,12 @@ impl Engine {
         self.sleepers.tell();
     }
 
+    /// Wakes those who sleep, whatever has come in.
+    pub fn rouse(&mut self) {
+        self.sleepers.has_news = true;
+        self.sleepers.tell();
+    }
+
     /// Whether a word of this node's memory holds something else.
     pub fn holds_other(&self, at: WordAt, seen: u64) -> bool {
         self.memory.word(at).load(Ordering::Acquire) != seen
@@ -437,11 +477,7 @@ impl Engine {
     /// When something has to be given up, if nothing happens before.
     pub fn next_limit(&self) -> Option<Instant> {
         let strangers = self.strangers.values().map(|stranger| stranger.until);
-        let links = self.links.values().filter_map(|link| match &link.state {
-            LinkState::Dialing(dial) => Some(dial.until),
-            LinkState::Expecting { until } => Some(*until),
-            LinkState::Idle | LinkState::Failed { .. } | LinkState::Ready(_) => None,
-        });
+        let links = self.links.values().filter_map(|link| link.state.limit());
         strangers.chain(links).chain(self.rests_until).min()
     }
 
@@ -456,14 +492,10 @@ impl Engine {
             let stranger = self.strangers.remove(&id).expect("found just now");
             self.log.report(stranger.address, Refusal::Silent);
         }
-        let is_late = |link: &Link| match &link.state {
-            LinkState::Dialing(dial) => dial.until <= now,
-            LinkState::Expecting { until } => *until <= now,
-            LinkState::Idle | LinkState::Failed { .. } | LinkState::Ready(_) => false,
-        };
-        let late: Vec<usize> = self.links.values().filter(|link| is_late(link)).map(|link| link.node).collect();
+        let is_late = |link: &&Link| link.state.limit().is_some_and(|limit| limit <= now);
+        let late: Vec<usize> = self.links.values().filter(is_late).map(|link| link.node).collect();
         for node in late {
-            self.dial_on(node, "it does not answer");
+            self.dial_on(node, "it does not answer", false);
         }
     }
 
@@ -479,6 +511,7 @@ impl Engine {
             return;
         };
         let (memory, tickets, letters) = (&*self.memory, &mut self.tickets, &mut self.letters);
+        let calls = &mut self.calls;
         let mut values = Vec::new();
         let has_news = &mut self.sleepers.has_news;
         let handle = |frame| match frame {
@@ -489,7 +522,7 @@ impl Engine {
             }
             Frame::Request { tag, request } => {
                 *has_news = true;
-                let value = execute(memory, request);
+                let value = calls.execute(memory, request);
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }
             Frame::Part { index, words } => {
@@ -537,12 +570,12 @@ impl Engine {
         let words = self.memory.words();
         let Some(link) = self.links.get_mut(node) else { return };
         let LinkState::Ready(stream) = &mut link.state else { return };
-        let memory = &*self.memory;
+        let (memory, calls) = (&*self.memory, &mut self.calls);
         let mut values = Vec::new();
         let mut hear = |frame| {
             match frame {
                 Frame::Value { tag, value } => values.push((tag, value)),
-                Frame::Request { request, .. } => drop(execute(memory, request)),
+                Frame::Request { request, .. } => drop(calls.execute(memory, request)),
                 // Whoever sent it says it again.
                 Frame::Part { .. } => {}
             }
@@ -560,16 +593,17 @@ impl Engine {
     /// Whether something waits to be sent that may still be: by a link that is there, or is being made.
     pub fn has_unsent(&self) -> bool {
         let waits = |link: &Link| match &link.state {
-            LinkState::Ready(_) | LinkState::Dialing(_) | LinkState::Expecting { .. } => {
+            LinkState::Ready(_) | LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::PassingOn { .. } => {
                 link.outgoing.waiting_bytes() > 0
             }
-            LinkState::Idle | LinkState::Failed { .. } => false,
+            LinkState::Idle | LinkState::Failed { .. } | LinkState::Shut { .. } => false,
         };
         self.links.values().any(waits)
     }
 
     fn break_off(&mut self, node: usize, error: &StreamError) {
         self.ready.retain(|ready| *ready != node);
+        self.calls.note_breach();
         if let Some(link) = self.links.get_mut(node) {
             if let (
                 LinkState::Ready(stream),
@@ -600,20 +634,32 @@ impl Engine {
                 Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => {
                     link.state = LinkState::Expecting { until: Instant::now() + EXPECT_LIMIT };
                 }
-                Err(error) => self.dial_on(node, &error.to_string()),
+                // Only with a size has it been said by somebody who knows the key.
+                Err(HandshakeError::Refused { verdict: Verdict::Excluded, size: Some(_) }) => {
+                    self.handle_exclusion(node);
+                }
+                Err(error) => {
+                    let is_refused = !dial.is_connected && is_refusal(&error);
+                    self.dial_on(node, &error.to_string(), is_refused);
+                }
             },
-            LinkState::Idle | LinkState::Failed { .. } | LinkState::Expecting { .. } => {}
+            LinkState::Idle
+            | LinkState::Failed { .. }
+            | LinkState::Expecting { .. }
+            | LinkState::PassingOn { .. }
+            | LinkState::Shut { .. } => {}
         }
     }
 
-    /// A proved connection to a node, which is registered with the kernel already.
-    fn open(&mut self, node: usize, socket: TcpStream) {
+    /// A proved connection to one of a node's candidates, which is registered with the kernel already. `purpose`: what
+    /// this process is to the other end.
+    fn open(&mut self, node: usize, candidate: usize, purpose: Purpose, socket: TcpStream) {
         watch(&self.epoll, &socket, Token::Link(node), false);
         if !self.watches_links {
             let _ = epoll::delete(&self.epoll, &socket);
         }
         let stream = Stream::new(socket, Serial::new(self.fresh_id()));
-        self.links.of(node).open(stream);
+        self.links.of(node).open(stream, candidate, purpose);
         self.ready.push(node);
         self.outside.extend(self.ring.is_some().then_some(Carrier::Link(node)));
         self.send(node);
@@ -643,8 +689,9 @@ fn watch_room(epoll: &OwnedFd, link: &mut Link) {
     }
 }
 
-/// Executes a request on this node's memory and gives the word's old value (0 for a write).
-fn execute(memory: &(impl Memory + ?Sized), request: Request) -> u64 {
+/// Executes a request on this node's memory; gives the word's old value (0 for a write), and whether the word has changed.
+#[inline]
+fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool) {
     let word = memory.word(request.at());
     let (value, has_changed) = match request {
         Request::Write { value, .. } => {
@@ -665,11 +712,15 @@ fn execute(memory: &(impl Memory + ?Sized), request: Request) -> u64 {
     if has_changed {
         wake_sleepers(memory, request.at());
     }
-    value
+    (value, has_changed)
 }
 
-/// Ends the sleep of those who wait for another node's word, if there are any.
+/// Ends the sleep of those who wait for another node's word, if there are any. On the alarm all sleep who wait for
+/// anything.
 fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
+    if at == header::ALARM {
+        return memory.wake(at);
+    }
     // SYNC POINT: fabric sleepers. A rank that parks counts itself, fences, and looks at the word again.
     if memory.word(header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
         memory.wake(at);

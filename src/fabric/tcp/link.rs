@@ -7,8 +7,13 @@
 //!    │                   ▼                              │ broken
 //!    │                Expecting ──▶ Ready               │
 //!    │  after a while    │                              │
-//!   Failed ◀─────────────┴──────────────────────────────┘
+//!   Failed ◀─────────────┴──────────────────────────────┘         any ──▶ Shut
 //! ```
+//!
+//! A node is any of its ranks that listens. Dialling goes through them; when each has refused, the role of the one that has
+//! spoken for the node may just be passing on, and the link is *passing on*, too: it dials again and again for a while, and
+//! what is posted meanwhile waits. A node that has been declared failed, or has declared this process failed, is shut out
+//! for good.
 //!
 //! Both ends may dial at the same time. Then the connection that the lower node dialled is kept: the lower one refuses
 //! the higher one's as *crossed*, which waits a moment for the lower one's and then dials again. What the lower node gets
@@ -16,7 +21,7 @@
 //! is: the other end has lost the connection.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::frame::{Frame, LETTER_PARTS, Letter, PART_WORDS};
@@ -24,9 +29,19 @@ use super::stream::{MOST_UNANSWERED, Outgoing, Stream, StreamError};
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{OperationError, PostError, Request, Ticket};
 use crate::handshake;
+use crate::handshake::Purpose;
 
 /// How long after a failure posting fails at once, instead of dialling again.
 const FAILED_FOR: Duration = Duration::from_millis(100);
+/// How long what is posted to a node waits while all of its ranks refuse connections: one of them may be about to become
+/// the agent.
+#[cfg(not(test))]
+const PASSING_LIMIT: Duration = Duration::from_millis(100);
+#[cfg(test)]
+const PASSING_LIMIT: Duration = Duration::from_secs(2);
+/// The pause before the second attempt. Each is as long as all before it, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// One link.
 #[derive(Debug)]
@@ -49,6 +64,21 @@ pub struct Link {
     pub crossings: u32,
     /// What has come of a letter.
     pub parts: Parts,
+    /// Which of the node's candidates speaks for it: the other end, or the one that was it last.
+    pub candidate: usize,
+    /// The host at which one of them was reached last.
+    pub host: Option<IpAddr>,
+    /// What this process is to the other end.
+    pub purpose: Purpose,
+    /// The attempts in a row, the last included, in which each candidate refused.
+    refusals: Option<Refusals>,
+}
+
+/// When a node's candidates have all refused.
+#[derive(Clone, Copy, Debug)]
+struct Refusals {
+    first: Instant,
+    last: Instant,
 }
 
 /// A letter that is coming in.
@@ -94,8 +124,29 @@ pub enum LinkState {
         /// Until when.
         until: Instant,
     },
+    /// Each candidate has refused; one of them may be about to listen.
+    PassingOn {
+        /// When to dial again.
+        until: Instant,
+    },
     /// It carries frames.
     Ready(Stream),
+    /// There is none and will be none.
+    Shut {
+        /// Why.
+        why: String,
+    },
+}
+
+impl LinkState {
+    /// When something has to be given up or begun, if nothing happens before.
+    pub fn limit(&self) -> Option<Instant> {
+        match self {
+            Self::Dialing(dial) => Some(dial.until),
+            Self::Expecting { until } | Self::PassingOn { until } => Some(*until),
+            Self::Idle | Self::Failed { .. } | Self::Ready(_) | Self::Shut { .. } => None,
+        }
+    }
 }
 
 /// An attempt to connect.
@@ -109,12 +160,44 @@ pub struct Dial {
     pub is_connected: bool,
     /// Bytes of the handshake that wait to be sent.
     pub output: Vec<u8>,
-    /// Addresses that have not been tried.
-    pub others: Vec<SocketAddr>,
-    /// The address that is tried.
-    pub address: SocketAddr,
+    /// What is left to be tried.
+    pub attempt: Attempt,
+    /// What is tried.
+    pub target: Target,
+    /// What this process claims to be.
+    pub purpose: Purpose,
     /// Until when.
     pub until: Instant,
+}
+
+/// One address of one of a node's candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which candidate.
+    pub candidate: usize,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+/// One way through a node's candidates.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What has not been tried, the next last.
+    pub others: Vec<Target>,
+    /// Whether there was something to try, and all of it was refused by a kernel.
+    pub is_refused: bool,
+}
+
+impl Attempt {
+    /// A target has failed; `is_refused`: a kernel has refused the connection. `host`: where the node is known to be.
+    pub fn note(&mut self, target: Target, is_refused: bool, host: Option<IpAddr>) {
+        self.is_refused &= is_refused;
+        // The node's own kernel says that the process does not listen. Its other addresses are no better, and may not
+        // even be this node's.
+        if is_refused && host == Some(target.address.ip()) {
+            self.others.retain(|other| other.candidate != target.candidate);
+        }
+    }
 }
 
 impl Link {
@@ -130,6 +213,10 @@ impl Link {
             has_refused: false,
             crossings: 0,
             parts: Parts::default(),
+            candidate: 0,
+            host: None,
+            purpose: Purpose::Fabric,
+            refusals: None,
         }
     }
 
@@ -142,8 +229,12 @@ impl Link {
         match &self.state {
             LinkState::Idle => Ok(true),
             LinkState::Failed { until, .. } if Instant::now() >= *until => Ok(true),
-            LinkState::Failed { why, .. } => Err(PostError::Unreachable { node: self.node, why: why.clone() }),
-            LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::Ready(_) => Ok(false),
+            LinkState::Failed { why, .. } | LinkState::Shut { why } => {
+                Err(PostError::Unreachable { node: self.node, why: why.clone() })
+            }
+            LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::PassingOn { .. } | LinkState::Ready(_) => {
+                Ok(false)
+            }
         }
     }
 
@@ -199,9 +290,10 @@ impl Link {
         if is_oldest { self.unanswered.pop_front() } else { None }
     }
 
-    /// The connection is there.
-    pub fn open(&mut self, stream: Stream) {
+    /// The connection is there, to one of the candidates.
+    pub fn open(&mut self, stream: Stream, candidate: usize, purpose: Purpose) {
         self.state = LinkState::Ready(stream);
+        (self.candidate, self.purpose, self.refusals) = (candidate, purpose, None);
         self.parts = Parts::default();
         self.incarnation += 1;
         self.watches_room = false;
@@ -209,8 +301,39 @@ impl Link {
         self.crossings = 0;
     }
 
+    /// An attempt has come to nothing. Where the role may be passing on there will be another; otherwise the link fails.
+    pub fn end_attempt(&mut self, attempt: &Attempt, may_pass_on: bool, why: &str, tickets: &mut TicketTable) {
+        let now = Instant::now();
+        let first = self.refusals.map_or(now, |refusals| refusals.first);
+        self.refusals = attempt.is_refused.then_some(Refusals { first, last: now });
+        let tried_for = now - first;
+        if may_pass_on && attempt.is_refused && tried_for < PASSING_LIMIT {
+            let until = now + tried_for.clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.state = LinkState::PassingOn { until };
+        } else {
+            self.fail(why, tickets);
+        }
+    }
+
+    /// For how long each attempt has been refused by all of the node's candidates, if the last one was.
+    pub fn refused_for(&self) -> Option<Duration> {
+        self.refusals.map(|refusals| refusals.last - refusals.first)
+    }
+
     /// The connection is no more, or could not be made: whatever waits for an answer has its error.
     pub fn fail(&mut self, why: &str, tickets: &mut TicketTable) {
+        // A connection that broke may be there again at once; one that could not be made will not.
+        let was_ready = matches!(self.state, LinkState::Ready(_));
+        let until = Instant::now() + if was_ready { Duration::ZERO } else { FAILED_FOR };
+        self.end(why, LinkState::Failed { why: why.to_owned(), until }, tickets);
+    }
+
+    /// There is to be no connection any more.
+    pub fn shut(&mut self, why: &str, tickets: &mut TicketTable) {
+        self.end(why, LinkState::Shut { why: why.to_owned() }, tickets);
+    }
+
+    fn end(&mut self, why: &str, state: LinkState, tickets: &mut TicketTable) {
         let node = self.node;
         let was_ready = matches!(self.state, LinkState::Ready(_));
         self.outgoing.clear();
@@ -222,9 +345,7 @@ impl Link {
             };
             tickets.complete(ticket, Err(error));
         }
-        // A connection that broke may be there again at once; one that could not be made will not.
-        let until = Instant::now() + if was_ready { Duration::ZERO } else { FAILED_FOR };
-        self.state = LinkState::Failed { why: why.to_owned(), until };
+        self.state = state;
         self.crossings = 0;
         self.watches_room = false;
     }

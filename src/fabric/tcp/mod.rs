@@ -2,7 +2,9 @@
 //!
 //! Requests travel as fixed-size frames ([`frame`]) over one connection for each pair of nodes ([`link`]), which begins
 //! with proofs of the job's key ([`crate::handshake`]). Sockets do not execute anything by themselves, so each node has a
-//! process that does: the one with the node's listener, its *agent*. All the others reach other nodes as guests.
+//! process that does: the one with the node's listener, its *agent*. All the others reach other nodes as guests, and any of
+//! them can become agent ([`TcpFabric::become_agent`]); [`peer`] says how it is found then. Whoever has been declared failed
+//! is shut out ([`TcpFabric::exclude_rank`]).
 //!
 //! Agents can also send each other letters ([`TcpFabric::send_letter`]), for what is neither a word nor a request.
 //!
@@ -31,12 +33,12 @@
 mod engine;
 pub mod frame;
 pub mod link;
+pub mod peer;
 pub mod stream;
 #[cfg(test)]
 mod tests;
 mod uring;
 
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
@@ -48,9 +50,11 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::thread::futex;
 
-use self::engine::{Engine, Follows};
+use self::engine::{Due, Engine, Follows, MOST_WATCHED};
 use self::frame::Letter;
+pub use self::peer::{Candidate, Door, Peer};
 use self::uring::Ring;
+use super::node::header;
 use super::{
     AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
 };
@@ -130,17 +134,6 @@ const LINGER: Duration = Duration::from_secs(3);
 /// The longest time between two looks meanwhile.
 const LINGERING_NAP: Duration = Duration::from_millis(1);
 
-/// A node as others reach it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The rank that speaks for it.
-    pub rank: usize,
-    /// Where that rank listens, best first.
-    pub addresses: Vec<SocketAddr>,
-    /// The words of its segment.
-    pub words: usize,
-}
-
 /// Who this process is.
 #[derive(Clone, Debug)]
 pub struct Services {
@@ -166,7 +159,8 @@ struct Shared {
     engine: Mutex<Engine>,
     here: usize,
     peers: Arc<[Peer]>,
-    is_agent: bool,
+    /// 1 once this process speaks for its node.
+    is_agent: AtomicU32,
     /// There was a ring to begin with.
     has_ring: bool,
     epoll: OwnedFd,
@@ -180,6 +174,7 @@ struct Shared {
     /// 1 while the background thread sleeps, on this word, because the progress is stolen.
     nap: AtomicU32,
     reader: Reader,
+    hooks: Hooks,
 }
 
 /// Takes in a letter of a node's agent, and may answer it.
@@ -199,6 +194,27 @@ impl std::fmt::Debug for Reader {
     }
 }
 
+/// Called when a word has been changed.
+pub type WordHook = Box<dyn Fn() + Send + Sync>;
+
+/// Called with the first node that has said that it has declared this process failed.
+pub type ExclusionHook = Box<dyn Fn(usize) + Send + Sync>;
+
+/// What the layer above wants to be told.
+#[derive(Default)]
+struct Hooks {
+    words: [OnceLock<WordHook>; MOST_WATCHED],
+    breach: OnceLock<WordHook>,
+    exclusion: OnceLock<ExclusionHook>,
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let watched = self.words.iter().filter(|hook| hook.get().is_some()).count();
+        f.debug_struct("Hooks").field("watched", &watched).finish_non_exhaustive()
+    }
+}
+
 /// Who serves the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
@@ -211,7 +227,7 @@ enum Progress {
 }
 
 impl TcpFabric {
-    /// Joins the nodes of `peers` (by number). With a `listener` this process speaks for its node and serves `memory`.
+    /// Joins the nodes of `peers` (by number). With an open `door` this process speaks for its node and serves `memory`.
     ///
     /// # Errors
     ///
@@ -220,9 +236,9 @@ impl TcpFabric {
         services: Services,
         memory: Arc<dyn Memory + Send + Sync>,
         peers: Vec<Peer>,
-        listener: Option<TcpListener>,
+        door: impl Into<Door>,
     ) -> std::io::Result<Self> {
-        Self::with_engine(services, memory, peers, listener, TcpEngine::Auto)
+        Self::with_engine(services, memory, peers, door, TcpEngine::Auto)
     }
 
     /// As [`new`](Self::new), with an engine of the caller's choice.
@@ -234,15 +250,16 @@ impl TcpFabric {
         services: Services,
         memory: Arc<dyn Memory + Send + Sync>,
         peers: Vec<Peer>,
-        listener: Option<TcpListener>,
+        door: impl Into<Door>,
         engine: TcpEngine,
     ) -> std::io::Result<Self> {
         let ring = engine.ring().map_err(std::io::Error::other)?;
         let peers: Arc<[Peer]> = peers.into();
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let (here, is_agent, has_ring) = (services.here, listener.is_some(), ring.is_some());
-        let engine = Engine::new(services, memory, Arc::clone(&peers), listener, epoll.try_clone()?, &kick, ring)?;
+        let (here, has_ring) = (services.here, ring.is_some());
+        let engine = Engine::new(services, memory, Arc::clone(&peers), door.into(), epoll.try_clone()?, &kick, ring)?;
+        let is_agent = AtomicU32::new(u32::from(engine.is_agent()));
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),
             here,
@@ -256,6 +273,7 @@ impl TcpFabric {
             asleep: AtomicU32::new(0),
             nap: AtomicU32::new(0),
             reader: Reader::default(),
+            hooks: Hooks::default(),
         });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("phalanx-tcp".to_owned()).spawn(move || of_thread.serve())?;
@@ -274,7 +292,109 @@ impl TcpFabric {
     ///
     /// [`PostError::Full`], [`PostError::Unreachable`].
     pub fn send_letter(&self, node: usize, letter: &Letter) -> Result<(), PostError> {
-        self.shared.engine().send_letter(node, letter)
+        let mut engine = self.shared.engine();
+        let sent = engine.send_letter(node, letter);
+        self.shared.leave(engine);
+        sent
+    }
+
+    /// Speaks for this node from now on: other nodes that connect are let in, and what they ask is executed. Does nothing
+    /// where it has done so before. What this process has posted goes on by the connections that it has.
+    ///
+    /// # Errors
+    ///
+    /// The process has no door, or what the kernel says; it can be tried again.
+    pub fn become_agent(&self) -> std::io::Result<()> {
+        self.shared.engine().become_agent()?;
+        // Relaxed: a rank that still takes this process for none sleeps on the node's memory, which is right as well.
+        self.shared.is_agent.store(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether this process speaks for its node.
+    pub fn is_agent(&self) -> bool {
+        self.shared.is_agent.load(Ordering::Relaxed) != 0
+    }
+
+    /// The rank that spoke for a node in the beginning.
+    pub fn first_rank_of(&self, node: usize) -> Option<usize> {
+        self.shared.peers[node].candidates.first().map(|candidate| candidate.rank)
+    }
+
+    /// Begins to connect to a node, if there is no connection and nobody does so already, though nothing is posted: to see
+    /// whether it lets anybody in ([`refused_by_all`](Self::refused_by_all)).
+    pub fn probe(&self, node: usize) {
+        let mut engine = self.shared.engine();
+        engine.probe(node);
+        self.shared.leave(engine);
+    }
+
+    /// `None` unless at the last attempt to reach a node every candidate refused the connection: the port was closed, says
+    /// its machine's kernel. Otherwise for how long that has been so, from the first such attempt in a row to the last;
+    /// nothing at the first.
+    ///
+    /// A process that is gone refuses, and so does one that lives and is not its node's agent. So while the role passes on
+    /// a node whose processes live refuses, too: only of a node with one candidate does the first refusal say that it is
+    /// gone. Where several hosts are known, the one counts at which the node has been reached before, since others may
+    /// not even be its own; before that all count.
+    pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
+        self.shared.engine().refused_by_all(node)
+    }
+
+    /// Shuts a rank out that has been declared failed. When this returns, nothing takes effect any more of what it has
+    /// sent: its connections are dropped with what has not been read, and further ones refused
+    /// ([`Verdict::Excluded`](crate::handshake::Verdict::Excluded)). Nothing is asked of it as its node's agent.
+    pub fn exclude_rank(&self, rank: usize) {
+        let mut engine = self.shared.engine();
+        engine.exclude_rank(rank);
+        self.shared.leave(engine);
+    }
+
+    /// Shuts a node out that has been declared failed, with all of its ranks; posts to it fail at once, as
+    /// [`PostError::Unreachable`].
+    pub fn exclude_node(&self, node: usize) {
+        let mut engine = self.shared.engine();
+        engine.exclude_node(node);
+        self.shared.leave(engine);
+    }
+
+    /// The first node that has said to this process that it is excluded.
+    pub fn excluded_by(&self) -> Option<usize> {
+        self.shared.engine().excluded_by()
+    }
+
+    /// Has `hook` called once [`excluded_by`](Self::excluded_by) says something, by whichever thread looks at the
+    /// connections, the background one included. It may use the fabric, and must not wait. There is one; later ones are
+    /// not called.
+    pub fn when_excluded(&self, hook: ExclusionHook) {
+        let hook = self.shared.hooks.exclusion.get_or_init(|| hook);
+        if let Some(node) = self.excluded_by() {
+            hook(node);
+        }
+    }
+
+    /// Has `hook` called after a connection to another node's agent has broken, as
+    /// [`watch_word`](Self::watch_word)'s is. There is one; later ones are not called.
+    pub fn when_broken(&self, hook: WordHook) {
+        let _ = self.shared.hooks.breach.set(hook);
+    }
+
+    /// Has `hook` called after requests of other nodes have changed a word of this one from now on: once or more for all
+    /// that have come in together, by whichever thread looks at the connections, the background one included; by several
+    /// at once, perhaps. It may use the fabric, and must not wait.
+    ///
+    /// # Panics
+    ///
+    /// When as many words as can be watched (two) are.
+    pub fn watch_word(&self, at: WordAt, hook: WordHook) {
+        let mut hook = Some(hook);
+        let words = &self.shared.hooks.words;
+        let is_taken = |place: &OnceLock<WordHook>| {
+            place.get_or_init(|| hook.take().expect("it is given away once"));
+            hook.is_none()
+        };
+        let index = words.iter().position(is_taken).expect("a process watches two words at most");
+        self.shared.engine().watch_word(index, at);
     }
 }
 
@@ -302,20 +422,43 @@ impl Shared {
         self.deliver(engine);
     }
 
-    /// Tells those who sleep on the connections what has come in, and has letters read, without the engine's lock.
+    /// Tells those who sleep on the connections what has come in, and, without the engine's lock, those above what they
+    /// want to know.
     #[inline]
     fn deliver(&self, mut engine: MutexGuard<'_, Engine>) {
         engine.tell_sleepers();
-        if engine.has_letters() {
+        if engine.has_calls() {
             drop(engine);
-            self.read_letters();
+            self.call();
         }
     }
 
-    /// Reads letters until there are none, unless somebody else does. Nobody waits for a reader: it may take long.
+    /// As [`deliver`](Self::deliver), for a caller that may hold what a hook or a reader of letters waits for: it is the
+    /// background thread that tells those above, unless somebody polls.
+    #[inline]
+    fn leave(&self, mut engine: MutexGuard<'_, Engine>) {
+        engine.tell_sleepers();
+        if engine.has_calls() {
+            drop(engine);
+            self.call_thread();
+        }
+    }
+
     #[cold]
-    fn read_letters(&self) {
+    fn call_thread(&self) {
+        // Where it does not serve, whoever does looks by itself, or the thread when it does again.
+        if self.progress.load(Ordering::Relaxed) == Progress::Served as u32 {
+            self.kick();
+        }
+    }
+
+    /// Tells those above what has come in until there is nothing, unless somebody else reads letters. Nobody waits for a
+    /// reader: it may take long.
+    #[cold]
+    fn call(&self) {
         loop {
+            let due = self.engine().take_due();
+            self.call_hooks(due);
             match self.reader.turn.try_lock() {
                 Ok(_turn) => self.read_those_there(),
                 // As in `engine`: a panic in a reader must not keep the others from reading.
@@ -326,9 +469,20 @@ impl Shared {
                 // Its holder looks again when it has given the turn back, and finds what this thread has taken in before.
                 Err(TryLockError::WouldBlock) => return,
             }
-            if !self.engine().has_letters() {
+            if !self.engine().has_calls() {
                 return;
             }
+        }
+    }
+
+    fn call_hooks(&self, due: Due) {
+        let changed = self.hooks.words.iter().enumerate().filter(|(index, _)| due.is_changed(*index));
+        changed.filter_map(|(_, hook)| hook.get()).for_each(|hook| hook());
+        if let Some(hook) = self.hooks.breach.get().filter(|_| due.is_broken()) {
+            hook();
+        }
+        if let (Some(node), Some(hook)) = (due.excluded_by, self.hooks.exclusion.get()) {
+            hook(node);
         }
     }
 
@@ -360,9 +514,9 @@ impl Shared {
                         continue;
                     }
                     engine.watch_links();
-                    let limit = engine.next_limit();
                     // No event tells of letters that a ring has taken in before.
                     self.deliver(engine);
+                    let limit = self.engine().next_limit();
                     let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
                     self.wait_for_events(left);
                     self.quiet_kick();
@@ -490,13 +644,16 @@ impl Fabric for TcpFabric {
         check_batch(self, node, requests)?;
         let mut engine = self.shared.engine();
         let posted = engine.post(node, requests, tickets, Follows::Nothing);
-        engine.tell_sleepers();
+        self.shared.leave(engine);
         posted
     }
 
     fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         check_batch(self, node, requests)?;
-        self.shared.engine().post(node, requests, tickets, Follows::More)
+        let mut engine = self.shared.engine();
+        let posted = engine.post(node, requests, tickets, Follows::More);
+        self.shared.leave(engine);
+        posted
     }
 
     fn flush(&self) {
@@ -536,8 +693,8 @@ impl Await for TcpFabric {
         }
     }
 
-    fn sleep(&self, at: WordAt, seen: u64, timeout: Option<Duration>) -> bool {
-        if !self.shared.is_agent {
+    fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool {
+        if !self.is_agent() {
             self.hand_over();
             return false;
         }
@@ -548,7 +705,9 @@ impl Await for TcpFabric {
         let told = {
             let mut engine = self.shared.engine();
             engine.watch_links();
-            (!engine.holds_other(at, seen)).then(|| engine.fall_asleep())
+            // Whoever raises the alarm rouses those who sleep after it, under the same lock.
+            let has_changed = engine.holds_other(at, seen) || engine.holds_other(header::ALARM, alarm);
+            (!has_changed).then(|| engine.fall_asleep())
         };
         if let Some(told) = told {
             self.shared.wait_for_events(timeout);
@@ -559,6 +718,10 @@ impl Await for TcpFabric {
         self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
         self.shared.wake_thread();
         true
+    }
+
+    fn rouse(&self) {
+        self.shared.engine().rouse();
     }
 
     fn longest_nap(&self) -> Option<Duration> {

@@ -1,5 +1,7 @@
 //! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each engine.
 
+mod agents;
+
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -35,11 +37,8 @@ fn listener() -> TcpListener {
 }
 
 fn peers_of(listeners: &[TcpListener], words: usize) -> Vec<Peer> {
-    let peer = |(rank, listener): (usize, &TcpListener)| Peer {
-        rank,
-        addresses: vec![listener.local_addr().expect("an address")],
-        words,
-    };
+    let peer =
+        |(rank, listener): (usize, &TcpListener)| Peer::alone(rank, listener.local_addr().expect("an address"), words);
     listeners.iter().enumerate().map(peer).collect()
 }
 
@@ -152,7 +151,7 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in(engine: TcpEngine) {
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
             while nodes[1].memory.word(AT).load(Ordering::Acquire) == 0 {
-                assert!(nodes[1].fabric.sleep(AT, 0, None), "this process speaks for its node");
+                assert!(nodes[1].fabric.sleep(AT, 0, 0, None), "this process speaks for its node");
                 nodes[1].fabric.progress();
             }
         });
@@ -173,7 +172,7 @@ fn sleepers_are_told_what_another_thread_has_taken_in(engine: TcpEngine) {
             if seen >= round {
                 return;
             }
-            assert!(nodes[1].fabric.sleep(at, seen, Some(PATIENCE)), "this process speaks for its node");
+            assert!(nodes[1].fabric.sleep(at, seen, 0, Some(PATIENCE)), "this process speaks for its node");
             assert!(begun.elapsed() < PATIENCE / 2, "word {at:?} of round {round} has come long ago");
         }
     };
@@ -216,7 +215,7 @@ fn a_guest_asks_and_is_answered(engine: TcpEngine) {
     let ticket = guest.fetch_add(1, AT, 5).expect("room");
     // Rank 1 is node 1's own: it cannot be a link of another process too.
     assert_eq!(value(&guest, ticket), Ok(0));
-    assert!(!guest.sleep(AT, 0, None), "nothing comes in by a guest's connections");
+    assert!(!guest.sleep(AT, 0, 0, None), "nothing comes in by a guest's connections");
 }
 
 fn what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail(engine: TcpEngine) {
@@ -249,7 +248,7 @@ fn garbage_after_a_handshake_ends_that_connection_only(engine: TcpEngine) {
     let nodes = nodes(2, engine);
     let ticket = nodes[0].fabric.read(1, AT).expect("room");
     assert_eq!(value(&nodes[0].fabric, ticket), Ok(0));
-    let address = nodes[1].fabric.shared.peers[1].addresses[0];
+    let address = nodes[1].fabric.shared.peers[1].candidates[0].addresses().next().expect("one");
     let claim = crate::handshake::Claim { purpose: crate::handshake::Purpose::Fabric, rank: 1, size: 2, peer: 1 };
     let mut client = crate::handshake::Client::new(&Key::new([3; 32]), &claim).expect("random numbers");
     let mut stream = TcpStream::connect(address).expect("a listener");

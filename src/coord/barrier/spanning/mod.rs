@@ -809,6 +809,19 @@ impl Spanning {
         self.exchange.has_looked = false;
     }
 
+    /// Leaves a barrier that cannot be passed any more, because a member of another node will never arrive: while members
+    /// of this node are missing by taking the arrival back, and otherwise by looking no more.
+    pub fn give_up(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
+        self.let_go(fabric);
+        if self.retreat.is_under_way() {
+            self.retreat.abandon(fabric);
+        }
+        if self.stage == Stage::Gathering {
+            // Who cannot take it back in one step leaves it standing: the barrier is lost in either case.
+            let _ = self.withdraw_locally(memory);
+        }
+    }
+
     /// Gives a pending withdrawal up: the arrival stands again.
     pub fn insist(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
         self.local.insist(memory);

@@ -1,7 +1,7 @@
-//! Connecting to another node: its addresses one after the other, and this end's part of the handshake.
+//! Connecting to another node: its candidates' addresses one after the other, and this end's part of the handshake.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventFlags};
@@ -9,67 +9,118 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::{Dial, Engine, LinkState, MOST_CROSSINGS, Token};
+use crate::fabric::tcp::link::{Attempt, Target};
 use crate::handshake::{self, Claim, HandshakeError, Purpose};
 
 /// How long one address is tried.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
 
 impl Engine {
-    /// Begins to connect to a node, by the first of its addresses.
+    /// Begins to connect to a node.
     pub(super) fn dial(&mut self, node: usize) {
-        let mut others = self.peers[node].addresses.clone();
-        others.reverse();
-        self.dial_next(node, others, "it has no address");
+        let others = self.targets(node);
+        let attempt = Attempt { is_refused: !others.is_empty(), others };
+        self.dial_next(node, attempt, "each of its ranks has been declared failed");
     }
 
-    /// Tries the last of `others`; gives up when there is none.
-    pub(super) fn dial_next(&mut self, node: usize, mut others: Vec<SocketAddr>, why: &str) {
+    /// Begins to connect to a node to which nothing is posted, to see whether it lets anybody in.
+    pub fn probe(&mut self, node: usize) {
+        if node == self.services.here {
+            return;
+        }
+        match self.links.of(node).state {
+            LinkState::Idle | LinkState::Failed { .. } | LinkState::PassingOn { .. } => self.dial(node),
+            LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::Ready(_) | LinkState::Shut { .. } => {}
+        }
+    }
+
+    /// For how long each attempt to reach a node has been refused by all of its candidates, if the last one was.
+    pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
+        self.links.get(node)?.refused_for()
+    }
+
+    /// What can be tried, the first last: the candidate that has spoken for the node last, those after it, those before
+    /// it; and of each the host at which the node has been reached before the others.
+    fn targets(&mut self, node: usize) -> Vec<Target> {
+        let link = self.links.of(node);
+        let (candidates, host) = (&self.peers[node].candidates, link.host);
+        let mut targets = Vec::new();
+        for candidate in (0..candidates.len()).map(|step| (link.candidate + step) % candidates.len()) {
+            let rank = &candidates[candidate];
+            if self.excluded.contains(&(rank.rank as u64)) {
+                continue;
+            }
+            let first = targets.len();
+            targets.extend(rank.addresses().map(|address| Target { candidate, address }));
+            targets[first..].sort_by_key(|target| host != Some(target.address.ip()));
+        }
+        targets.reverse();
+        targets
+    }
+
+    /// Tries the next target; ends the attempt when there is none.
+    pub(super) fn dial_next(&mut self, node: usize, mut attempt: Attempt, why: &str) {
         let mut why = why.to_owned();
-        while let Some(address) = others.pop() {
-            match self.begin_dial(node, address, others.clone()) {
-                Ok(dial) => {
-                    let link = self.links.get_mut(node).expect("whoever dials has a link");
+        while let Some(target) = attempt.others.pop() {
+            let begun = self.begin_dial(node, target);
+            let link = self.links.get_mut(node).expect("whoever dials has a link");
+            match begun {
+                Ok((socket, client, output, purpose)) => {
+                    let until = Instant::now() + DIAL_LIMIT;
+                    let dial = Dial { socket, client, is_connected: false, output, attempt, target, purpose, until };
                     link.state = LinkState::Dialing(Box::new(dial));
-                    return;
+                    return self.calls.note_limit();
                 }
-                Err(error) => why = format!("{address}: {error}"),
+                Err(error) => {
+                    why = format!("{}: {error}", target.address);
+                    attempt.note(target, error.kind() == ErrorKind::ConnectionRefused, link.host);
+                }
             }
         }
+        // A node's only rank is its agent from the beginning to the end.
+        let may_pass_on = self.peers[node].candidates.len() > 1;
         let link = self.links.get_mut(node).expect("whoever dials has a link");
-        link.fail(&why, &mut self.tickets);
+        link.end_attempt(&attempt, may_pass_on, &why, &mut self.tickets);
+        self.calls.note_limit();
     }
 
-    pub(super) fn begin_dial(&self, node: usize, address: SocketAddr, others: Vec<SocketAddr>) -> io::Result<Dial> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    /// Begins to connect to an address: the socket, the handshake, what it has to say, and what this process claims.
+    fn begin_dial(&self, node: usize, target: Target) -> io::Result<(TcpStream, handshake::Client, Vec<u8>, Purpose)> {
+        let family = if target.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
         socket.set_nodelay(true)?;
-        match rustix::net::connect(&socket, &address) {
+        match rustix::net::connect(&socket, &target.address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
+        let purpose = if self.is_agent() { Purpose::Agent } else { Purpose::Fabric };
         let claim = Claim {
-            purpose: Purpose::Fabric,
+            purpose,
             rank: self.services.rank as u64,
             size: self.services.size as u64,
-            peer: self.peers[node].rank as u64,
+            peer: self.peers[node].candidates[target.candidate].rank as u64,
         };
         let mut client = handshake::Client::new(&self.services.key, &claim)?;
         let output = client.poll_output();
         epoll::add(&self.epoll, &socket, Token::Link(node).pack(), EventFlags::IN | EventFlags::OUT)?;
-        let until = Instant::now() + DIAL_LIMIT;
-        Ok(Dial { socket, client, is_connected: false, output, others, address, until })
+        Ok((socket, client, output, purpose))
     }
 
-    /// One address has failed: tries the next.
-    pub(super) fn dial_on(&mut self, node: usize, why: &str) {
+    /// One target has failed, or the time for the next attempt has come. `is_refused`: a kernel has refused the connection.
+    pub(super) fn dial_on(&mut self, node: usize, why: &str, is_refused: bool) {
         let Some(link) = self.links.get_mut(node) else { return };
         match std::mem::replace(&mut link.state, LinkState::Idle) {
-            LinkState::Dialing(dial) => self.dial_next(node, dial.others, &format!("{}: {why}", dial.address)),
+            LinkState::Dialing(dial) => {
+                let Dial { mut attempt, target, .. } = *dial;
+                attempt.note(target, is_refused, link.host);
+                self.dial_next(node, attempt, &format!("{}: {why}", target.address));
+            }
             LinkState::Expecting { .. } if link.crossings < MOST_CROSSINGS => {
                 link.crossings += 1;
                 self.dial(node);
             }
+            LinkState::PassingOn { .. } => self.dial(node),
             _ => link.fail(why, &mut self.tickets),
         }
     }
@@ -77,8 +128,14 @@ impl Engine {
     pub(super) fn dialled(&mut self, node: usize) {
         let link = self.links.get_mut(node).expect("it was attended to");
         let LinkState::Dialing(dial) = std::mem::replace(&mut link.state, LinkState::Idle) else { return };
-        self.open(node, dial.socket);
+        link.host = Some(dial.target.address.ip());
+        self.open(node, dial.target.candidate, dial.purpose, dial.socket);
     }
+}
+
+/// Whether a kernel has said that nobody listens, before there was a connection.
+pub(super) fn is_refusal(error: &HandshakeError) -> bool {
+    matches!(error, HandshakeError::System(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// Goes on with a dial as far as the other end lets it; whether it is through.
@@ -88,8 +145,10 @@ pub(super) fn advance(dial: &mut Dial) -> Result<bool, HandshakeError> {
             Ok(()) => {}
             Err(error) => return Err(HandshakeError::System(error.into())),
         }
-        if dial.socket.peer_addr().is_err() {
-            return Ok(false);
+        let Ok(peer) = dial.socket.peer_addr() else { return Ok(false) };
+        // Where nobody has the port, the kernel may have chosen it for this very socket, and connected it to itself.
+        if dial.socket.local_addr().is_ok_and(|own| own == peer) {
+            return Err(HandshakeError::System(ErrorKind::ConnectionRefused.into()));
         }
         dial.is_connected = true;
     }

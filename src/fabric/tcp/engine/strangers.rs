@@ -1,7 +1,7 @@
 //! Who knocks at this node's listener: connections that have not proved themselves, and what becomes of them.
 //!
 //! A stranger is bounded in time and in number; one that proves to speak for a node becomes a link, any other process of
-//! the job a guest.
+//! the job a guest. Whoever is excluded is told so, when it has proved who it is.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -33,7 +33,7 @@ pub(super) struct Stranger {
 impl Engine {
     /// Lets in who knocks.
     pub(super) fn let_in(&mut self) {
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = self.door.listener() else { return };
         let (socket, address) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) if is_out_of_room(&error) => return self.rest(&error),
@@ -63,7 +63,7 @@ impl Engine {
     /// There is no room for another connection: leaves those that knock waiting for a while. They would be told of again
     /// and again, and nothing else would be done.
     pub(super) fn rest(&mut self, error: &io::Error) {
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = self.door.listener() else { return };
         let _ = epoll::delete(&self.epoll, listener);
         self.rests_until = Some(Instant::now() + ACCEPT_REST);
         if !std::mem::replace(&mut self.has_rested, true) {
@@ -76,7 +76,7 @@ impl Engine {
 
     /// Looks again who knocks, after a rest.
     pub(super) fn end_rest(&mut self, now: Instant) {
-        if let (Some(listener), Some(_)) = (&self.listener, self.rests_until.take_if(|until| *until <= now)) {
+        if let (Some(listener), Some(_)) = (self.door.listener(), self.rests_until.take_if(|until| *until <= now)) {
             // What cannot be watched now is tried again later.
             if epoll::add(&self.epoll, listener, Token::Listener.pack(), EventFlags::IN).is_err() {
                 self.rests_until = Some(now + ACCEPT_REST);
@@ -127,32 +127,86 @@ impl Engine {
 
     /// A process of the job: the one that speaks for its node, or a guest.
     pub(super) fn welcome(&mut self, mut stranger: Stranger, claim: Claim) {
-        let speaks_for = self.peers.iter().position(|peer| peer.rank as u64 == claim.rank);
-        let node = speaks_for.filter(|node| *node != self.services.here);
-        let is_crossed = node.is_some_and(|node| self.is_crossed(node));
-        stranger.server.decide(if is_crossed { Verdict::Crossed } else { Verdict::Welcome });
-        if stranger.send().is_err() || is_crossed {
-            return;
+        let role = self.role_of(&claim);
+        stranger.server.decide(role.err().unwrap_or(Verdict::Welcome));
+        let is_told = stranger.send().is_ok();
+        match role {
+            Err(verdict @ (Verdict::Excluded | Verdict::Malformed)) => self.log.report(stranger.address, verdict),
+            Ok(role) if is_told => self.let_sit(stranger, claim.rank, role),
+            _ => {}
         }
-        let Some(node) = node else { return self.receive_guest(stranger, claim.rank) };
-        // A new connection of the same process: the old one is dead, whether this end has noticed or not. What of it has
-        // not been read must not be executed after what comes by the new one, and is dropped with it.
+    }
+
+    /// What a process that has proved its claim is to this one.
+    fn role_of(&mut self, claim: &Claim) -> Result<Role, Verdict> {
+        if self.is_excluded(claim.rank) {
+            return Err(Verdict::Excluded);
+        }
+        let seat = self.seat_of(claim.rank);
+        if claim.purpose == Purpose::Fabric {
+            return Ok(Role::Guest { node: seat.map(|(node, _)| node) });
+        }
+        // Nobody else speaks for this node, or for none.
+        let (node, candidate) = seat.ok_or(Verdict::Malformed)?;
+        let is_lower = self.services.here < node;
+        let Some(link) = self.links.get_mut(node) else { return Ok(Role::Agent { node, candidate }) };
+        // A node that has declared this process failed is no reason to tell it so.
+        if matches!(link.state, LinkState::Shut { .. }) {
+            return Ok(Role::Guest { node: None });
+        }
+        if is_kept_beside(link, candidate) {
+            return Ok(Role::Guest { node: Some(node) });
+        }
+        if is_lower && is_crossed(link, candidate) {
+            return Err(Verdict::Crossed);
+        }
+        Ok(Role::Agent { node, candidate })
+    }
+
+    fn let_sit(&mut self, stranger: Stranger, rank: u64, role: Role) {
+        let (node, candidate) = match role {
+            Role::Guest { node } => return self.receive_guest(stranger, rank, node),
+            Role::Agent { node, candidate } => (node, candidate),
+        };
+        // A new connection of the same process, or of the next agent: the old one is dead, whether this end has noticed or
+        // not. What of it has not been read must not be executed after what comes by the new one, and is dropped with it.
+        self.guests.retain(|_, guest| guest.rank != rank);
         if self.ready.contains(&node) {
             self.break_off(node, &StreamError::Closed);
         }
-        self.open(node, stranger.socket);
+        let host = stranger.address.ip().to_canonical();
+        if self.peers[node].candidates[candidate].hosts.contains(&host) {
+            self.links.of(node).host = Some(host);
+        }
+        self.open(node, candidate, Purpose::Agent, stranger.socket);
     }
+}
 
-    /// Whether a connection that another node has dialled crosses one that this end has dialled, and is the worse one.
-    pub(super) fn is_crossed(&mut self, node: usize) -> bool {
-        if self.services.here > node {
-            return false;
-        }
-        match self.links.get_mut(node) {
-            Some(Link { state: LinkState::Dialing(_), .. }) => true,
-            Some(Link { state: LinkState::Ready(_), has_refused, .. }) => !std::mem::replace(has_refused, true),
-            _ => false,
-        }
+/// What a process that has been let in is.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    /// One that asks and is answered; of another node, if one is named.
+    Guest { node: Option<usize> },
+    /// One that speaks for its node.
+    Agent { node: usize, candidate: usize },
+}
+
+/// Whether this end has a connection to a candidate, made when it was no agent, that stays beside the candidate's own: what
+/// is on its way by it would be lost.
+fn is_kept_beside(link: &Link, candidate: usize) -> bool {
+    match &link.state {
+        LinkState::Dialing(dial) => dial.purpose == Purpose::Fabric && dial.target.candidate == candidate,
+        LinkState::Ready(_) => link.purpose == Purpose::Fabric && link.candidate == candidate,
+        _ => false,
+    }
+}
+
+/// Whether a candidate's connection crosses one that this end, the lower node, has to it, and is the worse one.
+fn is_crossed(link: &mut Link, candidate: usize) -> bool {
+    match &link.state {
+        LinkState::Dialing(dial) => dial.target.candidate == candidate,
+        LinkState::Ready(_) => link.candidate == candidate && !std::mem::replace(&mut link.has_refused, true),
+        _ => false,
     }
 }
 

@@ -1,0 +1,287 @@
+//! Agreement: processes of different nodes settle on one value, though some of them die meanwhile.
+//!
+//! Single-decree Paxos whose acceptors are words, changed by one-sided compare-and-swap: nobody's program runs at an
+//! acceptor, so a node takes part as long as any of its processes serves its words. One instance is one word on each node
+//! ([`AcceptorWord`]), empty at first; a decided instance is never used again.
+//!
+//! After L. Lamport, *The Part-Time Parliament* (1998), and E. Gafni and L. Lamport, *Disk Paxos* (2003), whose acceptors
+//! are passive, too; that one word and one swap a phase are enough is from *Velos: One-sided Paxos for RDMA applications*
+//! (R. Guerraoui, A. Murat, A. Xygkis, 2021). What differs is [`Rule::Survivors`].
+//!
+//! # Protocol
+//!
+//! A proposer draws a ballot `b` above all that it has seen.
+//!
+//! 1. *Prepare.* At every node it swaps `{p, a, v}`, with `p < b`, for `{b, a, v}`; a swap that finds another word is
+//!    tried again with that one while `p < b`. The first swap expects an empty word, so that nothing is read in advance.
+//! 2. *Choose.* When a quorum has promised, its own node among it, it takes the value with the highest `a` among those
+//!    that promised, or its own if there is none.
+//! 3. *Accept.* At those nodes it swaps exactly what its promise has left, `{b, a, v}`, for `{b, b, value}`. The value is
+//!    decided once a quorum, its own node among it, has taken that.
+//!
+//! Refused by higher ballots, it pauses and begins again with a higher one. Two round trips where nobody disturbs it.
+//!
+//! *Ballots are nobody's.* Two proposers may use the same `b`. A word is swapped to `b` once at most, since it must have
+//! promised less, so at each acceptor one swap owns `b`; a promise counts only for who knows that its own swap succeeded.
+//! Quorums intersect, so one proposer at most has a quorum of promises for `b`, and only it swaps in values with that
+//! ballot. A promise whose answer was lost counts for nobody; a vote whose answer was lost is asked for again, and found
+//! there if it was given, because nobody but the owner of the promise can have given it.
+//!
+//! *Coming late.* A promise that comes after the choice is used if what it had accepted is not of a higher ballot than
+//! what was chosen: then the choice would have been the same.
+//!
+//! # Quorums
+//!
+//! Of `n` nodes a quorum is `n/2 + 1`. Some nodes may be *gone*: surely without any process, for good. Their words cannot
+//! be asked, and nobody there knows anything. When those left are no majority, a proposer votes by [`Rule::Survivors`]:
+//! its quorum is *all* that are not gone, with these conditions:
+//!
+//! - (i) it prepares after all others are gone (when the set grows, it begins again);
+//! - (ii) its ballots are above all those by a majority;
+//! - (iii) every quorum, of either rule, contains the proposer's own node.
+//!
+//! **Claim.** When two proposers decide, at different times, and the node of the one with the lower ballot still lives when
+//! the other decides, they decide the same. (If it does not live, nobody on it knows of its decision.)
+//!
+//! *Proof.* Let the lower be `L` at node `l`, with ballot `b`, value `v` and quorum `Q`. As in Paxos it is enough that each
+//! proposal with a higher ballot from which the other decision can stem was prepared at a node of `Q`. Then its swap
+//! there came after `L`'s vote (or `L`'s would have failed) and saw `v` or a later value, which is `v` by induction. Such
+//! a proposal by a majority: then `b`, being lower, is by a majority, too, by (ii), and majorities intersect. By survivors:
+//! `l` has not been gone while it was prepared, so it was prepared at `l`, which is in `Q` by (iii). Two quorums with the
+//! same ballot intersect likewise, and one swap only owns the ballot there. ∎
+//!
+//! Without (i) a survivor's old promises could miss what a majority, since gone, did between; without (ii) what is left
+//! of such a majority could outvote the survivors.
+//!
+//! # Learning
+//!
+//! What is decided is learned without a vote of one's own from a *closed* word, from a decided word that is not 0, or
+//! from a majority of words with the same vote (by a majority's ballot). The one from whom it is learned may be gone a
+//! moment later, and then survivors may decide anew; so who learns swaps its own node's word, *as it was known before it
+//! asked*, for the closed word, and only then knows. If that succeeds no survivors can have prepared since: they would
+//! have needed this word after the others were gone. If it fails, what was seen may be old, and everything begins again. A
+//! closed word on its own node, or a decided word there, is the decision at once.
+//!
+//! For the same reason whoever spreads the decision closes words before it writes them: see [`Announcement`].
+
+mod announcement;
+#[cfg(test)]
+mod exhaustive;
+mod proposer;
+mod word;
+
+use std::task::Poll;
+use std::time::Duration;
+
+pub use announcement::{Announcement, Listener};
+pub use proposer::{Ask, Decision, Proposal, Proposer, Rule, Swap};
+pub use word::{AcceptorWord, Slot};
+
+use crate::fabric::{Fabric, PostError, Request, Ticket};
+
+/// Why nothing was agreed on. (It may be yet, by others.)
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgreementError {
+    /// Too few nodes answered before the deadline.
+    #[error(
+        "node {here} got answers from {answered} nodes and needs {needed}; cannot be reached: {unreachable:?}, do not \
+         answer: {silent:?} (remedy: look whether their ranks run and the network between is up)"
+    )]
+    NoQuorum {
+        /// This node.
+        here: usize,
+        /// How many nodes have answered in the last attempt.
+        answered: usize,
+        /// How many must.
+        needed: usize,
+        /// The nodes that could not be reached.
+        unreachable: Vec<usize>,
+        /// The nodes that were reached and have not answered.
+        silent: Vec<usize>,
+    },
+    /// Enough nodes answered, but other proposers, or words that no proposer makes, were in the way until the deadline.
+    #[error("node {here} tried {attempts} times and others were always quicker (remedy: try again)")]
+    Contended {
+        /// This node.
+        here: usize,
+        /// How often it has tried.
+        attempts: u32,
+    },
+    /// There is no higher ballot: tens of thousands of attempts, or memory gone wrong.
+    #[error("node {here} has no ballot left for this decision (remedy: none; the job's memory may be damaged)")]
+    Exhausted {
+        /// This node.
+        here: usize,
+    },
+    /// Where a node's words are to be there is none: a mistake of the caller.
+    #[error("node {node} has no words for this decision: {why}")]
+    Invalid {
+        /// The node.
+        node: usize,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The answers to one node's swap and to the read of its decided word that goes with it.
+#[derive(Debug)]
+struct UnderWay {
+    node: usize,
+    swap: Ticket,
+    decided: Ticket,
+}
+
+/// A proposer at work: posts what [`Proposer`] wants, and gives it what comes.
+///
+/// To be polled until ready, or given up by [`abandon`](Self::abandon).
+#[derive(Debug)]
+pub struct Agreement {
+    proposer: Proposer,
+    slots: Vec<Slot>,
+    deadline: Option<Duration>,
+    under_way: Vec<UnderWay>,
+    /// The round that these belong to.
+    round: u32,
+    asks: Vec<Ask>,
+    /// A batch was refused for lack of room.
+    wants_room: bool,
+}
+
+impl Agreement {
+    /// Begins. `slots`: where each node's words are, by node number. `deadline`: on the clock of [`poll`](Self::poll)'s
+    /// `now`; without one it goes on until there is a decision.
+    ///
+    /// # Panics
+    ///
+    /// When there is not one slot for each node, or `here` is none of the nodes: mistakes of the caller.
+    pub fn new(proposal: Proposal, slots: Vec<Slot>, deadline: Option<Duration>) -> Self {
+        assert_eq!(slots.len(), proposal.nodes, "a slot for each node");
+        Self {
+            proposer: Proposer::new(proposal),
+            slots,
+            deadline,
+            under_way: Vec::new(),
+            round: 0,
+            asks: Vec::new(),
+            wants_room: false,
+        }
+    }
+
+    /// Notes that a node is *gone*: surely without any process, for good (a node that is only silent is not). It is not
+    /// asked any more.
+    pub fn note_gone(&mut self, node: usize) {
+        self.proposer.note_gone(node);
+    }
+
+    /// Moves on. `now`: the time on any clock that does not go back. Never blocks.
+    ///
+    /// Costs two round trips to all nodes if nobody else proposes, one and a request to the own node if it is decided
+    /// already; a decision that this node has been told of, one request to the own node.
+    ///
+    /// # Errors
+    ///
+    /// [`AgreementError`]. What was under way is given up then.
+    pub fn poll(&mut self, fabric: &impl Fabric, now: Duration) -> Poll<Result<Decision, AgreementError>> {
+        fabric.progress();
+        self.take(fabric, now);
+        // Each turn of the loop begins or ends a round, or is the last.
+        loop {
+            self.proposer.advance(now);
+            if self.proposer.round() == self.round {
+                break;
+            }
+            self.abandon(fabric);
+            self.round = self.proposer.round();
+        }
+        if let Err(error) = self.post(fabric, now) {
+            self.abandon(fabric);
+            return Poll::Ready(Err(error));
+        }
+        match self.end(now) {
+            None => Poll::Pending,
+            Some(end) => {
+                self.abandon(fabric);
+                Poll::Ready(end)
+            }
+        }
+    }
+
+    /// When it is to be polled although nothing has come in, if at all.
+    pub fn wake_at(&self, now: Duration) -> Option<Duration> {
+        let room = self.wants_room.then(|| now.saturating_add(self.proposer.pause()));
+        self.proposer.wake_at().into_iter().chain(room).chain(self.deadline).min()
+    }
+
+    /// Gives up what is under way. The machine is not to be polled after that.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        for UnderWay { swap, decided, .. } in self.under_way.drain(..) {
+            fabric.forget(swap);
+            fabric.forget(decided);
+        }
+    }
+
+    fn take(&mut self, fabric: &impl Fabric, now: Duration) {
+        let (round, proposer) = (self.round, &mut self.proposer);
+        self.under_way.retain(|open| {
+            // The read was posted after the swap and completes after it.
+            let Poll::Ready(decided) = fabric.take(open.decided) else { return true };
+            let swapped = match fabric.take(open.swap) {
+                Poll::Ready(swapped) => swapped.ok().map(AcceptorWord),
+                Poll::Pending => {
+                    fabric.forget(open.swap);
+                    None
+                }
+            };
+            let decided = decided.ok().and_then(|word| u32::try_from(word).ok());
+            proposer.handle(round, open.node, swapped, decided, now);
+            false
+        });
+    }
+
+    fn post(&mut self, fabric: &impl Fabric, now: Duration) -> Result<(), AgreementError> {
+        self.wants_room = false;
+        let mut asks = std::mem::take(&mut self.asks);
+        self.proposer.asks(now, &mut asks);
+        let mut posted = Ok(());
+        for Ask { node, swap } in asks.drain(..) {
+            let slot = self.slots[node];
+            let requests = [
+                Request::CompareSwap { at: slot.acceptor, expected: swap.expected.0, new: swap.new.0 },
+                Request::Read { at: slot.decided },
+            ];
+            let mut tickets = Vec::with_capacity(requests.len());
+            match fabric.post_more(node, &requests, &mut tickets) {
+                Ok(()) => self.under_way.push(UnderWay { node, swap: tickets[0], decided: tickets[1] }),
+                Err(PostError::Full { .. }) => {
+                    self.wants_room = true;
+                    self.proposer.put_back(node);
+                }
+                Err(PostError::Unreachable { .. }) => self.proposer.handle(self.round, node, None, None, now),
+                Err(PostError::Invalid { why, .. }) => posted = Err(AgreementError::Invalid { node, why }),
+            }
+        }
+        fabric.flush();
+        self.asks = asks;
+        posted
+    }
+
+    fn end(&self, now: Duration) -> Option<Result<Decision, AgreementError>> {
+        if let Some(decision) = self.proposer.decision() {
+            return Some(Ok(decision));
+        }
+        let here = self.proposer.here();
+        if self.proposer.is_exhausted() {
+            return Some(Err(AgreementError::Exhausted { here }));
+        }
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        let (answered, needed) = (self.proposer.answered(), self.proposer.needed());
+        if answered >= needed {
+            return Some(Err(AgreementError::Contended { here, attempts: self.proposer.failed() + 1 }));
+        }
+        let (unreachable, silent) = self.proposer.unanswered();
+        Some(Err(AgreementError::NoQuorum { here, answered, needed, unreachable, silent }))
+    }
+}

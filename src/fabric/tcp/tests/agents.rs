@@ -1,0 +1,430 @@
+//! Nodes of several ranks: the agent's role passes on, and whoever has failed is shut out. By each engine.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use super::{AT, PATIENCE, engines, segment, services, value};
+use crate::fabric::shm::Segment;
+use crate::fabric::tcp::{Candidate, Door, Peer, TcpEngine, TcpFabric};
+use crate::fabric::{Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
+use crate::handshake::{Claim, Client, HandshakeError, Key, Purpose, Verdict, prove};
+use crate::sync::Ordering;
+
+/// Ranks of several nodes in one process. Node 0's come first.
+struct Job {
+    memories: Vec<Arc<Segment>>,
+    ranks: Vec<Option<TcpFabric>>,
+    peers: Vec<Peer>,
+}
+
+impl Job {
+    /// So many ranks on each node; the first of each is its agent.
+    fn new(counts: &[usize], engine: TcpEngine) -> Self {
+        let memories: Vec<Arc<Segment>> = counts.iter().map(|_| segment()).collect();
+        let size = counts.iter().sum();
+        let mut doors = Vec::new();
+        let mut peers = Vec::new();
+        for count in counts {
+            let first = doors.len();
+            doors.extend((0..*count).map(|_| Door::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port")));
+            doors[first].open().expect("its own port");
+            let hosts: Arc<[IpAddr]> = Arc::new([Ipv4Addr::LOCALHOST.into()]);
+            let candidate = |rank: usize| Candidate {
+                rank,
+                hosts: Arc::clone(&hosts),
+                port: doors[rank].local_addr().expect("it is bound").port(),
+            };
+            peers.push(Peer { candidates: (first..doors.len()).map(candidate).collect(), words: memories[0].words() });
+        }
+        let nodes = counts.iter().enumerate().flat_map(|(node, count)| std::iter::repeat_n(node, *count));
+        let join = |(rank, (door, node)): (usize, (Door, usize))| {
+            let memory: Arc<Segment> = Arc::clone(&memories[node]);
+            let fabric = TcpFabric::with_engine(services(rank, size, node), memory, peers.clone(), door, engine);
+            Some(fabric.expect("a fabric"))
+        };
+        let ranks = doors.into_iter().zip(nodes).enumerate().map(join).collect();
+        Self { memories, ranks, peers }
+    }
+
+    fn of(&self, rank: usize) -> &TcpFabric {
+        self.ranks[rank].as_ref().expect("a rank that lives")
+    }
+
+    fn end(&mut self, rank: usize) {
+        self.ranks[rank] = None;
+    }
+
+    fn word(&self, node: usize, at: WordAt) -> u64 {
+        self.memories[node].word(at).load(Ordering::Acquire)
+    }
+
+    fn address_of(&self, node: usize, candidate: usize) -> SocketAddr {
+        self.peers[node].candidates[candidate].addresses().next().expect("a host")
+    }
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Adds 1 until a connection bears it; what it found.
+fn add_at_last(fabric: &TcpFabric, node: usize) -> u64 {
+    let begun = Instant::now();
+    loop {
+        let posted = fabric.fetch_add(node, AT, 1).map(|ticket| value(fabric, ticket));
+        if let Ok(Ok(found)) = posted {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{posted:?}");
+    }
+}
+
+fn add(fabric: &TcpFabric, node: usize) -> Result<u64, OperationError> {
+    value(fabric, fabric.fetch_add(node, AT, 1).expect("room"))
+}
+
+fn is_unreachable(posted: Result<Ticket, PostError>, words: &str) -> bool {
+    matches!(&posted, Err(PostError::Unreachable { why, .. }) if why.contains(words))
+}
+
+macro_rules! by_each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod by_each_engine {
+            $(#[test]
+            fn $test() {
+                super::engines().into_iter().for_each(super::$test);
+            })*
+        }
+    };
+}
+
+by_each_engine!(
+    peers_follow_the_role_to_the_next_rank,
+    what_is_posted_while_the_role_passes_on_is_executed_once_by_the_next,
+    the_next_agent_keeps_what_it_has_on_its_way,
+    a_new_agent_takes_the_place_of_one_that_does_not_answer,
+    a_node_whose_ranks_are_gone_refuses_and_nothing_else_is_taken_for_that,
+    what_an_excluded_guest_has_on_its_way_takes_no_effect,
+    an_excluded_agent_is_left_for_the_next,
+    an_excluded_node_is_not_asked_and_not_heard,
+    a_watched_word_calls_when_another_node_has_changed_it,
+    a_forged_exclusion_is_not_believed,
+);
+
+/// Twice over, from rank to rank; the words stay, and so does the order.
+fn peers_follow_the_role_to_the_next_rank(engine: TcpEngine) {
+    let mut job = Job::new(&[3, 1], engine);
+    for agent in 0..3 {
+        job.of(agent).become_agent().expect("its own port");
+        assert!(job.of(agent).is_agent() && (agent == 2 || !job.of(agent + 1).is_agent()));
+        for _ in 0..10 {
+            let found = add_at_last(job.of(3), 0);
+            assert_eq!(found + 1, job.word(0, AT), "whatever was lost by the way, this was not");
+        }
+        assert_eq!(job.of(3).incarnation(0), agent as u64 + 1);
+        job.end(agent);
+    }
+    // There is nobody left, and what waits is certainly without effect.
+    let before = job.word(0, AT);
+    until("refused", || !matches!(job.of(3).fetch_add(0, AT, 1).map(|ticket| value(job.of(3), ticket)), Ok(Ok(_))));
+    assert_eq!(job.word(0, AT), before);
+}
+
+/// Between two agents all candidates refuse; the peer sees that, and what it has posted waits.
+fn what_is_posted_while_the_role_passes_on_is_executed_once_by_the_next(engine: TcpEngine) {
+    const POSTED: u64 = 100;
+    let mut job = Job::new(&[2, 1], engine);
+    let peer = job.ranks[2].take().expect("it lives");
+    assert_eq!(add(&peer, 0), Ok(0));
+    job.end(0);
+    until("it is seen that the connection broke", || {
+        peer.progress();
+        peer.probe(0);
+        peer.refused_by_all(0).is_some()
+    });
+    // By now each attempt is refused.
+    let mut tickets: Vec<Ticket> = Vec::new();
+    for _ in 0..POSTED {
+        let batch = [Request::Write { at: AT.plus(2), value: 7 }, Request::FetchAdd { at: AT, add: 1 }];
+        peer.post(0, &batch, &mut tickets).expect("it waits");
+    }
+    until("refused again and again", || {
+        peer.progress();
+        peer.refused_by_all(0).is_some_and(|span| span > Duration::from_millis(5))
+    });
+    // Nobody polls here any more: the background threads do the rest.
+    job.of(1).become_agent().expect("its own port");
+    until("all is executed", || job.word(0, AT) == 1 + POSTED);
+    for (number, ticket) in (1..).zip(tickets) {
+        assert_eq!(value(&peer, ticket), Ok(number));
+    }
+    assert_eq!((job.word(0, AT), job.word(0, AT.plus(2))), (1 + POSTED, 7));
+    assert_eq!((peer.refused_by_all(0), peer.incarnation(0)), (None, 2));
+}
+
+/// It has been a guest of the other node's agent, and speaks to it by that connection, which loses nothing. The other one
+/// makes its own. Letters go both ways.
+fn the_next_agent_keeps_what_it_has_on_its_way(engine: TcpEngine) {
+    for (counts, next, other, home, there) in [(&[2, 1], 1, 2, 0, 1), (&[1, 2], 2, 0, 1, 0)] {
+        let mut job = Job::new(counts, engine);
+        assert_eq!(add(job.of(other), home), Ok(0));
+        assert_eq!(add(job.of(next), there), Ok(0));
+        let held = job.of(other).shared.engine();
+        let posted: Vec<Ticket> = (0..50).map(|_| job.of(next).fetch_add(there, AT, 1).expect("room")).collect();
+        job.ranks[next].as_ref().expect("it lives").become_agent().expect("its own port");
+        drop(held);
+        job.end(if home == 0 { 0 } else { 1 });
+        for (number, ticket) in (1..).zip(posted) {
+            assert_eq!(value(job.of(next), ticket), Ok(number));
+        }
+        assert_eq!(add_at_last(job.of(other), home) + 1, job.word(home, AT));
+        assert_eq!(add(job.of(next), there), Ok(51));
+        assert_eq!((job.of(next).incarnation(there), job.of(other).incarnation(home)), (1, 2));
+
+        let (sender, letters): (_, Receiver<(usize, usize, u64)>) = channel();
+        for rank in [next, other] {
+            let sender = sender.clone();
+            job.of(rank).read_letters(Box::new(move |node, letter| {
+                sender.send((rank, node, letter[8])).expect("the test waits");
+                (letter[8] == 1).then_some([2; 9])
+            }));
+        }
+        for (from, to, node) in [(next, other, there), (other, next, home)] {
+            job.of(from).send_letter(node, &[1; 9]).expect("room");
+            assert_eq!(letters.recv_timeout(PATIENCE), Ok((to, if from == next { home } else { there }, 1)));
+            assert_eq!(letters.recv_timeout(PATIENCE), Ok((from, node, 2)));
+        }
+        assert_eq!((job.of(next).incarnation(there), job.of(other).incarnation(home)), (1, 2), "nothing broke");
+    }
+}
+
+/// The old agent is stopped: its kernel keeps the connection, and answers nothing. The next one comes by itself.
+fn a_new_agent_takes_the_place_of_one_that_does_not_answer(engine: TcpEngine) {
+    // The peer once as the lower node and once as the higher one.
+    for (counts, stopped, next, peer, home, there) in [(&[2, 1], 0, 1, 2, 0, 1), (&[1, 2], 1, 2, 0, 1, 0)] {
+        let job = Job::new(counts, engine);
+        assert_eq!(add(job.of(peer), home), Ok(0));
+        let held = job.of(stopped).shared.engine();
+        let asked = job.of(peer).fetch_add(home, AT, 1).expect("room");
+        job.of(next).become_agent().expect("its own port");
+        assert_eq!(add(job.of(next), there), Ok(0), "let in, as agent");
+        assert!(matches!(value(job.of(peer), asked), Err(OperationError::Lost { .. })));
+        assert_eq!(add(job.of(peer), home), Ok(1), "what the old one has not read is not executed before it, or is");
+        assert_eq!((job.of(peer).incarnation(home), job.of(next).incarnation(there)), (2, 1));
+        drop(held);
+    }
+}
+
+fn a_node_whose_ranks_are_gone_refuses_and_nothing_else_is_taken_for_that(engine: TcpEngine) {
+    let mut job = Job::new(&[2, 1, 1, 1, 1], engine);
+    let peer = job.ranks[2].take().expect("it lives");
+    peer.probe(0);
+    until("reached", || {
+        peer.progress();
+        peer.incarnation(0) == 1
+    });
+    assert_eq!(peer.refused_by_all(0), None);
+    peer.probe(0);
+    assert_eq!(peer.incarnation(0), 1, "there is a connection");
+    job.end(0);
+    // Node 2's agent is stopped; at node 3's port nobody lets anybody in; node 4's drops every connection.
+    job.end(4);
+    let _silent = TcpListener::bind(job.address_of(3, 0)).expect("the port is free again");
+    job.end(5);
+    let closes = TcpListener::bind(job.address_of(4, 0)).expect("the port is free again");
+    closes.set_nonblocking(true).expect("a socket");
+    let held = job.of(3).shared.engine();
+    (2..5).for_each(|node| peer.probe(node));
+    until("refused by both ranks", || {
+        // Without polls: an attempt goes on by itself.
+        peer.probe(0);
+        peer.refused_by_all(0).is_some_and(|span| span > Duration::from_millis(1))
+    });
+    let mut dropped = 0;
+    until("dropped often", || {
+        (2..5).for_each(|node| peer.probe(node));
+        peer.progress();
+        assert!((2..5).all(|node| peer.refused_by_all(node).is_none()));
+        dropped += u32::from(closes.accept().is_ok());
+        dropped > 20
+    });
+    drop(held);
+    // Gone for good, the second one too: posts that wait have their error in the end, and others at once.
+    job.end(1);
+    until("given up", || {
+        peer.progress();
+        matches!(peer.fetch_add(0, AT, 1).map(|ticket| value(&peer, ticket)), Ok(Err(OperationError::NotSent { .. })))
+    });
+    assert!(is_unreachable(peer.read(0, AT), "refused"));
+    assert!(peer.refused_by_all(0).is_some());
+}
+
+fn what_an_excluded_guest_has_on_its_way_takes_no_effect(engine: TcpEngine) {
+    let job = Job::new(&[2, 1], engine);
+    let (guest, home) = (job.of(1), job.of(2));
+    assert_eq!(add(guest, 1), Ok(0));
+    assert_eq!(add(job.of(0), 1), Ok(1), "its agent goes on undisturbed");
+    let (sender, told) = channel();
+    guest.when_excluded(Box::new(move |node| sender.send(node).expect("the test waits")));
+    {
+        let mut held = home.shared.engine();
+        (0..50).for_each(|_| guest.write(1, AT, 99).expect("room"));
+        held.exclude_rank(1);
+    }
+    until("refused for good", || {
+        guest.progress();
+        is_unreachable(guest.read(1, AT), "declared this process failed")
+    });
+    assert_eq!((told.recv_timeout(PATIENCE), guest.excluded_by()), (Ok(1), Some(1)));
+    assert_eq!((job.word(1, AT), add(job.of(0), 1)), (2, Ok(2)));
+    assert_eq!((job.of(0).incarnation(1), job.of(0).excluded_by()), (1, None));
+    // Whoever asks late is told at once.
+    let (sender, told) = channel();
+    let late = Job::new(&[1, 1], engine);
+    late.of(1).exclude_rank(0);
+    until("refused for good", || is_unreachable(late.of(0).read(1, AT), "declared this process failed"));
+    late.of(0).when_excluded(Box::new(move |node| sender.send(node).expect("the test waits")));
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(1));
+}
+
+fn an_excluded_agent_is_left_for_the_next(engine: TcpEngine) {
+    let job = Job::new(&[2, 1], engine);
+    let (peer, next) = (job.of(2), job.of(1));
+    assert_eq!(add(peer, 0), Ok(0));
+    // Stopped; and once more while it is dialled, which it does not answer either.
+    let held = job.of(0).shared.engine();
+    let asked = peer.fetch_add(0, AT, 1).expect("room");
+    next.become_agent().expect("its own port");
+    peer.exclude_rank(0);
+    assert!(matches!(value(peer, asked), Err(OperationError::Lost { node: 0, ref why }) if why.contains("rank 0")));
+    let begun = Instant::now();
+    assert_eq!(add(peer, 0), Ok(1));
+    assert!(begun.elapsed() < PATIENCE / 2, "the excluded one is not tried");
+    drop(held);
+    // It comes back, and is not let in.
+    until("the old agent is told", || {
+        job.of(0).progress();
+        let _ = job.of(0).read(1, AT);
+        job.of(0).excluded_by() == Some(1)
+    });
+    assert_eq!((peer.incarnation(0), peer.excluded_by()), (2, None));
+
+    let dialling = Job::new(&[2, 1], engine);
+    let held = dialling.of(0).shared.engine();
+    let asked = dialling.of(2).fetch_add(0, AT, 1).expect("room");
+    dialling.of(1).become_agent().expect("its own port");
+    dialling.of(2).exclude_rank(0);
+    assert_eq!(value(dialling.of(2), asked), Ok(0), "what has waited goes to the next");
+    drop(held);
+}
+
+fn an_excluded_node_is_not_asked_and_not_heard(engine: TcpEngine) {
+    let job = Job::new(&[1, 2, 1], engine);
+    let judge = job.of(0);
+    assert_eq!(add(judge, 1), Ok(0));
+    assert_eq!((add(job.of(1), 0), add(job.of(2), 0)), (Ok(0), Ok(1)));
+    let asked = {
+        let mut held = judge.shared.engine();
+        [1, 2].into_iter().for_each(|rank| job.of(rank).write(0, AT, 99).expect("room"));
+        let mut asked = Vec::new();
+        let _stopped = job.of(1).shared.engine();
+        let read = [Request::Read { at: AT }];
+        held.post(1, &read, &mut asked, crate::fabric::tcp::engine::Follows::Nothing).expect("room");
+        held.exclude_node(1);
+        asked[0]
+    };
+    assert!(
+        matches!(value(judge, asked), Err(OperationError::Lost { node: 1, ref why }) if why.contains("declared failed"))
+    );
+    for _ in 0..10 {
+        assert!(is_unreachable(judge.read(1, AT), "declared failed"));
+        judge.probe(1);
+    }
+    for rank in [1, 2] {
+        until("told", || {
+            let _ = job.of(rank).read(0, AT);
+            job.of(rank).progress();
+            job.of(rank).excluded_by() == Some(0)
+        });
+    }
+    assert_eq!((job.word(0, AT), judge.excluded_by(), judge.refused_by_all(1)), (2, None, None));
+    assert_eq!((add(job.of(3), 0), add(judge, 2)), (Ok(2), Ok(0)), "others go on");
+    assert_eq!(add(job.of(3), 1), Ok(1), "those who have not been told reach it still");
+}
+
+fn a_watched_word_calls_when_another_node_has_changed_it(engine: TcpEngine) {
+    let job = Job::new(&[2, 1], engine);
+    let (guest, home) = (job.of(1), job.of(2));
+    let (sender, called) = channel();
+    let memory = Arc::clone(&job.memories[1]);
+    home.watch_word(
+        AT,
+        Box::new(move || sender.send(memory.word(AT).load(Ordering::Acquire)).expect("the test waits")),
+    );
+    let (other_sender, other_called) = channel();
+    home.watch_word(AT.plus(1), Box::new(move || other_sender.send(()).expect("the test waits")));
+    // No change; or a change by this node itself.
+    for fabric in [guest, job.of(0)] {
+        assert_eq!(value(fabric, fabric.read(1, AT).expect("room")), Ok(0));
+        assert_eq!(value(fabric, fabric.compare_swap(1, AT, 5, 6).expect("room")), Ok(0));
+        fabric.write(1, AT.plus(2), 1).expect("room");
+        assert_eq!(value(fabric, fabric.read(1, AT.plus(2)).expect("room")), Ok(1));
+    }
+    home.write(1, AT.plus(1), 0).expect("room");
+    home.progress();
+    assert!(called.try_recv().is_err() && other_called.try_recv().is_err());
+    // By a link and by a guest, with nobody who polls: each change is told after it.
+    for (number, fabric) in (1..).zip([guest, job.of(0), guest, job.of(0)]) {
+        fabric.write(1, AT, number).expect("room");
+        until("told", || called.recv_timeout(PATIENCE).expect("a call") == number);
+    }
+    assert_eq!(value(guest, guest.compare_swap(1, AT, 4, 5).expect("room")), Ok(4));
+    until("told", || called.recv_timeout(PATIENCE).expect("a call") == 5);
+    assert!(other_called.try_recv().is_err());
+    // One that is heard while somebody at home posts.
+    assert_eq!(value(guest, guest.fetch_add(1, AT.plus(1), 1).expect("room")), Ok(0));
+    other_called.recv_timeout(PATIENCE).expect("a call");
+    let third = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| home.watch_word(AT, Box::new(|| {}))));
+    assert!(third.is_err(), "there is no room for a third");
+}
+
+/// A challenge can say anything without a proof.
+fn a_forged_exclusion_is_not_believed(engine: TcpEngine) {
+    let mut job = Job::new(&[1, 1], engine);
+    job.end(1);
+    let forger = TcpListener::bind(job.address_of(1, 0)).expect("the port is free again");
+    let ticket = job.of(0).read(1, AT).expect("room");
+    let (mut socket, _) = forger.accept().expect("it dials");
+    let mut server = crate::handshake::Server::new(
+        &Key::new([1; 32]),
+        crate::handshake::Expected { purpose: Purpose::Fabric, size: 2, peer: 1 },
+    )
+    .expect("random numbers");
+    server.decide(Verdict::Excluded);
+    std::io::Write::write_all(&mut socket, &server.poll_output()).expect("it reads");
+    drop((socket, forger));
+    assert!(value(job.of(0), ticket).is_err());
+    assert_eq!(job.of(0).excluded_by(), None);
+}
+
+/// An agent is one of another node. Whoever says so falsely is told; a rank of no node is a guest at most.
+#[test]
+fn only_another_nodes_rank_is_let_in_as_agent() {
+    let job = Job::new(&[2, 1], TcpEngine::Sockets);
+    let knock = |purpose, rank| {
+        let stream = std::net::TcpStream::connect(job.address_of(0, 0)).expect("it listens");
+        let mut client = Client::new(&Key::new([3; 32]), &Claim { purpose, rank, size: 3, peer: 0 }).expect("numbers");
+        prove(&stream, &mut client, Instant::now() + PATIENCE)
+    };
+    assert!(knock(Purpose::Agent, 2).is_ok() && knock(Purpose::Fabric, 1).is_ok());
+    for rank in [0, 1] {
+        let refused = knock(Purpose::Agent, rank);
+        assert!(matches!(refused, Err(HandshakeError::Refused { verdict: Verdict::Malformed, .. })), "{refused:?}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Going on without those who have failed: a new group of a group's survivors.
+//!
+//! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of it.
+//! A member proposes the survivors of the last epoch that it knows, under a name that says so. If one of them fails
+//! meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know it try again with
+//! theirs. Whoever gets a group passes one barrier of it before it is given to the caller: all members have it, then, or
+//! none keeps it.
+
+use std::time::Duration;
+
+use super::{Abandoned, Core, Group, Limit};
+use crate::coord::activity::Call;
+use crate::coord::offers::Named;
+use crate::error::{BarrierError, GroupError};
+use crate::fabric::node::hash;
+
+/// The kind of key under which groups of survivors are offered.
+const SHRINK_KEY: u64 = 3;
+
+impl Group {
+    /// Makes a group of those members that have not failed, in the same order. All of them call it; within `deadline` it
+    /// gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it as it
+    /// is.
+    ///
+    /// Cost: as [`subgroup`](Self::subgroup), and a barrier of the new group.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError`] as of [`subgroup`](Self::subgroup); [`BarrierError::Excluded`] for a rank that has been declared failed itself;
+    /// [`BarrierError::TimedOut`] or [`GroupError::LeaderMissing`] when a survivor did not call it in time;
+    /// [`BarrierError::Unreachable`] on the side of a partition that has fewer nodes.
+    pub fn shrink(&self, deadline: Duration) -> Result<Group, GroupError> {
+        let limit = self.limit(Some(deadline));
+        let _noted = self.note_call(Call::Shrink);
+        self.membership.settle();
+        loop {
+            let (epoch, ranks) = self.known_survivors()?;
+            let key = hash(SHRINK_KEY, &[self.id(), epoch]);
+            let call = self.core.borrow().lists_made.get(&key).copied().unwrap_or(0) + 1;
+            match self.form(ranks, Named { key, call }, limit).and_then(|group| self.confirm(group, limit)) {
+                Ok(group) => {
+                    self.core.borrow_mut().lists_made.insert(key, call);
+                    return Ok(group);
+                }
+                // Another one has failed: there is a later epoch.
+                Err(GroupError::Barrier(BarrierError::RankFailed { .. })) if self.epoch() > epoch => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn known_survivors(&self) -> Result<(u64, Vec<usize>), GroupError> {
+        let mut core = self.core.borrow_mut();
+        self.read_log(&mut core.failures);
+        let Core { failures, .. } = &*core;
+        match self.own_exclusion(failures) {
+            Some(error) => Err(error.into()),
+            None => Ok(self.survivors_in(failures)),
+        }
+    }
+
+    /// Passes a barrier of the new group, so that all its members have it.
+    fn confirm(&self, group: Group, limit: Option<Limit>) -> Result<Group, GroupError> {
+        let left = self.left(limit).unwrap_or_default();
+        match group.barrier_timeout(left) {
+            Ok(()) => Ok(group),
+            // Either it is passed after all, for all members, or it will not be.
+            Err(error @ BarrierError::TimedOut { .. }) => match group.abandon() {
+                Ok(Abandoned::Passed) => Ok(group),
+                _ => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A rank's part in finding out who has failed: what it sees of others, and what it says of itself when it ends.
+
+use std::time::Duration;
+
+use super::Membership;
+use super::watcher::{process_of, ring};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::cluster::watch::ProcessState;
+use crate::fabric::network::Network;
+use crate::fabric::shm::Segment;
+use crate::fabric::{Await, Fabric, Memory};
+use crate::sync::Ordering;
+
+/// How long a rank that is stopped, or a node that is silent, is late before it has failed, unless told otherwise.
+const FAILURE_TIMEOUT: Duration = Duration::from_millis(100);
+/// How often nodes tell each other that they live, unless told otherwise.
+const HEARTBEAT: Duration = Duration::from_millis(20);
+/// The least heartbeats in a failure time-out.
+const LEAST_HEARTBEATS: u32 = 3;
+
+/// When somebody has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FailureOptions {
+    /// How long a rank that is stopped, or a node that is silent, is late before it has failed.
+    pub timeout: Duration,
+    /// How often nodes tell each other that they live.
+    pub heartbeat: Duration,
+}
+
+impl FailureOptions {
+    /// What was chosen, and the defaults for the rest; the error says what would be valid.
+    pub fn new(timeout: Option<Duration>, heartbeat: Option<Duration>) -> Result<Self, String> {
+        let timeout = timeout.unwrap_or(FAILURE_TIMEOUT);
+        let heartbeat = heartbeat.unwrap_or(HEARTBEAT.min(timeout / LEAST_HEARTBEATS));
+        if heartbeat.is_zero() || timeout < heartbeat * LEAST_HEARTBEATS {
+            return Err(format!(
+                "the failure time-out must be at least {LEAST_HEARTBEATS} heartbeats, and a heartbeat at least 1 ms; not {timeout:?} and {heartbeat:?}"
+            ));
+        }
+        Ok(Self { timeout, heartbeat })
+    }
+}
+
+/// What a rank sees of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Its process runs.
+    Running,
+    /// Its process is stopped.
+    Stopped,
+    /// It has left the job.
+    Left,
+    /// It is on another node.
+    Elsewhere,
+}
+
+/// Notes how a rank of this node has ended, unless somebody has, and raises the alarm.
+pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
+    let node = segment.layout();
+    if !view::note_end(segment, node.end(local), end) {
+        return;
+    }
+    match node.nodes() {
+        1 => drop(view::append(segment, &node, end)),
+        // The node's agent has it agreed on.
+        _ => view::raise_alarm(segment),
+    }
+}
+
+/// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its way.
+pub(super) fn shut_out(network: &Network, here: usize, lost: Obituary) {
+    match lost.unit {
+        _ if lost.cause == FailureCause::Left => {}
+        Unit::Rank(rank) => network.exclude_rank(rank),
+        Unit::Node(node) if node != here => network.exclude_node(node),
+        Unit::Node(_) => {}
+    }
+}
+
+impl Membership {
+    /// What this rank sees of another one.
+    pub fn sight_of(&self, rank: usize) -> Sight {
+        if self.node_of(rank) != self.here() {
+            return Sight::Elsewhere;
+        }
+        let (node, local) = (self.segment.layout(), self.local_of(rank));
+        match view::end_of(&*self.segment, &node, local) {
+            Some(Obituary { cause: FailureCause::Left, .. }) => Sight::Left,
+            _ => match process_of(&self.segment, local).state() {
+                Ok(ProcessState::Stopped | ProcessState::Traced) => Sight::Stopped,
+                // One that is gone is noticed otherwise.
+                Ok(ProcessState::Running | ProcessState::Gone) | Err(_) => Sight::Running,
+            },
+        }
+    }
+
+    /// A rank of this node has been stopped for too long.
+    pub fn declare_stopped(&self, rank: usize) {
+        self.note_end(rank, FailureCause::Stopped);
+    }
+
+    /// Notes how a rank of this node has ended, and tells all whom it concerns.
+    pub fn note_end(&self, rank: usize, cause: FailureCause) {
+        note_end(&self.segment, self.local_of(rank), Obituary { unit: Unit::Rank(rank), cause });
+        self.rouse();
+    }
+
+    /// Ends the sleep of those of this process who sleep on connections.
+    pub fn rouse(&self) {
+        if let Some(network) = &self.network {
+            network.rouse();
+        }
+    }
+
+    /// Drops the connections of this process to whoever has failed, so that nothing comes late from there.
+    pub fn shut_out(&self, lost: Obituary) {
+        if let Some(network) = &self.network {
+            shut_out(network, self.here(), lost);
+        }
+    }
+
+    /// Tells the agent of a rank's node that somebody waits for that rank.
+    pub fn ask_after(&self, rank: usize) {
+        let (home, local) = (self.node_of(rank), self.local_of(rank));
+        let at = self.layout_of(home).asked_after(local);
+        if home == self.here() {
+            self.segment.word(at).fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let Some(network) = &self.network else { return };
+        if let Ok(ticket) = network.fetch_add(home, at, 1) {
+            return network.forget(ticket);
+        }
+        // Who watches the rank's node knows whether it has left.
+        let node = self.segment.layout();
+        for watcher in ring::watchers_of(&*self.segment, &node, home) {
+            let at = self.layout_of(watcher).missed(home);
+            if watcher == self.here() {
+                self.segment.word(at).fetch_add(1, Ordering::Relaxed);
+            } else if let Ok(ticket) = network.fetch_add(watcher, at, 1) {
+                network.forget(ticket);
+            }
+        }
+    }
+
+    /// How long ago something was heard of a rank's node; `None` when nothing is, for longer than the failure time-out.
+    pub fn heard_of(&self, rank: usize) -> Option<Duration> {
+        (!self.is_doubtful(self.node_of(rank))).then_some(Duration::ZERO)
+    }
+
+    /// Whether a node has been declared failed.
+    pub fn has_lost_node(&self, node: usize) -> bool {
+        let layout = self.segment.layout();
+        let last = view::epoch(&*self.segment, &layout);
+        (1..=last).any(|epoch| {
+            view::obituary(&*self.segment, &layout, epoch).is_some_and(|lost| lost.unit == Unit::Node(node))
+        })
+    }
+
+    /// Whether nothing is heard of a node, and too few are left to agree on its failure.
+    pub fn is_doubtful(&self, node: usize) -> bool {
+        self.segment.word(self.segment.layout().doubt(node)).load(Ordering::Relaxed) != 0
+    }
+}

@@ -1,0 +1,181 @@
+//! The thread by which a process learns what becomes of the others of its node.
+//!
+//! It sleeps on one pidfd for each of them and uses no CPU meanwhile. A process that has ended without leaving the job has
+//! failed: its ranks' ends are noted in the node's table and, in a job of one node, in the view log; the alarm wakes
+//! whoever waits. Every process does this, so that no single death or stopped process can keep a failure from being seen;
+//! the first note stands, and the log holds each rank once.
+//!
+//! In a job of several nodes the thread of each node's agent does more: see [`agent`].
+
+mod agent;
+pub(super) mod ring;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use self::agent::Agent;
+use super::failure::{FailureOptions, note_end};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId};
+use crate::error::JobError;
+use crate::fabric::network::Network;
+use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::shm::Segment;
+use crate::fabric::{Await, Memory, Topology};
+use crate::sync::{AtomicU32, Ordering};
+
+/// How many processes each one watches: of a larger node those that follow it, so that each is watched by as many.
+const MOST_WATCHED: usize = 128;
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    is_over: Arc<AtomicU32>,
+    bell: Bell,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread works with.
+struct Watch {
+    segment: Arc<Segment>,
+    topology: Arc<Topology>,
+    here: usize,
+    network: Option<Arc<Network>>,
+    deaths: Deaths,
+    is_over: Arc<AtomicU32>,
+    agent: Option<Agent>,
+    /// 1 when a connection has broken.
+    has_breach: Arc<AtomicU32>,
+}
+
+/// What the thread watches, and for whom.
+pub(crate) struct Post<'job> {
+    pub rank: usize,
+    pub segment: &'job Arc<Segment>,
+    pub layouts: &'job Arc<[NodeLayout]>,
+    pub topology: &'job Arc<Topology>,
+    pub network: Option<&'job Arc<Network>>,
+    pub options: FailureOptions,
+}
+
+impl Watcher {
+    /// Watches the other processes of a rank's node, and other nodes. `None` when there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError::System`] when the kernel refuses a thread or a descriptor.
+    pub fn start(post: &Post<'_>) -> Result<Option<Self>, JobError> {
+        let Post { rank, segment, layouts, topology, network, options } = *post;
+        let system = |step| move |source| JobError::System { rank, step, source };
+        let refused = |error| system("watch the other processes of its node")(std::io::Error::other(error));
+        let of_nodes = network.filter(|_| topology.nodes() > 1);
+        let mut watch = Watch {
+            segment: Arc::clone(segment),
+            topology: Arc::clone(topology),
+            here: topology.node_of(rank),
+            network: network.map(Arc::clone),
+            deaths: Deaths::new().map_err(refused)?,
+            is_over: Arc::new(AtomicU32::new(0)),
+            agent: of_nodes.map(|network| Agent::new(rank, segment, layouts, topology, network, options)),
+            has_breach: Arc::new(AtomicU32::new(0)),
+        };
+        watch.listen();
+        let local = topology.local_of(rank);
+        let ranks = topology.ranks_of(watch.here).len();
+        let mut is_alone = watch.agent.is_none();
+        for step in 1..ranks.min(MOST_WATCHED + 1) {
+            let other = (local + step) % ranks;
+            let process = process_of(segment, other);
+            if process.pid == std::process::id() {
+                continue;
+            }
+            is_alone = false;
+            if let Added::DeadAlready(end) = watch.deaths.add(other as u64, process).map_err(refused)? {
+                watch.note_death(other, end);
+            }
+        }
+        if is_alone {
+            return Ok(None);
+        }
+        let (is_over, bell) = (Arc::clone(&watch.is_over), watch.deaths.bell());
+        let thread = std::thread::Builder::new()
+            .name("phalanx-watch".to_owned())
+            .spawn(move || watch.run())
+            .map_err(system("start the thread that watches its node"))?;
+        Ok(Some(Self { is_over, bell, thread: Some(thread) }))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.is_over.store(1, Ordering::Relaxed);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A rank's process, as it has entered it.
+pub(super) fn process_of(segment: &Segment, local: usize) -> ProcessId {
+    let node = segment.layout();
+    // Relaxed: written before the job was opened.
+    let load = |at| segment.word(at).load(Ordering::Relaxed);
+    let pid = u32::try_from(load(node.process(local))).unwrap_or(0);
+    ProcessId { pid, start_ticks: load(node.started(local)) }
+}
+
+impl Watch {
+    fn run(mut self) {
+        // Relaxed: the bell is rung after it is stored, and its read is ordered behind.
+        while self.is_over.load(Ordering::Relaxed) == 0 {
+            let pause = self.agent.as_mut().and_then(Agent::run);
+            // Without events nothing can be watched; the bell then has nobody to wake.
+            let Ok(woken) = self.deaths.wait(pause) else { return };
+            for death in woken.deaths {
+                self.note_death(usize::try_from(death.key).unwrap_or(usize::MAX), death.end);
+            }
+            if self.has_breach.swap(0, Ordering::Relaxed) != 0
+                && let Some(agent) = &mut self.agent
+            {
+                agent.handle_breach();
+            }
+        }
+        if let Some(agent) = &mut self.agent {
+            agent.say_farewell();
+            agent.abandon();
+        }
+    }
+
+    /// Has the bell rung when other nodes have something to say, or are gone.
+    fn listen(&self) {
+        let (Some(network), Some(_)) = (&self.network, &self.agent) else { return };
+        let bell = self.deaths.bell();
+        network.watch_word(header::ALARM, Box::new(move || bell.ring()));
+        let (bell, has_breach) = (self.deaths.bell(), Arc::clone(&self.has_breach));
+        network.when_broken(Box::new(move || {
+            has_breach.store(1, Ordering::Relaxed);
+            bell.ring();
+        }));
+        let (bell, segment) = (self.deaths.bell(), Arc::clone(&self.segment));
+        network.when_excluded(Box::new(move |_| {
+            segment.word(header::EXCLUDED).store(1, Ordering::Release);
+            view::raise_alarm(&*segment);
+            bell.ring();
+        }));
+    }
+
+    fn note_death(&self, local: usize, end: End) {
+        let cause = match end {
+            End::Killed { signal } => FailureCause::Killed { signal },
+            End::Exited { status } => FailureCause::Exited { status },
+            End::Unknown => FailureCause::Died,
+        };
+        let rank = self.topology.ranks_of(self.here)[local];
+        note_end(&self.segment, local, Obituary { unit: Unit::Rank(rank), cause });
+        // Even if another process was quicker: whoever sleeps in this one is woken by this one.
+        if let Some(network) = &self.network {
+            network.rouse();
+        }
+    }
+}

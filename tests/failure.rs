@@ -1,0 +1,240 @@
+//! What survivors are told when a rank fails, on one node: by processes that are killed, exit, stop, or leave.
+
+mod common;
+
+use std::time::Duration;
+
+use common::children::{Children, Launch, answer, role};
+use common::ranks::{LIMIT, on_ranks};
+use phalanx::{Algorithm, BarrierError, FailureCause, Job, JobOptions, LateState};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Starts as many ranks as the job has, all in the role `rank`.
+fn start(test: &str, ranks: usize) -> Children {
+    let launch = Launch::new(ranks);
+    let mut children = Children::default();
+    for rank in 0..ranks {
+        children.start(launch.rank(test, "rank", rank));
+    }
+    children
+}
+
+fn signal(children: &Children, index: usize, signal: Signal) {
+    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("the child is there");
+}
+
+/// Waits for an answer of each of these.
+fn await_answers(children: &mut Children, indices: &[usize], expected: &str) {
+    for index in indices {
+        assert_eq!(children.next_answer(*index), expected, "child {index}");
+    }
+}
+
+/// What a survivor says of a failure: the same text from all of them.
+fn told(error: &BarrierError) -> String {
+    match error {
+        BarrierError::RankFailed { ranks, causes, epoch, sequence, group, .. } => {
+            format!("{ranks:?} {causes:?} epoch {epoch} barrier {sequence} of {group}")
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// The ranks in the job that leave this one out.
+fn all_but(left_out: usize, size: usize) -> Vec<usize> {
+    (0..size).filter(|rank| *rank != left_out).collect()
+}
+
+#[test]
+fn all_survivors_of_a_killed_rank_are_told_the_same_and_go_on_without_it() {
+    const TEST: &str = "all_survivors_of_a_killed_rank_are_told_the_same_and_go_on_without_it";
+    const RANKS: usize = 4;
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        let apart = (job.rank() != 2).then(|| world.subgroup(&all_but(2, RANKS), LIMIT).expect("a group without it"));
+        answer("ready");
+        if job.rank() == 2 {
+            std::thread::sleep(LIMIT);
+        }
+        let error = world.barrier().expect_err("one is dead");
+        answer(told(&error));
+        assert_eq!(world.barrier().expect_err("it is dead still"), error);
+        assert!(world.arrive().is_err() && world.split(0, 0).is_err());
+        assert_eq!(world.survivors(), all_but(2, RANKS));
+        apart.expect("a survivor").barrier().expect("another group is not disturbed");
+        let rest = world.shrink(LIMIT).expect("three are left");
+        assert_eq!(rest.ranks(), all_but(2, RANKS));
+        for _ in 0..100 {
+            rest.barrier().expect("all of them live");
+        }
+        return answer("done");
+    }
+    let mut children = start(TEST, RANKS);
+    await_answers(&mut children, &[0, 1, 2, 3], "ready");
+    children.kill(2);
+    let expected = "[2] [Killed { signal: 9 }] epoch 1 barrier 2 of 0";
+    for index in all_but(2, RANKS) {
+        assert_eq!(children.next_answer(index), expected, "rank {index}");
+        let (answers, status) = children.finish(index);
+        assert!(status.success(), "rank {index}: {status}");
+        assert_eq!(answers, ["done"]);
+    }
+}
+
+/// Each way to end, and what the other rank is told. One that exits without leaving has failed, whatever its status.
+#[test]
+fn a_rank_that_ends_is_told_of_with_its_cause() {
+    const TEST: &str = "a_rank_that_ends_is_told_of_with_its_cause";
+    if let Some(way) = role() {
+        let job = Job::from_env().expect("a job");
+        job.world().barrier().expect("both are there");
+        if job.rank() == 1 {
+            match way.as_str() {
+                "exits" => std::process::exit(7),
+                "exits well" => std::process::exit(0),
+                "aborts" => std::process::abort(),
+                _ => return drop(job),
+            }
+        }
+        return answer(told(&job.world().barrier().expect_err("nobody else is there")));
+    }
+    let ways = [
+        ("exits", "Exited { status: 7 }"),
+        ("exits well", "Exited { status: 0 }"),
+        ("aborts", "Killed { signal: 6 }"),
+        ("leaves", "Left"),
+    ];
+    for (way, cause) in ways {
+        let launch = Launch::new(2);
+        let mut children = Children::default();
+        for rank in 0..2 {
+            children.start(launch.rank(TEST, way, rank));
+        }
+        assert_eq!(children.next_answer(0), format!("[1] [{cause}] epoch 1 barrier 2 of 0"), "{way}");
+    }
+}
+
+/// A stopped rank is late at first, and says so; then it has failed; and when it comes back each of its calls fails.
+#[test]
+fn a_stopped_rank_is_late_then_failed_and_is_told_so_when_it_comes_back() {
+    const TEST: &str = "a_stopped_rank_is_late_then_failed_and_is_told_so_when_it_comes_back";
+    if role().is_some() {
+        let options = JobOptions::new().failure_timeout(Duration::from_secs(2));
+        let job = Job::from_env_with(&options).expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        answer("ready");
+        if job.rank() == 1 {
+            // Stopped in here.
+            common::children::await_line();
+            let error = world.barrier().expect_err("the others have gone on");
+            answer(matches!(error, BarrierError::Excluded { rank: 1, epoch: 1, cause: FailureCause::Stopped }));
+            assert_eq!(world.barrier(), Err(error));
+            assert!(world.shrink(LIMIT).is_err());
+            return;
+        }
+        common::children::await_line();
+        let error = world.barrier_timeout(Duration::from_millis(300)).expect_err("one is stopped");
+        let BarrierError::TimedOut { missing, late_by, .. } = &error else { panic!("{error}") };
+        assert_eq!(missing, &[1]);
+        assert_eq!((late_by[0].rank, late_by[0].state), (1, LateState::Stopped), "{error}");
+        assert!(error.to_string().contains("rank 1 is stopped"), "{error}");
+        let error = world.barrier().expect_err("it has been stopped for too long");
+        answer(told(&error));
+        return world.shrink(LIMIT).expect("two are left").barrier().expect("both live");
+    }
+    let mut children = start(TEST, 3);
+    await_answers(&mut children, &[0, 1, 2], "ready");
+    signal(&children, 1, Signal::STOP);
+    children.say(0, "stopped");
+    children.say(2, "stopped");
+    await_answers(&mut children, &[0, 2], "[1] [Stopped] epoch 1 barrier 2 of 0");
+    signal(&children, 1, Signal::CONT);
+    children.say(1, "go on");
+    assert_eq!(children.next_answer(1), "true");
+    assert!((0..3).all(|index| children.finish(index).1.success()));
+}
+
+/// Under each algorithm: two die at once, and all survivors are told the same of the same barrier.
+#[test]
+fn two_that_die_at_once_are_told_of_alike() {
+    const TEST: &str = "two_that_die_at_once_are_told_of_alike";
+    const RANKS: usize = 6;
+    if let Some(algorithm) = role() {
+        let options = JobOptions::new().barrier(algorithm.parse().expect("an algorithm"));
+        let job = Job::from_env_with(&options).expect("a job");
+        answer("ready");
+        let error = (0..).find_map(|_| job.world().barrier().err()).expect("some barrier fails");
+        answer(told(&error));
+        let rest = job.world().shrink(LIMIT).expect("four are left");
+        answer(format!("{:?}", rest.ranks()));
+        return;
+    }
+    for algorithm in Algorithm::ALL {
+        let launch = Launch::new(RANKS);
+        let mut children = Children::default();
+        for rank in 0..RANKS {
+            children.start(launch.rank(TEST, algorithm.name(), rank));
+        }
+        await_answers(&mut children, &[0, 1, 2, 3, 4, 5], "ready");
+        signal(&children, 0, Signal::KILL);
+        signal(&children, 3, Signal::KILL);
+        let first = children.next_answer(1);
+        await_answers(&mut children, &[2, 4, 5], &first);
+        await_answers(&mut children, &[1, 2, 4, 5], "[1, 2, 4, 5]");
+    }
+}
+
+#[test]
+fn a_thread_that_leaves_is_told_of_and_its_arrival_before_counts() {
+    let told = on_ranks(3, &JobOptions::new(), |job| {
+        let world = job.world();
+        match job.rank() {
+            0 => {
+                world.barrier().expect("all arrive at the first");
+                let error = world.barrier().expect_err("one has left");
+                let BarrierError::RankFailed { ranks, causes, .. } = error else { panic!("{error}") };
+                Some((ranks, causes))
+            }
+            1 => {
+                // It leaves before the others are through with the barrier at which it has arrived.
+                drop(world.arrive().expect("an arrival"));
+                None
+            }
+            _ => {
+                world.barrier().expect("all arrive at the first");
+                // Half a barrier: whoever only looks is told, too.
+                let error = loop {
+                    match world.arrive().map(|arrival| arrival.test()) {
+                        Ok(Ok(true)) => panic!("one has left"),
+                        Ok(Ok(false)) => std::thread::yield_now(),
+                        Ok(Err(error)) | Err(error) => break error,
+                    }
+                };
+                let BarrierError::RankFailed { ranks, causes, .. } = error else { panic!("{error}") };
+                Some((ranks, causes))
+            }
+        }
+    });
+    assert_eq!(told[0], Some((vec![1], vec![FailureCause::Left])));
+    assert_eq!(told[2], told[0]);
+}
+
+#[test]
+fn a_thread_that_panics_has_failed() {
+    let mut jobs = Job::threads(2).expect("a job");
+    let panicking = jobs.pop().expect("two ranks");
+    let thread = std::thread::spawn(move || {
+        let _job = panicking;
+        panic!("on purpose");
+    });
+    assert!(thread.join().is_err());
+    let error = jobs[0].world().barrier().expect_err("nobody else is there");
+    assert!(
+        matches!(&error, BarrierError::RankFailed { causes, .. } if *causes == [FailureCause::Panicked]),
+        "{error}"
+    );
+}

@@ -1,0 +1,179 @@
+//! What survivors are told when ranks and nodes fail in a job across nodes (pretended, on the loopback interface).
+
+mod common;
+
+use std::time::Duration;
+
+use common::children::{Children, answer, await_line, role};
+use common::nodes::Across;
+use common::ranks::LIMIT;
+use phalanx::{BarrierError, FailureCause, Job};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn signal(children: &Children, index: usize, signal: Signal) {
+    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("the child is there");
+}
+
+/// What a survivor says of a failure: the same text from all of them, but for the barrier.
+fn told(error: &BarrierError) -> String {
+    match error {
+        BarrierError::RankFailed { ranks, causes, epoch, .. } => format!("{ranks:?} {causes:?} epoch {epoch}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// A rank that meets the others until that fails, and then goes on with those that are left. One whom the role names sits
+/// idle, and is told by its parent when to look.
+fn meet_until_somebody_fails() {
+    let job = Job::from_env().expect("a job");
+    let world = job.world();
+    world.barrier().expect("all are there");
+    answer("ready");
+    let is_idle = role().is_some_and(|role| role == format!("idle {}", job.rank()));
+    if is_idle {
+        await_line();
+    }
+    let error = (0..).find_map(|_| world.barrier().err()).expect("some barrier fails");
+    answer(told(&error));
+    if matches!(error, BarrierError::RankFailed { .. }) {
+        let rest = world.shrink(LIMIT).expect("some are left");
+        for _ in 0..50 {
+            rest.barrier().expect("all of them live");
+        }
+        answer(format!("{:?}", rest.ranks()));
+        await_line();
+    }
+}
+
+/// Starts a job on these nodes; all have met once.
+fn start(test: &str, nodes: &[usize], role: &str) -> (Across, Children) {
+    let across = Across::new(nodes);
+    let mut children = Children::default();
+    for rank in 0..nodes.len() {
+        let mut command = across.rank(test, rank);
+        command.env("EVIDENCE_ROLE", role);
+        children.start(command);
+    }
+    (0..nodes.len()).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    (across, children)
+}
+
+/// All survivors say the same, and go on together.
+fn survive(children: &mut Children, survivors: &[usize], expected: &str) {
+    for rank in survivors {
+        assert_eq!(children.next_answer(*rank), expected, "rank {rank}");
+    }
+    for rank in survivors {
+        assert_eq!(children.next_answer(*rank), format!("{survivors:?}"), "rank {rank}");
+    }
+}
+
+#[test]
+fn a_killed_rank_is_told_of_on_all_nodes() {
+    const TEST: &str = "a_killed_rank_is_told_of_on_all_nodes";
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    // The second rank of a node; the one that speaks for it; and the one that all nodes exchange messages by.
+    for victim in [3, 2, 0] {
+        let (_across, mut children) = start(TEST, &[0, 0, 1, 1], "meet");
+        children.kill(victim);
+        let survivors: Vec<usize> = (0..4).filter(|rank| *rank != victim).collect();
+        survive(&mut children, &survivors, &format!("[{victim}] [Killed {{ signal: 9 }}] epoch 1"));
+    }
+}
+
+#[test]
+fn a_node_whose_only_process_is_killed_is_gone() {
+    const TEST: &str = "a_node_whose_only_process_is_killed_is_gone";
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    for nodes in [2, 3, 5] {
+        let list: Vec<usize> = (0..nodes).collect();
+        let (_across, mut children) = start(TEST, &list, "meet");
+        children.kill(1);
+        let survivors: Vec<usize> = (0..nodes).filter(|rank| *rank != 1).collect();
+        survive(&mut children, &survivors, "[1] [Gone] epoch 1");
+    }
+}
+
+/// A process that is stopped says nothing: its node is given up for its silence, by the majority. When it comes back it is
+/// told so.
+#[test]
+fn a_silent_node_is_given_up_by_the_majority_and_finds_itself_excluded() {
+    const TEST: &str = "a_silent_node_is_given_up_by_the_majority_and_finds_itself_excluded";
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    let (_across, mut children) = start(TEST, &[0, 1, 2], "idle 2");
+    signal(&children, 2, Signal::STOP);
+    survive(&mut children, &[0, 1], "[2] [Silent] epoch 1");
+    signal(&children, 2, Signal::CONT);
+    children.say(2, "look");
+    let said = children.next_answer(2);
+    assert!(said.starts_with("Excluded { rank: 2") && said.contains("Silent"), "{said}");
+}
+
+/// Of two nodes neither is a majority: nobody may say that the other has failed.
+#[test]
+fn where_no_majority_is_left_the_silent_node_is_unreachable() {
+    const TEST: &str = "where_no_majority_is_left_the_silent_node_is_unreachable";
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    let (_across, mut children) = start(TEST, &[0, 1], "idle 1");
+    signal(&children, 1, Signal::STOP);
+    let said = children.next_answer(0);
+    assert!(said.starts_with("Unreachable { rank: 0") && said.contains("ranks: [1]"), "{said}");
+    signal(&children, 1, Signal::CONT);
+}
+
+#[test]
+fn a_rank_of_another_node_that_is_stopped_has_failed_after_the_time_out() {
+    const TEST: &str = "a_rank_of_another_node_that_is_stopped_has_failed_after_the_time_out";
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    // One that others of its node wait for; and the one that speaks for its node.
+    for victim in [3, 2] {
+        let (_across, mut children) = start(TEST, &[0, 0, 1, 1], &format!("idle {victim}"));
+        signal(&children, victim, Signal::STOP);
+        let survivors: Vec<usize> = (0..4).filter(|rank| *rank != victim).collect();
+        survive(&mut children, &survivors, &format!("[{victim}] [Stopped] epoch 1"));
+        signal(&children, victim, Signal::CONT);
+        children.say(victim, "look");
+        let said = children.next_answer(victim);
+        assert!(said.starts_with(&format!("Excluded {{ rank: {victim}")), "{said}");
+    }
+}
+
+/// Those who wait for a rank that has left are told so, on whatever node, and be it the last of its node.
+#[test]
+fn whoever_waits_for_a_rank_that_has_left_is_told() {
+    const TEST: &str = "whoever_waits_for_a_rank_that_has_left_is_told";
+    if let Some(leaver) = role() {
+        let job = Job::from_env().expect("a job");
+        job.world().barrier().expect("all are there");
+        if job.rank().to_string() == leaver {
+            return answer("left");
+        }
+        let error = job.world().barrier_timeout(Duration::from_secs(20)).expect_err("one has left");
+        let BarrierError::RankFailed { causes, .. } = &error else { panic!("{error}") };
+        assert_eq!(causes, &[FailureCause::Left]);
+        return answer(told(&error));
+    }
+    for (nodes, leaver) in [(&[0, 0, 1, 1][..], 3), (&[0, 0, 1, 1], 2), (&[0, 1, 2], 2), (&[0, 1], 0)] {
+        let across = Across::new(nodes);
+        let mut children = Children::default();
+        for rank in 0..nodes.len() {
+            let mut command = across.rank(TEST, rank);
+            command.env("EVIDENCE_ROLE", leaver.to_string());
+            children.start(command);
+        }
+        for rank in (0..nodes.len()).filter(|rank| *rank != leaver) {
+            assert_eq!(children.next_answer(rank), format!("[{leaver}] [Left] epoch 1"), "rank {rank} of {nodes:?}");
+        }
+    }
+}
