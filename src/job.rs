@@ -408,8 +408,8 @@ fn open_world(segment: &Segment, options: &JobOptions) {
     let node = segment.layout();
     let choice = AlgorithmChoice::new(options.barrier, &share_of_node(segment), node.ranks());
     let everyone: Vec<Member> = (0..node.ranks()).map(|rank| Member { rank, local: rank }).collect();
-    formation::make_for(segment, &node, &everyone, choice.algorithm).expect("an empty arena holds the world");
-    ranks::open(segment);
+    let world = formation::make_for(segment, &node, &everyone, choice.algorithm);
+    ranks::open(segment, world.expect("an empty arena holds the world").start());
 }
 
 fn share_of_node(segment: &Segment) -> CpuShare {

@@ -25,7 +25,7 @@
 //! # The house
 //!
 //! ```text
-//!   job.rs  group.rs         what users call: identity, groups, blocking barriers
+//!   job.rs  group.rs         what users call: identity, groups, blocking barriers;  inspect.rs: jobs seen from outside
 //!     /          \
 //!  coord/      cluster/      the primitives          how ranks find each other
 //!     \          /
@@ -49,6 +49,8 @@ pub mod fabric;
 mod group;
 #[cfg(not(model))]
 pub mod handshake;
+#[cfg(not(model))]
+pub mod inspect;
 #[cfg(not(model))]
 pub mod interfaces;
 #[cfg(not(model))]

@@ -3,6 +3,7 @@
 
 mod bench;
 mod doctor;
+mod inspect;
 mod progress;
 mod run;
 mod simulate;
@@ -17,6 +18,7 @@ Examples:
   phalanx run -n 4 -- ./solver input.toml     four ranks of a program on this machine
   phalanx bench barrier                       how fast this machine's ranks meet
   phalanx doctor                              what this machine offers, and what to mend
+  phalanx inspect                             what running jobs do: who waits, and for whom
   phalanx simulate barrier --nodes 65536      what they would cost between so many nodes
   phalanx simulate detector                   how often a time-out errs, and how soon it sees a death
   phalanx help run                            every option of the launcher
@@ -35,6 +37,7 @@ enum Task {
     Run(run::Options),
     Bench(bench::Options),
     Doctor(doctor::Options),
+    Inspect(inspect::Options),
     Simulate(simulate::Options),
     Trace(trace::Options),
     /// A rank of a benchmark: started by `bench`, not by people.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
         Task::Doctor(options) => doctor::main(&options),
+        Task::Inspect(options) => inspect::main(&options),
         Task::Simulate(options) => simulate::main(options),
         Task::Trace(options) => trace::main(&options),
         Task::BenchRank { task } => bench::rank(&task),

@@ -31,9 +31,10 @@ pub fn enter(memory: &impl Park, node: &NodeLayout, rank: usize, job_rank: usize
     true
 }
 
-/// Opens the job: the world group is ready for everybody.
-pub fn open(memory: &impl Park) {
-    // SYNC POINT: ready. Release pairs with the acquire load of those who wait: they see the world group.
+/// Opens the job: the world group, whose block for this node's members stands at `world`, is ready for everybody.
+pub fn open(memory: &impl Park, world: WordAt) {
+    memory.word(header::WORLD).store(world.0 as u64, Ordering::Relaxed);
+    // SYNC POINT: ready. Release pairs with the acquire load of those who wait or look: they see the world group.
     memory.word(header::READY).store(1, Ordering::Release);
     wake(memory, header::READY);
 }

@@ -62,6 +62,9 @@ pub mod header {
     pub const HERE: WordAt = WordAt(13);
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
+    /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
+    /// the schedule that comes before it in a job of several nodes. 0 until the world is made.
+    pub const WORLD: WordAt = WordAt(15);
     /// Grows whenever those who wait must look at something: a rank has failed or left. Ranks that park sleep on it,
     /// too.
     pub const ALARM: WordAt = WordAt(32);
@@ -317,6 +320,8 @@ pub const LAYOUT_HASH: u64 = hash(
         header::JOINED.0 as u64,
         header::SLEEPERS.0 as u64,
         header::FABRIC_SLEEPERS.0 as u64,
+        header::FAMILY.0 as u64,
+        header::WORLD.0 as u64,
         header::ALARM.0 as u64,
         EPOCH_WORDS as u64,
         LINE_WORDS as u64,

@@ -32,14 +32,15 @@ use crate::coord::barrier::spanning::{Span, SpanNode};
 use crate::coord::formation::{self, Member};
 use crate::error::{BootstrapError, JobError};
 use crate::fabric::network::Network;
-use crate::fabric::node::{NodeLayout, UNIT_WORDS};
+use crate::fabric::node::{NodeLayout, UNIT_WORDS, hash, header};
 use crate::fabric::rdma::{OFFER_BYTES, Offer, RdmaFabric, Region};
 use crate::fabric::shm::Segment;
 use crate::fabric::tcp::{Candidate, Door, Peer, Services, TcpEngine, TcpFabric};
-use crate::fabric::{Fabric, Topology, WordAt};
+use crate::fabric::{Fabric, Memory, Topology, WordAt};
 use crate::group::{Abroad, AlgorithmChoice, Group};
 use crate::interfaces;
 use crate::machine::CpuSet;
+use crate::sync::Ordering;
 
 /// What a message is taken to cost where nothing could be measured: a fast adapter's figures.
 const ASSUMED: Costs = Costs { latency_ns: 1_500.0, overhead_ns: 150.0, nodes_per_cpu: 0.0 };
@@ -207,6 +208,8 @@ impl Place {
             return Ok((segment, None));
         }
         let segment = Arc::new(create(self.rank, self.segment_layout(&cards[0])?)?);
+        // Relaxed: the socket that passes the segment on orders this before every attach.
+        segment.word(header::FAMILY).store(family(&cards[0]), Ordering::Relaxed);
         let server = serve(&local, &segment)?;
         ranks::enter(&*segment, &segment.layout(), 0, self.rank, &mask);
         ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;
@@ -316,9 +319,9 @@ impl Place {
         let members: Vec<Member> = self.neighbours().iter().enumerate().map(member).collect();
         let choice = AlgorithmChoice::new(options.barrier, &self.cpu_share(cards), members.len());
         let (layout, schedule) = (segment.layout(), self.schedule(exchange));
-        formation::make_spanning(segment, &layout, schedule, &members, choice.algorithm)
+        let world = formation::make_spanning(segment, &layout, schedule, &members, choice.algorithm)
             .expect("an empty arena holds the world");
-        ranks::open(segment);
+        ranks::open(segment, world.local().start());
     }
 
     /// How the ranks of this machine share it, on whatever nodes they pretend to be.
@@ -391,6 +394,12 @@ impl Place {
         let abroad = Abroad::new(&membership, layout, span, &everyone);
         Ok(Group::attach_spanning(membership, abroad, everyone))
     }
+}
+
+/// What all nodes of the job call it: rank 0 has drawn its socket's name at random, for this job only.
+fn family(rank_0: &RankCard) -> u64 {
+    let name: Vec<u64> = rank_0.socket.bytes().map(u64::from).collect();
+    hash(5, &name)
 }
 
 /// A node's ranks, as its agents. They have the same interfaces, and so, nearly always, the same hosts.

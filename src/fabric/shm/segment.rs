@@ -94,6 +94,16 @@ pub enum SegmentError {
         /// What it should be.
         expected: u64,
     },
+    /// The world's block stands where none can.
+    #[error(
+        "the segment's world is said to be at word {found}, where no group of {ranks} ranks is (remedy: {REBUILD})"
+    )]
+    World {
+        /// The position in the header.
+        found: u64,
+        /// The node's ranks.
+        ranks: usize,
+    },
     /// The common clock in the header is none.
     #[error("the segment's clock (source {source_number}) is none of this machine (remedy: {REBUILD})")]
     ClockMismatch {
@@ -165,6 +175,8 @@ impl Segment {
             (header::CLOCK[1], tick),
             (header::CLOCK[2], origin),
             (header::ORIGIN_TIME, self.origin_time()),
+            // Until somebody who knows of other nodes says otherwise.
+            (header::FAMILY, self.job_id),
             (header::JOB_RANKS, self.layout.job_ranks() as u64),
             (header::NODES, self.layout.nodes() as u64),
             (header::MAGIC, MAGIC),
@@ -195,65 +207,16 @@ impl Segment {
     ///
     /// One of [`SegmentError`] for each way in which it may not be.
     pub fn attach(file: OwnedFd, expected: Expected) -> Result<Self, SegmentError> {
-        let bytes = file_bytes(&file)?;
-        let least = NodeLayout::new(1, 1).words() * 8;
-        let seals = fcntl_get_seals(&file).unwrap_or(SealFlags::empty());
-        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
-            return Err(SegmentError::NotSealed);
-        }
-        let Some(length) = usize::try_from(bytes).ok().filter(|length| *length >= least) else {
-            return Err(SegmentError::TooShort { bytes, needed: least });
-        };
+        let length = checked_length(&file)?;
         let map = map(&file, length)?;
         // A clock and a layout to stand in until the header is known to be sound.
         let (layout, clock) = (NodeLayout::new(1, 1), Clock::from_parts(2, 1f64.to_bits(), 0));
         let clock = clock.expect("a nanosecond clock is a clock");
         let mut segment = Self { map, file, layout, clock, job_id: expected.job_id };
-        segment.layout = segment.check_geometry(expected, bytes)?;
-        segment.clock = segment.check_clock()?;
+        let read = |at| segment.word(at).load(Ordering::Relaxed);
+        let (layout, clock) = (check_geometry(read, expected, length as u64)?, check_clock(read)?);
+        (segment.layout, segment.clock) = (layout, clock);
         Ok(segment)
-    }
-
-    fn check_geometry(&self, expected: Expected, bytes: u64) -> Result<NodeLayout, SegmentError> {
-        let read = |at| self.word(at).load(Ordering::Relaxed);
-        let found = read(header::MAGIC);
-        if found != MAGIC {
-            return Err(SegmentError::Magic { found });
-        }
-        let found = read(header::VERSION);
-        if found != FORMAT_VERSION {
-            return Err(SegmentError::Version { found, expected: FORMAT_VERSION });
-        }
-        let found = read(header::LAYOUT_HASH);
-        if found != expected.layout_hash {
-            return Err(SegmentError::Layout { found, expected: expected.layout_hash });
-        }
-        let found = read(header::JOB_ID);
-        if found != expected.job_id {
-            return Err(SegmentError::Job { found, expected: expected.job_id });
-        }
-        let equal = |what, found, expected| {
-            if found == expected { Ok(()) } else { Err(SegmentError::Geometry { what, found, expected }) }
-        };
-        equal("number of ranks", read(header::RANKS), expected.ranks as u64)?;
-        equal("number of the job's ranks", read(header::JOB_RANKS), expected.job_ranks as u64)?;
-        equal("number of nodes", read(header::NODES), expected.nodes as u64)?;
-        equal("size in words", read(header::WORDS), bytes / 8)?;
-        // The units are bounded by the size that was just checked, so that the products below cannot overflow.
-        let units = read(header::ARENA_UNITS).min(bytes);
-        let layout = NodeLayout::new(
-            expected.ranks,
-            usize::try_from(units).unwrap_or(usize::MAX).saturating_mul(crate::fabric::node::UNIT_WORDS),
-        )
-        .in_job(expected.job_ranks, expected.nodes);
-        equal("arena in units", read(header::ARENA_UNITS), layout.arena_units() as u64)?;
-        equal("size in words", layout.words() as u64, bytes / 8)?;
-        Ok(layout)
-    }
-
-    fn check_clock(&self) -> Result<Clock, SegmentError> {
-        let [source, tick, origin] = header::CLOCK.map(|at| self.word(at).load(Ordering::Relaxed));
-        Clock::from_parts(source, tick, origin).ok_or(SegmentError::ClockMismatch { source_number: source })
     }
 
     /// How the segment is divided.
@@ -306,6 +269,65 @@ impl Memory for Segment {
     }
 }
 
+/// The size in bytes of a segment's file, which nobody can change any more and which holds a header at least.
+pub(super) fn checked_length(file: &OwnedFd) -> Result<usize, SegmentError> {
+    let bytes = file_bytes(file)?;
+    let least = NodeLayout::new(1, 1).words() * 8;
+    let seals = fcntl_get_seals(file).unwrap_or(SealFlags::empty());
+    if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+        return Err(SegmentError::NotSealed);
+    }
+    let length = usize::try_from(bytes).ok().filter(|length| *length >= least);
+    length.ok_or(SegmentError::TooShort { bytes, needed: least })
+}
+
+/// How a segment of so many bytes is divided, if its header says what is expected.
+pub(super) fn check_geometry(
+    read: impl Fn(WordAt) -> u64,
+    expected: Expected,
+    bytes: u64,
+) -> Result<NodeLayout, SegmentError> {
+    let found = read(header::MAGIC);
+    if found != MAGIC {
+        return Err(SegmentError::Magic { found });
+    }
+    let found = read(header::VERSION);
+    if found != FORMAT_VERSION {
+        return Err(SegmentError::Version { found, expected: FORMAT_VERSION });
+    }
+    let found = read(header::LAYOUT_HASH);
+    if found != expected.layout_hash {
+        return Err(SegmentError::Layout { found, expected: expected.layout_hash });
+    }
+    let found = read(header::JOB_ID);
+    if found != expected.job_id {
+        return Err(SegmentError::Job { found, expected: expected.job_id });
+    }
+    let equal = |what, found, expected| {
+        if found == expected { Ok(()) } else { Err(SegmentError::Geometry { what, found, expected }) }
+    };
+    equal("number of ranks", read(header::RANKS), expected.ranks as u64)?;
+    equal("number of the job's ranks", read(header::JOB_RANKS), expected.job_ranks as u64)?;
+    equal("number of nodes", read(header::NODES), expected.nodes as u64)?;
+    equal("size in words", read(header::WORDS), bytes / 8)?;
+    // The units are bounded by the size that was just checked, so that the products below cannot overflow.
+    let units = read(header::ARENA_UNITS).min(bytes);
+    let layout = NodeLayout::new(
+        expected.ranks,
+        usize::try_from(units).unwrap_or(usize::MAX).saturating_mul(crate::fabric::node::UNIT_WORDS),
+    )
+    .in_job(expected.job_ranks, expected.nodes);
+    equal("arena in units", read(header::ARENA_UNITS), layout.arena_units() as u64)?;
+    equal("size in words", layout.words() as u64, bytes / 8)?;
+    Ok(layout)
+}
+
+/// The clock in a segment's header.
+pub(super) fn check_clock(read: impl Fn(WordAt) -> u64) -> Result<Clock, SegmentError> {
+    let [source, tick, origin] = header::CLOCK.map(read);
+    Clock::from_parts(source, tick, origin).ok_or(SegmentError::ClockMismatch { source_number: source })
+}
+
 fn file_bytes(file: &OwnedFd) -> Result<u64, SegmentError> {
     let file =
         File::from(file.try_clone().map_err(|source| SegmentError::Memory { step: "examine", bytes: 0, source })?);
@@ -341,8 +363,8 @@ fn touch_pages(map: &MmapRaw) {
 pub(super) mod tests {
     use super::*;
 
-    const JOB: u64 = 77;
-    const HASH: u64 = 99;
+    pub(in super::super) const JOB: u64 = 77;
+    pub(in super::super) const HASH: u64 = 99;
 
     pub(in super::super) fn segment_of(ranks: usize) -> Segment {
         Segment::create(NodeLayout::new(ranks, 4096), JOB, HASH).expect("memory for a small segment")

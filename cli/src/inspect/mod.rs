@@ -1,0 +1,129 @@
+//! `phalanx inspect`: what the jobs on this machine do now, read from their shared memory.
+//!
+//! [`find`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom, and
+//! [`page`] prints it. No rank takes part or notices, so a job that is stuck can be looked at like any other.
+
+mod find;
+mod page;
+mod view;
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use view::Job;
+
+/// The time between two looks with `--watch`.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Clears a terminal and begins at its top.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+const DETAILS: &str = "\
+The first line of each job says who holds it up. Below, for each rank:
+  state     running (or waiting for something), stopped (SIGSTOP), traced (by a debugger), dead,
+            left (its process lives, but has no part in the job any more), or absent (not joined yet)
+  barriers  how many of the world's barriers it has arrived at
+  waits     since when it waits in the world's barrier, and for which ranks
+With --json each job is an object on a line of its own, with `ranks` in it.
+
+Jobs of the same user are seen, of programs built with this version of phalanx. In a container with a pid
+namespace of its own, jobs are to be inspected from within.
+
+Exit status:
+  0   a job was found
+  1   none was
+";
+
+/// Look at running jobs: who waits, for whom, since when.
+#[derive(Args)]
+#[command(after_help = DETAILS)]
+pub struct Options {
+    /// One job: the pid of one of its ranks, or the beginning of its number [default: all of this user's]
+    job: Option<String>,
+    /// Look again each second, until the job has ended
+    #[arg(long)]
+    watch: bool,
+    /// One JSON object for each job instead of the page
+    #[arg(long)]
+    json: bool,
+}
+
+/// Looks, and prints what it has seen.
+pub fn main(options: &Options) -> ExitCode {
+    match if options.watch { watch(options) } else { look_once(options) } {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("phalanx inspect: {}", nothing_found(options.job.as_deref()));
+            ExitCode::FAILURE
+        }
+        // Whoever reads only the first lines has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("phalanx inspect: cannot write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn nothing_found(job: Option<&str>) -> String {
+    match job {
+        Some(job) => format!(
+            "no running job of this user has a rank with pid {job}, or a number that begins with {job} (`phalanx inspect` shows all)"
+        ),
+        None => "no job of this user runs on this machine".to_owned(),
+    }
+}
+
+/// Whether there was something to see.
+fn look_once(options: &Options) -> io::Result<bool> {
+    let (jobs, complaints) = look(options.job.as_deref());
+    complaints.iter().for_each(|complaint| eprintln!("phalanx inspect: {complaint}"));
+    print(&render(&jobs, options.json))?;
+    Ok(!jobs.is_empty())
+}
+
+/// Looks until there is nothing to see any more.
+fn watch(options: &Options) -> io::Result<bool> {
+    let is_screen = io::stdout().is_terminal() && !options.json;
+    let mut told = BTreeSet::new();
+    let mut has_seen = false;
+    loop {
+        let (jobs, complaints) = look(options.job.as_deref());
+        for complaint in complaints {
+            if told.insert(complaint.clone()) {
+                eprintln!("phalanx inspect: {complaint}");
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(has_seen);
+        }
+        let before = match (is_screen, has_seen && !options.json) {
+            (true, _) => CLEAR,
+            // A page follows a page.
+            (false, true) => "\n",
+            (false, false) => "",
+        };
+        print(&format!("{before}{}", render(&jobs, options.json)))?;
+        has_seen = true;
+        std::thread::sleep(PERIOD);
+    }
+}
+
+/// The jobs that are wanted, and what could not be read.
+fn look(wanted: Option<&str>) -> (Vec<Job>, Vec<String>) {
+    let found = find::segments();
+    let (nodes, complaints) = view::read(found);
+    let jobs = view::jobs(nodes);
+    (jobs.into_iter().filter(|job| wanted.is_none_or(|wanted| job.is_called(wanted))).collect(), complaints)
+}
+
+fn render(jobs: &[Job], is_json: bool) -> String {
+    if is_json { page::json_lines(jobs) } else { page::page(jobs) }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush())
+}

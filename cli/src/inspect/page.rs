@@ -1,0 +1,215 @@
+//! Jobs on paper: a page for people, or a JSON object a line for programs.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use phalanx_bench::page::ns;
+use serde::Serialize;
+
+use super::view::{Job, Rank, State, Verdict};
+
+/// How many ranks are named in a sentence; of the others only the number is said.
+const NAMED: usize = 4;
+
+/// An object for each job, on a line of its own.
+pub fn json_lines(jobs: &[Job]) -> String {
+    jobs.iter().map(|job| serde_json::to_string(&Record::new(job)).expect("texts and numbers") + "\n").collect()
+}
+
+/// A job as programs see it.
+#[derive(Serialize)]
+struct Record<'a> {
+    inspect: String,
+    summary: String,
+    nodes: usize,
+    completed: u64,
+    missing: Vec<usize>,
+    ranks: &'a [Rank],
+}
+
+impl<'a> Record<'a> {
+    fn new(job: &'a Job) -> Self {
+        Self {
+            inspect: job.name(),
+            summary: summary(job),
+            nodes: job.nodes,
+            completed: job.completed,
+            missing: job.missing.iter().map(|index| job.ranks[*index].rank).collect(),
+            ranks: &job.ranks,
+        }
+    }
+}
+
+/// The jobs one below the other.
+pub fn page(jobs: &[Job]) -> String {
+    jobs.iter().map(section).collect::<Vec<_>>().join("\n")
+}
+
+fn section(job: &Job) -> String {
+    let (ranks, nodes) = (counted(job.ranks.len(), "rank"), counted(job.nodes, "node"));
+    let barriers = counted(usize::try_from(job.completed).unwrap_or(usize::MAX), "barrier");
+    let mut text = format!("{}\njob {}: {ranks} on {nodes}, {barriers} of the world\n\n", summary(job), job.name());
+    let _ = writeln!(text, "{:>6} {:>5} {:>8}  {:<8} {:>12}  waits", "rank", "node", "pid", "state", "barriers");
+    for rank in &job.ranks {
+        let pid = rank.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let row = format!(
+            "{:>6} {:>5} {:>8}  {:<8} {:>12}  {}",
+            rank.rank,
+            rank.node,
+            pid,
+            rank.state.name(),
+            rank.barriers,
+            wait(job, rank)
+        );
+        let _ = writeln!(text, "{}", row.trim_end());
+    }
+    text
+}
+
+/// Since when a rank waits, and for whom.
+fn wait(job: &Job, rank: &Rank) -> String {
+    if !rank.waits {
+        return String::new();
+    }
+    let missing: Vec<&Rank> = job.missing.iter().map(|index| &job.ranks[*index]).collect();
+    let names = named(&missing, |rank| rank.rank.to_string());
+    let span = rank.waits_ns.map(|span| span_text(Duration::from_nanos(span))).unwrap_or_default();
+    format!("{span} for {} {names}", plural(missing.len(), "rank")).trim_start().to_owned()
+}
+
+/// The job in a sentence.
+fn summary(job: &Job) -> String {
+    match job.verdict() {
+        Verdict::Joining => {
+            let absent: Vec<&Rank> = job.ranks.iter().filter(|rank| rank.state == State::Absent).collect();
+            let (names, verb) = (named(&absent, |rank| rank.rank.to_string()), has(absent.len()));
+            format!("{} {names} {verb} not joined yet", plural(absent.len(), "rank"))
+        }
+        Verdict::HeldUp { waiting, longest } => {
+            let missing: Vec<&Rank> = job.missing.iter().map(|index| &job.ranks[*index]).collect();
+            let (subject, verb) = (subject(&missing), if missing.len() == 1 { "holds" } else { "hold" });
+            let span = longest.map(|span| format!(" for {}", span_text(span))).unwrap_or_default();
+            format!("{subject} {verb} up {}{span}", counted(waiting, "rank"))
+        }
+        Verdict::Free => {
+            let halted = |rank: &&Rank| rank.state != State::Running;
+            let halted: Vec<&Rank> = job.ranks.iter().filter(halted).collect();
+            match halted.is_empty() {
+                true => "nobody waits in the world's barrier".to_owned(),
+                // A rank can be halted between its arrival and what it does for the others then.
+                false => format!("{} may hold up the others, who are no further", subject(&halted)),
+            }
+        }
+    }
+}
+
+/// Ranks with their processes and states.
+fn subject(ranks: &[&Rank]) -> String {
+    let with_process = |rank: &Rank| {
+        let pid = rank.pid.map(|pid| format!("pid {pid}, ")).unwrap_or_default();
+        format!("{} ({pid}{})", rank.rank, rank.state.name())
+    };
+    format!("{} {}", plural(ranks.len(), "rank"), named(ranks, with_process))
+}
+
+/// The first of them by name, the others by number.
+fn named(ranks: &[&Rank], name: impl Fn(&Rank) -> String) -> String {
+    let mut names: Vec<String> = ranks.iter().take(NAMED).map(|rank| name(rank)).collect();
+    if ranks.len() > NAMED {
+        names.push(format!("{} more", ranks.len() - NAMED));
+    }
+    match names.pop() {
+        Some(last) if !names.is_empty() => format!("{} and {last}", names.join(", ")),
+        Some(only) => only,
+        None => String::new(),
+    }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {}", plural(count, noun))
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+fn has(count: usize) -> &'static str {
+    if count == 1 { "has" } else { "have" }
+}
+
+/// A span with three figures, from a minute on in whole seconds.
+fn span_text(span: Duration) -> String {
+    match span.as_secs() {
+        0..60 => ns(span.as_secs_f64() * 1e9),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::jobs;
+    use super::super::view::tests::{node, rank};
+    use super::*;
+
+    /// The only job of these nodes, with some ranks' processes in other states.
+    fn job(arrivals: &[u64], states: &[(usize, State)]) -> Job {
+        let ranks = arrivals.iter().enumerate().map(|(index, arrivals)| rank(index, *arrivals)).collect();
+        let mut job = jobs(vec![node(0x1234, ranks)]).remove(0);
+        for rank in &mut job.ranks {
+            rank.pid = Some(100 + u32::try_from(rank.rank).expect("small"));
+        }
+        states.iter().for_each(|(index, state)| job.ranks[*index].state = *state);
+        job
+    }
+
+    #[test]
+    fn the_first_line_names_who_holds_up_how_many_since_when() {
+        let page = page(&[job(&[8, 8, 8, 7], &[(3, State::Stopped)])]);
+        assert!(page.starts_with("rank 3 (pid 103, stopped) holds up 3 ranks for 3.00 s\n"), "{page}");
+        assert!(page.contains("\njob 0000000000001234: 4 ranks on 1 node, 7 barriers of the world\n"), "{page}");
+        assert!(page.contains("\n     0     0      100  running             8  3.00 s for rank 3\n"), "{page}");
+        assert!(page.ends_with("\n     3     0      103  stopped             7\n"), "{page}");
+    }
+
+    #[test]
+    fn many_are_named_in_part() {
+        let summary = |arrivals: &[u64]| summary(&job(arrivals, &[]));
+        assert_eq!(
+            summary(&[2, 1, 1]),
+            "ranks 1 (pid 101, running) and 2 (pid 102, running) hold up 1 rank for 3.00 s"
+        );
+        let many = summary(&[2, 1, 1, 1, 1, 1, 1]);
+        assert!(many.ends_with("4 (pid 104, running) and 2 more hold up 1 rank for 3.00 s"), "{many}");
+    }
+
+    #[test]
+    fn other_jobs_say_what_they_do() {
+        assert_eq!(summary(&job(&[2, 2], &[])), "nobody waits in the world's barrier");
+        assert_eq!(
+            summary(&job(&[2, 2], &[(1, State::Dead)])),
+            "rank 1 (pid 101, dead) may hold up the others, who are no further"
+        );
+        let joining = summary(&job(&[0, 0, 0], &[(1, State::Absent), (2, State::Absent)]));
+        assert_eq!(joining, "ranks 1 and 2 have not joined yet");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let text = |seconds: f64| span_text(Duration::from_secs_f64(seconds));
+        assert_eq!([text(12.34), text(75.0), text(7260.0)], ["12.3 s", "1 min 15 s", "2 h 1 min"]);
+    }
+
+    #[test]
+    fn json_has_a_job_on_a_line() {
+        let line = json_lines(&[job(&[8, 7], &[(1, State::Stopped)])]);
+        let expected = concat!(
+            r#"{"inspect":"0000000000001234","summary":"rank 1 (pid 101, stopped) holds up 1 rank for 3.00 s","nodes":1,"#,
+            r#""completed":7,"missing":[1],"ranks":["#,
+            r#"{"rank":0,"node":0,"pid":100,"state":"running","barriers":8,"waits":true,"waits_ns":3000000000},"#,
+            r#"{"rank":1,"node":0,"pid":101,"state":"stopped","barriers":7,"waits":false,"waits_ns":null}]}"#,
+            "\n"
+        );
+        assert_eq!(line, expected);
+    }
+}

@@ -1,0 +1,257 @@
+//! From segments to jobs: who is in which state, and who holds up whom. Everything but the look at processes is pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use phalanx::cluster::watch::{ProcessId, ProcessState};
+use phalanx::inspect::{self, NodeFacts};
+use serde::Serialize;
+
+use super::find::Found;
+
+/// A node's facts, and the processes that have its segment open.
+pub struct Node {
+    pub facts: NodeFacts,
+    pub holders: Vec<u32>,
+}
+
+/// What a rank's process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Dead,
+    Left,
+    Stopped,
+    Traced,
+    Absent,
+    Running,
+}
+
+impl State {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Left => "left",
+            Self::Stopped => "stopped",
+            Self::Traced => "traced",
+            Self::Absent => "absent",
+            Self::Running => "running",
+        }
+    }
+
+    /// Of the process that a rank was when it joined, by whether it still has the segment open.
+    fn of(process: Option<ProcessId>, holders: &[u32]) -> Self {
+        let Some(process) = process else { return Self::Absent };
+        // A process that cannot be looked at is one whose user this is not any more.
+        match process.state().unwrap_or(ProcessState::Gone) {
+            ProcessState::Gone => Self::Dead,
+            _ if !holders.contains(&process.pid) => Self::Left,
+            ProcessState::Stopped => Self::Stopped,
+            ProcessState::Traced => Self::Traced,
+            ProcessState::Running => Self::Running,
+        }
+    }
+}
+
+/// A rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rank {
+    pub rank: usize,
+    /// The node's place in the order of the nodes' lowest ranks.
+    pub node: usize,
+    pub pid: Option<u32>,
+    pub state: State,
+    /// Barriers of the world that it has arrived at.
+    pub barriers: u64,
+    /// Whether it waits in the world's barrier.
+    pub waits: bool,
+    /// Since when, if the library notes times.
+    pub waits_ns: Option<u64>,
+}
+
+/// A job, as far as it runs on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// What it is called by.
+    pub number: u64,
+    pub nodes: usize,
+    /// In order.
+    pub ranks: Vec<Rank>,
+    /// Barriers that all ranks have reached.
+    pub completed: u64,
+    /// The ranks that the others wait for, by their places in `ranks`; those that do not run first.
+    pub missing: Vec<usize>,
+}
+
+/// What a job's first line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Ranks have not joined yet.
+    Joining,
+    /// So many ranks wait in the world's barrier for those that are missing, the first of them for so long.
+    HeldUp { waiting: usize, longest: Option<Duration> },
+    /// Nobody waits in the world's barrier.
+    Free,
+}
+
+/// Reads what was found, and says what could not be read.
+pub fn read(found: Vec<Found>) -> (Vec<Node>, Vec<String>) {
+    let (mut nodes, mut complaints) = (Vec::new(), Vec::new());
+    for Found { holders, segment } in found {
+        match segment.and_then(|segment| inspect::read(&segment)) {
+            Ok(facts) => nodes.push(Node { facts, holders }),
+            Err(error) => complaints.push(format!("the segment of process {}: {error}", holders[0])),
+        }
+    }
+    (nodes, complaints)
+}
+
+/// Puts the nodes of a job together; the jobs in the order of their numbers.
+pub fn jobs(nodes: Vec<Node>) -> Vec<Job> {
+    let mut families: BTreeMap<u64, Vec<Node>> = BTreeMap::new();
+    for node in nodes {
+        families.entry(node.facts.family).or_default().push(node);
+    }
+    families.into_iter().map(|(number, nodes)| job(number, nodes)).collect()
+}
+
+fn job(number: u64, mut nodes: Vec<Node>) -> Job {
+    nodes.sort_by_key(|node| node.facts.ranks.iter().map(|rank| rank.rank).min());
+    let mut ranks: Vec<Rank> = nodes.iter().enumerate().flat_map(|(index, node)| ranks_of(index, node)).collect();
+    ranks.sort_by_key(|rank| rank.rank);
+    let furthest = ranks.iter().map(|rank| rank.barriers).max().unwrap_or(0);
+    let completed = ranks.iter().map(|rank| rank.barriers).min().unwrap_or(0);
+    let mut missing: Vec<usize> = (0..ranks.len()).filter(|index| ranks[*index].barriers < furthest).collect();
+    missing.sort_by_key(|index| (ranks[*index].state, *index));
+    for rank in &mut ranks {
+        rank.waits = !missing.is_empty() && rank.barriers == furthest;
+        rank.waits_ns = rank.waits_ns.filter(|_| rank.waits);
+    }
+    Job { number, nodes: nodes.len(), ranks, completed, missing }
+}
+
+fn ranks_of(index: usize, node: &Node) -> Vec<Rank> {
+    let rank = |facts: &inspect::RankFacts| {
+        let arrived_at_ns = facts.world.as_ref().and_then(|record| record.arrived_at_ns);
+        Rank {
+            rank: facts.rank,
+            node: index,
+            pid: facts.process.map(|process| process.pid),
+            state: State::of(facts.process, &node.holders),
+            barriers: facts.world.as_ref().map_or(0, |record| record.arrivals),
+            waits: false,
+            waits_ns: arrived_at_ns.map(|arrived_at_ns| node.facts.now_ns.saturating_sub(arrived_at_ns)),
+        }
+    };
+    node.facts.ranks.iter().map(rank).collect()
+}
+
+impl Job {
+    /// Its number as people see it.
+    pub fn name(&self) -> String {
+        format!("{:016x}", self.number)
+    }
+
+    /// Whether somebody may mean this job: by a pid, or by the beginning of its number.
+    pub fn is_called(&self, wanted: &str) -> bool {
+        let pid = wanted.parse::<u32>().ok();
+        let has_process = pid.is_some() && self.ranks.iter().any(|rank| rank.pid == pid);
+        has_process || self.name().starts_with(&wanted.to_lowercase())
+    }
+
+    /// What it does.
+    pub fn verdict(&self) -> Verdict {
+        if self.ranks.iter().any(|rank| rank.state == State::Absent) {
+            return Verdict::Joining;
+        }
+        if self.missing.is_empty() {
+            return Verdict::Free;
+        }
+        let waiting = self.ranks.iter().filter(|rank| rank.waits);
+        let longest = waiting.clone().filter_map(|rank| rank.waits_ns).max();
+        Verdict::HeldUp { waiting: waiting.count(), longest: longest.map(Duration::from_nanos) }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use phalanx::MemberStats;
+    use phalanx::inspect::RankFacts;
+
+    use super::*;
+
+    /// A rank that is this process, with so many arrivals, the last of them at 1 ms.
+    pub fn rank(rank: usize, arrivals: u64) -> RankFacts {
+        let record = MemberStats {
+            rank,
+            arrivals,
+            arrived_at_ns: Some(1_000_000),
+            waited_ns: 0,
+            longest_wait_ns: 0,
+            times_last: 0,
+        };
+        RankFacts { rank, process: Some(this_process()), world: Some(record) }
+    }
+
+    fn this_process() -> ProcessId {
+        ProcessId::of_this_process().expect("Linux has /proc")
+    }
+
+    pub fn node(family: u64, ranks: Vec<RankFacts>) -> Node {
+        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks };
+        Node { facts, holders: vec![std::process::id()] }
+    }
+
+    #[test]
+    fn those_behind_are_missing_and_those_ahead_wait() {
+        let jobs = jobs(vec![node(5, vec![rank(0, 8), rank(1, 7), rank(2, 8)])]);
+        assert_eq!((jobs.len(), jobs[0].completed, &jobs[0].missing), (1, 7, &vec![1]));
+        assert_eq!(jobs[0].ranks[0].waits_ns, Some(3_000_000_000));
+        assert_eq!((jobs[0].ranks[1].waits, jobs[0].ranks[1].waits_ns), (false, None));
+        let longest = Some(Duration::from_secs(3));
+        assert_eq!(jobs[0].verdict(), Verdict::HeldUp { waiting: 2, longest });
+    }
+
+    #[test]
+    fn nodes_of_one_family_are_one_job_in_the_order_of_their_ranks() {
+        let jobs =
+            jobs(vec![node(5, vec![rank(2, 4), rank(3, 3)]), node(5, vec![rank(0, 4), rank(1, 4)]), node(4, vec![])]);
+        assert_eq!(jobs.iter().map(|job| (job.number, job.nodes)).collect::<Vec<_>>(), [(4, 1), (5, 2)]);
+        let places: Vec<_> = jobs[1].ranks.iter().map(|rank| (rank.rank, rank.node)).collect();
+        assert_eq!(places, [(0, 0), (1, 0), (2, 1), (3, 1)]);
+        assert_eq!(jobs[1].missing, [3]);
+    }
+
+    #[test]
+    fn when_all_have_arrived_nobody_waits() {
+        let jobs = jobs(vec![node(5, vec![rank(0, 8), rank(1, 8)])]);
+        assert_eq!(jobs[0].verdict(), Verdict::Free);
+        assert!(jobs[0].ranks.iter().all(|rank| !rank.waits && rank.waits_ns.is_none()));
+    }
+
+    #[test]
+    fn states_are_those_of_processes_that_have_part_in_the_job() {
+        let (own, holders) = (this_process(), [std::process::id()]);
+        assert_eq!(State::of(Some(own), &holders), State::Running);
+        assert_eq!(State::of(Some(own), &[]), State::Left);
+        assert_eq!(State::of(Some(ProcessId { pid: u32::MAX, ..own }), &holders), State::Dead);
+        // Another process has its pid now.
+        assert_eq!(State::of(Some(ProcessId { start_ticks: own.start_ticks + 1, ..own }), &holders), State::Dead);
+        assert_eq!(State::of(None, &holders), State::Absent);
+        let mut absent = rank(1, 0);
+        (absent.process, absent.world) = (None, None);
+        assert_eq!(jobs(vec![node(5, vec![rank(0, 0), absent])])[0].verdict(), Verdict::Joining);
+    }
+
+    #[test]
+    fn a_job_is_called_by_pids_and_by_the_beginning_of_its_number() {
+        let job = &jobs(vec![node(0xab00_0000_0000_0001, vec![rank(0, 1)])])[0];
+        for wanted in [&std::process::id().to_string(), "ab", "AB0", "ab00000000000001"] {
+            assert!(job.is_called(wanted), "{wanted}");
+        }
+        for wanted in ["b", "ab1", "ab000000000000011", "x"] {
+            assert!(!job.is_called(wanted), "{wanted}");
+        }
+    }
+}

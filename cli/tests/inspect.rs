@@ -1,0 +1,215 @@
+//! `phalanx inspect` with real jobs: this program as the ranks, under `phalanx run`, one of them stopped.
+//!
+//! Jobs of other tests run at the same time, so each test asks for its own by a pid.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use phalanx::Operation;
+use serde_json::Value;
+
+/// No wait of these tests takes this long unless something is wrong.
+const LIMIT: Duration = Duration::from_secs(60);
+const ROLE: &str = "INSPECT_ROLE";
+/// In the environment: the last rank is to stop itself once, after this many barriers.
+const STOP_AFTER: &str = "INSPECT_STOP_AFTER";
+
+/// A rank that meets the others in barriers until rank 0's input ends. Says who it is first.
+fn be_a_rank() {
+    let job = phalanx::Job::from_env().expect("started by phalanx run");
+    println!("RANK {} {}", job.rank(), std::process::id());
+    std::io::stdout().flush().expect("somebody reads");
+    let (sender, ended) = std::sync::mpsc::channel::<()>();
+    if job.rank() == 0 {
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            drop(sender);
+        });
+    } else {
+        std::mem::forget(sender);
+    }
+    // By itself and between two barriers, so that it has surely not arrived at one that the others wait in.
+    let stop_after = std::env::var(STOP_AFTER).ok().filter(|_| job.rank() == job.size() - 1);
+    let mut rounds_left = stop_after.map_or(u64::MAX, |rounds| rounds.parse().expect("a number"));
+    loop {
+        if rounds_left == 0 {
+            kill(Pid::this(), Signal::SIGSTOP).expect("this process is there");
+        }
+        rounds_left = rounds_left.wrapping_sub(1);
+        let is_over = ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected);
+        if job.world().barrier_reduce(Operation::Or, u64::from(is_over)).expect("nobody dies") != 0 {
+            return;
+        }
+    }
+}
+
+/// A running job; killed when dropped.
+struct Job {
+    launcher: Child,
+    input: Option<ChildStdin>,
+    _output: BufReader<ChildStdout>,
+    pids: Vec<u32>,
+}
+
+impl Job {
+    fn start(test: &str, ranks: usize, options: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = phalanx(&["run", "-n", &ranks.to_string()]);
+        command.args(options).arg("--").arg(std::env::current_exe().expect("a program has a path"));
+        command
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, test)
+            .envs(variables.iter().copied());
+        // A rank that is stopped for as long as a test likes is not to be declared failed.
+        command.env("PHALANX_FAILURE_TIMEOUT_MS", "600000");
+        let mut launcher = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start the launcher");
+        let mut output = BufReader::new(launcher.stdout.take().expect("piped"));
+        let input = launcher.stdin.take();
+        let mut pids = vec![None; ranks];
+        while pids.contains(&None) {
+            let mut line = String::new();
+            assert_ne!(output.read_line(&mut line).expect("text"), 0, "the job ended early");
+            // The test runner may have begun the line.
+            let Some((_, facts)) = line.split_once("RANK ") else { continue };
+            let (rank, pid) = facts.trim().split_once(' ').expect("two numbers");
+            pids[rank.parse::<usize>().expect("a rank")] = pid.parse::<u32>().ok();
+        }
+        Self { launcher, input, _output: output, pids: pids.into_iter().flatten().collect() }
+    }
+
+    fn send(&self, rank: usize, signal: Signal) {
+        kill(Pid::from_raw(self.pids[rank].cast_signed()), signal).expect("the rank is there");
+    }
+
+    /// Looks at this job, by its rank 0, until what is seen is as it should be.
+    fn look_until(&self, arguments: &[&str], is_as_wanted: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            let seen = inspect(&[&[self.pids[0].to_string().as_str()], arguments].concat());
+            assert!(seen.status.success(), "{seen:?}");
+            let text = String::from_utf8(seen.stdout).expect("text");
+            if is_as_wanted(&text) {
+                return text;
+            }
+            assert!(begun.elapsed() < LIMIT, "{text}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends the job, which must end well.
+    fn finish(mut self) {
+        self.input.take();
+        let begun = Instant::now();
+        let status = loop {
+            match self.launcher.try_wait().expect("a child") {
+                Some(status) => break status,
+                None => assert!(begun.elapsed() < LIMIT, "the job does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let _ = self.launcher.kill();
+        let _ = self.launcher.wait();
+    }
+}
+
+fn phalanx(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn inspect(arguments: &[&str]) -> Output {
+    phalanx(&[&["inspect"], arguments].concat()).output().expect("start phalanx inspect")
+}
+
+/// The last rank of a job stops; looks who is named; then the job goes on.
+fn a_stopped_rank_is_named(test: &str, ranks: usize, options: &[&str]) {
+    let job = Job::start(test, ranks, options, &[(STOP_AFTER, "100")]);
+    let stuck = ranks - 1;
+    let first = format!("rank {stuck} (pid {}, stopped) holds up {} ranks for ", job.pids[stuck], ranks - 1);
+    let page = job.look_until(&[], |page| page.starts_with(&first));
+    for (rank, pid) in job.pids.iter().enumerate() {
+        let row = page.lines().find(|line| line.split_whitespace().nth(2) == Some(&pid.to_string())).expect("a row");
+        let fields: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(
+            (fields[0], fields[3]),
+            (&*rank.to_string(), if rank == stuck { "stopped" } else { "running" }),
+            "{page}"
+        );
+        assert_eq!(row.ends_with(&format!("for rank {stuck}")), rank != stuck, "{page}");
+    }
+
+    let line = job.look_until(&["--json"], |line| line.contains("\"missing\":[") && !line.contains("\"missing\":[]"));
+    let record: Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!(record["missing"], serde_json::json!([stuck]));
+    assert_eq!(record["ranks"].as_array().map(Vec::len), Some(ranks));
+    assert_eq!(record["ranks"][stuck]["state"], "stopped");
+    assert!(record["ranks"][0]["waits_ns"].as_u64().is_some_and(|span| span > 0), "{line}");
+    // The job is called by the beginning of its number, too.
+    let number = &record["inspect"].as_str().expect("a number")[..8];
+    let seen = inspect(&[number]);
+    assert!(String::from_utf8_lossy(&seen.stdout).contains(&first), "{seen:?}");
+
+    let completed = record["completed"].as_u64().expect("a count");
+    job.send(stuck, Signal::SIGCONT);
+    job.look_until(&["--json"], |line| {
+        let record: Value = serde_json::from_str(line).expect("one object");
+        record["completed"].as_u64().is_some_and(|now| now > completed + 1)
+    });
+    job.finish();
+}
+
+#[test]
+fn a_stopped_rank_is_named_and_the_job_goes_on_after_it() {
+    const TEST: &str = "a_stopped_rank_is_named_and_the_job_goes_on_after_it";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    a_stopped_rank_is_named(TEST, 4, &[]);
+}
+
+#[test]
+fn nodes_on_one_machine_are_one_job() {
+    const TEST: &str = "nodes_on_one_machine_are_one_job";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    a_stopped_rank_is_named(TEST, 4, &["--nodes", "2"]);
+}
+
+#[test]
+fn watching_ends_with_the_job() {
+    const TEST: &str = "watching_ends_with_the_job";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    let job = Job::start(TEST, 2, &[], &[]);
+    let pid = job.pids[1].to_string();
+    let mut watching = phalanx(&["inspect", "--watch", "--json", &pid]).stdout(Stdio::piped()).spawn().expect("start");
+    let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();
+    for _ in 0..2 {
+        let line = lines.next().expect("the job runs").expect("text");
+        assert!(line.contains(&pid), "{line}");
+    }
+    job.finish();
+    // The last line is from before its end.
+    assert!(lines.all(|line| line.is_ok()));
+    assert!(watching.wait().expect("a child").success());
+}
+
+#[test]
+fn without_a_job_it_says_so() {
+    // No pid is as high, and a number begins with it once in 2^60 jobs.
+    let seen = inspect(&["999999999999999"]);
+    assert_eq!(seen.status.code(), Some(1));
+    assert!(seen.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&seen.stderr).contains("no running job"), "{seen:?}");
+}
