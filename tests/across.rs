@@ -167,6 +167,43 @@ fn ranks_may_end_right_after_a_barrier() {
     }
 }
 
+/// The ranks that speak for their nodes end, and the next take their parts when they are told to: groups of those that are
+/// left go on, and new ones are made.
+#[test]
+fn groups_go_on_with_the_next_agents() {
+    const TEST: &str = "groups_go_on_with_the_next_agents";
+    if role().is_some() {
+        let (job, marks) = (join(), Marks::of_this_rank());
+        let group = job.world().split_timeout(u64::from(job.rank() % 3 > 0), 0, LIMIT).expect("all split");
+        group.barrier_timeout(LIMIT).expect("all come");
+        marks.gate(&job, "split");
+        if job.rank() % 3 == 0 {
+            drop((group, job));
+            return answer("gone");
+        }
+        marks.wait([99], "go-on");
+        if job.rank() % 3 == 1 {
+            job.become_agent().expect("its own port");
+        }
+        for _ in 0..100 {
+            group.barrier_timeout(LIMIT).expect("all are here");
+        }
+        let pair = group.split_timeout(job.rank() as u64 % 3, 0, LIMIT).expect("all split");
+        for _ in 0..100 {
+            pair.barrier_timeout(LIMIT).expect("both are here");
+        }
+        group.barrier_timeout(LIMIT).expect("all are here");
+        // Whoever speaks for a node may not end before the others are through.
+        marks.set(&job, "end");
+        return marks.wait([1, 2, 4, 5], "end");
+    }
+    let across = Across::new(&[0, 0, 0, 1, 1, 1]);
+    let mut children = across.start(TEST, &[]);
+    assert_eq!((children.next_answer(0), children.next_answer(3)), ("gone".to_owned(), "gone".to_owned()));
+    std::fs::write(across.marks.join("go-on.99"), "").expect("a file");
+    children.answers();
+}
+
 /// The ranks that speak for their nodes end; the others have a group of their own and go on.
 #[test]
 fn groups_outlive_the_ranks_that_speak_for_their_nodes() {

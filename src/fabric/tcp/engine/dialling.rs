@@ -34,6 +34,27 @@ impl Engine {
         }
     }
 
+    /// Whether there is a connection.
+    #[cfg(test)]
+    pub fn is_ready(&self, node: usize) -> bool {
+        self.ready.contains(&node)
+    }
+
+    /// The candidate that is dialled.
+    #[cfg(test)]
+    pub fn dials(&self, node: usize) -> Option<usize> {
+        match &self.links.get(node)?.state {
+            LinkState::Dialing(dial) => Some(dial.target.candidate),
+            _ => None,
+        }
+    }
+
+    /// Whether the other end has refused a connection as crossed, and is to make one.
+    #[cfg(test)]
+    pub fn is_expecting(&self, node: usize) -> bool {
+        self.links.get(node).is_some_and(|link| matches!(link.state, LinkState::Expecting { .. }))
+    }
+
     /// For how long each attempt to reach a node has been refused by all of its candidates, if the last one was.
     pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
         self.links.get(node)?.refused_for()

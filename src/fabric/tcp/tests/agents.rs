@@ -1,14 +1,18 @@
 //! Nodes of several ranks: the agent's role passes on, and whoever has failed is shut out. By each engine.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use super::{AT, PATIENCE, engines, segment, services, value};
 use crate::fabric::shm::Segment;
 use crate::fabric::tcp::{Candidate, Door, Peer, TcpEngine, TcpFabric};
-use crate::fabric::{Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
+use crate::fabric::{Await, Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use crate::handshake::{Claim, Client, HandshakeError, Key, Purpose, Verdict, prove};
 use crate::sync::Ordering;
 
@@ -22,6 +26,12 @@ struct Job {
 impl Job {
     /// So many ranks on each node; the first of each is its agent.
     fn new(counts: &[usize], engine: TcpEngine) -> Self {
+        Self::at(&[Ipv4Addr::LOCALHOST], counts, engine)
+    }
+
+    /// As others believe, each node is at all of some hosts. It is at 127.0.0.1.
+    fn at(hosts: &[Ipv4Addr], counts: &[usize], engine: TcpEngine) -> Self {
+        let hosts: Arc<[IpAddr]> = hosts.iter().copied().map(IpAddr::from).collect();
         let memories: Vec<Arc<Segment>> = counts.iter().map(|_| segment()).collect();
         let size = counts.iter().sum();
         let mut doors = Vec::new();
@@ -30,7 +40,6 @@ impl Job {
             let first = doors.len();
             doors.extend((0..*count).map(|_| Door::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port")));
             doors[first].open().expect("its own port");
-            let hosts: Arc<[IpAddr]> = Arc::new([Ipv4Addr::LOCALHOST.into()]);
             let candidate = |rank: usize| Candidate {
                 rank,
                 hosts: Arc::clone(&hosts),
@@ -109,6 +118,7 @@ by_each_engine!(
     what_is_posted_while_the_role_passes_on_is_executed_once_by_the_next,
     the_next_agent_keeps_what_it_has_on_its_way,
     a_new_agent_takes_the_place_of_one_that_does_not_answer,
+    who_spoke_last_is_dialled_before_the_others,
     a_node_whose_ranks_are_gone_refuses_and_nothing_else_is_taken_for_that,
     what_an_excluded_guest_has_on_its_way_takes_no_effect,
     an_excluded_agent_is_left_for_the_next,
@@ -143,8 +153,9 @@ fn what_is_posted_while_the_role_passes_on_is_executed_once_by_the_next(engine: 
     let peer = job.ranks[2].take().expect("it lives");
     assert_eq!(add(&peer, 0), Ok(0));
     job.end(0);
+    // Nobody polls here any more: the background threads do all of it.
+    peer.hand_over();
     until("it is seen that the connection broke", || {
-        peer.progress();
         peer.probe(0);
         peer.refused_by_all(0).is_some()
     });
@@ -154,11 +165,7 @@ fn what_is_posted_while_the_role_passes_on_is_executed_once_by_the_next(engine: 
         let batch = [Request::Write { at: AT.plus(2), value: 7 }, Request::FetchAdd { at: AT, add: 1 }];
         peer.post(0, &batch, &mut tickets).expect("it waits");
     }
-    until("refused again and again", || {
-        peer.progress();
-        peer.refused_by_all(0).is_some_and(|span| span > Duration::from_millis(5))
-    });
-    // Nobody polls here any more: the background threads do the rest.
+    until("refused again and again", || peer.refused_by_all(0).is_some_and(|span| span > Duration::from_millis(5)));
     job.of(1).become_agent().expect("its own port");
     until("all is executed", || job.word(0, AT) == 1 + POSTED);
     for (number, ticket) in (1..).zip(tickets) {
@@ -213,11 +220,65 @@ fn a_new_agent_takes_the_place_of_one_that_does_not_answer(engine: TcpEngine) {
         let held = job.of(stopped).shared.engine();
         let asked = job.of(peer).fetch_add(home, AT, 1).expect("room");
         job.of(next).become_agent().expect("its own port");
-        assert_eq!(add(job.of(next), there), Ok(0), "let in, as agent");
+        assert_eq!(add_uncrossed(job.of(next), there), 0, "let in, as agent");
         assert!(matches!(value(job.of(peer), asked), Err(OperationError::Lost { .. })));
         assert_eq!(add(job.of(peer), home), Ok(1), "what the old one has not read is not executed before it, or is");
         assert_eq!((job.of(peer).incarnation(home), job.of(next).incarnation(there)), (2, 1));
         drop(held);
+
+        // And while the peer dials the old one: what waits goes to the next.
+        let job = Job::new(counts, engine);
+        let held = job.of(stopped).shared.engine();
+        let asked = job.of(peer).fetch_add(home, AT, 1).expect("room");
+        job.of(next).become_agent().expect("its own port");
+        assert_eq!(add_uncrossed(job.of(next), there), 0);
+        assert_eq!(value(job.of(peer), asked), Ok(0));
+        assert_eq!((job.of(peer).incarnation(home), job.of(next).incarnation(there)), (1, 1));
+        drop(held);
+    }
+}
+
+/// Adds 1, with some of the node's candidates to be dialled and no others.
+fn add_dialling(fabric: &TcpFabric, node: usize, candidates: &[usize]) -> u64 {
+    let (ticket, begun) = (fabric.fetch_add(node, AT, 1).expect("room"), Instant::now());
+    loop {
+        let dialled = fabric.shared.engine().dials(node);
+        assert!(dialled.is_none_or(|candidate| candidates.contains(&candidate)), "candidate {dialled:?} is dialled");
+        fabric.progress();
+        if let Poll::Ready(value) = fabric.take(ticket) {
+            return value.expect("the connection holds");
+        }
+        assert!(begun.elapsed() < PATIENCE, "no answer");
+    }
+}
+
+/// The first of three is stopped, the second has spoken and ends, the third speaks.
+fn who_spoke_last_is_dialled_before_the_others(engine: TcpEngine) {
+    let mut job = Job::new(&[3, 1], engine);
+    let second = job.ranks[1].take().expect("it lives");
+    let stopped = job.of(0).shared.engine();
+    second.become_agent().expect("its own port");
+    assert_eq!((add(&second, 1), add_dialling(job.of(3), 0, &[])), (Ok(0), 0));
+    drop(second);
+    until("the connection is seen to be broken", || {
+        job.of(3).progress();
+        !job.of(3).shared.engine().is_ready(0)
+    });
+    job.of(2).become_agent().expect("its own port");
+    assert_eq!(add_dialling(job.of(3), 0, &[1, 2]), 1);
+    drop(stopped);
+}
+
+/// Adds 1 without being taken for one whose connection crosses another.
+fn add_uncrossed(fabric: &TcpFabric, node: usize) -> u64 {
+    let (ticket, begun) = (fabric.fetch_add(node, AT, 1).expect("room"), Instant::now());
+    loop {
+        fabric.progress();
+        assert!(!fabric.shared.engine().is_expecting(node), "refused as crossed");
+        if let Poll::Ready(value) = fabric.take(ticket) {
+            return value.expect("the connection holds");
+        }
+        assert!(begun.elapsed() < PATIENCE, "no answer");
     }
 }
 
@@ -303,9 +364,7 @@ fn an_excluded_agent_is_left_for_the_next(engine: TcpEngine) {
     next.become_agent().expect("its own port");
     peer.exclude_rank(0);
     assert!(matches!(value(peer, asked), Err(OperationError::Lost { node: 0, ref why }) if why.contains("rank 0")));
-    let begun = Instant::now();
-    assert_eq!(add(peer, 0), Ok(1));
-    assert!(begun.elapsed() < PATIENCE / 2, "the excluded one is not tried");
+    assert_eq!(add_dialling(peer, 0, &[1]), 1);
     drop(held);
     // It comes back, and is not let in.
     until("the old agent is told", || {
@@ -413,12 +472,78 @@ fn a_forged_exclusion_is_not_believed(engine: TcpEngine) {
     assert_eq!(job.of(0).excluded_by(), None);
 }
 
+/// What others believe to be a host of the node may be nobody's, or somebody else's: their own, say.
+#[test]
+fn the_host_at_which_a_node_was_reached_is_the_one_that_counts() {
+    let elsewhere = Ipv4Addr::new(127, 0, 0, 2);
+    // Node 1 once dials, and is once let in.
+    for dials in [true, false] {
+        let mut job = Job::at(&[elsewhere, Ipv4Addr::LOCALHOST], &[2, 1, 1], TcpEngine::Sockets);
+        let (from, to) = if dials { (2, 0) } else { (0, 1) };
+        assert_eq!(add(job.of(from), to), Ok(0));
+        let strange = |candidate| TcpListener::bind(job.address_of(0, candidate)).expect("nobody's port");
+        let _strangers = [0, 1].map(strange);
+        job.end(0);
+        job.end(1);
+        let (knows, new) = (job.of(2), job.of(3));
+        until("refused by its own kernel", || {
+            knows.probe(0);
+            new.probe(0);
+            knows.refused_by_all(0).is_some()
+        });
+        // Who has never reached it cannot know which host is its own.
+        let dialled = new.shared.engine().dials(0);
+        assert_eq!((dialled, new.refused_by_all(0)), (Some(0), None));
+    }
+}
+
+/// A machine that does not answer at all: not even the kernel has something to tell of it.
+#[test]
+fn a_dial_that_hears_nothing_is_given_up_though_nobody_polls() {
+    let mut job = Job::new(&[1, 1], TcpEngine::Sockets);
+    job.end(1);
+    let full = TcpListener::from(
+        socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket"),
+    );
+    sockopt::set_socket_reuseaddr(&full, true).expect("a socket");
+    bind(&full, &job.address_of(1, 0)).expect("the port is free again");
+    listen(&full, 0).expect("a bound socket");
+    let _waits = TcpStream::connect(job.address_of(1, 0)).expect("there is room for one");
+    job.of(0).hand_over();
+    std::thread::sleep(Duration::from_millis(5));
+    let ticket = job.of(0).read(1, AT).expect("room");
+    let mut taken = Poll::Pending;
+    until("given up", || {
+        taken = job.of(0).take(ticket);
+        taken.is_ready()
+    });
+    assert!(matches!(taken, Poll::Ready(Err(OperationError::NotSent { .. }))), "{taken:?}");
+    assert_eq!(job.of(0).refused_by_all(1), None);
+}
+
+/// What the rank's old connection has brought and nobody has read must not come after what its new one brings.
+#[test]
+fn a_guest_that_comes_back_as_agent_has_no_other_connection() {
+    let job = Job::new(&[1, 1], TcpEngine::Sockets);
+    let knock = |purpose| {
+        let stream = TcpStream::connect(job.address_of(0, 0)).expect("it listens");
+        let mut client =
+            Client::new(&Key::new([3; 32]), &Claim { purpose, rank: 1, size: 2, peer: 0 }).expect("numbers");
+        prove(&stream, &mut client, Instant::now() + PATIENCE).expect("let in");
+        stream
+    };
+    let mut first = knock(Purpose::Fabric);
+    let _second = knock(Purpose::Agent);
+    first.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    assert_eq!(first.read(&mut [0]).expect("closed, and not silent"), 0);
+}
+
 /// An agent is one of another node. Whoever says so falsely is told; a rank of no node is a guest at most.
 #[test]
 fn only_another_nodes_rank_is_let_in_as_agent() {
     let job = Job::new(&[2, 1], TcpEngine::Sockets);
     let knock = |purpose, rank| {
-        let stream = std::net::TcpStream::connect(job.address_of(0, 0)).expect("it listens");
+        let stream = TcpStream::connect(job.address_of(0, 0)).expect("it listens");
         let mut client = Client::new(&Key::new([3; 32]), &Claim { purpose, rank, size: 3, peer: 0 }).expect("numbers");
         prove(&stream, &mut client, Instant::now() + PATIENCE)
     };
