@@ -311,16 +311,6 @@ impl Job {
         self.world.membership().network.as_ref().is_some_and(|network| network.break_rdma(node))
     }
 
-    /// Has this rank speak for its node from now on, as if its neighbours before it had ended; for tests.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says.
-    #[cfg(feature = "testing")]
-    pub fn become_agent(&self) -> std::io::Result<()> {
-        self.world.membership().network.as_ref().map_or(Ok(()), |network| network.become_agent())
-    }
-
     /// How the nodes exchange what they know in the world's barrier; `None` in a job of one node.
     pub fn exchange(&self) -> Option<ExchangePattern> {
         let nodes = self.nodes();

@@ -167,7 +167,7 @@ fn ranks_may_end_right_after_a_barrier() {
     }
 }
 
-/// The ranks that speak for their nodes end, and the next take their parts when they are told to: groups of those that are
+/// The ranks that speak for their nodes end, and the next take their parts: groups of those that are
 /// left go on, and new ones are made.
 #[test]
 fn groups_go_on_with_the_next_agents() {
@@ -182,9 +182,6 @@ fn groups_go_on_with_the_next_agents() {
             return answer("gone");
         }
         marks.wait([99], "go-on");
-        if job.rank() % 3 == 1 {
-            job.become_agent().expect("its own port");
-        }
         for _ in 0..100 {
             group.barrier_timeout(LIMIT).expect("all are here");
         }

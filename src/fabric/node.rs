@@ -243,6 +243,11 @@ impl NodeLayout {
     }
 
     /// An epoch's entry in the view log; they count from 1.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such epoch.
+    #[allow(clippy::cast_possible_truncation, reason = "there are not more epochs than words")]
     pub const fn epoch(&self, epoch: u64) -> EpochAt {
         assert!(epoch >= 1 && epoch <= self.epochs() as u64, "there is no such epoch");
         EpochAt(self.entry(self.ranks).plus((epoch as usize - 1) * EPOCH_WORDS))

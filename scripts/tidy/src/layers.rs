@@ -59,7 +59,9 @@ fn may_use(home: &str, below_root: &[String]) -> bool {
     }
     if home == "error" {
         // The superset of all errors wraps those of the layers, names operations, and needs nothing else of theirs.
-        let is_its_own = |segment: &String| segment.ends_with("Error") || segment == "Operation";
+        // What errors are about, and are named with.
+        let named = ["Operation", "FailureCause", "Lateness"];
+        let is_its_own = |segment: &String| segment.ends_with("Error") || named.contains(&segment.as_str());
         return is_layered(target) && below_root.iter().any(is_its_own);
     }
     LAYERS.iter().any(|(layer, below)| *layer == home && below.contains(&target.as_str()))
@@ -68,7 +70,11 @@ fn may_use(home: &str, below_root: &[String]) -> bool {
 fn remedy(home: &str) -> String {
     let below = LAYERS.iter().find(|(layer, _)| *layer == home).map_or(&[][..], |(_, below)| below);
     let allowed = below.iter().chain(BASE).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let errors = if home == "error" { " and the layers' `…Error` types and `Operation`" } else { "" };
+    let errors = if home == "error" {
+        " and the layers' `…Error` types, `Operation`, `FailureCause` and `Lateness`"
+    } else {
+        ""
+    };
     format!(
         "it may name itself, {allowed}{errors}; pass the rest in as values, or place a new module in scripts/tidy/src/layers.rs"
     )
