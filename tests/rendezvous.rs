@@ -372,7 +372,7 @@ fn servers_that_are_none_have_their_own_errors() {
     drop(listener.accept().expect("that rank"));
     let answers: [(&[u8], &str); 2] = [
         (b"HTTP/1.1 400 Bad Request", "it sent HTTP/1.1"),
-        (b"PHX-chal\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "version 2"),
+        (b"PHX-chal\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "version 3"),
     ];
     for (answer, part) in answers {
         let error = scope(|scope| {

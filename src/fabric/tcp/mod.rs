@@ -364,8 +364,8 @@ impl TcpFabric {
     }
 
     /// Has `hook` called once [`excluded_by`](Self::excluded_by) says something, by whichever thread looks at the
-    /// connections, the background one included. It may use the fabric, and must not wait. There is one; later ones are
-    /// not called.
+    /// connections, the background one included, or by this call; perhaps by both. It may use the fabric, and must not
+    /// wait. There is one; later ones are not called.
     pub fn when_excluded(&self, hook: ExclusionHook) {
         let hook = self.shared.hooks.exclusion.get_or_init(|| hook);
         if let Some(node) = self.excluded_by() {
