@@ -10,8 +10,8 @@
 //! | [`deaths`] | many processes watched by one sleeping thread |
 //!
 //! Pids and `/proc` are those of one pid namespace, and start times those of one time namespace. Ranks of one node share
-//! the first ([`node_key`](super::node_key)); two containers that share it but not the second would take each other's
-//! processes for recycled ones.
+//! both ([`node_key`](super::node_key)): in different time namespaces they would take each other's processes for recycled
+//! ones.
 
 pub mod deaths;
 pub mod end;
