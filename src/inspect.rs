@@ -4,9 +4,13 @@
 //! is not. Each word is read by itself: facts about several ranks are a few nanoseconds apart.
 //!
 //! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the world's
-//! barrier is its [`MemberStats`].
+//! barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`].
 
+use std::time::Duration;
+
+use crate::cluster::view::{FailureCause, LastCall, Obituary};
 use crate::cluster::watch::ProcessId;
+use crate::coord::activity::CallWord;
 use crate::coord::barrier::layout::{GroupLayout, MemberWord};
 use crate::coord::stats::{self, MemberStats, NodeClock, Record};
 use crate::error::SegmentError;
@@ -23,6 +27,12 @@ pub struct NodeFacts {
     pub now_ns: u64,
     /// The node's ranks, in their order.
     pub ranks: Vec<RankFacts>,
+    /// The nodes of the job.
+    pub nodes: usize,
+    /// The number of the world, by which ranks' calls name it; `None` before the job is open.
+    pub world: Option<u64>,
+    /// Whom the job has lost, as far as this node knows: the first epoch's, the second's, and so on.
+    pub losses: Vec<Obituary>,
 }
 
 /// What a node's segment tells of a rank.
@@ -34,6 +44,10 @@ pub struct RankFacts {
     pub process: Option<ProcessId>,
     /// Its record in the world's barrier; `None` before the job is open.
     pub world: Option<MemberStats>,
+    /// Its last call that took long enough to be noted, whether it is in it still or not.
+    pub call: Option<LastCall>,
+    /// How it has ended, as far as its node knows.
+    pub end: Option<FailureCause>,
 }
 
 /// Reads a node's segment.
@@ -47,11 +61,43 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
     let rank = |local| {
         let world = members.next();
         let process = process_of(segment, local);
-        RankFacts { rank: world.as_ref().map_or(local, |member| member.rank), process, world }
+        let rank = world.as_ref().map_or(local, |member| member.rank);
+        RankFacts { rank, process, world, call: call_of(segment, local), end: end_of(segment, local) }
     };
     let ranks = (0..segment.layout().ranks()).map(rank).collect();
     let clock = segment.clock();
-    Ok(NodeFacts { family: segment.load(header::FAMILY), now_ns: clock.since_origin_ns(clock.now()), ranks })
+    Ok(NodeFacts {
+        family: segment.load(header::FAMILY),
+        now_ns: clock.since_origin_ns(clock.now()),
+        ranks,
+        nodes: segment.layout().nodes(),
+        world: world.map(|world| segment.load(world.id())),
+        losses: losses(segment),
+    })
+}
+
+/// What the view log holds, up to the first epoch that is not known here.
+fn losses(segment: &ReadOnlySegment) -> Vec<Obituary> {
+    let node = segment.layout();
+    let lost = |epoch| Obituary::unpack(segment.load(node.epoch(epoch).decided()));
+    (1..=node.epochs() as u64).map_while(lost).collect()
+}
+
+fn end_of(segment: &ReadOnlySegment, local: usize) -> Option<FailureCause> {
+    Obituary::unpack(segment.load(segment.layout().end(local))).map(|end| end.cause)
+}
+
+fn call_of(segment: &ReadOnlySegment, local: usize) -> Option<LastCall> {
+    let (node, clock) = (segment.layout(), segment.clock());
+    let call = CallWord(segment.load(node.call(local)));
+    let since = segment.load(node.call_since(local));
+    call.is_one().then(|| LastCall {
+        name: call.name(),
+        group: segment.load(node.call_group(local)),
+        sequence: call.sequence(),
+        is_inside: call.is_inside(),
+        began: Some(Duration::from_nanos(clock.ns(clock.now().saturating_sub(since)))),
+    })
 }
 
 /// Whom the node's rank `local` has entered as its process. Its pid is there before its start is: then it joins just now.
@@ -97,7 +143,9 @@ mod tests {
 
     use super::*;
     use crate::cluster::membership;
+    use crate::cluster::view::{self, Unit};
     use crate::coord;
+    use crate::coord::activity::{self, Call};
     use crate::coord::barrier::Algorithm;
     use crate::coord::formation::{self, Member};
     use crate::fabric::Memory;
@@ -123,7 +171,7 @@ mod tests {
         let segment = segment();
         let (seen, node) = (look_at(&segment), segment.layout());
         let facts = read(&seen).expect("a sound segment");
-        assert_eq!(facts.ranks[2], RankFacts { rank: 2, process: None, world: None });
+        assert_eq!(facts.ranks[2], RankFacts { rank: 2, process: None, world: None, call: None, end: None });
         membership::enter(&segment, &node, 1, 1, &CpuSet::of_this_thread());
         assert_eq!(read(&seen).expect("a sound segment").ranks[1].process, ProcessId::of_this_process().ok());
 
@@ -134,6 +182,25 @@ mod tests {
         let facts = read(&seen).expect("a sound segment");
         assert_eq!(facts.ranks.iter().map(|rank| rank.rank).collect::<Vec<_>>(), [10, 11, 12]);
         assert!(facts.ranks.iter().all(|rank| rank.world.as_ref().is_some_and(|record| record.arrivals == 0)));
+    }
+
+    #[test]
+    fn calls_ends_and_losses_are_read_as_they_were_noted() {
+        let segment = segment();
+        let (seen, node) = (look_at(&segment), segment.layout());
+        activity::enter(&segment, &node, 1, CallWord::inside(Call::Barrier, 42), 7, segment.clock().now());
+        let killed = Obituary { unit: Unit::Rank(2), cause: FailureCause::Killed { signal: 9 } };
+        view::note_end(&segment, node.end(2), killed);
+        view::append(&segment, &node, killed);
+        let facts = read(&seen).expect("a sound segment");
+        let call = facts.ranks[1].call.clone().expect("it is in one");
+        assert_eq!((call.name, call.group, call.sequence, call.is_inside), ("barrier", 7, 42, true));
+        assert!(call.began.is_some_and(|span| span < Duration::from_secs(60)), "{call:?}");
+        assert_eq!((facts.ranks[0].call.as_ref(), facts.ranks[0].end), (None, None));
+        assert_eq!((facts.ranks[2].end, facts.losses), (Some(killed.cause), vec![killed]));
+        activity::leave(&segment, &node, 1);
+        let call = read(&seen).expect("a sound segment").ranks[1].call.clone().expect("it was in one");
+        assert_eq!((call.sequence, call.is_inside), (42, false));
     }
 
     #[test]

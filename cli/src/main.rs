@@ -6,6 +6,7 @@ mod doctor;
 mod inspect;
 mod progress;
 mod run;
+mod segments;
 mod simulate;
 mod trace;
 

@@ -3,19 +3,21 @@
 //! Jobs of other tests run at the same time, so each test asks for its own by a pid.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
-use phalanx::Operation;
-use serde_json::Value;
+use phalanx::{BarrierError, Operation};
+use serde_json::{Value, json};
 
 /// No wait of these tests takes this long unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(60);
 const ROLE: &str = "INSPECT_ROLE";
 /// In the environment: the last rank is to stop itself once, after this many barriers.
 const STOP_AFTER: &str = "INSPECT_STOP_AFTER";
+/// In the environment: so does rank 0, but when it has arrived at the next barrier, and not before.
+const STOP_ARRIVED: &str = "INSPECT_STOP_ARRIVED";
 
 /// A rank that meets the others in barriers until rank 0's input ends. Says who it is first.
 fn be_a_rank() {
@@ -32,18 +34,33 @@ fn be_a_rank() {
         std::mem::forget(sender);
     }
     // By itself and between two barriers, so that it has surely not arrived at one that the others wait in.
-    let stop_after = std::env::var(STOP_AFTER).ok().filter(|_| job.rank() == job.size() - 1);
+    let stops_arrived = std::env::var_os(STOP_ARRIVED).is_some() && job.rank() == 0;
+    let stop_after = std::env::var(STOP_AFTER).ok().filter(|_| stops_arrived || job.rank() == job.size() - 1);
     let mut rounds_left = stop_after.map_or(u64::MAX, |rounds| rounds.parse().expect("a number"));
+    let mut survivors = None;
     loop {
-        if rounds_left == 0 {
-            kill(Pid::this(), Signal::SIGSTOP).expect("this process is there");
+        let group = survivors.as_ref().unwrap_or(job.world());
+        if rounds_left == 0 && !stops_arrived {
+            stop_here();
+        }
+        let is_over = u64::from(ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected));
+        let arrival = group.arrive_reduce(Operation::Or, is_over);
+        if rounds_left == 0 && stops_arrived {
+            stop_here();
         }
         rounds_left = rounds_left.wrapping_sub(1);
-        let is_over = ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected);
-        if job.world().barrier_reduce(Operation::Or, u64::from(is_over)).expect("nobody dies") != 0 {
-            return;
+        match arrival.and_then(|arrival| arrival.wait()) {
+            Ok(0) => {}
+            Ok(_) => return,
+            Err(BarrierError::RankFailed { .. }) => survivors = Some(group.shrink(LIMIT).expect("the others live")),
+            Err(error) => panic!("{error}"),
         }
     }
+}
+
+fn stop_here() {
+    // To this thread, which it reaches before it goes on; one to the process may reach another first.
+    raise(Signal::SIGSTOP).expect("this thread is there");
 }
 
 /// A running job; killed when dropped.
@@ -99,17 +116,22 @@ impl Job {
     }
 
     /// Ends the job, which must end well.
-    fn finish(mut self) {
+    fn finish(self) {
+        let status = self.end();
+        assert!(status.success(), "{status}");
+    }
+
+    /// Ends the job.
+    fn end(mut self) -> ExitStatus {
         self.input.take();
         let begun = Instant::now();
-        let status = loop {
+        loop {
             match self.launcher.try_wait().expect("a child") {
-                Some(status) => break status,
+                Some(status) => return status,
                 None => assert!(begun.elapsed() < LIMIT, "the job does not end"),
             }
             std::thread::sleep(Duration::from_millis(5));
-        };
-        assert!(status.success(), "{status}");
+        }
     }
 }
 
@@ -146,13 +168,20 @@ fn a_stopped_rank_is_named(test: &str, ranks: usize, options: &[&str]) {
         );
         assert_eq!(row.ends_with(&format!("for rank {stuck}")), rank != stuck, "{page}");
     }
+    // Waits that last are noted by those who wait.
+    let page = job.look_until(&[], |page| page.matches("  in barrier 101 of group 0 for ").count() == ranks - 1);
+    assert!(page.starts_with(&first), "{page}");
 
     let line = job.look_until(&["--json"], |line| line.contains("\"missing\":[") && !line.contains("\"missing\":[]"));
     let record: Value = serde_json::from_str(&line).expect("one object");
-    assert_eq!(record["missing"], serde_json::json!([stuck]));
+    assert_eq!(record["missing"], json!([stuck]));
     assert_eq!(record["ranks"].as_array().map(Vec::len), Some(ranks));
     assert_eq!(record["ranks"][stuck]["state"], "stopped");
     assert!(record["ranks"][0]["waits_ns"].as_u64().is_some_and(|span| span > 0), "{line}");
+    let call = &record["ranks"][0]["call"];
+    assert_eq!((&call["name"], &call["group"], &call["sequence"]), (&json!("barrier"), &json!(0), &json!(101)));
+    assert!(call["inside"] == true && call["began_ns"].as_u64().is_some_and(|span| span >= 20_000_000), "{line}");
+    assert_eq!((&record["ranks"][0]["end"], &record["epochs"]), (&json!(null), &json!([])));
     // The job is called by the beginning of its number, too.
     let number = &record["inspect"].as_str().expect("a number")[..8];
     let seen = inspect(&[number]);
@@ -183,6 +212,48 @@ fn nodes_on_one_machine_are_one_job() {
         return be_a_rank();
     }
     a_stopped_rank_is_named(TEST, 4, &["--nodes", "2"]);
+}
+
+#[test]
+fn a_rank_that_has_halted_behind_its_arrival_is_named() {
+    const TEST: &str = "a_rank_that_has_halted_behind_its_arrival_is_named";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    // Node 0 has arrived, first, and nobody is there who could tell the other node when that one arrives.
+    let variables = [(STOP_AFTER, "100"), (STOP_ARRIVED, "1"), ("PHALANX_RADIX", "star")];
+    let job = Job::start(TEST, 2, &["--nodes", "2"], &variables);
+    job.look_until(&[], |page| page.matches("  stopped ").count() == 2);
+    job.send(1, Signal::SIGCONT);
+    let first = format!("rank 0 (pid {}, stopped) holds up 1 rank for ", job.pids[0]);
+    job.look_until(&[], |page| page.starts_with(&first) && page.contains("  in barrier 101 of group 0 for "));
+    let line = job.look_until(&["--json"], |_| true);
+    let record: Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!((&record["missing"], &record["completed"]), (&json!([0]), &json!(101)), "{line}");
+    job.send(0, Signal::SIGCONT);
+    job.finish();
+}
+
+#[test]
+fn a_killed_rank_is_in_an_epoch_and_the_job_goes_on_without_it() {
+    const TEST: &str = "a_killed_rank_is_in_an_epoch_and_the_job_goes_on_without_it";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    let job = Job::start(TEST, 3, &["--keep-going"], &[]);
+    job.send(2, Signal::SIGKILL);
+    let first = "the job goes on without rank 2; nobody waits in the world's barrier\n";
+    let page = job.look_until(&[], |page| page.starts_with(first) && page.contains("\nepoch "));
+    assert!(page.ends_with("\n\nepoch 1: rank 2, killed by signal 9 (SIGKILL)\n"), "{page}");
+    assert!(
+        page.lines().any(|row| row.contains(" dead ") && row.ends_with("  killed by signal 9 (SIGKILL)")),
+        "{page}"
+    );
+    let record: Value = serde_json::from_str(&job.look_until(&["--json"], |_| true)).expect("one object");
+    let epoch = json!({ "epoch": 1, "unit": "rank 2", "cause": "killed by signal 9 (SIGKILL)" });
+    assert_eq!((&record["epochs"], &record["ranks"][2]["state"]), (&json!([epoch]), &json!("dead")));
+    assert_eq!(record["ranks"][2]["end"], "killed by signal 9 (SIGKILL)");
+    assert_eq!(job.end().code(), Some(128 + 9));
 }
 
 #[test]

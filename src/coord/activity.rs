@@ -36,6 +36,11 @@ impl CallWord {
         Self(call as u64 | Self::INSIDE | sequence << 16)
     }
 
+    /// Whether there has been a call.
+    pub fn is_one(self) -> bool {
+        self.0 & 0xff != 0
+    }
+
     /// Whether the rank is in the call still.
     pub fn is_inside(self) -> bool {
         self.0 & Self::INSIDE != 0
@@ -86,6 +91,6 @@ mod tests {
         assert_eq!(memory.word(node.call_group(1)).load(Ordering::Relaxed), 5);
         leave(&memory, &node, 1);
         assert_eq!((read().name(), read().sequence(), read().is_inside()), ("barrier", 77, false));
-        assert_eq!(CallWord(0).name(), "no call");
+        assert_eq!((CallWord(0).name(), CallWord(0).is_one(), read().is_one()), ("no call", false, true));
     }
 }

@@ -1,9 +1,8 @@
 //! `phalanx inspect`: what the jobs on this machine do now, read from their shared memory.
 //!
-//! [`find`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom, and
+//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom, and
 //! [`page`] prints it. No rank takes part or notices, so a job that is stuck can be looked at like any other.
 
-mod find;
 mod page;
 mod view;
 
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::segments;
 use view::Job;
 
 /// The time between two looks with `--watch`.
@@ -24,10 +24,20 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 const DETAILS: &str = "\
 The first line of each job says who holds it up. Below, for each rank:
   state     running (or waiting for something), stopped (SIGSTOP), traced (by a debugger), dead,
-            left (its process lives, but has no part in the job any more), or absent (not joined yet)
+            left (has no part in the job any more), or absent (not joined yet)
   barriers  how many of the world's barriers it has arrived at
-  waits     since when it waits in the world's barrier, and for which ranks
-With --json each job is an object on a line of its own, with `ranks` in it.
+  last long call
+            which wait of 20 ms or more it is in, and for how long, or was in last; group 0 is the world
+  waits, end
+            since when it waits in the world's barrier, and for which ranks; or how it has ended
+Then whom the job has lost: one rank or node in each epoch, as all nodes have agreed.
+
+With --json each job is an object on a line of its own:
+  inspect, summary, nodes    the job's number, the first line, nodes seen on this machine
+  completed, missing         barriers of the world that all have reached; the ranks that others wait for
+  ranks     for each: rank, node, pid, state, barriers; waits, waits_ns; end (text, or null); and
+            call (null, or name, group, sequence, inside, began_ns: how long ago it began)
+  epochs    for each: epoch, unit (\"rank 3\", \"node 1\"), cause (text)
 
 Jobs of the same user are seen, of programs built with this version of phalanx. In a container with a pid
 namespace of its own, jobs are to be inspected from within.
@@ -114,7 +124,7 @@ fn watch(options: &Options) -> io::Result<bool> {
 
 /// The jobs that are wanted, and what could not be read.
 fn look(wanted: Option<&str>) -> (Vec<Job>, Vec<String>) {
-    let found = find::segments();
+    let found = segments::all();
     let (nodes, complaints) = view::read(found);
     let jobs = view::jobs(nodes);
     (jobs.into_iter().filter(|job| wanted.is_none_or(|wanted| job.is_called(wanted))).collect(), complaints)

@@ -6,10 +6,13 @@ use std::time::Duration;
 use phalanx_bench::page::ns;
 use serde::Serialize;
 
-use super::view::{Job, Rank, State, Verdict};
+use super::view::{Call, Epoch, Job, Rank, State, Verdict};
 
 /// How many ranks are named in a sentence; of the others only the number is said.
 const NAMED: usize = 4;
+
+/// The head of the column of calls.
+const CALL_HEAD: &str = "last long call";
 
 /// An object for each job, on a line of its own.
 pub fn json_lines(jobs: &[Job]) -> String {
@@ -25,6 +28,7 @@ struct Record<'a> {
     completed: u64,
     missing: Vec<usize>,
     ranks: &'a [Rank],
+    epochs: &'a [Epoch],
 }
 
 impl<'a> Record<'a> {
@@ -36,6 +40,7 @@ impl<'a> Record<'a> {
             completed: job.completed,
             missing: job.missing.iter().map(|index| job.ranks[*index].rank).collect(),
             ranks: &job.ranks,
+            epochs: &job.epochs,
         }
     }
 }
@@ -49,21 +54,42 @@ fn section(job: &Job) -> String {
     let (ranks, nodes) = (counted(job.ranks.len(), "rank"), counted(job.nodes, "node"));
     let barriers = counted(usize::try_from(job.completed).unwrap_or(usize::MAX), "barrier");
     let mut text = format!("{}\njob {}: {ranks} on {nodes}, {barriers} of the world\n\n", summary(job), job.name());
-    let _ = writeln!(text, "{:>6} {:>5} {:>8}  {:<8} {:>12}  waits", "rank", "node", "pid", "state", "barriers");
-    for rank in &job.ranks {
+    let calls: Vec<String> =
+        job.ranks.iter().map(|rank| rank.call.as_ref().map(call_text).unwrap_or_default()).collect();
+    let width = calls.iter().map(String::len).max().unwrap_or(0).max(CALL_HEAD.len());
+    let [rank, node, pid, state, barriers] = ["rank", "node", "pid", "state", "barriers"];
+    let _ = writeln!(text, "{rank:>6} {node:>5} {pid:>8}  {state:<8} {barriers:>12}  {CALL_HEAD:<width$}  waits, end");
+    for (rank, call) in job.ranks.iter().zip(calls) {
         let pid = rank.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let row = format!(
-            "{:>6} {:>5} {:>8}  {:<8} {:>12}  {}",
+            "{:>6} {:>5} {:>8}  {:<8} {:>12}  {call:<width$}  {}",
             rank.rank,
             rank.node,
             pid,
             rank.state.name(),
             rank.barriers,
-            wait(job, rank)
+            rank.end.clone().unwrap_or_else(|| wait(job, rank))
         );
         let _ = writeln!(text, "{}", row.trim_end());
     }
+    if !job.epochs.is_empty() {
+        text.push('\n');
+    }
+    for Epoch { epoch, unit, cause, .. } in &job.epochs {
+        let _ = writeln!(text, "epoch {epoch}: {unit}, {cause}");
+    }
     text
+}
+
+/// What a rank waits in, and for how long; or what it was in last.
+fn call_text(call: &Call) -> String {
+    let (name, group) = (call.name, call.group);
+    let sequence = if call.sequence == 0 { String::new() } else { format!(" {}", call.sequence) };
+    let span = span_text(Duration::from_nanos(call.began_ns));
+    match call.inside {
+        true => format!("in {name}{sequence} of group {group} for {span}"),
+        false => format!("was in {name}{sequence} of group {group}, begun {span} ago"),
+    }
 }
 
 /// Since when a rank waits, and for whom.
@@ -92,12 +118,15 @@ fn summary(job: &Job) -> String {
             format!("{subject} {verb} up {}{span}", counted(waiting, "rank"))
         }
         Verdict::Free => {
-            let halted = |rank: &&Rank| rank.state != State::Running;
-            let halted: Vec<&Rank> = job.ranks.iter().filter(halted).collect();
-            match halted.is_empty() {
-                true => "nobody waits in the world's barrier".to_owned(),
-                // A rank can be halted between its arrival and what it does for the others then.
-                false => format!("{} may hold up the others, who are no further", subject(&halted)),
+            let halted: Vec<&Rank> = job.halted().into_iter().map(|index| &job.ranks[index]).collect();
+            match (halted.is_empty(), job.epochs.is_empty()) {
+                (true, true) => "nobody waits in the world's barrier".to_owned(),
+                (true, false) => {
+                    let units: Vec<&str> = job.epochs.iter().map(|epoch| &*epoch.unit).collect();
+                    format!("the job goes on without {}; nobody waits in the world's barrier", listed(&units))
+                }
+                // Nobody waits yet, or only in groups of which it is not known here whose they are.
+                (false, _) => format!("{} may hold up the others, who are no further", subject(&halted)),
             }
         }
     }
@@ -114,9 +143,14 @@ fn subject(ranks: &[&Rank]) -> String {
 
 /// The first of them by name, the others by number.
 fn named(ranks: &[&Rank], name: impl Fn(&Rank) -> String) -> String {
-    let mut names: Vec<String> = ranks.iter().take(NAMED).map(|rank| name(rank)).collect();
-    if ranks.len() > NAMED {
-        names.push(format!("{} more", ranks.len() - NAMED));
+    let names: Vec<String> = ranks.iter().map(|rank| name(rank)).collect();
+    listed(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn listed(all: &[&str]) -> String {
+    let mut names: Vec<String> = all.iter().take(NAMED).map(|name| (*name).to_owned()).collect();
+    if all.len() > NAMED {
+        names.push(format!("{} more", all.len() - NAMED));
     }
     match names.pop() {
         Some(last) if !names.is_empty() => format!("{} and {last}", names.join(", ")),
@@ -148,6 +182,9 @@ fn span_text(span: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use phalanx::FailureCause;
+    use phalanx::cluster::view::{Obituary, Unit};
+
     use super::super::view::jobs;
     use super::super::view::tests::{node, rank};
     use super::*;
@@ -168,8 +205,34 @@ mod tests {
         let page = page(&[job(&[8, 8, 8, 7], &[(3, State::Stopped)])]);
         assert!(page.starts_with("rank 3 (pid 103, stopped) holds up 3 ranks for 3.00 s\n"), "{page}");
         assert!(page.contains("\njob 0000000000001234: 4 ranks on 1 node, 7 barriers of the world\n"), "{page}");
-        assert!(page.contains("\n     0     0      100  running             8  3.00 s for rank 3\n"), "{page}");
+        assert!(
+            page.contains("\n     0     0      100  running             8                  3.00 s for rank 3\n"),
+            "{page}"
+        );
         assert!(page.ends_with("\n     3     0      103  stopped             7\n"), "{page}");
+    }
+
+    const CALL: Call = Call { name: "barrier", group: 0, sequence: 8, inside: true, began_ns: 2_500_000_000 };
+
+    fn lose_rank_1(job: &mut Job) {
+        let lost = Obituary { unit: Unit::Rank(1), cause: FailureCause::Killed { signal: 9 } };
+        job.ranks[1].end = Some(lost.cause.to_string());
+        job.epochs = vec![Epoch::new(1, &lost)];
+    }
+
+    #[test]
+    fn calls_ends_and_epochs_have_their_places() {
+        let mut job = job(&[8, 8, 8], &[(1, State::Dead)]);
+        lose_rank_1(&mut job);
+        job.ranks[0].call = Some(CALL);
+        job.ranks[2].call = Some(Call { name: "shrink", sequence: 0, inside: false, ..CALL });
+        let page = page(&[job]);
+        assert!(page.starts_with("the job goes on without rank 1; nobody waits in the world's barrier\n"), "{page}");
+        let rows: Vec<&str> = page.lines().filter(|line| line.contains("    0      10")).collect();
+        assert!(rows[0].ends_with("  running             8  in barrier 8 of group 0 for 2.50 s"), "{page}");
+        assert!(rows[1].ends_with("  killed by signal 9 (SIGKILL)"), "{page}");
+        assert!(rows[2].ends_with("  was in shrink of group 0, begun 2.50 s ago"), "{page}");
+        assert!(page.ends_with("\n\nepoch 1: rank 1, killed by signal 9 (SIGKILL)\n"), "{page}");
     }
 
     #[test]
@@ -202,12 +265,18 @@ mod tests {
 
     #[test]
     fn json_has_a_job_on_a_line() {
-        let line = json_lines(&[job(&[8, 7], &[(1, State::Stopped)])]);
+        let mut job = job(&[8, 7], &[(1, State::Stopped)]);
+        lose_rank_1(&mut job);
+        job.ranks[0].call = Some(CALL);
+        let line = json_lines(&[job]);
         let expected = concat!(
             r#"{"inspect":"0000000000001234","summary":"rank 1 (pid 101, stopped) holds up 1 rank for 3.00 s","nodes":1,"#,
             r#""completed":7,"missing":[1],"ranks":["#,
-            r#"{"rank":0,"node":0,"pid":100,"state":"running","barriers":8,"waits":true,"waits_ns":3000000000},"#,
-            r#"{"rank":1,"node":0,"pid":101,"state":"stopped","barriers":7,"waits":false,"waits_ns":null}]}"#,
+            r#"{"rank":0,"node":0,"pid":100,"state":"running","barriers":8,"waits":true,"waits_ns":3000000000,"#,
+            r#""call":{"name":"barrier","group":0,"sequence":8,"inside":true,"began_ns":2500000000},"end":null},"#,
+            r#"{"rank":1,"node":0,"pid":101,"state":"stopped","barriers":7,"waits":false,"waits_ns":null,"call":null,"#,
+            r#""end":"killed by signal 9 (SIGKILL)"}],"#,
+            r#""epochs":[{"epoch":1,"unit":"rank 1","cause":"killed by signal 9 (SIGKILL)"}]}"#,
             "\n"
         );
         assert_eq!(line, expected);

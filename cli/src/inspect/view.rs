@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use phalanx::FailureCause;
+use phalanx::cluster::view::{LastCall, Obituary, Unit};
 use phalanx::cluster::watch::{ProcessId, ProcessState};
 use phalanx::inspect::{self, NodeFacts};
 use serde::Serialize;
 
-use super::find::Found;
+use crate::segments::Found;
 
 /// A node's facts, and the processes that have its segment open.
 pub struct Node {
@@ -40,9 +42,13 @@ impl State {
         }
     }
 
-    /// Of the process that a rank was when it joined, by whether it still has the segment open.
-    fn of(process: Option<ProcessId>, holders: &[u32]) -> Self {
+    /// Of the process that a rank was when it joined, by whether it still has the segment open, unless it has said that it
+    /// leaves.
+    fn of(process: Option<ProcessId>, end: Option<FailureCause>, holders: &[u32]) -> Self {
         let Some(process) = process else { return Self::Absent };
+        if end == Some(FailureCause::Left) {
+            return Self::Left;
+        }
         // A process that cannot be looked at is one whose user this is not any more.
         match process.state().unwrap_or(ProcessState::Gone) {
             ProcessState::Gone => Self::Dead,
@@ -68,6 +74,43 @@ pub struct Rank {
     pub waits: bool,
     /// Since when, if the library notes times.
     pub waits_ns: Option<u64>,
+    /// Its last call that took long.
+    pub call: Option<Call>,
+    /// How it has ended, for people.
+    pub end: Option<String>,
+}
+
+/// A wait in the library that took long enough to be noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Call {
+    pub name: &'static str,
+    pub group: u64,
+    /// Which barrier of the group; 0 for a call that is about none.
+    pub sequence: u64,
+    /// Whether the rank is in it still.
+    pub inside: bool,
+    /// How long ago it began.
+    pub began_ns: u64,
+}
+
+impl Call {
+    fn new(call: &LastCall) -> Self {
+        let LastCall { name, group, sequence, is_inside, began } = *call;
+        let began_ns = began.map_or(0, |span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
+        Self { name, group, sequence, inside: is_inside, began_ns }
+    }
+}
+
+/// Whom the job has lost in an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Epoch {
+    pub epoch: u64,
+    /// A rank or a node: "rank 3".
+    pub unit: String,
+    /// For people.
+    pub cause: String,
+    #[serde(skip)]
+    lost: Unit,
 }
 
 /// A job, as far as it runs on this machine.
@@ -82,6 +125,10 @@ pub struct Job {
     pub completed: u64,
     /// The ranks that the others wait for, by their places in `ranks`; those that do not run first.
     pub missing: Vec<usize>,
+    /// Whom it has lost, as far as any of the nodes knows.
+    pub epochs: Vec<Epoch>,
+    /// Whether all its nodes are seen here, so that they are numbered as the job numbers them.
+    is_whole: bool,
 }
 
 /// What a job's first line says.
@@ -117,6 +164,7 @@ pub fn jobs(nodes: Vec<Node>) -> Vec<Job> {
 }
 
 fn job(number: u64, mut nodes: Vec<Node>) -> Job {
+    let world = nodes.iter().find_map(|node| node.facts.world);
     nodes.sort_by_key(|node| node.facts.ranks.iter().map(|rank| rank.rank).min());
     let mut ranks: Vec<Rank> = nodes.iter().enumerate().flat_map(|(index, node)| ranks_of(index, node)).collect();
     ranks.sort_by_key(|rank| rank.rank);
@@ -124,11 +172,28 @@ fn job(number: u64, mut nodes: Vec<Node>) -> Job {
     let completed = ranks.iter().map(|rank| rank.barriers).min().unwrap_or(0);
     let mut missing: Vec<usize> = (0..ranks.len()).filter(|index| ranks[*index].barriers < furthest).collect();
     missing.sort_by_key(|index| (ranks[*index].state, *index));
-    for rank in &mut ranks {
-        rank.waits = !missing.is_empty() && rank.barriers == furthest;
-        rank.waits_ns = rank.waits_ns.filter(|_| rank.waits);
+    let waits_by_arrivals = |rank: &Rank| !missing.is_empty() && rank.barriers == furthest;
+    let waits: Vec<bool> = ranks.iter().map(waits_by_arrivals).collect();
+    for (rank, waits) in ranks.iter_mut().zip(waits) {
+        rank.waits = waits;
+        rank.waits_ns = rank.waits_ns.filter(|_| waits);
     }
-    Job { number, nodes: nodes.len(), ranks, completed, missing }
+    let epochs = nodes.iter().map(|node| &node.facts.losses).max_by_key(|losses| losses.len());
+    let epochs = epochs
+        .map(|losses| (1..).zip(losses).map(|(epoch, lost)| Epoch::new(epoch, lost)).collect())
+        .unwrap_or_default();
+    let is_whole = nodes.iter().all(|node| node.facts.nodes == nodes.len());
+    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing, epochs, is_whole };
+    if job.missing.is_empty() {
+        job.blame_halted(world);
+    }
+    job
+}
+
+impl Epoch {
+    pub fn new(epoch: u64, lost: &Obituary) -> Self {
+        Self { epoch, unit: lost.unit.to_string(), cause: lost.cause.to_string(), lost: lost.unit }
+    }
 }
 
 fn ranks_of(index: usize, node: &Node) -> Vec<Rank> {
@@ -138,10 +203,12 @@ fn ranks_of(index: usize, node: &Node) -> Vec<Rank> {
             rank: facts.rank,
             node: index,
             pid: facts.process.map(|process| process.pid),
-            state: State::of(facts.process, &node.holders),
+            state: State::of(facts.process, facts.end, &node.holders),
             barriers: facts.world.as_ref().map_or(0, |record| record.arrivals),
             waits: false,
             waits_ns: arrived_at_ns.map(|arrived_at_ns| node.facts.now_ns.saturating_sub(arrived_at_ns)),
+            call: facts.call.as_ref().map(Call::new),
+            end: facts.end.map(|cause| cause.to_string()),
         }
     };
     node.facts.ranks.iter().map(rank).collect()
@@ -158,6 +225,35 @@ impl Job {
         let pid = wanted.parse::<u32>().ok();
         let has_process = pid.is_some() && self.ranks.iter().any(|rank| rank.pid == pid);
         has_process || self.name().starts_with(&wanted.to_lowercase())
+    }
+
+    /// All have arrived, and yet ranks wait in the world's barrier: for those that have halted behind their arrival, before
+    /// they could let the others go.
+    fn blame_halted(&mut self, world: Option<u64>) {
+        let halted = self.halted();
+        let is_in_world = |call: &Call| call.inside && Some(call.group) == world;
+        let waits = |index: usize, rank: &Rank| !halted.contains(&index) && rank.call.as_ref().is_some_and(is_in_world);
+        let waiting: Vec<usize> = (0..self.ranks.len()).filter(|index| waits(*index, &self.ranks[*index])).collect();
+        if halted.is_empty() || waiting.is_empty() {
+            return;
+        }
+        for index in waiting {
+            let rank = &mut self.ranks[index];
+            rank.waits = true;
+            rank.waits_ns = rank.call.as_ref().map(|call| call.began_ns);
+        }
+        self.missing = halted;
+    }
+
+    /// The ranks that do nothing, and may yet be waited for: nobody waits for a rank that has been declared failed.
+    pub fn halted(&self) -> Vec<usize> {
+        let is_meant = |rank: &Rank, lost: Unit| match lost {
+            Unit::Rank(number) => number == rank.rank,
+            Unit::Node(number) => self.is_whole && number == rank.node,
+        };
+        let is_lost = |rank: &Rank| rank.end.is_some() || self.epochs.iter().any(|epoch| is_meant(rank, epoch.lost));
+        let is_halted = |rank: &Rank| rank.state != State::Running && !is_lost(rank);
+        (0..self.ranks.len()).filter(|index| is_halted(&self.ranks[*index])).collect()
     }
 
     /// What it does.
@@ -191,7 +287,7 @@ pub mod tests {
             longest_wait_ns: 0,
             times_last: 0,
         };
-        RankFacts { rank, process: Some(this_process()), world: Some(record) }
+        RankFacts { rank, process: Some(this_process()), world: Some(record), call: None, end: None }
     }
 
     fn this_process() -> ProcessId {
@@ -199,7 +295,7 @@ pub mod tests {
     }
 
     pub fn node(family: u64, ranks: Vec<RankFacts>) -> Node {
-        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks };
+        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks, nodes: 1, world: Some(0), losses: Vec::new() };
         Node { facts, holders: vec![std::process::id()] }
     }
 
@@ -230,15 +326,64 @@ pub mod tests {
         assert!(jobs[0].ranks.iter().all(|rank| !rank.waits && rank.waits_ns.is_none()));
     }
 
+    /// A rank with so many arrivals that waits in a barrier of a group.
+    fn waiting(index: usize, arrivals: u64, group: u64) -> RankFacts {
+        let began = Some(Duration::from_secs(2));
+        let call = LastCall { name: "barrier", group, sequence: arrivals, is_inside: true, began };
+        RankFacts { call: Some(call), ..rank(index, arrivals) }
+    }
+
+    /// A rank of whose process nothing is left.
+    fn dead(index: usize, arrivals: u64) -> RankFacts {
+        let process = Some(ProcessId { start_ticks: this_process().start_ticks + 1, ..this_process() });
+        RankFacts { process, ..rank(index, arrivals) }
+    }
+
+    #[test]
+    fn when_all_have_arrived_and_some_wait_they_wait_for_whoever_has_halted() {
+        let job = |ranks| jobs(vec![node(5, ranks)]).remove(0);
+        let held_up = job(vec![waiting(0, 8, 0), dead(1, 8), rank(2, 8)]);
+        assert_eq!((&held_up.missing, held_up.ranks[0].waits_ns), (&vec![1], Some(2_000_000_000)));
+        let longest = Some(Duration::from_secs(2));
+        assert_eq!(held_up.verdict(), Verdict::HeldUp { waiting: 1, longest });
+        // Whether it belongs to a smaller group is not known here.
+        assert_eq!(job(vec![waiting(0, 8, 3), dead(1, 8)]).verdict(), Verdict::Free);
+        assert_eq!(job(vec![waiting(0, 8, 0), rank(1, 8)]).verdict(), Verdict::Free);
+    }
+
+    #[test]
+    fn whoever_is_lost_holds_up_nobody() {
+        let killed = FailureCause::Killed { signal: 9 };
+        let lost = |unit| {
+            let mut nodes = [node(5, vec![waiting(0, 8, 0), rank(1, 8)]), node(5, vec![dead(2, 8), waiting(3, 8, 0)])];
+            nodes.iter_mut().for_each(|node| node.facts.nodes = 2);
+            // One of them has heard of it.
+            nodes[1].facts.losses = vec![Obituary { unit, cause: killed }];
+            jobs(nodes.into()).remove(0)
+        };
+        for unit in [Unit::Rank(2), Unit::Node(1)] {
+            assert_eq!((lost(unit).verdict(), lost(unit).halted()), (Verdict::Free, vec![]), "{unit}");
+        }
+        let epochs = lost(Unit::Rank(2)).epochs;
+        assert_eq!(
+            (epochs[0].epoch, &*epochs[0].unit, &*epochs[0].cause),
+            (1, "rank 2", "killed by signal 9 (SIGKILL)")
+        );
+        assert!(matches!(lost(Unit::Rank(0)).verdict(), Verdict::HeldUp { waiting: 2, .. }));
+    }
+
     #[test]
     fn states_are_those_of_processes_that_have_part_in_the_job() {
         let (own, holders) = (this_process(), [std::process::id()]);
-        assert_eq!(State::of(Some(own), &holders), State::Running);
-        assert_eq!(State::of(Some(own), &[]), State::Left);
-        assert_eq!(State::of(Some(ProcessId { pid: u32::MAX, ..own }), &holders), State::Dead);
+        assert_eq!(State::of(Some(own), None, &holders), State::Running);
+        assert_eq!(State::of(Some(own), None, &[]), State::Left);
+        assert_eq!(State::of(Some(ProcessId { pid: u32::MAX, ..own }), None, &holders), State::Dead);
         // Another process has its pid now.
-        assert_eq!(State::of(Some(ProcessId { start_ticks: own.start_ticks + 1, ..own }), &holders), State::Dead);
-        assert_eq!(State::of(None, &holders), State::Absent);
+        let recycled = ProcessId { start_ticks: own.start_ticks + 1, ..own };
+        assert_eq!(State::of(Some(recycled), None, &holders), State::Dead);
+        assert_eq!(State::of(None, None, &holders), State::Absent);
+        assert_eq!(State::of(Some(own), Some(FailureCause::Left), &holders), State::Left);
+        assert_eq!(State::of(Some(own), Some(FailureCause::Panicked), &holders), State::Running);
         let mut absent = rank(1, 0);
         (absent.process, absent.world) = (None, None);
         assert_eq!(jobs(vec![node(5, vec![rank(0, 0), absent])])[0].verdict(), Verdict::Joining);

@@ -9,6 +9,8 @@
 //!                      what happens when           lines.rs: whole lines; writer.rs: slow readers
 //! ```
 //!
+//! Of a rank that has died the supervisor tells what the job's shared memory says of it (`last_seen.rs`).
+//!
 //! With `--nodes` the supervisor also serves the rendezvous at which ranks of different nodes meet (`nodes.rs`).
 //!
 //! Two processes, because one could not promise that no process survives it: who is killed with SIGKILL cleans nothing
@@ -20,6 +22,7 @@ mod course;
 mod error;
 mod family;
 mod front;
+mod last_seen;
 mod lines;
 mod nodes;
 mod options;

@@ -40,9 +40,14 @@ impl Nodes {
     }
 }
 
+/// The node of a rank.
+pub fn node_of(rank: usize, nodes: usize, ranks: usize) -> usize {
+    rank * nodes / ranks
+}
+
 /// Ranks stand in blocks, whose sizes differ by one at most.
 fn place(rank: usize, nodes: usize, ranks: usize) -> LocalPlace {
-    let node = rank * nodes / ranks;
+    let node = node_of(rank, nodes, ranks);
     let first_of = |node: usize| (node * ranks).div_ceil(nodes);
     LocalPlace {
         pretended_node: Some(u32::try_from(node).expect("less than the ranks of one machine")),

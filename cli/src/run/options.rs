@@ -17,6 +17,9 @@ With --nodes also PHALANX_NODE (the node it is to pretend to be on) and PHALANX_
 itself then serves PHALANX_BOOTSTRAP, at a port of 127.0.0.1.
 Rank 0 has the launcher's stdin, the others read /dev/null.
 
+When a rank fails, a line on stderr says which and why. Of a rank that uses Phalanx it also says where it was (its
+last barrier, or the wait that it was in) and who waits for it, as far as the memory of its node's other ranks tells.
+
 Output is passed on in whole lines. An unfinished last line is given its newline when another rank's line follows
 it, and always with --tag-output. A line longer than 1 MiB is passed on in pieces of that size.
 

@@ -182,14 +182,20 @@ impl Ranks {
         }
     }
 
+    /// The running ranks and their processes, in order.
+    pub fn survivors(&self) -> impl Iterator<Item = (usize, Pid)> {
+        let running = self.all.iter().enumerate().filter(|(_, rank)| rank.pidfd.is_some());
+        running.map(|(rank, process)| (rank, process.pid))
+    }
+
     /// The running ranks, for a message: `ranks 0-3, 7`.
     pub fn describe_running(&self) -> String {
-        let running: Vec<usize> = (0..self.all.len()).filter(|&rank| self.all[rank].pidfd.is_some()).collect();
-        describe(&running)
+        describe(&self.survivors().map(|(rank, _)| rank).collect::<Vec<_>>())
     }
 }
 
-fn describe(ranks: &[usize]) -> String {
+/// Ranks for a message: `ranks 0-3, 7`.
+pub fn describe(ranks: &[usize]) -> String {
     let mut text = String::from(if ranks.len() == 1 { "rank " } else { "ranks " });
     for (index, run) in ranks.chunk_by(|before, after| before + 1 == *after).enumerate() {
         let separator = if index == 0 { "" } else { ", " };

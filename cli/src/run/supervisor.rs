@@ -15,6 +15,8 @@ use super::course::{Course, Order};
 use super::error::RunError;
 use super::family::{self, Strangers};
 use super::front::Word;
+use super::last_seen::{self, Placed};
+use super::nodes;
 use super::options::Options;
 use super::output::{Console, Drained};
 use super::ranks::{Death, Ranks, Recipe};
@@ -33,6 +35,8 @@ pub fn run(options: &Options, front: OwnedFd, signals: Signals) -> Result<u8, Ru
         ranks: Ranks::new(group).map_err(RunError::system("watch processes"))?,
         console: Console::open(options.tag_output).map_err(RunError::system("open the output"))?,
         course: Course::new(Instant::now(), options.timeout, options.keep_going),
+        size: options.ranks,
+        nodes: options.nodes,
         output_failed: false,
     };
     supervisor.start_ranks(options.ranks, &recipe);
@@ -70,6 +74,9 @@ struct Supervisor {
     ranks: Ranks,
     console: Console,
     course: Course,
+    /// The job's ranks and nodes.
+    size: usize,
+    nodes: usize,
     /// Has it been noticed that the output cannot be written?
     output_failed: bool,
 }
@@ -166,9 +173,20 @@ impl Supervisor {
         for Death { rank, pid, end } in deaths {
             self.console.pump_rank(rank);
             if self.course.handle_end(Instant::now(), end) {
-                self.console.say(&format!("rank {rank} (pid {}) {}", pid.as_raw_pid(), end.describe()));
+                let clause = self.last_seen(rank, pid);
+                self.console.say(&format!("rank {rank} (pid {}) {}{clause}", pid.as_raw_pid(), end.describe()));
             }
         }
+    }
+
+    /// What the other ranks' memory tells of one that has died.
+    fn last_seen(&self, rank: usize, pid: Pid) -> String {
+        let placed = |(rank, pid): (usize, Pid)| {
+            let pid = pid.as_raw_pid().cast_unsigned();
+            Placed { rank, node: nodes::node_of(rank, self.nodes, self.size), pid }
+        };
+        let survivors: Vec<Placed> = self.ranks.survivors().map(placed).collect();
+        last_seen::clause(placed((rank, pid)), &survivors).unwrap_or_default()
     }
 
     /// Ends the job when its output can go nowhere. True if that is news.

@@ -1,17 +1,20 @@
 //! Finding segments: each process that has part in a job keeps its node's open, a memory file called `phalanx`.
 //!
 //! The kernel shows open files in `/proc/PID/fd`, to the same user. Files are told from each other by inode, so that a
-//! segment is found once however many processes have it.
+//! segment is found once however many processes have it. `phalanx inspect` looks at all processes, `phalanx run` at one of
+//! its ranks when another one has died.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use phalanx::SegmentError;
 use phalanx::coord;
 use phalanx::fabric::shm::ReadOnlySegment;
 
+/// How many open files of a process are looked at by whoever has no time. A segment is among a program's first files.
+const HASTY_FILES: usize = 1024;
 /// What the kernel calls such a file.
 const LINK: &str = "/memfd:phalanx (deleted)";
 
@@ -23,10 +26,10 @@ pub struct Found {
 }
 
 /// The segments of all processes of this user. Processes that end meanwhile are passed over.
-pub fn segments() -> Vec<Found> {
+pub fn all() -> Vec<Found> {
     let mut by_inode: BTreeMap<(u64, u64), (PathBuf, Vec<u32>)> = BTreeMap::new();
     for pid in processes() {
-        for path in memory_files(pid) {
+        for path in memory_files(pid, usize::MAX) {
             let Ok(facts) = fs::metadata(&path) else { continue };
             let (_, holders) = by_inode.entry((facts.dev(), facts.ino())).or_insert((path, Vec::new()));
             // A process may have it open several times: to pass it on, or as all the ranks of its threads.
@@ -38,9 +41,18 @@ pub fn segments() -> Vec<Found> {
     by_inode.into_values().filter_map(|(path, holders)| open(&path, holders)).collect()
 }
 
+/// The segments that one process has open, found in bounded time and without waiting for anything.
+pub fn of_process(pid: u32) -> Vec<ReadOnlySegment> {
+    let opened = memory_files(pid, HASTY_FILES).filter_map(|path| open(&path, vec![pid]));
+    opened.filter_map(|found| found.segment.ok()).collect()
+}
+
 /// `None` when the process has ended meanwhile.
 fn open(path: &Path, holders: Vec<u32>) -> Option<Found> {
-    let file = File::open(path).ok()?;
+    // Between the look at its name and this the descriptor may have become another file's, one that makes whoever opens it
+    // wait.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     Some(Found { holders, segment: ReadOnlySegment::attach(&file.into(), coord::LAYOUT_HASH) })
 }
 
@@ -55,8 +67,8 @@ fn processes() -> Vec<u32> {
     pids
 }
 
-/// The process's open files that are called like a segment.
-fn memory_files(pid: u32) -> Vec<PathBuf> {
+/// Those of the process's first `most` open files that are called like a segment.
+fn memory_files(pid: u32, most: usize) -> impl Iterator<Item = PathBuf> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.filter(|path| fs::read_link(path).is_ok_and(|target| target == Path::new(LINK))).collect()
+    files.take(most).filter(|path| fs::read_link(path).is_ok_and(|target| target == Path::new(LINK)))
 }
