@@ -515,7 +515,7 @@ impl Group {
             };
             let clock = &self.membership.driver.clock;
             let waited = Duration::from_nanos(clock.ns(clock.now().saturating_sub(since)));
-            let patience = failures::ASK_AFTER.max(waited + failures::ASK_EVERY);
+            let patience = failures::ASK_AFTER.max(waited + self.next_question(waited));
             let Core { barrier, arrived, failures, .. } = &mut *core;
             let bounds = failures.bounds(limit.map(|limit| limit.deadline), patience);
             interrupted = barrier.resume(&self.membership, arrived, bounds, since);

@@ -278,6 +278,12 @@ impl Job {
         threads(n, &options.completed_by(&Environment::of_this_process())?)
     }
 
+    /// Leaves the job: as dropping it, and said where a reader sees it. This rank has left, and has not failed, once the
+    /// groups that it has made are dropped as well.
+    pub fn finalize(self) {
+        drop(self);
+    }
+
     /// The group of all ranks.
     pub fn world(&self) -> &Group {
         &self.world

@@ -22,8 +22,10 @@ use crate::sync::Ordering;
 
 /// How long a wait lasts before this rank asks after those that it misses: whether they run, or have left.
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(20);
-/// The time between two such questions.
-pub(super) const ASK_EVERY: Duration = Duration::from_millis(10);
+/// The shortest time between two such questions; a wait that has lasted long asks more seldom.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+/// The longest.
+const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// How long the arrivals of failed members on other nodes are waited for. A node that does not answer has failed with
 /// them, for all that can be known.
 const FINAL_WORD_PATIENCE: Duration = Duration::from_millis(50);
@@ -260,6 +262,13 @@ impl Group {
     /// The epoch that [`survivors`](Self::survivors) goes by: it grows with each rank or node that the job loses.
     pub fn epoch(&self) -> u64 {
         view::epoch(self.segment(), &self.segment().layout())
+    }
+
+    /// How long a wait that has lasted for `waited` goes on before this rank asks again. Each question is a look into
+    /// `/proc` or a message, which whoever computes on this CPU meanwhile pays for.
+    pub(super) fn next_question(&self, waited: Duration) -> Duration {
+        let longest = (self.membership.failure.timeout / 2).clamp(ASK_EVERY, ASK_AT_LEAST_EVERY);
+        (waited / 2).clamp(ASK_EVERY, longest)
     }
 
     /// Asks after the members that this rank waits for. Those of this node that have been stopped for too long are
