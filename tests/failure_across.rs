@@ -35,6 +35,10 @@ fn meet_until_somebody_fails() {
         await_line();
     }
     let error = (0..).find_map(|_| world.barrier().err()).expect("some barrier fails");
+    if matches!(error, BarrierError::Excluded { .. }) {
+        // What it asks of other nodes is refused.
+        let _ = world.stats();
+    }
     answer(told(&error));
     if matches!(error, BarrierError::RankFailed { .. }) {
         let rest = world.shrink(LIMIT).expect("some are left");
@@ -43,6 +47,7 @@ fn meet_until_somebody_fails() {
         }
         answer(format!("{:?}", rest.ranks()));
         await_line();
+        answer(format!("{:?}", rest.barrier()));
     }
 }
 
@@ -146,6 +151,9 @@ fn a_rank_of_another_node_that_is_stopped_has_failed_after_the_time_out() {
         children.say(victim, "look");
         let said = children.next_answer(victim);
         assert!(said.starts_with(&format!("Excluded {{ rank: {victim}")), "{said}");
+        // Nobody else is, on its own node neither.
+        survivors.iter().for_each(|rank| children.say(*rank, "go on"));
+        survivors.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "Ok(())", "rank {rank}"));
     }
 }
 

@@ -9,4 +9,6 @@ mod notify;
 mod segment;
 
 pub use neighbours::{Neighbourhood, Neighbours};
+#[cfg(test)]
+pub(crate) use segment::tests::segment_of;
 pub use segment::{Expected, Segment, SegmentError};
