@@ -185,3 +185,43 @@ fn whoever_waits_for_a_rank_that_has_left_is_told() {
         }
     }
 }
+
+/// Rank 2 passes and leaves, and with it its node. That it had arrived is on the way to rank 0 by rank 3, which computes
+/// between its arrival and its wait: rank 0 waits for it, and is not told that rank 2 has left.
+#[test]
+fn a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all() {
+    const TEST: &str = "a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        let held = matches!(job.rank(), 0 | 3).then(|| world.arrive().expect("an arrival"));
+        answer("arrived");
+        let ended = match held {
+            Some(arrival) => {
+                await_line();
+                // Before it waits; whoever hears it knows that it waits, or is about to.
+                answer("waits");
+                arrival.wait()
+            }
+            None => world.barrier(),
+        };
+        answer(format!("{ended:?}"));
+        if job.rank() != 2 {
+            await_line();
+        }
+        return;
+    }
+    let across = Across::new(&[0, 1, 2, 3, 4]);
+    let mut children = across.start(TEST, &[("PHALANX_RADIX", "2")]);
+    (0..5).for_each(|rank| assert_eq!(children.next_answer(rank), "arrived"));
+    [1, 2, 4].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), "Ok(())", "rank {rank}"));
+    assert!(children.finish(2).1.success());
+    children.say(0, "wait");
+    assert_eq!(children.next_answer(0), "waits");
+    // Long enough for rank 0 to miss rank 2, and for the others to agree that it has left.
+    std::thread::sleep(Duration::from_millis(300));
+    children.say(3, "wait");
+    assert_eq!(children.next_answer(3), "waits");
+    [3, 0].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), "Ok(())", "rank {rank}"));
+}

@@ -9,7 +9,7 @@
 //!
 //! A rank that has *left* was through with all that it had begun: barriers that it had arrived at can still be passed, and
 //! its arrivals are looked up. Where nobody can tell them any more, since its node has left with it, the barrier is lost
-//! when all others have waited at it for the failure time-out.
+//! when all others have been there for a second.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,6 +31,9 @@ pub(super) const ASK_AFTER: Duration = Duration::from_millis(20);
 pub(super) const ASK_EVERY: Duration = Duration::from_millis(10);
 /// How long the arrivals on other nodes of members that have left are waited for.
 const FINAL_WORD_PATIENCE: Duration = Duration::from_millis(50);
+/// How long nobody but those who have left must be missing before the barrier is lost. One of the others may have what it
+/// takes to pass it in its memory, and compute between `arrive` and `wait`.
+const DESERTION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a member knows of its group's failures.
 #[derive(Debug, Default)]
@@ -242,7 +245,7 @@ impl Group {
         };
         let clock = &self.membership.driver.clock;
         let since = *failures.deserted.get_or_insert_with(|| clock.now());
-        if Duration::from_nanos(clock.ns(clock.now().saturating_sub(since))) < self.membership.failure.timeout {
+        if Duration::from_nanos(clock.ns(clock.now().saturating_sub(since))) < DESERTION_PATIENCE {
             return None;
         }
         failures.lost = Some(self.loss_by(&failures.failed, first));
