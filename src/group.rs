@@ -420,17 +420,29 @@ impl Group {
     /// Something has happened since the last call: whether the next barrier can still be passed.
     #[cold]
     fn look_before(&self, core: &mut Core) -> Result<(), BarrierError> {
-        if core.standing != Standing::Nothing && core.barrier.is_outstanding() {
-            return match self.heed_while_waiting(core) {
-                Some(Err(error)) => {
-                    core.standing = Standing::Nothing;
-                    Err(error)
+        match core.standing {
+            Standing::Nothing | Standing::Forming => self.heed(core, core.barrier.passed() + 1),
+            // It may be passed, and whoever waits for it is to know: it is that wait that looks.
+            Standing::Suspended | Standing::Splitting(..) | Standing::Held => {
+                core.failures.look_at_once();
+                Ok(())
+            }
+            Standing::Detached => match self.heed_while_waiting(core) {
+                None => Ok(()),
+                Some(ended) => {
+                    core.standing = standing_after(&ended, core.standing);
+                    ended?;
+                    self.heed(core, core.barrier.passed() + 1)
                 }
-                // What has been passed is found again by whoever finishes it.
-                _ => Ok(()),
-            };
+            },
         }
-        self.heed(core, core.barrier.passed() + 1)
+    }
+
+    /// Before the wait for an arrival that the caller holds.
+    fn look_first(&self, core: &mut Core) {
+        if !core.failures.are_none(drive::alarm(self.segment())) {
+            core.failures.look_at_once();
+        }
     }
 
     #[inline]
@@ -454,8 +466,8 @@ impl Group {
             Standing::Suspended if core.barrier.contribution() == contribution => Ok(()),
             // Whoever dropped it does not want to know how it ended.
             Standing::Detached => match self.finish(core, limit, Standing::Detached) {
-                Err(error @ BarrierError::TimedOut { .. }) => Err(error),
-                _ => Ok(()),
+                Ok(_) | Err(BarrierError::OperationMismatch { .. }) => Ok(()),
+                Err(error) => Err(error),
             },
             _ => Err(self.outstanding(core)),
         }
@@ -496,7 +508,7 @@ impl Group {
                 }
                 Waited::Alarmed { since } => {
                     if let Some(ended) = self.heed_while_waiting(core) {
-                        core.standing = Standing::Nothing;
+                        core.standing = standing_after(&ended, otherwise);
                         return ended;
                     }
                     since
@@ -510,6 +522,12 @@ impl Group {
                     let sequence = core.barrier.passed() + 1;
                     note.get_or_insert_with(|| Noted::new(&self.membership, Call::Barrier, sequence, self.id(), since));
                     self.ask_after_missing(core);
+                    if self.has_more_to_heed(&core.failures)
+                        && let Some(ended) = self.heed_while_waiting(core)
+                    {
+                        core.standing = standing_after(&ended, otherwise);
+                        return ended;
+                    }
                     since
                 }
             };
@@ -638,6 +656,14 @@ impl Group {
     pub fn space(&self) -> (usize, usize) {
         let node = self.segment().layout();
         (arena::taken(self.segment(), &node), node.arena_units())
+    }
+}
+
+/// Who answers for an arrival when the wait for it has ended.
+fn standing_after(ended: &Result<u64, BarrierError>, otherwise: Standing) -> Standing {
+    match ended {
+        Err(BarrierError::Unreachable { .. }) => otherwise,
+        _ => Standing::Nothing,
     }
 }
 

@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::children::{Children, Launch, answer, role};
-use common::ranks::{LIMIT, on_ranks};
-use phalanx::{Algorithm, BarrierError, FailureCause, Job, JobOptions, LateState};
+use common::ranks::{Gate, LIMIT, on_ranks};
+use phalanx::{Algorithm, BarrierError, FailureCause, Group, Job, JobOptions, LateState};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Starts as many ranks as the job has, all in the role `rank`.
@@ -207,11 +208,13 @@ fn a_thread_that_leaves_is_told_of_and_its_arrival_before_counts() {
             _ => {
                 world.barrier().expect("all arrive at the first");
                 // Half a barrier: whoever only looks is told, too.
+                let arrival = world.arrive();
                 let error = loop {
-                    match world.arrive().map(|arrival| arrival.test()) {
+                    match arrival.as_ref().map(|arrival| arrival.test()) {
                         Ok(Ok(true)) => panic!("one has left"),
                         Ok(Ok(false)) => std::thread::yield_now(),
-                        Ok(Err(error)) | Err(error) => break error,
+                        Ok(Err(error)) => break error,
+                        Err(error) => break error.clone(),
                     }
                 };
                 let BarrierError::RankFailed { ranks, causes, .. } = error else { panic!("{error}") };
@@ -237,4 +240,156 @@ fn a_thread_that_panics_has_failed() {
         matches!(&error, BarrierError::RankFailed { causes, .. } if *causes == [FailureCause::Panicked]),
         "{error}"
     );
+}
+
+/// Waits until this member knows that no more than so many survive.
+fn await_survivors(group: &Group, count: usize) {
+    while group.survivors().len() > count {
+        std::thread::yield_now();
+    }
+}
+
+/// The ranks that a call was refused for.
+fn failed_ranks<T>(ended: Result<T, BarrierError>) -> Vec<usize> {
+    match ended {
+        Err(BarrierError::RankFailed { ranks, .. }) => ranks,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("nobody is left to pass it with"),
+    }
+}
+
+/// Where a killed rank was in its arrival nobody can tell, so it counts for nobody: all survivors lose the same barrier.
+#[test]
+fn what_a_killed_rank_had_arrived_at_is_lost_for_all() {
+    const TEST: &str = "what_a_killed_rank_had_arrived_at_is_lost_for_all";
+    if let Some(algorithm) = role() {
+        let options = JobOptions::new().barrier(algorithm.parse().expect("an algorithm"));
+        let job = Job::from_env_with(&options).expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        if job.rank() == 2 {
+            let _arrival = world.arrive().expect("an arrival");
+            answer("ready");
+            std::thread::sleep(LIMIT);
+        }
+        // One of the others has arrived before, and one comes later.
+        let arrival = (job.rank() == 0).then(|| world.arrive().expect("an arrival"));
+        answer("ready");
+        await_survivors(world, 2);
+        let ended = arrival.map_or_else(|| world.barrier(), |arrival| arrival.wait());
+        return answer(told(&ended.expect_err("one is dead")));
+    }
+    for algorithm in Algorithm::ALL {
+        let launch = Launch::new(3);
+        let mut children = Children::default();
+        for rank in 0..3 {
+            children.start(launch.rank(TEST, algorithm.name(), rank));
+        }
+        await_answers(&mut children, &[0, 1, 2], "ready");
+        children.kill(2);
+        await_answers(&mut children, &[0, 1], "[2] [Killed { signal: 9 }] epoch 1 barrier 2 of 0");
+    }
+}
+
+/// Asking who survives is not looking after the arrival that one holds.
+#[test]
+fn the_wait_for_a_held_arrival_ends_after_a_look_at_the_survivors() {
+    let gate = Gate::new(2);
+    on_ranks(2, &JobOptions::new(), |job| {
+        let world = job.world();
+        world.barrier().expect("both are there");
+        if job.rank() == 0 {
+            let arrival = world.arrive().expect("an arrival");
+            gate.wait();
+            await_survivors(world, 1);
+            return assert_eq!(failed_ranks(arrival.wait_timeout(LIMIT)), [1]);
+        }
+        gate.wait();
+    });
+}
+
+#[test]
+fn calls_after_a_failure_leave_a_held_arrival_alone_and_settle_a_dropped_one() {
+    let gate = Gate::new(2);
+    on_ranks(2, &JobOptions::new(), |job| {
+        let world = job.world();
+        let other = world.subgroup(&[0, 1], LIMIT).expect("another group");
+        world.barrier().expect("both are there");
+        if job.rank() == 0 {
+            let held = world.arrive().expect("an arrival");
+            drop(other.arrive().expect("an arrival"));
+            gate.wait();
+            await_survivors(world, 1);
+            assert!(matches!(world.barrier(), Err(BarrierError::ArrivalOutstanding { .. })));
+            assert_eq!(failed_ranks(held.test()), [1]);
+            assert_eq!(failed_ranks(held.wait()), [1]);
+            assert_eq!(failed_ranks(world.barrier()), [1]);
+            assert_eq!(failed_ranks(other.barrier()), [1]);
+            return assert_eq!(failed_ranks(other.arrive()), [1]);
+        }
+        gate.wait();
+    });
+}
+
+/// It was passed before the failure, so the call that resumes it says so; the next one fails.
+#[test]
+fn a_barrier_that_was_passed_before_a_failure_is_passed_for_who_resumes_it() {
+    for algorithm in Algorithm::ALL {
+        let gate = Gate::new(2);
+        on_ranks(2, &JobOptions::new().barrier(algorithm), |job| {
+            if job.rank() == 1 {
+                gate.wait();
+                job.world().barrier().expect("the other one has arrived");
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                    let _job = job;
+                    panic!("on purpose");
+                }));
+                return drop(ended);
+            }
+            let world = job.world();
+            let early = world.barrier_timeout(Duration::ZERO);
+            assert!(matches!(early, Err(BarrierError::TimedOut { .. })), "{early:?}");
+            gate.wait();
+            await_survivors(world, 1);
+            assert_eq!(world.barrier(), Ok(()), "{algorithm}");
+            let next = world.barrier();
+            assert!(matches!(&next, Err(BarrierError::RankFailed { sequence: 2, .. })), "{algorithm}: {next:?}");
+        });
+    }
+}
+
+/// Members that have seen different epochs meet, if these differ by somebody else's failure only.
+#[test]
+fn survivors_meet_though_one_has_seen_a_stranger_fail_and_the_other_has_not() {
+    let (may_leave, both_know) = (AtomicBool::new(false), Gate::new(2));
+    on_ranks(4, &JobOptions::new(), |job| {
+        let world = job.world();
+        let group = (job.rank() < 3).then(|| world.subgroup(&[0, 1, 2], LIMIT).expect("a group"));
+        world.barrier().expect("all are there");
+        let Some(group) = group else {
+            while !may_leave.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            return;
+        };
+        if job.rank() == 2 {
+            return;
+        }
+        await_survivors(&group, 2);
+        let (taken, _) = group.space();
+        if job.rank() == 1 {
+            both_know.wait();
+            // The other one has begun.
+            while group.space().0 <= taken {
+                std::thread::yield_now();
+            }
+            may_leave.store(true, Ordering::Release);
+            await_survivors(world, 2);
+        } else {
+            both_know.wait();
+        }
+        let rest = group.shrink(Duration::from_secs(20)).expect("two survive");
+        assert_eq!(rest.ranks(), [0, 1]);
+        rest.barrier().expect("both are there");
+    });
 }

@@ -35,6 +35,10 @@ fn meet_until_somebody_fails() {
         await_line();
     }
     let error = (0..).find_map(|_| world.barrier().err()).expect("some barrier fails");
+    if matches!(error, BarrierError::Excluded { .. }) {
+        // What it asks of other nodes is refused.
+        let _ = world.stats();
+    }
     answer(told(&error));
     if matches!(error, BarrierError::RankFailed { .. }) {
         let rest = world.shrink(LIMIT).expect("some are left");
@@ -43,6 +47,7 @@ fn meet_until_somebody_fails() {
         }
         answer(format!("{:?}", rest.ranks()));
         await_line();
+        answer(format!("{:?}", rest.barrier()));
     }
 }
 
@@ -146,6 +151,9 @@ fn a_rank_of_another_node_that_is_stopped_has_failed_after_the_time_out() {
         children.say(victim, "look");
         let said = children.next_answer(victim);
         assert!(said.starts_with(&format!("Excluded {{ rank: {victim}")), "{said}");
+        // Nobody else is, on its own node neither.
+        survivors.iter().for_each(|rank| children.say(*rank, "go on"));
+        survivors.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "Ok(())", "rank {rank}"));
     }
 }
 
@@ -176,4 +184,44 @@ fn whoever_waits_for_a_rank_that_has_left_is_told() {
             assert_eq!(children.next_answer(rank), format!("[{leaver}] [Left] epoch 1"), "rank {rank} of {nodes:?}");
         }
     }
+}
+
+/// Rank 2 passes and leaves, and with it its node. That it had arrived is on the way to rank 0 by rank 3, which computes
+/// between its arrival and its wait: rank 0 waits for it, and is not told that rank 2 has left.
+#[test]
+fn a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all() {
+    const TEST: &str = "a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        let held = matches!(job.rank(), 0 | 3).then(|| world.arrive().expect("an arrival"));
+        answer("arrived");
+        let ended = match held {
+            Some(arrival) => {
+                await_line();
+                // Before it waits; whoever hears it knows that it waits, or is about to.
+                answer("waits");
+                arrival.wait()
+            }
+            None => world.barrier(),
+        };
+        answer(format!("{ended:?}"));
+        if job.rank() != 2 {
+            await_line();
+        }
+        return;
+    }
+    let across = Across::new(&[0, 1, 2, 3, 4]);
+    let mut children = across.start(TEST, &[("PHALANX_RADIX", "2")]);
+    (0..5).for_each(|rank| assert_eq!(children.next_answer(rank), "arrived"));
+    [1, 2, 4].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), "Ok(())", "rank {rank}"));
+    assert!(children.finish(2).1.success());
+    children.say(0, "wait");
+    assert_eq!(children.next_answer(0), "waits");
+    // Long enough for rank 0 to miss rank 2, and for the others to agree that it has left.
+    std::thread::sleep(Duration::from_millis(300));
+    children.say(3, "wait");
+    assert_eq!(children.next_answer(3), "waits");
+    [3, 0].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), "Ok(())", "rank {rank}"));
 }

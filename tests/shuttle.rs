@@ -206,6 +206,25 @@ fn four_withdraw_at_once_and_return() {
     restless(4, 1);
 }
 
+/// One member takes its arrival back while the last one comes and a third looks: whoever looks cannot have passed, then.
+#[test]
+fn nobody_passes_without_one_that_has_taken_its_arrival_back() {
+    for (algorithm, parents) in shapes(3) {
+        random(move || {
+            let meeting = Meeting::new(algorithm, &parents);
+            let passed = all(&meeting, |meeting, me| {
+                let mut barrier = meeting.member(me);
+                barrier.arrive(&meeting.node, Contribution::NONE, None);
+                match me {
+                    0 => !is_taken_back(&mut barrier, &meeting.node),
+                    _ => (0..2).any(|_| barrier.poll_thoroughly(&meeting.node).is_ready()),
+                }
+            });
+            assert!(passed[0] || !passed[1] && !passed[2], "{algorithm}: {passed:?}");
+        });
+    }
+}
+
 /// One member arrives and does not look again until all others are through, while another one withdraws.
 #[test]
 fn a_member_that_does_not_poll_holds_nobody_up() {

@@ -54,10 +54,12 @@ impl<'group, T: Carried> Arrival<'group, T> {
         let mut ended = self.ended.borrow_mut();
         if ended.is_none() {
             let mut core = self.group.core.borrow_mut();
-            *ended = self.group.look_whether_ended(&mut core);
-            if ended.is_some() {
-                core.standing = Standing::Nothing;
+            match self.group.look_whether_ended(&mut core) {
+                Some(Err(error @ BarrierError::Unreachable { .. })) => return Err(error),
+                None => return Ok(false),
+                found => *ended = found,
             }
+            core.standing = Standing::Nothing;
         }
         match &*ended {
             None => Ok(false),
@@ -88,6 +90,7 @@ impl<'group, T: Carried> Arrival<'group, T> {
         let mut ended = self.ended.borrow_mut();
         if ended.is_none() {
             let mut core = self.group.core.borrow_mut();
+            self.group.look_first(&mut core);
             let finished = self.group.finish(&mut core, limit, Standing::Held);
             if core.standing == Standing::Held {
                 return finished.map(T::from_word);

@@ -1,10 +1,15 @@
 //! What a group makes of failures: which barriers nobody can pass any more, and what its survivors are told.
 //!
-//! The view log (`cluster::view`) says which ranks the job has lost, in the same order everywhere. A rank that is lost
-//! writes no more, so its last arrival is final: barriers that it had arrived at can still be passed, and all others are
-//! lost. A barrier is lost by the first epoch that has a member who will never arrive there. All survivors find the same,
-//! from the same log and the same arrivals, and whoever fails takes its own arrival back first, by the way that decides
-//! between "taken back" and "passed" for all alike. So of one barrier either nobody of this node passes, or nobody fails.
+//! The view log (`cluster::view`) says which ranks the job has lost, in the same order everywhere. A group is broken by the
+//! first epoch that has a member of it: every barrier that is not passed by then is lost, though that member may have
+//! arrived at it. (Where it has died in the middle of its arrival, or comes back later and goes on with it, its arrival
+//! would say one thing to one survivor and another to the next; the log says the same to all.) Whoever fails takes its own
+//! arrival back first, by the way that decides between "taken back" and "passed" for all alike. So in a group of one node
+//! either nobody passes a barrier, or nobody fails at it.
+//!
+//! A rank that has *left* was through with all that it had begun: barriers that it had arrived at can still be passed, and
+//! its arrivals are looked up. Where nobody can tell them any more, since its node has left with it, the barrier is lost
+//! when all others have been there for a second.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,9 +31,11 @@ pub(super) const ASK_AFTER: Duration = Duration::from_millis(20);
 const ASK_EVERY: Duration = Duration::from_millis(10);
 /// The longest.
 const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// How long the arrivals of failed members on other nodes are waited for. A node that does not answer has failed with
-/// them, for all that can be known.
+/// How long the arrivals on other nodes of members that have left are waited for.
 const FINAL_WORD_PATIENCE: Duration = Duration::from_millis(50);
+/// How long nobody but those who have left must be missing before the barrier is lost. One of the others may have what it
+/// takes to pass it in its memory, and compute between `arrive` and `wait`.
+const DESERTION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a member knows of its group's failures.
 #[derive(Debug, Default)]
@@ -47,7 +54,12 @@ pub(super) struct Failures {
     closed: Option<(u64, FailureCause)>,
     /// Since when, by the clock's ticks, this rank sees others stopped.
     stopped: HashMap<usize, u64>,
+    /// Since when, by the clock's ticks, nobody is missing but those who have left.
+    deserted: Option<u64>,
 }
+
+/// No alarm holds it.
+const NEVER: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct FailedMember {
@@ -76,6 +88,11 @@ impl Failures {
     pub fn bounds(&self, deadline: Option<u64>, patience: Duration) -> Bounds {
         Bounds { deadline, alarm: self.alarm, patience }
     }
+
+    /// Has the wait for an arrival that stands from an earlier call look at what has happened before it waits.
+    pub fn look_at_once(&mut self) {
+        self.alarm = NEVER;
+    }
 }
 
 impl Group {
@@ -86,22 +103,20 @@ impl Group {
     /// What makes the call impossible.
     #[cold]
     pub(super) fn heed(&self, core: &mut Core, sequence: u64) -> Result<(), BarrierError> {
+        // The alarm first: what is raised behind this look is seen at the next.
+        let alarm = drive::alarm(self.segment());
         self.read_log(&mut core.failures);
-        match self.fault_at(core, sequence) {
-            None => Ok(()),
-            Some(error) => {
-                // From now on each call looks here first.
-                core.failures.calm = u64::MAX;
-                Err(error)
-            }
-        }
+        let fault = self.fault_at(core, sequence);
+        let failures = &mut core.failures;
+        let is_calm = fault.is_none() && failures.failed.is_empty() && failures.closed.is_none();
+        // Once something is wrong each call looks here first.
+        (failures.alarm, failures.calm) = (alarm, if is_calm { alarm } else { NEVER });
+        fault.map_or(Ok(()), Err)
     }
 
-    /// Takes in the epochs that are new.
-    pub(super) fn read_log(&self, failures: &mut Failures) {
+    /// Takes in the epochs that are new. The alarm is not heeded by that: whoever waits has still to see what it means.
+    fn read_log(&self, failures: &mut Failures) {
         let (segment, node) = (self.segment(), self.segment().layout());
-        // The alarm first: what is raised behind this look is seen at the next.
-        failures.alarm = drive::alarm(segment);
         let last = view::epoch(segment, &node);
         for epoch in failures.epoch + 1..=last {
             let Some(obituary) = view::obituary(segment, &node, epoch) else { break };
@@ -113,8 +128,6 @@ impl Group {
         if failures.closed.is_none() && segment.word(header::EXCLUDED).load(Ordering::Relaxed) != 0 {
             failures.closed = Some((0, FailureCause::Silent));
         }
-        let is_calm = failures.failed.is_empty() && failures.closed.is_none();
-        failures.calm = if is_calm { failures.alarm } else { u64::MAX };
     }
 
     fn take_in(&self, failures: &mut Failures, ranks: &[usize], epoch: u64, Obituary { unit, cause }: Obituary) {
@@ -178,34 +191,68 @@ impl Group {
         }))
     }
 
-    /// By whom barrier `sequence` is lost: the first epoch with a member that will never arrive there.
+    /// By whom barrier `sequence` is lost: the first epoch with a member that will not arrive there, for all that counts.
     fn loss_at(&self, failed: &[FailedMember], sequence: u64) -> Option<Loss> {
         if failed.is_empty() {
             return None;
         }
-        let arrived = self.final_arrivals(failed);
-        let never_arrives = |at: &usize| arrived[*at].is_none_or(|arrivals| arrivals < sequence);
-        let epoch = (0..failed.len()).find(never_arrives).map(|at| failed[at].epoch)?;
-        let of_epoch: Vec<&FailedMember> = failed.iter().filter(|failed| failed.epoch == epoch).collect();
-        Some(Loss {
-            epoch,
-            ranks: of_epoch.iter().map(|failed| self.ranks[failed.member]).collect(),
-            causes: of_epoch.iter().map(|failed| failed.cause).collect(),
-        })
+        let arrived = self.arrivals_of_left(failed);
+        let never_arrives = |at: &usize| match failed[*at].cause {
+            FailureCause::Left => arrived[*at].is_some_and(|arrivals| arrivals < sequence),
+            _ => true,
+        };
+        let first = (0..failed.len()).find(never_arrives)?;
+        Some(self.loss_by(failed, failed[first].epoch))
     }
 
-    /// At how many barriers each failed member has arrived; `None` where its node does not answer.
-    fn final_arrivals(&self, failed: &[FailedMember]) -> Vec<Option<u64>> {
-        let is_reachable =
-            |failed: &FailedMember| !self.membership.has_lost_node(self.membership.node_of(self.ranks[failed.member]));
-        let asked: Vec<usize> =
-            failed.iter().filter(|failed| is_reachable(failed)).map(|failed| failed.member).collect();
+    fn loss_by(&self, failed: &[FailedMember], epoch: u64) -> Loss {
+        let of_epoch = || failed.iter().filter(|failed| failed.epoch == epoch);
+        Loss {
+            epoch,
+            ranks: of_epoch().map(|failed| self.ranks[failed.member]).collect(),
+            causes: of_epoch().map(|failed| failed.cause).collect(),
+        }
+    }
+
+    /// At how many barriers each member that has left had arrived; `None` where its node does not say, and for those who
+    /// have failed.
+    fn arrivals_of_left(&self, failed: &[FailedMember]) -> Vec<Option<u64>> {
+        let is_asked = |failed: &&FailedMember| {
+            failed.cause == FailureCause::Left
+                && !self.membership.has_lost_node(self.membership.node_of(self.ranks[failed.member]))
+        };
+        let asked: Vec<usize> = failed.iter().filter(is_asked).map(|failed| failed.member).collect();
         let words = self.words_of_some(&asked, |layout, index| [layout.arrival(index)], FINAL_WORD_PATIENCE);
         let word_of = |failed: &FailedMember| {
             let at = asked.iter().position(|member| *member == failed.member)?;
             words[at].map(|[word]| arrivals_in(word))
         };
         failed.iter().map(word_of).collect()
+    }
+
+    /// While this rank waits, and some have left: the barrier is lost, too, when nobody else is missing for so long.
+    fn desertion_at(&self, core: &mut Core, sequence: u64) -> Option<BarrierError> {
+        if core.failures.failed.is_empty() {
+            return None;
+        }
+        let missing = self.missing_within(sequence, FINAL_WORD_PATIENCE);
+        let failures = &mut core.failures;
+        let failed = &failures.failed;
+        let epoch_of =
+            |rank: &usize| failed.iter().find(|failed| self.ranks[failed.member] == *rank).map(|failed| failed.epoch);
+        let epochs: Option<Vec<u64>> = missing.iter().map(epoch_of).collect();
+        let Some(first) = epochs.and_then(|epochs| epochs.into_iter().min()) else {
+            failures.deserted = None;
+            return None;
+        };
+        let clock = &self.membership.driver.clock;
+        let since = *failures.deserted.get_or_insert_with(|| clock.now());
+        if Duration::from_nanos(clock.ns(clock.now().saturating_sub(since))) < DESERTION_PATIENCE {
+            return None;
+        }
+        failures.lost = Some(self.loss_by(&failures.failed, first));
+        failures.calm = NEVER;
+        self.fault_at(core, sequence)
     }
 
     /// The members of nodes of which nothing is heard, and on whose failure too few nodes are left to agree.
@@ -222,10 +269,16 @@ impl Group {
         })
     }
 
-    /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed.
+    /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed. The arrival stands after
+    /// [`BarrierError::Unreachable`], which may pass, and is gone otherwise.
     #[cold]
     pub(super) fn heed_while_waiting(&self, core: &mut Core) -> Option<Result<u64, BarrierError>> {
-        let error = self.heed(core, core.barrier.passed() + 1).err()?;
+        let sequence = core.barrier.passed() + 1;
+        let error = match self.heed(core, sequence) {
+            Err(error @ BarrierError::Unreachable { .. }) => return Some(Err(error)),
+            Err(error) => error,
+            Ok(()) => self.desertion_at(core, sequence)?,
+        };
         let is_dead = |failed: &&FailedMember| failed.cause.is_final();
         let here = self.membership.here();
         let dead = core.failures.failed.iter().filter(is_dead).map(|failed| self.home_of(failed.member));
@@ -243,6 +296,12 @@ impl Group {
         })
     }
 
+    /// Whether there is something to look at though no alarm says so: whoever was to raise it may have been stopped on the
+    /// way, and members that have left are looked at again and again.
+    pub(super) fn has_more_to_heed(&self, failures: &Failures) -> bool {
+        failures.calm == NEVER || view::epoch(self.segment(), &self.segment().layout()) > failures.epoch
+    }
+
     /// The members that survive, by the last epoch that is known here: their ranks in the job, in the group's order.
     ///
     /// Survivors that know the same epoch give the same answer.
@@ -252,11 +311,26 @@ impl Group {
         self.survivors_in(&core.failures).1
     }
 
-    /// The last epoch that is known here, and who survives it.
-    pub(super) fn survivors_in(&self, failures: &Failures) -> (u64, Vec<usize>) {
+    /// Who survives, and the last epoch that has made a difference to that.
+    fn survivors_in(&self, failures: &Failures) -> (u64, Vec<usize>) {
         let has_failed = |member: usize| failures.failed.iter().any(|failed| failed.member == member);
         let survivors = (0..self.size()).filter(|member| !has_failed(*member)).map(|member| self.ranks[member]);
-        (failures.epoch, survivors.collect())
+        (failures.failed.last().map_or(0, |failed| failed.epoch), survivors.collect())
+    }
+
+    /// Who survives by all that is known here, and the last epoch that has made a difference to that: members that know
+    /// the one alike know the other alike.
+    ///
+    /// # Errors
+    ///
+    /// This rank does not.
+    pub(super) fn known_survivors(&self) -> Result<(u64, Vec<usize>), BarrierError> {
+        let mut core = self.core.borrow_mut();
+        self.read_log(&mut core.failures);
+        match self.own_exclusion(&core.failures) {
+            Some(error) => Err(error),
+            None => Ok(self.survivors_in(&core.failures)),
+        }
     }
 
     /// The epoch that [`survivors`](Self::survivors) goes by: it grows with each rank or node that the job loses.

@@ -1,14 +1,14 @@
 //! Going on without those who have failed: a new group of a group's survivors.
 //!
 //! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of it.
-//! A member proposes the survivors of the last epoch that it knows, under a name that says so. If one of them fails
+//! A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them. If one of them fails
 //! meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know it try again with
 //! theirs. Whoever gets a group passes one barrier of it before it is given to the caller: all members have it, then, or
 //! none keeps it.
 
 use std::time::Duration;
 
-use super::{Abandoned, Core, Group, Limit};
+use super::{Abandoned, Group, Limit};
 use crate::coord::activity::Call;
 use crate::coord::offers::Named;
 use crate::error::{BarrierError, GroupError};
@@ -46,16 +46,6 @@ impl Group {
                 Err(GroupError::Barrier(BarrierError::RankFailed { .. })) if self.epoch() > epoch => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    fn known_survivors(&self) -> Result<(u64, Vec<usize>), GroupError> {
-        let mut core = self.core.borrow_mut();
-        self.read_log(&mut core.failures);
-        let Core { failures, .. } = &*core;
-        match self.own_exclusion(failures) {
-            Some(error) => Err(error.into()),
-            None => Ok(self.survivors_in(failures)),
         }
     }
 

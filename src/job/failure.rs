@@ -15,6 +15,8 @@ use crate::sync::Ordering;
 const FAILURE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often nodes tell each other that they live, unless told otherwise.
 const HEARTBEAT: Duration = Duration::from_millis(20);
+/// The shortest time between two heartbeats.
+const LEAST_HEARTBEAT: Duration = Duration::from_millis(1);
 /// The least heartbeats in a failure time-out.
 const LEAST_HEARTBEATS: u32 = 3;
 
@@ -32,7 +34,7 @@ impl FailureOptions {
     pub fn new(timeout: Option<Duration>, heartbeat: Option<Duration>) -> Result<Self, String> {
         let timeout = timeout.unwrap_or(FAILURE_TIMEOUT);
         let heartbeat = heartbeat.unwrap_or(HEARTBEAT.min(timeout / LEAST_HEARTBEATS));
-        if heartbeat.is_zero() || timeout < heartbeat * LEAST_HEARTBEATS {
+        if heartbeat < LEAST_HEARTBEAT || timeout < heartbeat.saturating_mul(LEAST_HEARTBEATS) {
             return Err(format!(
                 "the failure time-out must be at least {LEAST_HEARTBEATS} heartbeats, and a heartbeat at least 1 ms; not {timeout:?} and {heartbeat:?}"
             ));
@@ -57,13 +59,13 @@ pub(crate) enum Sight {
 /// Notes how a rank of this node has ended, unless somebody has, and raises the alarm.
 pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
     let node = segment.layout();
-    if !view::note_end(segment, node.end(local), end) {
-        return;
-    }
+    let is_first = view::note_end(segment, node.end(local), end);
     match node.nodes() {
-        1 => drop(view::append(segment, &node, end)),
+        // Also where another process was quicker: it may have died before it came to this.
+        1 => drop(view::end_of(segment, &node, local).map(|end| view::append(segment, &node, end))),
         // The node's agent has it agreed on.
-        _ => view::raise_alarm(segment),
+        _ if is_first => view::raise_alarm(segment),
+        _ => {}
     }
 }
 
@@ -160,5 +162,43 @@ impl Membership {
     /// Whether nothing is heard of a node, and too few are left to agree on its failure.
     pub fn is_doubtful(&self, node: usize) -> bool {
         self.segment.word(self.segment.layout().doubt(node)).load(Ordering::Relaxed) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::shm::segment_of;
+
+    #[test]
+    fn a_death_that_another_process_has_noted_and_not_told_is_told() {
+        let segment = segment_of(2);
+        let node = segment.layout();
+        let noted = Obituary { unit: Unit::Rank(1), cause: FailureCause::Killed { signal: 9 } };
+        assert!(view::note_end(&segment, node.end(1), noted));
+        note_end(&segment, 1, Obituary { cause: FailureCause::Died, ..noted });
+        assert_eq!(
+            view::obituary(&segment, &node, view::epoch(&segment, &node)),
+            Some(noted),
+            "the first cause stands"
+        );
+        note_end(&segment, 1, noted);
+        assert_eq!(view::epoch(&segment, &node), 1);
+    }
+
+    #[test]
+    fn failure_options_that_cannot_be_kept_are_refused() {
+        let ms = Duration::from_millis;
+        let options = |timeout, heartbeat| FailureOptions::new(timeout, heartbeat);
+        assert_eq!(options(None, None), Ok(FailureOptions { timeout: FAILURE_TIMEOUT, heartbeat: HEARTBEAT }));
+        assert!(options(Some(ms(3)), None).is_ok() && options(Some(Duration::MAX), Some(ms(1))).is_ok());
+        for (timeout, heartbeat) in [
+            (Some(ms(2)), None),
+            (None, Some(Duration::MAX)),
+            (None, Some(Duration::from_micros(999))),
+            (None, Some(ms(34))),
+        ] {
+            assert!(options(timeout, heartbeat).is_err(), "{timeout:?} {heartbeat:?}");
+        }
     }
 }

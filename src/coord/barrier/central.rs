@@ -53,11 +53,6 @@ pub(super) fn count_in(side: &mut Side, memory: &impl Memory) {
     let operation = side.contribution.operation.bit();
     loop {
         let now = side.load_decision(memory);
-        if now.sequence() >= side.next() {
-            // Somebody has decided over this member's head.
-            side.has_waited = true;
-            return;
-        }
         let named = if now.count() == 0 { operation } else { now.operations() | operation };
         let is_last = now.count() + 1 == side.layout.size() as u64;
         let then = if is_last {
@@ -82,22 +77,6 @@ fn wake_all(side: &Side, memory: &impl Memory) {
     full_fence_after_rmw();
     if memory.word(side.layout.decision_sleepers()).load(Ordering::Relaxed) != 0 {
         memory.wake(side.layout.decision());
-    }
-}
-
-/// Over everybody's head: decides if all members' own words stand. A member that dies between publishing its arrival and
-/// counting it in would hold the others up for ever.
-///
-/// `now` is loaded before the words are read; a withdrawal in between changes it and makes the swap fail.
-pub(super) fn decide_for_all(side: &Side, memory: &impl Memory) {
-    let now = side.load_decision(memory);
-    let stands = |index| side.arrival(memory, index).has_arrived(side.next());
-    if now.sequence() >= side.next() || !(0..side.layout.size()).all(stands) {
-        return;
-    }
-    // Which operations were named is found in the members' words.
-    if side.swap_decision(memory, now, DecisionWord::new(side.next(), 0, true, 0)) {
-        wake_all(side, memory);
     }
 }
 

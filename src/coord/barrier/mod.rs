@@ -125,7 +125,7 @@ enum Machine {
 /// How many barriers a member has arrived at, by its arrival word: one that is taken back does not count.
 pub fn arrivals_in(word: u64) -> u64 {
     let word = ArrivalWord(word);
-    if word.has_not_arrived(word.sequence()) { word.sequence() - 1 } else { word.sequence() }
+    if word.has_not_arrived(word.sequence()) { word.sequence().saturating_sub(1) } else { word.sequence() }
 }
 
 /// What a member named at a barrier, by its arrival word, which must be of that barrier or the next.
@@ -270,18 +270,13 @@ impl Barrier {
     }
 
     /// As [`poll`](Self::poll), but trusts nobody else to be polling: in a tree, a member that computes between
-    /// `arrive` and `wait` holds its subtree up, and this finds and decides a complete barrier over its head; as over that
-    /// of a member that has died before its arrival was counted. Costs a look at every member's line; drivers call it now
-    /// and then, and always before they park or give up.
+    /// `arrive` and `wait` holds its subtree up, and this finds and decides a complete barrier over its head. Costs a
+    /// look at every member's line; drivers call it now and then, and always before they park or give up.
     pub fn poll_thoroughly(&mut self, memory: &impl Memory) -> Poll<Outcome> {
-        match &mut self.algorithm {
-            Machine::Flat(_) => {}
-            Machine::Central => central::decide_for_all(&self.side, memory),
-            Machine::Tree(node) => {
-                if let Poll::Ready(outcome) = node.decide_for_all(&self.side, memory) {
-                    return self.settle(Poll::Ready(outcome));
-                }
-            }
+        if let Machine::Tree(node) = &mut self.algorithm
+            && let Poll::Ready(outcome) = node.decide_for_all(&self.side, memory)
+        {
+            return self.settle(Poll::Ready(outcome));
         }
         self.poll(memory)
     }

@@ -11,4 +11,6 @@ mod segment;
 
 pub use neighbours::{Neighbourhood, Neighbours};
 pub use read_only::ReadOnlySegment;
+#[cfg(test)]
+pub(crate) use segment::tests::segment_of;
 pub use segment::{Expected, Segment, SegmentError};

@@ -360,13 +360,13 @@ fn touch_pages(map: &MmapRaw) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(in super::super) const JOB: u64 = 77;
     pub(in super::super) const HASH: u64 = 99;
 
-    pub(in super::super) fn segment_of(ranks: usize) -> Segment {
+    pub(crate) fn segment_of(ranks: usize) -> Segment {
         Segment::create(NodeLayout::new(ranks, 4096), JOB, HASH).expect("memory for a small segment")
     }
 

@@ -40,6 +40,8 @@ struct Watch {
     segment: Arc<Segment>,
     topology: Arc<Topology>,
     here: usize,
+    /// This rank's place on its node.
+    local: usize,
     network: Option<Arc<Network>>,
     deaths: Deaths,
     is_over: Arc<AtomicU32>,
@@ -73,6 +75,7 @@ impl Watcher {
             segment: Arc::clone(segment),
             topology: Arc::clone(topology),
             here: topology.node_of(rank),
+            local: topology.local_of(rank),
             network: network.map(Arc::clone),
             deaths: Deaths::new().map_err(refused)?,
             is_over: Arc::new(AtomicU32::new(0)),
@@ -80,7 +83,7 @@ impl Watcher {
             has_breach: Arc::new(AtomicU32::new(0)),
         };
         watch.listen();
-        let local = topology.local_of(rank);
+        let local = watch.local;
         let ranks = topology.ranks_of(watch.here).len();
         let mut is_alone = watch.agent.is_none();
         for step in 1..ranks.min(MOST_WATCHED + 1) {
@@ -157,9 +160,13 @@ impl Watch {
             has_breach.store(1, Ordering::Relaxed);
             bell.ring();
         }));
-        let (bell, segment) = (self.deaths.bell(), Arc::clone(&self.segment));
+        let (bell, segment, local) = (self.deaths.bell(), Arc::clone(&self.segment), self.local);
         network.when_excluded(Box::new(move |_| {
-            segment.word(header::EXCLUDED).store(1, Ordering::Release);
+            // A rank that its own node has given up is excluded alone, as the log says or will say. Nothing else gives up a
+            // single rank: any other is excluded with its node.
+            if view::end_of(&*segment, &segment.layout(), local).is_none() {
+                segment.word(header::EXCLUDED).store(1, Ordering::Release);
+            }
             view::raise_alarm(&*segment);
             bell.ring();
         }));
