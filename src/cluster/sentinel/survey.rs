@@ -1,0 +1,113 @@
+//! Doubts: too few nodes answer to decide anything. Those that do not are doubtful, and waits for them end; all are asked
+//! again at every beat, and when enough answer the doubts end. A node that answers has not failed, so that a partition that
+//! heals before anybody could decide anything leaves nothing behind.
+
+use std::task::Poll;
+
+use super::{Sentinel, Site, Surroundings, watching};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::fabric::node::header;
+use crate::fabric::{Fabric, Memory, Ticket};
+use crate::sync::Ordering;
+
+/// Reads of a word of each node, each renewed when its answer has come or been lost.
+#[derive(Debug)]
+pub(super) struct Survey {
+    asked: Vec<Option<Ticket>>,
+}
+
+impl Survey {
+    /// Takes the answers that have come since the last call, and asks anew whom no question is under way to. Which nodes
+    /// have answered.
+    fn turn(&mut self, fabric: &impl Fabric, here: usize) -> Vec<bool> {
+        fabric.progress();
+        let mut answered = vec![false; self.asked.len()];
+        answered[here] = true;
+        for (node, asked) in self.asked.iter_mut().enumerate().filter(|(node, _)| *node != here) {
+            if let Some(ticket) = *asked {
+                let Poll::Ready(answer) = fabric.take(ticket) else { continue };
+                answered[node] = answer.is_ok();
+            }
+            *asked = fabric.read(node, header::EPOCH).ok();
+        }
+        answered
+    }
+
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        self.asked.iter_mut().filter_map(Option::take).for_each(|ticket| fabric.forget(ticket));
+    }
+}
+
+impl Sentinel {
+    /// Too few nodes will answer.
+    pub(super) fn begin_survey<M: Memory, F: Fabric, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        missing: &[usize],
+    ) {
+        let mut survey = Survey { asked: vec![None; self.post.nodes()] };
+        survey.turn(site.fabric, self.post.here());
+        self.survey = Some(survey);
+        self.set_doubts(site, |node| missing.contains(&node));
+    }
+
+    /// At a beat while there are doubts.
+    pub(super) fn look_at_survey<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let Some(survey) = &mut self.survey else { return };
+        let answered = survey.turn(site.fabric, self.post.here());
+        for (node, has_answered) in answered.iter().enumerate() {
+            if *has_answered {
+                self.hear(site, node);
+            } else if !self.gone[node] {
+                self.look_whether_gone(site, node);
+            }
+        }
+        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
+        let majority = self.post.nodes() / 2 + 1;
+        let needed = majority.min(living);
+        let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
+        if votes >= needed {
+            if let Some(mut survey) = self.survey.take() {
+                survey.abandon(site.fabric);
+            }
+            self.failing_since = None;
+            return self.set_doubts(site, |_| false);
+        }
+        let gone = self.gone.clone();
+        self.set_doubts(site, |node| !answered[node] && !gone[node]);
+    }
+
+    /// A node has answered, and had been silent perhaps.
+    fn hear<M: Memory, F, S>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
+        if self.wanted.contains(&Obituary { unit: Unit::Node(node), cause: FailureCause::Silent }) {
+            self.watching.begin_anew(node, site.now);
+            self.acquit(node);
+        }
+    }
+
+    /// A node does not answer, and may have left or died, though nobody who watched it is left to say so.
+    fn look_whether_gone<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
+        let least = watching::role_passes_in(&self.post, site.memory, node);
+        match site.surroundings.refused_by_all(node) {
+            Some(lasts) if lasts >= least => {
+                self.note_gone(node);
+                self.want(site.memory, Obituary { unit: Unit::Node(node), cause: FailureCause::Gone });
+            }
+            _ => site.surroundings.probe(node),
+        }
+    }
+
+    fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, is_doubtful: impl Fn(usize) -> bool) {
+        let layout = self.post.layout();
+        let mut is_news = false;
+        for node in 0..self.post.nodes() {
+            let doubt = u64::from(is_doubtful(node));
+            // SYNC POINT: doubt. Ordered before the alarm, which has waiters look.
+            is_news |= site.memory.word(layout.doubt(node)).swap(doubt, Ordering::AcqRel) != doubt;
+        }
+        if is_news {
+            view::raise_alarm(site.memory);
+            site.surroundings.rouse();
+        }
+    }
+}
