@@ -48,7 +48,7 @@ use super::agreement::{Agreement, AgreementError, Decision, Proposal, Slot};
 use super::detector::HeartbeatWord;
 use super::view::{self, FailureCause, Obituary, Unit};
 use crate::fabric::node::{NodeLayout, header};
-use crate::fabric::{Fabric, Memory, Topology};
+use crate::fabric::{Fabric, Memory, Request, Topology};
 use crate::sync::Ordering;
 
 /// The incarnation in the last heartbeat of a node whose ranks have all left.
@@ -163,6 +163,7 @@ struct Asked {
 #[derive(Debug)]
 struct Attempt {
     epoch: u64,
+    value: Obituary,
     agreement: Agreement,
 }
 
@@ -288,7 +289,7 @@ impl Sentinel {
     }
 
     /// Takes in the epochs that are new here.
-    fn act_on_epochs<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+    fn act_on_epochs<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let node = self.post.layout();
         let last = view::epoch(site.memory, &node);
         while self.seen < last {
@@ -328,7 +329,7 @@ impl Sentinel {
                 self.note_gone(node);
             }
         }
-        let looks = self.watching.look(site.memory, &layout, site.now);
+        let looks = self.watching.look(&layout, site);
         for node in looks.recovered {
             self.acquit(node);
         }
@@ -340,9 +341,9 @@ impl Sentinel {
         }
     }
 
-    fn follow_ring<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+    fn follow_ring<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let watched = ring::watched_by(site.memory, &self.post.layout(), self.post.here());
-        self.watching.follow_ring(&watched, site.surroundings, site.now);
+        self.watching.follow_ring(&watched, site);
     }
 
     /// Writes a heartbeat into the memory of those who watch this node, and into its own.
@@ -428,20 +429,36 @@ impl Sentinel {
         if self.attempt.is_none() && self.survey.is_none() && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
         }
-        let Some(Attempt { epoch, agreement }) = &mut self.attempt else { return };
-        let Poll::Ready(ended) = agreement.poll(site.fabric, site.now) else { return };
+        let Some(Attempt { epoch, agreement, .. }) = &mut self.attempt else { return };
+        let ended = agreement.poll(site.fabric, site.now);
         let epoch = *epoch;
-        self.attempt = None;
         match ended {
-            Ok(decision) => self.take_decision(site, epoch, decision),
-            Err(error) => self.take_refusal(site, &error),
+            Poll::Pending => return self.hear_the_accused(site),
+            Poll::Ready(Ok(decision)) => self.take_decision(site, epoch, decision),
+            Poll::Ready(Err(error)) => {
+                self.attempt = None;
+                self.take_refusal(site, &error);
+            }
+        }
+    }
+
+    /// A node that answers is not silent, and must not help to declare itself failed.
+    fn hear_the_accused<M, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) {
+        let Some(Attempt { value, agreement, .. }) = &mut self.attempt else { return };
+        let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = *value else { return };
+        if agreement.has_answered(accused) {
+            agreement.abandon(site.fabric);
+            self.attempt = None;
+            self.watching.note_life(accused, site.now);
+            self.acquit(accused);
         }
     }
 
     fn begin_attempt(&self, memory: &impl Memory, now: Duration) -> Option<Attempt> {
         let node = self.post.layout();
         let epoch = view::epoch(memory, &node) + 1;
-        let value = NonZeroU32::new(self.wanted.first()?.pack())?;
+        let wanted = *self.wanted.first()?;
+        let value = NonZeroU32::new(wanted.pack())?;
         if epoch > node.epochs() as u64 {
             return None;
         }
@@ -452,7 +469,7 @@ impl Sentinel {
         let deadline = now + (self.post.options.timeout / ATTEMPTS).max(LEAST_ATTEMPT);
         let mut agreement = Agreement::new(proposal, slots, Some(deadline));
         (0..self.post.nodes()).filter(|other| self.gone[*other]).for_each(|other| agreement.note_gone(other));
-        Some(Attempt { epoch, agreement })
+        Some(Attempt { epoch, value: wanted, agreement })
     }
 
     fn take_decision<M: Memory, F: Fabric, S: Surroundings>(
@@ -461,8 +478,10 @@ impl Sentinel {
         epoch: u64,
         decision: Decision,
     ) {
+        self.attempt = None;
         let Some(obituary) = Obituary::unpack(u64::from(decision.value)) else { return };
         self.failing_since = None;
+        self.tell_the_lost(site, obituary);
         // Nobody of this node is told before the connections are dropped.
         site.surroundings.shut_out(obituary);
         // This node's acceptor word holds the value, so a plain store may tell its ranks.
@@ -472,6 +491,20 @@ impl Sentinel {
         if !self.is_lost {
             self.messenger.announce(&self.post, &self.gone, site, epoch, decision);
         }
+    }
+
+    /// A node that was silent may come back when all who could refuse it have ended: what is posted now waits for it.
+    fn tell_the_lost<M, F: Fabric, S>(&self, site: &Site<'_, M, F, S>, lost: Obituary) {
+        let Obituary { unit: Unit::Node(node), cause: FailureCause::Silent } = lost else { return };
+        if node == self.post.here() {
+            return;
+        }
+        let requests =
+            [Request::Write { at: header::EXCLUDED, value: 1 }, Request::FetchAdd { at: header::ALARM, add: 1 }];
+        let mut tickets = Vec::new();
+        // If it cannot be reached it will be refused.
+        let _ = site.fabric.post(node, &requests, &mut tickets);
+        tickets.into_iter().for_each(|ticket| site.fabric.forget(ticket));
     }
 
     /// Nothing was decided. Where others may yet answer, or were quicker, the next attempt begins at once.
@@ -488,12 +521,23 @@ impl Sentinel {
         };
         unreachable.iter().for_each(|node| site.surroundings.probe(*node));
         let since = *self.failing_since.get_or_insert(site.now);
-        let missing: Vec<usize> = unreachable.iter().chain(silent).copied().collect();
-        let is_hopeless = |node: &&usize| self.watching.is_silent(**node);
-        let hopeless = missing.iter().filter(is_hopeless).count();
+        // This thread itself had no time to look.
+        if unreachable.iter().chain(silent).any(|node| *node == self.post.here()) {
+            return;
+        }
+        let is_doubtful = |node: &usize| self.is_doubtful(*node, since, site.now);
+        let doubtful: Vec<usize> = unreachable.iter().chain(silent).copied().filter(is_doubtful).collect();
         let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
-        if living - hopeless < *needed || site.now.saturating_sub(since) >= self.post.options.timeout {
-            self.begin_survey(site, &missing);
+        if living - doubtful.len() < *needed {
+            self.begin_survey(site, &doubtful);
+        }
+    }
+
+    /// Whether a node that has not answered `since` then is to be doubted. Of one that is watched, its silence tells.
+    fn is_doubtful(&self, node: usize, since: Duration, now: Duration) -> bool {
+        match self.watching.is_watched(node) {
+            true => self.watching.is_silent(node),
+            false => now.saturating_sub(since) >= self.post.options.timeout,
         }
     }
 
@@ -505,6 +549,7 @@ impl Sentinel {
         if let Some(mut survey) = self.survey.take() {
             survey.abandon(fabric);
         }
+        self.watching.abandon(fabric);
         self.messenger.abandon(fabric);
     }
 }

@@ -3,6 +3,7 @@
 //! heals before anybody could decide anything leaves nothing behind.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use super::{Sentinel, Site, Surroundings, watching};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
@@ -14,6 +15,9 @@ use crate::sync::Ordering;
 #[derive(Debug)]
 pub(super) struct Survey {
     asked: Vec<Option<Ticket>>,
+    /// Since when each node has not answered.
+    since: Vec<Duration>,
+    doubtful: Vec<bool>,
 }
 
 impl Survey {
@@ -39,57 +43,60 @@ impl Survey {
 }
 
 impl Sentinel {
-    /// Too few nodes will answer.
+    /// Too few nodes will answer, for these do not.
     pub(super) fn begin_survey<M: Memory, F: Fabric, S: Surroundings>(
         &mut self,
         site: &Site<'_, M, F, S>,
-        missing: &[usize],
+        doubtful: &[usize],
     ) {
-        let mut survey = Survey { asked: vec![None; self.post.nodes()] };
+        let nodes = self.post.nodes();
+        let doubtful = (0..nodes).map(|node| doubtful.contains(&node)).collect();
+        let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful };
         survey.turn(site.fabric, self.post.here());
+        self.set_doubts(site, &survey.doubtful);
         self.survey = Some(survey);
-        self.set_doubts(site, |node| missing.contains(&node));
     }
 
     /// At a beat while there are doubts.
     pub(super) fn look_at_survey<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        let Some(survey) = &mut self.survey else { return };
+        let Some(mut survey) = self.survey.take() else { return };
         let answered = survey.turn(site.fabric, self.post.here());
         for (node, has_answered) in answered.iter().enumerate() {
             if *has_answered {
                 self.hear(site, node);
+                survey.since[node] = site.now;
             } else if !self.gone[node] {
                 self.look_whether_gone(site, node);
             }
+            let is_doubtful = survey.doubtful[node] || self.is_doubtful(node, survey.since[node], site.now);
+            survey.doubtful[node] = is_doubtful && !has_answered && !self.gone[node];
         }
         let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
-        let majority = self.post.nodes() / 2 + 1;
-        let needed = majority.min(living);
+        let needed = (self.post.nodes() / 2 + 1).min(living);
         let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
-        if votes >= needed {
-            if let Some(mut survey) = self.survey.take() {
-                survey.abandon(site.fabric);
-            }
-            self.failing_since = None;
-            return self.set_doubts(site, |_| false);
+        if votes < needed {
+            self.set_doubts(site, &survey.doubtful);
+            self.survey = Some(survey);
+            return;
         }
-        let gone = self.gone.clone();
-        self.set_doubts(site, |node| !answered[node] && !gone[node]);
+        survey.abandon(site.fabric);
+        self.failing_since = None;
+        self.set_doubts(site, &vec![false; self.post.nodes()]);
     }
 
     /// A node has answered, and had been silent perhaps.
     fn hear<M: Memory, F, S>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
         if self.wanted.contains(&Obituary { unit: Unit::Node(node), cause: FailureCause::Silent }) {
-            self.watching.begin_anew(node, site.now);
+            self.watching.note_life(node, site.now);
             self.acquit(node);
         }
     }
 
     /// A node does not answer, and may have left or died, though nobody who watched it is left to say so.
     fn look_whether_gone<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
-        let least = watching::role_passes_in(&self.post, site.memory, node);
+        let timeout = self.post.options.timeout;
         match site.surroundings.refused_by_all(node) {
-            Some(lasts) if lasts >= least => {
+            Some(lasts) if watching::is_proof(&self.post, node, lasts, timeout) => {
                 self.note_gone(node);
                 self.want(site.memory, Obituary { unit: Unit::Node(node), cause: FailureCause::Gone });
             }
@@ -97,11 +104,11 @@ impl Sentinel {
         }
     }
 
-    fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, is_doubtful: impl Fn(usize) -> bool) {
+    fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, doubtful: &[bool]) {
         let layout = self.post.layout();
         let mut is_news = false;
-        for node in 0..self.post.nodes() {
-            let doubt = u64::from(is_doubtful(node));
+        for (node, is_doubtful) in doubtful.iter().enumerate() {
+            let doubt = u64::from(*is_doubtful);
             // SYNC POINT: doubt. Ordered before the alarm, which has waiters look.
             is_news |= site.memory.word(layout.doubt(node)).swap(doubt, Ordering::AcqRel) != doubt;
         }

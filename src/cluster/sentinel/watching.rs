@@ -1,19 +1,22 @@
-//! What a node sees of those that it watches: their heartbeats, and whether their ports refuse everybody.
+//! What a node sees of those that it watches: their heartbeats, their answers, and whether their ports refuse everybody.
+//!
+//! Silence means neither heartbeats nor answers. A node that has missed some heartbeats is asked for a word of its memory,
+//! once a beat: on a machine that has too much to do, the thread that says them may be late while its node works. So a
+//! node is silent that has answered nothing that was asked since its last heartbeat.
 
+use std::task::Poll;
 use std::time::Duration;
 
-use super::{FAREWELL, Post, SentinelOptions, Site, Surroundings, ring};
+use super::{FAREWELL, Post, SentinelOptions, Site, Surroundings};
 use crate::cluster::detector::{Detector, DetectorOptions, Event, HeartbeatWord, Verdict};
-use crate::cluster::view::Unit;
-use crate::fabric::Memory;
-use crate::fabric::node::NodeLayout;
+use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::{Fabric, Memory, Ticket};
 use crate::sync::Ordering;
 
-/// How long the ports of a node of several ranks must refuse before all its processes count as gone: the agent's role may
-/// be on its way from one to another.
-const ROLE_PASSES_IN: Duration = Duration::from_millis(60);
-/// How long after a connection has broken its node's ports are looked at again and again.
-const PROBING: Duration = Duration::from_millis(200);
+/// How long after a connection has broken its node's ports are looked at again and again, beside its time-out.
+const PROBING: Duration = Duration::from_millis(100);
+/// So many heartbeats are missed before a node is asked.
+const MISSED_UNASKED: u64 = 2;
 /// The first heartbeat of a node that is newly watched, because another watcher has failed, is waited for this many
 /// time-outs: it must have heard of the failure itself.
 const GRACE_TIMEOUTS: u32 = 5;
@@ -23,8 +26,47 @@ const GRACE_TIMEOUTS: u32 = 5;
 struct Watched {
     node: usize,
     detector: Detector,
+    /// A read of one of its words.
+    question: Option<Ticket>,
+    /// It has answered since it was heard last.
+    has_answered: bool,
     /// Until when its ports are looked at, because a connection has broken.
     probed_until: Option<Duration>,
+}
+
+impl Watched {
+    fn is_silent(&self) -> bool {
+        // Time alone makes nobody silent.
+        matches!(self.detector.assess(Duration::ZERO), Verdict::Silent { .. })
+    }
+
+    fn probe(&mut self, surroundings: &impl Surroundings, now: Duration) {
+        self.probed_until = Some(now + self.detector.timeout() + PROBING);
+        surroundings.probe(self.node);
+    }
+
+    /// Takes the answer, if one has come, and asks anew a node that is late.
+    fn ask(&mut self, fabric: &impl Fabric, now: Duration) {
+        if let Some(ticket) = self.question {
+            let Poll::Ready(answer) = fabric.take(ticket) else { return };
+            self.question = None;
+            self.has_answered |= answer.is_ok();
+        }
+        let is_late = match self.detector.assess(now) {
+            Verdict::Late { missed } => missed >= MISSED_UNASKED,
+            Verdict::Silent { .. } => true,
+            Verdict::Unheard | Verdict::Healthy => false,
+        };
+        if is_late {
+            self.question = fabric.read(self.node, header::EPOCH).ok();
+        }
+    }
+
+    fn let_go(&mut self, fabric: &impl Fabric) {
+        if let Some(ticket) = self.question.take() {
+            fabric.forget(ticket);
+        }
+    }
 }
 
 /// The nodes that this one watches.
@@ -56,18 +98,20 @@ impl Watching {
 
     /// Watches these nodes from now on, and no others. Who is new, after the beginning, is looked at at once: it may have
     /// gone together with those who watched it.
-    pub fn follow_ring(&mut self, nodes: &[usize], surroundings: &impl Surroundings, now: Duration) {
-        self.watched.retain(|known| nodes.contains(&known.node));
+    pub fn follow_ring<M, F: Fabric, S: Surroundings>(&mut self, nodes: &[usize], site: &Site<'_, M, F, S>) {
+        let others = self.watched.extract_if(.., |known| !nodes.contains(&known.node));
+        others.for_each(|mut other| other.let_go(site.fabric));
         for node in nodes {
             if self.watched.iter().any(|known| known.node == *node) {
                 continue;
             }
-            let Some(detector) = self.detector(now) else { continue };
-            let probed_until = self.has_begun.then(|| now + PROBING);
+            let Some(detector) = self.detector(site.now) else { continue };
+            let mut watched =
+                Watched { node: *node, detector, question: None, has_answered: false, probed_until: None };
             if self.has_begun {
-                surroundings.probe(*node);
+                watched.probe(site.surroundings, site.now);
             }
-            self.watched.push(Watched { node: *node, detector, probed_until });
+            self.watched.push(watched);
         }
         self.has_begun = true;
     }
@@ -89,42 +133,52 @@ impl Watching {
 
     /// Whether nothing is heard of a node that is watched here.
     pub fn is_silent(&self, node: usize) -> bool {
-        let is_silent = |watched: &Watched| matches!(watched.detector.assess(Duration::ZERO), Verdict::Silent { .. });
-        self.watched.iter().any(|watched| watched.node == node && is_silent(watched))
+        self.watched.iter().any(|watched| watched.node == node && watched.is_silent())
+    }
+
+    /// Whether a node is watched here.
+    pub fn is_watched(&self, node: usize) -> bool {
+        self.watched.iter().any(|watched| watched.node == node)
+    }
+
+    /// Gives up what is under way.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        self.watched.iter_mut().for_each(|watched| watched.let_go(fabric));
     }
 
     pub fn probe_all(&mut self, surroundings: &impl Surroundings, now: Duration) {
-        for watched in &mut self.watched {
-            watched.probed_until = Some(now + PROBING);
-            surroundings.probe(watched.node);
-        }
+        self.watched.iter_mut().for_each(|watched| watched.probe(surroundings, now));
     }
 
-    /// Looks which nodes have been heard.
-    pub fn look(&mut self, memory: &impl Memory, layout: &NodeLayout, now: Duration) -> Looks {
+    /// Looks which nodes have been heard, or have answered.
+    pub fn look<M: Memory, F: Fabric, S>(&mut self, layout: &NodeLayout, site: &Site<'_, M, F, S>) -> Looks {
         let mut looks = Looks::default();
-        for at in 0..self.watched.len() {
-            let watched = &mut self.watched[at];
-            if has_left(memory, layout, watched.node) {
+        for watched in &mut self.watched {
+            if has_left(site.memory, layout, watched.node) {
                 continue;
             }
-            let word = memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
-            let event = watched.detector.observe(word, now);
-            match event {
-                Some(Event::HeardTooLate { .. } | Event::Reborn { .. }) => looks.recovered.push(watched.node),
-                _ if matches!(watched.detector.assess(now), Verdict::Silent { .. }) => looks.silent.push(watched.node),
-                _ => {}
+            let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
+            let event = watched.detector.observe(word, site.now);
+            watched.ask(site.fabric, site.now);
+            if matches!(watched.detector.assess(site.now), Verdict::Healthy) {
+                watched.has_answered = false;
+            }
+            let is_heard = matches!(event, Some(Event::HeardTooLate { .. } | Event::Reborn { .. }));
+            if is_heard || watched.is_silent() && watched.has_answered {
+                watched.has_answered = false;
+                watched.detector.note_life(site.now);
+                looks.recovered.push(watched.node);
+            } else if watched.is_silent() {
+                looks.silent.push(watched.node);
             }
         }
-        looks.recovered.iter().for_each(|node| self.begin_anew(*node, now));
         looks
     }
 
     /// A node that was silent has answered.
-    pub fn begin_anew(&mut self, node: usize, now: Duration) {
-        let Some(detector) = self.detector(now) else { return };
+    pub fn note_life(&mut self, node: usize, now: Duration) {
         if let Some(watched) = self.watched.iter_mut().find(|watched| watched.node == node) {
-            watched.detector = detector;
+            watched.detector.note_life(now);
         }
     }
 
@@ -140,7 +194,7 @@ impl Watching {
             let Some(until) = watched.probed_until else { continue };
             match site.surroundings.refused_by_all(watched.node) {
                 _ if has_left(site.memory, &node, watched.node) => watched.probed_until = None,
-                Some(lasts) if lasts >= role_passes_in(post, site.memory, watched.node) => {
+                Some(lasts) if is_proof(post, watched.node, lasts, watched.detector.timeout()) => {
                     watched.probed_until = None;
                     gone.push(watched.node);
                 }
@@ -152,9 +206,8 @@ impl Watching {
     }
 }
 
-/// How long all of a node's ports must refuse before its processes count as gone.
-pub(super) fn role_passes_in(post: &Post, memory: &impl Memory, node: usize) -> Duration {
-    let lives = |rank: &&usize| !ring::is_in_log(memory, &post.layout(), Unit::Rank(**rank));
-    let living = post.topology.ranks_of(node).iter().filter(lives).count();
-    if living <= 1 { Duration::ZERO } else { ROLE_PASSES_IN }
+/// Whether all of a node's ports have refused for so long that its processes surely are gone. A node's only rank listens
+/// from the beginning to the end. Of several the next one may be about to take the agent's role, and its port refuses, too.
+pub(super) fn is_proof(post: &Post, node: usize, lasts: Duration, timeout: Duration) -> bool {
+    post.topology.ranks_of(node).len() == 1 || lasts >= timeout
 }
