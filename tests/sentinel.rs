@@ -278,7 +278,13 @@ impl Run {
     fn new(seed: u64, shape: Shape) -> Self {
         let mut random = Seeded::new(seed);
         let Shape { nodes, most_ranks, rounds, failed_per_million } = shape;
-        let counts: Vec<usize> = (0..nodes).map(|_| 1 + random.below(most_ranks)).collect();
+        let counts = (0..nodes).map(|_| 1 + random.below(most_ranks)).collect();
+        Self::of_counts(random.number(), counts, rounds, failed_per_million)
+    }
+
+    /// With so many ranks on each node.
+    fn of_counts(seed: u64, counts: Vec<usize>, rounds: u64, failed_per_million: u32) -> Self {
+        let (mut random, nodes) = (Seeded::new(seed), counts.len());
         let keys: Vec<usize> = counts.iter().enumerate().flat_map(|(node, count)| vec![node; *count]).collect();
         let topology = Arc::new(Topology::from_keys(&keys));
         let ranks = topology.ranks();
@@ -392,6 +398,11 @@ impl Run {
     fn apply(&mut self, trouble: &Trouble) {
         let now = self.world.now_ns();
         self.history.push((now / MS, trouble.clone()));
+        if let Trouble::Killed(rank) = *trouble
+            && self.is_last(rank)
+        {
+            return self.apply(&Trouble::Gone(self.topology.node_of(rank)));
+        }
         let mut blame = |unit| {
             self.reasons.entry(unit).or_insert(now);
         };
@@ -407,11 +418,6 @@ impl Run {
                     let others = self.actors.iter_mut().filter(|actor| nature.is_open(actor.node, node));
                     others.for_each(|actor| actor.has_breach = true);
                 }
-            }
-            Trouble::Killed(rank) if self.is_last(rank) => {
-                let node = self.topology.node_of(rank);
-                self.history.pop();
-                return self.apply(&Trouble::Gone(node));
             }
             Trouble::Killed(rank) => {
                 blame(Unit::Rank(rank));
@@ -810,4 +816,145 @@ fn survivors_agree_on_who_has_failed_whatever_happens() {
     for_each_seed("sentinel", "survivors_agree_on_who_has_failed_whatever_happens", seeds(60), |seed| {
         trouble(seed, &[2, 3, 4, 5, 8, 17, 32]);
     });
+}
+
+#[test]
+fn large_jobs_hear_of_failures() {
+    for_each_seed("sentinel", "large_jobs_hear_of_failures", 0..4, |seed| {
+        let mut random = Seeded::new(seed ^ 0x1a49e);
+        let nodes = [64, 200][random.below(2)];
+        let mut run = Run::new(random.number(), Shape { nodes, most_ranks: 1, rounds: 0, failed_per_million: 0 });
+        // Two that watch each other, or any two; the root of the first epoch's tree, sometimes.
+        let first = [1, random.below(nodes)][random.below(2)];
+        let second = [(first + 1) % nodes, random.below(nodes)][random.below(2)];
+        let how = |node| [Trouble::Gone(node), Trouble::Silent(node)];
+        run.at(250, how(first)[random.below(2)].clone());
+        run.at(250, how(second)[random.below(2)].clone());
+        run.go(1_000 * MS);
+        run.check_end();
+    });
+}
+
+/// One such job in each of some seeds, with any trouble.
+#[test]
+#[ignore = "minutes"]
+fn the_largest_jobs_hear_of_failures() {
+    for_each_seed("sentinel", "the_largest_jobs_hear_of_failures", seeds(20), |seed| trouble(seed, &[512]));
+}
+
+/// No failure, no epoch, however long; the network delays, and loses connections.
+#[test]
+fn in_calm_nobody_fails() {
+    for_each_seed("sentinel", "in_calm_nobody_fails", seeds(6), |seed| {
+        let mut random = Seeded::new(seed ^ 0xca11);
+        let shape = Shape {
+            nodes: [2, 3, 8][random.below(3)],
+            most_ranks: 2,
+            rounds: 0,
+            failed_per_million: [0, 2_000][random.below(2)],
+        };
+        let mut run = Run::new(random.number(), shape);
+        run.go(20_000 * MS);
+        assert_eq!(run.log(), []);
+        for node in 0..shape.nodes {
+            assert_eq!(run.doubts(node), [0_usize; 0], "node {node} doubts");
+        }
+    });
+}
+
+/// A partition that lasts: the majority gives the others up, who decide nothing, doubt, and are excluded when it ends.
+#[test]
+fn a_minority_decides_nothing_and_is_excluded() {
+    for_each_seed("sentinel", "a_minority_decides_nothing_and_is_excluded", seeds(12), |seed| {
+        let mut random = Seeded::new(seed ^ 0x3a17);
+        let nodes = [3, 4, 5, 8, 9, 17][random.below(6)];
+        let few = 1 + random.below((nodes - 1) / 2);
+        let start = random.below(nodes);
+        let is_scattered = random.below(2) == 0;
+        let mut order: Vec<usize> = (0..nodes).map(|step| (start + step) % nodes).collect();
+        if is_scattered {
+            (1..nodes).for_each(|at| order.swap(at, random.below(at + 1)));
+        }
+        let mut sides = vec![0; nodes];
+        order[..few].iter().for_each(|node| sides[*node] = 1);
+        let shape = Shape { nodes, most_ranks: 2, rounds: 100_000, failed_per_million: 0 };
+        let mut run = Run::new(random.number(), shape);
+        run.at(250, Trouble::Partition(sides));
+        run.go(1_750 * MS);
+        let (lost, kept) = order.split_at(few);
+        for node in kept {
+            assert_eq!(run.logs[*node].len(), few, "node {node} has given all of the others up");
+        }
+        for node in lost {
+            assert_eq!(run.logs[*node], [0_u64; 0], "node {node} has decided something");
+            assert!(kept.iter().all(|other| run.doubts(*node).contains(other)), "node {node} doubts the others");
+            assert!(run.doubts(*node).iter().all(|other| kept.contains(other)), "node {node} doubts its own side");
+        }
+        run.at(1_750, Trouble::Unite);
+        run.go(2_500 * MS);
+        run.check_end();
+        assert!(lost.iter().all(|node| run.has_failed(Unit::Node(*node)) && run.is_excluded(*node)));
+    });
+}
+
+/// No side is a majority: nobody decides, and when the partition ends, so do the doubts, and all go on.
+#[test]
+fn halves_doubt_each_other_until_the_partition_ends() {
+    for_each_seed("sentinel", "halves_doubt_each_other_until_the_partition_ends", seeds(12), |seed| {
+        let mut random = Seeded::new(seed ^ 0x4a1f);
+        let nodes = [2, 2, 4, 6, 10][random.below(5)];
+        let shape = Shape { nodes, most_ranks: 2, rounds: 100_000, failed_per_million: 0 };
+        let mut run = Run::new(random.number(), shape);
+        run.at(250, Trouble::Partition((0..nodes).map(|node| u32::from(node % 2 == 0)).collect()));
+        run.go(1_000 * MS);
+        run.check_waits(false);
+        for node in 0..nodes {
+            let others: Vec<usize> = (0..nodes).filter(|other| other % 2 != node % 2).collect();
+            assert_eq!(run.doubts(node), others, "node {node}");
+        }
+        run.at(1_000, Trouble::Unite);
+        run.go(1_500 * MS);
+        assert_eq!(run.log(), [], "nobody has failed");
+        run.rounds = run.arrived.borrow().iter().copied().max().unwrap_or(0);
+        run.go(1_800 * MS);
+        run.check_end();
+        assert!(
+            run.actors.iter().all(|actor| actor.meeting.as_ref().is_some_and(|meeting| meeting.stand == Stand::Done))
+        );
+    });
+}
+
+/// What is the slowest survivor's time to know of a failure, by its kind; printed, and bounded.
+#[test]
+fn failures_are_known_to_all_soon() {
+    // How, on how many nodes, of how many ranks, and the longest that it may take, in ms.
+    type Case = (&'static str, usize, usize, u64, fn(&Run) -> (Trouble, Unit));
+    let cases: [Case; 6] = [
+        ("a node's only process killed", 5, 1, 20, |_| (Trouble::Gone(3), Unit::Node(3))),
+        ("a node's processes killed", 5, 2, 150, |_| (Trouble::Gone(3), Unit::Node(3))),
+        ("a process of several killed", 5, 2, 10, |run| {
+            let rank = run.topology.ranks_of(3)[0];
+            (Trouble::Killed(rank), Unit::Rank(rank))
+        }),
+        ("a machine dead, 3 nodes", 3, 1, 170, |_| (Trouble::Silent(2), Unit::Node(2))),
+        ("a machine dead, 16 nodes", 16, 1, 170, |_| (Trouble::Silent(3), Unit::Node(3))),
+        ("a machine dead, 64 nodes", 64, 1, 250, |_| (Trouble::Silent(3), Unit::Node(3))),
+    ];
+    for (name, nodes, ranks, bound, how) in cases {
+        let times = RefCell::new(Vec::new());
+        for_each_seed("sentinel", "failures_are_known_to_all_soon", seeds(12), |seed| {
+            let mut run = Run::of_counts(seed, vec![ranks; nodes], 0, 0);
+            let at = 250 + seed % 20;
+            let (trouble, unit) = how(&run);
+            run.at(at, trouble);
+            run.go(1_000 * MS);
+            let taken = run.detection(unit, at * MS).expect("it is known");
+            assert!(taken < bound * MS, "{name}: {} ms", taken / MS);
+            times.borrow_mut().push(taken);
+        });
+        let mut times = times.into_inner();
+        times.sort_unstable();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100] as f64 / 1e6;
+        println!("{name}: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms of {}", at(50), at(99), at(100), times.len());
+    }
 }

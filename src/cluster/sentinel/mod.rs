@@ -182,6 +182,8 @@ pub struct Sentinel {
     /// No attempt before.
     rests_until: Duration,
     survey: Option<Survey>,
+    /// How often somebody had missed a node, at the last beat.
+    rumours: u64,
     messenger: Messenger,
     /// The last epoch that has been acted on.
     seen: u64,
@@ -207,6 +209,7 @@ impl Sentinel {
             failing_since: None,
             rests_until: Duration::ZERO,
             survey: None,
+            rumours: 0,
             messenger: Messenger::default(),
             seen: 0,
             gone: vec![false; nodes],
@@ -339,6 +342,7 @@ impl Sentinel {
         if self.survey.is_some() {
             self.look_at_survey(site);
         }
+        self.heed_rumours(site);
     }
 
     fn follow_ring<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
@@ -426,7 +430,8 @@ impl Sentinel {
 
     /// Has the next wanted failure decided.
     fn propose<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        if self.attempt.is_none() && self.survey.is_none() && site.now >= self.rests_until {
+        let has_doubts = self.survey.as_ref().is_some_and(Survey::has_doubts);
+        if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
         }
         let Some(Attempt { epoch, agreement, .. }) = &mut self.attempt else { return };

@@ -1,11 +1,16 @@
 //! Doubts: too few nodes answer to decide anything. Those that do not are doubtful, and waits for them end; all are asked
 //! again at every beat, and when enough answer the doubts end. A node that answers has not failed, so that a partition that
 //! heals before anybody could decide anything leaves nothing behind.
+//!
+//! A node that watches none of those that are cut off from it would doubt nobody. So whoever doubts says so to those next to
+//! it in the ring that answer ([`NodeLayout::missed`]), and who is told asks all for itself.
+//!
+//! [`NodeLayout::missed`]: crate::fabric::node::NodeLayout::missed
 
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Sentinel, Site, Surroundings, watching};
+use super::{Sentinel, Site, Surroundings, ring, watching};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::fabric::node::header;
 use crate::fabric::{Fabric, Memory, Ticket};
@@ -37,6 +42,11 @@ impl Survey {
         answered
     }
 
+    /// Whether any node is doubted, so that nothing can be decided.
+    pub fn has_doubts(&self) -> bool {
+        self.doubtful.contains(&true)
+    }
+
     pub fn abandon(&mut self, fabric: &impl Fabric) {
         self.asked.iter_mut().filter_map(Option::take).for_each(|ticket| fabric.forget(ticket));
     }
@@ -49,6 +59,9 @@ impl Sentinel {
         site: &Site<'_, M, F, S>,
         doubtful: &[usize],
     ) {
+        if let Some(mut earlier) = self.survey.take() {
+            earlier.abandon(site.fabric);
+        }
         let nodes = self.post.nodes();
         let doubtful = (0..nodes).map(|node| doubtful.contains(&node)).collect();
         let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful };
@@ -76,12 +89,38 @@ impl Sentinel {
         let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
         if votes < needed {
             self.set_doubts(site, &survey.doubtful);
+            self.spread_doubts(site.fabric, &survey.doubtful, &answered);
             self.survey = Some(survey);
             return;
         }
         survey.abandon(site.fabric);
         self.failing_since = None;
         self.set_doubts(site, &vec![false; self.post.nodes()]);
+    }
+
+    /// Tells the neighbours that answer of one that does not.
+    fn spread_doubts(&self, fabric: &impl Fabric, doubtful: &[bool], answered: &[bool]) {
+        let Some(doubted) = doubtful.iter().position(|is_doubtful| *is_doubtful) else { return };
+        let (here, nodes) = (self.post.here(), self.post.nodes());
+        let behind = (1..nodes).map(|step| (here + step) % nodes).filter(|node| answered[*node]);
+        let before = (1..nodes).map(|step| (here + nodes - step) % nodes).filter(|node| answered[*node]);
+        for node in behind.take(ring::WATCHERS).chain(before.take(ring::WATCHERS)) {
+            if let Ok(ticket) = fabric.fetch_add(node, self.post.layouts[node].missed(doubted), 1) {
+                fabric.forget(ticket);
+            }
+        }
+    }
+
+    /// Somebody misses nodes that are not known to have left or failed: whether they answer this one.
+    pub(super) fn heed_rumours<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let layout = self.post.layout();
+        let is_open = |node: &usize| !self.gone[*node] && !ring::has_failed(site.memory, &layout, *node);
+        // Relaxed: a count, compared with itself.
+        let count = |node| site.memory.word(layout.missed(node)).load(Ordering::Relaxed);
+        let rumours = (0..self.post.nodes()).filter(is_open).map(count).fold(0, u64::wrapping_add);
+        if std::mem::replace(&mut self.rumours, rumours) < rumours && self.survey.is_none() {
+            self.begin_survey(site, &[]);
+        }
     }
 
     /// A node has answered, and had been silent perhaps.
