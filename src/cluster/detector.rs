@@ -404,6 +404,15 @@ impl Detector {
         self.looks = Looks::new(ns(now));
     }
 
+    /// The node has shown otherwise that it lives, by an answer: its silence begins anew, also if it had been called silent.
+    /// How evenly its heartbeats come is another matter.
+    pub fn note_life(&mut self, now: Duration) {
+        self.looks.change(ns(now));
+        if !matches!(self.state, State::Unheard) {
+            self.state = State::Healthy;
+        }
+    }
+
     /// After how much watched silence the node would now be given up.
     pub fn timeout(&self) -> Duration {
         Duration::from_nanos(self.timeout_ns())

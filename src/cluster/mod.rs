@@ -13,6 +13,7 @@
 //! | [`watch`] | processes of this machine, and learning of their deaths |
 //! | [`view`] | the view log: which ranks and nodes the job has lost |
 //! | [`detector`] | whether another node still lives, by its heartbeats |
+//! | [`sentinel`] | a rank's part in finding out who has failed, and telling all |
 
 pub mod address;
 pub mod agreement;
@@ -23,5 +24,6 @@ pub mod environment;
 pub mod membership;
 pub mod node_key;
 pub mod rendezvous;
+pub mod sentinel;
 pub mod view;
 pub mod watch;

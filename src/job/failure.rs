@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Membership;
-use super::watcher::{process_of, ring};
+use super::watcher::process_of;
+use crate::cluster::sentinel::ring;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::cluster::watch::ProcessState;
 use crate::fabric::network::Network;

@@ -207,6 +207,11 @@ impl Agreement {
         }
     }
 
+    /// Whether a node has answered in this attempt: it lives.
+    pub fn has_answered(&self, node: usize) -> bool {
+        self.proposer.has_answered(node)
+    }
+
     /// When it is to be polled although nothing has come in, if at all.
     pub fn wake_at(&self, now: Duration) -> Option<Duration> {
         let room = self.wants_room.then(|| now.saturating_add(self.proposer.pause()));

@@ -563,6 +563,11 @@ impl Proposer {
         self.acceptors.iter().filter(|acceptor| acceptor.has_answered).count()
     }
 
+    /// Whether a node has answered in this round.
+    pub fn has_answered(&self, node: usize) -> bool {
+        self.acceptors[node].has_answered
+    }
+
     /// The nodes that could not be reached, and those that were and have not answered.
     pub fn unanswered(&self) -> (Vec<usize>, Vec<usize>) {
         let open = (0..self.nodes()).filter(|node| {

@@ -5,16 +5,16 @@
 //! whoever waits. Every process does this, so that no single death or stopped process can keep a failure from being seen;
 //! the first note stands, and the log holds each rank once.
 //!
-//! In a job of several nodes the thread of each node's agent does more: see [`agent`].
+//! In a job of several nodes it also drives the rank's sentinel (`cluster::sentinel`).
 
-mod agent;
-pub(super) mod ring;
+mod driver;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use self::agent::Agent;
+use self::driver::Driver;
 use super::failure::{FailureOptions, note_end};
+use crate::cluster::sentinel;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId};
 use crate::error::JobError;
@@ -45,7 +45,7 @@ struct Watch {
     network: Option<Arc<Network>>,
     deaths: Deaths,
     is_over: Arc<AtomicU32>,
-    agent: Option<Agent>,
+    sentinel: Option<Driver>,
     /// 1 when a connection has broken.
     has_breach: Arc<AtomicU32>,
 }
@@ -71,6 +71,14 @@ impl Watcher {
         let system = |step| move |source| JobError::System { rank, step, source };
         let refused = |error| system("watch the other processes of its node")(std::io::Error::other(error));
         let of_nodes = network.filter(|_| topology.nodes() > 1);
+        let FailureOptions { timeout, heartbeat } = options;
+        let place = sentinel::Post {
+            rank,
+            layouts: Arc::clone(layouts),
+            topology: Arc::clone(topology),
+            options: sentinel::SentinelOptions { timeout, heartbeat },
+            seed: segment.job_id(),
+        };
         let mut watch = Watch {
             segment: Arc::clone(segment),
             topology: Arc::clone(topology),
@@ -79,13 +87,13 @@ impl Watcher {
             network: network.map(Arc::clone),
             deaths: Deaths::new().map_err(refused)?,
             is_over: Arc::new(AtomicU32::new(0)),
-            agent: of_nodes.map(|network| Agent::new(rank, segment, layouts, topology, network, options)),
+            sentinel: of_nodes.map(|network| Driver::new(place, segment, network)),
             has_breach: Arc::new(AtomicU32::new(0)),
         };
         watch.listen();
         let local = watch.local;
         let ranks = topology.ranks_of(watch.here).len();
-        let mut is_alone = watch.agent.is_none();
+        let mut is_alone = watch.sentinel.is_none();
         for step in 1..ranks.min(MOST_WATCHED + 1) {
             let other = (local + step) % ranks;
             let process = process_of(segment, other);
@@ -132,27 +140,26 @@ impl Watch {
     fn run(mut self) {
         // Relaxed: the bell is rung after it is stored, and its read is ordered behind.
         while self.is_over.load(Ordering::Relaxed) == 0 {
-            let pause = self.agent.as_mut().and_then(Agent::run);
+            let pause = self.sentinel.as_mut().and_then(Driver::run);
             // Without events nothing can be watched; the bell then has nobody to wake.
             let Ok(woken) = self.deaths.wait(pause) else { return };
             for death in woken.deaths {
                 self.note_death(usize::try_from(death.key).unwrap_or(usize::MAX), death.end);
             }
             if self.has_breach.swap(0, Ordering::Relaxed) != 0
-                && let Some(agent) = &mut self.agent
+                && let Some(sentinel) = &mut self.sentinel
             {
-                agent.handle_breach();
+                sentinel.handle_breach();
             }
         }
-        if let Some(agent) = &mut self.agent {
-            agent.say_farewell();
-            agent.abandon();
+        if let Some(sentinel) = &mut self.sentinel {
+            sentinel.end();
         }
     }
 
     /// Has the bell rung when other nodes have something to say, or are gone.
     fn listen(&self) {
-        let (Some(network), Some(_)) = (&self.network, &self.agent) else { return };
+        let (Some(network), Some(_)) = (&self.network, &self.sentinel) else { return };
         let bell = self.deaths.bell();
         network.watch_word(header::ALARM, Box::new(move || bell.ring()));
         let (bell, has_breach) = (self.deaths.bell(), Arc::clone(&self.has_breach));
@@ -160,11 +167,11 @@ impl Watch {
             has_breach.store(1, Ordering::Relaxed);
             bell.ring();
         }));
-        let (bell, segment, local) = (self.deaths.bell(), Arc::clone(&self.segment), self.local);
+        let (bell, segment) = (self.deaths.bell(), Arc::clone(&self.segment));
+        let end = segment.layout().end(self.local);
         network.when_excluded(Box::new(move |_| {
-            // A rank that its own node has given up is excluded alone, as the log says or will say. Nothing else gives up a
-            // single rank: any other is excluded with its node.
-            if view::end_of(&*segment, &segment.layout(), local).is_none() {
+            // A rank that its own node has given up is refused alone; its node goes on.
+            if segment.word(end).load(Ordering::Acquire) == 0 {
                 segment.word(header::EXCLUDED).store(1, Ordering::Release);
             }
             view::raise_alarm(&*segment);

@@ -1,0 +1,570 @@
+//! What a node does so that all nodes know who has failed: it sends heartbeats and watches those of other nodes, proposes
+//! epochs for the failures that it sees, and passes on what is decided.
+//!
+//! ```text
+//!   a rank's end in the table ─┐             ┌── the next attempt ◀─ others were quicker, or may yet answer ─┐
+//!   a node's silence ──────────┼─▶ wanted ─▶ Agreement ────────────────────────────────────────────────────┤
+//!   all its ports refuse ──────┘      ▲        │ decided                     too few will answer ────────────┤
+//!                                     │        ▼                                                             ▼
+//!   told by another node ─▶ learnt: shut out, log, alarm ─▶ told to others      Survey: waits end as Unreachable;
+//!                                     └────────────────────── enough answer ◀── all are asked at every beat
+//! ```
+//!
+//! Each rank has a [`Sentinel`]. That of its node's *agent*, the lowest rank that has not ended, does all of this; the
+//! next one in line looks whether the agent has been stopped; the others do nothing.
+//!
+//! | where a rank's sentinel stands | what it does |
+//! | --- | --- |
+//! | it is the agent | everything above |
+//! | it is the next in line | declares the agent stopped, when it is, before other nodes give the whole node up |
+//! | it is further behind, or has ended | nothing |
+//! | its node has been declared failed, or refused by others | nothing any more |
+//!
+//! A machine without input or output: time, memory, fabric and what else there is ([`Surroundings`]) come with each call,
+//! as a [`Site`]. [`Sentinel::step`] moves everything on, never blocks, and says when it wants to be called again. The
+//! driver is a thread (`src/job/watcher`), or the simulator (`tests/sentinel.rs`).
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | `watching` | heartbeats heard, ports that refuse |
+//! | `telling` | who is told of an epoch by whom |
+//! | `survey` | doubts: who answers while too few do |
+//! | `ring` | who watches whom |
+
+pub mod ring;
+mod survey;
+mod telling;
+mod watching;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use self::survey::Survey;
+use self::telling::Messenger;
+use self::watching::Watching;
+use super::agreement::{Agreement, AgreementError, Decision, Proposal, Slot};
+use super::detector::HeartbeatWord;
+use super::view::{self, FailureCause, Obituary, Unit};
+use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::{Fabric, Memory, Request, Topology};
+use crate::sync::Ordering;
+
+/// The incarnation in the last heartbeat of a node whose ranks have all left.
+const FAREWELL: u16 = u16::MAX;
+/// The pause between two looks while a node's ports are probed.
+pub const BUSY_PAUSE: Duration = Duration::from_micros(200);
+/// About a round trip: the shortest pause of a proposer that is disturbed.
+const AGREEMENT_PAUSE: Duration = Duration::from_micros(200);
+/// The least time for one attempt to agree.
+const LEAST_ATTEMPT: Duration = Duration::from_millis(10);
+/// So many attempts to agree fit into a failure time-out.
+const ATTEMPTS: u32 = 5;
+
+/// What a sentinel needs of the machine beside words.
+pub trait Surroundings {
+    /// Whether this process serves its node's words to other nodes.
+    fn is_agent(&self) -> bool;
+    /// Serves them from now on; whether it can.
+    fn become_agent(&self) -> bool;
+    /// Whether a rank of this node is stopped (SIGSTOP, a debugger).
+    fn is_stopped(&self, local: usize) -> bool;
+    /// Looks whether a node lets anybody in.
+    fn probe(&self, node: usize);
+    /// For how long all of a node's ports have refused connections, if they did at the last look.
+    fn refused_by_all(&self, node: usize) -> Option<Duration>;
+    /// Has nothing take effect any more that comes from a unit that has failed.
+    fn shut_out(&self, lost: Obituary);
+    /// Wakes those of this process that sleep on connections.
+    fn rouse(&self);
+}
+
+/// What a step works with.
+#[derive(Debug)]
+pub struct Site<'site, M, F, S> {
+    /// This node's words.
+    pub memory: &'site M,
+    /// The way to other nodes by which failures are talked about.
+    pub fabric: &'site F,
+    /// Whatever else there is.
+    pub surroundings: &'site S,
+    /// The time since any origin, the same for all steps of a sentinel.
+    pub now: Duration,
+}
+
+/// When somebody has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentinelOptions {
+    /// How long a rank that is stopped, or a node that is silent, is late before it has failed.
+    pub timeout: Duration,
+    /// How often nodes tell each other that they live.
+    pub heartbeat: Duration,
+}
+
+/// Where a sentinel stands in its job. Never changes.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// The rank that it speaks for.
+    pub rank: usize,
+    /// The division of each node's words.
+    pub layouts: Arc<[NodeLayout]>,
+    /// Which rank lives where.
+    pub topology: Arc<Topology>,
+    /// Times.
+    pub options: SentinelOptions,
+    /// What random pauses are drawn from; the same for all.
+    pub seed: u64,
+}
+
+impl Post {
+    fn here(&self) -> usize {
+        self.topology.node_of(self.rank)
+    }
+
+    fn local(&self) -> usize {
+        self.topology.local_of(self.rank)
+    }
+
+    fn layout(&self) -> NodeLayout {
+        self.layouts[self.here()]
+    }
+
+    fn nodes(&self) -> usize {
+        self.layouts.len()
+    }
+
+    fn slot(&self, node: usize, epoch: u64) -> Slot {
+        let at = self.layouts[node].epoch(epoch);
+        Slot { acceptor: at.acceptor(), decided: at.decided() }
+    }
+
+    /// The rank of this node that speaks for it: the lowest that has not ended.
+    fn speaker(&self, memory: &impl Memory) -> Option<usize> {
+        self.next_living(memory, 0)
+    }
+
+    fn next_living(&self, memory: &impl Memory, from: usize) -> Option<usize> {
+        let node = self.layout();
+        (from..node.ranks()).find(|local| view::end_of(memory, &node, *local).is_none())
+    }
+}
+
+/// What is known of those who ask after a rank of this node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    /// How often it had been asked after at the last look.
+    count: u64,
+    looked_at: Duration,
+    stopped_since: Option<Duration>,
+}
+
+/// An attempt to have an epoch decided.
+#[derive(Debug)]
+struct Attempt {
+    epoch: u64,
+    value: Obituary,
+    agreement: Agreement,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sentinel {
+    post: Post,
+    heartbeat: HeartbeatWord,
+    next_beat: Duration,
+    watching: Watching,
+    /// Failures that are to be decided; none of them is in the log.
+    wanted: Vec<Obituary>,
+    attempt: Option<Attempt>,
+    /// Since when attempts have failed for want of answers.
+    failing_since: Option<Duration>,
+    /// No attempt before.
+    rests_until: Duration,
+    survey: Option<Survey>,
+    /// How often somebody had missed a node, at the last beat.
+    rumours: u64,
+    messenger: Messenger,
+    /// The last epoch that has been acted on.
+    seen: u64,
+    /// Nodes that have no process any more, and never will.
+    gone: Vec<bool>,
+    asked: Vec<Asked>,
+    /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
+    followed: Option<(usize, u64, Duration)>,
+    is_lost: bool,
+}
+
+impl Sentinel {
+    /// A sentinel that has done nothing yet.
+    pub fn new(post: Post) -> Self {
+        let incarnation = u16::try_from(post.local() + 1).unwrap_or(FAREWELL - 1);
+        let (nodes, ranks) = (post.nodes(), post.layout().ranks());
+        Self {
+            heartbeat: HeartbeatWord::new(incarnation, 0),
+            next_beat: Duration::ZERO,
+            watching: Watching::new(post.options),
+            wanted: Vec::new(),
+            attempt: None,
+            failing_since: None,
+            rests_until: Duration::ZERO,
+            survey: None,
+            rumours: 0,
+            messenger: Messenger::default(),
+            seen: 0,
+            gone: vec![false; nodes],
+            asked: vec![Asked::default(); ranks],
+            followed: None,
+            is_lost: false,
+            post,
+        }
+    }
+
+    /// Moves everything on. After how long it wants to be called again if nothing happens before: zero while an answer
+    /// may come at any moment; `None`: not at all.
+    pub fn step<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) -> Option<Duration> {
+        // Relaxed: nothing else is read by it.
+        self.is_lost |= site.memory.word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
+        if self.is_lost {
+            self.abandon(site.fabric);
+            return None;
+        }
+        if self.post.speaker(site.memory) != Some(self.post.local()) {
+            self.abandon(site.fabric);
+            return self.follow(site);
+        }
+        if !site.surroundings.is_agent() && !site.surroundings.become_agent() {
+            // Perhaps for want of descriptors: it is tried again.
+            return Some(self.post.options.heartbeat);
+        }
+        self.act_on_epochs(site);
+        if site.now >= self.next_beat {
+            self.next_beat = site.now + self.post.options.heartbeat;
+            self.beat(site);
+        }
+        self.look_at_ports(site);
+        self.collect(site);
+        self.propose(site);
+        self.messenger.poll(&self.post, &self.gone, site);
+        Some(self.pause(site.now))
+    }
+
+    fn pause(&self, now: Duration) -> Duration {
+        if self.attempt.is_some() || self.messenger.is_busy(now) {
+            return Duration::ZERO;
+        }
+        let to_beat = self.next_beat.saturating_sub(now);
+        if self.watching.is_probing() { BUSY_PAUSE.min(to_beat) } else { to_beat }
+    }
+
+    /// Not the agent: the next in line looks whether the agent has been stopped.
+    fn follow<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) -> Option<Duration> {
+        let speaker = self.post.speaker(site.memory)?;
+        if self.post.next_living(site.memory, speaker + 1) != Some(self.post.local()) {
+            return None;
+        }
+        let word = site.memory.word(self.post.layout().heartbeat(self.post.here())).load(Ordering::Acquire);
+        let since = match self.followed {
+            Some((of, seen, since)) if (of, seen) == (speaker, word) => since,
+            _ => site.now,
+        };
+        self.followed = Some((speaker, word, since));
+        let is_overdue = site.now.saturating_sub(since) >= self.post.options.timeout / 2;
+        if is_overdue && site.surroundings.is_stopped(speaker) {
+            // Sooner than other nodes would give this one up for its silence.
+            self.note_stopped(site, speaker);
+            return Some(Duration::ZERO);
+        }
+        Some(self.post.options.heartbeat)
+    }
+
+    fn note_stopped<M: Memory, F, S>(&self, site: &Site<'_, M, F, S>, local: usize) {
+        let unit = Unit::Rank(self.post.topology.ranks_of(self.post.here())[local]);
+        let stopped = Obituary { unit, cause: FailureCause::Stopped };
+        if view::note_end(site.memory, self.post.layout().end(local), stopped) {
+            view::raise_alarm(site.memory);
+        }
+    }
+
+    /// A connection has broken: perhaps somebody is gone.
+    pub fn handle_breach<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        self.watching.probe_all(site.surroundings, site.now);
+    }
+
+    /// Takes in the epochs that are new here.
+    fn act_on_epochs<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let node = self.post.layout();
+        let last = view::epoch(site.memory, &node);
+        while self.seen < last {
+            let Some(obituary) = view::obituary(site.memory, &node, self.seen + 1) else { return };
+            self.seen += 1;
+            site.surroundings.shut_out(obituary);
+            match obituary {
+                Obituary { unit: Unit::Node(lost), .. } if lost == self.post.here() => self.is_lost = true,
+                Obituary { unit: Unit::Node(lost), cause: FailureCause::Gone | FailureCause::Left } => {
+                    self.note_gone(lost);
+                }
+                _ => {}
+            }
+            self.messenger.note_learnt(&self.post, site.memory, self.seen, self.next_beat);
+            self.follow_ring(site);
+        }
+        let post = &self.post;
+        self.wanted.retain(|wanted| !is_settled(post, site.memory, wanted.unit));
+    }
+
+    /// A node surely has no process any more: its vote is neither waited for nor needed.
+    fn note_gone(&mut self, node: usize) {
+        self.gone[node] = true;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.agreement.note_gone(node);
+        }
+    }
+
+    /// Says that this node lives, and looks which others have said so.
+    fn beat<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        self.heartbeat = self.heartbeat.next();
+        self.say(site, self.heartbeat);
+        self.follow_ring(site);
+        let layout = self.post.layout();
+        for node in 0..self.post.nodes() {
+            if !self.gone[node] && watching::has_left(site.memory, &layout, node) {
+                self.note_gone(node);
+            }
+        }
+        let looks = self.watching.look(&layout, site);
+        for node in looks.recovered {
+            self.acquit(node);
+        }
+        for node in looks.silent {
+            self.want(site.memory, Obituary { unit: Unit::Node(node), cause: FailureCause::Silent });
+        }
+        if self.survey.is_some() {
+            self.look_at_survey(site);
+        }
+        self.heed_rumours(site);
+    }
+
+    fn follow_ring<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let watched = ring::watched_by(site.memory, &self.post.layout(), self.post.here());
+        self.watching.follow_ring(&watched, site);
+    }
+
+    /// Writes a heartbeat into the memory of those who watch this node, and into its own.
+    fn say<M: Memory, F: Fabric, S>(&self, site: &Site<'_, M, F, S>, heartbeat: HeartbeatWord) {
+        let (node, here) = (self.post.layout(), self.post.here());
+        // SYNC POINT: heartbeat. Release pairs with the look of the next in line.
+        site.memory.word(node.heartbeat(here)).store(heartbeat.0, Ordering::Release);
+        for watcher in ring::watchers_of(site.memory, &node, here) {
+            // A node that cannot be reached now is told at the next beat.
+            let _ = site.fabric.write(watcher, self.post.layouts[watcher].heartbeat(here), heartbeat.0);
+        }
+    }
+
+    /// If this is the last rank of its node: says that the node has left. Any of its processes may say so.
+    pub fn say_farewell<M: Memory, F: Fabric, S>(&self, site: &Site<'_, M, F, S>) {
+        if self.post.speaker(site.memory).is_none() {
+            self.say(site, HeartbeatWord::new(FAREWELL, self.heartbeat.counter().wrapping_add(1)));
+        }
+    }
+
+    /// After a connection has broken: whether the processes of the nodes that this one watches are all gone.
+    fn look_at_ports<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        for lost in self.watching.look_at_ports(&self.post, site) {
+            self.note_gone(lost);
+            self.want(site.memory, Obituary { unit: Unit::Node(lost), cause: FailureCause::Gone });
+        }
+    }
+
+    /// Looks for ends of this node's ranks that are not decided, and after those that somebody waits for.
+    fn collect<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let node = self.post.layout();
+        // Relaxed: counts, compared with themselves.
+        let load = |at| site.memory.word(at).load(Ordering::Relaxed);
+        for local in 0..node.ranks() {
+            let asked = load(node.asked_after(local));
+            match view::end_of(site.memory, &node, local) {
+                // Whoever leaves after its work is nobody's loss; whoever is waited for is.
+                Some(end) if end.cause != FailureCause::Left || asked > 0 => self.want(site.memory, end),
+                Some(_) => {}
+                None if asked != self.asked[local].count => self.look_whether_stopped(site, local, asked),
+                None => {}
+            }
+        }
+        for other in 0..node.nodes() {
+            if load(node.missed(other)) > 0 && watching::has_left(site.memory, &node, other) {
+                self.note_gone(other);
+                self.want(site.memory, Obituary { unit: Unit::Node(other), cause: FailureCause::Left });
+            }
+        }
+    }
+
+    fn look_whether_stopped<M: Memory, F, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        local: usize,
+        count: u64,
+    ) {
+        let before = self.asked[local];
+        // Nobody has asked for long: it may have run in between.
+        let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout / 2;
+        let earlier = before.stopped_since.filter(|_| !is_old);
+        let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
+        self.asked[local] = Asked { count, looked_at: site.now, stopped_since };
+        if stopped_since.is_some_and(|since| site.now.saturating_sub(since) >= self.post.options.timeout) {
+            self.note_stopped(site, local);
+        }
+    }
+
+    fn want(&mut self, memory: &impl Memory, obituary: Obituary) {
+        let is_wanted = self.wanted.iter().any(|wanted| wanted.unit == obituary.unit);
+        if !is_wanted && !is_settled(&self.post, memory, obituary.unit) {
+            self.wanted.push(obituary);
+        }
+    }
+
+    /// A node that was silent is heard again before that was decided.
+    fn acquit(&mut self, node: usize) {
+        self.wanted.retain(|wanted| *wanted != Obituary { unit: Unit::Node(node), cause: FailureCause::Silent });
+    }
+
+    /// Has the next wanted failure decided.
+    fn propose<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let has_doubts = self.survey.as_ref().is_some_and(Survey::has_doubts);
+        if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
+            self.attempt = self.begin_attempt(site.memory, site.now);
+        }
+        let Some(Attempt { epoch, agreement, .. }) = &mut self.attempt else { return };
+        let ended = agreement.poll(site.fabric, site.now);
+        let epoch = *epoch;
+        match ended {
+            Poll::Pending => return self.hear_the_accused(site),
+            Poll::Ready(Ok(decision)) => self.take_decision(site, epoch, decision),
+            Poll::Ready(Err(error)) => {
+                self.attempt = None;
+                self.take_refusal(site, &error);
+            }
+        }
+    }
+
+    /// A node that answers is not silent, and must not help to declare itself failed.
+    fn hear_the_accused<M, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) {
+        let Some(Attempt { value, agreement, .. }) = &mut self.attempt else { return };
+        let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = *value else { return };
+        if agreement.has_answered(accused) {
+            agreement.abandon(site.fabric);
+            self.attempt = None;
+            self.watching.note_life(accused, site.now);
+            self.acquit(accused);
+        }
+    }
+
+    fn begin_attempt(&self, memory: &impl Memory, now: Duration) -> Option<Attempt> {
+        let node = self.post.layout();
+        let epoch = view::epoch(memory, &node) + 1;
+        let wanted = *self.wanted.first()?;
+        let value = NonZeroU32::new(wanted.pack())?;
+        if epoch > node.epochs() as u64 {
+            return None;
+        }
+        let slots = (0..self.post.nodes()).map(|other| self.post.slot(other, epoch)).collect();
+        let seed = self.post.seed ^ epoch;
+        let proposal =
+            Proposal { nodes: self.post.nodes(), here: self.post.here(), value, pause: AGREEMENT_PAUSE, seed };
+        let deadline = now + (self.post.options.timeout / ATTEMPTS).max(LEAST_ATTEMPT);
+        let mut agreement = Agreement::new(proposal, slots, Some(deadline));
+        (0..self.post.nodes()).filter(|other| self.gone[*other]).for_each(|other| agreement.note_gone(other));
+        Some(Attempt { epoch, value: wanted, agreement })
+    }
+
+    fn take_decision<M: Memory, F: Fabric, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        epoch: u64,
+        decision: Decision,
+    ) {
+        self.attempt = None;
+        let Some(obituary) = Obituary::unpack(u64::from(decision.value)) else { return };
+        self.failing_since = None;
+        self.tell_the_lost(site, obituary);
+        // Nobody of this node is told before the connections are dropped.
+        site.surroundings.shut_out(obituary);
+        // This node's acceptor word holds the value, so a plain store may tell its ranks.
+        view::learn(site.memory, &self.post.layout(), epoch, obituary);
+        site.surroundings.rouse();
+        self.act_on_epochs(site);
+        if !self.is_lost {
+            self.messenger.announce(&self.post, &self.gone, site, epoch, decision);
+        }
+    }
+
+    /// A node that was silent may come back when all who could refuse it have ended: what is posted now waits for it.
+    fn tell_the_lost<M, F: Fabric, S>(&self, site: &Site<'_, M, F, S>, lost: Obituary) {
+        let Obituary { unit: Unit::Node(node), cause: FailureCause::Silent } = lost else { return };
+        if node == self.post.here() {
+            return;
+        }
+        let requests =
+            [Request::Write { at: header::EXCLUDED, value: 1 }, Request::FetchAdd { at: header::ALARM, add: 1 }];
+        let mut tickets = Vec::new();
+        // If it cannot be reached it will be refused.
+        let _ = site.fabric.post(node, &requests, &mut tickets);
+        tickets.into_iter().for_each(|ticket| site.fabric.forget(ticket));
+    }
+
+    /// Nothing was decided. Where others may yet answer, or were quicker, the next attempt begins at once.
+    fn take_refusal<M: Memory, F: Fabric, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        error: &AgreementError,
+    ) {
+        let AgreementError::NoQuorum { unreachable, silent, needed, .. } = error else {
+            if !matches!(error, AgreementError::Contended { .. }) {
+                self.rests_until = self.next_beat;
+            }
+            return;
+        };
+        unreachable.iter().for_each(|node| site.surroundings.probe(*node));
+        let since = *self.failing_since.get_or_insert(site.now);
+        // This thread itself had no time to look.
+        if unreachable.iter().chain(silent).any(|node| *node == self.post.here()) {
+            return;
+        }
+        let is_doubtful = |node: &usize| self.is_doubtful(*node, since, site.now);
+        let doubtful: Vec<usize> = unreachable.iter().chain(silent).copied().filter(is_doubtful).collect();
+        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
+        if living - doubtful.len() < *needed {
+            self.begin_survey(site, &doubtful);
+        }
+    }
+
+    /// Whether a node that has not answered `since` then is to be doubted. Of one that is watched, its silence tells.
+    fn is_doubtful(&self, node: usize, since: Duration, now: Duration) -> bool {
+        match self.watching.is_watched(node) {
+            true => self.watching.is_silent(node),
+            false => now.saturating_sub(since) >= self.post.options.timeout,
+        }
+    }
+
+    /// Gives up what is under way.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        if let Some(mut attempt) = self.attempt.take() {
+            attempt.agreement.abandon(fabric);
+        }
+        if let Some(mut survey) = self.survey.take() {
+            survey.abandon(fabric);
+        }
+        self.watching.abandon(fabric);
+        self.messenger.abandon(fabric);
+    }
+}
+
+/// Whether the log says already that a unit takes part no more.
+fn is_settled(post: &Post, memory: &impl Memory, unit: Unit) -> bool {
+    let node = post.layout();
+    let home = match unit {
+        Unit::Rank(rank) => post.topology.node_of(rank),
+        Unit::Node(lost) => lost,
+    };
+    ring::is_in_log(memory, &node, unit) || ring::has_failed(memory, &node, home)
+}

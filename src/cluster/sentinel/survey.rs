@@ -1,0 +1,159 @@
+//! Doubts: too few nodes answer to decide anything. Those that do not are doubtful, and waits for them end; all are asked
+//! again at every beat, and when enough answer the doubts end. A node that answers has not failed, so that a partition that
+//! heals before anybody could decide anything leaves nothing behind.
+//!
+//! A node that watches none of those that are cut off from it would doubt nobody. So whoever doubts says so to those next to
+//! it in the ring that answer ([`NodeLayout::missed`]), and who is told asks all for itself.
+//!
+//! [`NodeLayout::missed`]: crate::fabric::node::NodeLayout::missed
+
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{Sentinel, Site, Surroundings, ring, watching};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::fabric::node::header;
+use crate::fabric::{Fabric, Memory, Ticket};
+use crate::sync::Ordering;
+
+/// Reads of a word of each node, each renewed when its answer has come or been lost.
+#[derive(Debug)]
+pub(super) struct Survey {
+    asked: Vec<Option<Ticket>>,
+    /// Since when each node has not answered.
+    since: Vec<Duration>,
+    doubtful: Vec<bool>,
+}
+
+impl Survey {
+    /// Takes the answers that have come since the last call, and asks anew whom no question is under way to. Which nodes
+    /// have answered.
+    fn turn(&mut self, fabric: &impl Fabric, here: usize) -> Vec<bool> {
+        fabric.progress();
+        let mut answered = vec![false; self.asked.len()];
+        answered[here] = true;
+        for (node, asked) in self.asked.iter_mut().enumerate().filter(|(node, _)| *node != here) {
+            if let Some(ticket) = *asked {
+                let Poll::Ready(answer) = fabric.take(ticket) else { continue };
+                answered[node] = answer.is_ok();
+            }
+            *asked = fabric.read(node, header::EPOCH).ok();
+        }
+        answered
+    }
+
+    /// Whether any node is doubted, so that nothing can be decided.
+    pub fn has_doubts(&self) -> bool {
+        self.doubtful.contains(&true)
+    }
+
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        self.asked.iter_mut().filter_map(Option::take).for_each(|ticket| fabric.forget(ticket));
+    }
+}
+
+impl Sentinel {
+    /// Too few nodes will answer, for these do not.
+    pub(super) fn begin_survey<M: Memory, F: Fabric, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        doubtful: &[usize],
+    ) {
+        if let Some(mut earlier) = self.survey.take() {
+            earlier.abandon(site.fabric);
+        }
+        let nodes = self.post.nodes();
+        let doubtful = (0..nodes).map(|node| doubtful.contains(&node)).collect();
+        let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful };
+        survey.turn(site.fabric, self.post.here());
+        self.set_doubts(site, &survey.doubtful);
+        self.survey = Some(survey);
+    }
+
+    /// At a beat while there are doubts.
+    pub(super) fn look_at_survey<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let Some(mut survey) = self.survey.take() else { return };
+        let answered = survey.turn(site.fabric, self.post.here());
+        for (node, has_answered) in answered.iter().enumerate() {
+            if *has_answered {
+                self.hear(site, node);
+                survey.since[node] = site.now;
+            } else if !self.gone[node] {
+                self.look_whether_gone(site, node);
+            }
+            let is_doubtful = survey.doubtful[node] || self.is_doubtful(node, survey.since[node], site.now);
+            survey.doubtful[node] = is_doubtful && !has_answered && !self.gone[node];
+        }
+        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
+        let needed = (self.post.nodes() / 2 + 1).min(living);
+        let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
+        if votes < needed {
+            self.set_doubts(site, &survey.doubtful);
+            self.spread_doubts(site.fabric, &survey.doubtful, &answered);
+            self.survey = Some(survey);
+            return;
+        }
+        survey.abandon(site.fabric);
+        self.failing_since = None;
+        self.set_doubts(site, &vec![false; self.post.nodes()]);
+    }
+
+    /// Tells the neighbours that answer of one that does not.
+    fn spread_doubts(&self, fabric: &impl Fabric, doubtful: &[bool], answered: &[bool]) {
+        let Some(doubted) = doubtful.iter().position(|is_doubtful| *is_doubtful) else { return };
+        let (here, nodes) = (self.post.here(), self.post.nodes());
+        let behind = (1..nodes).map(|step| (here + step) % nodes).filter(|node| answered[*node]);
+        let before = (1..nodes).map(|step| (here + nodes - step) % nodes).filter(|node| answered[*node]);
+        for node in behind.take(ring::WATCHERS).chain(before.take(ring::WATCHERS)) {
+            if let Ok(ticket) = fabric.fetch_add(node, self.post.layouts[node].missed(doubted), 1) {
+                fabric.forget(ticket);
+            }
+        }
+    }
+
+    /// Somebody misses nodes that are not known to have left or failed: whether they answer this one.
+    pub(super) fn heed_rumours<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let layout = self.post.layout();
+        let is_open = |node: &usize| !self.gone[*node] && !ring::has_failed(site.memory, &layout, *node);
+        // Relaxed: a count, compared with itself.
+        let count = |node| site.memory.word(layout.missed(node)).load(Ordering::Relaxed);
+        let rumours = (0..self.post.nodes()).filter(is_open).map(count).fold(0, u64::wrapping_add);
+        if std::mem::replace(&mut self.rumours, rumours) < rumours && self.survey.is_none() {
+            self.begin_survey(site, &[]);
+        }
+    }
+
+    /// A node has answered, and had been silent perhaps.
+    fn hear<M: Memory, F, S>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
+        if self.wanted.contains(&Obituary { unit: Unit::Node(node), cause: FailureCause::Silent }) {
+            self.watching.note_life(node, site.now);
+            self.acquit(node);
+        }
+    }
+
+    /// A node does not answer, and may have left or died, though nobody who watched it is left to say so.
+    fn look_whether_gone<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
+        let timeout = self.post.options.timeout;
+        match site.surroundings.refused_by_all(node) {
+            Some(lasts) if watching::is_proof(&self.post, node, lasts, timeout) => {
+                self.note_gone(node);
+                self.want(site.memory, Obituary { unit: Unit::Node(node), cause: FailureCause::Gone });
+            }
+            _ => site.surroundings.probe(node),
+        }
+    }
+
+    fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, doubtful: &[bool]) {
+        let layout = self.post.layout();
+        let mut is_news = false;
+        for (node, is_doubtful) in doubtful.iter().enumerate() {
+            let doubt = u64::from(*is_doubtful);
+            // SYNC POINT: doubt. Ordered before the alarm, which has waiters look.
+            is_news |= site.memory.word(layout.doubt(node)).swap(doubt, Ordering::AcqRel) != doubt;
+        }
+        if is_news {
+            view::raise_alarm(site.memory);
+            site.surroundings.rouse();
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a node sees of those that it watches: their heartbeats, their answers, and whether their ports refuse everybody.
+//!
+//! Silence means neither heartbeats nor answers. A node that has missed some heartbeats is asked for a word of its memory,
+//! once a beat: on a machine that has too much to do, the thread that says them may be late while its node works. So a
+//! node is silent that has answered nothing that was asked since its last heartbeat.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{FAREWELL, Post, SentinelOptions, Site, Surroundings};
+use crate::cluster::detector::{Detector, DetectorOptions, Event, HeartbeatWord, Verdict};
+use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::{Fabric, Memory, Ticket};
+use crate::sync::Ordering;
+
+/// How long after a connection has broken its node's ports are looked at again and again, beside its time-out.
+const PROBING: Duration = Duration::from_millis(100);
+/// So many heartbeats are missed before a node is asked.
+const MISSED_UNASKED: u64 = 2;
+/// The first heartbeat of a node that is newly watched, because another watcher has failed, is waited for this many
+/// time-outs: it must have heard of the failure itself.
+const GRACE_TIMEOUTS: u32 = 5;
+
+/// Another node, as this one watches it.
+#[derive(Debug)]
+struct Watched {
+    node: usize,
+    detector: Detector,
+    /// A read of one of its words.
+    question: Option<Ticket>,
+    /// It has answered since it was heard last.
+    has_answered: bool,
+    /// Until when its ports are looked at, because a connection has broken.
+    probed_until: Option<Duration>,
+}
+
+impl Watched {
+    fn is_silent(&self) -> bool {
+        // Time alone makes nobody silent.
+        matches!(self.detector.assess(Duration::ZERO), Verdict::Silent { .. })
+    }
+
+    fn probe(&mut self, surroundings: &impl Surroundings, now: Duration) {
+        self.probed_until = Some(now + self.detector.timeout() + PROBING);
+        surroundings.probe(self.node);
+    }
+
+    /// Takes the answer, if one has come, and asks anew a node that is late.
+    fn ask(&mut self, fabric: &impl Fabric, now: Duration) {
+        if let Some(ticket) = self.question {
+            let Poll::Ready(answer) = fabric.take(ticket) else { return };
+            self.question = None;
+            self.has_answered |= answer.is_ok();
+        }
+        let is_late = match self.detector.assess(now) {
+            Verdict::Late { missed } => missed >= MISSED_UNASKED,
+            Verdict::Silent { .. } => true,
+            Verdict::Unheard | Verdict::Healthy => false,
+        };
+        if is_late {
+            self.question = fabric.read(self.node, header::EPOCH).ok();
+        }
+    }
+
+    fn let_go(&mut self, fabric: &impl Fabric) {
+        if let Some(ticket) = self.question.take() {
+            fabric.forget(ticket);
+        }
+    }
+}
+
+/// The nodes that this one watches.
+#[derive(Debug)]
+pub(super) struct Watching {
+    options: SentinelOptions,
+    watched: Vec<Watched>,
+    has_begun: bool,
+}
+
+/// What a look at the heartbeats has shown.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    pub silent: Vec<usize>,
+    /// Nodes that were silent and are not any more.
+    pub recovered: Vec<usize>,
+}
+
+/// Whether a node has said, to this one, that all of its ranks have left.
+pub(super) fn has_left(memory: &impl Memory, layout: &NodeLayout, node: usize) -> bool {
+    // Relaxed: nothing else is read by it.
+    HeartbeatWord(memory.word(layout.heartbeat(node)).load(Ordering::Relaxed)).incarnation() == FAREWELL
+}
+
+impl Watching {
+    pub fn new(options: SentinelOptions) -> Self {
+        Self { options, watched: Vec::new(), has_begun: false }
+    }
+
+    /// Watches these nodes from now on, and no others. Who is new, after the beginning, is looked at at once: it may have
+    /// gone together with those who watched it.
+    pub fn follow_ring<M, F: Fabric, S: Surroundings>(&mut self, nodes: &[usize], site: &Site<'_, M, F, S>) {
+        let others = self.watched.extract_if(.., |known| !nodes.contains(&known.node));
+        others.for_each(|mut other| other.let_go(site.fabric));
+        for node in nodes {
+            if self.watched.iter().any(|known| known.node == *node) {
+                continue;
+            }
+            let Some(detector) = self.detector(site.now) else { continue };
+            let mut watched =
+                Watched { node: *node, detector, question: None, has_answered: false, probed_until: None };
+            if self.has_begun {
+                watched.probe(site.surroundings, site.now);
+            }
+            self.watched.push(watched);
+        }
+        self.has_begun = true;
+    }
+
+    fn detector(&self, now: Duration) -> Option<Detector> {
+        let SentinelOptions { timeout, heartbeat } = self.options;
+        let defaults = DetectorOptions::default();
+        // At the beginning of a job nodes may come up late.
+        let grace = if self.has_begun { timeout * GRACE_TIMEOUTS } else { defaults.grace.max(timeout) };
+        let window = defaults.window.max(timeout);
+        let options = DetectorOptions { interval: heartbeat, tick: heartbeat, timeout, grace, window, ..defaults };
+        // The times were checked when the job was opened.
+        Detector::new(options, now).ok()
+    }
+
+    pub fn is_probing(&self) -> bool {
+        self.watched.iter().any(|watched| watched.probed_until.is_some())
+    }
+
+    /// Whether nothing is heard of a node that is watched here.
+    pub fn is_silent(&self, node: usize) -> bool {
+        self.watched.iter().any(|watched| watched.node == node && watched.is_silent())
+    }
+
+    /// Whether a node is watched here.
+    pub fn is_watched(&self, node: usize) -> bool {
+        self.watched.iter().any(|watched| watched.node == node)
+    }
+
+    /// Gives up what is under way.
+    pub fn abandon(&mut self, fabric: &impl Fabric) {
+        self.watched.iter_mut().for_each(|watched| watched.let_go(fabric));
+    }
+
+    pub fn probe_all(&mut self, surroundings: &impl Surroundings, now: Duration) {
+        self.watched.iter_mut().for_each(|watched| watched.probe(surroundings, now));
+    }
+
+    /// Looks which nodes have been heard, or have answered.
+    pub fn look<M: Memory, F: Fabric, S>(&mut self, layout: &NodeLayout, site: &Site<'_, M, F, S>) -> Looks {
+        let mut looks = Looks::default();
+        for watched in &mut self.watched {
+            if has_left(site.memory, layout, watched.node) {
+                continue;
+            }
+            let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
+            let event = watched.detector.observe(word, site.now);
+            watched.ask(site.fabric, site.now);
+            if matches!(watched.detector.assess(site.now), Verdict::Healthy) {
+                watched.has_answered = false;
+            }
+            let is_heard = matches!(event, Some(Event::HeardTooLate { .. } | Event::Reborn { .. }));
+            if is_heard || watched.is_silent() && watched.has_answered {
+                watched.has_answered = false;
+                watched.detector.note_life(site.now);
+                looks.recovered.push(watched.node);
+            } else if watched.is_silent() {
+                looks.silent.push(watched.node);
+            }
+        }
+        looks
+    }
+
+    /// A node that was silent has answered.
+    pub fn note_life(&mut self, node: usize, now: Duration) {
+        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.node == node) {
+            watched.detector.note_life(now);
+        }
+    }
+
+    /// The nodes whose processes are surely gone, of those that are being probed.
+    pub fn look_at_ports<M: Memory, F, S: Surroundings>(
+        &mut self,
+        post: &Post,
+        site: &Site<'_, M, F, S>,
+    ) -> Vec<usize> {
+        let node = post.layout();
+        let mut gone = Vec::new();
+        for watched in &mut self.watched {
+            let Some(until) = watched.probed_until else { continue };
+            match site.surroundings.refused_by_all(watched.node) {
+                _ if has_left(site.memory, &node, watched.node) => watched.probed_until = None,
+                Some(lasts) if is_proof(post, watched.node, lasts, watched.detector.timeout()) => {
+                    watched.probed_until = None;
+                    gone.push(watched.node);
+                }
+                _ if site.now >= until => watched.probed_until = None,
+                _ => site.surroundings.probe(watched.node),
+            }
+        }
+        gone
+    }
+}
+
+/// Whether all of a node's ports have refused for so long that its processes surely are gone. A node's only rank listens
+/// from the beginning to the end. Of several the next one may be about to take the agent's role, and its port refuses, too.
+pub(super) fn is_proof(post: &Post, node: usize, lasts: Duration, timeout: Duration) -> bool {
+    post.topology.ranks_of(node).len() == 1 || lasts >= timeout
+}

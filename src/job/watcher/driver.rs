@@ -1,0 +1,103 @@
+//! The driver of a rank's [`Sentinel`]: real time, the segment, the network and /proc.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::process_of;
+use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
+use crate::cluster::view::Obituary;
+use crate::cluster::watch::ProcessState;
+use crate::fabric::Await;
+use crate::fabric::network::Network;
+use crate::fabric::shm::Segment;
+use crate::fabric::tcp::TcpFabric;
+
+use super::super::failure::shut_out;
+
+/// How long something that is under way is polled without a pause.
+const BUSY_FOR: Duration = Duration::from_micros(500);
+
+/// What a sentinel sees of its machine.
+struct Machine {
+    segment: Arc<Segment>,
+    network: Arc<Network>,
+    here: usize,
+}
+
+/// A sentinel at work.
+pub(super) struct Driver {
+    sentinel: Sentinel,
+    machine: Machine,
+    begun: Instant,
+}
+
+impl Driver {
+    pub fn new(post: Post, segment: &Arc<Segment>, network: &Arc<Network>) -> Self {
+        let here = post.topology.node_of(post.rank);
+        let machine = Machine { segment: Arc::clone(segment), network: Arc::clone(network), here };
+        Self { sentinel: Sentinel::new(post), machine, begun: Instant::now() }
+    }
+
+    /// Moves everything on, again and again for as long as something is under way, but not for long. After how long it
+    /// wants to be called again, if nothing happens before; `None`: not at all.
+    pub fn run(&mut self) -> Option<Duration> {
+        let begun = Instant::now();
+        loop {
+            let pause = self.sentinel.step(&self.machine.site(self.begun));
+            match pause {
+                Some(Duration::ZERO) if begun.elapsed() < BUSY_FOR => crate::machine::yield_cpu(),
+                Some(Duration::ZERO) => return Some(BUSY_PAUSE),
+                pause => return pause,
+            }
+        }
+    }
+
+    /// A connection has broken.
+    pub fn handle_breach(&mut self) {
+        self.sentinel.handle_breach(&self.machine.site(self.begun));
+    }
+
+    /// This rank leaves, or its process ends.
+    pub fn end(&mut self) {
+        self.sentinel.say_farewell(&self.machine.site(self.begun));
+        self.sentinel.abandon(self.machine.network.by_sockets());
+    }
+}
+
+impl Machine {
+    /// All failure traffic goes by TCP, which every job has.
+    fn site(&self, begun: Instant) -> Site<'_, Segment, TcpFabric, Self> {
+        Site { memory: &self.segment, fabric: self.network.by_sockets(), surroundings: self, now: begun.elapsed() }
+    }
+}
+
+impl Surroundings for Machine {
+    fn is_agent(&self) -> bool {
+        self.network.is_agent()
+    }
+
+    fn become_agent(&self) -> bool {
+        self.network.become_agent().is_ok()
+    }
+
+    fn is_stopped(&self, local: usize) -> bool {
+        let state = process_of(&self.segment, local).state();
+        matches!(state, Ok(ProcessState::Stopped | ProcessState::Traced))
+    }
+
+    fn probe(&self, node: usize) {
+        self.network.probe(node);
+    }
+
+    fn refused_by_all(&self, node: usize) -> Option<Duration> {
+        self.network.refused_by_all(node)
+    }
+
+    fn shut_out(&self, lost: Obituary) {
+        shut_out(&self.network, self.here, lost);
+    }
+
+    fn rouse(&self) {
+        self.network.rouse();
+    }
+}
