@@ -34,6 +34,8 @@ fn start(test: &str, ranks: usize, options: &[&str]) -> (Job, BTreeMap<usize, i3
     let mut command = phalanx(&["run", "-n", &ranks.to_string()]);
     command.args(options).arg("--").arg(std::env::current_exe().expect("a program has a path"));
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, test);
+    // On a busy machine a node may be silent for a while, and is not to be given up for that.
+    command.env("PHALANX_FAILURE_TIMEOUT_MS", "600000");
     let mut job = Job::spawn(&mut command);
     let mut pids = BTreeMap::new();
     while pids.len() < ranks {
