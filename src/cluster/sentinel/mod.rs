@@ -224,7 +224,12 @@ impl Sentinel {
     /// may come at any moment; `None`: not at all.
     pub fn step<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) -> Option<Duration> {
         // Relaxed: nothing else is read by it.
-        self.is_lost |= site.memory.word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
+        if !self.is_lost && site.memory.word(header::EXCLUDED).load(Ordering::Relaxed) != 0 {
+            self.is_lost = true;
+            // Whoever has written that may have been cut off before its alarm.
+            view::raise_alarm(site.memory);
+            site.surroundings.rouse();
+        }
         if self.is_lost {
             self.abandon(site.fabric);
             return None;

@@ -17,9 +17,6 @@ use crate::sync::Ordering;
 const PROBING: Duration = Duration::from_millis(100);
 /// So many heartbeats are missed before a node is asked.
 const MISSED_UNASKED: u64 = 2;
-/// The first heartbeat of a node that is newly watched, because another watcher has failed, is waited for this many
-/// time-outs: it must have heard of the failure itself.
-const GRACE_TIMEOUTS: u32 = 5;
 
 /// Another node, as this one watches it.
 #[derive(Debug)]
@@ -28,6 +25,8 @@ struct Watched {
     detector: Detector,
     /// A read of one of its words.
     question: Option<Ticket>,
+    /// It is newly watched, and asked until it is heard.
+    is_new: bool,
     /// It has answered since it was heard last.
     has_answered: bool,
     /// Until when its ports are looked at, because a connection has broken.
@@ -55,7 +54,8 @@ impl Watched {
         let is_late = match self.detector.assess(now) {
             Verdict::Late { missed } => missed >= MISSED_UNASKED,
             Verdict::Silent { .. } => true,
-            Verdict::Unheard | Verdict::Healthy => false,
+            Verdict::Unheard => self.is_new,
+            Verdict::Healthy => false,
         };
         if is_late {
             self.question = fabric.read(self.node, header::EPOCH).ok();
@@ -106,8 +106,14 @@ impl Watching {
                 continue;
             }
             let Some(detector) = self.detector(site.now) else { continue };
-            let mut watched =
-                Watched { node: *node, detector, question: None, has_answered: false, probed_until: None };
+            let mut watched = Watched {
+                node: *node,
+                detector,
+                question: None,
+                is_new: self.has_begun,
+                has_answered: false,
+                probed_until: None,
+            };
             if self.has_begun {
                 watched.probe(site.surroundings, site.now);
             }
@@ -119,8 +125,9 @@ impl Watching {
     fn detector(&self, now: Duration) -> Option<Detector> {
         let SentinelOptions { timeout, heartbeat } = self.options;
         let defaults = DetectorOptions::default();
-        // At the beginning of a job nodes may come up late.
-        let grace = if self.has_begun { timeout * GRACE_TIMEOUTS } else { defaults.grace.max(timeout) };
+        // At the beginning of a job nodes may come up late. Later a node that lives answers, though it may not know yet that
+        // it is watched from here.
+        let grace = if self.has_begun { timeout } else { defaults.grace.max(timeout) };
         let window = defaults.window.max(timeout);
         let options = DetectorOptions { interval: heartbeat, tick: heartbeat, timeout, grace, window, ..defaults };
         // The times were checked when the job was opened.
