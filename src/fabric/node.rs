@@ -240,6 +240,7 @@ impl NodeLayout {
     }
 
     /// An epoch's entry in the view log; they count from 1.
+    #[allow(clippy::cast_possible_truncation, reason = "no more than there are units")]
     pub const fn epoch(&self, epoch: u64) -> EpochAt {
         assert!(epoch >= 1 && epoch <= self.epochs() as u64, "there is no such epoch");
         EpochAt(self.entry(self.ranks).plus((epoch as usize - 1) * EPOCH_WORDS))

@@ -33,7 +33,7 @@ impl Park for Segment {
 
     fn park_heeding(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) {
         let waits = [wait_for(self.futex(at), seen), wait_for(self.futex(header::ALARM), alarm)];
-        let until = timeout.and_then(|span| deadline(span));
+        let until = timeout.and_then(deadline);
         // As above: whatever ends it, the caller looks again.
         let waited = futex::waitv(&waits, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic);
         if matches!(waited, Err(Errno::NOSYS | Errno::PERM))
