@@ -13,16 +13,17 @@ mod common;
 
 use std::task::Poll;
 
-use common::block::{REDUCTIONS, chain, lay_out, reduced};
+use common::block::{REDUCTIONS, chain, lay_out, lay_out_at, reduced};
 use loom::sync::Arc;
 use loom::thread;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
+use phalanx::coord::drive::Machine;
 use phalanx::coord::offers::Named;
 use phalanx::coord::{arena, drive, formation, offers};
-use phalanx::fabric::Memory;
 use phalanx::fabric::model::ModelNode;
-use phalanx::fabric::node::NodeLayout;
+use phalanx::fabric::node::{HEADER_WORDS, NodeLayout};
+use phalanx::fabric::{Memory, WordAt, raise_alarm};
 use phalanx::sync::{AtomicU64, Ordering, spin_hint};
 use phalanx::trace::ring::Ring;
 
@@ -153,6 +154,36 @@ fn tree_loses_no_wake_up() {
 #[test]
 fn central_loses_no_wake_up() {
     no_wake_up_is_lost(Algorithm::Central);
+}
+
+/// A member waits for one that never comes, and sleeps; the alarm that is raised meanwhile ends that, and brings what it is
+/// about. An alarm that is slept through is a deadlock, which loom reports.
+#[test]
+fn no_alarm_is_slept_through() {
+    for algorithm in Algorithm::ALL {
+        check(PREEMPTIONS, move || {
+            let node = ModelNode::new(HEADER_WORDS + GroupLayout::words(2));
+            let layout = lay_out_at(&node, WordAt(HEADER_WORDS), algorithm, &chain(2));
+            let shared = Arc::new((node, AtomicU64::new(0)));
+            let sleeper = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (node, note) = &*shared;
+                    let mut barrier = Barrier::new(node, layout, 0);
+                    barrier.arrive(node, Contribution::NONE, None);
+                    while drive::alarm(node) == 0 {
+                        assert!(barrier.poll_thoroughly(node).is_pending());
+                        Machine::park(&barrier, node, 0, None);
+                    }
+                    assert_eq!(note.load(Ordering::Relaxed), 1, "what the alarm is about");
+                })
+            };
+            let (node, note) = &*shared;
+            note.store(1, Ordering::Relaxed);
+            raise_alarm(node);
+            sleeper.join().expect("the sleeper wakes");
+        });
+    }
 }
 
 /// What became of a member's first arrival, and the other's note as it read it on passing.

@@ -225,6 +225,79 @@ fn nobody_passes_without_one_that_has_taken_its_arrival_back() {
     }
 }
 
+/// Looks some times, and then takes its arrival back, as a survivor does. Whether it has passed.
+fn gives_up(barrier: &mut Barrier, node: &ModelNode) -> bool {
+    if (0..thread_rng().gen_range(0..3)).any(|_| barrier.poll_thoroughly(node).is_ready()) {
+        return true;
+    }
+    loop {
+        match barrier.withdraw(node) {
+            Poll::Ready(Withdrawal::Withdrawn) => return false,
+            Poll::Ready(_) => return true,
+            Poll::Pending => spin_hint(),
+        }
+    }
+}
+
+/// A member that was given up comes back and arrives while the survivors take their arrivals back: all of them, or none.
+#[test]
+fn survivors_give_up_alike_though_a_zombie_arrives() {
+    for (algorithm, parents) in shapes(3) {
+        random(move || {
+            let meeting = Meeting::new(algorithm, &parents);
+            let passed = all(&meeting, |meeting, me| {
+                let mut barrier = meeting.member(me);
+                barrier.arrive(&meeting.node, Contribution::NONE, None);
+                me != 0 && gives_up(&mut barrier, &meeting.node)
+            });
+            assert_eq!(passed[1], passed[2], "{algorithm}");
+        });
+    }
+}
+
+/// A member dies between publishing its arrival and all that follows it (a counter: counting it), or in the middle of
+/// taking it back. Survivors that know it bury it, and give up: all of them, or none, and none waits for ever.
+#[test]
+fn survivors_give_up_alike_whatever_a_dead_member_has_left_half_done() {
+    const ARRIVED: u64 = 1 << 16 | 1;
+    const WITHDRAWING: u64 = 1 << 16 | 2;
+    for (algorithm, parents) in shapes(3) {
+        for dead in 0..3 {
+            let parents = parents.clone();
+            random(move || {
+                let meeting = Meeting::new(algorithm, &parents);
+                let is_dead = Arc::new(AtomicU64::new(0));
+                let passed = all(&meeting, move |meeting, me| {
+                    let node = &meeting.node;
+                    if me == dead {
+                        let arrival = node.word(meeting.layout.arrival(me));
+                        arrival.store(ARRIVED, Ordering::SeqCst);
+                        if algorithm == Algorithm::Flat && thread_rng().gen_bool(0.7) {
+                            arrival.store(WITHDRAWING, Ordering::SeqCst);
+                        }
+                        is_dead.store(1, Ordering::SeqCst);
+                        return None;
+                    }
+                    let mut barrier = meeting.member(me);
+                    barrier.arrive(node, Contribution::NONE, None);
+                    let mut has_passed = false;
+                    while is_dead.load(Ordering::SeqCst) == 0 && !has_passed {
+                        has_passed = barrier.poll(node).is_ready();
+                        spin_hint();
+                    }
+                    if !has_passed {
+                        barrier.bury(node, dead);
+                        has_passed = gives_up(&mut barrier, node);
+                    }
+                    Some(has_passed)
+                });
+                let survivors: Vec<bool> = passed.into_iter().flatten().collect();
+                assert_eq!(survivors[0], survivors[1], "{algorithm}");
+            });
+        }
+    }
+}
+
 /// One member arrives and does not look again until all others are through, while another one withdraws.
 #[test]
 fn a_member_that_does_not_poll_holds_nobody_up() {

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use crate::fabric::node::{NodeLayout, header};
+pub use crate::fabric::raise_alarm;
 use crate::fabric::{Memory, WordAt};
 use crate::sync::Ordering;
 
@@ -224,14 +225,6 @@ pub fn learn(memory: &impl Memory, node: &NodeLayout, epoch: u64, decided: Obitu
         raise_alarm(memory);
     }
     is_news
-}
-
-/// Has all who wait on this node look at what has changed.
-pub fn raise_alarm(memory: &impl Memory) {
-    // SYNC POINT: alarm. Release pairs with the acquire load of those who heed it; the kernel compares it before a rank
-    // falls asleep.
-    memory.word(header::ALARM).fetch_add(1, Ordering::AcqRel);
-    memory.wake(header::ALARM);
 }
 
 /// Notes in its node's table how a rank has ended; the first word stands. Whether this was the first.

@@ -133,6 +133,14 @@ pub trait Park: Memory {
     }
 }
 
+/// Has all who wait on this node look at what has changed.
+pub fn raise_alarm(memory: &impl Memory) {
+    // SYNC POINT: alarm. Release pairs with the acquire load of those who heed it; the kernel compares it before a rank
+    // falls asleep.
+    memory.word(node::header::ALARM).fetch_add(1, Ordering::AcqRel);
+    memory.wake(node::header::ALARM);
+}
+
 /// The lower half of a word, which a sleeper compares.
 #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
 pub const fn lower_half(word: u64) -> u32 {

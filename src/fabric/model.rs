@@ -7,6 +7,7 @@ use loom::sync::{Condvar, Mutex};
 use shuttle::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use super::node::header;
 use super::{Memory, Park, WordAt, lower_half};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -41,11 +42,24 @@ impl Memory for ModelNode {
     }
 }
 
-impl Park for ModelNode {
-    fn park(&self, at: WordAt, seen: u64, _timeout: Option<Duration>) {
+impl ModelNode {
+    /// Sleeps if all of some words hold what was seen.
+    fn sleep_while(&self, seen: &[(WordAt, u64)]) {
         let guard = self.bed.lock().expect("no panic holds the lock");
-        if lower_half(self.word(at).load(Ordering::Relaxed)) == lower_half(seen) {
+        let is_as_seen =
+            |(at, seen): &(WordAt, u64)| lower_half(self.word(*at).load(Ordering::Relaxed)) == lower_half(*seen);
+        if seen.iter().all(is_as_seen) {
             drop(self.bell.wait(guard).expect("no panic holds the lock"));
         }
+    }
+}
+
+impl Park for ModelNode {
+    fn park(&self, at: WordAt, seen: u64, _timeout: Option<Duration>) {
+        self.sleep_while(&[(at, seen)]);
+    }
+
+    fn park_heeding(&self, at: WordAt, seen: u64, alarm: u64, _timeout: Option<Duration>) {
+        self.sleep_while(&[(at, seen), (header::ALARM, alarm)]);
     }
 }

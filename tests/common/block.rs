@@ -10,7 +10,12 @@ pub const REDUCTIONS: [Operation; 4] = [Operation::And, Operation::Or, Operation
 
 /// A block for `parents.len()` members from the fabric's first word on; member `index` has rank `index`.
 pub fn lay_out(memory: &impl Memory, algorithm: Algorithm, parents: &[Option<usize>]) -> GroupLayout {
-    let layout = GroupLayout::new(WordAt(0), parents.len());
+    lay_out_at(memory, WordAt(0), algorithm, parents)
+}
+
+/// As [`lay_out`], somewhere else.
+pub fn lay_out_at(memory: &impl Memory, start: WordAt, algorithm: Algorithm, parents: &[Option<usize>]) -> GroupLayout {
+    let layout = GroupLayout::new(start, parents.len());
     let store = |at, value| memory.word(at).store(value, Ordering::Relaxed);
     store(layout.size_word(), parents.len() as u64);
     store(layout.references(), parents.len() as u64);

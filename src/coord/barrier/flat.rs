@@ -23,7 +23,7 @@ use std::task::Poll;
 use super::word::{ArrivalWord, Phase};
 use super::{Outcome, Side, State, Withdrawal};
 use crate::fabric::Memory;
-use crate::sync::{Ordering, full_fence, publish, snapshot_fence};
+use crate::sync::{Ordering, publish, snapshot_fence};
 
 /// The first collect: what has been seen so far, starting with the next member round the ring.
 #[derive(Debug)]
@@ -149,9 +149,8 @@ pub(super) fn bury(side: &Side, memory: &impl Memory, dead: usize) {
     if word.sequence() != side.next() || !word.is_withdrawing() {
         return;
     }
-    // SYNC POINT: withdrawing. Pairs with the fences of those who may have passed on the dead member's arrival: whom they
-    // saw arrived before it withdrew, this member sees arrived, too.
-    full_fence();
+    // All that the member did happens before its death is known, its fence after *withdrawing* included: whom those saw
+    // arrived who passed on its arrival, this member sees arrived, too.
     let mut others = (0..side.layout.size()).filter(|index| *index != dead);
     let was_missed = others.any(|index| side.arrival(memory, index).has_not_arrived(side.next()));
     let settled = word.settled(!was_missed);
