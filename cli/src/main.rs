@@ -47,6 +47,11 @@ enum Task {
     BenchFabricEnd {
         task: String,
     },
+    /// A rank of a job that is hurt: started by `bench failure` and `campaign`, not by people.
+    #[command(name = phalanx_bench::doomed::RANK_COMMAND, hide = true)]
+    DoomedRank {
+        task: String,
+    },
     /// Clears up after a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::compare::SWEEP_COMMAND, hide = true)]
     BenchSweep {
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
         Task::Trace(options) => trace::main(&options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
+        Task::DoomedRank { task } => bench::doomed_rank(&task),
         Task::BenchSweep { directory } => {
             phalanx_bench::compare::sweep(&directory);
             ExitCode::SUCCESS
