@@ -207,14 +207,21 @@ impl DoomedJob {
     }
 }
 
-impl Drop for DoomedJob {
-    fn drop(&mut self) {
+impl DoomedJob {
+    /// Kills all that are left, and waits for their ends.
+    pub fn end_all(&mut self) {
         for (child, _) in &mut self.ranks {
             let _ = child.kill();
         }
         for (child, _) in &mut self.ranks {
             let _ = child.wait();
         }
+    }
+}
+
+impl Drop for DoomedJob {
+    fn drop(&mut self) {
+        self.end_all();
     }
 }
 

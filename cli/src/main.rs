@@ -2,6 +2,7 @@
 //! live in a module of its own name, which takes its parsed options and answers with the process's exit status.
 
 mod bench;
+mod campaign;
 mod doctor;
 mod progress;
 mod run;
@@ -34,6 +35,8 @@ struct CommandLine {
 enum Task {
     Run(run::Options),
     Bench(bench::Options),
+    #[command(hide = true)]
+    Campaign(campaign::Options),
     Doctor(doctor::Options),
     Simulate(simulate::Options),
     Trace(trace::Options),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     match CommandLine::parse().task {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
+        Task::Campaign(options) => campaign::main(&options),
         Task::Doctor(options) => doctor::main(&options),
         Task::Simulate(options) => simulate::main(options),
         Task::Trace(options) => trace::main(&options),
