@@ -166,6 +166,20 @@ impl DoomedJob {
         self.ranks[rank].0.id()
     }
 
+    /// What a rank's threads are doing, as the kernel sees it.
+    pub fn threads(&self, rank: usize) -> String {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid(rank))) else {
+            return "its process is gone".to_owned();
+        };
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let one = |thread: std::fs::DirEntry| {
+            let state = read(thread.path().join("stat"));
+            let state = state.rsplit_once(") ").map_or("?", |(_, rest)| &rest[..1]).to_owned();
+            format!("{} {state} {}", read(thread.path().join("comm")), read(thread.path().join("wchan")))
+        };
+        threads.flatten().map(one).collect::<Vec<_>>().join(", ")
+    }
+
     /// Sends a signal to these ranks' processes; the time just before.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ pub fn main(options: &Options) -> ExitCode {
     match campaign::run(&request, &mut |violation| eprintln!("{violation}")) {
         Ok(tally) => {
             print!("{}", tally.render());
-            if tally.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if tally.violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("phalanx campaign: {error}");

@@ -72,8 +72,8 @@ pub struct Tally {
     kinds: BTreeMap<(Wires, Fault), OfKind>,
     /// What was not run, and why.
     not_run: Vec<(Wires, Fault, String)>,
-    /// Violations, each with the command that repeats its round.
-    pub violations: Vec<String>,
+    /// What must not be, and was.
+    pub violations: usize,
     rounds: usize,
     outcomes: BTreeMap<&'static str, usize>,
 }
@@ -90,7 +90,7 @@ fn replay(plan: &Plan) -> String {
     format!("scripts/campaign.sh --rounds 1 --seed {seed} --fabric {wires} --fault {fault}")
 }
 
-/// Runs rounds until the time is up. Tells of each violation at once by `tell`.
+/// Runs rounds until the time is up. Tells of what was wrong in a round at once by `tell`.
 ///
 /// # Errors
 ///
@@ -167,10 +167,10 @@ impl Tally {
         kind.faults += outcome.faults;
         outcome.detected_ns.iter().for_each(|ns| kind.detected.saturating_record((*ns).max(1)));
         outcome.outcomes.iter().for_each(|word| *self.outcomes.entry(word).or_default() += 1);
-        for violation in outcome.violations {
-            let text = format!("violation: {violation}\n  {plan}\n  again: {}", replay(plan));
-            tell(&text);
-            self.violations.push(text);
+        if !outcome.violations.is_empty() {
+            let violations: String = outcome.violations.iter().map(|what| format!("violation: {what}\n")).collect();
+            tell(&format!("{violations}  {plan}\n{}  again: {}", outcome.history, replay(plan)));
+            self.violations += outcome.violations.len();
         }
     }
 
@@ -178,7 +178,7 @@ impl Tally {
     pub fn render(&self) -> String {
         let mut page = String::new();
         let faults: usize = self.kinds.values().map(|kind| kind.faults).sum();
-        let _ = writeln!(page, "\n{faults} faults in {} rounds, {} violations\n", self.rounds, self.violations.len());
+        let _ = writeln!(page, "\n{faults} faults in {} rounds, {} violations\n", self.rounds, self.violations);
         let _ = write!(page, "  {:<26}{:>8}{:>10}", "fault", "faults", "detected");
         for column in ["p50", "p90", "p99", "max"] {
             let _ = write!(page, "{column:>10}");
@@ -197,8 +197,12 @@ impl Tally {
         for (word, count) in &self.outcomes {
             let _ = writeln!(page, "  {count:>8}  {word}");
         }
+        let mut not_run: BTreeMap<(Wires, &str), Vec<&str>> = BTreeMap::new();
         for (wires, fault, why) in &self.not_run {
-            let _ = writeln!(page, "  not run: {} over {}: {why}", fault.name(), wires.name());
+            not_run.entry((*wires, why)).or_default().push(fault.name());
+        }
+        for ((wires, why), faults) in not_run {
+            let _ = writeln!(page, "  not run over {}: {}: {why}", wires.name(), faults.join(", "));
         }
         page
     }

@@ -32,6 +32,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Faults injected.
     pub faults: usize,
+    /// What was done and said, when something was wrong.
+    pub history: String,
 }
 
 /// Does what the plan says. Records go into `directory`, which is this round's own.
@@ -63,8 +65,8 @@ struct Round<'a> {
     said: Vec<Said>,
     /// Ranks whose processes have not been killed.
     live: Vec<usize>,
-    /// Ranks that may have failed.
-    hurt: Vec<usize>,
+    /// Ranks that may have failed, and since when.
+    hurt: Vec<(usize, u64)>,
     outcome: Outcome,
 }
 
@@ -98,7 +100,7 @@ impl Round<'_> {
         match self.plan.fault {
             Fault::Kill | Fault::KillAgent | Fault::KillNode | Fault::KillTwo => return self.kill(&victims),
             Fault::StopLong | Fault::StopNode => {
-                self.hurt.extend(&victims);
+                self.note_hurt(victims.clone());
                 return self.job.signal(&victims, Signal::STOP);
             }
             Fault::StopShort => {
@@ -115,9 +117,14 @@ impl Round<'_> {
     }
 
     fn kill(&mut self, victims: &[usize]) -> Result<u64, DoomedError> {
-        self.hurt.extend(victims);
+        self.note_hurt(victims.to_vec());
         self.live.retain(|rank| !victims.contains(rank));
         self.job.signal(victims, Signal::KILL)
+    }
+
+    fn note_hurt(&mut self, ranks: Vec<usize>) {
+        let at_ns = now_ns();
+        self.hurt.extend(ranks.into_iter().map(|rank| (rank, at_ns)));
     }
 
     fn strangers(&mut self) -> Result<(), DoomedError> {
@@ -145,7 +152,7 @@ impl Round<'_> {
             let own = self.plan.nodes[*rank];
             own == node || self.plan.fault == Fault::OneWay && self.plan.deaf.contains(&own)
         };
-        self.hurt.extend((0..self.plan.nodes.len()).filter(is_touched));
+        self.note_hurt((0..self.plan.nodes.len()).filter(is_touched).collect());
         let at_ns = now_ns();
         match self.plan.fault {
             Fault::Partition => namespaces.cut(node).map_err(failed)?,
@@ -159,8 +166,7 @@ impl Round<'_> {
         let victims = &self.plan.victims;
         let stopped = matches!(self.plan.fault, Fault::StopLong | Fault::StopNode);
         if stopped {
-            self.job.signal(victims, Signal::CONT)?;
-            let returned_ns = now_ns();
+            let returned_ns = self.job.signal(victims, Signal::CONT)?;
             let limit = Instant::now() + BOUND;
             self.await_all(&victims.clone(), limit, |round, rank| round.has_settled(rank, returned_ns));
         }
@@ -178,7 +184,8 @@ impl Round<'_> {
     /// Another one dies when the survivors have gone on, if the plan says so and there are enough of them.
     fn kill_another(&mut self) -> Result<(), DoomedError> {
         let Some(second) = self.plan.then_killed.filter(|second| self.live.contains(second)) else { return Ok(()) };
-        if !self.has_majority() || self.plan.fault.needs_namespaces() || self.survivors().len() < 2 {
+        let is_spoilt = !self.outcome.violations.is_empty() || self.plan.fault.needs_namespaces();
+        if !self.has_majority() || is_spoilt || self.survivors().len() < 2 {
             return Ok(());
         }
         self.listen(AFTERMATH);
@@ -190,7 +197,7 @@ impl Round<'_> {
 
     /// Those who must live on.
     fn survivors(&self) -> Vec<usize> {
-        (0..self.job.size()).filter(|rank| !self.hurt.contains(rank)).collect()
+        (0..self.job.size()).filter(|rank| !self.hurt.iter().any(|(hurt, _)| hurt == rank)).collect()
     }
 
     /// Whether the survivors' nodes are more than half of the job's, so that they must be able to agree.
@@ -231,7 +238,10 @@ impl Round<'_> {
             }
             for rank in missing {
                 let last = self.said.iter().rfind(|said| said.rank == rank).map(|said| &said.event);
-                let what = format!("rank {rank} is stuck for more than {BOUND:?}; what it has said last: {last:?}");
+                let what = format!(
+                    "rank {rank} is stuck for more than {BOUND:?} (threads: {}); what it has said last: {last:?}",
+                    self.job.threads(rank)
+                );
                 self.outcome.violations.push(what);
                 self.live.retain(|other| *other != rank);
             }
@@ -287,7 +297,21 @@ impl Round<'_> {
         for said in &self.said {
             self.outcome.outcomes.extend(word(&said.event));
         }
+        if !self.outcome.violations.is_empty() {
+            self.outcome.history = self.history();
+        }
         Ok(self.outcome)
+    }
+
+    /// What was done and said, in the order of time.
+    fn history(&self) -> String {
+        let hurt = self.hurt.iter().map(|(rank, at_ns)| (*at_ns, format!("rank {rank} is hurt")));
+        let said = self.said.iter().map(|said| (said.at_ns, format!("rank {}: {:?}", said.rank, said.event)));
+        let mut all: Vec<(u64, String)> = hurt.chain(said).collect();
+        all.sort();
+        let first = all.first().map_or(0, |(at_ns, _)| *at_ns);
+        let line = |(at_ns, what): &(u64, String)| format!("    {:>9.3} ms  {what}\n", (at_ns - first) as f64 / 1e6);
+        all.iter().map(line).collect()
     }
 
     /// Where a majority lives on, its ranks must be able to go on.

@@ -21,8 +21,18 @@ pub struct Evidence<'a> {
     pub said: &'a [Said],
     /// Each rank's records.
     pub records: &'a [Vec<Record>],
-    /// Who may have failed.
-    pub hurt: &'a [usize],
+    /// Who may have failed, and since when.
+    pub hurt: &'a [(usize, u64)],
+}
+
+impl Evidence<'_> {
+    fn is_hurt(&self, rank: usize) -> bool {
+        self.hurt.iter().any(|(hurt, _)| *hurt == rank)
+    }
+
+    fn was_hurt(&self, rank: usize, at_ns: u64) -> bool {
+        self.hurt.iter().any(|(hurt, since_ns)| *hurt == rank && *since_ns <= at_ns)
+    }
 }
 
 /// What does not hold, in words; and how often nodes differed about the barrier at which their group broke, which is no
@@ -110,19 +120,20 @@ fn different_words(evidence: &Evidence<'_>) -> Vec<String> {
 }
 
 fn false_alarms(evidence: &Evidence<'_>) -> Vec<String> {
-    let blamed = |told: &Told| match told {
-        Told::RankFailed { ranks, .. } => ranks.clone(),
-        Told::Unreachable { .. } | Told::Excluded { .. } | Told::TimedOut { .. } | Told::Other { .. } => Vec::new(),
-    };
     let mut violations = Vec::new();
-    for (rank, group, sequence, told) in failures(evidence) {
-        let innocent: Vec<usize> = blamed(told).into_iter().filter(|rank| !evidence.hurt.contains(rank)).collect();
-        let is_own = matches!(told, Told::Excluded { .. }) && !evidence.hurt.contains(&rank);
-        let is_strange = matches!(told, Told::TimedOut { .. } | Told::Other { .. });
-        if !innocent.is_empty() || is_own || is_strange || evidence.hurt.is_empty() {
+    for said in evidence.said {
+        let Event::Failed { group, sequence, told } = &said.event else { continue };
+        let is_innocent = |rank: &&usize| !evidence.was_hurt(**rank, said.at_ns);
+        let is_right = match told {
+            Told::RankFailed { ranks, .. } => !ranks.iter().any(|rank| is_innocent(&rank)),
+            Told::Unreachable { .. } => evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= said.at_ns),
+            Told::Excluded { .. } => evidence.was_hurt(said.rank, said.at_ns),
+            Told::TimedOut { .. } | Told::Other { .. } => false,
+        };
+        if !is_right {
             violations.push(format!(
-                "at barrier {sequence} of group {group} rank {rank} was told {told:?}, and only {:?} were hurt",
-                evidence.hurt
+                "at barrier {sequence} of group {group} rank {} was told {told:?}, which nobody has caused by then",
+                said.rank
             ));
         }
     }
@@ -164,7 +175,7 @@ fn split_groups(evidence: &Evidence<'_>, groups: &Groups) -> Vec<String> {
         }
     }
     for (group, holders) in holders {
-        let is_without = |member: &&usize| !holders.contains(member) && !evidence.hurt.contains(member);
+        let is_without = |member: &&usize| !holders.contains(member) && !evidence.is_hurt(**member);
         let without: Vec<&usize> = groups[&group].iter().filter(is_without).collect();
         if !without.is_empty() {
             violations.push(format!("ranks {holders:?} have group {group}, its members {without:?} do not"));
@@ -200,7 +211,7 @@ mod tests {
         Said { rank, at_ns: 0, event: Event::Shrunk { group: 9, ranks: ranks.to_vec() } }
     }
 
-    fn words(said: &[Said], records: &[Vec<Record>], hurt: &[usize]) -> String {
+    fn words(said: &[Said], records: &[Vec<Record>], hurt: &[(usize, u64)]) -> String {
         judge(&Evidence { nodes: &[0, 0, 1], said, records, hurt }).0.join("; ")
     }
 
@@ -216,33 +227,37 @@ mod tests {
     #[test]
     fn what_is_right_passes() {
         let (said, records) = good();
-        assert_eq!(judge(&Evidence { nodes: &[0, 0, 1], said: &said, records: &records, hurt: &[2] }), (vec![], 0));
+        assert_eq!(
+            judge(&Evidence { nodes: &[0, 0, 1], said: &said, records: &records, hurt: &[(2, 0)] }),
+            (vec![], 0)
+        );
     }
 
     #[test]
     fn each_thing_that_is_wrong_is_found() {
         let (said, mut records) = good();
         records[0].push(record(Step::Passed, 2, 30));
-        let found = words(&said, &records, &[2]);
+        let found = words(&said, &records, &[(2, 0)]);
         assert!(found.contains("passed barrier 2 of group 0 before ranks [1, 2]"), "{found}");
         assert!(found.contains("rank 0 of the same node has passed it"), "{found}");
 
         let (mut said, records) = good();
         said[1] = failed(1, 2, &[2, 0]);
-        let found = words(&said, &records, &[2]);
+        let found = words(&said, &records, &[(2, 0)]);
         assert!(found.contains("of barrier 2 of group 0 rank 0 was told"), "{found}");
-        assert!(found.contains("only [2] were hurt"), "{found}");
+        assert!(found.contains("which nobody has caused"), "{found}");
 
         let (mut said, records) = good();
         said[3] = shrunk(1, &[1]);
-        assert!(words(&said, &records, &[2]).contains("group 9 is [0, 1] for some"));
+        assert!(words(&said, &records, &[(2, 0)]).contains("group 9 is [0, 1] for some"));
         said.pop();
-        assert!(words(&said, &records, &[2]).contains("its members [1] do not"));
+        assert!(words(&said, &records, &[(2, 0)]).contains("its members [1] do not"));
 
         let (mut said, records) = good();
         said.push(Said { rank: 2, at_ns: 0, event: Event::Undead { call: "barrier".to_owned() } });
-        assert!(words(&said, &records, &[2]).contains("rank 2 has succeeded"));
-        assert!(words(&good().0, &records, &[]).contains("only [] were hurt"));
+        assert!(words(&said, &records, &[(2, 0)]).contains("rank 2 has succeeded"));
+        assert!(words(&good().0, &records, &[]).contains("which nobody has caused"));
+        assert!(words(&good().0, &records, &[(2, 1)]).contains("which nobody has caused"));
     }
 
     #[test]
@@ -254,6 +269,9 @@ mod tests {
             of_rank.push(record(Step::Arrives, 2, 40 + rank as u64));
         }
         records[2].push(record(Step::Passed, 2, 50));
-        assert_eq!(judge(&Evidence { nodes: &[0, 0, 1], said: &said, records: &records, hurt: &[2] }), (vec![], 2));
+        assert_eq!(
+            judge(&Evidence { nodes: &[0, 0, 1], said: &said, records: &records, hurt: &[(2, 0)] }),
+            (vec![], 2)
+        );
     }
 }
