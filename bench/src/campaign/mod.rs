@@ -97,7 +97,7 @@ fn replay(plan: &Plan) -> String {
 /// [`CampaignError`]; nothing is left behind.
 pub fn run(request: &Request, tell: &mut dyn FnMut(&str)) -> Result<Tally, CampaignError> {
     let (namespaces, can_reset) = (Namespaces::new(NAMESPACES), strangers::can_reset());
-    let (kinds, not_run) = kinds(request, namespaces.as_ref().err(), can_reset.err().as_ref());
+    let Menu { kinds, not_run } = menu(request, namespaces.as_ref().err(), can_reset.err().as_ref());
     if kinds.is_empty() {
         let why = not_run.iter().map(|(wires, fault, why)| format!("{} over {}: {why}", fault.name(), wires.name()));
         return Err(CampaignError::Nothing(why.collect::<Vec<_>>().join("; ")));
@@ -125,13 +125,15 @@ pub fn run(request: &Request, tell: &mut dyn FnMut(&str)) -> Result<Tally, Campa
     Ok(tally)
 }
 
-/// What can be run here of what was asked for, and why the rest cannot.
-#[allow(clippy::type_complexity, reason = "a list of what is run, and one of what is not")]
-fn kinds(
-    request: &Request,
-    no_namespaces: Option<&String>,
-    no_reset: Option<&String>,
-) -> (Vec<(Wires, Fault)>, Vec<(Wires, Fault, String)>) {
+/// What was asked for.
+struct Menu {
+    /// What can be run here.
+    kinds: Vec<(Wires, Fault)>,
+    /// What cannot, and why.
+    not_run: Vec<(Wires, Fault, String)>,
+}
+
+fn menu(request: &Request, no_namespaces: Option<&String>, no_reset: Option<&String>) -> Menu {
     let no_device = match rdma::devices() {
         Ok(devices) if !devices.is_empty() => None,
         Ok(_) => Some("no RDMA device (remedy: scripts/soft-roce.sh run -- scripts/campaign.sh …)".to_owned()),
@@ -155,7 +157,7 @@ fn kinds(
             }
         }
     }
-    (kinds, not_run)
+    Menu { kinds, not_run }
 }
 
 impl Tally {
