@@ -4,11 +4,15 @@
 //! ranks that run the loop of [`rank`], a turn of a rival starts its program ([`rivals`]); both leave the same record
 //! ([`samples`]), which becomes figures ([`figures`]) and in the end a page ([`page`]) or JSON ([`report`]).
 //! [`limit`] measures what the hardware allows in the same rounds. [`fabric`] does the same for single operations on
-//! another node's words.
+//! another node's words. [`failure`] measures how soon survivors are told of a fault,
+//! and [`campaign`] hurts jobs at random and judges what comes of it; both start theirs by [`doomed`].
 
 pub mod build;
+pub mod campaign;
 pub mod compare;
+pub mod doomed;
 pub mod fabric;
+pub mod failure;
 pub mod figures;
 pub mod limit;
 pub mod page;

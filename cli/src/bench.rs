@@ -9,7 +9,7 @@ use phalanx::{Algorithm, FabricChoice, WaitPolicy};
 use phalanx_bench::compare::{self, Progress, Request};
 use phalanx_bench::rivals::Rival;
 use phalanx_bench::workload::ArrivalPattern;
-use phalanx_bench::{fabric, page};
+use phalanx_bench::{fabric, failure, page};
 
 use crate::progress::Bar;
 
@@ -28,6 +28,13 @@ Examples:
   phalanx bench fabric --fabric shm --json       one JSON object for each operation and number outstanding
 ";
 
+const FAILURE_EXAMPLES: &str = "\
+Examples:
+  phalanx bench failure                          200 faults of each kind, about two minutes
+  phalanx bench failure --kinds kill-local,kill-remote --wait park
+  phalanx bench failure --faults 20 --json       one JSON object for each kind
+";
+
 /// Measure, beside rivals if asked for
 #[derive(Args)]
 pub struct Options {
@@ -39,6 +46,7 @@ pub struct Options {
 enum What {
     Barrier(BarrierOptions),
     Fabric(FabricOptions),
+    Failure(FailureOptions),
 }
 
 /// Measure barriers between ranks on this machine
@@ -113,6 +121,30 @@ struct FabricOptions {
     rounds: usize,
 }
 
+/// Measure how long after a fault every survivor has its error
+#[derive(Args)]
+#[command(after_help = FAILURE_EXAMPLES)]
+struct FailureOptions {
+    /// Faults of each kind
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    faults: usize,
+    /// Kinds, separated by commas: kill-local, kill-remote, kill-agent, kill-node, stop-node, partition [default: all]
+    #[arg(long, value_name = "LIST", value_parser = parse_kinds)]
+    kinds: Option<KindList>,
+    /// spin, adaptive or park [default: adaptive]
+    #[arg(long, value_parser = parse_wait)]
+    wait: Option<WaitPolicy>,
+    /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
+    #[arg(long, value_parser = parse_fabric)]
+    fabric: Option<FabricChoice>,
+    /// One JSON object for each kind instead of the page
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone)]
+struct KindList(Vec<failure::Kind>);
+
 #[derive(Clone)]
 struct RivalList(Vec<Rival>);
 
@@ -144,6 +176,10 @@ fn parse_measured_fabric(text: &str) -> Result<FabricKind, String> {
     kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp, shm or rdma"))
 }
 
+fn parse_kinds(text: &str) -> Result<KindList, String> {
+    failure::Kind::parse_list(text).map(KindList)
+}
+
 fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {
     text.parse()
 }
@@ -157,6 +193,7 @@ pub fn main(options: Options) -> ExitCode {
     match options.what {
         What::Barrier(options) => barrier(options),
         What::Fabric(options) => fabric(options),
+        What::Failure(options) => failure(options),
     }
 }
 
@@ -220,6 +257,26 @@ fn fabric(options: FabricOptions) -> ExitCode {
     }
 }
 
+fn failure(options: FailureOptions) -> ExitCode {
+    let request = failure::Request {
+        faults: options.faults,
+        kinds: options.kinds.map_or_else(|| failure::Kind::ALL.to_vec(), |list| list.0),
+        wait: options.wait.map(|policy| policy.name().to_owned()),
+        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
+    };
+    let mut bar = progress();
+    let measured = failure::run(&request, &mut *bar);
+    drop(bar);
+    match measured {
+        Ok(reports) if options.json => print(&failure::json_lines(&reports)),
+        Ok(reports) => print(&failure::render(&reports)),
+        Err(error) => {
+            eprintln!("phalanx bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// A bar where somebody watches.
 fn progress() -> Box<dyn Progress> {
     if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) }
@@ -233,6 +290,11 @@ pub fn rank(task: &str) -> ExitCode {
 /// Is an end of a benchmark of operations.
 pub fn fabric_end(task: &str) -> ExitCode {
     exit(fabric::run_process(task))
+}
+
+/// Is a rank of a job that is hurt.
+pub fn doomed_rank(task: &str) -> ExitCode {
+    exit(phalanx_bench::doomed::rank::run_process(task))
 }
 
 fn exit(result: Result<(), impl std::fmt::Display>) -> ExitCode {

@@ -2,6 +2,7 @@
 //! live in a module of its own name, which takes its parsed options and answers with the process's exit status.
 
 mod bench;
+mod campaign;
 mod doctor;
 mod inspect;
 mod progress;
@@ -37,6 +38,8 @@ struct CommandLine {
 enum Task {
     Run(run::Options),
     Bench(bench::Options),
+    #[command(hide = true)]
+    Campaign(campaign::Options),
     Doctor(doctor::Options),
     Inspect(inspect::Options),
     Simulate(simulate::Options),
@@ -51,6 +54,11 @@ enum Task {
     BenchFabricEnd {
         task: String,
     },
+    /// A rank of a job that is hurt: started by `bench failure` and `campaign`, not by people.
+    #[command(name = phalanx_bench::doomed::RANK_COMMAND, hide = true)]
+    DoomedRank {
+        task: String,
+    },
     /// Clears up after a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::compare::SWEEP_COMMAND, hide = true)]
     BenchSweep {
@@ -62,12 +70,14 @@ fn main() -> ExitCode {
     match CommandLine::parse().task {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
+        Task::Campaign(options) => campaign::main(&options),
         Task::Doctor(options) => doctor::main(&options),
         Task::Inspect(options) => inspect::main(&options),
         Task::Simulate(options) => simulate::main(options),
         Task::Trace(options) => trace::main(&options),
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
+        Task::DoomedRank { task } => bench::doomed_rank(&task),
         Task::BenchSweep { directory } => {
             phalanx_bench::compare::sweep(&directory);
             ExitCode::SUCCESS

@@ -1,0 +1,345 @@
+//! One round: a job is started, hurt as its plan says, and watched to its end; then its evidence is judged.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use phalanx::fabric::sim::Seeded;
+use rustix::process::Signal;
+
+use super::plan::{Fault, Plan, Wires};
+use super::{strangers, verdict};
+use crate::doomed::log;
+use crate::doomed::namespaces::Namespaces;
+use crate::doomed::rank::{Role, SHRINK_LIMIT, Task, records_of};
+use crate::doomed::said::{Event, Said, Told};
+use crate::doomed::sockets::{self, Holdings};
+use crate::doomed::{DoomedError, DoomedJob, Place, now_ns, system};
+
+/// No wait of a survivor may last longer than this after a fault: many times what it should, because the machine may be
+/// loaded, and the time-out of shrinking.
+const BOUND: Duration = Duration::from_secs(3 + SHRINK_LIMIT.as_secs());
+/// How long ranks go on after what was to happen has happened.
+const AFTERMATH: Duration = Duration::from_millis(20);
+
+/// What came of a round.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// From each fault until the last survivor had its error, in nanoseconds.
+    pub detected_ns: Vec<u64>,
+    /// Each outcome of a rank, in a word.
+    pub outcomes: Vec<&'static str>,
+    /// What must not be.
+    pub violations: Vec<String>,
+    /// Faults injected.
+    pub faults: usize,
+    /// What was done and said, when something was wrong.
+    pub history: String,
+}
+
+/// Does what the plan says. Records go into `directory`, which is this round's own.
+///
+/// # Errors
+///
+/// [`DoomedError`] when the machine does not let us; nothing is left behind.
+pub fn run(plan: &Plan, namespaces: Option<&Namespaces>, directory: &Path) -> Result<Outcome, DoomedError> {
+    let task = Task {
+        role: Role::Meets { records: directory.to_owned(), seed: plan.seed },
+        wait: Some(plan.wait.to_owned()),
+        fabric: (plan.wires != Wires::Shm).then(|| plan.wires.name().to_owned()),
+        engine: Some(plan.engine.to_owned()),
+        timeout_ms: u64::try_from(plan.timeout.as_millis()).ok(),
+        ends_with_parent: true,
+    };
+    let job = DoomedJob::start(Place { nodes: &plan.nodes, namespaces }, &task)?;
+    let live = (0..job.size()).collect();
+    let mut round =
+        Round { plan, namespaces, job, said: Vec::new(), live, hurt: Vec::new(), outcome: Outcome::default() };
+    round.run()?;
+    round.judge(directory)
+}
+
+struct Round<'a> {
+    plan: &'a Plan,
+    namespaces: Option<&'a Namespaces>,
+    job: DoomedJob,
+    said: Vec<Said>,
+    /// Ranks whose processes have not been killed.
+    live: Vec<usize>,
+    /// Ranks that may have failed, and since when.
+    hurt: Vec<(usize, u64)>,
+    outcome: Outcome,
+}
+
+impl Round<'_> {
+    fn run(&mut self) -> Result<(), DoomedError> {
+        self.listen(self.plan.calm);
+        let at_ns = self.harm()?;
+        if self.plan.fault.loses() {
+            self.await_survivors(at_ns);
+            self.relent()?;
+            self.kill_another()?;
+        } else {
+            self.listen(self.plan.timeout * 2 + AFTERMATH);
+        }
+        self.listen(AFTERMATH);
+        self.end()
+    }
+
+    /// Takes in what is said for so long.
+    fn listen(&mut self, span: Duration) {
+        let limit = Instant::now() + span;
+        while let Some(said) = self.job.hear(limit) {
+            self.said.push(said);
+        }
+    }
+
+    /// Does the harm; the time just before.
+    fn harm(&mut self) -> Result<u64, DoomedError> {
+        let victims = self.plan.victims.clone();
+        self.outcome.faults += 1;
+        match self.plan.fault {
+            Fault::Kill | Fault::KillAgent | Fault::KillNode | Fault::KillTwo => return self.kill(&victims),
+            Fault::StopLong | Fault::StopNode => {
+                self.note_hurt(victims.clone());
+                return self.job.signal(&victims, Signal::STOP);
+            }
+            Fault::StopShort => {
+                let at_ns = self.job.signal(&victims, Signal::STOP)?;
+                self.listen(self.plan.stop);
+                self.job.signal(&victims, Signal::CONT)?;
+                return Ok(at_ns);
+            }
+            Fault::Reset | Fault::Garbage => self.strangers()?,
+            Fault::Partition | Fault::OneWay => return self.cut(),
+            Fault::LauncherKilled | Fault::SupervisorKilled => {}
+        }
+        Ok(now_ns())
+    }
+
+    fn kill(&mut self, victims: &[usize]) -> Result<u64, DoomedError> {
+        self.note_hurt(victims.to_vec());
+        self.live.retain(|rank| !victims.contains(rank));
+        self.job.signal(victims, Signal::KILL)
+    }
+
+    fn note_hurt(&mut self, ranks: Vec<usize>) {
+        let at_ns = now_ns();
+        self.hurt.extend(ranks.into_iter().map(|rank| (rank, at_ns)));
+    }
+
+    fn strangers(&mut self) -> Result<(), DoomedError> {
+        let mut random = Seeded::new(self.plan.seed);
+        let pids = (0..self.job.size()).map(|rank| self.job.pid(rank));
+        let doors: Vec<_> = pids.flat_map(sockets::listening).collect();
+        let mut held = Vec::new();
+        for _ in 0..self.plan.times {
+            for door in &doors {
+                match self.plan.fault {
+                    Fault::Reset => strangers::reset(door.port())
+                        .map_err(|why| system("reset connections")(std::io::Error::other(why)))?,
+                    _ => held.extend(strangers::annoy(*door, &mut random)),
+                }
+            }
+            self.listen(AFTERMATH);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self) -> Result<u64, DoomedError> {
+        let (namespaces, node) = (self.namespaces.expect("made for such plans"), self.plan.nodes[self.plan.victims[0]]);
+        let failed = |why| system("cut a node off")(std::io::Error::other(why));
+        let is_touched = |rank: &usize| {
+            let own = self.plan.nodes[*rank];
+            own == node || self.plan.fault == Fault::OneWay && self.plan.deaf.contains(&own)
+        };
+        self.note_hurt((0..self.plan.nodes.len()).filter(is_touched).collect());
+        let at_ns = now_ns();
+        match self.plan.fault {
+            Fault::Partition => namespaces.cut(node).map_err(failed)?,
+            _ => self.plan.deaf.iter().try_for_each(|deaf| namespaces.cut_one_way(node, *deaf)).map_err(failed)?,
+        }
+        Ok(at_ns)
+    }
+
+    /// Joins what was cut, lets go on who was stopped, and waits until they know.
+    fn relent(&mut self) -> Result<(), DoomedError> {
+        let victims = &self.plan.victims;
+        let stopped = matches!(self.plan.fault, Fault::StopLong | Fault::StopNode);
+        if stopped {
+            let returned_ns = self.job.signal(victims, Signal::CONT)?;
+            let limit = Instant::now() + BOUND;
+            self.await_all(&victims.clone(), limit, |round, rank| round.has_settled(rank, returned_ns));
+        }
+        if let (Some(namespaces), true) = (self.namespaces, self.plan.fault.needs_namespaces()) {
+            let node = self.plan.nodes[victims[0]];
+            let mended = match self.plan.fault {
+                Fault::Partition => namespaces.mend(node),
+                _ => self.plan.deaf.iter().try_for_each(|deaf| namespaces.mend_one_way(node, *deaf)),
+            };
+            mended.map_err(|why| system("mend a network")(std::io::Error::other(why)))?;
+        }
+        Ok(())
+    }
+
+    /// Another one dies when the survivors have gone on, if the plan says so and there are enough of them.
+    fn kill_another(&mut self) -> Result<(), DoomedError> {
+        let Some(second) = self.plan.then_killed.filter(|second| self.live.contains(second)) else { return Ok(()) };
+        let is_spoilt = !self.outcome.violations.is_empty() || self.plan.fault.needs_namespaces();
+        if !self.has_majority() || is_spoilt || self.survivors().len() < 2 {
+            return Ok(());
+        }
+        self.listen(AFTERMATH);
+        self.outcome.faults += 1;
+        let at_ns = self.kill(&[second])?;
+        self.await_survivors(at_ns);
+        Ok(())
+    }
+
+    /// Those who must live on.
+    fn survivors(&self) -> Vec<usize> {
+        (0..self.job.size()).filter(|rank| !self.hurt.iter().any(|(hurt, _)| hurt == rank)).collect()
+    }
+
+    /// Whether the survivors' nodes are more than half of the job's, so that they must be able to agree.
+    fn has_majority(&self) -> bool {
+        let mut nodes: Vec<usize> = self.survivors().iter().map(|rank| self.plan.nodes[*rank]).collect();
+        nodes.dedup();
+        2 * nodes.len() > self.plan.node_count() || self.plan.node_count() == 1
+    }
+
+    /// Waits until all whom the fault leaves running know what has become of it, and notes how long that took.
+    fn await_survivors(&mut self, since_ns: u64) {
+        let limit = Instant::now() + BOUND;
+        let is_cut = self.plan.fault.needs_namespaces();
+        // Who is stopped says nothing; who is cut off must find out by itself.
+        let waited_for = if is_cut { self.live.clone() } else { self.survivors() };
+        self.await_all(&waited_for, limit, |round, rank| round.has_settled(rank, since_ns));
+        let survivors = self.survivors();
+        let first_error = |rank: &usize| {
+            let is_it = |said: &&Said| {
+                said.rank == *rank && said.at_ns >= since_ns && matches!(said.event, Event::Failed { .. })
+            };
+            self.said.iter().find(is_it).map(|said| said.at_ns - since_ns)
+        };
+        self.outcome.detected_ns.extend(survivors.iter().filter_map(first_error).max());
+    }
+
+    /// Waits for these; who does not come is a violation, and is killed.
+    fn await_all(&mut self, ranks: &[usize], limit: Instant, is_there: impl Fn(&Self, usize) -> bool) {
+        loop {
+            let missing: Vec<usize> =
+                ranks.iter().copied().filter(|rank| self.live.contains(rank) && !is_there(self, *rank)).collect();
+            if missing.is_empty() {
+                return;
+            }
+            if let Some(said) = self.job.hear(limit) {
+                self.said.push(said);
+                continue;
+            }
+            for rank in missing {
+                let last = self.said.iter().rfind(|said| said.rank == rank).map(|said| &said.event);
+                let what = format!(
+                    "rank {rank} is stuck for more than {BOUND:?} (threads: {}); what it has said last: {last:?}",
+                    self.job.threads(rank)
+                );
+                self.outcome.violations.push(what);
+                self.live.retain(|other| *other != rank);
+            }
+        }
+    }
+
+    /// Whether a rank knows of all that has happened since then.
+    fn has_settled(&self, rank: usize, since_ns: u64) -> bool {
+        let Some(last) = self.said.iter().rfind(|said| said.rank == rank && said.at_ns >= since_ns) else {
+            return false;
+        };
+        match &last.event {
+            Event::Shrunk { ranks, .. } => self.plan.fault == Fault::OneWay || *ranks == self.survivors(),
+            Event::Failed { told: Told::RankFailed { .. }, .. } | Event::Ready => false,
+            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye => true,
+        }
+    }
+
+    /// Has all that are left leave, and looks whether they can.
+    fn end(&mut self) -> Result<(), DoomedError> {
+        let mut holdings = Holdings::default();
+        (0..self.job.size()).for_each(|rank| holdings.add(self.job.pid(rank)));
+        for rank in self.live.clone() {
+            self.job.say(rank, "end");
+        }
+        let limit = Instant::now() + BOUND;
+        let live = self.live.clone();
+        self.await_all(&live, limit, |round, rank| {
+            round.said.iter().any(|said| said.rank == rank && said.event == Event::Bye)
+        });
+        for rank in self.live.clone() {
+            match self.job.end_of(rank, limit)? {
+                Some(status) if status.success() => {}
+                end => self.outcome.violations.push(format!("rank {rank} has left, and its process ends with {end:?}")),
+            }
+        }
+        let key = self.job.key().to_owned();
+        self.job.end_all();
+        let left = sockets::with_variable(&key).into_iter().map(|pid| format!("process {pid}")).chain(holdings.left());
+        self.outcome.violations.extend(left.map(|left| format!("left behind: {left}")));
+        Ok(())
+    }
+
+    fn judge(mut self, directory: &Path) -> Result<Outcome, DoomedError> {
+        let read = |rank| log::read(&records_of(directory, rank)).map_err(system("read a rank's records"));
+        let records = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
+        let evidence =
+            verdict::Evidence { nodes: &self.plan.nodes, said: &self.said, records: &records, hurt: &self.hurt };
+        let (violations, split) = verdict::judge(&evidence);
+        self.outcome.violations.extend(violations);
+        self.outcome.outcomes.extend(std::iter::repeat_n("passed on one node and lost on another", split));
+        self.judge_survivors();
+        for said in &self.said {
+            self.outcome.outcomes.extend(word(&said.event));
+        }
+        if !self.outcome.violations.is_empty() {
+            self.outcome.history = self.history();
+        }
+        Ok(self.outcome)
+    }
+
+    /// What was done and said, in the order of time.
+    fn history(&self) -> String {
+        let hurt = self.hurt.iter().map(|(rank, at_ns)| (*at_ns, format!("rank {rank} is hurt")));
+        let said = self.said.iter().map(|said| (said.at_ns, format!("rank {}: {:?}", said.rank, said.event)));
+        let mut all: Vec<(u64, String)> = hurt.chain(said).collect();
+        all.sort();
+        let first = all.first().map_or(0, |(at_ns, _)| *at_ns);
+        let line = |(at_ns, what): &(u64, String)| format!("    {:>9.3} ms  {what}\n", (at_ns - first) as f64 / 1e6);
+        all.iter().map(line).collect()
+    }
+
+    /// Where a majority lives on, its ranks must be able to go on.
+    fn judge_survivors(&mut self) {
+        if !self.has_majority() || self.plan.fault == Fault::OneWay {
+            return;
+        }
+        let survivors = self.survivors();
+        let given_up = |said: &&Said| match &said.event {
+            Event::Failed { told, .. } => !matches!(told, Told::RankFailed { .. }),
+            event => matches!(event, Event::NotShrunk { .. }),
+        };
+        for said in self.said.iter().filter(|said| survivors.contains(&said.rank)).filter(given_up) {
+            let what = format!("rank {} lives in a majority and could not go on: {:?}", said.rank, said.event);
+            self.outcome.violations.push(what);
+        }
+    }
+}
+
+fn word(event: &Event) -> Option<&'static str> {
+    Some(match event {
+        Event::Failed { told: Told::RankFailed { .. }, .. } => "told who failed",
+        Event::Failed { told: Told::Excluded { .. }, .. } => "told of its exclusion",
+        Event::Failed { told: Told::Unreachable { .. }, .. } => "told of a partition",
+        Event::Failed { .. } => "told something else",
+        Event::Shrunk { .. } => "went on with the survivors",
+        Event::NotShrunk { .. } => "could not go on",
+        Event::Undead { .. } => "went on without the others",
+        Event::Ready | Event::Bye => return None,
+    })
+}

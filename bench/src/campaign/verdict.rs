@@ -1,0 +1,277 @@
+//! What must hold of a round, judged from what its ranks have said and recorded.
+//!
+//! - Nobody passes a barrier before all its members have arrived there.
+//! - Survivors that a barrier has failed are told the same of it, and a group says the same of an epoch at all its barriers.
+//! - A barrier that has failed one rank of a node has been passed by no other rank of that node.
+//! - Nobody is declared failed to whom nothing was done.
+//! - A group of survivors has the same members for all of them, and all of them have it, but for those that were hurt.
+//! - A rank without which the others have gone on succeeds in nothing.
+
+use std::collections::HashMap;
+
+use crate::doomed::log::{Record, Step};
+use crate::doomed::said::{Event, Said, Told};
+
+/// What there is to judge by.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// Each rank's node.
+    pub nodes: &'a [usize],
+    /// Everything that was said, in the order in which it was heard.
+    pub said: &'a [Said],
+    /// Each rank's records.
+    pub records: &'a [Vec<Record>],
+    /// Who may have failed, and since when.
+    pub hurt: &'a [(usize, u64)],
+}
+
+impl Evidence<'_> {
+    fn is_hurt(&self, rank: usize) -> bool {
+        self.hurt.iter().any(|(hurt, _)| *hurt == rank)
+    }
+
+    fn was_hurt(&self, rank: usize, at_ns: u64) -> bool {
+        self.hurt.iter().any(|(hurt, since_ns)| *hurt == rank && *since_ns <= at_ns)
+    }
+}
+
+/// What does not hold, in words; and how often nodes differed about the barrier at which their group broke, which is no
+/// violation: a barrier is passed or lost by a node as a whole.
+pub fn judge(evidence: &Evidence<'_>) -> (Vec<String>, usize) {
+    let groups = groups(evidence);
+    let mut violations = early_passings(evidence, &groups);
+    violations.extend(different_words(evidence));
+    violations.extend(false_alarms(evidence));
+    violations.extend(split_groups(evidence, &groups));
+    violations.extend(undead(evidence));
+    let (within, across) = split_barriers(evidence);
+    violations.extend(within);
+    (violations, across)
+}
+
+type Groups = HashMap<u64, Vec<usize>>;
+
+fn groups(evidence: &Evidence<'_>) -> Groups {
+    let mut groups = Groups::from([(0, (0..evidence.nodes.len()).collect())]);
+    for said in evidence.said {
+        if let Event::Shrunk { group, ranks } = &said.event {
+            groups.entry(*group).or_insert_with(|| ranks.clone());
+        }
+    }
+    groups
+}
+
+fn early_passings(evidence: &Evidence<'_>, groups: &Groups) -> Vec<String> {
+    let mut arrivals = HashMap::new();
+    for (rank, records) in evidence.records.iter().enumerate() {
+        for record in records.iter().filter(|record| record.step == Step::Arrives) {
+            arrivals.insert((rank, record.group, record.sequence), record.at_ns);
+        }
+    }
+    let mut violations = Vec::new();
+    for (rank, records) in evidence.records.iter().enumerate() {
+        for record in records.iter().filter(|record| record.step == Step::Passed) {
+            let Record { group, sequence, at_ns, .. } = *record;
+            let Some(members) = groups.get(&group) else {
+                violations
+                    .push(format!("rank {rank} passed barrier {sequence} of group {group}, which nobody has made"));
+                continue;
+            };
+            let has_come = |member: &&usize| arrivals.get(&(**member, group, sequence)).is_some_and(|at| *at <= at_ns);
+            let missing: Vec<&usize> = members.iter().filter(|member| !has_come(member)).collect();
+            if !missing.is_empty() {
+                violations.push(format!(
+                    "rank {rank} passed barrier {sequence} of group {group} before ranks {missing:?} had arrived"
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// All failures of barriers: rank, group, sequence, what was told.
+fn failures<'a>(evidence: &Evidence<'a>) -> impl Iterator<Item = (usize, u64, u64, &'a Told)> {
+    evidence.said.iter().filter_map(|said| match &said.event {
+        Event::Failed { group, sequence, told } => Some((said.rank, *group, *sequence, told)),
+        _ => None,
+    })
+}
+
+fn different_words(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut of_barrier: HashMap<(u64, u64), (usize, &Told)> = HashMap::new();
+    let mut of_epoch: HashMap<(u64, u64), (usize, &Told)> = HashMap::new();
+    for (rank, group, sequence, told) in failures(evidence) {
+        let Told::RankFailed { epoch, .. } = told else { continue };
+        let (first, words) = of_barrier.entry((group, sequence)).or_insert((rank, told));
+        if *words != told {
+            violations.push(format!(
+                "of barrier {sequence} of group {group} rank {first} was told {words:?}, rank {rank} {told:?}"
+            ));
+        }
+        let (first, words) = of_epoch.entry((group, *epoch)).or_insert((rank, told));
+        if *words != told {
+            violations.push(format!(
+                "of epoch {epoch} in group {group} rank {first} was told {words:?}, rank {rank} {told:?}"
+            ));
+        }
+    }
+    violations
+}
+
+fn false_alarms(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut violations = Vec::new();
+    for said in evidence.said {
+        let Event::Failed { group, sequence, told } = &said.event else { continue };
+        let is_innocent = |rank: &&usize| !evidence.was_hurt(**rank, said.at_ns);
+        let is_right = match told {
+            Told::RankFailed { ranks, .. } => !ranks.iter().any(|rank| is_innocent(&rank)),
+            Told::Unreachable { .. } => evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= said.at_ns),
+            Told::Excluded { .. } => evidence.was_hurt(said.rank, said.at_ns),
+            Told::TimedOut { .. } | Told::Other { .. } => false,
+        };
+        if !is_right {
+            violations.push(format!(
+                "at barrier {sequence} of group {group} rank {} was told {told:?}, which nobody has caused by then",
+                said.rank
+            ));
+        }
+    }
+    violations
+}
+
+fn split_barriers(evidence: &Evidence<'_>) -> (Vec<String>, usize) {
+    let (mut violations, mut across) = (Vec::new(), 0);
+    for (rank, group, sequence, told) in failures(evidence) {
+        if !matches!(told, Told::RankFailed { .. }) {
+            continue;
+        }
+        let has_passed = |other: &usize| {
+            let same = |record: &Record| record.group == group && record.sequence == sequence;
+            evidence.records[*other].iter().any(|record| record.step == Step::Passed && same(record))
+        };
+        for other in (0..evidence.nodes.len()).filter(has_passed) {
+            if evidence.nodes[other] == evidence.nodes[rank] {
+                violations.push(format!(
+                    "barrier {sequence} of group {group} has failed rank {rank}, and rank {other} of the same node has passed it"
+                ));
+            } else {
+                across += 1;
+            }
+        }
+    }
+    (violations, across)
+}
+
+fn split_groups(evidence: &Evidence<'_>, groups: &Groups) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut holders: HashMap<u64, Vec<usize>> = HashMap::new();
+    for said in evidence.said {
+        let Event::Shrunk { group, ranks } = &said.event else { continue };
+        holders.entry(*group).or_default().push(said.rank);
+        if groups.get(group) != Some(ranks) {
+            violations
+                .push(format!("group {group} is {:?} for some and {ranks:?} for rank {}", groups[group], said.rank));
+        }
+    }
+    for (group, holders) in holders {
+        let is_without = |member: &&usize| !holders.contains(member) && !evidence.is_hurt(**member);
+        let without: Vec<&usize> = groups[&group].iter().filter(is_without).collect();
+        if !without.is_empty() {
+            violations.push(format!("ranks {holders:?} have group {group}, its members {without:?} do not"));
+        }
+    }
+    violations
+}
+
+fn undead(evidence: &Evidence<'_>) -> Vec<String> {
+    let call = |said: &Said| match &said.event {
+        Event::Undead { call } => {
+            Some(format!("rank {} has succeeded in a call without the others: {call}", said.rank))
+        }
+        _ => None,
+    };
+    evidence.said.iter().filter_map(call).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: Step, sequence: u64, at_ns: u64) -> Record {
+        Record { step, group: 0, sequence, at_ns }
+    }
+
+    fn failed(rank: usize, sequence: u64, ranks: &[usize]) -> Said {
+        let told = Told::RankFailed { ranks: ranks.to_vec(), causes: vec!["killed".to_owned()], epoch: 1 };
+        Said { rank, at_ns: 0, event: Event::Failed { group: 0, sequence, told } }
+    }
+
+    fn shrunk(rank: usize, ranks: &[usize]) -> Said {
+        Said { rank, at_ns: 0, event: Event::Shrunk { group: 9, ranks: ranks.to_vec() } }
+    }
+
+    fn words(said: &[Said], records: &[Vec<Record>], hurt: &[(usize, u64)]) -> String {
+        judge(&Evidence { nodes: &[0, 0, 1], said, records, hurt }).0.join("; ")
+    }
+
+    /// Two barriers; rank 2 is killed before the second.
+    fn good() -> (Vec<Said>, Vec<Vec<Record>>) {
+        let said = vec![failed(0, 2, &[2]), failed(1, 2, &[2]), shrunk(0, &[0, 1]), shrunk(1, &[0, 1])];
+        let first = |late| vec![record(Step::Arrives, 1, late), record(Step::Passed, 1, 10 + late)];
+        let mut records = vec![first(1), first(2), first(3)];
+        records[0].push(record(Step::Arrives, 2, 20));
+        (said, records)
+    }
+
+    #[test]
+    fn what_is_right_passes() {
+        let (said, records) = good();
+        assert_eq!(
+            judge(&Evidence { nodes: &[0, 0, 1], said: &said, records: &records, hurt: &[(2, 0)] }),
+            (vec![], 0)
+        );
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_found() {
+        let (said, mut records) = good();
+        records[0].push(record(Step::Passed, 2, 30));
+        let found = words(&said, &records, &[(2, 0)]);
+        assert!(found.contains("passed barrier 2 of group 0 before ranks [1, 2]"), "{found}");
+        assert!(found.contains("rank 0 of the same node has passed it"), "{found}");
+
+        let (mut said, records) = good();
+        said[1] = failed(1, 2, &[2, 0]);
+        let found = words(&said, &records, &[(2, 0)]);
+        assert!(found.contains("of barrier 2 of group 0 rank 0 was told"), "{found}");
+        assert!(found.contains("which nobody has caused"), "{found}");
+
+        let (mut said, records) = good();
+        said[3] = shrunk(1, &[1]);
+        assert!(words(&said, &records, &[(2, 0)]).contains("group 9 is [0, 1] for some"));
+        said.pop();
+        assert!(words(&said, &records, &[(2, 0)]).contains("its members [1] do not"));
+
+        let (mut said, records) = good();
+        said.push(Said { rank: 2, at_ns: 0, event: Event::Undead { call: "barrier".to_owned() } });
+        assert!(words(&said, &records, &[(2, 0)]).contains("rank 2 has succeeded"));
+        assert!(words(&good().0, &records, &[]).contains("which nobody has caused"));
+        assert!(words(&good().0, &records, &[(2, 1)]).contains("which nobody has caused"));
+    }
+
+    #[test]
+    fn nodes_may_differ_about_the_barrier_at_which_a_group_breaks() {
+        let (mut said, mut records) = good();
+        said.truncate(2);
+        for (rank, of_rank) in records.iter_mut().enumerate() {
+            of_rank.retain(|record| record.sequence == 1);
+            of_rank.push(record(Step::Arrives, 2, 40 + rank as u64));
+        }
+        records[2].push(record(Step::Passed, 2, 50));
+        assert_eq!(
+            judge(&Evidence { nodes: &[0, 0, 1], said: &said, records: &records, hurt: &[(2, 0)] }),
+            (vec![], 2)
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! A rank of a job that is hurt.
+//!
+//! One that *waits* meets the others once, then waits in a barrier that the idle ones never come to, and says when that
+//! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, goes on
+//! with the survivors when members fail, and leaves when its parent wants, at the same barrier as all others.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use phalanx::fabric::sim::Seeded;
+use phalanx::{BarrierError, FabricChoice, Group, Job, JobOptions, Operation, TcpEngine, WaitPolicy};
+use serde::{Deserialize, Serialize};
+
+use super::log::{Log, Record, Step};
+use super::now_ns;
+use super::said::{Event, Said};
+use crate::rank::RankError;
+use crate::samples::SamplesError;
+
+/// How long survivors may take to make a group.
+pub const SHRINK_LIMIT: Duration = Duration::from_secs(5);
+/// No wait of a rank that meets others is to come to this.
+const LONG: Duration = Duration::from_secs(300);
+
+/// What a rank is told: handed to its process as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// What it does.
+    pub role: Role,
+    /// The wait policy, or the default.
+    pub wait: Option<String>,
+    /// What is to join the nodes, or the library's own choice.
+    pub fabric: Option<String>,
+    /// What moves the bytes of TCP, or the library's own choice.
+    pub engine: Option<String>,
+    /// The failure time-out in milliseconds, or the default.
+    pub timeout_ms: Option<u64>,
+    /// Whether it ends with its parent. Under a launcher that is the launcher's business.
+    pub ends_with_parent: bool,
+}
+
+/// What a rank does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Waits, but for these.
+    Waits {
+        /// Those that do nothing.
+        idle: Vec<usize>,
+    },
+    /// Meets the others again and again.
+    Meets {
+        /// The directory of the records.
+        records: PathBuf,
+        /// Of its pauses.
+        seed: u64,
+    },
+}
+
+/// The file of a rank's records.
+pub fn records_of(directory: &std::path::Path, rank: usize) -> PathBuf {
+    directory.join(format!("records.{rank}"))
+}
+
+impl Task {
+    fn options(&self) -> Result<JobOptions, RankError> {
+        let mut options = JobOptions::new();
+        if let Some(name) = &self.wait {
+            options = options.wait(name.parse::<WaitPolicy>().map_err(RankError::Task)?);
+        }
+        if let Some(name) = &self.fabric {
+            options = options.fabric(name.parse::<FabricChoice>().map_err(RankError::Task)?);
+        }
+        if let Some(name) = &self.engine {
+            options = options.tcp_engine(name.parse::<TcpEngine>().map_err(RankError::Task)?);
+        }
+        if let Some(timeout) = self.timeout_ms {
+            options = options.failure_timeout(Duration::from_millis(timeout));
+        }
+        Ok(options)
+    }
+}
+
+/// The whole life of a rank's process: `text` is its [`Task`].
+///
+/// # Errors
+///
+/// [`RankError`].
+pub fn run_process(text: &str) -> Result<(), RankError> {
+    let task: Task = serde_json::from_str(text).map_err(|error| RankError::Task(error.to_string()))?;
+    if task.ends_with_parent {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    }
+    let wishes = wishes_of_parent();
+    let job = Job::from_env_with(&task.options()?)?;
+    let rank = job.rank();
+    job.world().barrier()?;
+    say(rank, Event::Ready);
+    match &task.role {
+        Role::Waits { idle } if idle.contains(&rank) => drop(wishes.recv()),
+        Role::Waits { .. } => {
+            wait(job.world());
+            let _ = wishes.recv();
+        }
+        Role::Meets { records, seed } => {
+            let path = records_of(records, rank);
+            let random = Seeded::new(seed.wrapping_add(rank as u64));
+            let meet = || Meeting { rank, log: Log::create(&path)?, random, wishes }.run(&job);
+            meet().map_err(|source| SamplesError::File { path: path.clone(), source })?;
+        }
+    }
+    drop(job);
+    say(rank, Event::Bye);
+    Ok(())
+}
+
+fn say(rank: usize, event: Event) {
+    Said { rank, at_ns: now_ns(), event }.print();
+}
+
+/// What the parent says, line by line; hung up when it says no more.
+fn wishes_of_parent() -> Receiver<String> {
+    let (say, heard) = channel();
+    std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+    heard
+}
+
+/// Waits in a barrier that is not passed.
+fn wait(world: &Group) {
+    let result = world.barrier();
+    let at_ns = now_ns();
+    let event = match result {
+        Ok(()) => Event::Undead { call: "a barrier to which somebody never came".to_owned() },
+        Err(error) => Event::Failed { group: 0, sequence: world.passed() + 1, told: (&error).into() },
+    };
+    Said { rank: world.rank(), at_ns, event }.print();
+}
+
+/// A rank that meets others.
+struct Meeting {
+    rank: usize,
+    log: Log,
+    random: Seeded,
+    wishes: Receiver<String>,
+}
+
+/// How it goes on.
+enum Next {
+    /// With those who survive.
+    Shrink,
+    /// Not at all.
+    End,
+}
+
+impl Meeting {
+    fn run(&mut self, job: &Job) -> std::io::Result<()> {
+        let mut shrunk: Option<Group> = None;
+        loop {
+            let group = shrunk.as_ref().unwrap_or(job.world());
+            match self.meet(group)? {
+                Next::End => return Ok(()),
+                Next::Shrink => {}
+            }
+            let result = group.shrink(SHRINK_LIMIT);
+            let at_ns = now_ns();
+            let event = match &result {
+                Ok(rest) => Event::Shrunk { group: rest.id(), ranks: rest.ranks().to_vec() },
+                Err(error) => Event::NotShrunk { group: group.id(), told: error.into() },
+            };
+            Said { rank: self.rank, at_ns, event }.print();
+            match result {
+                Ok(rest) => shrunk = Some(rest),
+                Err(_) => {
+                    let _ = self.wishes.recv();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Meets until a barrier fails, or all have agreed to end.
+    fn meet(&mut self, group: &Group) -> std::io::Result<Next> {
+        let mut is_wanted = false;
+        loop {
+            is_wanted = is_wanted || self.wishes.try_recv().is_ok();
+            let sequence = group.passed() + 1;
+            self.note(Step::Arrives, group, sequence)?;
+            let result = pass(group, sequence, is_wanted);
+            let at_ns = now_ns();
+            match result {
+                Ok(is_over) => {
+                    self.note(Step::Passed, group, sequence)?;
+                    if is_over {
+                        return Ok(Next::End);
+                    }
+                }
+                Err(error) => {
+                    let event = Event::Failed { group: group.id(), sequence, told: (&error).into() };
+                    Said { rank: self.rank, at_ns, event }.print();
+                    return Ok(self.after(group, &error));
+                }
+            }
+            self.pause();
+        }
+    }
+
+    fn note(&mut self, step: Step, group: &Group, sequence: u64) -> std::io::Result<()> {
+        self.log.add(Record { step, group: group.id(), sequence, at_ns: now_ns() })
+    }
+
+    fn after(&mut self, group: &Group, error: &BarrierError) -> Next {
+        match error {
+            BarrierError::RankFailed { .. } => return Next::Shrink,
+            BarrierError::Excluded { .. } => self.stay_out(group),
+            _ => {}
+        }
+        let _ = self.wishes.recv();
+        Next::End
+    }
+
+    /// From now on no call of this rank may succeed.
+    fn stay_out(&self, group: &Group) {
+        let calls: [(&str, &dyn Fn() -> bool); 4] = [
+            ("barrier", &|| group.barrier_timeout(LONG).is_ok()),
+            ("reduction", &|| group.barrier_reduce_timeout(Operation::Or, 1, LONG).is_ok()),
+            ("arrival", &|| group.arrive().is_ok()),
+            ("shrink", &|| group.shrink(SHRINK_LIMIT).is_ok()),
+        ];
+        for (name, call) in calls {
+            if call() {
+                say(self.rank, Event::Undead { call: name.to_owned() });
+            }
+        }
+    }
+
+    /// Computes for a moment, sometimes.
+    fn pause(&mut self) {
+        let us = match self.random.below(16) {
+            0 => self.random.below(1_000) as u64,
+            1..=3 => 50 + self.random.below(100) as u64,
+            _ => return,
+        };
+        std::thread::sleep(Duration::from_micros(us));
+    }
+}
+
+/// Passes a barrier, in one of the ways there are: by its number, so that all members take the same. Whether all are to end.
+fn pass(group: &Group, sequence: u64, is_wanted: bool) -> Result<bool, BarrierError> {
+    match sequence % 4 {
+        0 => group.barrier().map(|()| false),
+        1 => group.barrier_timeout(LONG).map(|()| false),
+        2 => group.arrive()?.wait().map(|()| false),
+        _ => group.barrier_reduce(Operation::Or, u64::from(is_wanted)).map(|any| any != 0),
+    }
+}

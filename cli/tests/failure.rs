@@ -1,0 +1,57 @@
+//! `phalanx bench failure` and `phalanx campaign` as their users see them: what they print of a few faults, what they refuse,
+//! and that nothing of them is left. How soon anything is noticed, is not looked at.
+
+use std::process::{Command, Output};
+
+/// The command with these arguments, alone on this machine as far as it knows.
+fn output(arguments: &[&str]) -> (bool, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
+    let Output { status, stdout, stderr } =
+        command.args(arguments).env_remove("PHALANX_FABRIC").output().expect("start the command");
+    (status.success(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
+}
+
+#[test]
+fn each_kind_of_fault_has_its_line_of_json() {
+    let (is_well, stdout, stderr) = output(&["bench", "failure", "--faults", "2", "--json"]);
+    assert!(is_well, "{stderr}");
+    let lines: Vec<serde_json::Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let kinds: Vec<&str> = lines.iter().filter_map(|line| line["kind"].as_str()).collect();
+    assert_eq!(kinds, ["kill-local", "kill-remote", "kill-agent", "kill-node", "stop-node", "partition"]);
+    for line in &lines {
+        assert_eq!(line["bench"], "failure");
+        if let Some(why) = line["not_run"].as_str() {
+            println!("not run: {}: {why}", line["kind"]);
+            assert!(line["kind"] == "partition" && line["p99_ns"].is_null(), "{line}");
+            continue;
+        }
+        let figure = |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"));
+        assert_eq!(figure("faults"), 2);
+        assert!(0 < figure("min_ns") && figure("min_ns") <= figure("p50_ns"), "{line}");
+        assert!(figure("p50_ns") <= figure("p99_ns") && figure("p99_ns") <= figure("max_ns"), "{line}");
+    }
+}
+
+#[test]
+fn a_campaign_counts_its_faults_and_names_its_seed() {
+    let (is_well, stdout, stderr) =
+        output(&["campaign", "--rounds", "3", "--seed", "5", "--fabric", "shm", "--fault", "kill"]);
+    assert!(is_well, "{stdout}{stderr}");
+    assert!(stdout.starts_with("seed 5\n") && stdout.contains("in 3 rounds, 0 violations"), "{stdout}");
+    assert!(stdout.contains("kill over shm") && stdout.contains("went on with the survivors"), "{stdout}");
+}
+
+#[test]
+fn what_is_no_fault_and_no_fabric_is_refused_with_what_there_is() {
+    for (arguments, expected) in [
+        (&["campaign", "--fault", "hug"][..], "stop-long"),
+        (&["campaign", "--fabric", "string"], "rdma"),
+        (&["bench", "failure", "--kinds", "hug"], "kill-local"),
+        (&["bench", "failure", "--faults", "0"], "at least 1"),
+        (&["campaign", "--fabric", "shm", "--fault", "partition"], "nothing can be run"),
+    ] {
+        let (is_well, stdout, stderr) = output(arguments);
+        assert!(!is_well && stderr.contains(expected), "{arguments:?}: {stdout}{stderr}");
+    }
+}
