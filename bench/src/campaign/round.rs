@@ -248,13 +248,13 @@ impl Round<'_> {
         }
     }
 
-    /// Whether a rank knows of all that has happened since then.
+    /// Whether a rank knows of all that has happened since then, or can come to know nothing more.
     fn has_settled(&self, rank: usize, since_ns: u64) -> bool {
-        let Some(last) = self.said.iter().rfind(|said| said.rank == rank && said.at_ns >= since_ns) else {
-            return false;
-        };
+        let Some(last) = self.said.iter().rfind(|said| said.rank == rank) else { return false };
         match &last.event {
-            Event::Shrunk { ranks, .. } => self.plan.fault == Fault::OneWay || *ranks == self.survivors(),
+            Event::Shrunk { ranks, .. } => {
+                last.at_ns >= since_ns && (self.plan.fault == Fault::OneWay || *ranks == self.survivors())
+            }
             Event::Failed { told: Told::RankFailed { .. }, .. } | Event::Ready => false,
             Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye => true,
         }
