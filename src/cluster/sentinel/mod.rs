@@ -163,7 +163,6 @@ struct Asked {
 #[derive(Debug)]
 struct Attempt {
     epoch: u64,
-    value: Obituary,
     agreement: Agreement,
 }
 
@@ -412,7 +411,7 @@ impl Sentinel {
     ) {
         let before = self.asked[local];
         // Nobody has asked for long: it may have run in between.
-        let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout / 2;
+        let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout;
         let earlier = before.stopped_since.filter(|_| !is_old);
         let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
         self.asked[local] = Asked { count, looked_at: site.now, stopped_since };
@@ -439,28 +438,16 @@ impl Sentinel {
         if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
         }
-        let Some(Attempt { epoch, agreement, .. }) = &mut self.attempt else { return };
+        let Some(Attempt { epoch, agreement }) = &mut self.attempt else { return };
         let ended = agreement.poll(site.fabric, site.now);
         let epoch = *epoch;
         match ended {
-            Poll::Pending => return self.hear_the_accused(site),
+            Poll::Pending => {}
             Poll::Ready(Ok(decision)) => self.take_decision(site, epoch, decision),
             Poll::Ready(Err(error)) => {
                 self.attempt = None;
                 self.take_refusal(site, &error);
             }
-        }
-    }
-
-    /// A node that answers is not silent, and must not help to declare itself failed.
-    fn hear_the_accused<M, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) {
-        let Some(Attempt { value, agreement, .. }) = &mut self.attempt else { return };
-        let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = *value else { return };
-        if agreement.has_answered(accused) {
-            agreement.abandon(site.fabric);
-            self.attempt = None;
-            self.watching.note_life(accused, site.now);
-            self.acquit(accused);
         }
     }
 
@@ -478,8 +465,11 @@ impl Sentinel {
             Proposal { nodes: self.post.nodes(), here: self.post.here(), value, pause: AGREEMENT_PAUSE, seed };
         let deadline = now + (self.post.options.timeout / ATTEMPTS).max(LEAST_ATTEMPT);
         let mut agreement = Agreement::new(proposal, slots, Some(deadline));
+        if let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = wanted {
+            agreement = agreement.accusing(accused);
+        }
         (0..self.post.nodes()).filter(|other| self.gone[*other]).for_each(|other| agreement.note_gone(other));
-        Some(Attempt { epoch, value: wanted, agreement })
+        Some(Attempt { epoch, agreement })
     }
 
     fn take_decision<M: Memory, F: Fabric, S: Surroundings>(
@@ -523,11 +513,18 @@ impl Sentinel {
         site: &Site<'_, M, F, S>,
         error: &AgreementError,
     ) {
-        let AgreementError::NoQuorum { unreachable, silent, needed, .. } = error else {
-            if !matches!(error, AgreementError::Contended { .. }) {
-                self.rests_until = self.next_beat;
+        let (unreachable, silent, needed) = match error {
+            AgreementError::NoQuorum { unreachable, silent, needed, .. } => (unreachable, silent, needed),
+            AgreementError::Contended { .. } => return,
+            // A node that answers is not silent, and must not help to declare itself failed.
+            AgreementError::Answered { node } => {
+                self.watching.note_life(*node, site.now);
+                return self.acquit(*node);
             }
-            return;
+            AgreementError::Exhausted { .. } | AgreementError::Invalid { .. } => {
+                self.rests_until = self.next_beat;
+                return;
+            }
         };
         unreachable.iter().for_each(|node| site.surroundings.probe(*node));
         let since = *self.failing_since.get_or_insert(site.now);
