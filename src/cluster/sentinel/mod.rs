@@ -234,8 +234,10 @@ impl Sentinel {
             return None;
         }
         if self.post.speaker(site.memory) != Some(self.post.local()) {
-            self.abandon(site.fabric);
-            return self.follow(site);
+            self.stand_down(site.fabric);
+            let is_telling = self.finish(site).is_pending();
+            let pause = self.follow(site);
+            return if is_telling { Some(Duration::ZERO) } else { pause };
         }
         if !site.surroundings.is_agent() && !site.surroundings.become_agent() {
             // Perhaps for want of descriptors: it is tried again.
@@ -334,6 +336,8 @@ impl Sentinel {
         for node in 0..self.post.nodes() {
             if !self.gone[node] && watching::has_left(site.memory, &layout, node) {
                 self.note_gone(node);
+                // Whoever waits for it says so.
+                self.acquit(node);
             }
         }
         let looks = self.watching.look(&layout, site);
@@ -421,8 +425,14 @@ impl Sentinel {
     }
 
     fn want(&mut self, memory: &impl Memory, obituary: Obituary) {
-        let is_wanted = self.wanted.iter().any(|wanted| wanted.unit == obituary.unit);
-        if !is_wanted && !is_settled(&self.post, memory, obituary.unit) {
+        if let Some(known) = self.wanted.iter_mut().find(|wanted| wanted.unit == obituary.unit) {
+            // What is known for sure is better than what was thought.
+            if !known.cause.is_final() {
+                *known = obituary;
+            }
+            return;
+        }
+        if !is_settled(&self.post, memory, obituary.unit) {
             self.wanted.push(obituary);
         }
     }
@@ -548,8 +558,20 @@ impl Sentinel {
         }
     }
 
+    /// Tells those that are being told, and begins nothing new. A decision that this rank's end follows from would
+    /// otherwise be known here alone.
+    pub fn finish<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
+        self.messenger.finish(site)
+    }
+
     /// Gives up what is under way.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
+        self.stand_down(fabric);
+        self.messenger.abandon(fabric);
+    }
+
+    /// The role has passed on.
+    fn stand_down(&mut self, fabric: &impl Fabric) {
         if let Some(mut attempt) = self.attempt.take() {
             attempt.agreement.abandon(fabric);
         }
@@ -557,7 +579,6 @@ impl Sentinel {
             survey.abandon(fabric);
         }
         self.watching.abandon(fabric);
-        self.messenger.abandon(fabric);
     }
 }
 
