@@ -4,8 +4,9 @@
 # Works on a fresh Debian or Ubuntu with rustup. Every step runs, also after one that failed, so that one run shows
 # all there is to mend; the exit status is 1 if any failed. `--quick` is the plain test suite in the debug profile;
 # without it follow documentation tests, the stress tests in release, the loom and shuttle models, the fuzzer for a
-# moment, criterion's benches as tests, the examples, the command itself, RDMA on soft-RoCE (in a guest where the kernel
-# has none), the layout of the verbs' declarations, and the time of a clean release build.
+# moment, criterion's benches as tests, the examples, the command itself, some faults in jobs of real processes, RDMA on
+# soft-RoCE (in a guest where the kernel has none), the layout of the verbs' declarations, and the time of a clean release
+# build.
 #
 # The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A step that is no test runner
 # counts as one, and a step that fails without a failed test (it did not compile, say) as one failure.
@@ -168,6 +169,19 @@ for result in results:
 PYTHON
 }
 
+# A few faults of each kind, timed: that all survivors have their errors, not how soon.
+failure_smoke() {
+    cargo run --locked -q --release -p phalanx-cli -- bench failure --faults 5 --json >"$scratch/failure.json" || return
+    python3 - "$scratch/failure.json" <<'PYTHON'
+import json, sys
+results = [json.loads(line) for line in open(sys.argv[1]) if line.strip()]
+assert results, "no result printed"
+for result in results:
+    assert result["bench"] == "failure" and (result["not_run"] or result["faults"] == 5), result
+    print(f'{result["kind"]}: ' + (f'not run: {result["not_run"]}' if result["not_run"] else f'p50 {result["p50_ns"] / 1e6:.2f} ms'))
+PYTHON
+}
+
 # The path of a test suite's program, built in release.
 suite_program() {
     cargo test --locked -q --release -p phalanx --test "$1" --no-run --message-format=json |
@@ -250,6 +264,8 @@ if [ $quick = no ]; then
     step 'examples, build' cargo build --locked --release -p phalanx -p phalanx-cli --examples --bins
     examples
     step 'phalanx bench barrier --json' command_smoke
+    step 'phalanx bench failure --json' failure_smoke
+    step 'campaign of faults, 35 s' scripts/campaign.sh --minutes 0.58
     rdma
     step 'clean release build' clean_release_build
 fi

@@ -716,7 +716,7 @@ impl Actor {
         }
     }
 
-    /// The rule of `src/group/failures.rs`.
+    /// The rule of `src/group/failures.rs`: who has failed never arrives, whatever its word says.
     fn heed(&self, meeting: &mut Meeting, gate: &Gate<'_>, table: &Table<'_>) {
         let alarm = gate.memory.word(header::ALARM).load(Ordering::Relaxed);
         if alarm == meeting.alarm {
@@ -731,7 +731,7 @@ impl Actor {
             match view::obituary(gate.memory, &layout, epoch) {
                 Some(Obituary { unit: Unit::Rank(rank), cause }) => {
                     is_closed |= rank == self.rank;
-                    is_lost |= !cause.is_final() || table.arrived.borrow()[rank] < sequence;
+                    is_lost |= cause != FailureCause::Left || table.arrived.borrow()[rank] < sequence;
                 }
                 Some(Obituary { unit: Unit::Node(node), .. }) => {
                     is_closed |= node == self.node;

@@ -192,14 +192,12 @@ impl Group {
         })
     }
 
-    /// At how many barriers each failed member has arrived for good; `None` where its node does not answer, and for a member
-    /// that was only stopped: when it runs again it may arrive once more, or take its arrival back, before it sees the log.
+    /// At how many barriers each failed member has arrived; `None` where its node does not answer.
     fn final_arrivals(&self, failed: &[FailedMember]) -> Vec<Option<u64>> {
-        let has_final_word = |failed: &&FailedMember| {
-            let node = self.membership.node_of(self.ranks[failed.member]);
-            failed.cause.is_final() && !self.membership.has_lost_node(node)
-        };
-        let asked: Vec<usize> = failed.iter().filter(has_final_word).map(|failed| failed.member).collect();
+        let is_reachable =
+            |failed: &FailedMember| !self.membership.has_lost_node(self.membership.node_of(self.ranks[failed.member]));
+        let asked: Vec<usize> =
+            failed.iter().filter(|failed| is_reachable(failed)).map(|failed| failed.member).collect();
         let words = self.words_of_some(&asked, |layout, index| [layout.arrival(index)], FINAL_WORD_PATIENCE);
         let word_of = |failed: &FailedMember| {
             let at = asked.iter().position(|member| *member == failed.member)?;
