@@ -136,6 +136,7 @@ fn where_no_majority_is_left_the_silent_node_is_unreachable_until_it_comes_back(
     signal(&children, 1, Signal::CONT);
     children.say(1, "look");
     (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "met again", "rank {rank}"));
+    (0..2).for_each(|rank| children.say(rank, "leave"));
 }
 
 /// As long as others cannot be reached, tries again.
@@ -163,6 +164,8 @@ fn meet_again() {
         assert!(begun.elapsed() < LIMIT, "it never comes back");
     }
     answer("met again");
+    // Who left now would have ended before the other had seen it come back.
+    await_line();
 }
 
 #[test]

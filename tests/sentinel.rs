@@ -261,6 +261,9 @@ impl Drop for Run {
         if std::thread::panicking() {
             let ranks: Vec<&[usize]> = (0..self.layouts.len()).map(|node| self.topology.ranks_of(node)).collect();
             eprintln!("ranks of the nodes: {ranks:?}\nit happened, in ms: {:?}", self.history);
+            eprintln!("at how many barriers each rank has arrived: {:?}", self.arrived.borrow());
+            let stands = self.actors.iter().filter_map(|actor| Some(&actor.meeting.as_ref()?.stand));
+            eprintln!("how each stands: {:?}", stands.collect::<Vec<&Stand>>());
         }
     }
 }
@@ -713,7 +716,7 @@ impl Actor {
         }
     }
 
-    /// The rule of `src/group/failures.rs`.
+    /// The rule of `src/group/failures.rs`: who has failed never arrives, whatever its word says.
     fn heed(&self, meeting: &mut Meeting, gate: &Gate<'_>, table: &Table<'_>) {
         let alarm = gate.memory.word(header::ALARM).load(Ordering::Relaxed);
         if alarm == meeting.alarm {
@@ -725,12 +728,12 @@ impl Actor {
         let mut is_lost = false;
         let mut is_closed = gate.memory.word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
         for epoch in 1..=view::epoch(gate.memory, &layout) {
-            match view::obituary(gate.memory, &layout, epoch).map(|lost| lost.unit) {
-                Some(Unit::Rank(rank)) => {
+            match view::obituary(gate.memory, &layout, epoch) {
+                Some(Obituary { unit: Unit::Rank(rank), cause }) => {
                     is_closed |= rank == self.rank;
-                    is_lost |= table.arrived.borrow()[rank] < sequence;
+                    is_lost |= cause != FailureCause::Left || table.arrived.borrow()[rank] < sequence;
                 }
-                Some(Unit::Node(node)) => {
+                Some(Obituary { unit: Unit::Node(node), .. }) => {
                     is_closed |= node == self.node;
                     is_lost = true;
                 }

@@ -114,6 +114,12 @@ pub enum AgreementError {
         /// This node.
         here: usize,
     },
+    /// The node that is accused of silence has answered, before any vote was asked for.
+    #[error("node {node} is not silent: it answers (remedy: none is needed)")]
+    Answered {
+        /// The node.
+        node: usize,
+    },
     /// Where a node's words are to be there is none: a mistake of the caller.
     #[error("node {node} has no words for this decision: {why}")]
     Invalid {
@@ -146,6 +152,10 @@ pub struct Agreement {
     asks: Vec<Ask>,
     /// A batch was refused for lack of room.
     wants_room: bool,
+    /// Whose answer ends this.
+    accused: Option<usize>,
+    /// Votes have been asked for: who gave up now would leave them.
+    has_asked_for_votes: bool,
 }
 
 impl Agreement {
@@ -165,7 +175,16 @@ impl Agreement {
             round: 0,
             asks: Vec::new(),
             wants_room: false,
+            accused: None,
+            has_asked_for_votes: false,
         }
+    }
+
+    /// What is proposed is that this node is silent. If it answers before votes are asked for, nothing is proposed any more
+    /// ([`AgreementError::Answered`]). Afterwards its answer is one like the others'.
+    #[must_use]
+    pub fn accusing(self, node: usize) -> Self {
+        Self { accused: Some(node), ..self }
     }
 
     /// Notes that a node is *gone*: surely without any process, for good (a node that is only silent is not). It is not
@@ -185,6 +204,12 @@ impl Agreement {
     pub fn poll(&mut self, fabric: &impl Fabric, now: Duration) -> Poll<Result<Decision, AgreementError>> {
         fabric.progress();
         self.take(fabric, now);
+        if let Some(node) = self.accused.filter(|node| self.proposer.has_answered(*node))
+            && !self.has_asked_for_votes
+        {
+            self.abandon(fabric);
+            return Poll::Ready(Err(AgreementError::Answered { node }));
+        }
         // Each turn of the loop begins or ends a round, or is the last.
         loop {
             self.proposer.advance(now);
@@ -194,6 +219,7 @@ impl Agreement {
             self.abandon(fabric);
             self.round = self.proposer.round();
         }
+        self.has_asked_for_votes |= self.proposer.has_chosen();
         if let Err(error) = self.post(fabric, now) {
             self.abandon(fabric);
             return Poll::Ready(Err(error));
@@ -205,11 +231,6 @@ impl Agreement {
                 Poll::Ready(end)
             }
         }
-    }
-
-    /// Whether a node has answered in this attempt: it lives.
-    pub fn has_answered(&self, node: usize) -> bool {
-        self.proposer.has_answered(node)
     }
 
     /// When it is to be polled although nothing has come in, if at all.

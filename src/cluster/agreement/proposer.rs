@@ -563,6 +563,11 @@ impl Proposer {
         self.acceptors.iter().filter(|acceptor| acceptor.has_answered).count()
     }
 
+    /// Whether votes are asked for in this round.
+    pub fn has_chosen(&self) -> bool {
+        self.choice.is_some()
+    }
+
     /// Whether a node has answered in this round.
     pub fn has_answered(&self, node: usize) -> bool {
         self.acceptors[node].has_answered

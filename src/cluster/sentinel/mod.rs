@@ -163,7 +163,6 @@ struct Asked {
 #[derive(Debug)]
 struct Attempt {
     epoch: u64,
-    value: Obituary,
     agreement: Agreement,
 }
 
@@ -235,8 +234,10 @@ impl Sentinel {
             return None;
         }
         if self.post.speaker(site.memory) != Some(self.post.local()) {
-            self.abandon(site.fabric);
-            return self.follow(site);
+            self.stand_down(site.fabric);
+            let is_telling = self.finish(site).is_pending();
+            let pause = self.follow(site);
+            return if is_telling { Some(Duration::ZERO) } else { pause };
         }
         if !site.surroundings.is_agent() && !site.surroundings.become_agent() {
             // Perhaps for want of descriptors: it is tried again.
@@ -335,6 +336,8 @@ impl Sentinel {
         for node in 0..self.post.nodes() {
             if !self.gone[node] && watching::has_left(site.memory, &layout, node) {
                 self.note_gone(node);
+                // Whoever waits for it says so.
+                self.acquit(node);
             }
         }
         let looks = self.watching.look(&layout, site);
@@ -412,7 +415,7 @@ impl Sentinel {
     ) {
         let before = self.asked[local];
         // Nobody has asked for long: it may have run in between.
-        let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout / 2;
+        let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout;
         let earlier = before.stopped_since.filter(|_| !is_old);
         let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
         self.asked[local] = Asked { count, looked_at: site.now, stopped_since };
@@ -422,8 +425,14 @@ impl Sentinel {
     }
 
     fn want(&mut self, memory: &impl Memory, obituary: Obituary) {
-        let is_wanted = self.wanted.iter().any(|wanted| wanted.unit == obituary.unit);
-        if !is_wanted && !is_settled(&self.post, memory, obituary.unit) {
+        if let Some(known) = self.wanted.iter_mut().find(|wanted| wanted.unit == obituary.unit) {
+            // What is known for sure is better than what was thought.
+            if !known.cause.is_final() {
+                *known = obituary;
+            }
+            return;
+        }
+        if !is_settled(&self.post, memory, obituary.unit) {
             self.wanted.push(obituary);
         }
     }
@@ -439,28 +448,16 @@ impl Sentinel {
         if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
         }
-        let Some(Attempt { epoch, agreement, .. }) = &mut self.attempt else { return };
+        let Some(Attempt { epoch, agreement }) = &mut self.attempt else { return };
         let ended = agreement.poll(site.fabric, site.now);
         let epoch = *epoch;
         match ended {
-            Poll::Pending => return self.hear_the_accused(site),
+            Poll::Pending => {}
             Poll::Ready(Ok(decision)) => self.take_decision(site, epoch, decision),
             Poll::Ready(Err(error)) => {
                 self.attempt = None;
                 self.take_refusal(site, &error);
             }
-        }
-    }
-
-    /// A node that answers is not silent, and must not help to declare itself failed.
-    fn hear_the_accused<M, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) {
-        let Some(Attempt { value, agreement, .. }) = &mut self.attempt else { return };
-        let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = *value else { return };
-        if agreement.has_answered(accused) {
-            agreement.abandon(site.fabric);
-            self.attempt = None;
-            self.watching.note_life(accused, site.now);
-            self.acquit(accused);
         }
     }
 
@@ -478,8 +475,11 @@ impl Sentinel {
             Proposal { nodes: self.post.nodes(), here: self.post.here(), value, pause: AGREEMENT_PAUSE, seed };
         let deadline = now + (self.post.options.timeout / ATTEMPTS).max(LEAST_ATTEMPT);
         let mut agreement = Agreement::new(proposal, slots, Some(deadline));
+        if let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = wanted {
+            agreement = agreement.accusing(accused);
+        }
         (0..self.post.nodes()).filter(|other| self.gone[*other]).for_each(|other| agreement.note_gone(other));
-        Some(Attempt { epoch, value: wanted, agreement })
+        Some(Attempt { epoch, agreement })
     }
 
     fn take_decision<M: Memory, F: Fabric, S: Surroundings>(
@@ -523,11 +523,18 @@ impl Sentinel {
         site: &Site<'_, M, F, S>,
         error: &AgreementError,
     ) {
-        let AgreementError::NoQuorum { unreachable, silent, needed, .. } = error else {
-            if !matches!(error, AgreementError::Contended { .. }) {
-                self.rests_until = self.next_beat;
+        let (unreachable, silent, needed) = match error {
+            AgreementError::NoQuorum { unreachable, silent, needed, .. } => (unreachable, silent, needed),
+            AgreementError::Contended { .. } => return,
+            // A node that answers is not silent, and must not help to declare itself failed.
+            AgreementError::Answered { node } => {
+                self.watching.note_life(*node, site.now);
+                return self.acquit(*node);
             }
-            return;
+            AgreementError::Exhausted { .. } | AgreementError::Invalid { .. } => {
+                self.rests_until = self.next_beat;
+                return;
+            }
         };
         unreachable.iter().for_each(|node| site.surroundings.probe(*node));
         let since = *self.failing_since.get_or_insert(site.now);
@@ -551,8 +558,20 @@ impl Sentinel {
         }
     }
 
+    /// Tells those that are being told, and begins nothing new. A decision that this rank's end follows from would
+    /// otherwise be known here alone.
+    pub fn finish<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
+        self.messenger.finish(site)
+    }
+
     /// Gives up what is under way.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
+        self.stand_down(fabric);
+        self.messenger.abandon(fabric);
+    }
+
+    /// The role has passed on.
+    fn stand_down(&mut self, fabric: &impl Fabric) {
         if let Some(mut attempt) = self.attempt.take() {
             attempt.agreement.abandon(fabric);
         }
@@ -560,7 +579,6 @@ impl Sentinel {
             survey.abandon(fabric);
         }
         self.watching.abandon(fabric);
-        self.messenger.abandon(fabric);
     }
 }
 

@@ -27,6 +27,8 @@ const TOLD_DIRECTLY: usize = 16;
 const BRANCHES: usize = 8;
 /// For so long an answer may come at any moment.
 const SOON: Duration = Duration::from_millis(5);
+/// So long a rank that ends goes on telling.
+const FINISHING: Duration = Duration::from_millis(200);
 /// The pause before a node is told again doubles so many times.
 const DOUBLINGS_MAX: u32 = 4;
 
@@ -200,6 +202,19 @@ impl Messenger {
         let listener = Listener { node, slot: post.slot(node, epoch), then };
         let announcement = Announcement::new(decision, vec![listener]);
         self.under_way.push(Telling { epoch, node, announcement, since: site.now, failures });
+    }
+
+    /// Goes on with what is under way, and drops what is to be told: the next agent of this node tells all again.
+    pub fn finish<M, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
+        self.untold.clear();
+        self.under_way.retain_mut(|telling| {
+            let is_recent = site.now.saturating_sub(telling.since) < FINISHING;
+            if !is_recent {
+                telling.announcement.abandon(site.fabric);
+            }
+            is_recent && telling.announcement.poll(site.fabric).is_pending()
+        });
+        if self.under_way.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Gives up what is under way, and what is to be told.

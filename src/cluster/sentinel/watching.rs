@@ -206,7 +206,13 @@ impl Watching {
                     gone.push(watched.node);
                 }
                 _ if site.now >= until => watched.probed_until = None,
-                _ => site.surroundings.probe(watched.node),
+                refused => {
+                    // Its kernel lives, and the role may be on its way: how long that takes is what counts now.
+                    if refused.is_some() {
+                        watched.detector.note_life(site.now);
+                    }
+                    site.surroundings.probe(watched.node);
+                }
             }
         }
         gone
