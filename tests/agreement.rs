@@ -54,7 +54,7 @@ fn acceptor_word(world: &World, node: usize) -> AcceptorWord {
 
 /// A node's part in a run.
 enum Part {
-    Proposes { from_ns: u64, machine: Agreement },
+    Proposes { from_ns: u64, machine: Box<Agreement> },
     Announces(Decision, Announcement),
     Done(Option<Decision>),
 }
@@ -88,7 +88,7 @@ impl Run {
                 return Part::Done(None);
             }
             let from_ns = if is_together { 0 } else { random.number() % TROUBLE_NS };
-            Part::Proposes { from_ns, machine: agreement(nodes, node, random.number(), None) }
+            Part::Proposes { from_ns, machine: Box::new(agreement(nodes, node, random.number(), None)) }
         });
         let parts = parts.collect();
         let notice_ns = [10_000, 300_000][random.below(2)];

@@ -54,6 +54,8 @@ pub(super) struct Failures {
     closed: Option<(u64, FailureCause)>,
     /// Since when, by the clock's ticks, this rank sees others stopped.
     stopped: HashMap<usize, u64>,
+    /// Ranks that have ended, while too few nodes can be reached to have that decided.
+    undecided: Vec<usize>,
     /// Since when, by the clock's ticks, nobody is missing but those who have left.
     deserted: Option<u64>,
 }
@@ -108,7 +110,8 @@ impl Group {
         self.read_log(&mut core.failures);
         let fault = self.fault_at(core, sequence);
         let failures = &mut core.failures;
-        let is_calm = fault.is_none() && failures.failed.is_empty() && failures.closed.is_none();
+        let is_open = failures.failed.is_empty() && failures.closed.is_none() && failures.undecided.is_empty();
+        let is_calm = fault.is_none() && is_open;
         // Once something is wrong each call looks here first.
         (failures.alarm, failures.calm) = (alarm, if is_calm { alarm } else { NEVER });
         fault.map_or(Ok(()), Err)
@@ -161,7 +164,7 @@ impl Group {
                 let (ranks, causes, epoch) = (ranks.clone(), causes.clone(), *epoch);
                 Some(BarrierError::RankFailed { rank, group, sequence, ranks, causes, epoch })
             }
-            None => self.unreachable_at(sequence),
+            None => self.unreachable_at(&core.failures, sequence),
         }
     }
 
@@ -256,8 +259,9 @@ impl Group {
     }
 
     /// The members of nodes of which nothing is heard, and on whose failure too few nodes are left to agree.
-    fn unreachable_at(&self, sequence: u64) -> Option<BarrierError> {
-        let doubtful = |rank: &usize| self.membership.is_doubtful(self.membership.node_of(*rank));
+    fn unreachable_at(&self, failures: &Failures, sequence: u64) -> Option<BarrierError> {
+        let is_undecided = |rank: &usize| failures.undecided.contains(rank);
+        let doubtful = |rank: &usize| is_undecided(rank) || self.membership.is_doubtful(self.membership.node_of(*rank));
         let ranks: Vec<usize> = self.ranks.iter().copied().filter(doubtful).collect();
         (!ranks.is_empty()).then(|| BarrierError::Unreachable {
             rank: self.membership.rank,
@@ -353,6 +357,10 @@ impl Group {
         let clock = &self.membership.driver.clock;
         let missing = self.missing_within(sequence, ASK_EVERY);
         core.failures.stopped.retain(|rank, _| missing.contains(rank));
+        core.failures.undecided = self.undecided_among(&missing);
+        if !core.failures.undecided.is_empty() {
+            core.failures.calm = NEVER;
+        }
         for rank in missing {
             match self.membership.sight_of(rank) {
                 Sight::Stopped => {
@@ -367,6 +375,23 @@ impl Group {
             }
             self.membership.ask_after(rank);
         }
+    }
+
+    /// Those of some ranks that have ended, as their own nodes know, while too few nodes can be reached to decide it.
+    fn undecided_among(&self, missing: &[usize]) -> Vec<usize> {
+        if !self.membership.has_doubts() {
+            return Vec::new();
+        }
+        let has_failed = |end: u64| Obituary::unpack(end).is_some_and(|end| end.cause != FailureCause::Left);
+        let (here, others): (Vec<usize>, Vec<usize>) =
+            missing.iter().partition(|rank| self.membership.node_of(**rank) == self.membership.here());
+        let local = here.into_iter().filter(|rank| {
+            let at = self.membership.end_at(*rank).at;
+            has_failed(self.segment().word(at).load(Ordering::Acquire))
+        });
+        let ends = self.read_abroad(others.iter().map(|rank| self.membership.end_at(*rank)).collect(), ASK_EVERY);
+        let remote = others.iter().zip(ends).filter(|(_, end)| end.is_some_and(has_failed)).map(|(rank, _)| *rank);
+        local.chain(remote).collect()
     }
 
     /// What is known of late ranks, in their order.

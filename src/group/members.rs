@@ -164,7 +164,7 @@ impl Group {
             .collect()
     }
 
-    fn read_abroad(&self, wanted: Vec<Place>, patience: Duration) -> Vec<Option<u64>> {
+    pub(super) fn read_abroad(&self, wanted: Vec<Place>, patience: Duration) -> Vec<Option<u64>> {
         if wanted.is_empty() {
             return Vec::new();
         }

@@ -7,6 +7,7 @@ use super::watcher::process_of;
 use crate::cluster::sentinel::ring;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::cluster::watch::ProcessState;
+use crate::coord::reads::Place;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Fabric, Memory};
@@ -158,6 +159,17 @@ impl Membership {
         (1..=last).any(|epoch| {
             view::obituary(&*self.segment, &layout, epoch).is_some_and(|lost| lost.unit == Unit::Node(node))
         })
+    }
+
+    /// Whether this node knows that too few others can be reached to decide who has failed.
+    pub fn has_doubts(&self) -> bool {
+        (0..self.topology.nodes()).any(|node| self.is_doubtful(node))
+    }
+
+    /// Where a rank's node notes how it has ended.
+    pub fn end_at(&self, rank: usize) -> Place {
+        let node = self.node_of(rank);
+        Place { node, at: self.layout_of(node).end(self.local_of(rank)) }
     }
 
     /// Whether nothing is heard of a node, and too few are left to agree on its failure.

@@ -66,8 +66,19 @@ impl Sentinel {
         let doubtful = (0..nodes).map(|node| doubtful.contains(&node)).collect();
         let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful };
         survey.turn(site.fabric, self.post.here());
-        self.set_doubts(site, &survey.doubtful);
+        self.set_doubts(site, &self.with_accused(&survey.doubtful));
         self.survey = Some(survey);
+    }
+
+    /// Those whose failure this node knows of are as much in doubt as those that do not answer: nobody can decide it.
+    fn with_accused(&self, doubtful: &[bool]) -> Vec<bool> {
+        let mut doubtful = doubtful.to_vec();
+        for wanted in &self.wanted {
+            if let Unit::Node(node) = wanted.unit {
+                doubtful[node] = true;
+            }
+        }
+        doubtful
     }
 
     /// At a beat while there are doubts.
@@ -88,7 +99,7 @@ impl Sentinel {
         let needed = (self.post.nodes() / 2 + 1).min(living);
         let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
         if votes < needed {
-            self.set_doubts(site, &survey.doubtful);
+            self.set_doubts(site, &self.with_accused(&survey.doubtful));
             self.spread_doubts(site.fabric, &survey.doubtful, &answered);
             self.survey = Some(survey);
             return;
