@@ -228,7 +228,7 @@ impl Round<'_> {
     fn await_all(&mut self, ranks: &[usize], limit: Instant, is_there: impl Fn(&Self, usize) -> bool) {
         loop {
             let missing: Vec<usize> =
-                ranks.iter().copied().filter(|rank| self.live.contains(rank) && !is_there(self, *rank)).collect();
+                ranks.iter().copied().filter(|rank| self.is_awaited(*rank) && !is_there(self, *rank)).collect();
             if missing.is_empty() {
                 return;
             }
@@ -246,6 +246,14 @@ impl Round<'_> {
                 self.live.retain(|other| *other != rank);
             }
         }
+    }
+
+    /// Whether a rank must come: it lives, and does not wait for one that lives and comes no more. Who is told that others
+    /// cannot be reached, and is no majority, calls nothing again here; who is back from a stop may wait for it, rightly.
+    fn is_awaited(&self, rank: usize) -> bool {
+        let gave_up = |said: &Said| matches!(said.event, Event::Failed { told: Told::Unreachable { .. }, .. });
+        let is_hurt = self.hurt.iter().any(|(hurt, _)| *hurt == rank);
+        self.live.contains(&rank) && !(is_hurt && !self.has_majority() && self.said.iter().any(gave_up))
     }
 
     /// Whether a rank knows of all that has happened since then, or can come to know nothing more.
