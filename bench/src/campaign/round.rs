@@ -300,7 +300,7 @@ impl Round<'_> {
             verdict::Evidence { nodes: &self.plan.nodes, said: &self.said, records: &records, hurt: &self.hurt };
         let (violations, split) = verdict::judge(&evidence);
         self.outcome.violations.extend(violations);
-        self.outcome.outcomes.extend(std::iter::repeat_n("passed on one node and lost on another", split));
+        self.outcome.outcomes.extend(std::iter::repeat_n("passed a barrier across nodes that another lost", split));
         self.judge_survivors();
         for said in &self.said {
             self.outcome.outcomes.extend(word(&said.event));
