@@ -245,8 +245,8 @@ pub struct Lateness {
     pub rank: usize,
     /// What is known of its process.
     pub state: LateState,
-    /// How long ago it was last seen alive: zero for a process that runs; `None` where nothing has been heard of its
-    /// node.
+    /// How long ago it was last seen alive: zero for a process that runs; of a rank on another node, zero if that node
+    /// has just answered, whatever its process does. `None` where it has not, and for who has left.
     pub seen_alive: Option<Duration>,
     /// Its last call into the library, where that is known.
     pub last_call: Option<LastCall>,

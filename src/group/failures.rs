@@ -400,6 +400,7 @@ impl Group {
     }
 
     fn lateness(&self, failures: &Failures, rank: usize) -> Lateness {
+        let last_call = self.last_call_of(rank);
         let (state, seen_alive) = match self.membership.sight_of(rank) {
             Sight::Running => (LateState::Running, Some(Duration::ZERO)),
             Sight::Stopped => {
@@ -409,12 +410,11 @@ impl Group {
                 (LateState::Stopped, since.map(ago))
             }
             Sight::Left => (LateState::Left, None),
-            Sight::Elsewhere => match self.membership.heard_of(rank) {
-                Some(ago) => (LateState::Remote, Some(ago)),
-                None => (LateState::Unreachable, None),
-            },
+            // Its node has just answered, or has not.
+            Sight::Elsewhere if last_call.is_some() => (LateState::Remote, Some(Duration::ZERO)),
+            Sight::Elsewhere => (LateState::Unreachable, None),
         };
-        Lateness { rank, state, seen_alive, last_call: self.last_call_of(rank) }
+        Lateness { rank, state, seen_alive, last_call }
     }
 
     /// A rank's last call, as its node's memory says: of this group's barriers, unless it is inside of something else.

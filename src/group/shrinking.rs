@@ -1,10 +1,11 @@
 //! Going on without those who have failed: a new group of a group's survivors.
 //!
 //! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of it.
-//! A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them. If one of them fails
-//! meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know it try again with
-//! theirs. Whoever gets a group passes one barrier of it before it is given to the caller: all members have it, then, or
-//! none keeps it.
+//! A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them. If one
+//! of them fails meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know it try
+//! again with theirs. Whoever gets a group passes one barrier of it before it is given to the caller. On one node all
+//! members have it, then, or none keeps it; across nodes one may have passed that barrier at which another, in whose time
+//! somebody failed, did not: whoever has the group finds it broken at its next call.
 
 use std::time::Duration;
 
@@ -19,14 +20,16 @@ const SHRINK_KEY: u64 = 3;
 
 impl Group {
     /// Makes a group of those members that have not failed, in the same order. All of them call it; within `deadline` it
-    /// gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it as it
+    /// gives all of them the same group, or each an error. (Across nodes one may get the group though another fails,
+    /// if a member fails in that very moment; the next call on it then fails.) Works whether this group is broken or not, and leaves it as it
     /// is.
     ///
     /// Cost: as [`subgroup`](Self::subgroup), and a barrier of the new group.
     ///
     /// # Errors
     ///
-    /// [`GroupError`] as of [`subgroup`](Self::subgroup); [`BarrierError::Excluded`] for a rank that has been declared failed itself;
+    /// [`GroupError`] as of [`subgroup`](Self::subgroup); [`BarrierError::Excluded`] for a rank that has been declared
+    /// failed itself;
     /// [`BarrierError::TimedOut`] or [`GroupError::LeaderMissing`] when a survivor did not call it in time;
     /// [`BarrierError::Unreachable`] on the side of a partition that has fewer nodes.
     pub fn shrink(&self, deadline: Duration) -> Result<Group, GroupError> {
@@ -49,7 +52,7 @@ impl Group {
         }
     }
 
-    /// Passes a barrier of the new group, so that all its members have it.
+    /// Passes a barrier of the new group, so that its members have it.
     fn confirm(&self, group: Group, limit: Option<Limit>) -> Result<Group, GroupError> {
         let left = self.left(limit).unwrap_or_default();
         match group.barrier_timeout(left) {

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::Membership;
-use super::watcher::process_of;
+use super::watcher::is_stopped;
 use crate::cluster::sentinel::ring;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::cluster::watch::ProcessState;
 use crate::coord::reads::Place;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -90,11 +89,9 @@ impl Membership {
         let (node, local) = (self.segment.layout(), self.local_of(rank));
         match view::end_of(&*self.segment, &node, local) {
             Some(Obituary { cause: FailureCause::Left, .. }) => Sight::Left,
-            _ => match process_of(&self.segment, local).state() {
-                Ok(ProcessState::Stopped | ProcessState::Traced) => Sight::Stopped,
-                // One that is gone is noticed otherwise.
-                Ok(ProcessState::Running | ProcessState::Gone) | Err(_) => Sight::Running,
-            },
+            _ if is_stopped(&self.segment, local) => Sight::Stopped,
+            // One that is gone is noticed otherwise.
+            _ => Sight::Running,
         }
     }
 
@@ -147,18 +144,9 @@ impl Membership {
         }
     }
 
-    /// How long ago something was heard of a rank's node; `None` when nothing is, for longer than the failure time-out.
-    pub fn heard_of(&self, rank: usize) -> Option<Duration> {
-        (!self.is_doubtful(self.node_of(rank))).then_some(Duration::ZERO)
-    }
-
     /// Whether a node has been declared failed.
     pub fn has_lost_node(&self, node: usize) -> bool {
-        let layout = self.segment.layout();
-        let last = view::epoch(&*self.segment, &layout);
-        (1..=last).any(|epoch| {
-            view::obituary(&*self.segment, &layout, epoch).is_some_and(|lost| lost.unit == Unit::Node(node))
-        })
+        ring::has_failed(&*self.segment, &self.segment.layout(), node)
     }
 
     /// Whether this node knows that too few others can be reached to decide who has failed.

@@ -1,7 +1,5 @@
 //! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each engine.
 
-mod agents;
-
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -87,6 +85,9 @@ macro_rules! by_each_engine {
         }
     };
 }
+
+// Behind the macro, which it uses, too.
+mod agents;
 
 by_each_engine!(
     a_node_that_computes_is_served_by_its_thread,

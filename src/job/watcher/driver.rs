@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::process_of;
+use super::is_stopped;
 use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
 use crate::cluster::view::Obituary;
-use crate::cluster::watch::ProcessState;
 use crate::fabric::Await;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -85,8 +84,7 @@ impl Surroundings for Machine {
     }
 
     fn is_stopped(&self, local: usize) -> bool {
-        let state = process_of(&self.segment, local).state();
-        matches!(state, Ok(ProcessState::Stopped | ProcessState::Traced))
+        is_stopped(&self.segment, local)
     }
 
     fn probe(&self, node: usize) {

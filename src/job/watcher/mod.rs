@@ -16,7 +16,7 @@ use self::driver::Driver;
 use super::failure::{FailureOptions, note_end};
 use crate::cluster::sentinel;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId};
+use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId, ProcessState};
 use crate::error::JobError;
 use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, header};
@@ -127,8 +127,13 @@ impl Drop for Watcher {
     }
 }
 
+/// Whether the process of a rank of this node is stopped.
+pub(super) fn is_stopped(segment: &Segment, local: usize) -> bool {
+    matches!(process_of(segment, local).state(), Ok(ProcessState::Stopped | ProcessState::Traced))
+}
+
 /// A rank's process, as it has entered it.
-pub(super) fn process_of(segment: &Segment, local: usize) -> ProcessId {
+fn process_of(segment: &Segment, local: usize) -> ProcessId {
     let node = segment.layout();
     // Relaxed: written before the job was opened.
     let load = |at| segment.word(at).load(Ordering::Relaxed);

@@ -102,17 +102,6 @@ fn is_unreachable(posted: Result<Ticket, PostError>, words: &str) -> bool {
     matches!(&posted, Err(PostError::Unreachable { why, .. }) if why.contains(words))
 }
 
-macro_rules! by_each_engine {
-    ($($test:ident),* $(,)?) => {
-        mod by_each_engine {
-            $(#[test]
-            fn $test() {
-                super::engines().into_iter().for_each(super::$test);
-            })*
-        }
-    };
-}
-
 by_each_engine!(
     peers_follow_the_role_to_the_next_rank,
     what_is_posted_while_the_role_passes_on_is_executed_once_by_the_next,
