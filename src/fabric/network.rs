@@ -143,6 +143,11 @@ impl Network {
         self.tcp.refused_by_all(node)
     }
 
+    /// How long ago a node's kernel has acknowledged something ([`TcpFabric::acknowledged`]).
+    pub fn acknowledged(&self, node: usize) -> Option<Duration> {
+        self.tcp.acknowledged(node)
+    }
+
     /// Shuts a rank out that has been declared failed: what it has sent and is not here yet takes no effect. A node that it
     /// has spoken for by RDMA is reached by TCP, and its next agent.
     pub fn exclude_rank(&self, rank: usize) {

@@ -154,6 +154,13 @@ impl Surroundings for Place<'_> {
         Some(Duration::from_nanos(last - first))
     }
 
+    fn acknowledged(&self, node: usize) -> Option<Duration> {
+        let nature = self.nature.borrow();
+        let is_stopped = self.topology.ranks_of(node).iter().any(|rank| nature.stopped.contains(rank));
+        let is_open = nature.is_open(self.here(), node) && nature.is_open(node, self.here());
+        (is_stopped && is_open).then_some(Duration::ZERO)
+    }
+
     fn shut_out(&self, lost: Obituary) {
         if let Unit::Node(node) = lost.unit
             && node != self.here()

@@ -74,6 +74,9 @@ pub trait Surroundings {
     fn probe(&self, node: usize);
     /// For how long all of a node's ports have refused connections, if they did at the last look.
     fn refused_by_all(&self, node: usize) -> Option<Duration>;
+    /// How long ago the kernel of a node has acknowledged something, whether its processes run or not; `None` where that
+    /// is not known.
+    fn acknowledged(&self, node: usize) -> Option<Duration>;
     /// Has nothing take effect any more that comes from a unit that has failed.
     fn shut_out(&self, lost: Obituary);
     /// Wakes those of this process that sleep on connections.
@@ -340,7 +343,7 @@ impl Sentinel {
                 self.acquit(node);
             }
         }
-        let looks = self.watching.look(&layout, site);
+        let looks = self.watching.look(&self.post, site);
         for node in looks.recovered {
             self.acquit(node);
         }

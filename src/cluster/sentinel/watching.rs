@@ -3,6 +3,11 @@
 //! Silence means neither heartbeats nor answers. A node that has missed some heartbeats is asked for a word of its memory,
 //! once a beat: on a machine that has too much to do, the thread that says them may be late while its node works. So a
 //! node is silent that has answered nothing that was asked since its last heartbeat.
+//!
+//! Where its *kernel* still acknowledges what is sent to it, the machine and the network live, and the node is *stalled*:
+//! its process is stopped, or does not get a CPU. (A virtual CPU that its host does not run for a quarter of a second
+//! holds up all threads that wait for it.) That is no death that others must hear of at once; it has
+//! [`STALLED_TIMEOUTS`] times as long before it counts as silent.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -10,13 +15,16 @@ use std::time::Duration;
 use super::{FAREWELL, Post, SentinelOptions, Site, Surroundings};
 use crate::cluster::detector::{Detector, DetectorOptions, Event, HeartbeatWord, Verdict};
 use crate::fabric::node::{NodeLayout, header};
-use crate::fabric::{Fabric, Memory, Ticket};
+use crate::fabric::{Fabric, Memory, Ticket, WordAt};
 use crate::sync::Ordering;
 
 /// How long after a connection has broken its node's ports are looked at again and again, beside its time-out.
 const PROBING: Duration = Duration::from_millis(100);
 /// So many heartbeats are missed before a node is asked.
 const MISSED_UNASKED: u64 = 2;
+
+/// So many time-outs a node is stalled before it counts as silent.
+const STALLED_TIMEOUTS: u32 = 4;
 
 /// Another node, as this one watches it.
 #[derive(Debug)]
@@ -31,12 +39,32 @@ struct Watched {
     has_answered: bool,
     /// Until when its ports are looked at, because a connection has broken.
     probed_until: Option<Duration>,
+    /// How long it has said nothing beyond its time-out, as far as this node has watched it.
+    stalled_for: Duration,
+    /// It says nothing, but its kernel acknowledges, and it has not done so for too long.
+    is_stalled: bool,
 }
 
 impl Watched {
     fn is_silent(&self) -> bool {
+        self.says_nothing() && !self.is_stalled
+    }
+
+    /// Whether neither heartbeats nor answers have come for the time-out.
+    fn says_nothing(&self) -> bool {
         // Time alone makes nobody silent.
         matches!(self.detector.assess(Duration::ZERO), Verdict::Silent { .. })
+    }
+
+    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever.
+    fn note_stall(&mut self, surroundings: &impl Surroundings, beat: Duration) {
+        let timeout = self.detector.timeout();
+        let lately = timeout * 3 / 4;
+        let is_acknowledged = || surroundings.acknowledged(self.node).is_some_and(|ago| ago <= lately);
+        let says_nothing = self.says_nothing();
+        self.stalled_for = if says_nothing { self.stalled_for + beat } else { Duration::ZERO };
+        let may_be_stalled = says_nothing && self.stalled_for < timeout * (STALLED_TIMEOUTS - 1);
+        self.is_stalled = may_be_stalled && is_acknowledged();
     }
 
     fn probe(&mut self, surroundings: &impl Surroundings, now: Duration) {
@@ -44,10 +72,15 @@ impl Watched {
         surroundings.probe(self.node);
     }
 
-    /// Takes the answer, if one has come, and asks anew a node that is late.
-    fn ask(&mut self, fabric: &impl Fabric, now: Duration) {
+    /// Takes the answer, if one has come, and asks anew a node that is late. One that has not answered is sent something
+    /// all the same (`own`: this node's heartbeat, and where it has its place there), for its kernel to acknowledge.
+    fn ask(&mut self, fabric: &impl Fabric, now: Duration, own: (WordAt, u64)) {
         if let Some(ticket) = self.question {
-            let Poll::Ready(answer) = fabric.take(ticket) else { return };
+            let Poll::Ready(answer) = fabric.take(ticket) else {
+                // Where it cannot be sent there is nothing to be acknowledged, either.
+                let _ = fabric.write(self.node, own.0, own.1);
+                return;
+            };
             self.question = None;
             self.has_answered |= answer.is_ok();
         }
@@ -113,6 +146,8 @@ impl Watching {
                 is_new: self.has_begun,
                 has_answered: false,
                 probed_until: None,
+                stalled_for: Duration::ZERO,
+                is_stalled: false,
             };
             if self.has_begun {
                 watched.probe(site.surroundings, site.now);
@@ -158,7 +193,10 @@ impl Watching {
     }
 
     /// Looks which nodes have been heard, or have answered.
-    pub fn look<M: Memory, F: Fabric, S>(&mut self, layout: &NodeLayout, site: &Site<'_, M, F, S>) -> Looks {
+    pub fn look<M: Memory, F: Fabric, S: Surroundings>(&mut self, post: &Post, site: &Site<'_, M, F, S>) -> Looks {
+        let (layout, here) = (&post.layout(), post.here());
+        // Relaxed: this process has stored it.
+        let own = site.memory.word(layout.heartbeat(here)).load(Ordering::Relaxed);
         let mut looks = Looks::default();
         for watched in &mut self.watched {
             if has_left(site.memory, layout, watched.node) {
@@ -166,12 +204,13 @@ impl Watching {
             }
             let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
             let event = watched.detector.observe(word, site.now);
-            watched.ask(site.fabric, site.now);
+            watched.ask(site.fabric, site.now, (post.layouts[watched.node].heartbeat(here), own));
             if matches!(watched.detector.assess(site.now), Verdict::Healthy) {
                 watched.has_answered = false;
             }
+            watched.note_stall(site.surroundings, self.options.heartbeat);
             let is_heard = matches!(event, Some(Event::HeardTooLate { .. } | Event::Reborn { .. }));
-            if is_heard || watched.is_silent() && watched.has_answered {
+            if is_heard || watched.says_nothing() && watched.has_answered {
                 watched.has_answered = false;
                 watched.detector.note_life(site.now);
                 looks.recovered.push(watched.node);

@@ -139,6 +139,17 @@ pub enum LinkState {
 }
 
 impl LinkState {
+    /// The connection, made or in the making.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Ready(stream) => Some(stream.socket()),
+            Self::Dialing(dial) => Some(&dial.socket),
+            Self::Idle | Self::Failed { .. } | Self::Expecting { .. } | Self::PassingOn { .. } | Self::Shut { .. } => {
+                None
+            }
+        }
+    }
+
     /// When something has to be given up or begun, if nothing happens before.
     pub fn limit(&self) -> Option<Instant> {
         match self {

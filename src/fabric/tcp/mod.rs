@@ -30,6 +30,7 @@
 //!
 //! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from; for a ring some 50 KiB in all.
 
+mod acknowledgement;
 mod engine;
 pub mod frame;
 pub mod link;
@@ -342,6 +343,12 @@ impl TcpFabric {
     /// not even be its own; before that all count.
     pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
         self.shared.engine().refused_by_all(node)
+    }
+
+    /// How long ago a node's kernel has acknowledged something on the connection to it, be there a process that reads it or
+    /// not; `None` without a connection. Only what has been sent can be acknowledged.
+    pub fn acknowledged(&self, node: usize) -> Option<Duration> {
+        self.shared.engine().acknowledged(node)
     }
 
     /// Shuts a rank out that has been declared failed. When this returns, nothing takes effect any more of what it has

@@ -95,6 +95,10 @@ impl Surroundings for Machine {
         self.network.refused_by_all(node)
     }
 
+    fn acknowledged(&self, node: usize) -> Option<Duration> {
+        self.network.acknowledged(node)
+    }
+
     fn shut_out(&self, lost: Obituary) {
         shut_out(&self.network, self.here, lost);
     }

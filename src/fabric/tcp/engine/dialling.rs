@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::{Dial, Engine, LinkState, MOST_CROSSINGS, Token};
+use crate::fabric::tcp::acknowledgement;
 use crate::fabric::tcp::link::{Attempt, Target};
 use crate::handshake::{self, Claim, HandshakeError, Purpose};
 
@@ -58,6 +59,11 @@ impl Engine {
     /// For how long each attempt to reach a node has been refused by all of its candidates, if the last one was.
     pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
         self.links.get(node)?.refused_for()
+    }
+
+    /// How long ago a node's kernel has acknowledged something on the connection.
+    pub fn acknowledged(&self, node: usize) -> Option<Duration> {
+        acknowledgement::last_seen(self.links.get(node)?.state.socket()?)
     }
 
     /// What can be tried, the first last: the candidate that has spoken for the node last, those after it, those before
