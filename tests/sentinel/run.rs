@@ -248,7 +248,7 @@ impl Run {
                 self.actors.iter_mut().filter(|actor| actor.node == node).for_each(|actor| actor.is_dead = true);
                 match trouble {
                     Trouble::Gone(_) => self.end_node(node),
-                    _ => drop(self.world.apply(&Fault::Crash { node })),
+                    _ => self.world.apply(&Fault::Crash { node }),
                 }
             }
             Trouble::Leaves(rank) => {
