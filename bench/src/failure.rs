@@ -17,6 +17,7 @@
 //! Rivals have nothing to compare: when a process of an MPI job dies, its launcher kills the others, and none of them
 //! gets an error; a process that is stopped, or cut off, is waited for without an end.
 
+pub mod calm;
 mod page;
 
 use std::time::{Duration, Instant};

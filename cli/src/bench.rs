@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use phalanx::fabric::FabricKind;
@@ -35,6 +36,12 @@ Examples:
   phalanx bench failure --faults 20 --json       one JSON object for each kind
 ";
 
+const CALM_EXAMPLES: &str = "\
+Examples:
+  phalanx bench calm --minutes 60 --load 8       an hour of a loaded machine: no false alarm?
+  phalanx bench calm --minutes 0.1 --json        one JSON object
+";
+
 /// Measure, beside rivals if asked for
 #[derive(Args)]
 pub struct Options {
@@ -47,6 +54,7 @@ enum What {
     Barrier(BarrierOptions),
     Fabric(FabricOptions),
     Failure(FailureOptions),
+    Calm(CalmOptions),
 }
 
 /// Measure barriers between ranks on this machine
@@ -142,6 +150,33 @@ struct FailureOptions {
     json: bool,
 }
 
+/// Pass barriers on a loaded machine, and count false alarms: nobody fails
+#[derive(Args)]
+#[command(after_help = CALM_EXAMPLES)]
+struct CalmOptions {
+    /// For how long
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = parse_minutes)]
+    minutes: f64,
+    /// Busy threads beside the job
+    #[arg(long, value_name = "K", default_value_t = 4)]
+    load: usize,
+    /// Ranks of the job
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    ranks: usize,
+    /// Pretended nodes that the ranks are spread over, in blocks
+    #[arg(long, value_name = "M", default_value_t = 3)]
+    nodes: usize,
+    /// spin, adaptive or park [default: adaptive]
+    #[arg(long, value_parser = parse_wait)]
+    wait: Option<WaitPolicy>,
+    /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
+    #[arg(long, value_parser = parse_fabric)]
+    fabric: Option<FabricChoice>,
+    /// One JSON object instead of the page
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone)]
 struct KindList(Vec<failure::Kind>);
 
@@ -176,6 +211,12 @@ fn parse_measured_fabric(text: &str) -> Result<FabricKind, String> {
     kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp, shm or rdma"))
 }
 
+fn parse_minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let is_sound = minutes > 0.0 && minutes <= 1e6;
+    is_sound.then_some(minutes).ok_or_else(|| format!("{text} minutes make no measurement; choose more than 0"))
+}
+
 fn parse_kinds(text: &str) -> Result<KindList, String> {
     failure::Kind::parse_list(text).map(KindList)
 }
@@ -194,6 +235,7 @@ pub fn main(options: Options) -> ExitCode {
         What::Barrier(options) => barrier(options),
         What::Fabric(options) => fabric(options),
         What::Failure(options) => failure(options),
+        What::Calm(options) => calm(options),
     }
 }
 
@@ -270,6 +312,31 @@ fn failure(options: FailureOptions) -> ExitCode {
     match measured {
         Ok(reports) if options.json => print(&failure::json_lines(&reports)),
         Ok(reports) => print(&failure::render(&reports)),
+        Err(error) => {
+            eprintln!("phalanx bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn calm(options: CalmOptions) -> ExitCode {
+    let request = failure::calm::Request {
+        lasts: Duration::from_secs_f64(options.minutes * 60.0),
+        load: options.load,
+        ranks: options.ranks,
+        nodes: options.nodes,
+        wait: options.wait.map(|policy| policy.name().to_owned()),
+        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
+    };
+    let mut bar = progress();
+    let measured = failure::calm::run(&request, &mut *bar);
+    drop(bar);
+    match measured {
+        Ok(report) => {
+            let text = if options.json { failure::calm::json_line(&report) } else { failure::calm::render(&report) };
+            let printed = print(&text);
+            if report.false_alarms > 0 { ExitCode::FAILURE } else { printed }
+        }
         Err(error) => {
             eprintln!("phalanx bench: {error}");
             ExitCode::FAILURE

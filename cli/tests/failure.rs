@@ -33,6 +33,19 @@ fn each_kind_of_fault_has_its_line_of_json() {
     }
 }
 
+/// A few seconds, beside more busy threads than there may be CPUs: nobody is declared failed, and nobody doubted.
+#[test]
+fn calm_has_its_line_of_json_and_no_false_alarm() {
+    let (is_well, stdout, stderr) = output(&["bench", "calm", "--minutes", "0.05", "--load", "3", "--json"]);
+    assert!(is_well, "{stdout}{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("one object");
+    let figure = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("no {name} in {report}"));
+    assert_eq!((figure("ranks"), figure("nodes"), figure("load")), (6, 3, 3));
+    assert!(report["bench"] == "calm" && report["error"].is_null() && figure("false_alarms") == 0, "{report}");
+    assert!(figure("barriers") > 0 && figure("longest_wait_ns") > 0, "{report}");
+    assert!(report["seconds"].as_f64().is_some_and(|seconds| seconds >= 3.0), "{report}");
+}
+
 #[test]
 fn a_campaign_counts_its_faults_and_names_its_seed() {
     let (is_well, stdout, stderr) =
@@ -49,6 +62,8 @@ fn what_is_no_fault_and_no_fabric_is_refused_with_what_there_is() {
         (&["campaign", "--fabric", "string"], "rdma"),
         (&["bench", "failure", "--kinds", "hug"], "kill-local"),
         (&["bench", "failure", "--faults", "0"], "at least 1"),
+        (&["bench", "calm", "--minutes", "0"], "more than 0"),
+        (&["bench", "calm", "--ranks", "1"], "a rank for each node"),
         (&["campaign", "--fabric", "shm", "--fault", "partition"], "nothing can be run"),
     ] {
         let (is_well, stdout, stderr) = output(arguments);

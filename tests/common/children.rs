@@ -6,6 +6,8 @@
 //! can say something ([`Children::say`], [`await_line`]).
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -79,15 +81,20 @@ impl Launch {
     }
 }
 
-/// A port of the loopback interface at which nobody listens. Below those that the kernel gives to whoever connects, so
-/// that nobody takes it by chance before a rank listens there; each test process tries another part of them.
+/// A port of the loopback interface at which nobody listens, nor will before this process ends, but for whom it is given
+/// to. It is below those that the kernel gives to whoever connects. Each test process tries another part of them first,
+/// and claims what it gives by a socket's name, which the kernel lets one process have and forgets with it.
 pub fn free_port() -> u16 {
     static TRIED: AtomicU64 = AtomicU64::new(0);
+    static CLAIMED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     loop {
         let number = TRIED.fetch_add(1, Ordering::Relaxed);
         let port = 10_000 + (u64::from(std::process::id()) * 64 + number) % 20_000;
         let port = u16::try_from(port).expect("below 30,000");
+        let name = SocketAddr::from_abstract_name(format!("phalanx-test-port-{port}")).expect("a short name");
+        let Ok(claim) = UnixListener::bind_addr(&name) else { continue };
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            CLAIMED.lock().expect("nobody panics with it").push(claim);
             return port;
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use phalanx::FailureCause;
 use phalanx::cluster::sentinel::Surroundings;
 use phalanx::cluster::view::{self, Obituary, Unit};
-use phalanx::fabric::node::header;
+use phalanx::fabric::node::{NodeLayout, header};
 use phalanx::fabric::sim::{SimFabric, SimNode};
 use phalanx::fabric::{AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, Topology};
 use phalanx::sync::Ordering;
@@ -23,6 +23,8 @@ pub enum Trouble {
     Silent(usize),
     /// A process of a node that others of its node survive.
     Killed(usize),
+    /// A rank leaves as it should, as soon as it waits for nobody.
+    Leaves(usize),
     Stopped(usize),
     Continued(usize),
     Cut(usize, usize),
@@ -40,8 +42,14 @@ pub struct Nature {
     pub refused: HashMap<(usize, usize), (u64, u64)>,
     /// Who has shut out whom.
     pub excluded: HashSet<(usize, usize)>,
+    /// Those since the last slice of time.
+    pub newly_excluded: Vec<(usize, usize)>,
     pub stopped: HashSet<usize>,
     pub agents: HashSet<usize>,
+    /// How many ranks leave or have left.
+    pub leaving: usize,
+    /// Units that somebody has asked after.
+    pub asked: HashSet<Unit>,
     pub sides: Option<Vec<u32>>,
     pub cuts: HashSet<(usize, usize)>,
 }
@@ -115,6 +123,7 @@ impl Fabric for Gate<'_> {
 pub struct Place<'run> {
     pub nature: &'run RefCell<Nature>,
     pub topology: &'run Topology,
+    pub layouts: &'run [NodeLayout],
     pub rank: usize,
     pub now: u64,
 }
@@ -122,6 +131,10 @@ pub struct Place<'run> {
 impl Place<'_> {
     pub fn here(&self) -> usize {
         self.topology.node_of(self.rank)
+    }
+
+    pub fn layout(&self) -> NodeLayout {
+        self.layouts[self.here()]
     }
 }
 
@@ -166,7 +179,10 @@ impl Surroundings for Place<'_> {
             && node != self.here()
             && lost.cause != FailureCause::Left
         {
-            self.nature.borrow_mut().excluded.insert((self.here(), node));
+            let mut nature = self.nature.borrow_mut();
+            if nature.excluded.insert((self.here(), node)) {
+                nature.newly_excluded.push((self.here(), node));
+            }
         }
     }
 

@@ -1,49 +1,75 @@
 //! What must hold in every run of a simulated job: checked after each slice of time, and at the end. The oracle sees all
 //! nodes' words at once, and knows what has happened to whom.
 
-use std::collections::HashSet;
-
+use phalanx::FailureCause;
+use phalanx::cluster::sentinel::ring;
 use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::fabric::Memory;
 use phalanx::fabric::node::header;
 use phalanx::sync::Ordering;
 
-use crate::actor::Stand;
+use crate::actor::{Leaving, Stand};
 use crate::run::Run;
 
 impl Run {
-    /// All know the same, and it stays.
-    pub fn check_logs(&mut self) {
+    /// All know the same: what is new on each node since the last slice of time.
+    pub fn check_news(&mut self) {
         for node in 0..self.layouts.len() {
-            let layout = self.layouts[node];
-            let memory = self.world.memory(node);
-            let epochs = view::epoch(memory, &layout);
-            for epoch in 1..=epochs {
-                let word = memory.word(layout.epoch(epoch).decided()).load(Ordering::Relaxed);
+            let known = self.logs[node].len() as u64;
+            for epoch in known + 1..=view::epoch(self.world.memory(node), &self.layouts[node]) {
+                let word = self.decided(node, epoch);
+                self.logs[node].push(word);
                 let at = usize::try_from(epoch - 1).expect("few");
-                match self.logs[node].get(at) {
-                    Some(before) => assert_eq!(*before, word, "epoch {epoch} has changed on node {node}"),
-                    None => self.logs[node].push(word),
+                match self.agreed.get(at) {
+                    Some(agreed) => assert_eq!(*agreed, word, "node {node} knows another epoch {epoch}"),
+                    None => self.note_agreed(word),
                 }
             }
         }
-        let longest = self.logs.iter().max_by_key(|log| log.len()).expect("nodes").clone();
+    }
+
+    fn note_agreed(&mut self, word: u64) {
+        let lost = Obituary::unpack(word).expect("an obituary");
+        assert!(self.has_reason(lost), "{lost:?} for no reason");
+        assert!(self.log().iter().all(|earlier| earlier.unit != lost.unit), "{lost:?} for the second time");
+        self.agreed.push(word);
+    }
+
+    /// Whoever leaves is no loss before somebody misses it. Where the farewell of a node does not reach all who come to watch
+    /// it, because others die or are cut off, it may be found gone, or silent.
+    fn has_reason(&self, lost: Obituary) -> bool {
+        if self.reasons.contains_key(&lost.unit) {
+            return true;
+        }
+        let has_left = match lost.unit {
+            Unit::Rank(rank) => self.actors[rank].leaving != Leaving::Stays,
+            Unit::Node(node) => self.topology.ranks_of(node).iter().all(|rank| self.actors[*rank].is_dead),
+        };
+        let is_calm = self.reasons.is_empty() && !self.loses_messages;
+        has_left
+            && match lost.cause {
+                FailureCause::Left => self.nature.borrow().asked.contains(&lost.unit),
+                FailureCause::Gone | FailureCause::Silent => !is_calm,
+                _ => false,
+            }
+    }
+
+    fn decided(&self, node: usize, epoch: u64) -> u64 {
+        self.world.memory(node).word(self.layouts[node].epoch(epoch).decided()).load(Ordering::Relaxed)
+    }
+
+    /// What was decided has stayed, on each node.
+    pub fn check_logs(&self) {
         for (node, log) in self.logs.iter().enumerate() {
-            assert_eq!(log[..], longest[..log.len()], "node {node} knows other epochs");
+            for (epoch, word) in (1..).zip(log) {
+                assert_eq!(*word, self.decided(node, epoch), "epoch {epoch} has changed on node {node}");
+            }
         }
-        for word in &longest {
-            let lost = Obituary::unpack(*word).expect("an obituary");
-            assert!(self.reasons.contains_key(&lost.unit), "{lost:?} for no reason");
-        }
-        let units: HashSet<Unit> =
-            longest.iter().filter_map(|word| Obituary::unpack(*word)).map(|lost| lost.unit).collect();
-        assert_eq!(units.len(), longest.len(), "each unit once");
     }
 
     /// Units in the log, as far as anybody knows it.
     pub fn log(&self) -> Vec<Obituary> {
-        let longest = self.logs.iter().max_by_key(|log| log.len()).expect("nodes");
-        longest.iter().filter_map(|word| Obituary::unpack(*word)).collect()
+        self.agreed.iter().filter_map(|word| Obituary::unpack(*word)).collect()
     }
 
     pub fn has_failed(&self, unit: Unit) -> bool {
@@ -86,9 +112,13 @@ impl Run {
                 assert_eq!(self.logs[*node].len(), log.len(), "node {node} has not heard all: {log:?}");
                 assert_eq!(self.doubts(*node), [0_usize; 0], "node {node} doubts still");
             }
-            for actor in self.actors.iter().filter(|actor| actor.is_dead) {
+            for actor in self.actors.iter().filter(|actor| actor.is_dead && actor.leaving != Leaving::Left) {
                 let is_known = self.has_failed(Unit::Rank(actor.rank));
-                assert!(is_known, "nobody has noticed that rank {} is dead: {log:?}", actor.rank);
+                assert!(
+                    is_known || self.is_unwatched(actor.node),
+                    "nobody has noticed that rank {} is dead: {log:?}",
+                    actor.rank
+                );
             }
         }
         for node in (0..self.layouts.len()).filter(|node| self.world.is_alive(*node)) {
@@ -104,6 +134,17 @@ impl Run {
         self.check_waits(self.can_decide(&survivors));
     }
 
+    /// What is not guaranteed: those who watch a node may have left as they should, and then nobody watches it.
+    fn is_unwatched(&self, node: usize) -> bool {
+        let Some(judge) = self.survivors().first().copied() else { return true };
+        let watchers = ring::watchers_of(self.world.memory(judge), &self.layouts[judge], node);
+        let has_left = |watcher: &usize| {
+            let ranks = self.topology.ranks_of(*watcher);
+            ranks.iter().all(|rank| self.actors[*rank].leaving == Leaving::Left)
+        };
+        !self.world.is_alive(node) && watchers.iter().all(has_left)
+    }
+
     pub fn knows_of_itself(&self, node: usize) -> bool {
         self.logs[node].iter().any(|word| Obituary::unpack(*word).is_some_and(|lost| lost.unit == Unit::Node(node)))
     }
@@ -113,7 +154,7 @@ impl Run {
             let Some(meeting) = &actor.meeting else { continue };
             let has_ended = match &meeting.stand {
                 Stand::Done | Stand::Failed | Stand::Excluded => true,
-                Stand::Computing(_) => false,
+                Stand::Computing(_) => actor.leaving != Leaving::Stays,
                 Stand::Waiting { .. } => meeting.is_doubtful && !has_quorum,
             };
             let what = &meeting.stand;

@@ -17,7 +17,7 @@ use phalanx::fabric::Topology;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, World};
 
-use crate::actor::{Actor, Meeting, Stand, Table};
+use crate::actor::{Actor, Leaving, Meeting, Stand, Table};
 use crate::nature::{Gate, Nature, Place, Trouble};
 
 pub const MS: u64 = 1_000_000;
@@ -39,9 +39,12 @@ pub struct Run {
     /// When each node knew how many epochs.
     pub known: RefCell<Vec<Vec<u64>>>,
     pub logs: Vec<Vec<u64>>,
+    /// The longest of them.
+    pub agreed: Vec<u64>,
     pub alarms: RefCell<Vec<u64>>,
     /// Reasons to declare somebody failed, and since when there are.
     pub reasons: HashMap<Unit, u64>,
+    pub loses_messages: bool,
     pub plan: BTreeMap<u64, Vec<Trouble>>,
     /// What has happened, and when, in ms.
     pub history: Vec<(u64, Trouble)>,
@@ -140,10 +143,12 @@ impl Run {
                 node,
                 sentinel: Sentinel::new(post),
                 due,
+                looked_at: 0,
                 is_busy: false,
                 alarm: 0,
                 has_breach: false,
                 is_dead: false,
+                leaving: Leaving::Stays,
                 meeting,
             }
         };
@@ -157,8 +162,10 @@ impl Run {
             random: RefCell::new(random),
             known: RefCell::new(vec![Vec::new(); nodes]),
             logs: vec![Vec::new(); nodes],
+            agreed: Vec::new(),
             alarms: RefCell::new(vec![0; nodes]),
             reasons: HashMap::new(),
+            loses_messages: failed_per_million > 0,
             plan: BTreeMap::new(),
             history: Vec::new(),
             topology,
@@ -180,8 +187,10 @@ impl Run {
             }
             self.slice((now + SLICE).min(end));
             self.shut_out();
-            self.check_logs();
+            self.end_nodes_that_have_left();
+            self.check_news();
         }
+        self.check_logs();
     }
 
     pub fn is_last(&self, rank: usize) -> bool {
@@ -189,7 +198,40 @@ impl Run {
         others.into_iter().all(|other| self.actors[*other].is_dead)
     }
 
+    /// Whether it concerns only who has ended already.
+    fn comes_too_late(&self, trouble: &Trouble) -> bool {
+        match *trouble {
+            Trouble::Gone(node) | Trouble::Silent(node) => {
+                self.topology.ranks_of(node).iter().all(|rank| self.actors[*rank].is_dead)
+            }
+            Trouble::Killed(rank) | Trouble::Stopped(rank) | Trouble::Leaves(rank) => self.actors[rank].is_dead,
+            _ => false,
+        }
+    }
+
+    /// Their ports are closed, and their kernels reset their connections.
+    fn end_nodes_that_have_left(&mut self) {
+        for node in 0..self.layouts.len() {
+            let ranks = self.topology.ranks_of(node);
+            let has_left = |rank: &usize| self.actors[*rank].leaving == Leaving::Left;
+            if self.world.is_alive(node) && ranks.iter().any(has_left) && self.comes_too_late(&Trouble::Gone(node)) {
+                self.end_node(node);
+            }
+        }
+    }
+
+    fn end_node(&mut self, node: usize) {
+        self.world.apply(&Fault::Crash { node });
+        let mut nature = self.nature.borrow_mut();
+        nature.refuses.insert(node, self.world.now_ns());
+        let others = self.actors.iter_mut().filter(|actor| nature.is_open(actor.node, node));
+        others.for_each(|actor| actor.has_breach = true);
+    }
+
     pub fn apply(&mut self, trouble: &Trouble) {
+        if self.comes_too_late(trouble) {
+            return;
+        }
         let now = self.world.now_ns();
         self.history.push((now / MS, trouble.clone()));
         if let Trouble::Killed(rank) = *trouble
@@ -203,15 +245,15 @@ impl Run {
         match *trouble {
             Trouble::Gone(node) | Trouble::Silent(node) => {
                 blame(Unit::Node(node));
-                self.world.apply(&Fault::Crash { node });
                 self.actors.iter_mut().filter(|actor| actor.node == node).for_each(|actor| actor.is_dead = true);
-                if matches!(trouble, Trouble::Gone(_)) {
-                    self.nature.borrow_mut().refuses.insert(node, now);
-                    // The kernel resets its connections.
-                    let nature = self.nature.borrow();
-                    let others = self.actors.iter_mut().filter(|actor| nature.is_open(actor.node, node));
-                    others.for_each(|actor| actor.has_breach = true);
+                match trouble {
+                    Trouble::Gone(_) => self.end_node(node),
+                    _ => self.world.apply(&Fault::Crash { node }),
                 }
+            }
+            Trouble::Leaves(rank) => {
+                self.nature.borrow_mut().leaving += 1;
+                self.actors[rank].leaving = Leaving::Wants(now);
             }
             Trouble::Killed(rank) => {
                 blame(Unit::Rank(rank));
@@ -238,8 +280,11 @@ impl Run {
                 self.world.apply(&Fault::Cut { from, to });
             }
             Trouble::Mend(from, to) => {
-                self.nature.borrow_mut().cuts.remove(&(from, to));
-                self.world.apply(&Fault::Mend { from, to });
+                let mut nature = self.nature.borrow_mut();
+                nature.cuts.remove(&(from, to));
+                if !nature.excluded.contains(&(to, from)) {
+                    self.world.apply(&Fault::Mend { from, to });
+                }
             }
             Trouble::Partition(ref sides) => {
                 (0..sides.len()).for_each(|node| blame(Unit::Node(node)));
@@ -255,8 +300,8 @@ impl Run {
 
     /// What comes from those who are shut out is not read.
     pub fn shut_out(&mut self) {
-        for (judge, lost) in &self.nature.borrow().excluded {
-            self.world.apply(&Fault::Cut { from: *lost, to: *judge });
+        for (judge, lost) in self.nature.borrow_mut().newly_excluded.drain(..) {
+            self.world.apply(&Fault::Cut { from: lost, to: judge });
         }
     }
 
@@ -271,9 +316,14 @@ impl Run {
                 if actor.is_dead || nature.borrow().stopped.contains(rank) {
                     continue;
                 }
-                let place = Place { nature, topology, rank: *rank, now };
+                let place = Place { nature, topology, layouts, rank: *rank, now };
+                let leaves = actor.leave(&gate, &place, now);
+                if matches!(actor.leaving, Leaving::Ends | Leaving::Left) {
+                    next = next.min(leaves);
+                    continue;
+                }
                 actor.look(&gate, &place, now);
-                next = next.min(actor.due);
+                next = next.min(actor.due).min(leaves);
                 let table = Table { topology, layouts, nature, arrived, rounds: *rounds, random };
                 next = next.min(actor.meet(&gate, &table, now));
             }

@@ -58,19 +58,38 @@ fn any_trouble(run: &mut Run, random: &mut Seeded) -> u64 {
     end
 }
 
+/// Some ranks leave, or all of some nodes, before, while and after others are in trouble.
+fn any_leavings(run: &mut Run, random: &mut Seeded) {
+    let start = BEGINNING / MS;
+    for _ in 0..1 + random.below(3) {
+        let at = start + random.below(200) as u64;
+        let rank = random.below(run.topology.ranks());
+        let leaving = match random.below(2) {
+            0 => vec![rank],
+            _ => run.topology.ranks_of(run.topology.node_of(rank)).to_vec(),
+        };
+        leaving.into_iter().for_each(|rank| run.at(at + random.below(3) as u64, Trouble::Leaves(rank)));
+    }
+}
+
 fn trouble(seed: u64, sizes: &[usize]) {
     let mut random = Seeded::new(seed ^ 0x5e17);
     let nodes = sizes[random.below(sizes.len())];
-    let rounds = if nodes <= 32 { [0, 100_000][random.below(2)] } else { 0 };
+    let rounds = [0, 100_000][random.below(2)];
     let failed_per_million = [0, 0, 500][random.below(3)];
     let mut run =
         Run::new(random.number(), Shape { nodes, most_ranks: 1 + random.below(3), rounds, failed_per_million });
+    if random.below(3) == 0 {
+        any_leavings(&mut run, &mut random);
+    }
     let end = any_trouble(&mut run, &mut random);
     run.go(end * MS + AFTERWARDS);
     // Who has not failed meets for the last time.
     run.rounds = run.arrived.borrow().iter().copied().max().unwrap_or(0);
     run.go(end * MS + AFTERWARDS + 300 * MS);
     run.check_end();
+    let (ranks, epochs, messages) = (run.topology.ranks(), run.agreed.len(), run.world.delivered());
+    println!("seed {seed}: {nodes} nodes, {ranks} ranks, {epochs} epochs, {messages} messages");
 }
 
 #[test]
@@ -97,9 +116,10 @@ fn large_jobs_hear_of_failures() {
     });
 }
 
-/// One such job in each of some seeds, with any trouble.
+/// The largest, with any trouble. Most seeds take a second or less in release; of those with a partition some take half a
+/// minute, because everybody proposes everybody of the other side.
 #[test]
-#[ignore = "minutes"]
+#[ignore = "too slow for a debug build"]
 fn the_largest_jobs_hear_of_failures() {
-    for_each_seed("sentinel", "the_largest_jobs_hear_of_failures", seeds(20), |seed| trouble(seed, &[512]));
+    for_each_seed("sentinel", "the_largest_jobs_hear_of_failures", seeds(12), |seed| trouble(seed, &[512]));
 }

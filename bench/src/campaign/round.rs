@@ -264,7 +264,9 @@ impl Round<'_> {
                 last.at_ns >= since_ns && (self.plan.fault == Fault::OneWay || *ranks == self.survivors())
             }
             Event::Failed { told: Told::RankFailed { .. }, .. } | Event::Ready => false,
-            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye => true,
+            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye | Event::Calm { .. } => {
+                true
+            }
         }
     }
 
@@ -348,6 +350,6 @@ fn word(event: &Event) -> Option<&'static str> {
         Event::Shrunk { .. } => "went on with the survivors",
         Event::NotShrunk { .. } => "could not go on",
         Event::Undead { .. } => "went on without the others",
-        Event::Ready | Event::Bye => return None,
+        Event::Ready | Event::Bye | Event::Calm { .. } => return None,
     })
 }

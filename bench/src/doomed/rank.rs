@@ -56,6 +56,11 @@ pub enum Role {
         /// Of its pauses.
         seed: u64,
     },
+    /// Meets the others again and again, and keeps no record: nobody is hurt.
+    Calm {
+        /// Of its pauses.
+        seed: u64,
+    },
 }
 
 /// The file of a rank's records.
@@ -103,6 +108,7 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
             wait(job.world());
             let _ = wishes.recv();
         }
+        Role::Calm { seed } => crate::failure::calm::pass_barriers(job.world(), *seed, &wishes),
         Role::Meets { records, seed } => {
             let path = records_of(records, rank);
             let random = Seeded::new(seed.wrapping_add(rank as u64));

@@ -51,6 +51,15 @@ pub enum Event {
         /// The call.
         call: String,
     },
+    /// It has met the others again and again, as nobody was to be hurt.
+    Calm {
+        /// How many barriers it has passed.
+        barriers: u64,
+        /// The longest time in one.
+        longest_wait_ns: u64,
+        /// How many units the job has lost, as it knows.
+        epochs: u64,
+    },
     /// It has left the job.
     Bye,
 }

@@ -28,9 +28,11 @@
 //! | --- | --- |
 //! | `watching` | heartbeats heard, ports that refuse |
 //! | `telling` | who is told of an epoch by whom |
+//! | `farewell` | a node's last words |
 //! | `survey` | doubts: who answers while too few do |
 //! | `ring` | who watches whom |
 
+mod farewell;
 pub mod ring;
 mod survey;
 mod telling;
@@ -41,6 +43,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use self::farewell::Farewell;
 use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
@@ -195,6 +198,7 @@ pub struct Sentinel {
     /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
     followed: Option<(usize, u64, Duration)>,
     is_lost: bool,
+    farewell: Option<Farewell>,
 }
 
 impl Sentinel {
@@ -218,6 +222,7 @@ impl Sentinel {
             asked: vec![Asked::default(); ranks],
             followed: None,
             is_lost: false,
+            farewell: None,
             post,
         }
     }
@@ -372,11 +377,14 @@ impl Sentinel {
         }
     }
 
-    /// If this is the last rank of its node: says that the node has left. Any of its processes may say so.
-    pub fn say_farewell<M: Memory, F: Fabric, S>(&self, site: &Site<'_, M, F, S>) {
-        if self.post.speaker(site.memory).is_none() {
-            self.say(site, HeartbeatWord::new(FAREWELL, self.heartbeat.counter().wrapping_add(1)));
+    /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when those
+    /// who watch the node have heard.
+    pub fn say_farewell<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
+        if self.post.speaker(site.memory).is_some() {
+            return Poll::Ready(());
         }
+        let heartbeat = HeartbeatWord::new(FAREWELL, self.heartbeat.counter().wrapping_add(1));
+        self.farewell.get_or_insert_with(|| Farewell::new(&self.post, site, heartbeat)).poll(&self.post, site)
     }
 
     /// After a connection has broken: whether the processes of the nodes that this one watches are all gone.

@@ -8,6 +8,17 @@ use crate::fabric::node::NodeLayout;
 /// How many nodes watch each node.
 pub const WATCHERS: usize = 2;
 
+/// The nodes that are in the log as failed: one look at the log for all of them.
+pub fn failed(memory: &impl Memory, layout: &NodeLayout) -> Vec<bool> {
+    let mut failed = vec![false; layout.nodes()];
+    for epoch in 1..=view::epoch(memory, layout) {
+        if let Some(Unit::Node(lost)) = view::obituary(memory, layout, epoch).map(|obituary| obituary.unit) {
+            failed[lost] = true;
+        }
+    }
+    failed
+}
+
 /// Whether a node is in the log as failed.
 pub fn has_failed(memory: &impl Memory, layout: &NodeLayout, node: usize) -> bool {
     is_in_log(memory, layout, Unit::Node(node))
@@ -22,15 +33,17 @@ pub fn is_in_log(memory: &impl Memory, layout: &NodeLayout, unit: Unit) -> bool 
 /// The nodes that watch a node.
 pub fn watchers_of(memory: &impl Memory, layout: &NodeLayout, node: usize) -> Vec<usize> {
     let nodes = layout.nodes();
+    let failed = failed(memory, layout);
     let before = (1..nodes).map(|step| (node + nodes - step) % nodes);
-    before.filter(|other| !has_failed(memory, layout, *other)).take(WATCHERS).collect()
+    before.filter(|other| !failed[*other]).take(WATCHERS).collect()
 }
 
 /// The nodes that a node watches.
 pub fn watched_by(memory: &impl Memory, layout: &NodeLayout, node: usize) -> Vec<usize> {
     let nodes = layout.nodes();
+    let failed = failed(memory, layout);
     let behind = (1..nodes).map(|step| (node + step) % nodes);
-    behind.filter(|other| !has_failed(memory, layout, *other)).take(WATCHERS).collect()
+    behind.filter(|other| !failed[*other]).take(WATCHERS).collect()
 }
 
 #[cfg(test)]

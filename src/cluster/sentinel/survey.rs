@@ -125,7 +125,8 @@ impl Sentinel {
     /// Somebody misses nodes that are not known to have left or failed: whether they answer this one.
     pub(super) fn heed_rumours<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let layout = self.post.layout();
-        let is_open = |node: &usize| !self.gone[*node] && !ring::has_failed(site.memory, &layout, *node);
+        let failed = ring::failed(site.memory, &layout);
+        let is_open = |node: &usize| !self.gone[*node] && !failed[*node];
         // Relaxed: a count, compared with itself.
         let count = |node| site.memory.word(layout.missed(node)).load(Ordering::Relaxed);
         let rumours = (0..self.post.nodes()).filter(is_open).map(count).fold(0, u64::wrapping_add);

@@ -28,7 +28,7 @@ const BRANCHES: usize = 8;
 /// For so long an answer may come at any moment.
 const SOON: Duration = Duration::from_millis(5);
 /// So long a rank that ends goes on telling.
-const FINISHING: Duration = Duration::from_millis(200);
+pub(super) const FINISHING: Duration = Duration::from_millis(200);
 /// The pause before a node is told again doubles so many times.
 const DOUBLINGS_MAX: u32 = 4;
 

@@ -58,11 +58,13 @@ impl Driver {
 
     /// This rank leaves, or its process ends.
     pub fn end(&mut self) {
-        // It has an end by itself.
+        // Both have an end by themselves.
         while self.sentinel.finish(&self.machine.site(self.begun)).is_pending() {
             std::thread::sleep(BUSY_PAUSE);
         }
-        self.sentinel.say_farewell(&self.machine.site(self.begun));
+        while self.sentinel.say_farewell(&self.machine.site(self.begun)).is_pending() {
+            std::thread::sleep(BUSY_PAUSE);
+        }
         self.sentinel.abandon(self.machine.network.by_sockets());
     }
 }
