@@ -31,6 +31,7 @@ use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
 use crate::coord::drive::{self, Arrived, Waited};
 use crate::coord::endings::Why;
+use crate::coord::formation;
 use crate::coord::offers::Offered;
 use crate::coord::stats::GroupStats;
 use crate::error::{BarrierError, GroupError};
@@ -162,6 +163,7 @@ impl Group {
     /// of this node.
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
+        formation::note_taken(&*membership.segment, layout, me);
         let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
         let core = RefCell::new(Core::new(barrier));
         Self { membership, layout, abroad: None, ranks, me, offered: None, core }.traced()
@@ -171,6 +173,7 @@ impl Group {
     pub(crate) fn attach_spanning(membership: Arc<Membership>, abroad: Abroad, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
         let (here, local) = abroad.home_of(me);
+        formation::note_taken(&*membership.segment, abroad.layout().local(), local);
         let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
         let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
         let core = RefCell::new(Core::new(barrier));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::members::Abroad;
 use super::{AlgorithmChoice, Core, Group, Limit, Standing};
+use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
 use crate::coord::drive;
@@ -194,18 +195,17 @@ impl Group {
         let made = self.claim(limit, || formation::make_for(segment, &node, &members, choice.algorithm));
         // Before it is offered: whoever takes it knows its number at once.
         made.iter().for_each(|layout| self.membership.name_group(*layout));
-        let value = made.as_ref().map_or(REFUSED, |layout| layout.start().0 as u64);
         let offered = match ranks.len() - 1 {
             0 => Some(None),
-            takers => self.offer(named, value, takers, limit).map(Some),
+            takers => self.offer(named, made.as_ref().ok().copied(), takers, limit).map(Some),
         };
         match (made, offered) {
             (Ok(layout), Some(offered)) => {
                 Ok(Self::attach(Arc::clone(&self.membership), layout, ranks).made_by_this_rank(offered))
             }
             (Ok(layout), None) => {
-                // Nobody has seen the block: all the holds on it are this rank's to give back.
-                formation::leave_together(segment, &node, layout, ranks.len() as u64);
+                // Nobody has seen the block.
+                formation::leave(segment, &node, layout, 0);
                 Err(GroupError::OffersPending { rank, waited: self.waited(limit) })
             }
             (Err(space), _) => Err(self.exhausted(ranks.len(), space)),
@@ -261,11 +261,18 @@ impl Group {
         }
     }
 
-    /// Offers a block to the node's other members.
-    fn offer(&self, named: Named, value: u64, takers: usize, limit: Option<Limit>) -> Option<Offered> {
+    /// Offers a block, or a refusal, to the node's other members.
+    fn offer(&self, named: Named, made: Option<GroupLayout>, takers: usize, limit: Option<Limit>) -> Option<Offered> {
         let (segment, local) = (self.segment(), self.membership.local_of(self.membership.rank));
         let node = segment.layout();
-        self.find_a_place(limit, || offers::offer(segment, &node, local, named, value, takers))
+        let value = made.map_or(REFUSED, |layout| layout.start().0 as u64);
+        let offered = self.find_a_place(limit, || offers::prepare(segment, &node, local, named, value))?;
+        if let Some(layout) = made {
+            formation::share(segment, &node, layout.start(), takers);
+        }
+        offers::open(segment, offered, takers, made.is_none());
+        offers::let_go(segment, offered);
+        Some(offered)
     }
 
     /// Waits for a free place for an offer.
@@ -325,7 +332,7 @@ impl Group {
             Ok(Met::Refused | Met::Ended) => {
                 let block = half.block();
                 half.close(segment, fabric, takers);
-                formation::give_back(segment, &segment.layout(), block.start(), formation::units_of(&block));
+                formation::discard(segment, &segment.layout(), &block);
                 Err(refused)
             }
             // What it has asked stays asked: calls with next to no time get on, too.

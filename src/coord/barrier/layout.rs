@@ -68,11 +68,6 @@ impl GroupLayout {
         self.start.plus(2)
     }
 
-    /// Members that still hold the group.
-    pub const fn references(&self) -> WordAt {
-        self.start.plus(3)
-    }
-
     /// The decision word of a tree or a central counter.
     pub const fn decision(&self) -> WordAt {
         self.start.plus(LINE_WORDS)
@@ -179,6 +174,11 @@ impl GroupLayout {
     pub const fn times_last(&self, index: usize) -> WordAt {
         self.cold(index).plus(5)
     }
+
+    /// Cold: whether the member holds the block; see [`crate::coord::formation::Hold`]. Not touched by barriers.
+    pub const fn hold(&self, index: usize) -> WordAt {
+        self.cold(index).plus(6)
+    }
 }
 
 /// A member in a group's list.
@@ -226,6 +226,7 @@ pub const LAYOUT_HASH: u64 = {
             group.sleepers(2).0 as u64,
             group.arrived_at(2, 1).0 as u64,
             group.times_last(2).0 as u64,
+            group.hold(2).0 as u64,
             super::word::LAYOUT_HASH,
         ],
     )
@@ -238,7 +239,7 @@ const _: () = {
     assert!(group.arrival(1).0 - group.arrival(0).0 == LINE_WORDS);
     assert!(group.key(2, 1).0 < group.arrival(2).0 + LINE_WORDS);
     assert!(group.sleepers(0).0 == 96 && group.sleepers(1).0 == 104);
-    assert!(group.times_last(2).0 < GroupLayout::words(3) && GroupLayout::words(3) == 128);
+    assert!(group.hold(2).0 < GroupLayout::words(3) && GroupLayout::words(3) == 128);
 };
 
 #[cfg(test)]
