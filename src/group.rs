@@ -18,19 +18,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use arrival::{Arrival, Carried};
+use self::arrival::Looks;
+pub use self::arrival::{Arrival, Carried};
 
 use self::failures::Failures;
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
-use crate::coord::activity::{self, Call, CallWord};
+use crate::coord::activity::{self, Call, CallWord, NotedCall};
 use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Algorithm, Barrier, Contribution, Operation, Outcome, Withdrawal};
 use crate::coord::drive::{self, Arrived, Waited};
 use crate::coord::endings::Why;
+use crate::coord::formation;
 use crate::coord::offers::Offered;
 use crate::coord::stats::GroupStats;
 use crate::error::{BarrierError, GroupError};
@@ -40,6 +42,9 @@ use crate::sync::Ordering;
 
 /// How long a time-out waits for an arrival that is published but not counted yet, rather than name nobody.
 const COUNTING_PATIENCE: Duration = Duration::from_millis(10);
+
+/// How long a rank that does not wait gives other nodes to say who is missing.
+const LOOKING_PATIENCE: Duration = Duration::from_millis(2);
 
 /// An ordered set of ranks that synchronise together, as one of its members holds it.
 ///
@@ -69,6 +74,7 @@ struct Core {
     /// A split whose barrier is passed, but whose group is not there yet.
     forming: Option<Forming>,
     failures: Failures,
+    looks: Looks,
 }
 
 /// The bound of a blocking call, in ticks.
@@ -149,6 +155,7 @@ impl Core {
             lists_made: HashMap::new(),
             forming: None,
             failures: Failures::default(),
+            looks: Looks::default(),
         }
     }
 }
@@ -162,6 +169,7 @@ impl Group {
     /// of this node.
     pub(crate) fn attach(membership: Arc<Membership>, layout: GroupLayout, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
+        formation::note_taken(&*membership.segment, layout, me);
         let barrier = Meeting::Local(Barrier::new(&*membership.segment, layout, me));
         let core = RefCell::new(Core::new(barrier));
         Self { membership, layout, abroad: None, ranks, me, offered: None, core }.traced()
@@ -171,6 +179,7 @@ impl Group {
     pub(crate) fn attach_spanning(membership: Arc<Membership>, abroad: Abroad, ranks: Vec<usize>) -> Self {
         let me = position(&ranks, membership.rank);
         let (here, local) = abroad.home_of(me);
+        formation::note_taken(&*membership.segment, abroad.layout().local(), local);
         let barrier = Spanning::new(&*membership.segment, abroad.layout(), abroad.span().clone(), here, local);
         let (layout, barrier) = (abroad.layout().local(), Meeting::Spanning(Box::new(barrier)));
         let core = RefCell::new(Core::new(barrier));
@@ -392,6 +401,12 @@ impl Group {
         limit.map(|limit| Duration::from_nanos(clock.ns(limit.deadline.saturating_sub(clock.now()))))
     }
 
+    /// How long ago something was, by the clock.
+    fn since(&self, ticks: u64) -> Duration {
+        let clock = &self.membership.driver.clock;
+        Duration::from_nanos(clock.ns(clock.now().saturating_sub(ticks)))
+    }
+
     fn waited(&self, limit: Option<Limit>) -> Duration {
         let clock = &self.membership.driver.clock;
         Duration::from_nanos(limit.map_or(0, |limit| clock.ns(clock.now().saturating_sub(limit.start))))
@@ -515,13 +530,20 @@ impl Group {
                 }
                 Waited::TimedOut => {
                     drop(note);
+                    // Whoever comes again and again, each time with next to no time, learns of what happens, too.
+                    let sequence = core.barrier.passed() + 1;
+                    let since = core.looks.since(sequence, || self.membership.driver.clock.now());
+                    if let Some(ended) = self.ask_if_long(core, since) {
+                        core.standing = standing_after(&ended, otherwise);
+                        return ended;
+                    }
                     let ended = self.look_again(core, limit, otherwise);
                     return ended.inspect_err(|error| self.trace_time_out(error));
                 }
                 Waited::Long { since } => {
                     let sequence = core.barrier.passed() + 1;
                     note.get_or_insert_with(|| Noted::new(&self.membership, Call::Barrier, sequence, self.id(), since));
-                    self.ask_after_missing(core);
+                    self.ask_after_missing(core, self.since(since), failures::ASK_EVERY);
                     if self.has_more_to_heed(&core.failures)
                         && let Some(ended) = self.heed_while_waiting(core)
                     {
@@ -531,8 +553,7 @@ impl Group {
                     since
                 }
             };
-            let clock = &self.membership.driver.clock;
-            let waited = Duration::from_nanos(clock.ns(clock.now().saturating_sub(since)));
+            let waited = self.since(since);
             let patience = failures::ASK_AFTER.max(waited + self.next_question(waited));
             let Core { barrier, arrived, failures, .. } = &mut *core;
             let bounds = failures.bounds(limit.map(|limit| limit.deadline), patience);
@@ -582,13 +603,14 @@ impl Group {
 
     #[cold]
     fn timed_out(&self, core: &Core, limit: Option<Limit>) -> BarrierError {
-        let missing = self.missing_at(core.barrier.passed() + 1);
+        let sequence = core.barrier.passed() + 1;
+        let missing = self.missing_at(sequence);
         BarrierError::TimedOut {
             rank: self.ranks[self.me],
             group: self.id(),
-            sequence: core.barrier.passed() + 1,
+            sequence,
             waited: self.waited(limit),
-            late_by: self.lateness_of(&core.failures, &missing),
+            late_by: self.lateness_of(sequence, &missing),
             missing,
         }
     }
@@ -626,10 +648,24 @@ impl Group {
         if let Some(outcome) = self.test_outstanding(core) {
             return Some(self.result(core, outcome));
         }
-        if core.failures.are_none(drive::alarm(self.segment())) {
+        if !core.failures.are_none(drive::alarm(self.segment()))
+            && let Some(ended) = self.heed_while_waiting(core)
+        {
+            return Some(ended);
+        }
+        let sequence = core.barrier.passed() + 1;
+        let since = core.looks.one_more(sequence, || self.membership.driver.clock.now())?;
+        self.ask_if_long(core, since)
+    }
+
+    /// A rank that has looked for the others since then without waiting asks after them, as one that waits does.
+    fn ask_if_long(&self, core: &mut Core, since: u64) -> Option<Result<u64, BarrierError>> {
+        let waited = self.since(since);
+        if waited < failures::ASK_AFTER {
             return None;
         }
-        self.heed_while_waiting(core)
+        self.ask_after_missing(core, waited, LOOKING_PATIENCE);
+        if self.has_more_to_heed(&core.failures) { self.heed_while_waiting(core) } else { None }
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
@@ -668,19 +704,24 @@ fn standing_after(ended: &Result<u64, BarrierError>, otherwise: Standing) -> Sta
 }
 
 /// A long call that is noted in the node's table until this is dropped.
-struct Noted<'membership>(&'membership Membership);
+struct Noted<'membership> {
+    membership: &'membership Membership,
+    /// What it was in before: a shrink, say, of which this is a part.
+    outer: NotedCall,
+}
 
 impl<'membership> Noted<'membership> {
     fn new(membership: &'membership Membership, call: Call, sequence: u64, group: u64, since: u64) -> Self {
         let (node, local) = (membership.segment.layout(), membership.local_of(membership.rank));
-        activity::enter(&*membership.segment, &node, local, CallWord::inside(call, sequence), group, since);
-        Self(membership)
+        let noted = NotedCall { call: CallWord::inside(call, sequence), group, since };
+        Self { membership, outer: activity::enter(&*membership.segment, &node, local, noted) }
     }
 }
 
 impl Drop for Noted<'_> {
     fn drop(&mut self) {
-        activity::leave(&*self.0.segment, &self.0.segment.layout(), self.0.local_of(self.0.rank));
+        let (segment, local) = (&*self.membership.segment, self.membership.local_of(self.membership.rank));
+        activity::leave(segment, &segment.layout(), local, self.outer);
     }
 }
 

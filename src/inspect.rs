@@ -145,7 +145,7 @@ mod tests {
     use crate::cluster::membership;
     use crate::cluster::view::{self, Unit};
     use crate::coord;
-    use crate::coord::activity::{self, Call};
+    use crate::coord::activity::{self, Call, NotedCall};
     use crate::coord::barrier::Algorithm;
     use crate::coord::formation::{self, Member};
     use crate::fabric::Memory;
@@ -188,7 +188,8 @@ mod tests {
     fn calls_ends_and_losses_are_read_as_they_were_noted() {
         let segment = segment();
         let (seen, node) = (look_at(&segment), segment.layout());
-        activity::enter(&segment, &node, 1, CallWord::inside(Call::Barrier, 42), 7, segment.clock().now());
+        let noted = NotedCall { call: CallWord::inside(Call::Barrier, 42), group: 7, since: segment.clock().now() };
+        let before = activity::enter(&segment, &node, 1, noted);
         let killed = Obituary { unit: Unit::Rank(2), cause: FailureCause::Killed { signal: 9 } };
         view::note_end(&segment, node.end(2), killed);
         view::append(&segment, &node, killed);
@@ -198,7 +199,7 @@ mod tests {
         assert!(call.began.is_some_and(|span| span < Duration::from_secs(60)), "{call:?}");
         assert_eq!((facts.ranks[0].call.as_ref(), facts.ranks[0].end), (None, None));
         assert_eq!((facts.ranks[2].end, facts.losses), (Some(killed.cause), vec![killed]));
-        activity::leave(&segment, &node, 1);
+        activity::leave(&segment, &node, 1, before);
         let call = read(&seen).expect("a sound segment").ranks[1].call.clone().expect("it was in one");
         assert_eq!((call.sequence, call.is_inside), (42, false));
     }

@@ -34,7 +34,7 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
-pub(crate) use failure::{FailureOptions, Sight};
+pub(crate) use failure::{FailureOptions, Sight, is_dead};
 pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Untaken};
 use membership::{Exchange, Parts};
 use watcher::{Post, Watcher};
@@ -414,8 +414,10 @@ fn open_world(segment: &Segment, options: &JobOptions) {
     let node = segment.layout();
     let choice = AlgorithmChoice::new(options.barrier, &share_of_node(segment), node.ranks());
     let everyone: Vec<Member> = (0..node.ranks()).map(|rank| Member { rank, local: rank }).collect();
-    let world = formation::make_for(segment, &node, &everyone, choice.algorithm);
-    ranks::open(segment, world.expect("an empty arena holds the world").start());
+    let world =
+        formation::make_for(segment, &node, &everyone, choice.algorithm).expect("an empty arena holds the world");
+    formation::share(segment, &node, world.start(), everyone.len() - 1);
+    ranks::open(segment, world.start());
 }
 
 fn share_of_node(segment: &Segment) -> CpuShare {

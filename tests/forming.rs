@@ -201,6 +201,19 @@ fn signal(pid: u32, signal: Signal) {
     kill_process(pid, signal).expect("a child of this test");
 }
 
+/// Stops a process, and waits until all its threads are: one of them might answer still.
+fn stop(pid: u32) {
+    signal(pid, Signal::STOP);
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.expect("a task").path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+    };
+    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).expect("a child of this test");
+    while !tasks().all(is_stopped) {
+        std::thread::yield_now();
+    }
+}
+
 /// The members of a split have met, but one node does not say what its members want: called again, the split goes on.
 #[test]
 fn a_split_whose_members_do_not_answer_is_resumed() {
@@ -233,7 +246,7 @@ fn a_split_whose_members_do_not_answer_is_resumed() {
     assert_eq!(children.next_answer(0), "the others wait");
     // Rank 2, which speaks for its node, tells the other node at once: it looks for nothing else.
     std::thread::sleep(Duration::from_millis(500));
-    signal(children.pid(2), Signal::STOP);
+    stop(children.pid(2));
     std::fs::write(across.marks.join("stopped.99"), "").expect("a file");
     assert_eq!(children.next_answer(0), "not answered");
     signal(children.pid(2), Signal::CONT);

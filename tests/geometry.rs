@@ -52,7 +52,7 @@ fn all_words(layout: GroupLayout) -> Vec<WordAt> {
         layout.id(),
         layout.size_word(),
         layout.algorithm(),
-        layout.references(),
+        layout.question(),
         layout.decision(),
         layout.decision_sleepers(),
         layout.result(),
@@ -62,6 +62,7 @@ fn all_words(layout: GroupLayout) -> Vec<WordAt> {
         words.extend(hot_words(layout, index));
         words.extend([layout.member(index), layout.sleepers(index)]);
         words.extend([layout.waited(index), layout.longest_wait(index), layout.times_last(index)]);
+        words.extend([layout.hold(index), layout.stopped(index)]);
         words.extend([1, 2].map(|sequence| layout.arrived_at(index, sequence)));
     }
     words

@@ -179,7 +179,7 @@ impl Play<'_> {
             Poll::Ready(Met::Refused) => {
                 let block = making.block();
                 making.close(&self.net.nodes[node], &fabric, 0);
-                formation::give_back(&self.net.nodes[node], &self.layout, block.start(), formation::units_of(&block));
+                formation::discard(&self.net.nodes[node], &self.layout, &block);
                 self.refuse(index, plan);
                 return self.is_through(index);
             }

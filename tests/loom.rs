@@ -490,7 +490,7 @@ fn meet_and_leave(node: &ModelNode, layout: &NodeLayout, block: GroupLayout, me:
         spin_hint();
     }
     node.word(block.waited(me)).store(1, Ordering::Relaxed);
-    formation::leave(node, layout, block);
+    formation::leave(node, layout, block, me);
     // Whoever gets the space after both have left sees the last uses of both.
     let Some(unit) = arena::claim(node, layout, formation::units(2)) else { return };
     assert_eq!(node.word(block.waited(1 - me)).load(Ordering::Relaxed), 1, "a last use is not seen");

@@ -473,7 +473,7 @@ impl Crowd {
             barrier.arrive(&self.node, contribution, None);
             assert_eq!(pass(&mut barrier, &self.node, any_manner()), Ok(expected));
         }
-        formation::leave(&self.node, &self.layout, block);
+        formation::leave(&self.node, &self.layout, block, me);
     }
 }
 

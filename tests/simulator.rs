@@ -278,7 +278,8 @@ fn overlapping_groups_do_not_disturb_each_other() {
             .collect();
         run(&mut meetings, &mut random);
         for meeting in &meetings {
-            meeting.actors.iter().for_each(|_| formation::leave(&node, &layout, meeting.layout));
+            let leave = |member| formation::leave(&node, &layout, meeting.layout, member);
+            (0..meeting.actors.len()).for_each(leave);
         }
         assert_eq!(arena::taken(&node, &layout), 0);
     });

@@ -62,16 +62,37 @@ impl CallWord {
     }
 }
 
-/// Notes that a rank of this node has been in a call of a group since `since`, in ticks.
-pub fn enter(memory: &impl Memory, node: &NodeLayout, local: usize, call: CallWord, group: u64, since: u64) {
-    // Relaxed: for people who look; a reader may see words of two calls for a moment.
-    memory.word(node.call_group(local)).store(group, Ordering::Relaxed);
-    memory.word(node.call_since(local)).store(since, Ordering::Relaxed);
-    memory.word(node.call(local)).store(call.0, Ordering::Relaxed);
+/// A call with what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotedCall {
+    /// Which.
+    pub call: CallWord,
+    /// The group's number.
+    pub group: u64,
+    /// Since when, in ticks.
+    pub since: u64,
 }
 
-/// Notes that the call is over.
-pub fn leave(memory: &impl Memory, node: &NodeLayout, local: usize) {
+/// Notes that a rank of this node is in a call; gives what was noted before, for [`leave`].
+pub fn enter(memory: &impl Memory, node: &NodeLayout, local: usize, noted: NotedCall) -> NotedCall {
+    // Relaxed, here and below: for people who look; a reader may see words of two calls for a moment.
+    let load = |at| memory.word(at).load(Ordering::Relaxed);
+    let (call, group, since) = (load(node.call(local)), load(node.call_group(local)), load(node.call_since(local)));
+    note(memory, node, local, noted);
+    NotedCall { call: CallWord(call), group, since }
+}
+
+fn note(memory: &impl Memory, node: &NodeLayout, local: usize, noted: NotedCall) {
+    memory.word(node.call_group(local)).store(noted.group, Ordering::Relaxed);
+    memory.word(node.call_since(local)).store(noted.since, Ordering::Relaxed);
+    memory.word(node.call(local)).store(noted.call.0, Ordering::Relaxed);
+}
+
+/// Notes that the call is over: the rank is in the outer one again, if it was in one.
+pub fn leave(memory: &impl Memory, node: &NodeLayout, local: usize, outer: NotedCall) {
+    if outer.call.is_inside() {
+        return note(memory, node, local, outer);
+    }
     let word = memory.word(node.call(local));
     word.store(word.load(Ordering::Relaxed) & !CallWord::INSIDE, Ordering::Relaxed);
 }
@@ -85,12 +106,30 @@ mod tests {
     fn a_call_is_noted_and_its_end_leaves_what_it_was() {
         let node = NodeLayout::new(2, 1);
         let memory = SimNode::new(node.words());
-        enter(&memory, &node, 1, CallWord::inside(Call::Barrier, 77), 5, 1000);
+        let call = |call, sequence| NotedCall { call: CallWord::inside(call, sequence), group: 5, since: 1000 };
+        let outside = enter(&memory, &node, 1, call(Call::Barrier, 77));
         let read = || CallWord(memory.word(node.call(1)).load(Ordering::Relaxed));
         assert_eq!((read().name(), read().sequence(), read().is_inside()), ("barrier", 77, true));
         assert_eq!(memory.word(node.call_group(1)).load(Ordering::Relaxed), 5);
-        leave(&memory, &node, 1);
+        leave(&memory, &node, 1, outside);
         assert_eq!((read().name(), read().sequence(), read().is_inside()), ("barrier", 77, false));
         assert_eq!((CallWord(0).name(), CallWord(0).is_one(), read().is_one()), ("no call", false, true));
+    }
+
+    #[test]
+    fn the_end_of_an_inner_call_leaves_the_rank_in_the_outer_one() {
+        let node = NodeLayout::new(1, 1);
+        let memory = SimNode::new(node.words());
+        let read = || enter(&memory, &node, 0, NotedCall { call: CallWord(0), group: 0, since: 0 });
+        let shrink = NotedCall { call: CallWord::inside(Call::Shrink, 7), group: 3, since: 100 };
+        let barrier = NotedCall { call: CallWord::inside(Call::Barrier, 1), group: 4, since: 200 };
+        let outside = enter(&memory, &node, 0, shrink);
+        let outer = enter(&memory, &node, 0, barrier);
+        assert_eq!(outer, shrink);
+        leave(&memory, &node, 0, outer);
+        assert_eq!(read(), shrink);
+        enter(&memory, &node, 0, shrink);
+        leave(&memory, &node, 0, outside);
+        assert!(!read().call.is_inside());
     }
 }

@@ -31,6 +31,13 @@ pub fn release(memory: &impl Memory, layout: &NodeLayout, start: usize, units: u
     }
 }
 
+/// The units that are taken, in order.
+pub fn taken_units(memory: &impl Memory, layout: &NodeLayout) -> impl Iterator<Item = usize> {
+    let bits = |word| memory.word(layout.bitmap(word)).load(Ordering::Relaxed);
+    let set = move |word| (0..64).filter(move |bit| bits(word) >> bit & 1 == 1).map(move |bit| word * 64 + bit);
+    (0..layout.bitmap_words()).filter(move |word| bits(*word) != 0).flat_map(set)
+}
+
 /// How many units are taken.
 pub fn taken(memory: &impl Memory, layout: &NodeLayout) -> usize {
     let count = |word| memory.word(layout.bitmap(word)).load(Ordering::Relaxed).count_ones() as usize;

@@ -74,7 +74,7 @@ impl Ending {
                 Poll::Pending => left.push(Self::GivingUp(introductions, why)),
                 Poll::Ready(GivenUp::NoGroup) => {
                     let block = introductions.block();
-                    formation::give_back(memory, node, block.start(), formation::units_of(&block));
+                    formation::discard(memory, node, &block);
                 }
                 Poll::Ready(GivenUp::Agreed) => Self::come_too_late(introductions, why, memory, fabric.here(), left),
             },
@@ -101,17 +101,17 @@ impl Ending {
         left: &mut Vec<Self>,
     ) {
         let block = introductions.block();
-        let members = block.local().size();
+        let takers = block.local().size() - 1;
         if why == Why::Place {
-            introductions.open(memory, members - 1, false);
+            introductions.open(memory, takers, false);
             return left.push(Self::Kept(introductions));
         }
         if why == Why::Space {
-            introductions.open(memory, members - 1, true);
+            introductions.open(memory, takers, true);
             left.push(Self::Missed { named: introductions.named(), parent: introductions.parent() });
         }
-        // None of this node's members has heard of it, so all of them leave at once.
-        let farewell = Farewell::new(memory, block, members, here);
+        // None of this node's other members has heard of it: the leader's is the only hold.
+        let farewell = Farewell::new(memory, block, 1, here);
         left.extend([Self::Acknowledging(introductions), Self::Leaving(farewell)]);
     }
 

@@ -27,7 +27,7 @@ const ANY_WORD: WordAt = WordAt(0);
 #[derive(Debug)]
 pub struct Farewell {
     block: SpanLayout,
-    /// Members that leave together.
+    /// Holds that are let go together.
     holds: u64,
     /// The other nodes that matter still, with their blocks.
     others: Vec<(usize, WordAt)>,
@@ -46,7 +46,7 @@ enum Stage {
 }
 
 impl Farewell {
-    /// So many members of node `here` leave the group of `block`, which has the list of the group's nodes.
+    /// So many holds of members of node `here` on `block`, which has the list of the group's nodes, are to be let go.
     pub fn new(memory: &impl Memory, block: SpanLayout, holds: usize, here: usize) -> Self {
         // Relaxed: whoever holds the block has seen the list.
         let word = |index| NodeWord(memory.word(block.node(index)).load(Ordering::Relaxed));
@@ -67,7 +67,7 @@ impl Farewell {
             if self.fence(fabric).is_pending() {
                 return Poll::Pending;
             }
-            if !self.let_go(memory) {
+            if !self.let_go(memory, node) {
                 return Poll::Ready(());
             }
         }
@@ -97,9 +97,9 @@ impl Farewell {
         Poll::Pending
     }
 
-    /// Whether these members are the last of their node.
-    fn let_go(&mut self, memory: &impl Memory) -> bool {
-        if !formation::are_last_to_leave(memory, self.block.local(), self.holds) {
+    /// Whether these holds are the last of their node.
+    fn let_go(&mut self, memory: &impl Memory, node: &NodeLayout) -> bool {
+        if !formation::were_last(memory, node, self.block.start(), self.holds) {
             return false;
         }
         // SYNC POINT: departed. Release: all that this node's members did with other nodes' blocks comes before.

@@ -4,6 +4,12 @@
 //! initialises it, and *offers* it under a key that all members compute alike. The others look for the key among the
 //! leader's offers and take it. Nobody else takes part, and groups that are made at the same time do not meet.
 //!
+//! *Holds.* A block stays for as long as somebody holds it: its leader from the beginning, the members of its node from when
+//! it is offered to them. Whoever lets the last hold go gives the block back. What a rank held that is dead, [`burial`]
+//! lets go.
+//!
+//! [`burial`]: super::burial
+//!
 //! How offers are made and taken: [`super::offers`]. A group that spans nodes has a leader and a block on each of them;
 //! the leaders agree among themselves first ([`super::introductions`]), and then each offers its block at home.
 
@@ -12,7 +18,7 @@ use super::barrier::choice::{Algorithm, tree_parents};
 use super::barrier::layout::{GroupLayout, MemberWord};
 use super::barrier::spanning::Schedule;
 use super::barrier::spanning::layout::SpanLayout;
-use crate::fabric::node::{NodeLayout, UNIT_WORDS, header};
+use crate::fabric::node::{NodeLayout, UNIT_WORDS, hash, header};
 use crate::fabric::{Memory, WordAt};
 use crate::machine::Place;
 use crate::sync::Ordering;
@@ -50,7 +56,55 @@ pub struct Member {
     pub local: usize,
 }
 
-/// Claims and initialises a block for the group of `ranks`, in the group's order, in a job of one node.
+/// Who holds a block, and what it takes to find its members: in the table beside the arena.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–15 | holds | members of the node that hold it or may take it, and those who look at it; 0: nobody, it is no block |
+/// | 16–31 | members | of the group, on this node |
+/// | 32–63 | nodes | of the group |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldsWord(pub u64);
+
+impl HoldsWord {
+    const HOLDS: u64 = 0xffff;
+
+    /// One hold on a block for so many members of this node, of a group on so many nodes.
+    pub const fn first(members: usize, nodes: usize) -> Self {
+        Self(1 | (members as u64 & 0xffff) << 16 | (nodes as u64) << 32)
+    }
+
+    /// How many hold it.
+    pub const fn holds(self) -> u64 {
+        self.0 & Self::HOLDS
+    }
+
+    /// The group's members on this node.
+    #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
+    pub const fn members(self) -> usize {
+        (self.0 >> 16 & 0xffff) as usize
+    }
+
+    /// The group's nodes.
+    #[allow(clippy::cast_possible_truncation, reason = "32 bits after the shift")]
+    pub const fn nodes(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+}
+
+/// What a member has of its group's block: in its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It has not taken it.
+    NotTaken = 0,
+    /// It holds it.
+    Held = 1,
+    /// It has let it go, or somebody has for it.
+    LetGo = 2,
+}
+
+/// Claims and initialises a block for the group of `ranks`, in the group's order, in a job of one node, and lets all of
+/// them hold it.
 ///
 /// # Errors
 ///
@@ -62,10 +116,12 @@ pub fn make(
     algorithm: Algorithm,
 ) -> Result<GroupLayout, NoSpace> {
     let members: Vec<Member> = ranks.iter().map(|rank| Member { rank: *rank, local: *rank }).collect();
-    make_for(memory, node, &members, algorithm)
+    let layout = make_for(memory, node, &members, algorithm)?;
+    share(memory, node, layout.start(), members.len() - 1);
+    Ok(layout)
 }
 
-/// Claims and initialises a block for a group whose members all live on this node.
+/// Claims and initialises a block for a group whose members all live on this node. The first of them holds it.
 ///
 /// # Errors
 ///
@@ -78,10 +134,12 @@ pub fn make_for(
 ) -> Result<GroupLayout, NoSpace> {
     let layout = GroupLayout::new(claim_zeroed(memory, node, units(members.len()))?, members.len());
     initialise(memory, node, layout, members, algorithm);
+    hold_first(memory, node, layout.start(), HoldsWord::first(members.len(), 1));
     Ok(layout)
 }
 
-/// Claims and initialises this node's block of a group that spans nodes, for its `members` here.
+/// Claims and initialises this node's block of a group that spans nodes, for its `members` here. The first of them holds
+/// it.
 ///
 /// # Errors
 ///
@@ -96,7 +154,13 @@ pub fn make_spanning(
     let start = claim_zeroed(memory, node, units_spanning(&schedule, members.len()))?;
     let layout = SpanLayout::new(start, schedule, members.len());
     initialise(memory, node, layout.local(), members, algorithm);
+    hold_first(memory, node, start, HoldsWord::first(members.len(), schedule.nodes()));
     Ok(layout)
+}
+
+fn hold_first(memory: &impl Memory, node: &NodeLayout, start: WordAt, holds: HoldsWord) {
+    // SYNC POINT: holds. Release: who looks at the block because of this finds it initialised.
+    memory.word(node.holds(node.unit_at(start))).store(holds.0, Ordering::Release);
 }
 
 fn claim_zeroed(memory: &impl Memory, node: &NodeLayout, needed: usize) -> Result<WordAt, NoSpace> {
@@ -123,11 +187,11 @@ fn initialise(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, memb
     let store = |at: WordAt, value: u64| memory.word(at).store(value, Ordering::Relaxed);
     store(layout.id(), number);
     store(layout.size_word(), members.len() as u64);
-    store(layout.references(), members.len() as u64);
     let places: Vec<Option<Place>> = members.iter().map(|member| place_of(memory, node, member.local)).collect();
     for (index, parent) in tree_parents(&places).into_iter().enumerate() {
         store(layout.member(index), MemberWord::new(members[index].rank, parent).0);
     }
+    store(layout.hold(0), Hold::Held as u64);
     set_algorithm(memory, layout, algorithm);
 }
 
@@ -140,28 +204,77 @@ fn place_of(memory: &impl Memory, node: &NodeLayout, rank: usize) -> Option<Plac
     Place::unpack(memory.word(node.place(rank)).load(Ordering::Relaxed))
 }
 
-/// Lets one member go; the last one gives the block back.
-pub fn leave(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout) {
-    leave_together(memory, node, layout, 1);
+/// Lets so many more hold a block that somebody holds: before it is offered to them.
+pub fn share(memory: &impl Memory, node: &NodeLayout, start: WordAt, holds: usize) {
+    // Relaxed: the offer publishes it (SYNC POINT: offer), and whoever gives the block back has seen all holds.
+    memory.word(node.holds(node.unit_at(start))).fetch_add(holds as u64, Ordering::Relaxed);
 }
 
-/// As [`leave`], for several members.
-pub fn leave_together(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, holds: u64) {
-    if are_last_to_leave(memory, layout, holds) {
+/// Notes that a member has taken what was offered to it.
+pub fn note_taken(memory: &impl Memory, layout: GroupLayout, member: usize) {
+    // Relaxed: read by others only when this member is dead.
+    memory.word(layout.hold(member)).store(Hold::Held as u64, Ordering::Relaxed);
+}
+
+/// Takes a member's hold away, so that it is let go once: by the caller. What it was.
+pub fn take_away(memory: &impl Memory, layout: GroupLayout, member: usize) -> Hold {
+    // Relaxed: the swap alone decides.
+    match memory.word(layout.hold(member)).swap(Hold::LetGo as u64, Ordering::Relaxed) {
+        0 => Hold::NotTaken,
+        1 => Hold::Held,
+        _ => Hold::LetGo,
+    }
+}
+
+/// Lets one member of a group of this node alone go; the last one gives the block back.
+pub fn leave(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, member: usize) {
+    if take_away(memory, layout, member) != Hold::LetGo {
+        let_go(memory, node, layout, 1);
+    }
+}
+
+/// Lets holds on the block of a group of this node alone go that were taken away or back; the last gives the block back.
+pub fn let_go(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, holds: u64) {
+    if were_last(memory, node, layout.start(), holds) {
         give_back(memory, node, layout.start(), units(layout.size()));
     }
 }
 
-/// Lets some members go, and tells whether they were the last of their node.
-pub fn are_last_to_leave(memory: &impl Memory, layout: GroupLayout, holds: u64) -> bool {
-    // SYNC POINT: references. Release: this member's last use of the block comes before; acquire: the one that gives
-    // the block back has seen all others' last uses.
-    memory.word(layout.references()).fetch_sub(holds, Ordering::AcqRel) == holds
+/// Lets some holds go, and tells whether they were the last on this node.
+pub fn were_last(memory: &impl Memory, node: &NodeLayout, start: WordAt, holds: u64) -> bool {
+    // SYNC POINT: holds. Release: these holders' last use of the block comes before; acquire: the one that gives the block
+    // back has seen all others' last uses.
+    let before = memory.word(node.holds(node.unit_at(start))).fetch_sub(holds, Ordering::AcqRel);
+    HoldsWord(before).holds() == holds
 }
 
-/// Gives a block back that nobody uses: because nobody has seen it, or all have left.
+/// Holds the block that begins at a unit, if one does and it is meant, for a look at it.
+pub fn hold_to_look(
+    memory: &impl Memory,
+    node: &NodeLayout,
+    unit: usize,
+    is_meant: impl Fn(HoldsWord) -> bool,
+) -> Option<HoldsWord> {
+    let more = |word: u64| {
+        let found = HoldsWord(word);
+        ((1..HoldsWord::HOLDS).contains(&found.holds()) && is_meant(found)).then_some(word + 1)
+    };
+    // SYNC POINT: holds. Acquire pairs with the block's making: what it says of itself is seen. Nobody gives it back from
+    // here on but who lets this hold go.
+    let held = memory.word(node.holds(unit)).fetch_update(Ordering::Acquire, Ordering::Relaxed, more);
+    held.ok().map(HoldsWord)
+}
+
+/// Gives a node's block of a spanning group back that nobody but its leader has seen.
+pub fn discard(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout) {
+    if were_last(memory, node, layout.start(), 1) {
+        give_back(memory, node, layout.start(), units_of(layout));
+    }
+}
+
+/// Gives a block back that nobody holds.
 pub fn give_back(memory: &impl Memory, node: &NodeLayout, start: WordAt, units: usize) {
-    arena::release(memory, node, (start.0 - node.unit(0).0) / UNIT_WORDS, units);
+    arena::release(memory, node, node.unit_at(start), units);
 }
 
 /// The block of `size` members at a position that came out of shared memory, if it can be one.
@@ -205,3 +318,6 @@ pub fn members_of(color: u64, given: &[(u64, u64)]) -> Vec<usize> {
     members.sort_by_key(|index| (given[*index].1, *index));
     members
 }
+
+/// Hash over the packed words in this file.
+pub const LAYOUT_HASH: u64 = hash(7, &[HoldsWord::first(1, 1).0, HoldsWord::HOLDS, Hold::LetGo as u64]);

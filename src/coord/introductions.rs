@@ -20,6 +20,7 @@
 use std::task::Poll;
 
 use super::barrier::spanning::layout::{NodeWord, SpanLayout};
+use super::formation;
 use super::offers::{self, Named, Offered, Stage, StageWord};
 use super::reads::{Place, Reads};
 use crate::fabric::node::{NodeLayout, OFFERS, hash};
@@ -378,6 +379,9 @@ impl Introductions {
     /// Once: who calls again learns where.
     pub fn open(&mut self, memory: &impl Memory, takers: usize, is_refusal: bool) -> Option<Offered> {
         if let (None, Some(offered)) = (self.opened, self.offered) {
+            if !is_refusal {
+                formation::share(memory, &self.own.segment, self.own.block.start(), takers);
+            }
             offers::open(memory, offered, takers, is_refusal);
             self.opened = Some(offered);
         }

@@ -3,7 +3,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`barrier`] | the barrier and its three algorithms |
-//! | [`formation`] | making groups: space, members |
+//! | [`formation`] | making groups: space, members, who holds them |
+//! | [`burial`] | what the dead held is let go |
 //! | [`offers`] | how a leader tells others where a new group's block is |
 //! | [`introductions`] | the leaders of a spanning group agree on where their blocks are |
 //! | [`farewell`] | when a spanning group's block can be given back |
@@ -18,6 +19,7 @@
 pub mod activity;
 pub mod arena;
 pub mod barrier;
+pub mod burial;
 pub mod drive;
 pub mod endings;
 pub mod farewell;
@@ -36,5 +38,6 @@ pub const LAYOUT_HASH: u64 = crate::fabric::node::hash(
         barrier::layout::LAYOUT_HASH,
         barrier::spanning::layout::LAYOUT_HASH,
         offers::LAYOUT_HASH,
+        formation::LAYOUT_HASH,
     ],
 );

@@ -134,10 +134,16 @@ pub fn offer(
     value: u64,
     takers: usize,
 ) -> Option<Offered> {
-    let offered = claim(memory, node, leader)?;
-    fill(memory, offered, named, value);
+    let offered = prepare(memory, node, leader, named, value)?;
     open(memory, offered, takers, value == REFUSED);
     let_go(memory, offered);
+    Some(offered)
+}
+
+/// A place with an offer that nobody can see yet: to be [opened](open) and [let go](let_go).
+pub fn prepare(memory: &impl Memory, node: &NodeLayout, leader: usize, named: Named, value: u64) -> Option<Offered> {
+    let offered = claim(memory, node, leader)?;
+    fill(memory, offered, named, value);
     Some(offered)
 }
 
@@ -203,6 +209,26 @@ pub fn revoke(memory: &impl Memory, offered: Offered) -> usize {
         Ok(_) => revoked,
         Err(_) => 0,
     }
+}
+
+/// Takes back what a leader offers of the block that starts at `start`, up to `most` times; how many members can take it
+/// no more. For whoever holds that block: no other is offered as `start` meanwhile.
+pub fn revoke_of(memory: &impl Memory, node: &NodeLayout, leader: usize, start: WordAt, most: usize) -> usize {
+    let mut revoked = 0;
+    for at in (0..OFFERS).map(|index| node.offer(leader, index)) {
+        let shut = |word: u64| {
+            let found = TakersWord(word);
+            let taken_back = found.takers().min(most);
+            let is_it =
+                found.0 & TakersWord::REFUSED == 0 && memory.word(at.value()).load(Ordering::Relaxed) == start.0 as u64;
+            (is_it && taken_back > 0).then(|| found.for_takers(found.takers() - taken_back, false).0)
+        };
+        // SYNC POINT: offer taken, as in `revoke`; acquire first, for the value.
+        if let Ok(before) = memory.word(at.takers()).fetch_update(Ordering::AcqRel, Ordering::Acquire, shut) {
+            revoked += TakersWord(before).takers().min(most);
+        }
+    }
+    revoked
 }
 
 /// Whether members of the node have still to take it.

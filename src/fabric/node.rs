@@ -1,5 +1,5 @@
 //! How a node's words are divided: a header, a table with an entry per rank, the view log, and an arena that groups are
-//! cut from.
+//! cut from, with a bitmap of what is taken and a table of who holds it.
 //!
 //! Positions only, no memory: shared memory, the simulator and the model checkers all divide their words by this one
 //! map. The picture stands in docs/design.md, "The segment".
@@ -58,8 +58,6 @@ pub mod header {
     pub const JOB_RANKS: WordAt = WordAt(11);
     /// Geometry: nodes of the job.
     pub const NODES: WordAt = WordAt(12);
-    /// This node's number in the job.
-    pub const HERE: WordAt = WordAt(13);
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
     /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
@@ -283,10 +281,20 @@ impl NodeLayout {
         self.bitmap_start().plus(index)
     }
 
+    /// Who holds the block that begins at a unit of the arena; see [`crate::coord::formation::HoldsWord`]. It stands outside
+    /// of the block, so that it can be asked without a hold.
+    pub const fn holds(&self, unit: usize) -> WordAt {
+        self.bitmap_start().plus(self.bitmap_words().next_multiple_of(LINE_WORDS) + unit)
+    }
+
     /// The first word of a unit of the arena.
     pub const fn unit(&self, unit: usize) -> WordAt {
-        let bitmap_lines = self.bitmap_words().div_ceil(LINE_WORDS);
-        self.bitmap_start().plus(bitmap_lines * LINE_WORDS + unit * UNIT_WORDS)
+        self.holds(self.arena_units.next_multiple_of(LINE_WORDS)).plus(unit * UNIT_WORDS)
+    }
+
+    /// The unit of the arena that begins at a word.
+    pub const fn unit_at(&self, start: WordAt) -> usize {
+        (start.0 - self.unit(0).0) / UNIT_WORDS
     }
 
     /// Words of the whole segment.
@@ -330,6 +338,7 @@ pub const LAYOUT_HASH: u64 = hash(
         header::ALARM.0 as u64,
         EPOCH_WORDS as u64,
         LINE_WORDS as u64,
+        NodeLayout::new(3, 1000).holds(1).0 as u64,
     ],
 );
 
@@ -353,7 +362,9 @@ mod tests {
                 assert!(layout.epoch(last).decided() < layout.heartbeat(0));
                 assert!(layout.heartbeat(2) < layout.doubt(0) && layout.doubt(2) < layout.missed(0));
                 assert!(layout.missed(2) < layout.bitmap(0));
-                assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.unit(0));
+                assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.holds(0));
+                assert!(layout.holds(layout.arena_units() - 1) < layout.unit(0));
+                assert_eq!(layout.unit_at(layout.unit(layout.arena_units() - 1)), layout.arena_units() - 1);
                 assert_eq!(layout.unit(0).0 % LINE_WORDS, 0);
                 assert!(layout.arena_units() * UNIT_WORDS >= arena_words);
                 assert_eq!(layout.words(), layout.unit(layout.arena_units() - 1).0 + UNIT_WORDS);

@@ -7,6 +7,38 @@ use std::time::Duration;
 use super::{Abandoned, Group, Limit, Standing};
 use crate::error::BarrierError;
 
+/// So many calls of a rank that only looks go by between two looks at the clock.
+const LOOKS_PER_TICK: u32 = 16;
+
+/// How long a rank that only looks, or comes with short time-outs, has done so for the same barrier.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    count: u32,
+    sequence: u64,
+    /// By the clock; since the first look at it for this barrier.
+    since: u64,
+}
+
+impl Looks {
+    /// One more look at barrier `sequence`. Since when it has been looked at, if it is time to ask how long that is.
+    pub fn one_more(&mut self, sequence: u64, now: impl Fn() -> u64) -> Option<u64> {
+        self.count += 1;
+        if self.count < LOOKS_PER_TICK {
+            return None;
+        }
+        Some(self.since(sequence, now))
+    }
+
+    /// Since when barrier `sequence` has been looked at.
+    pub fn since(&mut self, sequence: u64, now: impl Fn() -> u64) -> u64 {
+        self.count = 0;
+        if self.sequence != sequence {
+            (self.sequence, self.since) = (sequence, now());
+        }
+        self.since
+    }
+}
+
 /// What a finished arrival gives back: nothing, or a reduced word.
 pub trait Carried: sealed::Sealed + Sized {
     #[doc(hidden)]
@@ -45,7 +77,8 @@ impl<'group, T: Carried> Arrival<'group, T> {
         Self { group, ended: RefCell::new(None), carried: PhantomData }
     }
 
-    /// Whether all have arrived. Never blocks; once true, waiting returns at once.
+    /// Whether all have arrived. Does not wait for that; once true, waiting returns at once. Who calls it for long asks
+    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 4 ms.
     ///
     /// # Errors
     ///

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Group;
 use super::members::Abroad;
+use super::{Group, position};
 use crate::coord::barrier::spanning::layout::SpanLayout;
+use crate::coord::burial;
+use crate::coord::drive;
 use crate::coord::endings::{Awaited, Ending, TakenBack, Why};
 use crate::coord::farewell::Farewell;
 use crate::coord::formation;
 use crate::coord::offers::{self, Named};
-use crate::job::{Declined, GroupBlock, Membership, Untaken};
+use crate::job::{Declined, GroupBlock, Membership, Untaken, is_dead};
 
 /// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
 const LEAVING_PATIENCE: Duration = Duration::from_millis(100);
@@ -77,7 +79,7 @@ impl Membership {
         }
         if self.is_on_one_node(ranks) {
             if let Some(layout) = formation::checked_block(segment, &node, value, ranks.len()) {
-                formation::leave(segment, &node, layout);
+                formation::leave(segment, &node, layout, position(ranks, self.rank));
             }
         } else if let Some(block) = self.spanning_block(value, ranks)
             && Abroad::read(self, block, ranks).is_some()
@@ -155,7 +157,7 @@ impl Membership {
             match (offers::revoke(segment, *offered), block) {
                 (0, _) => {}
                 (holds, GroupBlock::Local(layout)) => {
-                    formation::leave_together(segment, &node, *layout, holds as u64);
+                    formation::let_go(segment, &node, *layout, holds as u64);
                 }
                 // Not waited for here: a peer may be silent, and the call may have no time left.
                 (holds, GroupBlock::Spanning(block)) => {
@@ -183,24 +185,34 @@ impl Drop for Membership {
 impl Group {
     /// Gives this member's hold on the group's block back.
     pub(super) fn leave(&self) {
-        let (segment, node) = (self.segment(), self.segment().layout());
         // Nobody makes anything of the world's block when the job ends, and to ask all nodes whether they have left would
         // connect each with all others.
         if self.abroad.is_some() && self.id() == super::forming::WORLD {
             return;
         }
-        let block = match &self.abroad {
-            Some(abroad) => GroupBlock::Spanning(abroad.layout()),
-            None => GroupBlock::Local(self.layout),
-        };
-        self.note_untaken(block);
-        match block {
-            GroupBlock::Local(layout) => formation::leave(segment, &node, layout),
-            GroupBlock::Spanning(block) => {
+        match &self.abroad {
+            Some(abroad) => {
+                let block = abroad.layout();
+                self.see_to_untaken(GroupBlock::Spanning(block));
                 self.conclude();
                 self.membership.leave_spanning(block, 1);
             }
+            None => self.leave_local(self.see_to_untaken(GroupBlock::Local(self.layout))),
         }
+    }
+
+    /// As [`leave`](Self::leave) in a group of this node alone, with holds that were taken back.
+    fn leave_local(&self, taken_back: usize) {
+        let (segment, node) = (self.segment(), self.segment().layout());
+        // Whoever buries the dead may have come before this group was made.
+        let of_dead = match drive::alarm(segment) {
+            0 => 0,
+            _ => burial::take_from_the_dead(segment, &node, self.layout, |local| is_dead(segment, local)),
+        };
+        if taken_back as u64 + of_dead > 0 {
+            formation::let_go(segment, &node, self.layout, taken_back as u64 + of_dead);
+        }
+        formation::leave(segment, &node, self.layout, self.me);
     }
 
     /// Where a barrier has been passed all members had the group, so that all leaders know it.
@@ -211,11 +223,18 @@ impl Group {
             .retain_mut(|ending| !ending.conclude(self.segment(), offered, self.membership.reach().fabric));
     }
 
-    fn note_untaken(&self, block: GroupBlock) {
+    /// What others have not taken yet of a group that this rank has made stands, unless they would make nothing of it: how
+    /// many holds that is.
+    fn see_to_untaken(&self, block: GroupBlock) -> usize {
         let segment = self.segment();
-        let Some(offered) = self.offered.filter(|offered| offers::is_untaken(segment, *offered)) else { return };
+        let Some(offered) = self.offered.filter(|offered| offers::is_untaken(segment, *offered)) else { return 0 };
+        // Whoever comes for it will learn that a member has failed, and take it no more.
+        if matches!(block, GroupBlock::Local(_)) && self.fault_among(&self.ranks).is_some() {
+            return offers::revoke(segment, offered);
+        }
         let mut untaken = self.membership.untaken();
         untaken.retain(|untaken| offers::is_untaken(segment, untaken.offered));
         untaken.push(Untaken { offered, block });
+        0
     }
 }

@@ -11,26 +11,30 @@
 //! its arrivals are looked up. Where nobody can tell them any more, since its node has left with it, the barrier is lost
 //! when all others have been there for a second.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Core, Group};
 use crate::cluster::view::{self, FailureCause, LastCall, LateState, Lateness, Obituary, Unit};
 use crate::coord::activity::CallWord;
 use crate::coord::barrier::arrivals_in;
+use crate::coord::barrier::layout::{QuestionWord, StoppedWord};
 use crate::coord::drive::{self, Bounds};
 use crate::error::BarrierError;
-use crate::fabric::Memory;
 use crate::fabric::node::header;
+use crate::fabric::{Memory, WordAt};
 use crate::job::Sight;
 use crate::sync::Ordering;
 
 /// How long a wait lasts before this rank asks after those that it misses: whether they run, or have left.
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(20);
-/// The shortest time between two such questions; a wait that has lasted long asks more seldom.
-const ASK_EVERY: Duration = Duration::from_millis(10);
+/// The shortest time between two such questions, and how long their answers are waited for; a wait that has lasted long asks more seldom.
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(10);
 /// The longest.
 const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// How many nodes one question reads a word of.
+const MOST_ASKED_NODES: usize = 64;
+/// How many ranks one question asks after.
+const MOST_ASKED_AFTER: usize = 64;
 /// How long the arrivals on other nodes of members that have left are waited for.
 const FINAL_WORD_PATIENCE: Duration = Duration::from_millis(50);
 /// How long nobody but those who have left must be missing before the barrier is lost. One of the others may have what it
@@ -52,8 +56,6 @@ pub(super) struct Failures {
     lost: Option<Loss>,
     /// This rank has been declared failed itself.
     closed: Option<(u64, FailureCause)>,
-    /// Since when, by the clock's ticks, this rank sees others stopped.
-    stopped: HashMap<usize, u64>,
     /// Ranks that have ended, while too few nodes can be reached to have that decided.
     undecided: Vec<usize>,
     /// Since when, by the clock's ticks, nobody is missing but those who have left.
@@ -349,32 +351,84 @@ impl Group {
         (waited / 2).clamp(ASK_EVERY, longest)
     }
 
-    /// Asks after the members that this rank waits for. Those of this node that have been stopped for too long are
-    /// declared failed; other nodes' agents are told that somebody waits.
+    /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have been
+    /// stopped for too long are declared failed, and other nodes' agents are told that somebody waits. Whoever comes
+    /// while another has just asked, or is about to, leaves it to that one. Waits for other nodes' answers for `patience`,
+    /// twice at most.
     #[cold]
-    pub(super) fn ask_after_missing(&self, core: &mut Core) {
+    pub(super) fn ask_after_missing(&self, core: &mut Core, waited: Duration, patience: Duration) {
         let sequence = core.barrier.passed() + 1;
-        let clock = &self.membership.driver.clock;
-        let missing = self.missing_within(sequence, ASK_EVERY);
-        core.failures.stopped.retain(|rank, _| missing.contains(rank));
-        core.failures.undecided = self.undecided_among(&missing);
-        if !core.failures.undecided.is_empty() {
-            core.failures.calm = NEVER;
-        }
-        for rank in missing {
-            match self.membership.sight_of(rank) {
-                Sight::Stopped => {
-                    let since = *core.failures.stopped.entry(rank).or_insert_with(|| clock.now());
-                    let span = Duration::from_nanos(clock.ns(clock.now().saturating_sub(since)));
-                    if span >= self.membership.failure.timeout {
-                        self.membership.declare_stopped(rank);
-                    }
-                }
-                Sight::Running | Sight::Left => drop(core.failures.stopped.remove(&rank)),
-                Sight::Elsewhere => {}
+        if self.membership.has_doubts() {
+            let missing = self.missing_within(sequence, patience);
+            core.failures.undecided = self.undecided_among(&missing);
+            if !core.failures.undecided.is_empty() {
+                core.failures.calm = NEVER;
             }
-            self.membership.ask_after(rank);
+        } else {
+            core.failures.undecided.clear();
         }
+        let Some(turn) = self.take_turn(sequence, self.next_question(waited)) else { return };
+        let missing = self.missing_on(sequence, &self.nodes_of_turn(turn), patience);
+        // Bounded: the others' turn comes with the next questions.
+        let begin = (turn * MOST_ASKED_AFTER) % missing.len().max(1);
+        let (before, behind) = missing.split_at(begin);
+        for rank in behind.iter().chain(before).take(MOST_ASKED_AFTER) {
+            if self.membership.sight_of(*rank) == Sight::Stopped {
+                self.note_stopped(*rank, sequence);
+            }
+            self.membership.ask_after(*rank);
+        }
+    }
+
+    /// The number of this node's next question about a barrier, if it is this member that asks it.
+    fn take_turn(&self, sequence: u64, period: Duration) -> Option<usize> {
+        let word = self.segment().word(self.layout.question());
+        let (now, period) = (self.now_ms(), u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+        // Relaxed: a count, and nothing hangs on who asks.
+        let seen = word.load(Ordering::Relaxed);
+        let (turn, next) = QuestionWord(seen).next(sequence, now, period)?;
+        let swapped = word.compare_exchange(seen, next.0, Ordering::Relaxed, Ordering::Relaxed);
+        swapped.ok().and(usize::try_from(turn).ok())
+    }
+
+    /// The nodes that a question is about, as indices in the span: one after the other, from the one behind this node.
+    fn nodes_of_turn(&self, turn: usize) -> Vec<usize> {
+        let Some(abroad) = &self.abroad else { return Vec::new() };
+        let (nodes, here) = (abroad.span().len(), abroad.home_of(self.me).0);
+        let step = |step: usize| (here + 1 + turn * MOST_ASKED_NODES + step) % nodes;
+        (0..nodes.min(MOST_ASKED_NODES)).map(step).collect()
+    }
+
+    /// A member of this node is stopped; it has failed if it has been so for the time-out.
+    fn note_stopped(&self, rank: usize, sequence: u64) {
+        match self.stopped_for(rank, sequence) {
+            None => {
+                let Some(at) = self.stopped_at(rank) else { return };
+                // Relaxed: a time, of which the first that is noted stands, or one just as good.
+                self.segment().word(at).store(StoppedWord::new(sequence, self.now_ms()).0, Ordering::Relaxed);
+            }
+            Some(span) if span >= self.membership.failure.timeout => self.membership.declare_stopped(rank),
+            Some(_) => {}
+        }
+    }
+
+    /// For how long a member of this node has been seen stopped by those who wait for it at a barrier.
+    fn stopped_for(&self, rank: usize, sequence: u64) -> Option<Duration> {
+        let word = self.segment().word(self.stopped_at(rank)?).load(Ordering::Relaxed);
+        StoppedWord(word).span_ms(sequence, self.now_ms()).map(Duration::from_millis)
+    }
+
+    /// Where it is noted since when a member of this node is stopped.
+    fn stopped_at(&self, rank: usize) -> Option<WordAt> {
+        let member = self.ranks.iter().position(|member| *member == rank)?;
+        let (node, layout, local) = self.home_of(member);
+        (node == self.membership.here()).then(|| layout.stopped(local))
+    }
+
+    /// Milliseconds since the clock's origin.
+    fn now_ms(&self) -> u64 {
+        let clock = &self.membership.driver.clock;
+        clock.since_origin_ns(clock.now()) / 1_000_000
     }
 
     /// Those of some ranks that have ended, as their own nodes know, while too few nodes can be reached to decide it.
@@ -395,20 +449,15 @@ impl Group {
     }
 
     /// What is known of late ranks, in their order.
-    pub(super) fn lateness_of(&self, failures: &Failures, missing: &[usize]) -> Vec<Lateness> {
-        missing.iter().map(|rank| self.lateness(failures, *rank)).collect()
+    pub(super) fn lateness_of(&self, sequence: u64, missing: &[usize]) -> Vec<Lateness> {
+        let last_calls = self.last_calls_of(missing);
+        missing.iter().zip(last_calls).map(|(rank, last_call)| self.lateness(sequence, *rank, last_call)).collect()
     }
 
-    fn lateness(&self, failures: &Failures, rank: usize) -> Lateness {
-        let last_call = self.last_call_of(rank);
+    fn lateness(&self, sequence: u64, rank: usize, last_call: Option<LastCall>) -> Lateness {
         let (state, seen_alive) = match self.membership.sight_of(rank) {
             Sight::Running => (LateState::Running, Some(Duration::ZERO)),
-            Sight::Stopped => {
-                let since = failures.stopped.get(&rank).copied();
-                let clock = &self.membership.driver.clock;
-                let ago = |since| Duration::from_nanos(clock.ns(clock.now().saturating_sub(since)));
-                (LateState::Stopped, since.map(ago))
-            }
+            Sight::Stopped => (LateState::Stopped, self.stopped_for(rank, sequence)),
             Sight::Left => (LateState::Left, None),
             // Its node has just answered, or has not.
             Sight::Elsewhere if last_call.is_some() => (LateState::Remote, Some(Duration::ZERO)),
@@ -417,32 +466,45 @@ impl Group {
         Lateness { rank, state, seen_alive, last_call }
     }
 
-    /// A rank's last call, as its node's memory says: of this group's barriers, unless it is inside of something else.
-    fn last_call_of(&self, rank: usize) -> Option<LastCall> {
-        let member = self.ranks.iter().position(|member| *member == rank)?;
-        let clock = &self.membership.driver.clock;
-        let ago = |ticks: u64| Duration::from_nanos(clock.ns(clock.now().saturating_sub(ticks)));
-        if self.membership.node_of(rank) == self.membership.here() {
-            let (segment, node) = (self.segment(), self.segment().layout());
-            let local = self.membership.local_of(rank);
-            let load = |at| segment.word(at).load(Ordering::Relaxed);
-            let call = CallWord(load(node.call(local)));
-            if call.is_inside() {
-                let (group, began) = (load(node.call_group(local)), Some(ago(load(node.call_since(local)))));
-                let (name, sequence) = (call.name(), call.sequence());
-                return Some(LastCall { name, group, sequence, is_inside: true, began });
-            }
-        }
+    /// The last calls of some members, as their nodes' memories say; the nodes are asked all at once.
+    fn last_calls_of(&self, ranks: &[usize]) -> Vec<Option<LastCall>> {
+        let member = |rank: &usize| self.ranks.iter().position(|member| member == rank).expect("a member");
+        let members: Vec<usize> = ranks.iter().map(member).collect();
         let words = self.words_of_some(
-            &[member],
+            &members,
             |layout, index| [layout.arrival(index), layout.arrived_at(index, 0), layout.arrived_at(index, 1)],
             FINAL_WORD_PATIENCE,
         );
-        let [arrival, times @ ..] = words[0]?;
+        let call = |(rank, words): (&usize, Option<[u64; 3]>)| {
+            self.call_inside(*rank).or_else(|| words.map(|words| self.call_in(*rank, words)))
+        };
+        ranks.iter().zip(words).map(call).collect()
+    }
+
+    /// What a rank of this node is inside of, if it is.
+    fn call_inside(&self, rank: usize) -> Option<LastCall> {
+        if self.membership.node_of(rank) != self.membership.here() {
+            return None;
+        }
+        let (segment, node, local) = (self.segment(), self.segment().layout(), self.membership.local_of(rank));
+        let load = |at| segment.word(at).load(Ordering::Relaxed);
+        let call = CallWord(load(node.call(local)));
+        let since = load(node.call_since(local));
+        call.is_inside().then(|| LastCall {
+            name: call.name(),
+            group: load(node.call_group(local)),
+            sequence: call.sequence(),
+            is_inside: true,
+            began: Some(self.since(since)),
+        })
+    }
+
+    /// A member's last call of this group's barriers, by its words.
+    fn call_in(&self, rank: usize, [arrival, times @ ..]: [u64; 3]) -> LastCall {
         let sequence = arrivals_in(arrival);
         let at = times[usize::from(sequence % 2 == 1)];
         let is_here = self.membership.node_of(rank) == self.membership.here();
-        let began = (is_here && sequence > 0 && at > 0).then(|| ago(at));
-        Some(LastCall { name: "barrier", group: self.id(), sequence, is_inside: false, began })
+        let began = (is_here && sequence > 0 && at > 0).then(|| self.since(at));
+        LastCall { name: "barrier", group: self.id(), sequence, is_inside: false, began }
     }
 }

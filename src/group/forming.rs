@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::failures::ASK_AFTER;
 use super::members::Abroad;
 use super::{AlgorithmChoice, Core, Group, Limit, Standing};
+use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
 use crate::coord::drive;
@@ -21,7 +23,7 @@ use crate::coord::reads::Reads;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
-use crate::job::Declined;
+use crate::job::{Declined, Sight};
 use crate::sync::Ordering;
 
 /// The number of the group of all ranks.
@@ -194,18 +196,17 @@ impl Group {
         let made = self.claim(limit, || formation::make_for(segment, &node, &members, choice.algorithm));
         // Before it is offered: whoever takes it knows its number at once.
         made.iter().for_each(|layout| self.membership.name_group(*layout));
-        let value = made.as_ref().map_or(REFUSED, |layout| layout.start().0 as u64);
         let offered = match ranks.len() - 1 {
             0 => Some(None),
-            takers => self.offer(named, value, takers, limit).map(Some),
+            takers => self.offer(named, made.as_ref().ok().copied(), takers, limit).map(Some),
         };
         match (made, offered) {
             (Ok(layout), Some(offered)) => {
                 Ok(Self::attach(Arc::clone(&self.membership), layout, ranks).made_by_this_rank(offered))
             }
             (Ok(layout), None) => {
-                // Nobody has seen the block: all the holds on it are this rank's to give back.
-                formation::leave_together(segment, &node, layout, ranks.len() as u64);
+                // Nobody has seen the block.
+                formation::leave(segment, &node, layout, 0);
                 Err(GroupError::OffersPending { rank, waited: self.waited(limit) })
             }
             (Err(space), _) => Err(self.exhausted(ranks.len(), space)),
@@ -261,11 +262,18 @@ impl Group {
         }
     }
 
-    /// Offers a block to the node's other members.
-    fn offer(&self, named: Named, value: u64, takers: usize, limit: Option<Limit>) -> Option<Offered> {
+    /// Offers a block, or a refusal, to the node's other members.
+    fn offer(&self, named: Named, made: Option<GroupLayout>, takers: usize, limit: Option<Limit>) -> Option<Offered> {
         let (segment, local) = (self.segment(), self.membership.local_of(self.membership.rank));
         let node = segment.layout();
-        self.find_a_place(limit, || offers::offer(segment, &node, local, named, value, takers))
+        let value = made.map_or(REFUSED, |layout| layout.start().0 as u64);
+        let offered = self.find_a_place(limit, || offers::prepare(segment, &node, local, named, value))?;
+        if let Some(layout) = made {
+            formation::share(segment, &node, layout.start(), takers);
+        }
+        offers::open(segment, offered, takers, made.is_none());
+        offers::let_go(segment, offered);
+        Some(offered)
     }
 
     /// Waits for a free place for an offer.
@@ -299,14 +307,17 @@ impl Group {
             None => self.begin_spanning(ranks, named, limit)?,
         };
         let fabric = membership.reach().fabric;
-        let begun = Instant::now();
+        let (begun, mut asker) = (Instant::now(), Asker::new(self));
         let met = self.patiently(limit, || match half.poll(segment, fabric) {
             Poll::Ready(Met::Ended) => {
                 half.begin_again(segment, membership.next_number());
                 None
             }
             Poll::Ready(met) => Some(met),
-            Poll::Pending if half.is_offered() => None,
+            Poll::Pending if half.is_offered() => {
+                half.missing().iter().for_each(|stranger| asker.ask_after(self.leader_of(ranks, stranger.node)));
+                None
+            }
             Poll::Pending => {
                 self.make_room(begun);
                 None
@@ -325,7 +336,7 @@ impl Group {
             Ok(Met::Refused | Met::Ended) => {
                 let block = half.block();
                 half.close(segment, fabric, takers);
-                formation::give_back(segment, &segment.layout(), block.start(), formation::units_of(&block));
+                formation::discard(segment, &segment.layout(), &block);
                 Err(refused)
             }
             // What it has asked stays asked: calls with next to no time get on, too.
@@ -383,14 +394,24 @@ impl Group {
     fn leader_missing(&self, ranks: &[usize], half: &Introductions, waited: Duration) -> GroupError {
         let membership = &self.membership;
         let node = half.missing().map_or(membership.here(), |stranger| stranger.node);
-        let leader = ranks.iter().find(|rank| membership.node_of(**rank) == node);
-        GroupError::LeaderMissing { rank: membership.rank, leader: leader.copied().unwrap_or(ranks[0]), waited }
+        GroupError::LeaderMissing { rank: membership.rank, leader: self.leader_of(ranks, node), waited }
+    }
+
+    /// The first of some ranks on a node.
+    fn leader_of(&self, ranks: &[usize], node: usize) -> usize {
+        *ranks.iter().find(|rank| self.membership.node_of(**rank) == node).unwrap_or(&ranks[0])
     }
 
     fn take(&self, ranks: &[usize], leader: usize, named: Named, limit: Option<Limit>) -> Result<Self, GroupError> {
         let (segment, rank) = (self.segment(), self.membership.rank);
         let (node, local) = (segment.layout(), self.membership.local_of(leader));
-        let taken = self.patiently(limit, || offers::take(segment, &node, local, named));
+        let mut asker = Asker::new(self);
+        let taken = self.patiently(limit, || {
+            offers::take(segment, &node, local, named).or_else(|| {
+                asker.ask_after(leader);
+                None
+            })
+        });
         let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
         if value == REFUSED {
             return Err(GroupError::Refused { rank, leader, members: ranks.len() });
@@ -442,6 +463,41 @@ impl Group {
                 self.membership.nap(pause);
             }
         }
+    }
+}
+
+/// Asks after a leader that is waited for, so that a wait for one that is stopped or has left ends: its failure raises the
+/// alarm, which interrupts the attempt.
+struct Asker<'group> {
+    group: &'group Group,
+    begun: Instant,
+    /// How long it has been waited for when it is asked after next.
+    next: Duration,
+    /// Since when it is seen stopped.
+    stopped: Option<(usize, Instant)>,
+}
+
+impl<'group> Asker<'group> {
+    fn new(group: &'group Group) -> Self {
+        Self { group, begun: Instant::now(), next: ASK_AFTER, stopped: None }
+    }
+
+    fn ask_after(&mut self, leader: usize) {
+        let waited = self.begun.elapsed();
+        if waited < self.next {
+            return;
+        }
+        self.next = waited + self.group.next_question(waited);
+        let membership = &self.group.membership;
+        self.stopped = match (membership.sight_of(leader), self.stopped) {
+            (Sight::Stopped, Some((rank, since))) if rank == leader => Some((rank, since)),
+            (Sight::Stopped, _) => Some((leader, Instant::now())),
+            _ => None,
+        };
+        if self.stopped.is_some_and(|(_, since)| since.elapsed() >= membership.failure.timeout) {
+            membership.declare_stopped(leader);
+        }
+        membership.ask_after(leader);
     }
 }
 

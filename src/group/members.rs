@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Group, Limit};
 use crate::clock::Clock;
 use crate::coord::barrier::layout::GroupLayout;
+use crate::coord::barrier::spanning::contest::are_all_there;
 use crate::coord::barrier::spanning::layout::{NodeWord, SpanLayout};
 use crate::coord::barrier::spanning::{Schedule, Span, SpanNode};
 use crate::coord::barrier::{Operation, arrivals_in, named_in};
@@ -192,12 +193,61 @@ impl Group {
         self.missing_within(sequence, READING_PATIENCE)
     }
 
-    /// As [`missing_at`](Self::missing_at), waiting so long for other nodes' words.
+    /// As [`missing_at`](Self::missing_at), waiting so long for other nodes' words, and then so long for the words of
+    /// their members.
     pub(super) fn missing_within(&self, sequence: u64, patience: Duration) -> Vec<usize> {
-        let arrivals = self.words_of_members(|layout, index| [layout.arrival(index)], patience);
-        let is_missing =
-            |index: &usize| *index != self.me && arrivals[*index].is_none_or(|[word]| arrivals_in(word) < sequence);
-        (0..self.size()).filter(is_missing).map(|index| self.ranks[index]).collect()
+        let nodes: Vec<usize> = (0..self.abroad.as_ref().map_or(1, |abroad| abroad.span.len())).collect();
+        self.missing_on(sequence, &nodes, patience)
+    }
+
+    /// As [`missing_within`](Self::missing_within), of this node and some others, by their indices in the span.
+    pub(super) fn missing_on(&self, sequence: u64, nodes: &[usize], patience: Duration) -> Vec<usize> {
+        let unsure = self.unsure_members(sequence, nodes, patience);
+        let arrivals = self.words_of_some(&unsure, |layout, index| [layout.arrival(index)], patience);
+        let is_missing = |word: Option<[u64; 1]>| word.is_none_or(|[word]| arrivals_in(word) < sequence);
+        let missing = unsure.iter().zip(arrivals).filter(|(_, word)| is_missing(*word));
+        missing.map(|(member, _)| self.ranks[*member]).collect()
+    }
+
+    /// The other members of this node and of `nodes`, but for those of whose nodes one word says that all have arrived.
+    fn unsure_members(&self, sequence: u64, nodes: &[usize], patience: Duration) -> Vec<usize> {
+        let others = (0..self.size()).filter(|member| *member != self.me);
+        let Some(abroad) = &self.abroad else { return others.collect() };
+        let here = abroad.homes[self.me].0;
+        let asked: Vec<usize> = nodes.iter().copied().filter(|index| *index != here).collect();
+        let are_there = self.nodes_that_are_there(abroad, &asked, sequence, patience);
+        let is_unsure = |index: usize| match asked.iter().position(|asked| *asked == index) {
+            Some(at) => !are_there[at],
+            None => index == here,
+        };
+        others.filter(|member| is_unsure(abroad.homes[*member].0)).collect()
+    }
+
+    /// Which of some nodes say that all of their members have arrived: one word of each, where nobody has contested the
+    /// barrier.
+    fn nodes_that_are_there(&self, abroad: &Abroad, asked: &[usize], sequence: u64, patience: Duration) -> Vec<bool> {
+        let schedule = *abroad.layout.schedule();
+        let block = |index| {
+            let (node, start) = abroad.span.node(index);
+            (node, SpanLayout::new(start, schedule, 0))
+        };
+        let (home, first) = block(0);
+        let is_home_here = home == self.membership.here();
+        let mut places: Vec<Place> = asked
+            .iter()
+            .map(|index| block(*index))
+            .map(|(node, block)| Place { node, at: block.completion() })
+            .collect();
+        if !is_home_here {
+            places.push(Place { node: home, at: first.contest() });
+        }
+        let mut words = self.read_abroad(places, patience);
+        let contest = match is_home_here {
+            true => Some(self.segment().word(first.contest()).load(Ordering::Acquire)),
+            false => words.pop().flatten(),
+        };
+        let is_there = |word: Option<u64>| matches!((word, contest), (Some(word), Some(contest)) if are_all_there(word, contest, sequence));
+        words.into_iter().map(is_there).collect()
     }
 
     /// What each member named at the barrier that has just been passed.

@@ -321,6 +321,7 @@ impl Place {
         let (layout, schedule) = (segment.layout(), self.schedule(exchange));
         let world = formation::make_spanning(segment, &layout, schedule, &members, choice.algorithm)
             .expect("an empty arena holds the world");
+        formation::share(segment, &layout, world.start(), members.len() - 1);
         ranks::open(segment, world.local().start());
     }
 

@@ -6,6 +6,7 @@ use super::Membership;
 use super::watcher::is_stopped;
 use crate::cluster::sentinel::ring;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::coord::burial;
 use crate::coord::reads::Place;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -68,6 +69,15 @@ pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
         _ if is_first => view::raise_alarm(segment),
         _ => {}
     }
+    if end.cause.is_final() {
+        // Also one that was declared failed when it was stopped, and is gone now.
+        burial::bury(segment, &node, |other| other == local || is_dead(segment, other));
+    }
+}
+
+/// Whether a rank of this node does nothing any more, as its node's table says.
+pub(crate) fn is_dead(segment: &Segment, local: usize) -> bool {
+    view::end_of(segment, &segment.layout(), local).is_some_and(|end| end.cause.is_final())
 }
 
 /// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its way.

@@ -18,7 +18,6 @@ pub fn lay_out_at(memory: &impl Memory, start: WordAt, algorithm: Algorithm, par
     let layout = GroupLayout::new(start, parents.len());
     let store = |at, value| memory.word(at).store(value, Ordering::Relaxed);
     store(layout.size_word(), parents.len() as u64);
-    store(layout.references(), parents.len() as u64);
     store(layout.algorithm(), algorithm as u64);
     for (index, parent) in parents.iter().enumerate() {
         store(layout.member(index), MemberWord::new(index, *parent).0);

@@ -326,7 +326,6 @@ fn lay_out(memory: &SimNode, layout: SpanLayout) {
     let algorithm = if size <= FLAT_RANKS { Algorithm::Flat } else { Algorithm::Tree };
     let store = |at, value| memory.word(at).store(value, Ordering::Relaxed);
     store(local.size_word(), size as u64);
-    store(local.references(), size as u64);
     store(local.algorithm(), algorithm as u64);
     for member in 0..size {
         let parent = member.checked_sub(1).map(|before| before / FLAT_RANKS);

@@ -68,8 +68,8 @@ impl GroupLayout {
         self.start.plus(2)
     }
 
-    /// Members that still hold the group.
-    pub const fn references(&self) -> WordAt {
+    /// When this node's members asked last after those that they miss; see [`QuestionWord`].
+    pub const fn question(&self) -> WordAt {
         self.start.plus(3)
     }
 
@@ -179,6 +179,16 @@ impl GroupLayout {
     pub const fn times_last(&self, index: usize) -> WordAt {
         self.cold(index).plus(5)
     }
+
+    /// Cold: since when the others see the member stopped; see [`StoppedWord`]. Not touched by barriers.
+    pub const fn stopped(&self, index: usize) -> WordAt {
+        self.cold(index).plus(7)
+    }
+
+    /// Cold: whether the member holds the block; see [`crate::coord::formation::Hold`]. Not touched by barriers.
+    pub const fn hold(&self, index: usize) -> WordAt {
+        self.cold(index).plus(6)
+    }
 }
 
 /// A member in a group's list.
@@ -209,6 +219,55 @@ impl MemberWord {
     }
 }
 
+/// When a node's members asked last after those that they miss: so that one of them asks for all.
+///
+/// | bits | field |
+/// | --- | --- |
+/// | 0–31 | milliseconds since the clock's origin |
+/// | 32–47 | the how many-th question about the barrier |
+/// | 48–63 | the barrier's sequence, lower half |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuestionWord(pub u64);
+
+impl QuestionWord {
+    /// Question `turn` about a barrier.
+    pub const fn new(sequence: u64, turn: u64, now_ms: u64) -> Self {
+        Self(now_ms & 0xffff_ffff | (turn & 0xffff) << 32 | sequence << 48)
+    }
+
+    /// The next question about a barrier, if nobody has asked for so long; with its number.
+    pub const fn next(self, sequence: u64, now_ms: u64, period_ms: u64) -> Option<(u64, Self)> {
+        if self.0 >> 48 != sequence & 0xffff {
+            return Some((0, Self::new(sequence, 0, now_ms)));
+        }
+        let since_ms = now_ms.wrapping_sub(self.0) & 0xffff_ffff;
+        let turn = (self.0 >> 32 & 0xffff) + 1;
+        if since_ms >= period_ms { Some((turn, Self::new(sequence, turn, now_ms))) } else { None }
+    }
+}
+
+/// Since when the others that wait at a barrier see a member stopped.
+///
+/// | bits | field |
+/// | --- | --- |
+/// | 0–31 | milliseconds since the clock's origin |
+/// | 32–63 | the barrier's sequence, lower 32 bits; 0: none |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoppedWord(pub u64);
+
+impl StoppedWord {
+    /// Seen so while barrier `sequence` is waited for.
+    pub const fn new(sequence: u64, now_ms: u64) -> Self {
+        Self(now_ms & 0xffff_ffff | sequence << 32)
+    }
+
+    /// For how many milliseconds, if it has been seen so while barrier `sequence` was waited for.
+    pub const fn span_ms(self, sequence: u64, now_ms: u64) -> Option<u64> {
+        let is_of_it = self.0 != 0 && self.0 >> 32 == sequence & 0xffff_ffff;
+        if is_of_it { Some(now_ms.wrapping_sub(self.0) & 0xffff_ffff) } else { None }
+    }
+}
+
 /// Hash over the positions in this file, for the layout hash.
 pub const LAYOUT_HASH: u64 = {
     let group = GroupLayout::new(WordAt(0), 3);
@@ -226,6 +285,11 @@ pub const LAYOUT_HASH: u64 = {
             group.sleepers(2).0 as u64,
             group.arrived_at(2, 1).0 as u64,
             group.times_last(2).0 as u64,
+            group.hold(2).0 as u64,
+            group.stopped(2).0 as u64,
+            group.question().0 as u64,
+            QuestionWord::new(1, 1, 1).0,
+            StoppedWord::new(1, 1).0,
             super::word::LAYOUT_HASH,
         ],
     )
@@ -238,7 +302,7 @@ const _: () = {
     assert!(group.arrival(1).0 - group.arrival(0).0 == LINE_WORDS);
     assert!(group.key(2, 1).0 < group.arrival(2).0 + LINE_WORDS);
     assert!(group.sleepers(0).0 == 96 && group.sleepers(1).0 == 104);
-    assert!(group.times_last(2).0 < GroupLayout::words(3) && GroupLayout::words(3) == 128);
+    assert!(group.stopped(2).0 < GroupLayout::words(3) && GroupLayout::words(3) == 128);
 };
 
 #[cfg(test)]
@@ -251,6 +315,23 @@ mod tests {
         let block = GroupLayout::words(128).next_multiple_of(UNIT_WORDS);
         let bytes = NodeLayout::new(128, 64 * block).words() * 8;
         assert!(bytes <= 2 << 20, "{bytes} bytes");
+    }
+
+    #[test]
+    fn one_of_those_who_wait_asks_in_each_period_and_every_barrier_begins_anew() {
+        let (turn, first) = QuestionWord(0).next(5, 1000, 20).expect("nobody has asked");
+        assert_eq!((turn, first.next(5, 1019, 20)), (0, None));
+        assert_eq!(first.next(5, 1020, 20).map(|(turn, _)| turn), Some(1));
+        assert_eq!(first.next(6, 1001, 20).map(|(turn, _)| turn), Some(0));
+        let late = QuestionWord::new(5, 0, (1 << 32) - 10);
+        assert_eq!((late.next(5, 1 << 32, 20), late.next(5, (1 << 32) + 10, 20).is_some()), (None, true));
+    }
+
+    #[test]
+    fn how_long_a_member_is_seen_stopped_is_told_of_one_barrier() {
+        let word = StoppedWord::new(9, (1 << 32) - 5);
+        assert_eq!((word.span_ms(9, (1 << 32) + 5), word.span_ms(10, 1 << 32)), (Some(10), None));
+        assert_eq!(StoppedWord(0).span_ms(0, 7), None);
     }
 
     #[test]

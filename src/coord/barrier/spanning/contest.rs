@@ -125,6 +125,12 @@ impl ContestWord {
     }
 }
 
+/// Whether all members of a node have arrived at a barrier and none of them has taken that back, by the node's completion
+/// word and the group's contest word. `false` where their own words have to tell.
+pub const fn are_all_there(completion: u64, contest: u64, sequence: u64) -> bool {
+    CompletionWord(completion).sequence() >= sequence && ContestWord(contest).sequence() < sequence
+}
+
 /// What a member needs to know of its group to go through a contest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'group> {

@@ -1,0 +1,140 @@
+//! The space of broken groups: what dead ranks held is given back when the survivors have dropped what they held.
+
+mod common;
+
+use std::time::Instant;
+
+use common::children::{Children, Launch, answer, await_line, role};
+use common::ranks::{LIMIT, on_ranks};
+use phalanx::{BarrierError, Group, Job, JobOptions};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Starts as many ranks as the job has.
+fn start(test: &str, ranks: usize) -> Children {
+    let launch = Launch::new(ranks);
+    let mut children = Children::default();
+    for rank in 0..ranks {
+        children.start(launch.rank(test, "rank", rank));
+    }
+    children
+}
+
+fn signal(children: &Children, index: usize, signal: Signal) {
+    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("the child is there");
+}
+
+/// Waits until no more is taken than was. What the dead held is let go by whoever notices, who may be just about to.
+fn await_space(world: &Group, before: usize) {
+    let begun = Instant::now();
+    while world.space().0 != before {
+        assert!(begun.elapsed() < LIMIT, "{} units are taken, not {before}", world.space().0);
+        std::thread::yield_now();
+    }
+}
+
+/// Fails at the group's barriers, and goes on with those who are left.
+fn outlive(group: &Group) -> Group {
+    loop {
+        match group.barrier() {
+            Ok(()) => {}
+            Err(BarrierError::RankFailed { .. }) => return group.shrink(LIMIT).expect("some are left"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The lowest and the highest in turn, so that leaders die as well as others.
+#[test]
+fn processes_that_die_one_after_the_other_leave_no_space_taken() {
+    const TEST: &str = "processes_that_die_one_after_the_other_leave_no_space_taken";
+    const RANKS: usize = 6;
+    const DEATHS: [usize; 4] = [0, 5, 1, 4];
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        let before = world.space().0;
+        world.barrier().expect("all have looked");
+        // Half of the members drop this one before anybody is dead.
+        let early = world.subgroup(&(0..RANKS).collect::<Vec<_>>(), LIMIT).expect("a group");
+        let early = (job.rank() % 2 == 1).then_some(early);
+        let mut group = world.split(0, 0).expect("a group");
+        answer("ready");
+        for _ in DEATHS {
+            group = outlive(&group);
+            answer(format!("{:?}", group.ranks()));
+        }
+        drop((group, early));
+        await_space(world, before);
+        return answer("nothing is left");
+    }
+    let mut children = start(TEST, RANKS);
+    let mut alive: Vec<usize> = (0..RANKS).collect();
+    alive.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "ready"));
+    for dead in DEATHS {
+        children.kill(dead);
+        alive.retain(|rank| *rank != dead);
+        alive.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), format!("{alive:?}")));
+    }
+    alive.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "nothing is left"));
+}
+
+/// Threads drop their groups when they panic or leave, but what they have not taken by then is not theirs to drop.
+#[test]
+fn threads_that_end_one_after_the_other_leave_no_space_taken() {
+    const RANKS: usize = 6;
+    on_ranks(RANKS, &JobOptions::new(), |job| {
+        let rank = job.rank();
+        job.world().barrier().expect("all are there");
+        let before = job.world().space().0;
+        job.world().barrier().expect("all have looked");
+        let mut group = job.world().split(0, 0).expect("a group");
+        // Rank 1 never takes this one.
+        let early = (rank == 0 || rank == 2).then(|| job.world().subgroup(&[0, 1, 2], LIMIT).expect("a group"));
+        job.world().barrier().expect("all have what they want");
+        for last in 1..RANKS - 1 {
+            if rank == last && rank % 2 == 0 {
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                    let _held = (job, group, early);
+                    panic!("on purpose");
+                }));
+                return drop(ended);
+            }
+            if rank == last {
+                return;
+            }
+            group = outlive(&group);
+        }
+        drop((group, early));
+        await_space(job.world(), before);
+    });
+}
+
+/// A stopped rank may come back and write into its line: what it holds stays until it is dead.
+#[test]
+fn what_a_stopped_rank_holds_is_kept_until_it_is_dead() {
+    const TEST: &str = "what_a_stopped_rank_holds_is_kept_until_it_is_dead";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        let before = world.space().0;
+        world.barrier().expect("all have looked");
+        let group = world.split(0, 0).expect("a group");
+        answer("ready");
+        await_line();
+        let rest = outlive(&group);
+        drop((group, rest));
+        answer(world.space().0 > before);
+        await_space(world, before);
+        return answer("nothing is left");
+    }
+    let mut children = start(TEST, 3);
+    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    signal(&children, 0, Signal::STOP);
+    [1, 2].iter().for_each(|rank| children.say(*rank, "go on"));
+    [1, 2].iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "true"));
+    children.kill(0);
+    [1, 2].iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "nothing is left"));
+}
