@@ -9,7 +9,7 @@ use std::time::Duration;
 use phalanx::FailureCause;
 use phalanx::cluster::sentinel::Surroundings;
 use phalanx::cluster::view::{self, Obituary, Unit};
-use phalanx::fabric::node::header;
+use phalanx::fabric::node::{NodeLayout, header};
 use phalanx::fabric::sim::{SimFabric, SimNode};
 use phalanx::fabric::{AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, Topology};
 use phalanx::sync::Ordering;
@@ -113,6 +113,8 @@ impl Fabric for Gate<'_> {
 
 /// A rank's surroundings.
 pub struct Place<'run> {
+    pub memory: &'run SimNode,
+    pub layout: NodeLayout,
     pub nature: &'run RefCell<Nature>,
     pub topology: &'run Topology,
     pub rank: usize,
@@ -159,7 +161,11 @@ impl Surroundings for Place<'_> {
             && node != self.here()
             && lost.cause != FailureCause::Left
         {
-            self.nature.borrow_mut().excluded.insert((self.here(), node));
+            let is_news = self.nature.borrow_mut().excluded.insert((self.here(), node));
+            let open = 1..=view::epoch(self.memory, &self.layout);
+            let mut told = open.filter_map(|epoch| view::obituary(self.memory, &self.layout, epoch));
+            let is_told = told.any(|told| told.unit == lost.unit);
+            assert!(!is_news || !is_told, "the ranks of node {} know of {lost:?} before it is shut out", self.here());
         }
     }
 
