@@ -23,7 +23,8 @@
 #   SOFT_ROCE_GUEST      0 or 1, which machine it is on
 #   SOFT_ROCE_ADDRESS    its own address      SOFT_ROCE_PEER  the other machine's (`run`: its own)
 #   SOFT_ROCE_EXCHANGE   a folder that both machines and the host see, and both may write to. Making a file `kill-0` or
-#                        `kill-1` in it kills that machine at once, without a goodbye.
+#                        `kill-1` in it kills that machine at once, without a goodbye; `pause-0` has it stand still until
+#                        there is a `resume-0`.
 #
 # A file of the exchange folder is there for all when it has been renamed into place. With SOFT_ROCE_KEEP set to a
 # folder of the host, that is the exchange folder, and stays.
@@ -244,7 +245,15 @@ kill_guests() {
     rm -rf "$scratch"
 }
 
-# Waits until all machines are off, killing those that are to be killed.
+# heed_wish FILE SIGNAL MACHINE: once for each such file.
+heed_wish() {
+    if [ -e "$exchange/$1" ] && is_up "$3"; then
+        rm -f "$exchange/$1"
+        kill -"$2" "${pids[$3]}"
+    fi
+}
+
+# Waits until all machines are off, killing or stopping those that are to be.
 attend_guests() {
     local deadline=$((SECONDS + timeout_s)) guest killed=() status=0 own
     while is_up 0 || is_up 1; do
@@ -255,6 +264,8 @@ attend_guests() {
                 killed[guest]=yes
                 echo "soft-roce: machine $guest is killed"
             fi
+            heed_wish "pause-$guest" STOP "$guest"
+            heed_wish "resume-$guest" CONT "$guest"
         done
         if [ "$SECONDS" -ge "$deadline" ]; then
             echo "soft-roce: not done after $timeout_s s, ended"
@@ -317,7 +328,7 @@ exchange=${SOFT_ROCE_KEEP:-$scratch/exchange}
 mkdir -p "$exchange"
 exchange=$(realpath "$exchange")
 # What an earlier run has left in a folder that stays.
-rm -f "$exchange"/.status-? "$exchange"/kill-?
+rm -f "$exchange"/.status-? "$exchange"/kill-? "$exchange"/pause-? "$exchange"/resume-?
 
 if [ $machines = 1 ] && [ $in_guests = no ] && host_can; then
     install_missing "$host_needs"

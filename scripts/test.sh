@@ -226,6 +226,8 @@ rdma() {
     step 'hwtests, build' cargo build --locked --release -p phalanx-hwtests
     step 'rdma: contract, two devices' scripts/soft-roce.sh run --devices 2 -- "$hwtests" check --require rdma
     step 'rdma: two machines, one killed' scripts/soft-roce.sh pair -- "$hwtests" pair --require rdma
+    # With a long time-out: what is looked at is that all have their errors, and that who comes back finds itself excluded.
+    step 'rdma: a machine of a job lost' scripts/soft-roce.sh pair -- "$hwtests" lost --faults 3 --timeout-ms 2000 --require rdma
     step 'rdma: jobs across nodes' rdma_job
     step 'rdma: latencies' scripts/soft-roce.sh run -- scripts/rdma-latency.sh "$hwtests"
     step "verbs' declarations" scripts/check-layout.sh

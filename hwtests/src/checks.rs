@@ -6,7 +6,7 @@ use phalanx::fabric::rdma::{AtomicCapability, Offer, RdmaError, RdmaOptions};
 use phalanx::fabric::{AtomicScope, BATCH_REQUESTS, Fabric, FabricKind, OperationError, PostError, Request};
 use phalanx::testing::conformance::{checks, checks_with_threads};
 
-use crate::end::{End, options};
+use crate::end::{End, PATIENCE, options};
 use crate::peer::Peer;
 use crate::report::Report;
 use crate::rig::RdmaRig;
@@ -55,6 +55,7 @@ fn own_checks() -> Vec<OwnCheck> {
         false a_flood_of_writes_is_refused_and_never_lost
         true more_atomics_than_the_adapter_takes_are_held_back
         false a_prepared_write_outlives_its_connection
+        false nothing_comes_in_once_a_connection_has_been_ended
         false a_process_is_served_without_being_reached
         false atomics_are_refused_where_there_are_none
         false a_connection_costs_at_most_64_kib
@@ -241,6 +242,28 @@ fn a_prepared_write_outlives_its_connection(device: &str) {
     assert_eq!(other.load(5), 500);
     let beyond = phalanx::fabric::WordAt(end.fabric.words_of(1));
     assert!(matches!(end.fabric.prepare(1, beyond), Err(PostError::Invalid { node: 1, .. })));
+}
+
+/// Whoever is given up may be in the midst of writing, or be stopped there and come back.
+fn nothing_comes_in_once_a_connection_has_been_ended(device: &str) {
+    for is_stopped in [false, true] {
+        let (end, mut peer) = with_peer(device, "flood");
+        let limit = Instant::now() + PATIENCE;
+        while end.load(0) < 100 {
+            assert!(Instant::now() < limit, "only {} writes have come", end.load(0));
+        }
+        if is_stopped {
+            peer.signal("STOP");
+        }
+        end.fabric.disconnect(1, "it has been declared failed");
+        let seen = end.load(0);
+        if is_stopped {
+            peer.signal("CONT");
+        }
+        let posted: u64 = peer.channel.receive().parse().expect("a number");
+        assert!(posted > seen, "the last of {posted} writes has come, too");
+        assert_eq!(end.load(0), seen, "of {posted} writes some have come late");
+    }
 }
 
 fn a_process_is_served_without_being_reached(device: &str) {

@@ -7,6 +7,7 @@
 //! scripts/soft-roce.sh run  -- target/release/phalanx-hwtests check --require rdma
 //! scripts/soft-roce.sh run  -- target/release/phalanx-hwtests latency
 //! scripts/soft-roce.sh pair -- target/release/phalanx-hwtests pair
+//! scripts/soft-roce.sh pair -- target/release/phalanx-hwtests lost
 //! ```
 //!
 //! Without a device it prints `not run: …` and succeeds, unless `--require rdma` says that there must be one.
@@ -15,12 +16,14 @@ mod channel;
 mod checks;
 mod end;
 mod latency;
+mod lost;
 mod pair;
 mod peer;
 mod report;
 mod rig;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use phalanx::fabric::rdma::{RdmaError, devices};
@@ -60,6 +63,24 @@ enum Command {
     },
     /// Two machines, of which one is killed: under `scripts/soft-roce.sh pair`.
     Pair,
+    /// How soon survivors know that a machine of their job is lost: under `scripts/soft-roce.sh pair`.
+    Lost {
+        /// How it is lost.
+        #[arg(long, value_enum, default_value_t = lost::How::Pause)]
+        how: lost::How,
+        /// How often, if it is paused.
+        #[arg(long, default_value_t = 20)]
+        faults: usize,
+        /// The failure time-out in milliseconds.
+        #[arg(long, default_value_t = 500)]
+        timeout_ms: u64,
+    },
+    /// A rank of a job of which a machine is lost.
+    #[command(hide = true)]
+    Rank {
+        /// The failure time-out in milliseconds.
+        timeout_ms: u64,
+    },
     /// The other process of a check or a measurement.
     #[command(hide = true)]
     Peer {
@@ -74,6 +95,10 @@ fn main() -> ExitCode {
         peer::run(role, arguments.device.as_deref());
         return ExitCode::SUCCESS;
     }
+    if let Some(Command::Rank { timeout_ms }) = arguments.command {
+        lost::rank(Duration::from_millis(timeout_ms));
+        return ExitCode::SUCCESS;
+    }
     let names = match active_devices(arguments.device.as_deref()) {
         Ok(names) => names,
         Err(why) => return not_run(&why, arguments.require),
@@ -82,7 +107,11 @@ fn main() -> ExitCode {
         Command::Check { only } => checks::run(&names, &only),
         Command::Latency { iterations } => latency::run(&names[0], iterations),
         Command::Pair => pair::run(&names[0]),
-        Command::Peer { .. } => unreachable!("handled above"),
+        Command::Lost { how, faults, timeout_ms } => {
+            let faults = if how == lost::How::Kill { 1 } else { faults.max(1) };
+            lost::run(lost::Request { how, faults, timeout: Duration::from_millis(timeout_ms) })
+        }
+        Command::Peer { .. } | Command::Rank { .. } => unreachable!("handled above"),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,6 +8,9 @@ use crate::channel::Channel;
 use crate::end::End;
 use crate::latency;
 
+/// Writes of a flood, should it not be stopped.
+const FLOOD: u64 = 50_000;
+
 /// A peer process, killed when dropped.
 pub struct Peer {
     child: Child,
@@ -22,6 +25,13 @@ impl Peer {
         let mut child = command.spawn().expect("a process");
         let (output, input) = (child.stdout.take().expect("a pipe"), child.stdin.take().expect("a pipe"));
         Self { child, channel: Channel::new(output, input) }
+    }
+
+    /// Sends it a signal: "STOP", "CONT".
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot send {name} to {pid}");
     }
 
     /// `kill -9`, and waits until nothing of it is left.
@@ -46,11 +56,19 @@ pub fn run(role: &str, device: Option<&str>) {
         // Does nothing: the adapter alone serves what comes.
         "serve" => {}
         "add" => add(&end, &mut channel),
+        "flood" => flood(&end, &mut channel),
         "echo" => latency::echo(&end, &mut channel),
         other => panic!("no role {other}"),
     }
     // Until the first process closes the pipe.
     while !channel.receive().is_empty() {}
+}
+
+/// Writes numbers into node 0's first word, one after the other, until it is let in no more; tells the last.
+fn flood(end: &End, channel: &mut Channel) {
+    let write = |value| end.post(0, &[Request::Write { at: End::at(0), value }]);
+    let last = (1..=FLOOD).take_while(|value| write(*value).is_ok()).last();
+    channel.send(&last.unwrap_or(0).to_string());
 }
 
 /// Adds to node 0's first word as often as it is told to.

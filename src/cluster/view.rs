@@ -179,19 +179,40 @@ pub fn obituary(memory: &impl Memory, node: &NodeLayout, epoch: u64) -> Option<O
     Obituary::unpack(memory.word(node.epoch(epoch).decided()).load(Ordering::Acquire))
 }
 
-/// The last epoch up to which all are known here.
+/// The last epoch that this node's ranks may go by.
+///
+/// In a job of several nodes other nodes write the log, and the agent of this one drops its connections to the lost before
+/// it lets its ranks know ([`open_to`]): nothing that comes late from there takes effect behind their backs.
 pub fn epoch(memory: &impl Memory, node: &NodeLayout) -> u64 {
-    let known = memory.word(header::EPOCH);
-    let before = known.load(Ordering::Acquire);
-    let mut last = before;
+    match node.nodes() {
+        1 => {
+            let last = logged(memory, node);
+            memory.word(header::EPOCH).fetch_max(last, Ordering::AcqRel);
+            last
+        }
+        // SYNC POINT: open epoch. Acquire pairs with `open_to`: what the agent did before is done.
+        _ => memory.word(header::EPOCH).load(Ordering::Acquire),
+    }
+}
+
+/// The last epoch up to which all are in this node's log, whether its ranks may go by them yet or not.
+pub fn logged(memory: &impl Memory, node: &NodeLayout) -> u64 {
+    let mut last = memory.word(header::EPOCH).load(Ordering::Acquire);
     while obituary(memory, node, last + 1).is_some() {
         last += 1;
     }
-    if last > before {
-        // Relaxed would do: what it stands for is read with acquire ordering.
-        known.fetch_max(last, Ordering::AcqRel);
-    }
     last
+}
+
+/// Lets this node's ranks go by the log up to `epoch`, and raises their alarm if that is news: the agent has shut out whom
+/// it has lost. Whether it is news.
+pub fn open_to(memory: &impl Memory, epoch: u64) -> bool {
+    // SYNC POINT: open epoch. Release: whoever goes by it sees nothing come from the lost any more.
+    let is_news = memory.word(header::EPOCH).fetch_max(epoch, Ordering::AcqRel) < epoch;
+    if is_news {
+        raise_alarm(memory);
+    }
+    is_news
 }
 
 /// Appends to the log of a job of one node, unless the unit is in it already; gives its epoch.
@@ -203,7 +224,10 @@ pub fn append(memory: &impl Memory, node: &NodeLayout, obituary: Obituary) -> u6
             // SYNC POINT: view log. Release: who reads it sees what this rank saw; acquire: of another's entry.
             match word.compare_exchange(0, u64::from(obituary.pack()), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
-                    raise_alarm(memory);
+                    // Who has read it meanwhile has raised no alarm.
+                    if !open_to(memory, epoch) {
+                        raise_alarm(memory);
+                    }
                     return epoch;
                 }
                 Err(found) => seen = found,
@@ -216,15 +240,11 @@ pub fn append(memory: &impl Memory, node: &NodeLayout, obituary: Obituary) -> u6
     unreachable!("each unit is in the log once, and there is room for all")
 }
 
-/// Notes what has been decided for an epoch. Whether it is news here.
+/// Notes what has been decided for an epoch; this node's ranks are told by [`open_to`]. Whether it is news here.
 pub fn learn(memory: &impl Memory, node: &NodeLayout, epoch: u64, decided: Obituary) -> bool {
     let word = memory.word(node.epoch(epoch).decided());
     // SYNC POINT: view log. Whoever else writes it writes the same.
-    let is_news = word.swap(u64::from(decided.pack()), Ordering::AcqRel) == 0;
-    if is_news {
-        raise_alarm(memory);
-    }
-    is_news
+    word.swap(u64::from(decided.pack()), Ordering::AcqRel) == 0
 }
 
 /// Notes in its node's table how a rank has ended; the first word stands. Whether this was the first.
@@ -354,15 +374,21 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_counts_only_when_all_before_it_are_known() {
+    fn an_epoch_counts_only_when_all_before_it_are_known_and_ranks_go_by_it_when_it_is_open() {
         let node = NodeLayout::new(2, 1).in_job(4, 2);
         let memory = SimNode::new(node.words());
         let gone = Obituary { unit: Unit::Node(1), cause: FailureCause::Gone };
         let left = Obituary { unit: Unit::Rank(1), cause: FailureCause::Left };
         assert!(learn(&memory, &node, 2, gone));
-        assert_eq!(epoch(&memory, &node), 0);
+        assert_eq!(logged(&memory, &node), 0);
         assert!(learn(&memory, &node, 1, left) && !learn(&memory, &node, 1, left));
-        assert_eq!(epoch(&memory, &node), 2);
+        assert_eq!((logged(&memory, &node), epoch(&memory, &node)), (2, 0));
+        let alarm = || memory.word(header::ALARM).load(Ordering::Relaxed);
+        assert_eq!(alarm(), 0, "nobody is told yet");
+        assert!(open_to(&memory, 1) && !open_to(&memory, 1));
+        assert_eq!((epoch(&memory, &node), alarm()), (1, 1));
+        assert!(open_to(&memory, 2));
+        assert_eq!((epoch(&memory, &node), alarm()), (2, 2));
     }
 
     #[test]

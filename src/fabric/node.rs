@@ -66,7 +66,7 @@ pub mod header {
     /// Grows whenever those who wait must look at something: a rank has failed or left. Ranks that park sleep on it,
     /// too.
     pub const ALARM: WordAt = WordAt(32);
-    /// The last epoch that is known here. Only grows.
+    /// The last epoch that is open to this node's ranks: whom it has lost is shut out. Only grows.
     pub const EPOCH: WordAt = WordAt(33);
     /// 1 once other nodes have refused this one as declared failed.
     pub const EXCLUDED: WordAt = WordAt(34);

@@ -122,6 +122,7 @@ impl Group {
     /// Takes in the epochs that are new. The alarm is not heeded by that: whoever waits has still to see what it means.
     fn read_log(&self, failures: &mut Failures) {
         let (segment, node) = (self.segment(), self.segment().layout());
+        self.membership.open_log();
         let last = view::epoch(segment, &node);
         for epoch in failures.epoch + 1..=last {
             let Some(obituary) = view::obituary(segment, &node, epoch) else { break };

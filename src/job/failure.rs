@@ -130,6 +130,24 @@ impl Membership {
         }
     }
 
+    /// If this process speaks for its node: drops its connections to whoever the log has lost, and then lets the node's
+    /// ranks go by it. Its sentinel does so, too; whoever waits here need not wait for that thread.
+    pub fn open_log(&self) {
+        let Some(network) = &self.network else { return };
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let (open, logged) = (view::epoch(segment, &node), view::logged(segment, &node));
+        // One that has been given up by its own node may still believe that it speaks for it.
+        let has_ended = view::end_of(segment, &node, self.local_of(self.rank)).is_some();
+        if open == logged || has_ended || !network.is_agent() {
+            return;
+        }
+        let lost = (open + 1..=logged).filter_map(|epoch| view::obituary(segment, &node, epoch));
+        lost.for_each(|lost| shut_out(network, self.here(), lost));
+        if view::open_to(segment, logged) {
+            network.rouse();
+        }
+    }
+
     /// Tells the agent of a rank's node that somebody waits for that rank.
     pub fn ask_after(&self, rank: usize) {
         let (home, local) = (self.node_of(rank), self.local_of(rank));

@@ -5,6 +5,7 @@
 //! - all nodes that know an epoch know the same, and it never changes;
 //! - nobody is declared failed without a reason, and in calm nobody is at all, nor who has left before anybody missed it;
 //! - every surviving node learns of every failure, within a bound, where enough nodes are left to agree;
+//! - no rank goes by an epoch before its node has shut out whom that has lost;
 //! - a minority decides nothing; what it doubts ends with the partition, unless it was excluded meanwhile;
 //! - every wait at a barrier ends, and nobody passes one that a member had not reached.
 //!

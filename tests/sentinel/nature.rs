@@ -121,6 +121,7 @@ impl Fabric for Gate<'_> {
 
 /// A rank's surroundings.
 pub struct Place<'run> {
+    pub memory: &'run SimNode,
     pub nature: &'run RefCell<Nature>,
     pub topology: &'run Topology,
     pub layouts: &'run [NodeLayout],
@@ -180,9 +181,15 @@ impl Surroundings for Place<'_> {
             && lost.cause != FailureCause::Left
         {
             let mut nature = self.nature.borrow_mut();
-            if nature.excluded.insert((self.here(), node)) {
-                nature.newly_excluded.push((self.here(), node));
+            if !nature.excluded.insert((self.here(), node)) {
+                return;
             }
+            nature.newly_excluded.push((self.here(), node));
+            let layout = self.layout();
+            let open = 1..=view::epoch(self.memory, &layout);
+            let mut told = open.filter_map(|epoch| view::obituary(self.memory, &layout, epoch));
+            let is_told = told.any(|told| told.unit == lost.unit);
+            assert!(!is_told, "the ranks of node {} know of {lost:?} before it is shut out", self.here());
         }
     }
 

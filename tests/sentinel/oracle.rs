@@ -5,11 +5,26 @@ use phalanx::FailureCause;
 use phalanx::cluster::sentinel::ring;
 use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::fabric::Memory;
-use phalanx::fabric::node::header;
+use phalanx::fabric::node::{NodeLayout, header};
+use phalanx::fabric::sim::SimNode;
 use phalanx::sync::Ordering;
 
 use crate::actor::{Leaving, Stand};
+use crate::nature::Nature;
 use crate::run::Run;
+
+/// No rank goes by an epoch as long as something may come in from whom it has lost.
+pub fn check_told(memory: &SimNode, layout: &NodeLayout, here: usize, nature: &Nature) {
+    for epoch in 1..=view::epoch(memory, layout) {
+        if let Some(Obituary { unit: Unit::Node(lost), cause }) = view::obituary(memory, layout, epoch)
+            && cause != FailureCause::Left
+            && lost != here
+        {
+            let is_shut_out = nature.excluded.contains(&(here, lost));
+            assert!(is_shut_out, "the ranks of node {here} go by the loss of node {lost}, which is not shut out");
+        }
+    }
+}
 
 impl Run {
     /// All know the same: what is new on each node since the last slice of time.

@@ -19,6 +19,7 @@ use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, World};
 
 use crate::actor::{Actor, Leaving, Meeting, Stand, Table};
 use crate::nature::{Gate, Nature, Place, Trouble};
+use crate::oracle::check_told;
 
 pub const MS: u64 = 1_000_000;
 /// Faults happen at the ends of such slices of time only.
@@ -309,6 +310,7 @@ impl Run {
         let Self { world, topology, layouts, nature, actors, arrived, rounds, random, known, alarms, .. } = self;
         world.run_until(end, |node, memory, fabric| {
             let now = fabric.now_ns();
+            check_told(memory, &layouts[node], node, &nature.borrow());
             let gate = Gate { fabric, memory, nature };
             let mut next = u64::MAX;
             for rank in topology.ranks_of(node) {
@@ -316,7 +318,7 @@ impl Run {
                 if actor.is_dead || nature.borrow().stopped.contains(rank) {
                     continue;
                 }
-                let place = Place { nature, topology, layouts, rank: *rank, now };
+                let place = Place { memory, nature, topology, layouts, rank: *rank, now };
                 let leaves = actor.leave(&gate, &place, now);
                 if matches!(actor.leaving, Leaving::Ends | Leaving::Left) {
                     next = next.min(leaves);

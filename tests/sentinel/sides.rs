@@ -1,7 +1,9 @@
 //! Partitions that last: what those may decide who are many, and those who are few or just half.
 
 use phalanx::cluster::view::Unit;
+use phalanx::fabric::Memory;
 use phalanx::fabric::sim::Seeded;
+use phalanx::sync::Ordering;
 
 use crate::actor::Stand;
 use crate::common::seeds::for_each_seed;
@@ -68,5 +70,23 @@ fn halves_doubt_each_other_until_the_partition_ends() {
         assert!(
             run.actors.iter().all(|actor| actor.meeting.as_ref().is_some_and(|meeting| meeting.stand == Stand::Done))
         );
+    });
+}
+
+/// Ranks ask after those whom they miss, and are heard while the loss of these is being decided: nobody doubts, because
+/// enough answer.
+#[test]
+fn a_majority_doubts_nobody_however_often_it_is_asked() {
+    for_each_seed("sentinel", "a_majority_doubts_nobody_however_often_it_is_asked", seeds(6), |seed| {
+        let mut run = Run::of_counts(seed, vec![1; 3], 0, 0);
+        run.at(250, Trouble::Silent(2));
+        for ms in 250..600 {
+            run.go(ms * MS);
+            for node in [0, 1] {
+                run.world.memory(node).word(run.layouts[node].missed(2)).fetch_add(1, Ordering::Relaxed);
+                assert_eq!(run.doubts(node), [0_usize; 0], "node {node} doubts after {ms} ms");
+            }
+        }
+        assert!(run.has_failed(Unit::Node(2)));
     });
 }

@@ -101,18 +101,24 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
     let job = Job::from_env_with(&task.options()?)?;
     let rank = job.rank();
     job.world().barrier()?;
-    say(rank, Event::Ready);
     match &task.role {
-        Role::Waits { idle } if idle.contains(&rank) => drop(wishes.recv()),
-        Role::Waits { .. } => {
-            wait(job.world());
+        Role::Waits { idle } => {
+            say(rank, Event::Ready);
+            if !idle.contains(&rank) {
+                wait(job.world());
+            }
             let _ = wishes.recv();
         }
         Role::Calm { seed } => crate::failure::calm::pass_barriers(job.world(), *seed, &wishes),
         Role::Meets { records, seed } => {
             let path = records_of(records, rank);
             let random = Seeded::new(seed.wrapping_add(rank as u64));
-            let meet = || Meeting { rank, log: Log::create(&path)?, random, wishes }.run(&job);
+            let meet = || {
+                let log = Log::create(&path)?;
+                // It may be killed from here on, and its records are looked for.
+                say(rank, Event::Ready);
+                Meeting { rank, log, random, wishes }.run(&job)
+            };
             meet().map_err(|source| SamplesError::File { path: path.clone(), source })?;
         }
     }

@@ -308,11 +308,15 @@ impl Sentinel {
     /// Takes in the epochs that are new here.
     fn act_on_epochs<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let node = self.post.layout();
-        let last = view::epoch(site.memory, &node);
+        let last = view::logged(site.memory, &node);
         while self.seen < last {
             let Some(obituary) = view::obituary(site.memory, &node, self.seen + 1) else { return };
             self.seen += 1;
+            // No rank of this node is told before the connections are dropped.
             site.surroundings.shut_out(obituary);
+            if view::open_to(site.memory, self.seen) {
+                site.surroundings.rouse();
+            }
             match obituary {
                 Obituary { unit: Unit::Node(lost), .. } if lost == self.post.here() => self.is_lost = true,
                 Obituary { unit: Unit::Node(lost), cause: FailureCause::Gone | FailureCause::Left } => {
@@ -503,11 +507,8 @@ impl Sentinel {
         let Some(obituary) = Obituary::unpack(u64::from(decision.value)) else { return };
         self.failing_since = None;
         self.tell_the_lost(site, obituary);
-        // Nobody of this node is told before the connections are dropped.
-        site.surroundings.shut_out(obituary);
-        // This node's acceptor word holds the value, so a plain store may tell its ranks.
+        // This node's acceptor word holds the value, so a plain store will do.
         view::learn(site.memory, &self.post.layout(), epoch, obituary);
-        site.surroundings.rouse();
         self.act_on_epochs(site);
         if !self.is_lost {
             self.messenger.announce(&self.post, &self.gone, site, epoch, decision);

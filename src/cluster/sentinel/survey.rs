@@ -23,6 +23,9 @@ pub(super) struct Survey {
     /// Since when each node has not answered.
     since: Vec<Duration>,
     doubtful: Vec<bool>,
+    /// Whether so many are doubtful, or were, that nothing can be decided. Until then nobody is told of a doubt: answers may
+    /// be on their way.
+    is_stuck: bool,
 }
 
 impl Survey {
@@ -42,9 +45,9 @@ impl Survey {
         answered
     }
 
-    /// Whether any node is doubted, so that nothing can be decided.
+    /// Whether nodes are doubted, so that nothing can be decided.
     pub fn has_doubts(&self) -> bool {
-        self.doubtful.contains(&true)
+        self.is_stuck
     }
 
     pub fn abandon(&mut self, fabric: &impl Fabric) {
@@ -59,15 +62,42 @@ impl Sentinel {
         site: &Site<'_, M, F, S>,
         doubtful: &[usize],
     ) {
+        self.ask_all(site, doubtful, true);
+    }
+
+    /// Asks all nodes whether they are there.
+    fn ask_all<M: Memory, F: Fabric, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        doubtful: &[usize],
+        is_stuck: bool,
+    ) {
         if let Some(mut earlier) = self.survey.take() {
             earlier.abandon(site.fabric);
         }
         let nodes = self.post.nodes();
-        let doubtful = (0..nodes).map(|node| doubtful.contains(&node)).collect();
-        let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful };
+        let doubtful: Vec<bool> = (0..nodes).map(|node| doubtful.contains(&node)).collect();
+        let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful, is_stuck };
         survey.turn(site.fabric, self.post.here());
-        self.set_doubts(site, &self.with_accused(&survey.doubtful));
+        self.show_doubts(site, &survey);
         self.survey = Some(survey);
+    }
+
+    /// How many answers are needed to decide anything.
+    fn needed(&self) -> usize {
+        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
+        (self.post.nodes() / 2 + 1).min(living)
+    }
+
+    fn leaves_no_quorum(&self, doubtful: &[bool]) -> bool {
+        let may_answer = |node: &usize| !self.gone[*node] && !doubtful[*node];
+        (0..self.post.nodes()).filter(may_answer).count() < self.needed()
+    }
+
+    fn show_doubts<M: Memory, F: Fabric, S: Surroundings>(&self, site: &Site<'_, M, F, S>, survey: &Survey) {
+        if survey.is_stuck {
+            self.set_doubts(site, &self.with_accused(&survey.doubtful));
+        }
     }
 
     /// Those whose failure this node knows of are as much in doubt as those that do not answer: nobody can decide it.
@@ -95,11 +125,10 @@ impl Sentinel {
             let is_doubtful = survey.doubtful[node] || self.is_doubtful(node, survey.since[node], site.now);
             survey.doubtful[node] = is_doubtful && !has_answered && !self.gone[node];
         }
-        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
-        let needed = (self.post.nodes() / 2 + 1).min(living);
         let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
-        if votes < needed {
-            self.set_doubts(site, &self.with_accused(&survey.doubtful));
+        if votes < self.needed() {
+            survey.is_stuck |= self.leaves_no_quorum(&survey.doubtful);
+            self.show_doubts(site, &survey);
             self.spread_doubts(site.fabric, &survey.doubtful, &answered);
             self.survey = Some(survey);
             return;
@@ -131,7 +160,7 @@ impl Sentinel {
         let count = |node| site.memory.word(layout.missed(node)).load(Ordering::Relaxed);
         let rumours = (0..self.post.nodes()).filter(is_open).map(count).fold(0, u64::wrapping_add);
         if std::mem::replace(&mut self.rumours, rumours) < rumours && self.survey.is_none() {
-            self.begin_survey(site, &[]);
+            self.ask_all(site, &[], false);
         }
     }
 
