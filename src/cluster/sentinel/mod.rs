@@ -44,6 +44,7 @@ use std::time::Duration;
 use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
+pub use self::watching::has_left;
 use super::agreement::{Agreement, AgreementError, Decision, Proposal, Slot};
 use super::detector::HeartbeatWord;
 use super::view::{self, FailureCause, Obituary, Unit};
