@@ -22,12 +22,14 @@ use common::conduct::{Conduct, Mood, any_contribution, expected};
 use common::seeds::for_each_seed;
 use common::wires::Wires;
 use phalanx::ExchangePattern;
-use phalanx::coord::barrier::spanning::layout::SpanLayout;
+use phalanx::coord::barrier::spanning::layout::{ExchangeWord, SpanLayout};
 use phalanx::coord::barrier::spanning::{Schedule, Settled, Span, SpanNode, Spanning};
-use phalanx::coord::barrier::{Algorithm, Outcome, Withdrawal};
+use phalanx::coord::barrier::{Algorithm, Contribution, Operation, Outcome, Withdrawal};
 use phalanx::coord::formation::{self, Member};
+use phalanx::fabric::Memory;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
+use phalanx::sync::Ordering;
 
 /// What an epoch declares failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -405,7 +407,7 @@ fn any_weather(rounds: u64, random: &mut Seeded) -> Weather {
         unrest: [0, 5, 25][random.below(3)],
         faults: [0, 10, 50][random.below(3)],
         failures: 1 + random.below(4),
-        pace: [10, 50, 200, 1000][random.below(4)],
+        pace: [5, 20, 100, 1000][random.below(4)],
     }
 }
 
@@ -430,4 +432,119 @@ fn survivors_pass_together_on_fresh_seeds() {
         let weather = any_weather(12, &mut random);
         one_group(&counts, weather, &mut random);
     });
+}
+
+/// Three nodes of one member each, and what the first, which all tell and which tells all, has passed: the others wait for
+/// its word, which is lost.
+struct Three {
+    net: Wires,
+    members: Vec<Spanning>,
+}
+
+impl Three {
+    fn new(contribution: Contribution) -> Self {
+        let schedule = Schedule::new(3, ExchangePattern::Star);
+        let layout = NodeLayout::new(1, formation::units_spanning(&schedule, 1) * UNIT_WORDS);
+        let nodes: Vec<SimNode> = (0..3).map(|_| SimNode::new(layout.words())).collect();
+        let member = [Member { rank: 0, local: 0 }];
+        let make =
+            |memory| formation::make_spanning(memory, &layout, schedule, &member, Algorithm::Flat).expect("space");
+        let layouts: Vec<SpanLayout> = nodes.iter().map(make).collect();
+        let span = Span::All { nodes: 3, start: layouts[0].start(), members: 1 };
+        let net = Wires::new(nodes, 3, 0, 1);
+        let members =
+            (0..3).map(|node| Spanning::new(&net.nodes[node], layouts[node], span.clone(), node, 0)).collect();
+        let mut three = Self { net, members };
+        for node in [1, 2, 0] {
+            three.members[node].arrive(&three.net.nodes[node], contribution, None);
+            let polled = three.members[node].poll(&three.net.nodes[node], &three.net.of(node, node));
+            assert_eq!(polled.is_ready(), node == 0, "only the first has heard of all");
+            if node > 0 {
+                three.net.settle();
+            }
+        }
+        (1..3).for_each(|node| three.net.break_off(0, node));
+        three
+    }
+
+    fn settle(&mut self, node: usize, epoch: u64, survivors: &[usize]) -> Poll<Settled> {
+        let (memory, fabric) = (&self.net.nodes[node], self.net.of(node, node));
+        self.members[node].settle(memory, &fabric, epoch, |index| survivors.contains(&index))
+    }
+
+    /// With as many answers as it takes.
+    fn settle_fully(&mut self, node: usize, epoch: u64, survivors: &[usize]) -> Settled {
+        for _ in 0..20 {
+            if let Poll::Ready(settled) = self.settle(node, epoch, survivors) {
+                return settled;
+            }
+            self.net.settle();
+        }
+        panic!("node {node} never settles");
+    }
+
+    fn lose(&mut self, node: usize) {
+        (0..3).for_each(|other| self.net.cut(other, node));
+        (0..3).for_each(|other| self.net.cut(node, other));
+    }
+}
+
+const MAX_OF_7: Contribution = Contribution { operation: Operation::Max, value: 7 };
+
+#[test]
+fn what_one_survivor_has_passed_all_pass() {
+    let mut three = Three::new(MAX_OF_7);
+    for node in [2, 1] {
+        assert_eq!(three.settle_fully(node, 1, &[0, 1, 2]), Settled::Passed(Ok(7)), "node {node}");
+    }
+}
+
+#[test]
+fn what_no_survivor_has_passed_none_passes() {
+    let mut three = Three::new(MAX_OF_7);
+    three.lose(0);
+    for node in [2, 1] {
+        assert_eq!(three.settle_fully(node, 1, &[1, 2]), Settled::Lost, "node {node}");
+    }
+}
+
+/// Node 1 has heard that node 0 has passed, and has not acted on it, when node 0 dies, too. Node 2 cannot hear it any more.
+#[test]
+fn whoever_has_heard_more_than_can_still_be_asked_does_as_the_others() {
+    for answers in 0..6 {
+        let mut three = Three::new(Contribution::NONE);
+        let mut first = Poll::Pending;
+        for _ in 0..answers {
+            first = three.settle(1, 1, &[0, 1, 2]);
+            three.net.settle();
+            if first.is_ready() {
+                break;
+            }
+        }
+        three.lose(0);
+        let second = three.settle_fully(2, 2, &[1, 2]);
+        if first.is_pending() {
+            // It may not know of the second failure yet.
+            let early = three.settle(1, 1, &[0, 1, 2]);
+            assert!(early.is_pending(), "node 1 settles as {early:?} what node 2 has settled as {second:?}");
+            first = Poll::Ready(three.settle_fully(1, 2, &[1, 2]));
+        }
+        assert_eq!(first, Poll::Ready(second), "after {answers} answers");
+    }
+}
+
+/// A node that has been frozen passes nothing by itself, whatever comes: its members find out when they look.
+#[test]
+fn nobody_passes_by_a_message_that_comes_after_the_freeze() {
+    let mut three = Three::new(Contribution::NONE);
+    three.lose(0);
+    assert_eq!(three.settle_fully(2, 1, &[1, 2]), Settled::Lost);
+    let layout = three.members[1].layout();
+    let word = ExchangeWord::new(1, 1 << Operation::Barrier as u64).0;
+    let schedule = *layout.schedule();
+    let slot = schedule.hears(1, 1).next().expect("the first node's word").slot;
+    three.net.nodes[1].word(layout.inbox(slot, 1)).store(word, Ordering::Relaxed);
+    let polled = three.members[1].poll_thoroughly(&three.net.nodes[1], &three.net.of(1, 1));
+    assert!(polled.is_pending(), "it passes a barrier at which another survivor has failed");
+    assert_eq!(three.settle_fully(1, 1, &[1, 2]), Settled::Lost);
 }
