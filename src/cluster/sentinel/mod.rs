@@ -22,7 +22,7 @@
 //!
 //! A machine without input or output: time, memory, fabric and what else there is ([`Surroundings`]) come with each call,
 //! as a [`Site`]. [`Sentinel::step`] moves everything on, never blocks, and says when it wants to be called again. The
-//! driver is a thread (`src/job/watcher`), or the simulator (`tests/sentinel.rs`).
+//! driver is a thread (`src/job/watcher`), or the simulator (`tests/sentinel/`).
 //!
 //! | room | holds |
 //! | --- | --- |

@@ -1,0 +1,167 @@
+//! What befalls a simulated job, and what kernels and connections know of it: a node's way to the others, and the
+//! surroundings that its sentinels see.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::task::Poll;
+use std::time::Duration;
+
+use phalanx::FailureCause;
+use phalanx::cluster::sentinel::Surroundings;
+use phalanx::cluster::view::{self, Obituary, Unit};
+use phalanx::fabric::node::header;
+use phalanx::fabric::sim::{SimFabric, SimNode};
+use phalanx::fabric::{AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, Topology};
+use phalanx::sync::Ordering;
+
+/// What happens to a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// All processes of a node end: its kernel refuses whoever connects.
+    Gone(usize),
+    /// A machine dies.
+    Silent(usize),
+    /// A process of a node that others of its node survive.
+    Killed(usize),
+    Stopped(usize),
+    Continued(usize),
+    Cut(usize, usize),
+    Mend(usize, usize),
+    Partition(Vec<u32>),
+    Unite,
+}
+
+/// What kernels and connections know, outside of the nodes' words.
+#[derive(Default)]
+pub struct Nature {
+    /// Nodes whose processes have ended, and when.
+    pub refuses: HashMap<usize, u64>,
+    /// Since when one node has found another's ports closed.
+    pub refused: HashMap<(usize, usize), (u64, u64)>,
+    /// Who has shut out whom.
+    pub excluded: HashSet<(usize, usize)>,
+    pub stopped: HashSet<usize>,
+    pub agents: HashSet<usize>,
+    pub sides: Option<Vec<u32>>,
+    pub cuts: HashSet<(usize, usize)>,
+}
+
+impl Nature {
+    pub fn is_open(&self, from: usize, to: usize) -> bool {
+        let is_one_side = self.sides.as_ref().is_none_or(|sides| sides[from] == sides[to]);
+        is_one_side && !self.cuts.contains(&(from, to)) && !self.cuts.contains(&(to, from))
+    }
+}
+
+/// A node's way to the others, which keeps out whoever was shut out.
+pub struct Gate<'run> {
+    pub fabric: &'run SimFabric,
+    pub memory: &'run SimNode,
+    pub nature: &'run RefCell<Nature>,
+}
+
+impl Fabric for Gate<'_> {
+    fn here(&self) -> usize {
+        self.fabric.here()
+    }
+
+    fn nodes(&self) -> usize {
+        self.fabric.nodes()
+    }
+
+    fn words_of(&self, node: usize) -> usize {
+        self.fabric.words_of(node)
+    }
+
+    fn kind_of(&self, node: usize) -> FabricKind {
+        self.fabric.kind_of(node)
+    }
+
+    fn atomic_scope(&self, node: usize) -> AtomicScope {
+        self.fabric.atomic_scope(node)
+    }
+
+    fn incarnation(&self, node: usize) -> u64 {
+        self.fabric.incarnation(node)
+    }
+
+    fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        let nature = self.nature.borrow();
+        let unreachable = |why: &str| Err(PostError::Unreachable { node, why: why.to_owned() });
+        if nature.excluded.contains(&(self.here(), node)) {
+            return unreachable("it has been declared failed");
+        }
+        if nature.excluded.contains(&(node, self.here())) && nature.is_open(self.here(), node) {
+            if self.memory.word(header::EXCLUDED).swap(1, Ordering::Relaxed) == 0 {
+                view::raise_alarm(self.memory);
+            }
+            return unreachable("it has declared this node failed");
+        }
+        self.fabric.post(node, requests, tickets)
+    }
+
+    fn progress(&self) {}
+
+    fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        self.fabric.take(ticket)
+    }
+
+    fn forget(&self, ticket: Ticket) {
+        self.fabric.forget(ticket);
+    }
+}
+
+/// A rank's surroundings.
+pub struct Place<'run> {
+    pub nature: &'run RefCell<Nature>,
+    pub topology: &'run Topology,
+    pub rank: usize,
+    pub now: u64,
+}
+
+impl Place<'_> {
+    pub fn here(&self) -> usize {
+        self.topology.node_of(self.rank)
+    }
+}
+
+impl Surroundings for Place<'_> {
+    fn is_agent(&self) -> bool {
+        self.nature.borrow().agents.contains(&self.rank)
+    }
+
+    fn become_agent(&self) -> bool {
+        self.nature.borrow_mut().agents.insert(self.rank)
+    }
+
+    fn is_stopped(&self, local: usize) -> bool {
+        self.nature.borrow().stopped.contains(&self.topology.ranks_of(self.here())[local])
+    }
+
+    fn probe(&self, node: usize) {
+        let mut nature = self.nature.borrow_mut();
+        let link = (self.here(), node);
+        if nature.refuses.contains_key(&node) && nature.is_open(link.0, link.1) {
+            nature.refused.entry(link).or_insert((self.now, self.now)).1 = self.now;
+        } else {
+            nature.refused.remove(&link);
+        }
+    }
+
+    fn refused_by_all(&self, node: usize) -> Option<Duration> {
+        let nature = self.nature.borrow();
+        let (first, last) = nature.refused.get(&(self.here(), node))?;
+        Some(Duration::from_nanos(last - first))
+    }
+
+    fn shut_out(&self, lost: Obituary) {
+        if let Unit::Node(node) = lost.unit
+            && node != self.here()
+            && lost.cause != FailureCause::Left
+        {
+            self.nature.borrow_mut().excluded.insert((self.here(), node));
+        }
+    }
+
+    fn rouse(&self) {}
+}

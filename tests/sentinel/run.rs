@@ -1,0 +1,292 @@
+//! A simulated job, and time that goes on for it, with all the troubles that are planned on the way. What must hold,
+//! slice by slice and at the end, is in `oracle.rs`.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use phalanx::FailureCause;
+use phalanx::cluster::sentinel::{Post, Sentinel, SentinelOptions};
+use phalanx::cluster::view::{self, Obituary, Unit};
+use phalanx::coord::barrier::Algorithm;
+use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
+use phalanx::coord::formation::{self, Member};
+use phalanx::fabric::Topology;
+use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
+use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, World};
+
+use crate::actor::{Actor, Meeting, Stand, Table};
+use crate::nature::{Gate, Nature, Place, Trouble};
+
+pub const MS: u64 = 1_000_000;
+/// Faults happen at the ends of such slices of time only.
+pub const SLICE: u64 = MS;
+pub const TIMEOUT: Duration = Duration::from_millis(100);
+pub const HEARTBEAT: Duration = Duration::from_millis(20);
+
+pub struct Run {
+    pub world: World,
+    pub topology: Arc<Topology>,
+    pub layouts: Arc<[NodeLayout]>,
+    pub nature: RefCell<Nature>,
+    pub actors: Vec<Actor>,
+    /// At how many barriers each rank has arrived.
+    pub arrived: RefCell<Vec<u64>>,
+    pub rounds: u64,
+    pub random: RefCell<Seeded>,
+    /// When each node knew how many epochs.
+    pub known: RefCell<Vec<Vec<u64>>>,
+    pub logs: Vec<Vec<u64>>,
+    pub alarms: RefCell<Vec<u64>>,
+    /// Reasons to declare somebody failed, and since when there are.
+    pub reasons: HashMap<Unit, u64>,
+    pub plan: BTreeMap<u64, Vec<Trouble>>,
+    /// What has happened, and when, in ms.
+    pub history: Vec<(u64, Trouble)>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let ranks: Vec<&[usize]> = (0..self.layouts.len()).map(|node| self.topology.ranks_of(node)).collect();
+            eprintln!("ranks of the nodes: {ranks:?}\nit happened, in ms: {:?}", self.history);
+            eprintln!("at how many barriers each rank has arrived: {:?}", self.arrived.borrow());
+            let stands = self.actors.iter().filter_map(|actor| Some(&actor.meeting.as_ref()?.stand));
+            eprintln!("how each stands: {:?}", stands.collect::<Vec<&Stand>>());
+        }
+    }
+}
+
+/// How a job is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub nodes: usize,
+    pub most_ranks: usize,
+    pub rounds: u64,
+    pub failed_per_million: u32,
+}
+
+impl Run {
+    pub fn new(seed: u64, shape: Shape) -> Self {
+        let mut random = Seeded::new(seed);
+        let Shape { nodes, most_ranks, rounds, failed_per_million } = shape;
+        let counts = (0..nodes).map(|_| 1 + random.below(most_ranks)).collect();
+        Self::of_counts(random.number(), counts, rounds, failed_per_million)
+    }
+
+    /// With so many ranks on each node.
+    pub fn of_counts(seed: u64, counts: Vec<usize>, rounds: u64, failed_per_million: u32) -> Self {
+        let (mut random, nodes) = (Seeded::new(seed), counts.len());
+        let keys: Vec<usize> = counts.iter().enumerate().flat_map(|(node, count)| vec![node; *count]).collect();
+        let topology = Arc::new(Topology::from_keys(&keys));
+        let ranks = topology.ranks();
+        let schedule = Schedule::dissemination(nodes, 2 + random.below(3));
+        let arena = |count| if rounds > 0 { formation::units_spanning(&schedule, count) * UNIT_WORDS } else { 1 };
+        let layouts = counts.iter().map(|count| NodeLayout::new(*count, arena(*count)).in_job(ranks, nodes));
+        let layouts: Arc<[NodeLayout]> = layouts.collect();
+        let mut options = Options::new(nodes, 0);
+        options.seed = random.number();
+        options.requests_max = 8192;
+        options.detection_ns = [100_000, MS][random.below(2)];
+        let jitters = [
+            Jitter::Uniform { most_ns: 50_000 },
+            Jitter::HeavyTail { mean_ns: 20_000, most_ns: 5 * MS },
+            Jitter::Exponential { mean_ns: 200_000 },
+        ];
+        options.costs = Costs { latency_ns: 20_000, jitter: jitters[random.below(3)], ..Costs::default() };
+        options.rates = Rates { failed_per_million, duplicated_per_million: 0 };
+        let world = World::with_words(options, |node| layouts[node].words());
+        let span_layouts: Vec<_> = (0..if rounds > 0 { nodes } else { 0 })
+            .map(|node| {
+                let members: Vec<Member> = (0..counts[node]).map(|local| Member { rank: local, local }).collect();
+                let algorithm = Algorithm::ALL[random.below(3)];
+                formation::make_spanning(world.memory(node), &layouts[node], schedule, &members, algorithm)
+                    .expect("space")
+            })
+            .collect();
+        let place = |(node, layout): (usize, &phalanx::coord::barrier::spanning::layout::SpanLayout)| SpanNode {
+            node,
+            start: layout.start(),
+            members: counts[node],
+        };
+        let span = Span::Some(span_layouts.iter().enumerate().map(place).collect());
+        let actor = |rank: usize| {
+            let node = topology.node_of(rank);
+            let post = Post {
+                rank,
+                layouts: Arc::clone(&layouts),
+                topology: Arc::clone(&topology),
+                options: SentinelOptions { timeout: TIMEOUT, heartbeat: HEARTBEAT },
+                seed,
+            };
+            let meeting = (rounds > 0).then(|| Meeting {
+                machine: Spanning::new(
+                    world.memory(node),
+                    span_layouts[node],
+                    span.clone(),
+                    node,
+                    topology.local_of(rank),
+                ),
+                stand: Stand::Computing(0),
+                alarm: 0,
+                is_doubtful: false,
+            });
+            // Processes do not begin together.
+            let due = (rank as u64 * 7_919_993) % (20 * MS);
+            Actor {
+                rank,
+                node,
+                sentinel: Sentinel::new(post),
+                due,
+                is_busy: false,
+                alarm: 0,
+                has_breach: false,
+                is_dead: false,
+                meeting,
+            }
+        };
+        let actors = (0..ranks).map(actor).collect();
+        Self {
+            world,
+            nature: RefCell::default(),
+            actors,
+            arrived: RefCell::new(vec![0; ranks]),
+            rounds,
+            random: RefCell::new(random),
+            known: RefCell::new(vec![Vec::new(); nodes]),
+            logs: vec![Vec::new(); nodes],
+            alarms: RefCell::new(vec![0; nodes]),
+            reasons: HashMap::new(),
+            plan: BTreeMap::new(),
+            history: Vec::new(),
+            topology,
+            layouts,
+        }
+    }
+
+    pub fn at(&mut self, ms: u64, trouble: Trouble) {
+        self.plan.entry(ms * MS).or_default().push(trouble);
+    }
+
+    /// Lets time go on to `end`, with all that is planned on the way.
+    pub fn go(&mut self, end: u64) {
+        while self.world.now_ns() < end {
+            let now = self.world.now_ns();
+            let due: Vec<u64> = self.plan.range(..=now).map(|(at, _)| *at).collect();
+            for at in due {
+                self.plan.remove(&at).into_iter().flatten().for_each(|trouble| self.apply(&trouble));
+            }
+            self.slice((now + SLICE).min(end));
+            self.shut_out();
+            self.check_logs();
+        }
+    }
+
+    pub fn is_last(&self, rank: usize) -> bool {
+        let others = self.topology.ranks_of(self.topology.node_of(rank)).iter().filter(|other| **other != rank);
+        others.into_iter().all(|other| self.actors[*other].is_dead)
+    }
+
+    pub fn apply(&mut self, trouble: &Trouble) {
+        let now = self.world.now_ns();
+        self.history.push((now / MS, trouble.clone()));
+        if let Trouble::Killed(rank) = *trouble
+            && self.is_last(rank)
+        {
+            return self.apply(&Trouble::Gone(self.topology.node_of(rank)));
+        }
+        let mut blame = |unit| {
+            self.reasons.entry(unit).or_insert(now);
+        };
+        match *trouble {
+            Trouble::Gone(node) | Trouble::Silent(node) => {
+                blame(Unit::Node(node));
+                self.world.apply(&Fault::Crash { node });
+                self.actors.iter_mut().filter(|actor| actor.node == node).for_each(|actor| actor.is_dead = true);
+                if matches!(trouble, Trouble::Gone(_)) {
+                    self.nature.borrow_mut().refuses.insert(node, now);
+                    // The kernel resets its connections.
+                    let nature = self.nature.borrow();
+                    let others = self.actors.iter_mut().filter(|actor| nature.is_open(actor.node, node));
+                    others.for_each(|actor| actor.has_breach = true);
+                }
+            }
+            Trouble::Killed(rank) => {
+                blame(Unit::Rank(rank));
+                self.actors[rank].is_dead = true;
+                let (node, local) = (self.topology.node_of(rank), self.topology.local_of(rank));
+                let killed = Obituary { unit: Unit::Rank(rank), cause: FailureCause::Killed { signal: 9 } };
+                view::note_end(self.world.memory(node), self.layouts[node].end(local), killed);
+                view::raise_alarm(self.world.memory(node));
+            }
+            Trouble::Stopped(rank) => {
+                blame(Unit::Rank(rank));
+                let node = self.topology.node_of(rank);
+                let mut nature = self.nature.borrow_mut();
+                nature.stopped.insert(rank);
+                let is_idle = |rank: &usize| nature.stopped.contains(rank) || self.actors[*rank].is_dead;
+                if self.topology.ranks_of(node).iter().all(is_idle) {
+                    blame(Unit::Node(node));
+                }
+            }
+            Trouble::Continued(rank) => drop(self.nature.borrow_mut().stopped.remove(&rank)),
+            Trouble::Cut(from, to) => {
+                [from, to].into_iter().for_each(|node| blame(Unit::Node(node)));
+                self.nature.borrow_mut().cuts.insert((from, to));
+                self.world.apply(&Fault::Cut { from, to });
+            }
+            Trouble::Mend(from, to) => {
+                self.nature.borrow_mut().cuts.remove(&(from, to));
+                self.world.apply(&Fault::Mend { from, to });
+            }
+            Trouble::Partition(ref sides) => {
+                (0..sides.len()).for_each(|node| blame(Unit::Node(node)));
+                self.nature.borrow_mut().sides = Some(sides.clone());
+                self.world.apply(&Fault::Partition { sides: sides.clone() });
+            }
+            Trouble::Unite => {
+                self.nature.borrow_mut().sides = None;
+                self.world.apply(&Fault::Unite);
+            }
+        }
+    }
+
+    /// What comes from those who are shut out is not read.
+    pub fn shut_out(&mut self) {
+        for (judge, lost) in &self.nature.borrow().excluded {
+            self.world.apply(&Fault::Cut { from: *lost, to: *judge });
+        }
+    }
+
+    pub fn slice(&mut self, end: u64) {
+        let Self { world, topology, layouts, nature, actors, arrived, rounds, random, known, alarms, .. } = self;
+        world.run_until(end, |node, memory, fabric| {
+            let now = fabric.now_ns();
+            let gate = Gate { fabric, memory, nature };
+            let mut next = u64::MAX;
+            for rank in topology.ranks_of(node) {
+                let actor = &mut actors[*rank];
+                if actor.is_dead || nature.borrow().stopped.contains(rank) {
+                    continue;
+                }
+                let place = Place { nature, topology, rank: *rank, now };
+                actor.look(&gate, &place, now);
+                next = next.min(actor.due);
+                let table = Table { topology, layouts, nature, arrived, rounds: *rounds, random };
+                next = next.min(actor.meet(&gate, &table, now));
+            }
+            let epochs = usize::try_from(view::epoch(memory, &layouts[node])).expect("few");
+            let known = &mut known.borrow_mut()[node];
+            let news = epochs - known.len();
+            known.extend(std::iter::repeat_n(now, news));
+            let alarm = &mut alarms.borrow_mut()[node];
+            if next < u64::MAX && (*alarm <= now || next < *alarm) {
+                *alarm = next.max(now + 1);
+                fabric.alarm(*alarm);
+            }
+            Poll::Pending
+        });
+    }
+}
