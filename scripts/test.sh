@@ -253,6 +253,7 @@ if [ $quick = no ]; then
     # Ignored tests that do not belong here: a measurement, and work for nights.
     not_here=(--skip which_engine_is_quicker
         --skip nodes_pass_together_on_fresh_seeds
+        --skip survivors_pass_together_on_fresh_seeds
         --skip the_largest_jobs_hear_of_failures)
     # Stress tests are marked `#[ignore]` where a debug build would be too slow for them.
     step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests \

@@ -413,7 +413,7 @@ fn any_weather(rounds: u64, random: &mut Seeded) -> Weather {
 
 #[test]
 fn survivors_pass_together_or_fail_together() {
-    for_each_seed("settling", "survivors_pass_together_or_fail_together", 0..1500, |seed| {
+    for_each_seed("settling", "survivors_pass_together_or_fail_together", 0..1000, |seed| {
         let mut random = Seeded::new(seed ^ 0x5e77);
         let counts: Vec<usize> = (0..2 + random.below(4)).map(|_| 1 + random.below(3)).collect();
         let weather = any_weather(12, &mut random);

@@ -17,14 +17,16 @@
 //! ([`Spanning::begin`]): whoever misses its word in a later round reads the first round's outboxes of all the nodes of
 //! which that word would have told.
 //!
-//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way.
+//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way. Where a failure breaks the
+//! group, [`freeze`] has its survivors pass the last barrier together, or fail at it together. Who leaves for good sees to it
+//! that its words have arrived ([`Spanning::part`]).
 //!
 //! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
 //! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
 
 pub mod contest;
 mod exchange;
-mod freeze;
+pub mod freeze;
 pub mod layout;
 mod parting;
 pub mod schedule;
