@@ -403,6 +403,10 @@ pub trait Await: Fabric {
     /// waits for comes in that way: sleep on the memory instead.
     fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool;
 
+    /// Sleeps until something has come in by this process's connections (an answer, say), or `timeout` has passed, or for
+    /// no reason; and not while [`node::header::ALARM`] differs from `alarm`, as [`sleep`](Self::sleep).
+    fn nap(&self, alarm: u64, timeout: Duration);
+
     /// Ends the sleep of all who [`sleep`](Self::sleep) in this process.
     fn rouse(&self);
 

@@ -631,6 +631,13 @@ impl Await for Network {
         self.tcp.sleep(at, seen, alarm, timeout)
     }
 
+    fn nap(&self, alarm: u64, timeout: Duration) {
+        match self.adapters_write {
+            true => std::thread::sleep(timeout.min(NAP)),
+            false => self.tcp.nap(alarm, timeout),
+        }
+    }
+
     fn rouse(&self) {
         self.tcp.rouse();
     }

@@ -439,7 +439,7 @@ impl Group {
                 crate::machine::yield_cpu();
             } else {
                 pause = (pause * 2).clamp(Duration::from_micros(20), Duration::from_millis(1));
-                std::thread::sleep(pause);
+                self.membership.nap(pause);
             }
         }
     }

@@ -1,8 +1,11 @@
 //! A member's barrier, wherever the group's members live, and the driver on it.
 
+use std::time::Duration;
+
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Barrier, Contribution, Outcome, Withdrawal};
-use crate::coord::drive::{Arrived, Bounds, Reach, Waited};
+use crate::coord::drive::{self, Arrived, Bounds, Reach, Waited};
+use crate::fabric::Await;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::job::Membership;
@@ -128,5 +131,13 @@ impl Membership {
     /// This node's words, and the way to the others'.
     pub fn reach(&self) -> Reach<'_, Segment, Network> {
         Reach { memory: &self.segment, fabric: self.network.as_ref().expect("a group that spans nodes has a network") }
+    }
+
+    /// Sleeps for so long, or until something has come in from other nodes.
+    pub fn nap(&self, timeout: Duration) {
+        match &self.network {
+            Some(network) => network.nap(drive::alarm(&*self.segment), timeout),
+            None => std::thread::sleep(timeout),
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::paths::{UsedPath, module_of, used_paths};
 use crate::tree::{File, Finding, Tree};
 
 /// Modules that stand on nothing but each other. Any layer may use them.
-const BASE: &[&str] = &["sync", "clock", "machine", "interfaces", "handshake", "trace", "error"];
+const BASE: &[&str] = &["sync", "clock", "machine", "interfaces", "scheduling", "handshake", "trace", "error"];
 
 /// Each layer, with the layers below it. A top-level module that is neither here nor in `BASE` belongs to the API.
 const LAYERS: &[(&str, &[&str])] = &[("fabric", &[]), ("coord", &["fabric"]), ("cluster", &["fabric"])];

@@ -276,7 +276,10 @@ impl TcpFabric {
             hooks: Hooks::default(),
         });
         let of_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("phalanx-tcp".to_owned()).spawn(move || of_thread.serve())?;
+        let thread = std::thread::Builder::new().name("phalanx-tcp".to_owned()).spawn(move || {
+            crate::scheduling::wake_soon();
+            of_thread.serve()
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -552,6 +555,29 @@ impl Shared {
         }
     }
 
+    /// Sleeps until something comes in by this process's connections, or somebody rouses those who sleep, or for no reason;
+    /// not where `has_changed` says that what is waited for is there.
+    fn sleep_unless(&self, has_changed: impl FnOnce(&Engine) -> bool, timeout: Option<Duration>) {
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        self.steal();
+        // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
+        // before is seen.
+        let told = {
+            let mut engine = self.engine();
+            engine.watch_links();
+            // Whoever raises the alarm rouses those who sleep after it, under the same lock.
+            (!has_changed(&engine)).then(|| engine.fall_asleep())
+        };
+        if let Some(told) = told {
+            self.wait_for_events(timeout);
+            let mut engine = self.engine();
+            engine.wake_up(told);
+            self.deliver(engine);
+        }
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+        self.wake_thread();
+    }
+
     /// A rank polls: the background thread must not. One system call, and only when it has been serving.
     #[inline]
     fn steal(&self) {
@@ -698,26 +724,13 @@ impl Await for TcpFabric {
             self.hand_over();
             return false;
         }
-        self.shared.asleep.fetch_add(1, Ordering::SeqCst);
-        self.shared.steal();
-        // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
-        // before is seen.
-        let told = {
-            let mut engine = self.shared.engine();
-            engine.watch_links();
-            // Whoever raises the alarm rouses those who sleep after it, under the same lock.
-            let has_changed = engine.holds_other(at, seen) || engine.holds_other(header::ALARM, alarm);
-            (!has_changed).then(|| engine.fall_asleep())
-        };
-        if let Some(told) = told {
-            self.shared.wait_for_events(timeout);
-            let mut engine = self.shared.engine();
-            engine.wake_up(told);
-            self.shared.deliver(engine);
-        }
-        self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
-        self.shared.wake_thread();
+        self.shared
+            .sleep_unless(|engine| engine.holds_other(at, seen) || engine.holds_other(header::ALARM, alarm), timeout);
         true
+    }
+
+    fn nap(&self, alarm: u64, timeout: Duration) {
+        self.shared.sleep_unless(|engine| engine.holds_other(header::ALARM, alarm), Some(timeout));
     }
 
     fn rouse(&self) {

@@ -143,6 +143,7 @@ fn process_of(segment: &Segment, local: usize) -> ProcessId {
 
 impl Watch {
     fn run(mut self) {
+        crate::scheduling::wake_soon();
         // Relaxed: the bell is rung after it is stored, and its read is ordered behind.
         while self.is_over.load(Ordering::Relaxed) == 0 {
             let pause = self.sentinel.as_mut().and_then(Driver::run);
