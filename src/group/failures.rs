@@ -377,7 +377,7 @@ impl Group {
                 crate::machine::yield_cpu();
             } else {
                 nap = (nap * 2).clamp(LEAST_NAP, LONGEST_NAP);
-                std::thread::sleep(nap);
+                self.membership.nap(nap);
             }
         }
     }

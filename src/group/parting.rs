@@ -38,7 +38,7 @@ impl Group {
             if waited < BUSY_FOR {
                 crate::machine::yield_cpu();
             } else {
-                std::thread::sleep(nap);
+                membership.nap(nap);
                 nap = (nap * 2).min(LONGEST_NAP);
             }
         }
