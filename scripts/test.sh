@@ -252,10 +252,10 @@ step 'what the tests need' install_missing
 step 'tests, debug' cargo test --locked --workspace --tests
 if [ $quick = no ]; then
     step 'documentation tests' cargo test --locked --workspace --doc
-    # Ignored tests that do not belong here: one that shows what is not mended yet, a measurement, and work for nights.
-    not_here=(--skip groups_outlive_the_ranks_that_speak_for_their_nodes
-        --skip which_engine_is_quicker
-        --skip nodes_pass_together_on_fresh_seeds)
+    # Ignored tests that do not belong here: a measurement, and work for nights.
+    not_here=(--skip which_engine_is_quicker
+        --skip nodes_pass_together_on_fresh_seeds
+        --skip survivors_pass_together_on_fresh_seeds)
     # Stress tests are marked `#[ignore]` where a debug build would be too slow for them.
     step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests \
         -- --include-ignored "${not_here[@]}"

@@ -161,7 +161,8 @@ pub enum BarrierError {
         /// The epoch that has declared it: the same for all survivors.
         epoch: u64,
     },
-    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed.
+    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed; or another member
+    /// has failed, and the surviving ones' nodes have not said in time whether they have passed this barrier.
     #[error(
         "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} cannot be reached, and agreement about them was not possible within {waited:?}: {why} (remedy: look whether the network between the nodes is up; end the job on the side with fewer nodes)"
     )]

@@ -9,6 +9,7 @@ mod failures;
 mod forming;
 mod meeting;
 mod members;
+mod parting;
 mod shrinking;
 mod timeline;
 
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use self::arrival::Looks;
 pub use self::arrival::{Arrival, Carried};
 
-use self::failures::Failures;
+use self::failures::{Failures, Stay};
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
@@ -442,7 +443,7 @@ impl Group {
                 core.failures.look_at_once();
                 Ok(())
             }
-            Standing::Detached => match self.heed_while_waiting(core) {
+            Standing::Detached => match self.heed_while_waiting(core, Stay::Until(None)) {
                 None => Ok(()),
                 Some(ended) => {
                     core.standing = standing_after(&ended, core.standing);
@@ -522,7 +523,7 @@ impl Group {
                     return self.result(core, outcome);
                 }
                 Waited::Alarmed { since } => {
-                    if let Some(ended) = self.heed_while_waiting(core) {
+                    if let Some(ended) = self.heed_while_waiting(core, Stay::Until(limit)) {
                         core.standing = standing_after(&ended, otherwise);
                         return ended;
                     }
@@ -545,7 +546,7 @@ impl Group {
                     note.get_or_insert_with(|| Noted::new(&self.membership, Call::Barrier, sequence, self.id(), since));
                     self.ask_after_missing(core, self.since(since), failures::ASK_EVERY);
                     if self.has_more_to_heed(&core.failures)
-                        && let Some(ended) = self.heed_while_waiting(core)
+                        && let Some(ended) = self.heed_while_waiting(core, Stay::Until(limit))
                     {
                         core.standing = standing_after(&ended, otherwise);
                         return ended;
@@ -649,7 +650,7 @@ impl Group {
             return Some(self.result(core, outcome));
         }
         if !core.failures.are_none(drive::alarm(self.segment()))
-            && let Some(ended) = self.heed_while_waiting(core)
+            && let Some(ended) = self.heed_while_waiting(core, Stay::Glance)
         {
             return Some(ended);
         }
@@ -665,7 +666,7 @@ impl Group {
             return None;
         }
         self.ask_after_missing(core, waited, LOOKING_PATIENCE);
-        if self.has_more_to_heed(&core.failures) { self.heed_while_waiting(core) } else { None }
+        if self.has_more_to_heed(&core.failures) { self.heed_while_waiting(core, Stay::Glance) } else { None }
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
@@ -729,6 +730,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
         self.trace_leaving(&core);
+        self.see_words_off(&mut core);
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);

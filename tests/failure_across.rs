@@ -75,6 +75,45 @@ fn survive(children: &mut Children, survivors: &[usize], expected: &str) {
     }
 }
 
+/// A rank that meets the others until that fails, and says at which barrier.
+fn meet_and_say_where_it_ends() {
+    let job = Job::from_env().expect("a job");
+    let world = job.world();
+    world.barrier().expect("all are there");
+    answer("ready");
+    let error = (0..).find_map(|_| world.barrier().err()).expect("some barrier fails");
+    let BarrierError::RankFailed { sequence, .. } = &error else { panic!("{error}") };
+    answer(format!("{} at barrier {sequence}", told(&error)));
+    await_line();
+}
+
+/// Ranks die while all meet as quickly as they can, alone, together, and with their nodes: what some had been told of the
+/// last barrier others had not.
+#[test]
+fn all_survivors_fail_at_the_same_barrier() {
+    const TEST: &str = "all_survivors_fail_at_the_same_barrier";
+    if role().is_some() {
+        return meet_and_say_where_it_ends();
+    }
+    let jobs: [(&[usize], &[usize]); 6] = [
+        (&[0, 0, 1, 1], &[3]),
+        (&[0, 0, 1, 1], &[2]),
+        (&[0, 0, 1, 1], &[0]),
+        (&[0, 1, 2], &[1]),
+        (&[0, 0, 1, 1, 2], &[2, 4]),
+        (&[0, 0, 1, 2, 3, 4], &[2, 4]),
+    ];
+    for (nodes, victims) in jobs.into_iter().cycle().take(18) {
+        let (_across, mut children) = start(TEST, nodes, "meet");
+        victims.iter().for_each(|victim| children.kill(*victim));
+        let survivors: Vec<usize> = (0..nodes.len()).filter(|rank| !victims.contains(rank)).collect();
+        let said: Vec<String> = survivors.iter().map(|rank| children.next_answer(*rank)).collect();
+        assert!(said[0].contains("epoch 1 at barrier"), "{said:?}");
+        assert!(said.iter().all(|other| *other == said[0]), "{nodes:?} without {victims:?}: {said:?}");
+        survivors.iter().for_each(|rank| children.say(*rank, "leave"));
+    }
+}
+
 #[test]
 fn a_killed_rank_is_told_of_on_all_nodes() {
     const TEST: &str = "a_killed_rank_is_told_of_on_all_nodes";

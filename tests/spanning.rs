@@ -416,6 +416,10 @@ impl One {
         self.machine.arrive(&few.net.nodes[self.node], Contribution::NONE, None);
     }
 
+    fn poll(&mut self, few: &Few) -> Poll<Outcome> {
+        self.machine.poll(&few.net.nodes[self.node], &few.net.of(self.process, self.node))
+    }
+
     fn look(&mut self, few: &Few) -> bool {
         self.machine.repair(&few.net.nodes[self.node], &few.net.of(self.process, self.node)).is_ready()
     }
@@ -496,4 +500,51 @@ fn a_withdrawal_from_a_complete_node_is_counted() {
         members[0].arrive(&few);
         a_look_is_overtaken(&few, &mut members, steps);
     }
+}
+
+/// A message dies with its connection; its sender passes all the same, and parts. Nobody can read from it afterwards.
+#[test]
+fn whoever_has_parted_owes_nobody_a_word() {
+    for operation in [Operation::Barrier, Operation::Max] {
+        let few = Few::new(&[1, 1]);
+        let mut members = [few.member(0, 0), few.member(1, 0)];
+        for (one, value) in members.iter_mut().zip([7, 5]) {
+            one.machine.arrive(&few.net.nodes[one.node], Contribution { operation, value }, None);
+        }
+        let [leaver, other] = &mut members;
+        assert!(leaver.poll(&few).is_pending());
+        few.net.break_off(leaver.process, 1);
+        assert!(other.poll(&few).is_pending());
+        few.net.settle();
+        assert!(leaver.poll(&few).is_ready(), "it has heard of the other");
+        let parted = |_| {
+            let parts = leaver.machine.part(&few.net.nodes[0], &few.net.of(leaver.process, 0), false, |_| false);
+            few.net.settle();
+            parts.is_ready()
+        };
+        assert!((0..10).any(parted), "it never parts");
+        few.net.cut(other.process, 0);
+        let expected = if operation.has_value() { 7 } else { 0 };
+        assert_eq!(other.poll(&few), Poll::Ready(Ok(expected)), "it misses a word that it will never get");
+        assert_eq!(few.net.tickets_of(leaver.process), 0);
+    }
+}
+
+/// Who has nobody to tell parts at once.
+#[test]
+fn whoever_parts_does_not_wait_for_nodes_that_are_gone() {
+    let few = Few::new(&[1, 1]);
+    let mut members = [few.member(0, 0), few.member(1, 0)];
+    members.iter_mut().for_each(|one| one.arrive(&few));
+    for one in &mut members {
+        let _ = one.poll(&few);
+    }
+    few.net.settle();
+    assert!(members[0].poll(&few).is_ready());
+    few.net.cut(members[0].process, 1);
+    let leaver = &mut members[0];
+    let mut part =
+        |is_gone: bool| leaver.machine.part(&few.net.nodes[0], &few.net.of(leaver.process, 0), false, |_| is_gone);
+    assert!(part(false).is_pending() && part(false).is_pending());
+    assert!(part(true).is_ready());
 }

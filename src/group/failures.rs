@@ -5,19 +5,23 @@
 //! arrived at it. (Where it has died in the middle of its arrival, or comes back later and goes on with it, its arrival
 //! would say one thing to one survivor and another to the next; the log says the same to all.) Whoever fails takes its own
 //! arrival back first, by the way that decides between "taken back" and "passed" for all alike. So in a group of one node
-//! either nobody passes a barrier, or nobody fails at it.
+//! either nobody passes a barrier, or nobody fails at it. Across nodes the survivors find out together which it is
+//! (`coord::barrier::spanning::freeze`).
 //!
 //! A rank that has *left* was through with all that it had begun: barriers that it had arrived at can still be passed, and
 //! its arrivals are looked up. Where nobody can tell them any more, since its node has left with it, the barrier is lost
 //! when all others have been there for a second.
 
+use std::task::Poll;
 use std::time::Duration;
 
-use super::{Core, Group};
+use super::meeting::Meeting;
+use super::{Core, Group, Limit};
 use crate::cluster::view::{self, FailureCause, LastCall, LateState, Lateness, Obituary, Unit};
 use crate::coord::activity::CallWord;
-use crate::coord::barrier::arrivals_in;
 use crate::coord::barrier::layout::{QuestionWord, StoppedWord};
+use crate::coord::barrier::spanning::Settled;
+use crate::coord::barrier::{Outcome, arrivals_in};
 use crate::coord::drive::{self, Bounds};
 use crate::error::BarrierError;
 use crate::fabric::node::header;
@@ -40,6 +44,12 @@ const FINAL_WORD_PATIENCE: Duration = Duration::from_millis(50);
 /// How long nobody but those who have left must be missing before the barrier is lost. One of the others may have what it
 /// takes to pass it in its memory, and compute between `arrive` and `wait`.
 const DESERTION_PATIENCE: Duration = Duration::from_secs(1);
+/// How long survivors on other nodes are asked at least, also by a call whose time is over: most answer at once.
+const SETTLING_GRACE: Duration = Duration::from_millis(20);
+/// So long they are asked without a pause: some round trips.
+const BUSY_FOR: Duration = Duration::from_micros(500);
+const LEAST_NAP: Duration = Duration::from_micros(20);
+const LONGEST_NAP: Duration = Duration::from_millis(1);
 
 /// What a member knows of its group's failures.
 #[derive(Debug, Default)]
@@ -78,6 +88,17 @@ struct Loss {
     epoch: u64,
     ranks: Vec<usize>,
     causes: Vec<FailureCause>,
+    /// Whether that member has never arrived there, as its node says, and never will: nobody can have passed.
+    is_certain: bool,
+}
+
+/// How long a look at what has happened may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stay {
+    /// It does not wait for anybody.
+    Glance,
+    /// Other nodes' answers are waited for, as long as the call may last.
+    Until(Option<Limit>),
 }
 
 impl Failures {
@@ -85,6 +106,15 @@ impl Failures {
     #[inline]
     pub fn are_none(&self, alarm: u64) -> bool {
         alarm == self.calm
+    }
+
+    fn has_failed(&self, member: usize) -> bool {
+        self.failed.iter().any(|failed| failed.member == member)
+    }
+
+    /// Whether a member has failed, or this rank itself.
+    pub fn has_broken(&self) -> bool {
+        self.closed.is_some() || self.failed.iter().any(|failed| failed.cause != FailureCause::Left)
     }
 
     /// What ends a wait that begins now.
@@ -120,7 +150,7 @@ impl Group {
     }
 
     /// Takes in the epochs that are new. The alarm is not heeded by that: whoever waits has still to see what it means.
-    fn read_log(&self, failures: &mut Failures) {
+    pub(super) fn read_log(&self, failures: &mut Failures) {
         let (segment, node) = (self.segment(), self.segment().layout());
         self.membership.open_log();
         let last = view::epoch(segment, &node);
@@ -163,7 +193,7 @@ impl Group {
         }
         let group = self.id();
         match &core.failures.lost {
-            Some(Loss { epoch, ranks, causes }) => {
+            Some(Loss { epoch, ranks, causes, .. }) => {
                 let (ranks, causes, epoch) = (ranks.clone(), causes.clone(), *epoch);
                 Some(BarrierError::RankFailed { rank, group, sequence, ranks, causes, epoch })
             }
@@ -208,7 +238,8 @@ impl Group {
             _ => true,
         };
         let first = (0..failed.len()).find(never_arrives)?;
-        Some(self.loss_by(failed, failed[first].epoch))
+        let is_certain = failed[first].cause == FailureCause::Left;
+        Some(Loss { is_certain, ..self.loss_by(failed, failed[first].epoch) })
     }
 
     fn loss_by(&self, failed: &[FailedMember], epoch: u64) -> Loss {
@@ -217,6 +248,7 @@ impl Group {
             epoch,
             ranks: of_epoch().map(|failed| self.ranks[failed.member]).collect(),
             causes: of_epoch().map(|failed| failed.cause).collect(),
+            is_certain: false,
         }
     }
 
@@ -279,28 +311,125 @@ impl Group {
     /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed. The arrival stands after
     /// [`BarrierError::Unreachable`], which may pass, and is gone otherwise.
     #[cold]
-    pub(super) fn heed_while_waiting(&self, core: &mut Core) -> Option<Result<u64, BarrierError>> {
+    pub(super) fn heed_while_waiting(&self, core: &mut Core, stay: Stay) -> Option<Result<u64, BarrierError>> {
         let sequence = core.barrier.passed() + 1;
         let error = match self.heed(core, sequence) {
             Err(error @ BarrierError::Unreachable { .. }) => return Some(Err(error)),
             Err(error) => error,
-            Ok(()) => self.desertion_at(core, sequence)?,
+            Ok(()) => self.frozen_at(core, sequence).or_else(|| self.desertion_at(core, sequence))?,
         };
+        let is_certain = core.failures.lost.as_ref().is_none_or(|loss| loss.is_certain);
+        let is_excluded = matches!(error, BarrierError::Excluded { .. });
+        match &core.barrier {
+            Meeting::Spanning(_) if !is_certain && !is_excluded => self.settle(core, error, stay),
+            _ => Some(self.give_up_lost(core, error)),
+        }
+    }
+
+    /// Leaves a barrier that this member cannot pass.
+    fn give_up_lost(&self, core: &mut Core, error: BarrierError) -> Result<u64, BarrierError> {
         let is_dead = |failed: &&FailedMember| failed.cause.is_final();
         let here = self.membership.here();
         let dead = core.failures.failed.iter().filter(is_dead).map(|failed| self.home_of(failed.member));
         let dead: Vec<usize> = dead.filter(|(node, ..)| *node == here).map(|(.., local)| local).collect();
-        let passed = core.barrier.give_up(&self.membership, &dead);
-        Some(match passed {
-            Some(outcome) => {
-                self.trace_release(core);
-                self.result(core, outcome)
-            }
+        match core.barrier.give_up(&self.membership, &dead) {
+            Some(outcome) => self.pass_lost(core, outcome),
             None => {
                 self.trace_withdrawal(core);
                 Err(error)
             }
-        })
+        }
+    }
+
+    /// The barrier is passed, after all; the next one is lost for reasons of its own.
+    fn pass_lost(&self, core: &mut Core, outcome: Outcome) -> Result<u64, BarrierError> {
+        (core.failures.lost, core.failures.deserted) = (None, None);
+        self.trace_release(core);
+        self.result(core, outcome)
+    }
+
+    /// Across nodes: whether the barrier at which the group breaks is passed, as all survivors find it.
+    fn settle(&self, core: &mut Core, error: BarrierError, stay: Stay) -> Option<Result<u64, BarrierError>> {
+        let clock = &self.membership.driver.clock;
+        let (begun, mut nap, mut asked) = (clock.now(), Duration::ZERO, Duration::ZERO);
+        loop {
+            if let Poll::Ready(settled) = self.look_whether_settled(core) {
+                return Some(match settled {
+                    Settled::Passed(outcome) => self.pass_lost(core, outcome),
+                    Settled::Lost => self.give_up_lost(core, error),
+                });
+            }
+            let Stay::Until(limit) = stay else { return None };
+            // Somebody else may have failed since, and be the one who does not answer.
+            self.read_log(&mut core.failures);
+            if let Some(excluded) = self.own_exclusion(&core.failures) {
+                return Some(self.give_up_lost(core, excluded));
+            }
+            if let unreachable @ Some(_) = self.unreachable_at(&core.failures, core.barrier.passed() + 1) {
+                return unreachable.map(Err);
+            }
+            let waited = Duration::from_nanos(clock.ns(clock.now().saturating_sub(begun)));
+            if waited >= SETTLING_GRACE && self.left(limit).is_some_and(|left| left.is_zero()) {
+                return Some(Err(self.unsettled(core, waited)));
+            }
+            if waited >= asked + ASK_AFTER {
+                asked = waited;
+                self.unsettled_ranks(core).into_iter().for_each(|rank| self.membership.ask_after(rank));
+            }
+            if waited < BUSY_FOR {
+                crate::machine::yield_cpu();
+            } else {
+                nap = (nap * 2).clamp(LEAST_NAP, LONGEST_NAP);
+                self.membership.nap(nap);
+            }
+        }
+    }
+
+    fn look_whether_settled(&self, core: &mut Core) -> Poll<Settled> {
+        let Core { barrier, failures, .. } = core;
+        let (Meeting::Spanning(barrier), Some(abroad)) = (barrier, &self.abroad) else {
+            unreachable!("whoever settles a barrier has members on several nodes");
+        };
+        let mut has_survivor = vec![false; abroad.span().len()];
+        let survivors = (0..self.size()).filter(|member| !failures.has_failed(*member));
+        survivors.for_each(|member| has_survivor[abroad.home_of(member).0] = true);
+        let reach = self.membership.reach();
+        barrier.settle(reach.memory, reach.fabric, failures.epoch, |index| has_survivor[index])
+    }
+
+    /// The surviving members of nodes that have not said how far they have come.
+    fn unsettled_ranks(&self, core: &Core) -> Vec<usize> {
+        let Meeting::Spanning(barrier) = &core.barrier else { return Vec::new() };
+        let nodes: Vec<usize> = barrier.unsettled().collect();
+        let is_meant = |member: &usize| {
+            nodes.contains(&self.membership.node_of(self.ranks[*member])) && !core.failures.has_failed(*member)
+        };
+        (0..self.size()).filter(is_meant).map(|member| self.ranks[member]).collect()
+    }
+
+    /// The error of a survivor that does not know in time what the others do.
+    fn unsettled(&self, core: &Core, waited: Duration) -> BarrierError {
+        BarrierError::Unreachable {
+            rank: self.membership.rank,
+            group: self.id(),
+            sequence: core.barrier.passed() + 1,
+            ranks: self.unsettled_ranks(core),
+            waited,
+            why: "a member has failed, and their nodes have not said whether they have passed this barrier".to_owned(),
+        }
+    }
+
+    /// While this rank waits: survivors of other nodes may know more of what has failed, or have waited for longer for who
+    /// has left, and have closed the barrier.
+    fn frozen_at(&self, core: &mut Core, sequence: u64) -> Option<BarrierError> {
+        let Meeting::Spanning(barrier) = &core.barrier else { return None };
+        let first = core.failures.failed.first()?.epoch;
+        if !barrier.is_frozen(self.segment()) {
+            return None;
+        }
+        core.failures.lost = Some(self.loss_by(&core.failures.failed, first));
+        core.failures.calm = NEVER;
+        self.fault_at(core, sequence)
     }
 
     /// Whether there is something to look at though no alarm says so: whoever was to raise it may have been stopped on the
@@ -320,8 +449,8 @@ impl Group {
 
     /// Who survives, and the last epoch that has made a difference to that.
     fn survivors_in(&self, failures: &Failures) -> (u64, Vec<usize>) {
-        let has_failed = |member: usize| failures.failed.iter().any(|failed| failed.member == member);
-        let survivors = (0..self.size()).filter(|member| !has_failed(*member)).map(|member| self.ranks[member]);
+        let survivors =
+            (0..self.size()).filter(|member| !failures.has_failed(*member)).map(|member| self.ranks[member]);
         (failures.failed.last().map_or(0, |failed| failed.epoch), survivors.collect())
     }
 

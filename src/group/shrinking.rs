@@ -3,9 +3,8 @@
 //! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of it.
 //! A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them. If one
 //! of them fails meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know it try
-//! again with theirs. Whoever gets a group passes one barrier of it before it is given to the caller. On one node all
-//! members have it, then, or none keeps it; across nodes one may have passed that barrier at which another, in whose time
-//! somebody failed, did not: whoever has the group finds it broken at its next call.
+//! again with theirs. Whoever gets a group passes one barrier of it before it is given to the caller: all survivors have
+//! passed it, or none has, so that all have the group, or none keeps it.
 
 use std::time::Duration;
 
@@ -20,8 +19,7 @@ const SHRINK_KEY: u64 = 3;
 
 impl Group {
     /// Makes a group of those members that have not failed, in the same order. All of them call it; within `deadline` it
-    /// gives all of them the same group, or each an error. (Across nodes one may get the group though another fails,
-    /// if a member fails in that very moment; the next call on it then fails.) Works whether this group is broken or not, and leaves it as it
+    /// gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it as it
     /// is.
     ///
     /// Cost: as [`subgroup`](Self::subgroup), and a barrier of the new group.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Membership;
 use super::watcher::is_stopped;
-use crate::cluster::sentinel::ring;
+use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::coord::burial;
 use crate::coord::reads::Place;
@@ -175,6 +175,16 @@ impl Membership {
     /// Whether a node has been declared failed.
     pub fn has_lost_node(&self, node: usize) -> bool {
         ring::has_failed(&*self.segment, &self.segment.layout(), node)
+    }
+
+    /// Whether a node has said to this one that all of its ranks have left.
+    pub fn has_said_farewell(&self, node: usize) -> bool {
+        sentinel::has_left(&*self.segment, &self.segment.layout(), node)
+    }
+
+    /// How a rank of this node has ended, if it has.
+    pub fn has_ended(&self, rank: usize) -> Option<FailureCause> {
+        view::end_of(&*self.segment, &self.segment.layout(), self.local_of(rank)).map(|end| end.cause)
     }
 
     /// Whether this node knows that too few others can be reached to decide who has failed.

@@ -4,7 +4,7 @@
 //! and answers come back as late. A wire can be full, or unreachable, or break: then what waits is lost.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Poll;
 
 use phalanx::fabric::sim::{Seeded, SimNode};
@@ -30,6 +30,8 @@ struct State {
     /// The longest time, in steps, for which a wire may carry nothing; 0 for never.
     longest_stall: usize,
     steps: usize,
+    /// Wires that are no more, by process and node.
+    cut: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Default)]
@@ -44,7 +46,7 @@ impl Wires {
     pub fn new(nodes: Vec<SimNode>, processes: usize, faults: usize, seed: u64) -> Self {
         let tickets = (0..processes).map(|_| TicketTable::new(4096)).collect();
         let (random, wires) = (Seeded::new(seed), BTreeMap::new());
-        let state = State { random, faults, wires, tickets, longest_stall: 0, steps: 0 };
+        let state = State { random, faults, wires, tickets, longest_stall: 0, steps: 0, cut: BTreeSet::new() };
         Self { nodes, state: RefCell::new(state) }
     }
 
@@ -54,6 +56,20 @@ impl Wires {
         self
     }
 
+    /// Breaks a process's wire to a node: what is on its way by it is lost.
+    pub fn break_off(&self, process: usize, node: usize) {
+        let State { wires, tickets, .. } = &mut *self.state.borrow_mut();
+        if let Some(wire) = wires.get_mut(&(process, node)) {
+            wire.break_off(node, &mut tickets[process]);
+        }
+    }
+
+    /// The same for good: the process has ended or is shut out, or the node has no process any more.
+    pub fn cut(&self, process: usize, node: usize) {
+        self.break_off(process, node);
+        self.state.borrow_mut().cut.insert((process, node));
+    }
+
     /// One process's end.
     pub fn of(&self, process: usize, here: usize) -> Process<'_> {
         Process { net: self, process, here }
@@ -61,7 +77,7 @@ impl Wires {
 
     /// Lets one thing happen on a wire: a request takes effect, an answer comes in, a wire breaks. `false`: all is quiet.
     pub fn step(&self) -> bool {
-        let State { random, faults, wires, tickets, longest_stall, steps } = &mut *self.state.borrow_mut();
+        let State { random, faults, wires, tickets, longest_stall, steps, .. } = &mut *self.state.borrow_mut();
         *steps += 1;
         let mut busy: Vec<(usize, usize)> = Vec::new();
         busy.extend(wires.iter().filter(|(_, wire)| wire.is_busy()).map(|(ends, _)| *ends));
@@ -164,7 +180,10 @@ impl Fabric for Process<'_> {
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         check_batch(self, node, requests)?;
-        let State { random, faults, wires, tickets: tables, .. } = &mut *self.net.state.borrow_mut();
+        let State { random, faults, wires, tickets: tables, cut, .. } = &mut *self.net.state.borrow_mut();
+        if cut.contains(&(self.process, node)) {
+            return Err(PostError::Unreachable { node, why: "it is gone".to_owned() });
+        }
         match random.below(2000) {
             number if number < *faults => return Err(PostError::Full { node }),
             number if number < 2 * *faults => {

@@ -300,9 +300,7 @@ impl Round<'_> {
         let records = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
         let evidence =
             verdict::Evidence { nodes: &self.plan.nodes, said: &self.said, records: &records, hurt: &self.hurt };
-        let (violations, split) = verdict::judge(&evidence);
-        self.outcome.violations.extend(violations);
-        self.outcome.outcomes.extend(std::iter::repeat_n("passed a barrier across nodes that another lost", split));
+        self.outcome.violations.extend(verdict::judge(&evidence));
         self.judge_survivors();
         for said in &self.said {
             self.outcome.outcomes.extend(word(&said.event));

@@ -47,6 +47,7 @@ use self::farewell::Farewell;
 use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
+pub use self::watching::has_left;
 use super::agreement::{Agreement, AgreementError, Decision, Proposal, Slot};
 use super::detector::HeartbeatWord;
 use super::view::{self, FailureCause, Obituary, Unit};

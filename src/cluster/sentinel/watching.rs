@@ -119,7 +119,7 @@ pub(super) struct Looks {
 }
 
 /// Whether a node has said, to this one, that all of its ranks have left.
-pub(super) fn has_left(memory: &impl Memory, layout: &NodeLayout, node: usize) -> bool {
+pub fn has_left(memory: &impl Memory, layout: &NodeLayout, node: usize) -> bool {
     // Relaxed: nothing else is read by it.
     HeartbeatWord(memory.word(layout.heartbeat(node)).load(Ordering::Relaxed)).incarnation() == FAREWELL
 }

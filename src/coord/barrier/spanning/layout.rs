@@ -48,7 +48,7 @@ impl SpanLayout {
         self.local
     }
 
-    /// The barrier is passed, for the node's members; see [`ExchangeWord`].
+    /// The last barrier that is passed for the node's members, and whether it will stay that; see [`ReleaseWord`].
     pub const fn release(&self) -> WordAt {
         self.start
     }
@@ -122,36 +122,23 @@ impl SpanLayout {
     }
 }
 
-/// What one node says to another in a round, and what a node's members are released with. Written by one node only
-/// (the release by any of its members, all alike); there is one for odd sequences and one for even ones, because a
-/// node may be one barrier ahead of a reader.
+/// What one node says to another in a round. Written by one node only; there is one for odd sequences and one for even
+/// ones, because a node may be one barrier ahead of a reader.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–5 | operations | a bit for each operation that the members known so far have named |
-/// | 6 | contested | of a release: the barrier was decided by members' own words; see [`super::contest`] |
-/// | 7–15 | – | 0 |
+/// | 6–15 | – | 0 |
 /// | 16–63 | sequence | which barrier |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExchangeWord(pub u64);
 
 impl ExchangeWord {
     const OPERATIONS: u64 = 0x3f;
-    const CONTESTED: u64 = 1 << 6;
 
     /// The word for a barrier.
     pub const fn new(sequence: u64, operations: u64) -> Self {
         Self(sequence << 16 | operations)
-    }
-
-    /// The same, of a barrier that was contested or not.
-    pub const fn with_contest(self, was_contested: bool) -> Self {
-        if was_contested { Self(self.0 | Self::CONTESTED) } else { self }
-    }
-
-    /// Whether the barrier was contested.
-    pub const fn was_contested(self) -> bool {
-        self.0 & Self::CONTESTED != 0
     }
 
     /// Which barrier.
@@ -162,6 +149,89 @@ impl ExchangeWord {
     /// What was named.
     pub const fn operations(self) -> u64 {
         self.0 & Self::OPERATIONS
+    }
+}
+
+/// The last barrier that a node's members have been released from, and what they need to know of it. While it is open it
+/// is raised by `fetch_max`, by whichever of them sees the end first. Once it is *frozen* it is none of theirs: the
+/// survivors of a failure, of this node and of others, find out by compare-and-swaps what it shall be for good, and
+/// `fetch_max` changes it no more; see [`super::freeze`].
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–5 | operations | a bit for each operation that the members have named |
+/// | 6 | contested | the barrier was decided by members' own words; see [`super::contest`] |
+/// | 7 | settled | frozen: no survivor passes a later barrier, or fails at this one |
+/// | 8–15 | – | 0 |
+/// | 16–44 | sequence | which barrier: the lower half, known from what a reader is at itself |
+/// | 45–62 | sequence or epoch | open: its upper half. Frozen: the last epoch whose survivors have asked |
+/// | 63 | frozen | |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleaseWord(pub u64);
+
+impl ReleaseWord {
+    const CONTESTED: u64 = 1 << 6;
+    const SETTLED: u64 = 1 << 7;
+    const SEQUENCE_AT: u32 = 16;
+    const EPOCH_AT: u32 = 45;
+    const FROZEN: u64 = 1 << 63;
+    /// What stays of an open word when it is frozen.
+    const KEPT: u64 = (1 << Self::EPOCH_AT) - 1;
+    /// Sequences modulo this are in a frozen word.
+    const SEQUENCES: u64 = 1 << (Self::EPOCH_AT - Self::SEQUENCE_AT);
+
+    /// The word of a barrier.
+    pub const fn new(sequence: u64, operations: u64, was_contested: bool) -> Self {
+        let contested = if was_contested { Self::CONTESTED } else { 0 };
+        Self(sequence << Self::SEQUENCE_AT | operations | contested)
+    }
+
+    /// What was named.
+    pub const fn operations(self) -> u64 {
+        self.0 & ExchangeWord::OPERATIONS
+    }
+
+    /// Whether the barrier was contested.
+    pub const fn was_contested(self) -> bool {
+        self.0 & Self::CONTESTED != 0
+    }
+
+    /// Whether this barrier has been released. Of a frozen word `sequence` must be less than 2^28 off.
+    #[inline]
+    pub const fn has_released(self, sequence: u64) -> bool {
+        match self.is_frozen() {
+            false => self.0 >> Self::SEQUENCE_AT >= sequence,
+            true => {
+                let ahead = (self.0 >> Self::SEQUENCE_AT).wrapping_sub(sequence) % Self::SEQUENCES;
+                ahead < Self::SEQUENCES / 2
+            }
+        }
+    }
+
+    /// Whether nobody is released in the usual way any more.
+    #[inline]
+    pub const fn is_frozen(self) -> bool {
+        self.0 & Self::FROZEN != 0
+    }
+
+    /// Whether survivors have found out what it is for good.
+    pub const fn is_settled(self) -> bool {
+        self.is_frozen() && self.0 & Self::SETTLED != 0
+    }
+
+    /// The last epoch whose survivors have asked; 0 for an open word.
+    pub const fn epoch(self) -> u64 {
+        if self.is_frozen() { (self.0 & !Self::FROZEN) >> Self::EPOCH_AT } else { 0 }
+    }
+
+    /// The same, frozen for the survivors of an epoch.
+    pub const fn frozen(self, epoch: u64) -> Self {
+        Self(Self::FROZEN | epoch << Self::EPOCH_AT | self.0 & Self::KEPT)
+    }
+
+    /// The same, settled.
+    pub const fn settled(self) -> Self {
+        Self(self.0 | Self::SETTLED)
     }
 }
 
@@ -219,13 +289,18 @@ pub const LAYOUT_HASH: u64 = {
             star.inbox(8, 1).0 as u64,
             star.local().start().0 as u64,
             SpanLayout::value_of(WordAt(0)).0 as u64,
-            ExchangeWord::new(1, 0).with_contest(true).0,
+            ExchangeWord::new(1, 0).0,
+            ReleaseWord::new(1, 0, true).0,
+            ReleaseWord::new(1, 0, false).frozen(1).settled().0,
             NodeWord::new(1, WordAt(0)).0,
             super::contest::CompletionWord::new(1, super::contest::CompletionPhase::Closed).0,
             super::contest::ContestWord::opened(1).0,
         ],
     )
 };
+
+// A job of 65,536 ranks, each a node of its own, has so many epochs.
+const _: () = assert!(2 * 65_536 < 1 << (63 - ReleaseWord::EPOCH_AT));
 
 // The law of docs/design.md, "A spanning group's block", for nine nodes and radix 3: two rounds, four slots.
 const _: () = {
@@ -246,5 +321,23 @@ mod tests {
         assert!(ExchangeWord::new(7, 0).0 > ExchangeWord::new(6, 0x3f).0);
         let word = NodeWord::new((1 << 24) - 1, WordAt(1 << 33));
         assert_eq!((word.node(), word.start()), ((1 << 24) - 1, WordAt(1 << 33)));
+    }
+
+    #[test]
+    fn a_release_that_is_frozen_keeps_what_it_says_and_stands_against_later_ones() {
+        for sequence in [1, 5, (1 << 29) - 1, 1 << 29, (1 << 40) + 7] {
+            let open = ReleaseWord::new(sequence, 0x3f, true);
+            let epoch = (1 << 18) - 1;
+            let frozen = open.frozen(epoch);
+            for word in [open, frozen, frozen.settled(), frozen.frozen(epoch)] {
+                assert_eq!((word.operations(), word.was_contested()), (0x3f, true));
+                let found = [sequence - 1, sequence, sequence + 1].map(|sequence| word.has_released(sequence));
+                assert_eq!(found, [true, true, false], "{sequence} {word:?}");
+            }
+            assert_eq!((open.epoch(), open.is_frozen(), open.is_settled()), (0, false, false));
+            assert_eq!((frozen.epoch(), frozen.is_frozen(), frozen.is_settled()), (epoch, true, false));
+            assert!(frozen.settled().is_settled() && frozen.settled().frozen(3).is_settled());
+            assert!(ReleaseWord::new(0, 0, false).frozen(1).0 > ReleaseWord::new((1 << 47) - 1, 0x3f, true).0);
+        }
     }
 }

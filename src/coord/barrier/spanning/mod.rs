@@ -17,87 +17,38 @@
 //! ([`Spanning::begin`]): whoever misses its word in a later round reads the first round's outboxes of all the nodes of
 //! which that word would have told.
 //!
-//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way.
+//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way. Where a failure breaks the
+//! group, [`freeze`] has its survivors pass the last barrier together, or fail at it together. Who leaves for good sees to it
+//! that its words have arrived ([`Spanning::part`]).
 //!
 //! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
 //! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
 
 pub mod contest;
+mod exchange;
+pub mod freeze;
 pub mod layout;
+mod parting;
 pub mod schedule;
+mod span;
 
-use std::sync::Arc;
 use std::task::Poll;
 
 use super::word::{ArrivalWord, Phase};
 use super::{Awaited, Barrier, Contribution, Disagreement, Operation, Outcome, Withdrawal};
-use crate::coord::reads::{Place, Reads};
-use crate::fabric::{Fabric, Memory, PostError, Request, WordAt};
+use crate::fabric::{Fabric, Memory, PostError, WordAt};
 use crate::sync::{Ordering, full_fence_after_rmw, publish};
-use contest::{Brought, Field, Look, Retreat, Seen, Step};
-use layout::{ExchangeWord, SpanLayout};
+use contest::{Field, Retreat, Step};
+use exchange::Exchange;
+use freeze::Freeze;
+pub use freeze::Settled;
+use layout::{ExchangeWord, ReleaseWord, SpanLayout};
+use parting::Parting;
 pub use schedule::Schedule;
+pub use span::{Span, SpanNode};
 
 /// Thorough looks after which one is a repair, too.
 const LOOKS_TO_A_REPAIR: u32 = 1024;
-
-/// The nodes of a group, in its order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// All of the job's nodes in their own order, with their blocks at the same position: the world.
-    All {
-        /// How many there are.
-        nodes: usize,
-        /// The first word of each node's block.
-        start: WordAt,
-        /// The members of each node.
-        members: usize,
-    },
-    /// Some nodes.
-    Some(Arc<[SpanNode]>),
-}
-
-/// A node of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpanNode {
-    /// Its number in the job.
-    pub node: usize,
-    /// The first word of its block.
-    pub start: WordAt,
-    /// Its members.
-    pub members: usize,
-}
-
-impl Span {
-    /// How many nodes there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::All { nodes, .. } => *nodes,
-            Self::Some(list) => list.len(),
-        }
-    }
-
-    /// Never: a group has at least the node of its member.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// A node's number in the job and the first word of its block.
-    pub fn node(&self, index: usize) -> (usize, WordAt) {
-        match self {
-            Self::All { start, .. } => (index, *start),
-            Self::Some(list) => (list[index].node, list[index].start),
-        }
-    }
-
-    /// How many members the node of an index has.
-    pub fn members(&self, index: usize) -> usize {
-        match self {
-            Self::All { members, .. } => *members,
-            Self::Some(list) => list[index].members,
-        }
-    }
-}
 
 /// One member's side of a spanning group's barrier. Taxonomy as in [`Barrier`].
 #[derive(Debug)]
@@ -121,6 +72,10 @@ pub struct Spanning {
     retreat: Retreat,
     /// Whether this member's own word says that it has withdrawn, and nobody has counted it yet.
     has_marked: bool,
+    /// What is left to be seen before this member leaves.
+    parting: Option<Parting>,
+    /// How the barrier ends at which a failure has broken the group, while that is being found out.
+    freeze: Option<Freeze>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,52 +88,6 @@ enum Stage {
     Exchanging,
     /// As [`Stage::Exchanging`], but the usual way is closed: the barrier is contested.
     Contesting,
-}
-
-/// How far the rounds have come.
-#[derive(Debug, Default)]
-struct Exchange {
-    round: usize,
-    /// How many of the round's messages have been posted.
-    posted: usize,
-    /// Whether the round's outbox has been filled.
-    is_announced: bool,
-    /// A bit for each message of the round that has come, by its place.
-    arrived: u64,
-    operations: u64,
-    value: u64,
-    has_waited: bool,
-    pulls: Vec<Pull>,
-    /// Whether the round's last reads have found nothing.
-    has_pulled_in_vain: bool,
-    /// Why a message could not be posted, since the barrier began.
-    trouble: Option<PostError>,
-    /// Thorough looks so far.
-    looks: u32,
-    /// A look at the decision of a contested barrier.
-    look: Look,
-    /// Whether a member of a closed node has begun one.
-    has_looked: bool,
-}
-
-/// A look into other nodes' outboxes that is on its way: together they hold what a missing message would have said.
-#[derive(Debug)]
-struct Pull {
-    place: usize,
-    /// Of each outbox the word, and then the value.
-    reads: Reads,
-}
-
-/// What a [`Pull`] has brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pulled {
-    Pending,
-    /// One of the outboxes does not say what it should, or not yet, or could not be read.
-    InVain,
-    Found {
-        operations: u64,
-        value: u64,
-    },
 }
 
 impl Spanning {
@@ -199,6 +108,8 @@ impl Spanning {
             local_attempts: 0,
             retreat: Retreat::default(),
             has_marked: false,
+            parting: None,
+            freeze: None,
         }
     }
 
@@ -427,225 +338,33 @@ impl Spanning {
         self.stage = if goes_the_usual_way { Stage::Exchanging } else { Stage::Contesting };
     }
 
-    /// Goes through the rounds as far as words have come.
-    fn exchange(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
-        if let Some(brought) = self.see_contest(memory, fabric) {
-            (self.exchange.operations, self.exchange.value) = (brought.operations, brought.value);
-            self.let_go(fabric);
-            self.exchange.has_waited = true;
-            return Poll::Ready(self.release(memory, true));
-        }
-        if self.stage == Stage::Contesting {
-            return Poll::Pending;
-        }
-        self.take_pulled(fabric);
-        while self.exchange.round < self.layout.schedule().rounds() {
-            self.announce(memory);
-            if self.is_driver() {
-                self.post_round(fabric);
-            }
-            if !self.see_round(memory) {
-                return Poll::Pending;
-            }
-            if self.is_driver() && !self.has_posted_round() {
-                return Poll::Pending;
-            }
-            self.exchange.round += 1;
-            (self.exchange.posted, self.exchange.is_announced, self.exchange.arrived) = (0, false, 0);
-            self.exchange.has_pulled_in_vain = false;
-            self.let_go(fabric);
-        }
-        self.let_go(fabric);
-        Poll::Ready(self.release(memory, false))
-    }
-
-    /// What all brought, if a contest is decided.
-    fn see_contest(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Option<Brought> {
-        // Whoever knows of a contest looks at it once at least without waiting for a repair, and again when it is told.
-        // Relaxed: what is read then is ordered by itself.
-        let is_told = memory.word(self.layout.verdict()).load(Ordering::Relaxed) >= self.next();
-        let is_new = self.stage == Stage::Contesting && !self.exchange.has_looked;
-        if is_told || is_new {
-            self.exchange.has_looked = true;
-            self.look_abroad(fabric);
-        }
-        if !self.exchange.look.is_under_way() {
-            return None;
-        }
-        fabric.progress();
-        let mut look = std::mem::take(&mut self.exchange.look);
-        let seen = look.poll(&self.field(), self.is_driver(), fabric);
-        self.exchange.look = look;
-        match seen {
-            Poll::Ready(Seen::Passed(brought)) => Some(brought),
-            Poll::Ready(Seen::NoContest | Seen::Undecided) | Poll::Pending => None,
-        }
-    }
-
-    /// Fills the round's outbox, once.
-    fn announce(&mut self, memory: &impl Memory) {
-        if self.exchange.is_announced {
-            return;
-        }
-        self.exchange.is_announced = true;
-        let at = self.layout.outbox(self.exchange.round, self.next());
-        memory.word(SpanLayout::value_of(at)).store(self.exchange.value, Ordering::Relaxed);
-        let word = ExchangeWord::new(self.next(), self.exchange.operations);
-        // SYNC POINT: outbox. Release: whoever reads the word, by the fabric in order, may read the value after it. All
-        // local members that get here store the same.
-        memory.word(at).fetch_max(word.0, Ordering::Release);
-    }
-
-    fn has_posted_round(&self) -> bool {
-        self.exchange.posted >= self.layout.schedule().sent(self.here, self.exchange.round)
-    }
-
-    /// Sends what of the round has not been sent. What cannot be posted is tried again at the next poll.
-    fn post_round(&mut self, fabric: &impl Fabric) {
-        if !self.has_posted_round() {
-            self.post_messages(fabric);
-            fabric.flush();
-        }
-    }
-
-    fn post_messages(&mut self, fabric: &impl Fabric) {
-        let schedule = *self.layout.schedule();
-        let (round, sequence) = (self.exchange.round, self.next());
-        let word = ExchangeWord::new(sequence, self.exchange.operations);
-        let value = self.exchange.value;
-        for (place, message) in schedule.sends(self.here, round).enumerate().skip(self.exchange.posted) {
-            let (node, start) = self.span.node(message.peer);
-            let at = SpanLayout::new(start, schedule, 0).inbox(message.slot, sequence);
-            let flag = Request::Write { at, value: word.0 };
-            let posted = match self.contribution.operation.has_value() {
-                true => {
-                    let payload = Request::Write { at: SpanLayout::value_of(at), value };
-                    fabric.post_more(node, &[payload, flag], &mut Vec::new())
-                }
-                false => fabric.post_more(node, &[flag], &mut Vec::new()),
-            };
-            match posted {
-                Ok(()) => self.exchange.posted = place + 1,
-                Err(error @ PostError::Full { .. }) => {
-                    self.exchange.trouble = Some(error);
-                    return;
-                }
-                // The other node reads the outbox when it misses the message.
-                Err(error) => {
-                    self.exchange.trouble = Some(error);
-                    self.exchange.posted = place + 1;
-                }
-            }
-        }
-    }
-
-    /// Takes in the round's words that have come; whether all have.
-    fn see_round(&mut self, memory: &impl Memory) -> bool {
-        let schedule = *self.layout.schedule();
-        let round = self.exchange.round;
-        let mut is_complete = true;
-        for (place, message) in schedule.hears(self.here, round).enumerate() {
-            if self.exchange.arrived & 1 << place != 0 {
-                continue;
-            }
-            let at = self.layout.inbox(message.slot, self.next());
-            // SYNC POINT: inbox. Acquire pairs with the fabric's release of a remote write: it brings the value, and all
-            // that the sender's members did before they arrived.
-            let word = ExchangeWord(memory.word(at).load(Ordering::Acquire));
-            if word.sequence() < self.next() {
-                is_complete = false;
-                continue;
-            }
-            // Relaxed: the acquire load above came before.
-            let value = memory.word(SpanLayout::value_of(at)).load(Ordering::Relaxed);
-            self.take_in(place, word, value);
-        }
-        is_complete
-    }
-
-    fn take_in(&mut self, place: usize, word: ExchangeWord, value: u64) {
-        self.exchange.arrived |= 1 << place;
-        self.exchange.operations |= word.operations();
-        self.exchange.value = self.contribution.operation.combine(self.exchange.value, value);
-    }
-
-    /// Posts reads of what is missing: first the outboxes of the round's senders, then, in turn, what all those nodes
-    /// brought of whom the senders would tell: a sender may have arrived and not be able to go on.
-    fn post_pulls(&mut self, fabric: &impl Fabric) {
-        let schedule = *self.layout.schedule();
-        let asks_all = self.exchange.has_pulled_in_vain;
-        let round = if asks_all { 0 } else { self.exchange.round };
-        self.exchange.has_pulled_in_vain = false;
-        for (place, message) in schedule.hears(self.here, self.exchange.round).enumerate() {
-            if self.exchange.arrived & 1 << place != 0 {
-                continue;
-            }
-            let asked: Vec<usize> = match asks_all {
-                true => schedule.behind(self.here, self.exchange.round, message.peer).collect(),
-                false => vec![message.peer],
-            };
-            let mut reads = self.reads_of(round, &asked);
-            let _ = reads.poll(fabric);
-            self.exchange.pulls.push(Pull { place, reads });
-        }
-    }
-
-    /// Reads of some nodes' outboxes of a round.
-    fn reads_of(&self, round: usize, asked: &[usize]) -> Reads {
-        let schedule = *self.layout.schedule();
-        let words = asked.iter().flat_map(|index| {
-            let (node, start) = self.span.node(*index);
-            let at = SpanLayout::new(start, schedule, 0).outbox(round, self.next());
-            // The word first: if it is of this barrier, the value that is read after it is, too.
-            [at, SpanLayout::value_of(at)].map(|at| Place { node, at })
-        });
-        Reads::new(words.collect())
-    }
-
-    /// Takes in what earlier reads of outboxes have brought.
-    fn take_pulled(&mut self, fabric: &impl Fabric) {
-        for mut pull in std::mem::take(&mut self.exchange.pulls) {
-            match pull.look(fabric, self.next(), self.contribution.operation) {
-                Pulled::Pending => self.exchange.pulls.push(pull),
-                Pulled::InVain => {
-                    drop(pull.reads.into_values(fabric));
-                    self.exchange.has_pulled_in_vain = true;
-                }
-                Pulled::Found { operations, value } if self.exchange.arrived & 1 << pull.place == 0 => {
-                    self.take_in(pull.place, ExchangeWord::new(self.next(), operations), value);
-                }
-                Pulled::Found { .. } => {}
-            }
-        }
-    }
-
-    /// Gives up what is on its way: nobody will take it.
-    pub fn let_go(&mut self, fabric: &impl Fabric) {
-        self.exchange.look.abandon(fabric);
-        for pull in self.exchange.pulls.drain(..) {
-            drop(pull.reads.into_values(fabric));
-        }
-    }
-
-    /// Tells the node's other members, and passes.
-    fn release(&mut self, memory: &impl Memory, was_contested: bool) -> Outcome {
+    /// Tells the node's other members, and passes; unless survivors of a failure have closed this way before.
+    fn release(&mut self, memory: &impl Memory, was_contested: bool) -> Poll<Outcome> {
         let last = self.last_of_all(memory);
         let (operations, value) = (self.exchange.operations, self.exchange.value);
+        memory.word(self.layout.release_value()).store(value, Ordering::Relaxed);
+        memory.word(self.layout.release_last()).store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
+        // SYNC POINT: release. Release: it carries the two words above and all that this member has seen. Members
+        // that get here at the same time store the same. On a node of one member it is stored for survivors alone, of
+        // whom one may freeze it at this very moment.
+        let word = ReleaseWord::new(self.next(), operations, was_contested);
+        let found = ReleaseWord(memory.word(self.layout.release()).fetch_max(word.0, Ordering::AcqRel));
+        if found.is_frozen() && !found.has_released(self.next()) {
+            return Poll::Pending;
+        }
         if self.local.layout().size() > 1 {
-            memory.word(self.layout.release_value()).store(value, Ordering::Relaxed);
-            memory.word(self.layout.release_last()).store(last.map_or(0, |last| last as u64 + 1), Ordering::Relaxed);
-            // SYNC POINT: release. Release: it carries the two words above and all that this member has seen. Members
-            // that get here at the same time store the same.
-            let word = ExchangeWord::new(self.next(), operations).with_contest(was_contested);
-            memory.word(self.layout.release()).fetch_max(word.0, Ordering::AcqRel);
             // SYNC POINT: release sleepers. The release is visible before the sleepers are counted; a rank that parks
             // counts itself, fences, and looks at the release again.
             full_fence_after_rmw();
-            if memory.word(self.layout.release_sleepers()).load(Ordering::Relaxed) != 0 {
-                memory.wake(self.layout.release());
-            }
+            self.wake_those_released(memory);
         }
-        self.pass(operations, value, last)
+        Poll::Ready(self.pass(operations, value, last))
+    }
+
+    fn wake_those_released(&self, memory: &impl Memory) {
+        if memory.word(self.layout.release_sleepers()).load(Ordering::Relaxed) != 0 {
+            memory.wake(self.layout.release());
+        }
     }
 
     /// The local member that came last of all, if it was this node that all the others had waited for.
@@ -670,17 +389,24 @@ impl Spanning {
             return None;
         }
         // SYNC POINT: release. Acquire pairs with the releasing member's exchange.
-        let word = ExchangeWord(memory.word(self.layout.release()).load(Ordering::Acquire));
-        if word.sequence() < self.next() {
+        let word = ReleaseWord(memory.word(self.layout.release()).load(Ordering::Acquire));
+        // A frozen word is looked at only now: it is above all open ones.
+        if word.0 < ReleaseWord::new(self.next(), 0, false).0 || !word.has_released(self.next()) {
             return None;
         }
+        Some(self.pass_as_released(memory, fabric, word))
+    }
+
+    /// Passes with what the release says.
+    fn pass_as_released(&mut self, memory: &impl Memory, fabric: &impl Fabric, word: ReleaseWord) -> Outcome {
         let load = |at| memory.word(at).load(Ordering::Relaxed);
         let last = usize::try_from(load(self.layout.release_last())).unwrap_or(0).checked_sub(1);
         let value = load(self.layout.release_value());
-        if !word.was_contested() {
+        // Where survivors have settled it, they find out by themselves.
+        if !word.was_contested() && !word.is_frozen() {
             self.tell_the_rest(fabric, word.operations(), value);
         }
-        Some(self.pass(word.operations(), value, last))
+        self.pass(word.operations(), value, last)
     }
 
     /// A driver over whose head the node was released: others wait for its messages, and may find nobody to read from
@@ -836,7 +562,7 @@ impl Spanning {
         if !self.is_driver() {
             let seen = memory.word(self.layout.release()).load(Ordering::Acquire);
             let awaited = Awaited { word: self.layout.release(), seen, sleepers: self.layout.release_sleepers() };
-            return (ExchangeWord(seen).sequence() < self.next()).then_some(awaited);
+            return (!ReleaseWord(seen).has_released(self.next())).then_some(awaited);
         }
         match self.stage {
             Stage::Gathering => self.local.awaited(memory),
@@ -868,30 +594,6 @@ impl Spanning {
         match self.stage {
             Stage::Gathering => !self.is_driver() || self.local.is_missing_on(memory, cpu),
             _ => true,
-        }
-    }
-}
-
-impl Pull {
-    /// Takes in what has come.
-    fn look(&mut self, fabric: &impl Fabric, sequence: u64, operation: Operation) -> Pulled {
-        let is_complete = self.reads.poll(fabric).is_ready();
-        let (mut operations, mut sum) = (0, None);
-        for index in (0..self.reads.len()).step_by(2) {
-            let word = self.reads.value(index).map(ExchangeWord);
-            match (word, self.reads.value(index + 1)) {
-                (Some(word), _) if word.sequence() < sequence => return Pulled::InVain,
-                (Some(word), Some(value)) => {
-                    operations |= word.operations();
-                    sum = Some(sum.map_or(value, |earlier| operation.combine(earlier, value)));
-                }
-                _ if is_complete => return Pulled::InVain,
-                _ => {}
-            }
-        }
-        match is_complete {
-            true => Pulled::Found { operations, value: sum.unwrap_or(0) },
-            false => Pulled::Pending,
         }
     }
 }

@@ -1,0 +1,61 @@
+//! Before a member of a group that spans nodes drops it: others may still need what its node has said last, and its
+//! process may be about to end.
+
+use std::time::{Duration, Instant};
+
+use super::meeting::Meeting;
+use super::{Core, Group};
+use crate::cluster::view::FailureCause;
+use crate::fabric::network::Network;
+use crate::job::Membership;
+
+/// The longest time between two looks.
+const LONGEST_NAP: Duration = Duration::from_millis(1);
+/// So long it looks without a pause: a round trip or two.
+const BUSY_FOR: Duration = Duration::from_micros(200);
+
+impl Group {
+    /// Sees to it that what this member has said to other nodes has arrived there, as long as they live, and for at most the
+    /// failure time-out.
+    pub(super) fn see_words_off(&self, core: &mut Core) {
+        let membership = &self.membership;
+        // Of a group that a failure has broken no barrier is passed by messages any more.
+        self.read_log(&mut core.failures);
+        let is_broken = core.failures.has_broken();
+        let Meeting::Spanning(barrier) = &mut core.barrier else { return };
+        if is_broken || std::thread::panicking() {
+            return;
+        }
+        let reach = membership.reach();
+        let speaks_for_driver = self.has_driver_left();
+        let (begun, mut nap) = (Instant::now(), Duration::from_micros(20));
+        let is_gone = |node| membership.is_gone(node, reach.fabric);
+        while barrier.part(reach.memory, reach.fabric, speaks_for_driver, is_gone).is_pending() {
+            let waited = begun.elapsed();
+            if waited >= membership.failure.timeout {
+                break;
+            }
+            if waited < BUSY_FOR {
+                crate::machine::yield_cpu();
+            } else {
+                membership.nap(nap);
+                nap = (nap * 2).min(LONGEST_NAP);
+            }
+        }
+        barrier.let_go(reach.fabric);
+    }
+
+    /// Whether the member that writes this node's messages has left the job.
+    fn has_driver_left(&self) -> bool {
+        let driver = self.membership.neighbours_among(&self.ranks).first().copied();
+        driver.is_some_and(|rank| self.membership.has_ended(rank) == Some(FailureCause::Left))
+    }
+}
+
+impl Membership {
+    /// Whether nobody lives on a node who could want anything.
+    fn is_gone(&self, node: usize, network: &Network) -> bool {
+        let is_refused = || network.refused_by_all(node).is_some() && self.topology.ranks_of(node).len() == 1;
+        self.has_lost_node(node) || self.has_said_farewell(node) || is_refused()
+    }
+}
