@@ -65,6 +65,9 @@
 //! For the same reason whoever spreads the decision closes words before it writes them: see [`Announcement`].
 
 mod announcement;
+mod electorate;
+#[cfg(test)]
+mod epochs;
 #[cfg(test)]
 mod exhaustive;
 mod proposer;
@@ -74,7 +77,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub use announcement::{Announcement, Listener};
-pub use proposer::{Ask, Decision, Proposal, Proposer, Rule, Swap};
+pub use electorate::{Electorate, Rule, Seat};
+pub use proposer::{Ask, Decision, Proposal, Proposer, Swap};
 pub use word::{AcceptorWord, Slot};
 
 use crate::fabric::{Fabric, PostError, Request, Ticket};
@@ -130,12 +134,31 @@ pub enum AgreementError {
     },
 }
 
-/// The answers to one node's swap and to the read of its decided word that goes with it.
+/// The answers to one node's swap and to the reads of its decided words that go with it.
 #[derive(Debug)]
 struct UnderWay {
     node: usize,
     swap: Ticket,
+    /// Of the instance before.
+    before: Option<Ticket>,
     decided: Ticket,
+}
+
+impl UnderWay {
+    fn forget(self, fabric: &impl Fabric) {
+        [Some(self.swap), self.before, Some(self.decided)].into_iter().flatten().for_each(|it| fabric.forget(it));
+    }
+}
+
+/// What has come of a request, if that is known: the word that it found.
+fn answer_to(ticket: Ticket, fabric: &impl Fabric) -> Option<u64> {
+    match fabric.take(ticket) {
+        Poll::Ready(answer) => answer.ok(),
+        Poll::Pending => {
+            fabric.forget(ticket);
+            None
+        }
+    }
 }
 
 /// A proposer at work: posts what [`Proposer`] wants, and gives it what comes.
@@ -152,6 +175,8 @@ pub struct Agreement {
     asks: Vec<Ask>,
     /// A batch was refused for lack of room.
     wants_room: bool,
+    /// Who has shown that it knows the instance before.
+    informed: Vec<usize>,
     /// Whose answer ends this.
     accused: Option<usize>,
     /// Votes have been asked for: who gave up now would leave them.
@@ -159,14 +184,14 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Begins. `slots`: where each node's words are, by node number. `deadline`: on the clock of [`poll`](Self::poll)'s
+    /// Begins. `slots`: where each acceptor's words are, by its number. `deadline`: on the clock of [`poll`](Self::poll)'s
     /// `now`; without one it goes on until there is a decision.
     ///
     /// # Panics
     ///
-    /// When there is not one slot for each node, or `here` is none of the nodes: mistakes of the caller.
+    /// When there is not one slot for each acceptor, or `here` is no voter: mistakes of the caller.
     pub fn new(proposal: Proposal, slots: Vec<Slot>, deadline: Option<Duration>) -> Self {
-        assert_eq!(slots.len(), proposal.nodes, "a slot for each node");
+        assert_eq!(slots.len(), proposal.electorate.acceptors(), "a slot for each acceptor");
         Self {
             proposer: Proposer::new(proposal),
             slots,
@@ -175,6 +200,7 @@ impl Agreement {
             round: 0,
             asks: Vec::new(),
             wants_room: false,
+            informed: Vec::new(),
             accused: None,
             has_asked_for_votes: false,
         }
@@ -241,24 +267,31 @@ impl Agreement {
 
     /// Gives up what is under way. The machine is not to be polled after that.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
-        for UnderWay { swap, decided, .. } in self.under_way.drain(..) {
-            fabric.forget(swap);
-            fabric.forget(decided);
-        }
+        self.under_way.drain(..).for_each(|open| open.forget(fabric));
+    }
+
+    /// The nodes that have shown since the last call that they know the instance before.
+    pub fn take_informed(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.informed)
+    }
+
+    /// The nodes that have answered in this round and did not know the instance before. Until somebody has told them of
+    /// that ([`Announcement`]) they have no part.
+    pub fn behind(&self) -> Vec<usize> {
+        self.proposer.behind().collect()
     }
 
     fn take(&mut self, fabric: &impl Fabric, now: Duration) {
-        let (round, proposer) = (self.round, &mut self.proposer);
+        let (round, proposer, informed) = (self.round, &mut self.proposer, &mut self.informed);
         self.under_way.retain(|open| {
-            // The read was posted after the swap and completes after it.
+            // This read was posted last and completes last.
             let Poll::Ready(decided) = fabric.take(open.decided) else { return true };
-            let swapped = match fabric.take(open.swap) {
-                Poll::Ready(swapped) => swapped.ok().map(AcceptorWord),
-                Poll::Pending => {
-                    fabric.forget(open.swap);
-                    None
-                }
-            };
+            let swapped = answer_to(open.swap, fabric).map(AcceptorWord);
+            match open.before.and_then(|before| answer_to(before, fabric)) {
+                Some(0) => proposer.note_behind(round, open.node),
+                Some(_) => informed.push(open.node),
+                None => {}
+            }
             let decided = decided.ok().and_then(|word| u32::try_from(word).ok());
             proposer.handle(round, open.node, swapped, decided, now);
             false
@@ -272,13 +305,18 @@ impl Agreement {
         let mut posted = Ok(());
         for Ask { node, swap } in asks.drain(..) {
             let slot = self.slots[node];
-            let requests = [
-                Request::CompareSwap { at: slot.acceptor, expected: swap.expected.0, new: swap.new.0 },
-                Request::Read { at: slot.decided },
-            ];
+            let mut requests =
+                vec![Request::CompareSwap { at: slot.acceptor, expected: swap.expected.0, new: swap.new.0 }];
+            requests.extend(slot.before.map(|at| Request::Read { at }));
+            requests.push(Request::Read { at: slot.decided });
             let mut tickets = Vec::with_capacity(requests.len());
             match fabric.post_more(node, &requests, &mut tickets) {
-                Ok(()) => self.under_way.push(UnderWay { node, swap: tickets[0], decided: tickets[1] }),
+                Ok(()) => self.under_way.push(UnderWay {
+                    node,
+                    swap: tickets[0],
+                    before: slot.before.map(|_| tickets[1]),
+                    decided: tickets[tickets.len() - 1],
+                }),
                 Err(PostError::Full { .. }) => {
                     self.wants_room = true;
                     self.proposer.put_back(node);
