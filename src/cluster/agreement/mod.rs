@@ -2,7 +2,8 @@
 //!
 //! Single-decree Paxos whose acceptors are words, changed by one-sided compare-and-swap: nobody's program runs at an
 //! acceptor, so a node takes part as long as any of its processes serves its words. One instance is one word on each node
-//! ([`AcceptorWord`]), empty at first; a decided instance is never used again.
+//! ([`AcceptorWord`]), empty at first; a decided instance is never used again. Instances follow each other as the epochs of
+//! a log do, and who votes in one follows from those before.
 //!
 //! After L. Lamport, *The Part-Time Parliament* (1998), and E. Gafni and L. Lamport, *Disk Paxos* (2003), whose acceptors
 //! are passive, too; that one word and one swap a phase are enough is from *Velos: One-sided Paxos for RDMA applications*
@@ -32,9 +33,11 @@
 //!
 //! # Quorums
 //!
-//! Of `n` nodes a quorum is `n/2 + 1`. Some nodes may be *gone*: surely without any process, for good. Their words cannot
-//! be asked, and nobody there knows anything. When those left are no majority, a proposer votes by [`Rule::Survivors`]:
-//! its quorum is *all* that are not gone, with these conditions:
+//! Of `n` voters a quorum is `n/2 + 1`. Who votes says an [`Electorate`]: the nodes, and the *witness*, a word that belongs
+//! to no node, where that makes their number odd. Some voters may be *gone*: surely without any process, for good. Their
+//! words cannot be asked, and nobody there knows anything. When those left are no majority, a proposer votes by
+//! [`Rule::Survivors`]: its quorum is *all* that are not gone, the witness among them if there is one, voter or not, with
+//! these conditions:
 //!
 //! - (i) it prepares after all others are gone (when the set grows, it begins again);
 //! - (ii) its ballots are above all those by a majority;
@@ -50,13 +53,43 @@
 //! `l` has not been gone while it was prepared, so it was prepared at `l`, which is in `Q` by (iii). Two quorums with the
 //! same ballot intersect likewise, and one swap only owns the ballot there. ∎
 //!
+//! The witness is an acceptor like the others in this; it has no proposer, so that (iii) asks nothing of it.
+//!
 //! Without (i) a survivor's old promises could miss what a majority, since gone, did between; without (ii) what is left
 //! of such a majority could outvote the survivors.
+//!
+//! # One instance after the other
+//!
+//! Who votes on an epoch follows from the log before it, so all that propose for it must know that log alike. Those that
+//! live do, as will be shown; those that are gone may have known another one, which survivors of theirs have not found, and
+//! so other voters: their quorums need not intersect those of the survivors. Hence one condition more:
+//!
+//! - (iv) an acceptor takes a vote, and its word is closed, only if it knows the instance before: a proposer counts a
+//!   promise only if the read that goes with it has found the decided word of that instance, and who announces looks first.
+//!
+//! **Claim.** At any time all that live, nodes and the witness, agree on each instance that they know, and a word of a living
+//! acceptor holds only votes of proposers whose log up to there was the same as that of whoever lives and knows it.
+//!
+//! *Proof.* By induction over the instances; let it hold for those before `e`. An acceptor with a vote on `e` knows those
+//! before, by (iv) again and again. When the promise was counted, its proposer lived and so did the acceptor, and they
+//! agreed on all those instances. What an acceptor knows it knows for good; so whoever reads the vote, and lives and knows
+//! the same instances, agrees with the acceptor on them, and so with the vote's proposer, though that may be gone by then.
+//! This is the second half. For the first half take two decisions of `e` as above, of `L` and of another that decides while
+//! `l` lives: their logs are the same, by induction. Each proposal from which the other one stems has left a vote that was
+//! read at a living acceptor, so its log was the same, too, and its voters. The proof above then holds, with the voters for
+//! nodes. ∎
+//!
+//! For the survivors' rule this needs the witness in their quorum even where it does not vote: it may hold votes on later
+//! instances, and knows those before.
+//!
+//! In between, an acceptor may have promised for another log. A promise says nothing of values; it only makes others draw a
+//! higher ballot.
 //!
 //! # Learning
 //!
 //! What is decided is learned without a vote of one's own from a *closed* word, from a decided word that is not 0, or
-//! from a majority of words with the same vote (by a majority's ballot). The one from whom it is learned may be gone a
+//! from a majority of voters' words with the same vote (by a majority's ballot). An observer, which has no vote, is looked
+//! at for this. The one from whom it is learned may be gone a
 //! moment later, and then survivors may decide anew; so who learns swaps its own node's word, *as it was known before it
 //! asked*, for the closed word, and only then knows. If that succeeds no survivors can have prepared since: they would
 //! have needed this word after the others were gone. If it fails, what was seen may be old, and everything begins again. A
