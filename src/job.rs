@@ -453,7 +453,15 @@ fn alone(
     let cpus = share_of_node(segment);
     let topology = Arc::new(Topology::single(node.ranks()));
     let (layouts, failure): (Arc<[NodeLayout]>, _) = (Arc::new([node]), options.failure()?);
-    let post = Post { rank, segment, layouts: &layouts, topology: &topology, network: None, options: failure };
+    let post = Post {
+        rank,
+        segment,
+        layouts: &layouts,
+        topology: &topology,
+        has_witness: false,
+        network: None,
+        options: failure,
+    };
     let membership = Membership::new(Parts {
         failure,
         watcher: Watcher::start(&post)?,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::seeds::for_each_seed;
 use phalanx::cluster::agreement::{
-    AcceptorWord, Agreement, AgreementError, Announcement, Decision, Listener, Proposal, Slot,
+    AcceptorWord, Agreement, AgreementError, Announcement, Decision, Electorate, Listener, Proposal, Slot,
 };
 use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, World};
 use phalanx::fabric::{BATCH_REQUESTS, Fabric, Memory, Request, WordAt};
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_micros(5);
 
 /// Each node has its words somewhere else.
 fn slot(node: usize) -> Slot {
-    Slot { acceptor: WordAt(node % 3), decided: WordAt(4 + node % 5) }
+    Slot { acceptor: WordAt(node % 3), decided: WordAt(4 + node % 5), before: None }
 }
 
 const WORDS: usize = 9;
@@ -41,7 +41,7 @@ fn value_of(node: usize) -> NonZeroU32 {
 }
 
 fn proposal(nodes: usize, here: usize, seed: u64) -> Proposal {
-    Proposal { nodes, here, value: value_of(here), pause: PAUSE, seed }
+    Proposal { electorate: Electorate::of_all(nodes), here, value: value_of(here), pause: PAUSE, seed }
 }
 
 fn agreement(nodes: usize, here: usize, seed: u64, deadline: Option<Duration>) -> Agreement {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES, LocalPlace};
 use phalanx::cluster::rendezvous;
+use phalanx::cluster::witness::Witness;
 use rustix::process::{Pid, Signal, kill_process};
 
 use self::namespaces::Namespaces;
@@ -103,7 +104,7 @@ pub struct DoomedJob {
     ranks: Vec<(Child, Option<ChildStdin>)>,
     heard: Receiver<Said>,
     key: String,
-    _rendezvous: Option<rendezvous::Server>,
+    _services: Option<(rendezvous::Server, Witness)>,
 }
 
 impl DoomedJob {
@@ -113,11 +114,11 @@ impl DoomedJob {
     ///
     /// [`DoomedError`]; no process is left behind.
     pub fn start(place: Place<'_>, task: &Task) -> Result<Self, DoomedError> {
-        let (identity, server) = meeting(place)?;
+        let (identity, services) = meeting(place)?;
         let text = serde_json::to_string(task).expect("plain values");
         let (say, heard) = channel();
         let key = identity.key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut job = Self { ranks: Vec::new(), heard, key, _rendezvous: server };
+        let mut job = Self { ranks: Vec::new(), heard, key, _services: services };
         let program = std::env::current_exe().map_err(system("find this program"))?;
         for rank in 0..place.nodes.len() {
             let mut command = match place.namespaces {
@@ -240,7 +241,7 @@ impl Drop for DoomedJob {
 }
 
 /// Who the ranks are, and who serves their meeting if they are on several nodes.
-fn meeting(place: Place<'_>) -> Result<(Identity, Option<rendezvous::Server>), DoomedError> {
+fn meeting(place: Place<'_>) -> Result<(Identity, Option<(rendezvous::Server, Witness)>), DoomedError> {
     let size = place.nodes.len();
     if place.count() == 1 {
         return Ok((Identity::random(size).map_err(system("draw a job's key"))?, None));
@@ -250,7 +251,10 @@ fn meeting(place: Place<'_>) -> Result<(Identity, Option<rendezvous::Server>), D
     let address = listener.local_addr().map_err(system("serve a rendezvous"))?;
     let identity = Identity::served_at(address, size).map_err(system("draw a job's key"))?;
     let server = rendezvous::Server::start(listener, &identity.key, size).map_err(system("serve a rendezvous"))?;
-    Ok((identity, Some(server)))
+    let listener = TcpListener::bind((host, 0)).map_err(system("serve a witness"))?;
+    let witness = Witness::start(listener, &identity.key, size, place.count()).map_err(system("serve a witness"))?;
+    let identity = Identity { witness: Some(witness.address()), ..identity };
+    Ok((identity, Some((server, witness))))
 }
 
 /// Passes on what a process says, until its end.

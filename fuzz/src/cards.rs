@@ -30,6 +30,7 @@ fn any_card(random: &mut Seeded) -> RankCard {
         node_key: [byte(random); NODE_KEY_BYTES],
         socket: "phalanx-".repeat(random.below(4)),
         addresses: (0..=random.below(MOST_ADDRESSES)).map(|_| address(random)).collect(),
+        witness: (random.below(2) == 0).then(|| SocketAddr::new(address(random).ip(), port.max(1))),
         mask,
     }
 }

@@ -11,7 +11,7 @@ use crate::machine::{CpuSet, MASK_CPUS};
 /// The most addresses that a rank names.
 pub const MOST_ADDRESSES: usize = 16;
 /// The version of both cards.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// A rank, before it is known who shares memory with whom.
 ///
@@ -24,6 +24,7 @@ const VERSION: u64 = 1;
 /// | 32–79 | the node key: see [`super::node_key`] |
 /// | then | length of the name of its segment's socket, then the name |
 /// | then | number of addresses, then each as 16 bytes (IPv4 as IPv6 has it) |
+/// | then | the witness' address as 16 bytes, and its port; no witness: zeros |
 /// | then | words of the mask of CPUs that it may use |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankCard {
@@ -37,6 +38,8 @@ pub struct RankCard {
     pub socket: String,
     /// Where it listens, best first.
     pub addresses: Vec<SocketAddr>,
+    /// Where the job's witness is ([`super::witness`]), if this rank knows of one. Rank 0's word counts.
+    pub witness: Option<SocketAddr>,
     /// The CPUs that it may use.
     pub mask: CpuSet,
 }
@@ -61,6 +64,9 @@ impl RankCard {
         for address in &self.addresses {
             bytes.extend_from_slice(&as_v6(address.ip()).octets());
         }
+        let witness = self.witness.unwrap_or((Ipv6Addr::UNSPECIFIED, 0).into());
+        bytes.extend_from_slice(&as_v6(witness.ip()).octets());
+        put(&mut bytes, u64::from(witness.port()));
         self.mask.words().iter().for_each(|word| put(&mut bytes, *word));
         bytes
     }
@@ -75,7 +81,7 @@ impl RankCard {
         rest.version()?;
         let layout_hash = rest.number()?;
         let groups = rest.number()?;
-        let port = u16::try_from(rest.number()?).map_err(|_| "a port that is none".to_owned())?;
+        let port = rest.port()?;
         let node_key = rest.take(NODE_KEY_BYTES)?.try_into().expect("as many bytes");
         let socket =
             String::from_utf8(rest.bytes()?.to_vec()).map_err(|_| "a socket's name that is no text".to_owned())?;
@@ -85,16 +91,17 @@ impl RankCard {
         }
         let mut addresses = Vec::new();
         for _ in 0..count {
-            let octets: [u8; 16] = rest.take(16)?.try_into().expect("sixteen bytes");
-            addresses.push(SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), port));
+            addresses.push(SocketAddr::new(rest.ip()?, port));
         }
+        let witness = SocketAddr::new(rest.ip()?, rest.port()?);
+        let witness = Some(witness).filter(|witness| witness.port() != 0);
         let mut words = [0; MASK_CPUS / 64];
         for word in &mut words {
             *word = rest.number()?;
         }
         rest.end()?;
         let mask = CpuSet::from_words(words);
-        Ok(Self { layout_hash, groups, node_key, socket, addresses, mask })
+        Ok(Self { layout_hash, groups, node_key, socket, addresses, witness, mask })
     }
 }
 
@@ -165,6 +172,15 @@ impl<'bytes> Rest<'bytes> {
         Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes")))
     }
 
+    fn port(&mut self) -> Result<u16, String> {
+        u16::try_from(self.number()?).map_err(|_| "a port that is none".to_owned())
+    }
+
+    fn ip(&mut self) -> Result<IpAddr, String> {
+        let octets: [u8; 16] = self.take(16)?.try_into().expect("sixteen bytes");
+        Ok(Ipv6Addr::from(octets).to_canonical())
+    }
+
     fn bytes(&mut self) -> Result<&'bytes [u8], String> {
         let count = usize::try_from(self.number()?).unwrap_or(usize::MAX);
         self.take(count)
@@ -194,6 +210,7 @@ mod tests {
             node_key: [7; NODE_KEY_BYTES],
             socket: "phalanx-1".to_owned(),
             addresses: vec!["127.0.0.1:80".parse().expect("an address"), "[::1]:80".parse().expect("an address")],
+            witness: Some("127.0.0.1:81".parse().expect("an address")),
             mask: CpuSet::of_this_thread(),
         }
     }
@@ -201,6 +218,8 @@ mod tests {
     #[test]
     fn cards_are_parsed_as_they_were_packed() {
         assert_eq!(RankCard::parse(&card().encode()), Ok(card()));
+        let alone = RankCard { witness: None, ..card() };
+        assert_eq!(RankCard::parse(&alone.encode()), Ok(alone));
         let node = NodeCard { arena_units: 9 };
         assert_eq!(NodeCard::parse(&node.encode()), Ok(node));
         assert!(NodeCard::parse(&NodeCard { arena_units: 0 }.encode()).is_err());

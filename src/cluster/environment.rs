@@ -12,7 +12,7 @@ use crate::handshake::random_bytes;
 const IDENTITY: [&str; 4] = ["PHALANX_RANK", "PHALANX_SIZE", "PHALANX_BOOTSTRAP", "PHALANX_KEY"];
 /// All variables that a launcher sets for some jobs. One that starts a job inside a job removes those that it does not
 /// set, so that none of the outer job's remain.
-pub const LAUNCHER_VARIABLES: [&str; 8] = [
+pub const LAUNCHER_VARIABLES: [&str; 9] = [
     "PHALANX_RANK",
     "PHALANX_SIZE",
     "PHALANX_LOCAL_RANK",
@@ -21,6 +21,7 @@ pub const LAUNCHER_VARIABLES: [&str; 8] = [
     "PHALANX_KEY",
     "PHALANX_RENDEZVOUS",
     "PHALANX_NODE",
+    "PHALANX_WITNESS",
 ];
 /// What `PHALANX_RENDEZVOUS` says when a launcher serves the address.
 const SERVED: &str = "served";
@@ -75,6 +76,8 @@ pub struct Identity {
     pub is_served: bool,
     /// The node that this rank is to pretend to be on.
     pub pretended_node: Option<u32>,
+    /// Where the launcher keeps the job's witness ([`super::witness`]), if it does. Rank 0's counts, for all.
+    pub witness: Option<SocketAddr>,
 }
 
 /// A rank's place among those of its node, as a launcher knows it.
@@ -96,7 +99,15 @@ impl Identity {
     /// When the kernel has no random numbers.
     pub fn random(size: usize) -> std::io::Result<Self> {
         let bootstrap = Address::Unix { name: format!("phalanx-{}", hex(&random_bytes::<16>()?)) };
-        Ok(Self { rank: 0, size, bootstrap, key: Key::random()?, is_served: false, pretended_node: None })
+        Ok(Self {
+            rank: 0,
+            size,
+            bootstrap,
+            key: Key::random()?,
+            is_served: false,
+            pretended_node: None,
+            witness: None,
+        })
     }
 
     /// A new job's identity, for a launcher that serves the rendezvous itself.
@@ -106,7 +117,7 @@ impl Identity {
     /// When the kernel has no random numbers.
     pub fn served_at(address: SocketAddr, size: usize) -> std::io::Result<Self> {
         let (bootstrap, key) = (address.into(), Key::random()?);
-        Ok(Self { rank: 0, size, bootstrap, key, is_served: true, pretended_node: None })
+        Ok(Self { rank: 0, size, bootstrap, key, is_served: true, pretended_node: None, witness: None })
     }
 
     /// The variables that make a process rank `rank` of this job on one node: what a launcher hands out, and what
@@ -130,6 +141,7 @@ impl Identity {
             variables.push(("PHALANX_RENDEZVOUS", SERVED.to_owned()));
         }
         variables.extend(place.pretended_node.map(|node| ("PHALANX_NODE", node.to_string())));
+        variables.extend(self.witness.map(|address| ("PHALANX_WITNESS", address.to_string())));
         variables
     }
 }
@@ -163,6 +175,14 @@ pub struct EnvironmentOptions {
     pub tcp_engine: Option<String>,
     /// `PHALANX_TRACE`.
     pub trace: Option<String>,
+}
+
+/// What a job that meets at HOST:PORT may have besides.
+#[derive(Debug, Default)]
+struct Across {
+    is_served: bool,
+    pretended_node: Option<u32>,
+    witness: Option<SocketAddr>,
 }
 
 /// The variables of a process that begin with `PHALANX_`.
@@ -211,7 +231,7 @@ impl Environment {
         if rank >= size {
             return Err(EnvironmentError::RankOutOfRange { rank, size });
         }
-        let (is_served, pretended_node) = match bootstrap {
+        let Across { is_served, pretended_node, witness } = match bootstrap {
             Address::Unix { .. } => self.check_one_node(rank, size)?,
             Address::Tcp { .. } => self.check_many_nodes(size)?,
         };
@@ -220,7 +240,7 @@ impl Environment {
             value: "…".to_owned(),
             why: "a key is 64 hexadecimal digits, the same for all ranks of the job".to_owned(),
         })?;
-        Ok(Some(Identity { rank, size, bootstrap, key, is_served, pretended_node }))
+        Ok(Some(Identity { rank, size, bootstrap, key, is_served, pretended_node, witness }))
     }
 
     fn bad_size(&self, bootstrap: &Address) -> EnvironmentError {
@@ -235,7 +255,7 @@ impl Environment {
 
     /// With a UNIX socket the local variables may be left out; where they are set they must say that all ranks are on
     /// this machine, and nobody can serve the address but rank 0.
-    fn check_one_node(&self, rank: usize, size: usize) -> Result<(bool, Option<u32>), EnvironmentError> {
+    fn check_one_node(&self, rank: usize, size: usize) -> Result<Across, EnvironmentError> {
         for (name, expected) in [("PHALANX_LOCAL_RANK", rank), ("PHALANX_LOCAL_SIZE", size)] {
             if self.number(name)?.is_some_and(|found| found != expected) {
                 let why = format!(
@@ -244,18 +264,18 @@ impl Environment {
                 return Err(self.invalid(name, why));
             }
         }
-        for name in ["PHALANX_RENDEZVOUS", "PHALANX_NODE"] {
+        for name in ["PHALANX_RENDEZVOUS", "PHALANX_NODE", "PHALANX_WITNESS"] {
             if self.get(name).is_some() {
                 let why = "it means something only with PHALANX_BOOTSTRAP=HOST:PORT; unset it".to_owned();
                 return Err(self.invalid(name, why));
             }
         }
-        Ok((false, None))
+        Ok(Across::default())
     }
 
-    /// Whether somebody else serves the address, and which node is pretended. Local rank and size are not used, because
+    /// What a job across nodes may have besides. Local rank and size are not used, because
     /// the ranks find out themselves who shares memory; but they must make sense.
-    fn check_many_nodes(&self, size: usize) -> Result<(bool, Option<u32>), EnvironmentError> {
+    fn check_many_nodes(&self, size: usize) -> Result<Across, EnvironmentError> {
         let local_size = self.number("PHALANX_LOCAL_SIZE")?;
         if local_size.is_some_and(|local_size| local_size == 0 || local_size > size) {
             return Err(self.invalid("PHALANX_LOCAL_SIZE", format!("a node has 1 to {size} of the job's {size} ranks")));
@@ -275,9 +295,11 @@ impl Environment {
             }
         };
         let node = self.number("PHALANX_NODE")?.map(u32::try_from).transpose();
-        let node =
+        let pretended_node =
             node.map_err(|_| self.invalid("PHALANX_NODE", format!("a node's number is at most {}", u32::MAX)))?;
-        Ok((is_served, node))
+        let witness = self.get("PHALANX_WITNESS").map(str::parse).transpose();
+        let witness = witness.map_err(|_| self.invalid("PHALANX_WITNESS", "it is IP:PORT".to_owned()))?;
+        Ok(Across { is_served, pretended_node, witness })
     }
 
     /// The options that are set.
@@ -383,6 +405,7 @@ mod tests {
             ("PHALANX_LOCAL_SIZE", "1"),
             ("PHALANX_RENDEZVOUS", "served"),
             ("PHALANX_NODE", "0"),
+            ("PHALANX_WITNESS", "127.0.0.1:80"),
         ];
         for (name, value) in cases {
             let error = environment(&[(name, Some(value))]).identity().expect_err(value);
@@ -420,6 +443,7 @@ mod tests {
             ("PHALANX_RENDEZVOUS", "rank0"),
             ("PHALANX_NODE", "one"),
             ("PHALANX_NODE", "4294967296"),
+            ("PHALANX_WITNESS", "launcher"),
         ];
         for (name, value) in cases {
             let error = over_tcp(&[(name, Some(value))]).expect_err(value);
@@ -430,7 +454,8 @@ mod tests {
     #[test]
     fn a_launcher_that_serves_hands_out_what_a_rank_reads() {
         let address = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 5555));
-        let handed_out = Identity::served_at(address, 6).expect("random numbers");
+        let witness = Some(SocketAddr::from(([127, 0, 0, 1], 5556)));
+        let handed_out = Identity { witness, ..Identity::served_at(address, 6).expect("random numbers") };
         let place = LocalPlace { pretended_node: Some(1), local_rank: 2, local_size: 3 };
         let variables = handed_out.variables_at(5, place);
         assert!(variables.iter().all(|(name, _)| LAUNCHER_VARIABLES.contains(name)));

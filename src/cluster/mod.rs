@@ -13,6 +13,7 @@
 //! | [`watch`] | processes of this machine, and learning of their deaths |
 //! | [`view`] | the view log: which ranks and nodes the job has lost |
 //! | [`detector`] | whether another node still lives, by its heartbeats |
+//! | [`witness`] | the vote that decides where nodes are no majority, kept by the launcher |
 //! | [`sentinel`] | a rank's part in finding out who has failed, and telling all |
 
 pub mod address;
@@ -27,3 +28,4 @@ pub mod rendezvous;
 pub mod sentinel;
 pub mod view;
 pub mod watch;
+pub mod witness;

@@ -24,7 +24,7 @@ use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
 use crate::cluster::environment::Identity;
 use crate::cluster::node_key::node_key;
-use crate::cluster::{bootstrap, membership as ranks, rendezvous};
+use crate::cluster::{bootstrap, membership as ranks, rendezvous, witness};
 use crate::coord;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, MAX_RADIX, Schedule};
@@ -75,7 +75,7 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
 
     let adapter = place.open_adapter(options, &segment)?;
     let nodes_per_cpu = place.nodes_per_cpu(&cards, identity.pretended_node.is_some());
-    let costs = Costs { nodes_per_cpu, ..message_costs(rank, &tcp, adapter.as_ref()) };
+    let costs = Costs { nodes_per_cpu, ..message_costs(rank, place.topology.nodes(), &tcp, adapter.as_ref()) };
     let exchange = place.agree(&gather(&encode_exchange(&Exchange { pattern: options.pattern, costs }))?)?;
     if place.is_agent() {
         place.make_world(&segment, &exchange, options, &cards);
@@ -123,6 +123,7 @@ fn own_card(identity: &Identity, door: &Door, options: &JobOptions) -> Result<Ra
         node_key,
         socket,
         addresses: addresses_of(own),
+        witness: identity.witness,
         mask: CpuSet::of_this_thread(),
     })
 }
@@ -151,6 +152,8 @@ fn parse_cards<T>(
 struct Place {
     rank: usize,
     topology: Arc<Topology>,
+    /// Where the witness is, if there is one: what rank 0 says, so that all know alike.
+    witness: Option<SocketAddr>,
 }
 
 impl Place {
@@ -165,7 +168,9 @@ impl Place {
         if largest > MAX_NODE_RANKS {
             return Err(JobError::NodeTooLarge { rank, ranks: largest, most: MAX_NODE_RANKS });
         }
-        Ok(Self { rank, topology })
+        // One node agrees with itself.
+        let witness = cards[0].witness.filter(|_| topology.nodes() > 1);
+        Ok(Self { rank, topology, witness })
     }
 
     fn here(&self) -> usize {
@@ -252,7 +257,11 @@ impl Place {
             let candidates = candidates(self.topology.ranks_of(node), cards);
             Peer { candidates, words: layouts[node].words() }
         };
-        let peers = (0..self.topology.nodes()).map(peer).collect();
+        let (ranks, nodes) = (self.topology.ranks(), self.topology.nodes());
+        let witness = self
+            .witness
+            .map(|address| Peer::alone(witness::rank(ranks), address, witness::layout(ranks, nodes).words()));
+        let peers = (0..nodes).map(peer).chain(witness).collect();
         let services = Services { rank: self.rank, size: identity.size, here: self.here(), key: identity.key.clone() };
         let memory: Arc<Segment> = Arc::clone(segment);
         TcpFabric::with_engine(services, memory, peers, door, engine)
@@ -363,6 +372,7 @@ impl Place {
             segment: &segment,
             layouts: &layouts,
             topology: &self.topology,
+            has_witness: self.witness.is_some(),
             network: Some(&network),
             options: failure,
         })?;
@@ -450,17 +460,14 @@ fn offer_for(node: usize, offers: &[u8]) -> Option<&[u8]> {
 }
 
 /// What a message costs, if rank 0 can tell: nobody else is asked.
-fn message_costs(rank: usize, tcp: &TcpFabric, adapter: Option<&RdmaFabric>) -> Costs {
-    if rank == 0 && adapter.is_none() { measure(tcp) } else { ASSUMED }
+fn message_costs(rank: usize, nodes: usize, tcp: &TcpFabric, adapter: Option<&RdmaFabric>) -> Costs {
+    if rank == 0 && adapter.is_none() && nodes > 1 { measure(tcp) } else { ASSUMED }
 }
 
 /// What a message to another node costs, by reading one of its words again and again.
 fn measure(network: &TcpFabric) -> Costs {
     let limit = Instant::now() + MEASURING_LIMIT;
     let other = 1;
-    if network.nodes() <= other {
-        return ASSUMED;
-    }
     let mut posts = Vec::new();
     let mut trips = Vec::new();
     while trips.len() < SAMPLES && Instant::now() < limit {

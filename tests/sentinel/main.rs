@@ -16,6 +16,7 @@
 #![cfg(not(model))]
 
 mod actor;
+mod arbiter;
 #[path = "../common/mod.rs"]
 mod common;
 mod leaving;

@@ -2,6 +2,7 @@
 //! nodes' words at once, and knows what has happened to whom.
 
 use phalanx::FailureCause;
+use phalanx::cluster::agreement::Electorate;
 use phalanx::cluster::sentinel::ring;
 use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::fabric::Memory;
@@ -103,9 +104,17 @@ impl Run {
 
     /// Whether these can decide anything.
     pub fn can_decide(&self, nodes: &[usize]) -> bool {
-        let gone = (0..self.layouts.len()).filter(|node| self.nature.borrow().refuses.contains_key(node)).count();
-        let majority = self.layouts.len() / 2 + 1;
-        !nodes.is_empty() && nodes.len() >= majority.min(self.layouts.len() - gone)
+        let witness = self.layouts.len();
+        let log = self.log();
+        let is_lost = |node| log.iter().any(|lost| lost.unit == Unit::Node(node));
+        let is_lost: Vec<bool> = (0..witness).map(is_lost).collect();
+        let electorate = Electorate::new(&is_lost, self.has_witness);
+        let is_gone = |one: usize| self.nature.borrow().refuses.contains_key(&one);
+        let rule = electorate.rule(is_gone);
+        let answers = |one: &usize| nodes.contains(one) || *one == witness && self.world.is_alive(witness);
+        let votes = |one: &usize| electorate.is_asked(*one, rule) && !is_gone(*one) && answers(one);
+        let votes = (0..electorate.acceptors()).filter(votes).count();
+        !nodes.is_empty() && votes >= electorate.needed(rule, is_gone)
     }
 
     pub fn doubts(&self, node: usize) -> Vec<usize> {

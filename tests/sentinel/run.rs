@@ -10,6 +10,7 @@ use std::time::Duration;
 use phalanx::FailureCause;
 use phalanx::cluster::sentinel::{Post, Sentinel, SentinelOptions};
 use phalanx::cluster::view::{self, Obituary, Unit};
+use phalanx::cluster::witness;
 use phalanx::coord::barrier::Algorithm;
 use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
 use phalanx::coord::formation::{self, Member};
@@ -31,6 +32,8 @@ pub struct Run {
     pub world: World,
     pub topology: Arc<Topology>,
     pub layouts: Arc<[NodeLayout]>,
+    /// The witness is the world's last node, and no process of the job's is there.
+    pub has_witness: bool,
     pub nature: RefCell<Nature>,
     pub actors: Vec<Actor>,
     /// At how many barriers each rank has arrived.
@@ -82,6 +85,15 @@ impl Run {
 
     /// With so many ranks on each node.
     pub fn of_counts(seed: u64, counts: Vec<usize>, rounds: u64, failed_per_million: u32) -> Self {
+        Self::make(seed, counts, rounds, failed_per_million, false)
+    }
+
+    /// With so many ranks on each node, and a witness.
+    pub fn with_witness(seed: u64, counts: Vec<usize>, rounds: u64, failed_per_million: u32) -> Self {
+        Self::make(seed, counts, rounds, failed_per_million, true)
+    }
+
+    fn make(seed: u64, counts: Vec<usize>, rounds: u64, failed_per_million: u32, has_witness: bool) -> Self {
         let (mut random, nodes) = (Seeded::new(seed), counts.len());
         let keys: Vec<usize> = counts.iter().enumerate().flat_map(|(node, count)| vec![node; *count]).collect();
         let topology = Arc::new(Topology::from_keys(&keys));
@@ -90,7 +102,8 @@ impl Run {
         let arena = |count| if rounds > 0 { formation::units_spanning(&schedule, count) * UNIT_WORDS } else { 1 };
         let layouts = counts.iter().map(|count| NodeLayout::new(*count, arena(*count)).in_job(ranks, nodes));
         let layouts: Arc<[NodeLayout]> = layouts.collect();
-        let mut options = Options::new(nodes, 0);
+        let of_witness = witness::layout(ranks, nodes);
+        let mut options = Options::new(nodes + usize::from(has_witness), 0);
         options.seed = random.number();
         options.requests_max = 8192;
         options.detection_ns = [100_000, MS][random.below(2)];
@@ -101,7 +114,7 @@ impl Run {
         ];
         options.costs = Costs { latency_ns: 20_000, jitter: jitters[random.below(3)], ..Costs::default() };
         options.rates = Rates { failed_per_million, duplicated_per_million: 0 };
-        let world = World::with_words(options, |node| layouts[node].words());
+        let world = World::with_words(options, |node| layouts.get(node).unwrap_or(&of_witness).words());
         let span_layouts: Vec<_> = (0..if rounds > 0 { nodes } else { 0 })
             .map(|node| {
                 let members: Vec<Member> = (0..counts[node]).map(|local| Member { rank: local, local }).collect();
@@ -122,6 +135,7 @@ impl Run {
                 rank,
                 layouts: Arc::clone(&layouts),
                 topology: Arc::clone(&topology),
+                has_witness,
                 options: SentinelOptions { timeout: TIMEOUT, heartbeat: HEARTBEAT },
                 seed,
             };
@@ -171,6 +185,7 @@ impl Run {
             history: Vec::new(),
             topology,
             layouts,
+            has_witness,
         }
     }
 
@@ -289,8 +304,11 @@ impl Run {
             }
             Trouble::Partition(ref sides) => {
                 (0..sides.len()).for_each(|node| blame(Unit::Node(node)));
+                // The witness is where node 0 is, unless it is said.
+                let mut sides = sides.clone();
+                sides.resize(self.world.nodes(), sides[0]);
                 self.nature.borrow_mut().sides = Some(sides.clone());
-                self.world.apply(&Fault::Partition { sides: sides.clone() });
+                self.world.apply(&Fault::Partition { sides });
             }
             Trouble::Unite => {
                 self.nature.borrow_mut().sides = None;
@@ -309,6 +327,10 @@ impl Run {
     pub fn slice(&mut self, end: u64) {
         let Self { world, topology, layouts, nature, actors, arrived, rounds, random, known, alarms, .. } = self;
         world.run_until(end, |node, memory, fabric| {
+            if node == layouts.len() {
+                // The witness does nothing of its own.
+                return Poll::Pending;
+            }
             let now = fabric.now_ns();
             check_told(memory, &layouts[node], node, &nature.borrow());
             let gate = Gate { fabric, memory, nature };

@@ -10,10 +10,10 @@ use crate::seeds;
 /// When the first fault happens, at the earliest.
 const BEGINNING: u64 = 200 * MS;
 /// How long a run goes on after its last fault.
-const AFTERWARDS: u64 = 1_500 * MS;
+pub const AFTERWARDS: u64 = 1_500 * MS;
 
 /// Any of the troubles that have an end by themselves, and when the last of it happens, in ms.
-fn any_trouble(run: &mut Run, random: &mut Seeded) -> u64 {
+pub fn any_trouble(run: &mut Run, random: &mut Seeded) -> u64 {
     let nodes = run.layouts.len();
     let start = BEGINNING / MS + random.below(100) as u64;
     let mut end = start;

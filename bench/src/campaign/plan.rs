@@ -224,7 +224,6 @@ fn draw_nodes(wires: Wires, fault: Fault, random: &mut Seeded) -> Vec<usize> {
     let nodes = match fault {
         Fault::Partition | Fault::OneWay => NAMESPACES,
         _ if wires == Wires::Rdma => 2 + random.below(2),
-        Fault::StopNode => 3 + random.below(2),
         _ => 2 + random.below(3),
     };
     let most = if nodes == 2 { 3 } else { 2 };

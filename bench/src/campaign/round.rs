@@ -200,11 +200,12 @@ impl Round<'_> {
         (0..self.job.size()).filter(|rank| !self.hurt.iter().any(|(hurt, _)| hurt == rank)).collect()
     }
 
-    /// Whether the survivors' nodes are more than half of the job's, so that they must be able to agree.
+    /// Whether the survivors' nodes are more than half of the job's, or half and the witness with them, so that they must be
+    /// able to agree.
     fn has_majority(&self) -> bool {
         let mut nodes: Vec<usize> = self.survivors().iter().map(|rank| self.plan.nodes[*rank]).collect();
         nodes.dedup();
-        2 * nodes.len() > self.plan.node_count() || self.plan.node_count() == 1
+        !nodes.is_empty() && 2 * nodes.len() >= self.plan.node_count()
     }
 
     /// Waits until all whom the fault leaves running know what has become of it, and notes how long that took.

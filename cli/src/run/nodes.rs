@@ -2,32 +2,36 @@
 //! between nodes can be had on any machine.
 //!
 //! On one node rank 0 serves the others through a UNIX socket and the launcher has no part in it. With more, ranks meet
-//! at a rendezvous that the supervisor serves on the loopback, from a thread that ends with the job or the process.
+//! at a rendezvous that the supervisor serves on the loopback, from a thread that ends with the job or the process; and
+//! when nodes are lost, it is the witness that has the vote where the nodes are no majority.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
 use phalanx::cluster::environment::{Identity, LocalPlace};
 use phalanx::cluster::rendezvous::Server;
+use phalanx::cluster::witness::Witness;
 
 /// Where the ranks of a job are.
 pub struct Nodes {
     count: usize,
     identity: Identity,
-    /// Serves while it is kept; `None` for one node.
-    _server: Option<Server>,
+    /// Serve while they are kept; `None` for one node.
+    _services: Option<(Server, Witness)>,
 }
 
 impl Nodes {
     /// Makes the identity of a job of `ranks` ranks on `count` nodes, and serves its rendezvous if it needs one.
     pub fn new(count: usize, ranks: usize) -> io::Result<Self> {
         if count == 1 {
-            return Ok(Self { count, identity: Identity::random(ranks)?, _server: None });
+            return Ok(Self { count, identity: Identity::random(ranks)?, _services: None });
         }
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let identity = Identity::served_at(listener.local_addr()?, ranks)?;
         let server = Server::start(listener, &identity.key, ranks)?;
-        Ok(Self { count, identity, _server: Some(server) })
+        let witness = Witness::start(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, &identity.key, ranks, count)?;
+        let identity = Identity { witness: Some(witness.address()), ..identity };
+        Ok(Self { count, identity, _services: Some((server, witness)) })
     }
 
     /// What rank `rank` finds in its environment.

@@ -13,8 +13,9 @@ pub const RANKS_MAX: usize = 4096;
 const DETAILS: &str = "\
 Each rank finds its identity in its environment: PHALANX_RANK, PHALANX_SIZE, PHALANX_LOCAL_RANK,
 PHALANX_LOCAL_SIZE, PHALANX_BOOTSTRAP (where rank 0 serves the others) and PHALANX_KEY (the job's random key).
-With --nodes also PHALANX_NODE (the node it is to pretend to be on) and PHALANX_RENDEZVOUS=served: the launcher
-itself then serves PHALANX_BOOTSTRAP, at a port of 127.0.0.1.
+With --nodes also PHALANX_NODE (the node it is to pretend to be on), PHALANX_RENDEZVOUS=served: the launcher itself
+then serves PHALANX_BOOTSTRAP, at a port of 127.0.0.1; and PHALANX_WITNESS: where it has a vote, beside the nodes, on
+which of them have failed.
 Rank 0 has the launcher's stdin, the others read /dev/null.
 
 When a rank fails, a line on stderr says which and why. Of a rank that uses Phalanx it also says where it was (its

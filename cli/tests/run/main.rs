@@ -14,3 +14,4 @@ mod output;
 mod signals;
 mod survival;
 mod usage;
+mod witness;

@@ -34,11 +34,11 @@ fn all_ranks_meet_at_one_address_that_the_launcher_serves() {
 
 #[test]
 fn one_node_stays_as_it_is_also_inside_a_job_of_many() {
-    let script = "echo \"<$PHALANX_RENDEZVOUS$PHALANX_NODE>\" $PHALANX_BOOTSTRAP";
+    let script = "echo \"<$PHALANX_RENDEZVOUS$PHALANX_NODE$PHALANX_WITNESS>\" $PHALANX_BOOTSTRAP";
     for options in [&["--nodes", "1"][..], &[]] {
         let arguments = [&["run", "-n", "1"], options, &["--", "sh", "-c", script]].concat();
         let mut command = phalanx(&arguments);
-        command.env("PHALANX_RENDEZVOUS", "served").env("PHALANX_NODE", "7");
+        command.env("PHALANX_RENDEZVOUS", "served").env("PHALANX_NODE", "7").env("PHALANX_WITNESS", "127.0.0.1:9");
         let outcome = Job::spawn(&mut command).finish();
         assert!(outcome.stdout.starts_with("<> unix:phalanx-"), "{outcome:?}");
     }

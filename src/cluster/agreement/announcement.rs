@@ -11,7 +11,7 @@ use crate::fabric::{Fabric, Request, Ticket};
 pub struct Listener {
     /// The node.
     pub node: usize,
-    /// Its words.
+    /// Its words. Without the word of the instance before if it is known to know that.
     pub slot: Slot,
     /// What is to be posted there after the decided word: an epoch, an alarm.
     pub then: Vec<Request>,
@@ -19,6 +19,13 @@ pub struct Listener {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
+    /// It is to be looked whether it knows the instance before.
+    ToAsk,
+    Asking {
+        ticket: Ticket,
+    },
+    /// It does not, and is to be told of that first.
+    Behind,
     /// Its word is to be closed; it held this last.
     ToClose(AcceptorWord),
     Closing {
@@ -29,7 +36,8 @@ enum Progress {
     Missed,
 }
 
-/// Tells nodes a decision: closes each one's acceptor word, by compare-and-swap, and then writes its decided word.
+/// Tells nodes a decision: closes each one's acceptor word, by compare-and-swap, and then writes its decided word. A node
+/// that does not know the instance before is not told.
 ///
 /// In this order, because what a process has posted may take effect after its node is gone, when the survivors have gone
 /// on without it: a swap that finds a word of a later time does nothing then, and a plain write would contradict them. A
@@ -38,18 +46,24 @@ enum Progress {
 /// Only a process that knows of the decision by its own [`Agreement`](super::Agreement) or by its own node's decided word
 /// may announce it: its node's word has the value then, and those who go on without it know that it is gone.
 ///
-/// A round trip and a half for each node that has voted for the value, a round trip more for each change in between.
+/// A round trip and a half for each node that has voted for the value, a round trip more for each change in between, and
+/// one where it is to be looked first whether the node knows the instance before.
 #[derive(Debug)]
 pub struct Announcement {
     value: u32,
+    vote: AcceptorWord,
     listeners: Vec<(Listener, Progress)>,
 }
 
 impl Announcement {
     /// Of a decision to some nodes.
     pub fn new(decision: Decision, listeners: Vec<Listener>) -> Self {
-        let to_close = |listener| (listener, Progress::ToClose(decision.vote));
-        Self { value: decision.value, listeners: listeners.into_iter().map(to_close).collect() }
+        let begin = |listener: Listener| {
+            let progress =
+                if listener.slot.before.is_some() { Progress::ToAsk } else { Progress::ToClose(decision.vote) };
+            (listener, progress)
+        };
+        Self { value: decision.value, vote: decision.vote, listeners: listeners.into_iter().map(begin).collect() }
     }
 
     /// Moves on; ready when each node is told or missed. Never blocks.
@@ -58,8 +72,9 @@ impl Announcement {
         let closed = AcceptorWord::closed(self.value);
         let mut is_over = true;
         for (listener, progress) in &mut self.listeners {
+            ask(listener, progress, self.vote, fabric);
             step(listener, progress, closed, fabric);
-            is_over &= matches!(progress, Progress::Told | Progress::Missed);
+            is_over &= matches!(progress, Progress::Told | Progress::Missed | Progress::Behind);
         }
         if is_over { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -70,14 +85,38 @@ impl Announcement {
         self.listeners.iter().filter(is_missed).map(|(listener, _)| listener.node).collect()
     }
 
+    /// Whether a node was not told because it does not know the instance before.
+    pub fn is_behind(&self, node: usize) -> bool {
+        self.listeners.iter().any(|(listener, progress)| listener.node == node && *progress == Progress::Behind)
+    }
+
     /// Gives up what is under way.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
         for (_, progress) in &mut self.listeners {
-            if let Progress::Closing { ticket, .. } = *progress {
+            if let Progress::Closing { ticket, .. } | Progress::Asking { ticket } = *progress {
                 fabric.forget(ticket);
                 *progress = Progress::Missed;
             }
         }
+    }
+}
+
+/// Looks whether a node knows the instance before.
+fn ask(listener: &Listener, progress: &mut Progress, vote: AcceptorWord, fabric: &impl Fabric) {
+    if let (Progress::ToAsk, Some(before)) = (*progress, listener.slot.before) {
+        *progress = match fabric.read(listener.node, before) {
+            Ok(ticket) => Progress::Asking { ticket },
+            Err(crate::fabric::PostError::Full { .. }) => Progress::ToAsk,
+            Err(_) => Progress::Missed,
+        };
+    }
+    if let Progress::Asking { ticket } = *progress {
+        let Poll::Ready(answer) = fabric.take(ticket) else { return };
+        *progress = match answer {
+            Ok(0) => Progress::Behind,
+            Ok(_) => Progress::ToClose(vote),
+            Err(_) => Progress::Missed,
+        };
     }
 }
 

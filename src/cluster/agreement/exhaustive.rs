@@ -24,6 +24,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::electorate::Electorate;
 use super::proposer::{Ask, Proposal, Proposer, Swap};
 use super::word::AcceptorWord;
 use crate::fabric::sim::Seeded;
@@ -35,6 +36,8 @@ const WALKS: u64 = 1500;
 #[derive(Clone, Debug)]
 struct Trial {
     nodes: usize,
+    /// The last of the acceptors is a witness, where nobody proposes.
+    has_witness: bool,
     /// The node of each proposer; the first proposes 1, the next 2.
     proposers: Vec<usize>,
     /// What the acceptors' words hold at first, if not nothing.
@@ -52,9 +55,20 @@ struct Trial {
 }
 
 impl Trial {
+    /// With a witness, which is counted in `acceptors`.
+    fn with_witness(acceptors: usize, proposers: &[usize]) -> Self {
+        Self { has_witness: true, ..Self::new(acceptors, proposers) }
+    }
+
+    fn electorate(&self) -> Electorate {
+        let nodes = self.nodes - usize::from(self.has_witness);
+        Electorate::new(&vec![false; nodes], self.has_witness)
+    }
+
     fn new(nodes: usize, proposers: &[usize]) -> Self {
         Self {
             nodes,
+            has_witness: false,
             proposers: proposers.to_vec(),
             words: vec![AcceptorWord::EMPTY; nodes],
             gone: 0,
@@ -125,7 +139,7 @@ impl State {
         let is_gone: Vec<bool> = (0..trial.nodes).map(|node| node >= trial.nodes - trial.gone).collect();
         let actors = trial.proposers.iter().enumerate().map(|(index, node)| Actor {
             proposer: Proposer::new(Proposal {
-                nodes: trial.nodes,
+                electorate: trial.electorate(),
                 here: *node,
                 value: NonZeroU32::MIN.saturating_add(u32::try_from(index).expect("few proposers")),
                 pause: Duration::from_nanos(1),
@@ -403,6 +417,24 @@ fn two_proposers_of_one_node() {
 }
 
 #[test]
+fn two_nodes_and_the_witness() {
+    explore(&Trial::with_witness(3, &[0, 1]));
+}
+
+/// As in [`two_nodes_and_the_witness`], with the witness or a node gone at any time.
+#[test]
+#[ignore = "half a minute without optimization"]
+fn two_nodes_and_the_witness_of_which_one_crashes() {
+    explore(&Trial { crashes: 1, ..Trial::with_witness(3, &[0, 1]) });
+}
+
+/// The witness does not vote, is looked at, and is asked with the one that is left when two of the three nodes are gone.
+#[test]
+fn the_last_of_three_nodes_and_the_witness() {
+    explore(&Trial { crashes: 2, ..Trial::with_witness(4, &[0]) });
+}
+
+#[test]
 fn two_survivors_of_four_nodes() {
     explore(&Trial { pauses: 1, losses: 1, gone: 2, ..Trial::new(4, &[0, 1]) });
 }
@@ -431,6 +463,8 @@ fn many_proposers_go_random_ways() {
         Trial { pauses: 12, losses: 3, delays: 4, announces: true, ..Trial::new(3, &[0, 1, 2]) },
         Trial { pauses: 12, losses: 2, delays: 4, crashes: 2, announces: true, ..Trial::new(3, &[0, 1, 1]) },
         Trial { pauses: 12, losses: 2, delays: 4, crashes: 2, announces: true, ..Trial::new(4, &[0, 1, 2, 3]) },
+        Trial { pauses: 12, losses: 2, delays: 4, crashes: 1, announces: true, ..Trial::with_witness(3, &[0, 1, 1]) },
+        Trial { pauses: 12, losses: 2, delays: 4, crashes: 2, announces: true, ..Trial::with_witness(4, &[0, 1, 2]) },
         Trial { pauses: 16, losses: 3, delays: 6, crashes: 3, announces: true, ..Trial::new(5, &[0, 1, 2, 3]) },
     ];
     for trial in trials {
@@ -452,7 +486,8 @@ struct Led {
 impl Led {
     fn new(here: usize, value: u32) -> Self {
         let value = NonZeroU32::new(value).expect("not 0");
-        let proposal = Proposal { nodes: 5, here, value, pause: Duration::from_nanos(1), seed: 0 };
+        let proposal =
+            Proposal { electorate: Electorate::of_all(5), here, value, pause: Duration::from_nanos(1), seed: 0 };
         let mut led = Self { proposer: Proposer::new(proposal), round: 0, asks: Vec::new(), now: Duration::ZERO };
         led.go_on();
         led

@@ -2,7 +2,8 @@
 //!
 //! Single-decree Paxos whose acceptors are words, changed by one-sided compare-and-swap: nobody's program runs at an
 //! acceptor, so a node takes part as long as any of its processes serves its words. One instance is one word on each node
-//! ([`AcceptorWord`]), empty at first; a decided instance is never used again.
+//! ([`AcceptorWord`]), empty at first; a decided instance is never used again. Instances follow each other as the epochs of
+//! a log do, and who votes in one follows from those before.
 //!
 //! After L. Lamport, *The Part-Time Parliament* (1998), and E. Gafni and L. Lamport, *Disk Paxos* (2003), whose acceptors
 //! are passive, too; that one word and one swap a phase are enough is from *Velos: One-sided Paxos for RDMA applications*
@@ -32,9 +33,11 @@
 //!
 //! # Quorums
 //!
-//! Of `n` nodes a quorum is `n/2 + 1`. Some nodes may be *gone*: surely without any process, for good. Their words cannot
-//! be asked, and nobody there knows anything. When those left are no majority, a proposer votes by [`Rule::Survivors`]:
-//! its quorum is *all* that are not gone, with these conditions:
+//! Of `n` voters a quorum is `n/2 + 1`. Who votes says an [`Electorate`]: the nodes, and the *witness*, a word that belongs
+//! to no node, where that makes their number odd. Some voters may be *gone*: surely without any process, for good. Their
+//! words cannot be asked, and nobody there knows anything. When those left are no majority, a proposer votes by
+//! [`Rule::Survivors`]: its quorum is *all* that are not gone, the witness among them if there is one, voter or not, with
+//! these conditions:
 //!
 //! - (i) it prepares after all others are gone (when the set grows, it begins again);
 //! - (ii) its ballots are above all those by a majority;
@@ -50,13 +53,43 @@
 //! `l` has not been gone while it was prepared, so it was prepared at `l`, which is in `Q` by (iii). Two quorums with the
 //! same ballot intersect likewise, and one swap only owns the ballot there. ∎
 //!
+//! The witness is an acceptor like the others in this; it has no proposer, so that (iii) asks nothing of it.
+//!
 //! Without (i) a survivor's old promises could miss what a majority, since gone, did between; without (ii) what is left
 //! of such a majority could outvote the survivors.
+//!
+//! # One instance after the other
+//!
+//! Who votes on an epoch follows from the log before it, so all that propose for it must know that log alike. Those that
+//! live do, as will be shown; those that are gone may have known another one, which survivors of theirs have not found, and
+//! so other voters: their quorums need not intersect those of the survivors. Hence one condition more:
+//!
+//! - (iv) an acceptor takes a vote, and its word is closed, only if it knows the instance before: a proposer counts a
+//!   promise only if the read that goes with it has found the decided word of that instance, and who announces looks first.
+//!
+//! **Claim.** At any time all that live, nodes and the witness, agree on each instance that they know, and a word of a living
+//! acceptor holds only votes of proposers whose log up to there was the same as that of whoever lives and knows it.
+//!
+//! *Proof.* By induction over the instances; let it hold for those before `e`. An acceptor with a vote on `e` knows those
+//! before, by (iv) again and again. When the promise was counted, its proposer lived and so did the acceptor, and they
+//! agreed on all those instances. What an acceptor knows it knows for good; so whoever reads the vote, and lives and knows
+//! the same instances, agrees with the acceptor on them, and so with the vote's proposer, though that may be gone by then.
+//! This is the second half. For the first half take two decisions of `e` as above, of `L` and of another that decides while
+//! `l` lives: their logs are the same, by induction. Each proposal from which the other one stems has left a vote that was
+//! read at a living acceptor, so its log was the same, too, and its voters. The proof above then holds, with the voters for
+//! nodes. ∎
+//!
+//! For the survivors' rule this needs the witness in their quorum even where it does not vote: it may hold votes on later
+//! instances, and knows those before.
+//!
+//! In between, an acceptor may have promised for another log. A promise says nothing of values; it only makes others draw a
+//! higher ballot.
 //!
 //! # Learning
 //!
 //! What is decided is learned without a vote of one's own from a *closed* word, from a decided word that is not 0, or
-//! from a majority of words with the same vote (by a majority's ballot). The one from whom it is learned may be gone a
+//! from a majority of voters' words with the same vote (by a majority's ballot). An observer, which has no vote, is looked
+//! at for this. The one from whom it is learned may be gone a
 //! moment later, and then survivors may decide anew; so who learns swaps its own node's word, *as it was known before it
 //! asked*, for the closed word, and only then knows. If that succeeds no survivors can have prepared since: they would
 //! have needed this word after the others were gone. If it fails, what was seen may be old, and everything begins again. A
@@ -65,6 +98,9 @@
 //! For the same reason whoever spreads the decision closes words before it writes them: see [`Announcement`].
 
 mod announcement;
+mod electorate;
+#[cfg(test)]
+mod epochs;
 #[cfg(test)]
 mod exhaustive;
 mod proposer;
@@ -74,7 +110,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub use announcement::{Announcement, Listener};
-pub use proposer::{Ask, Decision, Proposal, Proposer, Rule, Swap};
+pub use electorate::{Electorate, Rule, Seat};
+pub use proposer::{Ask, Decision, Proposal, Proposer, Swap};
 pub use word::{AcceptorWord, Slot};
 
 use crate::fabric::{Fabric, PostError, Request, Ticket};
@@ -130,12 +167,31 @@ pub enum AgreementError {
     },
 }
 
-/// The answers to one node's swap and to the read of its decided word that goes with it.
+/// The answers to one node's swap and to the reads of its decided words that go with it.
 #[derive(Debug)]
 struct UnderWay {
     node: usize,
     swap: Ticket,
+    /// Of the instance before.
+    before: Option<Ticket>,
     decided: Ticket,
+}
+
+impl UnderWay {
+    fn forget(self, fabric: &impl Fabric) {
+        [Some(self.swap), self.before, Some(self.decided)].into_iter().flatten().for_each(|it| fabric.forget(it));
+    }
+}
+
+/// What has come of a request, if that is known: the word that it found.
+fn answer_to(ticket: Ticket, fabric: &impl Fabric) -> Option<u64> {
+    match fabric.take(ticket) {
+        Poll::Ready(answer) => answer.ok(),
+        Poll::Pending => {
+            fabric.forget(ticket);
+            None
+        }
+    }
 }
 
 /// A proposer at work: posts what [`Proposer`] wants, and gives it what comes.
@@ -152,6 +208,8 @@ pub struct Agreement {
     asks: Vec<Ask>,
     /// A batch was refused for lack of room.
     wants_room: bool,
+    /// Who has shown that it knows the instance before.
+    informed: Vec<usize>,
     /// Whose answer ends this.
     accused: Option<usize>,
     /// Votes have been asked for: who gave up now would leave them.
@@ -159,14 +217,14 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Begins. `slots`: where each node's words are, by node number. `deadline`: on the clock of [`poll`](Self::poll)'s
+    /// Begins. `slots`: where each acceptor's words are, by its number. `deadline`: on the clock of [`poll`](Self::poll)'s
     /// `now`; without one it goes on until there is a decision.
     ///
     /// # Panics
     ///
-    /// When there is not one slot for each node, or `here` is none of the nodes: mistakes of the caller.
+    /// When there is not one slot for each acceptor, or `here` is no voter: mistakes of the caller.
     pub fn new(proposal: Proposal, slots: Vec<Slot>, deadline: Option<Duration>) -> Self {
-        assert_eq!(slots.len(), proposal.nodes, "a slot for each node");
+        assert_eq!(slots.len(), proposal.electorate.acceptors(), "a slot for each acceptor");
         Self {
             proposer: Proposer::new(proposal),
             slots,
@@ -175,6 +233,7 @@ impl Agreement {
             round: 0,
             asks: Vec::new(),
             wants_room: false,
+            informed: Vec::new(),
             accused: None,
             has_asked_for_votes: false,
         }
@@ -241,24 +300,31 @@ impl Agreement {
 
     /// Gives up what is under way. The machine is not to be polled after that.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
-        for UnderWay { swap, decided, .. } in self.under_way.drain(..) {
-            fabric.forget(swap);
-            fabric.forget(decided);
-        }
+        self.under_way.drain(..).for_each(|open| open.forget(fabric));
+    }
+
+    /// The nodes that have shown since the last call that they know the instance before.
+    pub fn take_informed(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.informed)
+    }
+
+    /// The nodes that have answered in this round and did not know the instance before. Until somebody has told them of
+    /// that ([`Announcement`]) they have no part.
+    pub fn behind(&self) -> Vec<usize> {
+        self.proposer.behind().collect()
     }
 
     fn take(&mut self, fabric: &impl Fabric, now: Duration) {
-        let (round, proposer) = (self.round, &mut self.proposer);
+        let (round, proposer, informed) = (self.round, &mut self.proposer, &mut self.informed);
         self.under_way.retain(|open| {
-            // The read was posted after the swap and completes after it.
+            // This read was posted last and completes last.
             let Poll::Ready(decided) = fabric.take(open.decided) else { return true };
-            let swapped = match fabric.take(open.swap) {
-                Poll::Ready(swapped) => swapped.ok().map(AcceptorWord),
-                Poll::Pending => {
-                    fabric.forget(open.swap);
-                    None
-                }
-            };
+            let swapped = answer_to(open.swap, fabric).map(AcceptorWord);
+            match open.before.and_then(|before| answer_to(before, fabric)) {
+                Some(0) => proposer.note_behind(round, open.node),
+                Some(_) => informed.push(open.node),
+                None => {}
+            }
             let decided = decided.ok().and_then(|word| u32::try_from(word).ok());
             proposer.handle(round, open.node, swapped, decided, now);
             false
@@ -272,13 +338,18 @@ impl Agreement {
         let mut posted = Ok(());
         for Ask { node, swap } in asks.drain(..) {
             let slot = self.slots[node];
-            let requests = [
-                Request::CompareSwap { at: slot.acceptor, expected: swap.expected.0, new: swap.new.0 },
-                Request::Read { at: slot.decided },
-            ];
+            let mut requests =
+                vec![Request::CompareSwap { at: slot.acceptor, expected: swap.expected.0, new: swap.new.0 }];
+            requests.extend(slot.before.map(|at| Request::Read { at }));
+            requests.push(Request::Read { at: slot.decided });
             let mut tickets = Vec::with_capacity(requests.len());
             match fabric.post_more(node, &requests, &mut tickets) {
-                Ok(()) => self.under_way.push(UnderWay { node, swap: tickets[0], decided: tickets[1] }),
+                Ok(()) => self.under_way.push(UnderWay {
+                    node,
+                    swap: tickets[0],
+                    before: slot.before.map(|_| tickets[1]),
+                    decided: tickets[tickets.len() - 1],
+                }),
                 Err(PostError::Full { .. }) => {
                     self.wants_room = true;
                     self.proposer.put_back(node);

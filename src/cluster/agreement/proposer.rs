@@ -7,6 +7,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::electorate::{Electorate, Rule, Seat};
 use super::word::AcceptorWord;
 
 /// The last ballot by a majority; the next one is the first by all survivors.
@@ -21,8 +22,8 @@ const PATIENCE_PAUSES: u32 = 8;
 /// What a proposer is made with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposal {
-    /// How many nodes the job has, whether they live or not.
-    pub nodes: usize,
+    /// Who votes.
+    pub electorate: Electorate,
     /// This process's node.
     pub here: usize,
     /// What is proposed.
@@ -31,15 +32,6 @@ pub struct Proposal {
     pub pause: Duration,
     /// What the pauses' lengths are drawn from, with the node's number.
     pub seed: u64,
-}
-
-/// Whose votes decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rule {
-    /// More than half of all nodes.
-    Majority,
-    /// All nodes that are not gone: for when they are no majority.
-    Survivors,
 }
 
 /// What was decided.
@@ -100,6 +92,12 @@ struct Acceptor {
     is_fresh: bool,
     has_answered: bool,
     is_gone: bool,
+    /// It is asked in this round.
+    is_asked: bool,
+    /// It does not vote, and its word is only looked at in this round: it may know what was decided.
+    is_looked_at: bool,
+    /// It did not know the epoch before when it answered in this round: its promise does not count.
+    is_behind: bool,
     /// Attempts since it was last reached.
     failures: u32,
     not_before: Duration,
@@ -107,14 +105,14 @@ struct Acceptor {
 
 impl Acceptor {
     fn look_again(&mut self) {
-        if self.standing == Standing::Out && !self.is_gone {
+        if self.is_out() {
             self.standing = Standing::ToPrepare;
         }
     }
 
     /// It has refused or cannot be counted; another round may have it.
     fn is_out(&self) -> bool {
-        self.standing == Standing::Out && !self.is_gone
+        self.standing == Standing::Out && self.is_asked && !self.is_gone
     }
 }
 
@@ -159,9 +157,10 @@ impl Proposer {
     ///
     /// # Panics
     ///
-    /// When `here` is none of the nodes: a mistake of the caller.
+    /// When `here` is no voter: a mistake of the caller.
     pub fn new(proposal: Proposal) -> Self {
-        assert!(proposal.here < proposal.nodes, "node {} of {}", proposal.here, proposal.nodes);
+        let Proposal { electorate, here, .. } = &proposal;
+        assert!(*here < electorate.acceptors() && electorate.seat(*here) == Seat::Voter, "node {here} does not vote");
         let acceptor = Acceptor {
             standing: Standing::Out,
             asked: None,
@@ -170,11 +169,14 @@ impl Proposer {
             is_fresh: true,
             has_answered: false,
             is_gone: false,
+            is_asked: false,
+            is_looked_at: false,
+            is_behind: false,
             failures: 0,
             not_before: Duration::ZERO,
         };
         Self {
-            acceptors: vec![acceptor; proposal.nodes],
+            acceptors: vec![acceptor; proposal.electorate.acceptors()],
             proposal,
             stage: Stage::Resting(Duration::ZERO),
             rule: Rule::Majority,
@@ -194,11 +196,8 @@ impl Proposer {
         if node == self.proposal.here || std::mem::replace(&mut self.acceptors[node].is_gone, true) {
             return;
         }
-        let left = self.nodes() - self.gone();
         let had_rule = self.rule;
-        if left < self.majority() {
-            self.rule = Rule::Survivors;
-        }
+        self.rule = self.proposal.electorate.rule(|one| self.acceptors[one].is_gone);
         match self.stage {
             // All survivors promise after all others are gone: whoever votes by this rule starts again.
             Stage::Voting if self.rule == Rule::Survivors => self.rest_until(Duration::ZERO),
@@ -212,7 +211,7 @@ impl Proposer {
 
     /// Takes what came of a swap of a round: the word that it found, if its answer has come (if not it may have taken
     /// effect, or may yet), and what the node's decided word held, if that is known. Answers to earlier rounds are passed
-    /// over.
+    /// over. Of a node that does not know the epoch before, say so first: [`note_behind`](Self::note_behind).
     pub fn handle(
         &mut self,
         round: u32,
@@ -238,6 +237,14 @@ impl Proposer {
         }
         if let Some(value) = decided.filter(|value| *value != 0) {
             self.show(node, AcceptorWord::closed(value));
+        }
+    }
+
+    /// Notes that a node did not know the epoch before when it was asked: its promise does not count in this round, and so
+    /// its vote is not asked for.
+    pub fn note_behind(&mut self, round: u32, node: usize) {
+        if round == self.round && self.acceptors[node].standing == Standing::ToPrepare {
+            self.acceptors[node].is_behind = true;
         }
     }
 
@@ -277,6 +284,7 @@ impl Proposer {
         let has_promised = found == swap.expected && swap.new != swap.expected;
         self.acceptors[node].known = known;
         self.acceptors[node].standing = match standing {
+            Standing::ToPrepare if self.acceptors[node].is_behind => Standing::Out,
             Standing::ToPrepare if has_promised => match self.choice {
                 None => Standing::Prepared,
                 // It comes late, and its vote is good if the choice would have been the same with it.
@@ -342,8 +350,12 @@ impl Proposer {
         self.choice = None;
         self.start_stage(Stage::Voting);
         self.patience_ends = now.saturating_add(self.longest_pause(self.failed).saturating_mul(PATIENCE_PAUSES));
-        for acceptor in &mut self.acceptors {
-            acceptor.standing = if acceptor.is_gone { Standing::Out } else { Standing::ToPrepare };
+        for (one, acceptor) in self.acceptors.iter_mut().enumerate() {
+            acceptor.is_asked = !acceptor.is_gone && self.proposal.electorate.is_asked(one, self.rule);
+            let is_observer = self.proposal.electorate.seat(one) == Seat::Observer;
+            acceptor.is_looked_at = is_observer && !acceptor.is_asked && !acceptor.is_gone;
+            acceptor.standing = if acceptor.is_asked { Standing::ToPrepare } else { Standing::Out };
+            acceptor.is_behind = false;
             acceptor.has_answered = false;
             acceptor.shown = None;
         }
@@ -409,8 +421,11 @@ impl Proposer {
 
     /// What has been decided already, as closed words show, or a majority that has accepted the same.
     fn decided_by_others(&self) -> Option<u32> {
-        let shown = || self.acceptors.iter().filter_map(|acceptor| acceptor.shown);
-        if let Some(value) = shown().find_map(AcceptorWord::decided) {
+        let seats = (0..self.nodes()).map(|one| self.proposal.electorate.seat(one));
+        let voters = self.acceptors.iter().zip(seats.map(|seat| seat == Seat::Voter));
+        let shown = || voters.clone().filter_map(|(acceptor, is_voter)| acceptor.shown.filter(|_| is_voter));
+        let closed = |acceptor: &Acceptor| acceptor.shown.and_then(AcceptorWord::decided);
+        if let Some(value) = self.acceptors.iter().find_map(closed) {
             return Some(value);
         }
         // The vote of a majority, if there is one, is what is left when unequal votes cancel each other out.
@@ -482,7 +497,8 @@ impl Proposer {
             (_, Standing::ToAccept) => {
                 self.choice.map(|choice| AcceptorWord::new(self.ballot, self.ballot, choice.value))
             }
-            (_, Standing::Prepared | Standing::Accepted | Standing::Out) => None,
+            (_, Standing::Out) => (acceptor.is_looked_at && acceptor.shown.is_none()).then_some(known),
+            (_, Standing::Prepared | Standing::Accepted) => None,
         }
     }
 
@@ -501,23 +517,16 @@ impl Proposer {
     }
 
     fn nodes(&self) -> usize {
-        self.proposal.nodes
-    }
-
-    fn gone(&self) -> usize {
-        self.acceptors.iter().filter(|acceptor| acceptor.is_gone).count()
+        self.acceptors.len()
     }
 
     fn majority(&self) -> usize {
-        self.nodes() / 2 + 1
+        self.proposal.electorate.majority()
     }
 
     /// How many promises, and votes, it takes.
     pub fn needed(&self) -> usize {
-        match self.rule {
-            Rule::Majority => self.majority(),
-            Rule::Survivors => self.nodes() - self.gone(),
-        }
+        self.proposal.electorate.needed(self.rule, |one| self.acceptors[one].is_gone)
     }
 
     /// The shortest pause.
@@ -560,12 +569,17 @@ impl Proposer {
 
     /// How many nodes have answered in this round.
     pub fn answered(&self) -> usize {
-        self.acceptors.iter().filter(|acceptor| acceptor.has_answered).count()
+        self.acceptors.iter().filter(|acceptor| acceptor.has_answered && acceptor.is_asked).count()
     }
 
     /// Whether votes are asked for in this round.
     pub fn has_chosen(&self) -> bool {
         self.choice.is_some()
+    }
+
+    /// The nodes that have answered in this round and did not know the epoch before.
+    pub fn behind(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes()).filter(|node| self.acceptors[*node].is_behind)
     }
 
     /// Whether a node has answered in this round.
@@ -577,7 +591,7 @@ impl Proposer {
     pub fn unanswered(&self) -> (Vec<usize>, Vec<usize>) {
         let open = (0..self.nodes()).filter(|node| {
             let acceptor = &self.acceptors[*node];
-            !acceptor.has_answered && !acceptor.is_gone
+            !acceptor.has_answered && acceptor.is_asked && !acceptor.is_gone
         });
         open.partition(|node| self.acceptors[*node].failures > 0)
     }

@@ -76,6 +76,8 @@ pub struct Slot {
     pub acceptor: WordAt,
     /// 0, or what was decided: the readers' word. See [`Announcement`](super::Announcement) for who may write it.
     pub decided: WordAt,
+    /// The decided word of the instance before, which the node is to know first; `None` for the first instance.
+    pub before: Option<WordAt>,
 }
 
 #[cfg(test)]

@@ -48,9 +48,10 @@ use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
 pub use self::watching::has_left;
-use super::agreement::{Agreement, AgreementError, Decision, Proposal, Slot};
+use super::agreement::{Agreement, AgreementError, Decision, Electorate, Proposal, Slot};
 use super::detector::HeartbeatWord;
 use super::view::{self, FailureCause, Obituary, Unit};
+use super::witness;
 use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::{Fabric, Memory, Request, Topology};
 use crate::sync::Ordering;
@@ -118,6 +119,8 @@ pub struct Post {
     pub layouts: Arc<[NodeLayout]>,
     /// Which rank lives where.
     pub topology: Arc<Topology>,
+    /// Whether the job has a witness ([`super::witness`]). Known alike by all.
+    pub has_witness: bool,
     /// Times.
     pub options: SentinelOptions,
     /// What random pauses are drawn from; the same for all.
@@ -141,9 +144,35 @@ impl Post {
         self.layouts.len()
     }
 
-    fn slot(&self, node: usize, epoch: u64) -> Slot {
-        let at = self.layouts[node].epoch(epoch);
-        Slot { acceptor: at.acceptor(), decided: at.decided() }
+    /// The witness, by its number among those that vote.
+    fn witness(&self) -> Option<usize> {
+        self.has_witness.then_some(self.nodes())
+    }
+
+    /// How many there are that vote in one epoch or another: the nodes, and the witness behind them.
+    fn acceptors(&self) -> usize {
+        self.nodes() + usize::from(self.has_witness)
+    }
+
+    fn slot(&self, acceptor: usize, epoch: u64) -> Slot {
+        let of_witness = witness::layout(self.topology.ranks(), self.nodes());
+        let layout = self.layouts.get(acceptor).copied().unwrap_or(of_witness);
+        let before = (epoch > 1).then(|| layout.epoch(epoch - 1).decided());
+        let at = layout.epoch(epoch);
+        Slot { acceptor: at.acceptor(), decided: at.decided(), before }
+    }
+
+    /// Who votes on the epoch after the last one that is known here.
+    fn electorate(&self, memory: &impl Memory) -> Electorate {
+        let mut is_lost = vec![false; self.nodes()];
+        let lost =
+            (1..=view::epoch(memory, &self.layout())).filter_map(|at| view::obituary(memory, &self.layout(), at));
+        for obituary in lost {
+            if let Unit::Node(node) = obituary.unit {
+                is_lost[node] = true;
+            }
+        }
+        Electorate::new(&is_lost, self.has_witness)
     }
 
     /// The rank of this node that speaks for it: the lowest that has not ended.
@@ -171,6 +200,8 @@ struct Asked {
 struct Attempt {
     epoch: u64,
     agreement: Agreement,
+    /// Those that did not know the epoch before, and are being told.
+    behind: Vec<usize>,
 }
 
 /// See the module.
@@ -193,7 +224,7 @@ pub struct Sentinel {
     messenger: Messenger,
     /// The last epoch that has been acted on.
     seen: u64,
-    /// Nodes that have no process any more, and never will.
+    /// Nodes that have no process any more, and never will; and whether that is so of the witness.
     gone: Vec<bool>,
     asked: Vec<Asked>,
     /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
@@ -206,7 +237,7 @@ impl Sentinel {
     /// A sentinel that has done nothing yet.
     pub fn new(post: Post) -> Self {
         let incarnation = u16::try_from(post.local() + 1).unwrap_or(FAREWELL - 1);
-        let (nodes, ranks) = (post.nodes(), post.layout().ranks());
+        let (acceptors, ranks) = (post.acceptors(), post.layout().ranks());
         Self {
             heartbeat: HeartbeatWord::new(incarnation, 0),
             next_beat: Duration::ZERO,
@@ -219,7 +250,7 @@ impl Sentinel {
             rumours: 0,
             messenger: Messenger::default(),
             seen: 0,
-            gone: vec![false; nodes],
+            gone: vec![false; acceptors],
             asked: vec![Asked::default(); ranks],
             followed: None,
             is_lost: false,
@@ -353,6 +384,7 @@ impl Sentinel {
                 self.acquit(node);
             }
         }
+        self.look_after_witness(site);
         let looks = self.watching.look(&self.post, site);
         for node in looks.recovered {
             self.acquit(node);
@@ -364,6 +396,15 @@ impl Sentinel {
             self.look_at_survey(site);
         }
         self.heed_rumours(site);
+    }
+
+    /// A witness whose port refuses is gone, and whoever has started the job with it: its vote is not waited for.
+    fn look_after_witness<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        if let Some(witness) = self.post.witness().filter(|witness| !self.gone[*witness])
+            && site.surroundings.refused_by_all(witness).is_some()
+        {
+            self.note_gone(witness);
+        }
     }
 
     fn follow_ring<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
@@ -464,9 +505,18 @@ impl Sentinel {
         if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
         }
-        let Some(Attempt { epoch, agreement }) = &mut self.attempt else { return };
+        let Some(Attempt { epoch, agreement, behind }) = &mut self.attempt else { return };
         let ended = agreement.poll(site.fabric, site.now);
         let epoch = *epoch;
+        for node in agreement.take_informed() {
+            self.messenger.note_informed(node, epoch - 1);
+        }
+        for node in agreement.behind() {
+            if !behind.contains(&node) {
+                behind.push(node);
+                self.messenger.hurry(self.post.here(), node, epoch - 1);
+            }
+        }
         match ended {
             Poll::Pending => {}
             Poll::Ready(Ok(decision)) => self.take_decision(site, epoch, decision),
@@ -485,17 +535,17 @@ impl Sentinel {
         if epoch > node.epochs() as u64 {
             return None;
         }
-        let slots = (0..self.post.nodes()).map(|other| self.post.slot(other, epoch)).collect();
+        let slots = (0..self.post.acceptors()).map(|other| self.post.slot(other, epoch)).collect();
         let seed = self.post.seed ^ epoch;
-        let proposal =
-            Proposal { nodes: self.post.nodes(), here: self.post.here(), value, pause: AGREEMENT_PAUSE, seed };
+        let electorate = self.post.electorate(memory);
+        let proposal = Proposal { electorate, here: self.post.here(), value, pause: AGREEMENT_PAUSE, seed };
         let deadline = now + (self.post.options.timeout / ATTEMPTS).max(LEAST_ATTEMPT);
         let mut agreement = Agreement::new(proposal, slots, Some(deadline));
         if let Obituary { unit: Unit::Node(accused), cause: FailureCause::Silent } = wanted {
             agreement = agreement.accusing(accused);
         }
-        (0..self.post.nodes()).filter(|other| self.gone[*other]).for_each(|other| agreement.note_gone(other));
-        Some(Attempt { epoch, agreement })
+        (0..self.post.acceptors()).filter(|other| self.gone[*other]).for_each(|other| agreement.note_gone(other));
+        Some(Attempt { epoch, agreement, behind: Vec::new() })
     }
 
     fn take_decision<M: Memory, F: Fabric, S: Surroundings>(
@@ -536,8 +586,8 @@ impl Sentinel {
         site: &Site<'_, M, F, S>,
         error: &AgreementError,
     ) {
-        let (unreachable, silent, needed) = match error {
-            AgreementError::NoQuorum { unreachable, silent, needed, .. } => (unreachable, silent, needed),
+        let (unreachable, silent) = match error {
+            AgreementError::NoQuorum { unreachable, silent, .. } => (unreachable, silent),
             AgreementError::Contended { .. } => return,
             // A node that answers is not silent, and must not help to declare itself failed.
             AgreementError::Answered { node } => {
@@ -557,10 +607,19 @@ impl Sentinel {
         }
         let is_doubtful = |node: &usize| self.is_doubtful(*node, since, site.now);
         let doubtful: Vec<usize> = unreachable.iter().chain(silent).copied().filter(is_doubtful).collect();
-        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
-        if living - doubtful.len() < *needed {
+        if !self.can_decide(site.memory, |acceptor| !doubtful.contains(&acceptor)) {
             self.begin_survey(site, &doubtful);
         }
+    }
+
+    /// Whether those that answer, of those that are not gone, are enough to decide the next epoch.
+    fn can_decide(&self, memory: &impl Memory, answers: impl Fn(usize) -> bool) -> bool {
+        let electorate = self.post.electorate(memory);
+        let is_gone = |acceptor: usize| self.gone[acceptor];
+        let rule = electorate.rule(is_gone);
+        let votes =
+            |acceptor: &usize| electorate.is_asked(*acceptor, rule) && !is_gone(*acceptor) && answers(*acceptor);
+        (0..self.post.acceptors()).filter(votes).count() >= electorate.needed(rule, is_gone)
     }
 
     /// Whether a node that has not answered `since` then is to be doubted. Of one that is watched, its silence tells.

@@ -2,6 +2,8 @@
 //! again at every beat, and when enough answer the doubts end. A node that answers has not failed, so that a partition that
 //! heals before anybody could decide anything leaves nothing behind.
 //!
+//! Where the job has a witness, that may know what was decided without those who doubt: then they learn it from there.
+//!
 //! A node that watches none of those that are cut off from it would doubt nobody. So whoever doubts says so to those next to
 //! it in the ring that answer ([`NodeLayout::missed`]), and who is told asks all for itself.
 //!
@@ -13,7 +15,7 @@ use std::time::Duration;
 use super::{Sentinel, Site, Surroundings, ring, watching};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::fabric::node::header;
-use crate::fabric::{Fabric, Memory, Ticket};
+use crate::fabric::{Fabric, Memory, Ticket, WordAt};
 use crate::sync::Ordering;
 
 /// Reads of a word of each node, each renewed when its answer has come or been lost.
@@ -26,28 +28,32 @@ pub(super) struct Survey {
     /// Whether so many are doubtful, or were, that nothing can be decided. Until then nobody is told of a doubt: answers may
     /// be on their way.
     is_stuck: bool,
+    /// The witness knows an epoch that this node does not: it was decided without this node.
+    has_news: bool,
 }
 
 impl Survey {
     /// Takes the answers that have come since the last call, and asks anew whom no question is under way to. Which nodes
-    /// have answered.
-    fn turn(&mut self, fabric: &impl Fabric, here: usize) -> Vec<bool> {
+    /// have answered. The witness is asked for what was decided for the next epoch: `next`, its number and the word.
+    fn turn(&mut self, fabric: &impl Fabric, here: usize, next: Option<(usize, WordAt)>) -> Vec<bool> {
         fabric.progress();
         let mut answered = vec![false; self.asked.len()];
         answered[here] = true;
         for (node, asked) in self.asked.iter_mut().enumerate().filter(|(node, _)| *node != here) {
+            let of_witness = next.filter(|(witness, _)| *witness == node);
             if let Some(ticket) = *asked {
                 let Poll::Ready(answer) = fabric.take(ticket) else { continue };
                 answered[node] = answer.is_ok();
+                self.has_news |= of_witness.is_some() && answer.is_ok_and(|word| word != 0);
             }
-            *asked = fabric.read(node, header::EPOCH).ok();
+            *asked = fabric.read(node, of_witness.map_or(header::EPOCH, |(_, at)| at)).ok();
         }
         answered
     }
 
-    /// Whether nodes are doubted, so that nothing can be decided.
+    /// Whether nodes are doubted, so that nothing can be decided, and nothing has been that could be learnt.
     pub fn has_doubts(&self) -> bool {
-        self.is_stuck
+        self.is_stuck && !self.has_news
     }
 
     pub fn abandon(&mut self, fabric: &impl Fabric) {
@@ -75,29 +81,30 @@ impl Sentinel {
         if let Some(mut earlier) = self.survey.take() {
             earlier.abandon(site.fabric);
         }
-        let nodes = self.post.nodes();
-        let doubtful: Vec<bool> = (0..nodes).map(|node| doubtful.contains(&node)).collect();
-        let mut survey = Survey { asked: vec![None; nodes], since: vec![site.now; nodes], doubtful, is_stuck };
-        survey.turn(site.fabric, self.post.here());
+        let acceptors = self.post.acceptors();
+        let mut survey = Survey {
+            asked: vec![None; acceptors],
+            since: vec![site.now; acceptors],
+            doubtful: (0..acceptors).map(|one| doubtful.contains(&one)).collect(),
+            is_stuck,
+            has_news: false,
+        };
+        survey.turn(site.fabric, self.post.here(), self.next_at_witness(site.memory));
         self.show_doubts(site, &survey);
         self.survey = Some(survey);
-    }
-
-    /// How many answers are needed to decide anything.
-    fn needed(&self) -> usize {
-        let living = self.gone.iter().filter(|is_gone| !**is_gone).count();
-        (self.post.nodes() / 2 + 1).min(living)
-    }
-
-    fn leaves_no_quorum(&self, doubtful: &[bool]) -> bool {
-        let may_answer = |node: &usize| !self.gone[*node] && !doubtful[*node];
-        (0..self.post.nodes()).filter(may_answer).count() < self.needed()
     }
 
     fn show_doubts<M: Memory, F: Fabric, S: Surroundings>(&self, site: &Site<'_, M, F, S>, survey: &Survey) {
         if survey.is_stuck {
             self.set_doubts(site, &self.with_accused(&survey.doubtful));
         }
+    }
+
+    /// Where the witness says what was decided for the next epoch.
+    fn next_at_witness(&self, memory: &impl Memory) -> Option<(usize, WordAt)> {
+        let epoch = view::epoch(memory, &self.post.layout()) + 1;
+        let witness = self.post.witness().filter(|_| epoch <= self.post.layout().epochs() as u64)?;
+        Some((witness, self.post.slot(witness, epoch).decided))
     }
 
     /// Those whose failure this node knows of are as much in doubt as those that do not answer: nobody can decide it.
@@ -114,7 +121,7 @@ impl Sentinel {
     /// At a beat while there are doubts.
     pub(super) fn look_at_survey<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let Some(mut survey) = self.survey.take() else { return };
-        let answered = survey.turn(site.fabric, self.post.here());
+        let answered = survey.turn(site.fabric, self.post.here(), self.next_at_witness(site.memory));
         for (node, has_answered) in answered.iter().enumerate() {
             if *has_answered {
                 self.hear(site, node);
@@ -125,9 +132,8 @@ impl Sentinel {
             let is_doubtful = survey.doubtful[node] || self.is_doubtful(node, survey.since[node], site.now);
             survey.doubtful[node] = is_doubtful && !has_answered && !self.gone[node];
         }
-        let votes = (0..self.post.nodes()).filter(|node| answered[*node] && !self.gone[*node]).count();
-        if votes < self.needed() {
-            survey.is_stuck |= self.leaves_no_quorum(&survey.doubtful);
+        if !self.can_decide(site.memory, |acceptor| answered[acceptor]) {
+            survey.is_stuck |= !self.can_decide(site.memory, |acceptor| !survey.doubtful[acceptor]);
             self.show_doubts(site, &survey);
             self.spread_doubts(site.fabric, &survey.doubtful, &answered);
             self.survey = Some(survey);
@@ -140,8 +146,10 @@ impl Sentinel {
 
     /// Tells the neighbours that answer of one that does not.
     fn spread_doubts(&self, fabric: &impl Fabric, doubtful: &[bool], answered: &[bool]) {
-        let Some(doubted) = doubtful.iter().position(|is_doubtful| *is_doubtful) else { return };
+        let doubted = (0..self.post.nodes()).find(|node| doubtful[*node]);
+        let Some(doubted) = doubted else { return };
         let (here, nodes) = (self.post.here(), self.post.nodes());
+        // The witness waits for nobody: it is no neighbour.
         let behind = (1..nodes).map(|step| (here + step) % nodes).filter(|node| answered[*node]);
         let before = (1..nodes).map(|step| (here + nodes - step) % nodes).filter(|node| answered[*node]);
         for node in behind.take(ring::WATCHERS).chain(before.take(ring::WATCHERS)) {
@@ -174,6 +182,10 @@ impl Sentinel {
 
     /// A node does not answer, and may have left or died, though nobody who watched it is left to say so.
     fn look_whether_gone<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>, node: usize) {
+        if Some(node) == self.post.witness() {
+            site.surroundings.probe(node);
+            return self.look_after_witness(site);
+        }
         let timeout = self.post.options.timeout;
         match site.surroundings.refused_by_all(node) {
             Some(lasts) if watching::is_proof(&self.post, node, lasts, timeout) => {
@@ -187,7 +199,7 @@ impl Sentinel {
     fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, doubtful: &[bool]) {
         let layout = self.post.layout();
         let mut is_news = false;
-        for (node, is_doubtful) in doubtful.iter().enumerate() {
+        for (node, is_doubtful) in doubtful.iter().enumerate().take(self.post.nodes()) {
             let doubt = u64::from(*is_doubtful);
             // SYNC POINT: doubt. Ordered before the alarm, which has waiters look.
             is_news |= site.memory.word(layout.doubt(node)).swap(doubt, Ordering::AcqRel) != doubt;

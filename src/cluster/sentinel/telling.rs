@@ -11,6 +11,7 @@
 //! Who cannot be reached is tried again, ever more seldom, until the log has lost it; meanwhile whoever tried tells those
 //! below it. A branch that has died silently keeps its own from hearing until that is known; they hear from neighbours.
 
+use std::collections::HashMap;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ struct Untold {
 pub(super) struct Messenger {
     under_way: Vec<Telling>,
     untold: Vec<Untold>,
+    /// The last epoch that each acceptor, by its number, is known to know, with all before it.
+    knows: HashMap<usize, u64>,
 }
 
 /// The nodes that an epoch leaves, as a tree.
@@ -111,7 +114,24 @@ impl Messenger {
         let (tree, here) = (Tree::of(memory, &post.layout(), epoch), post.here());
         tree.below(here).for_each(|node| self.add(here, Untold { epoch, node, due: Duration::ZERO, failures: 0 }));
         let around = tree.around(here);
-        around.into_iter().for_each(|node| self.add(here, Untold { epoch, node, due: next_beat, failures: 0 }));
+        // The root, or each of a few, tells the witness.
+        let to_witness = tree.is_small() || tree.root() == Some(here);
+        let around = around.into_iter().chain(post.witness().filter(|_| to_witness));
+        around.for_each(|node| self.add(here, Untold { epoch, node, due: next_beat, failures: 0 }));
+    }
+
+    /// An acceptor knows an epoch, and so all before it.
+    pub fn note_informed(&mut self, node: usize, epoch: u64) {
+        let last = self.knows.entry(node).or_default();
+        *last = epoch.max(*last);
+    }
+
+    /// An acceptor does not know an epoch that it is to know: it is told at once.
+    pub fn hurry(&mut self, here: usize, node: usize, epoch: u64) {
+        match self.untold.iter_mut().find(|known| (known.epoch, known.node) == (epoch, node)) {
+            Some(untold) => untold.due = Duration::ZERO,
+            None => self.add(here, Untold { epoch, node, due: Duration::ZERO, failures: 0 }),
+        }
     }
 
     fn add(&mut self, here: usize, untold: Untold) {
@@ -133,7 +153,7 @@ impl Messenger {
         decision: Decision,
     ) {
         let here = post.here();
-        if let Some(node) = Tree::of(site.memory, &post.layout(), epoch).root() {
+        for node in Tree::of(site.memory, &post.layout(), epoch).root().into_iter().chain(post.witness()) {
             self.add(here, Untold { epoch, node, due: Duration::ZERO, failures: 0 });
         }
         let now: Vec<Untold> = self.untold.extract_if(.., |untold| untold.epoch == epoch).collect();
@@ -148,16 +168,30 @@ impl Messenger {
     /// Moves on.
     pub fn poll<M: Memory, F: Fabric, S>(&mut self, post: &Post, gone: &[bool], site: &Site<'_, M, F, S>) {
         self.tell_due(post, gone, site);
-        let mut missed = Vec::new();
+        let (mut missed, mut behind, mut told) = (Vec::new(), Vec::new(), Vec::new());
         self.under_way.retain_mut(|telling| {
+            let &mut Telling { epoch, node, failures, .. } = telling;
             if telling.announcement.poll(site.fabric) == Poll::Pending {
                 return true;
             }
-            if !telling.announcement.missed().is_empty() {
-                missed.push((telling.epoch, telling.node, telling.failures));
+            match telling.announcement.missed().is_empty() {
+                true => told.push((epoch, node)),
+                false if telling.announcement.is_behind(node) => behind.push((epoch, node)),
+                false => missed.push((epoch, node, failures)),
             }
             false
         });
+        for (epoch, node) in told {
+            self.note_informed(node, epoch);
+            // What waited for this.
+            let next = self.untold.iter_mut().find(|untold| (untold.epoch, untold.node) == (epoch + 1, node));
+            next.into_iter().for_each(|untold| untold.due = Duration::ZERO);
+        }
+        for (epoch, node) in behind {
+            self.hurry(post.here(), node, epoch - 1);
+            let due = site.now + post.options.heartbeat;
+            self.add(post.here(), Untold { epoch, node, due, failures: 0 });
+        }
         for (epoch, node, failures) in missed {
             let pause = post.options.heartbeat * (1 << failures.min(DOUBLINGS_MAX));
             self.add(post.here(), Untold { epoch, node, due: site.now + pause, failures: failures + 1 });
@@ -199,7 +233,9 @@ impl Messenger {
             return self.stand_in_for(post, site.memory, epoch, node);
         }
         let then = vec![Request::FetchAdd { at: header::ALARM, add: 1 }];
-        let listener = Listener { node, slot: post.slot(node, epoch), then };
+        let mut slot = post.slot(node, epoch);
+        slot.before = slot.before.filter(|_| self.knows.get(&node).is_none_or(|last| *last + 1 < epoch));
+        let listener = Listener { node, slot, then };
         let announcement = Announcement::new(decision, vec![listener]);
         self.under_way.push(Telling { epoch, node, announcement, since: site.now, failures });
     }

@@ -56,6 +56,7 @@ pub(crate) struct Post<'job> {
     pub segment: &'job Arc<Segment>,
     pub layouts: &'job Arc<[NodeLayout]>,
     pub topology: &'job Arc<Topology>,
+    pub has_witness: bool,
     pub network: Option<&'job Arc<Network>>,
     pub options: FailureOptions,
 }
@@ -67,7 +68,7 @@ impl Watcher {
     ///
     /// [`JobError::System`] when the kernel refuses a thread or a descriptor.
     pub fn start(post: &Post<'_>) -> Result<Option<Self>, JobError> {
-        let Post { rank, segment, layouts, topology, network, options } = *post;
+        let Post { rank, segment, layouts, topology, has_witness, network, options } = *post;
         let system = |step| move |source| JobError::System { rank, step, source };
         let refused = |error| system("watch the other processes of its node")(std::io::Error::other(error));
         let of_nodes = network.filter(|_| topology.nodes() > 1);
@@ -76,6 +77,7 @@ impl Watcher {
             rank,
             layouts: Arc::clone(layouts),
             topology: Arc::clone(topology),
+            has_witness,
             options: sentinel::SentinelOptions { timeout, heartbeat },
             seed: segment.job_id(),
         };

@@ -121,13 +121,12 @@ impl Engine {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let purpose = if self.is_agent() { Purpose::Agent } else { Purpose::Fabric };
-        let claim = Claim {
-            purpose,
-            rank: self.services.rank as u64,
-            size: self.services.size as u64,
-            peer: self.peers[node].candidates[target.candidate].rank as u64,
-        };
+        let peer = self.peers[node].candidates[target.candidate].rank;
+        // To whom is no rank of the job (its witness) all are guests.
+        let is_rank = peer < self.services.size;
+        let purpose = if self.is_agent() && is_rank { Purpose::Agent } else { Purpose::Fabric };
+        let claim =
+            Claim { purpose, rank: self.services.rank as u64, size: self.services.size as u64, peer: peer as u64 };
         let mut client = handshake::Client::new(&self.services.key, &claim)?;
         let output = client.poll_output();
         epoll::add(&self.epoll, &socket, Token::Link(node).pack(), EventFlags::IN | EventFlags::OUT)?;
