@@ -217,6 +217,8 @@ impl Run {
     /// Whether it concerns only who has ended already.
     fn comes_too_late(&self, trouble: &Trouble) -> bool {
         match *trouble {
+            // The witness has no ranks.
+            Trouble::Gone(node) | Trouble::Silent(node) if node >= self.topology.nodes() => false,
             Trouble::Gone(node) | Trouble::Silent(node) => {
                 self.topology.ranks_of(node).iter().all(|rank| self.actors[*rank].is_dead)
             }
@@ -227,7 +229,7 @@ impl Run {
 
     /// Their ports are closed, and their kernels reset their connections.
     fn end_nodes_that_have_left(&mut self) {
-        for node in 0..self.layouts.len() {
+        for node in 0..self.topology.nodes() {
             let ranks = self.topology.ranks_of(node);
             let has_left = |rank: &usize| self.actors[*rank].leaving == Leaving::Left;
             if self.world.is_alive(node) && ranks.iter().any(has_left) && self.comes_too_late(&Trouble::Gone(node)) {
