@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use common::children::{Children, answer, await_line, role};
@@ -193,8 +193,10 @@ fn strangers_at_the_witness_are_put_out() {
     job.survive(&[0], "[1] [Silent] epoch 1");
     // Each is told that it is refused, or hung up on; nobody is answered a word.
     for stranger in &mut strangers {
+        stranger.set_read_timeout(Some(LIMIT)).expect("a time");
         let mut said = Vec::new();
-        let _ = stranger.read_to_end(&mut said);
-        assert!(said.len() < 256, "{} bytes", said.len());
+        let ended = stranger.read_to_end(&mut said);
+        let is_open = ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(!is_open && said.len() < 256, "{} bytes, and it is still connected: {is_open}", said.len());
     }
 }

@@ -56,9 +56,9 @@ fn processes_that_die_one_after_the_other_leave_no_space_taken() {
         world.barrier().expect("all are there");
         let before = world.space().0;
         world.barrier().expect("all have looked");
-        // Half of the members drop this one before anybody is dead.
+        // Those who survive drop this one before anybody is dead, and cannot let go what the dead held by dropping it.
         let early = world.subgroup(&(0..RANKS).collect::<Vec<_>>(), LIMIT).expect("a group");
-        let early = (job.rank() % 2 == 1).then_some(early);
+        let early = DEATHS.contains(&job.rank()).then_some(early);
         let mut group = world.split(0, 0).expect("a group");
         answer("ready");
         for _ in DEATHS {
@@ -90,13 +90,16 @@ fn threads_that_end_one_after_the_other_leave_no_space_taken() {
         let before = job.world().space().0;
         job.world().barrier().expect("all have looked");
         let mut group = job.world().split(0, 0).expect("a group");
-        // Rank 1 never takes this one.
+        // Ranks 1 and 3 never take these. Of the first all others drop theirs before anybody has ended; of the second the
+        // leader ends before the one that it is made for.
         let early = (rank == 0 || rank == 2).then(|| job.world().subgroup(&[0, 1, 2], LIMIT).expect("a group"));
+        drop(early);
+        let late = (rank == 2).then(|| job.world().subgroup(&[2, 3], LIMIT).expect("a group"));
         job.world().barrier().expect("all have what they want");
         for last in 1..RANKS - 1 {
             if rank == last && rank % 2 == 0 {
                 let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-                    let _held = (job, group, early);
+                    let _held = (job, group, late);
                     panic!("on purpose");
                 }));
                 return drop(ended);
@@ -106,7 +109,7 @@ fn threads_that_end_one_after_the_other_leave_no_space_taken() {
             }
             group = outlive(&group);
         }
-        drop((group, early));
+        drop(group);
         await_space(job.world(), before);
     });
 }

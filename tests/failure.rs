@@ -195,17 +195,19 @@ fn a_thread_that_leaves_is_told_of_and_its_arrival_before_counts() {
         let world = job.world();
         match job.rank() {
             0 => {
+                await_survivors(world, 2);
                 world.barrier().expect("all arrive at the first");
                 let error = world.barrier().expect_err("one has left");
                 let BarrierError::RankFailed { ranks, causes, .. } = error else { panic!("{error}") };
                 Some((ranks, causes))
             }
             1 => {
-                // It leaves before the others are through with the barrier at which it has arrived.
+                // The others come to the barrier at which it has arrived when they know that it has left.
                 drop(world.arrive().expect("an arrival"));
                 None
             }
             _ => {
+                await_survivors(world, 2);
                 world.barrier().expect("all arrive at the first");
                 // Half a barrier: whoever only looks is told, too.
                 let arrival = world.arrive();

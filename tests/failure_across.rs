@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::children::{Children, answer, await_line, role};
 use common::nodes::Across;
 use common::ranks::LIMIT;
-use phalanx::{BarrierError, FailureCause, Job};
+use phalanx::{BarrierError, FailureCause, Group, Job};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn signal(children: &Children, index: usize, signal: Signal) {
@@ -75,17 +75,33 @@ fn survive(children: &mut Children, survivors: &[usize], expected: &str) {
     }
 }
 
-/// A rank that meets the others until that fails, and says at which barrier.
-fn meet_and_say_where_it_ends() {
+/// A rank that meets the others in many groups at a time until that fails in each, and says at which barriers. Where in a
+/// barrier a death strikes is chance: the more barriers are under way, the likelier one of them has been passed by some.
+fn meet_in_many_groups_and_say_where_each_ends() {
     let job = Job::from_env().expect("a job");
-    let world = job.world();
-    world.barrier().expect("all are there");
+    let all: Vec<usize> = (0..job.size()).collect();
+    let groups: Vec<Group> = (0..GROUPS).map(|_| job.world().subgroup(&all, LIMIT).expect("a group")).collect();
+    job.world().barrier().expect("all are there");
     answer("ready");
-    let error = (0..).find_map(|_| world.barrier().err()).expect("some barrier fails");
-    let BarrierError::RankFailed { sequence, .. } = &error else { panic!("{error}") };
-    answer(format!("{} at barrier {sequence}", told(&error)));
+    let mut ends: Vec<Option<String>> = vec![None; GROUPS];
+    while ends.contains(&None) {
+        let going = groups.iter().zip(&mut ends).filter(|(_, end)| end.is_none());
+        let arrivals: Vec<_> = going.map(|(group, end)| (group.arrive(), end)).collect();
+        for (arrival, end) in arrivals {
+            *end = arrival.and_then(|arrival| arrival.wait()).err().map(|error| told_with_barrier(&error));
+        }
+    }
+    answer(format!("{ends:?}"));
     await_line();
 }
+
+fn told_with_barrier(error: &BarrierError) -> String {
+    let BarrierError::RankFailed { sequence, .. } = error else { panic!("{error}") };
+    format!("{} at barrier {sequence}", told(error))
+}
+
+/// How many groups a rank meets the others in.
+const GROUPS: usize = 16;
 
 /// Ranks die while all meet as quickly as they can, alone, together, and with their nodes: what some had been told of the
 /// last barrier others had not.
@@ -93,7 +109,7 @@ fn meet_and_say_where_it_ends() {
 fn all_survivors_fail_at_the_same_barrier() {
     const TEST: &str = "all_survivors_fail_at_the_same_barrier";
     if role().is_some() {
-        return meet_and_say_where_it_ends();
+        return meet_in_many_groups_and_say_where_each_ends();
     }
     let jobs: [(&[usize], &[usize]); 6] = [
         (&[0, 0, 1, 1], &[3]),
@@ -157,6 +173,61 @@ fn a_silent_node_is_given_up_by_the_majority_and_finds_itself_excluded() {
     survive(&mut children, &[0, 1], "[2] [Silent] epoch 1");
     signal(&children, 2, Signal::CONT);
     children.say(2, "look");
+    let said = children.next_answer(2);
+    assert!(said.starts_with("Excluded { rank: 2") && said.contains("Silent"), "{said}");
+}
+
+/// A rank that meets the others whenever its parent says so, until that fails.
+fn meet_when_told() {
+    let job = Job::from_env().expect("a job");
+    let world = job.world();
+    world.barrier().expect("all are there");
+    answer("ready");
+    loop {
+        await_line();
+        let Err(error) = world.barrier() else {
+            answer("met");
+            continue;
+        };
+        answer(told(&error));
+        if matches!(error, BarrierError::RankFailed { .. }) {
+            let rest = world.shrink(LIMIT).expect("some are left");
+            rest.barrier().expect("all of them live");
+            answer(format!("{:?}", rest.ranks()));
+        }
+        return drop(await_line());
+    }
+}
+
+/// A node's only process is stopped while its kernel acknowledges: nobody gives it up before the fourth time-out, and then
+/// they do. Time is what this is about: the process cannot tell of its own stop, so it lasts as long as the test says.
+#[test]
+fn a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_given_up_after_four() {
+    const TEST: &str = "a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_given_up_after_four";
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    if role().is_some() {
+        return meet_when_told();
+    }
+    let across = Across::new(&[0, 1, 2]);
+    let timeout = TIMEOUT.as_millis().to_string();
+    let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", &timeout)]);
+    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    signal(&children, 2, Signal::STOP);
+    (0..2).for_each(|rank| children.say(rank, "meet"));
+    std::thread::sleep(TIMEOUT * 2);
+    signal(&children, 2, Signal::CONT);
+    children.say(2, "meet");
+    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "met", "rank {rank}"));
+
+    // What it was stopped for before does not count.
+    let stopped = Instant::now();
+    signal(&children, 2, Signal::STOP);
+    (0..2).for_each(|rank| children.say(rank, "meet"));
+    survive(&mut children, &[0, 1], "[2] [Silent] epoch 1");
+    let lasted = stopped.elapsed();
+    assert!(lasted >= TIMEOUT * 7 / 2, "it was given up after {lasted:?}, with a time-out of {TIMEOUT:?}");
+    signal(&children, 2, Signal::CONT);
+    children.say(2, "meet");
     let said = children.next_answer(2);
     assert!(said.starts_with("Excluded { rank: 2") && said.contains("Silent"), "{said}");
 }

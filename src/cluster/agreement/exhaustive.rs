@@ -485,9 +485,12 @@ struct Led {
 
 impl Led {
     fn new(here: usize, value: u32) -> Self {
+        Self::among(Electorate::of_all(5), here, value)
+    }
+
+    fn among(electorate: Electorate, here: usize, value: u32) -> Self {
         let value = NonZeroU32::new(value).expect("not 0");
-        let proposal =
-            Proposal { electorate: Electorate::of_all(5), here, value, pause: Duration::from_nanos(1), seed: 0 };
+        let proposal = Proposal { electorate, here, value, pause: Duration::from_nanos(1), seed: 0 };
         let mut led = Self { proposer: Proposer::new(proposal), round: 0, asks: Vec::new(), now: Duration::ZERO };
         led.go_on();
         led
@@ -574,4 +577,13 @@ fn ballots_of_survivors_are_above_all_others() {
     (0..4).for_each(|_| late.reach(&mut words, &[3, 4]));
     late.lose(&[0, 1, 2]);
     assert_eq!(late.decide(&mut words, &[3, 4]), 1);
+}
+
+/// Among three nodes the witness has no vote; whoever reaches none of the others learns from it what they have decided.
+#[test]
+fn the_witness_is_looked_at_where_it_does_not_vote() {
+    let mut words = [AcceptorWord::EMPTY; 4];
+    words[3] = AcceptorWord::closed(2);
+    let mut alone = Led::among(Electorate::new(&[false; 3], true), 2, 1);
+    assert_eq!(alone.decide(&mut words, &[2, 3]), 2);
 }
