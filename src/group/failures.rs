@@ -369,12 +369,13 @@ impl Group {
                 return unreachable.map(Err);
             }
             let waited = Duration::from_nanos(clock.ns(clock.now().saturating_sub(begun)));
-            if waited >= SETTLING_GRACE && self.left(limit).is_some_and(|left| left.is_zero()) {
-                return Some(Err(self.unsettled(core, waited)));
-            }
+            // Before a call without time ends: if no call asked, nobody would ever say whether they have failed.
             if waited >= asked + ASK_AFTER {
                 asked = waited;
                 self.unsettled_ranks(core).into_iter().for_each(|rank| self.membership.ask_after(rank));
+            }
+            if waited >= SETTLING_GRACE && self.left(limit).is_some_and(|left| left.is_zero()) {
+                return Some(Err(self.unsettled(core, waited)));
             }
             if waited < BUSY_FOR {
                 crate::machine::yield_cpu();
