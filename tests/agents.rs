@@ -1,5 +1,6 @@
 //! The agent's role passes from process to process: each is killed in the midst of what another node asks of it, and the
-//! next goes on with the same memory. What was asked is executed once and in order, or its loss is told.
+//! next goes on with the same memory. What was asked is executed once and in order, or its loss is told. As long as one of
+//! the processes lives, agent or not, the node is not taken for gone; when none does, that is known at once.
 #![cfg(not(model))]
 
 mod common;
@@ -20,7 +21,7 @@ use phalanx::TcpEngine;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::shm::{Expected, Segment};
 use phalanx::fabric::sim::Seeded;
-use phalanx::fabric::tcp::{Candidate, Door, Peer, Services, TcpFabric};
+use phalanx::fabric::tcp::{Candidate, Door, Peer, Ports, Services, TcpFabric};
 use phalanx::fabric::{Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use phalanx::handshake::Key;
 
@@ -183,8 +184,8 @@ fn kill_each_agent_in_turn(test: &str, engine: TcpEngine, random: &mut Seeded) {
             watch_until(&memory, count);
             if rank + 1 < RANKS {
                 children.kill(rank);
-                // The next is told while batches wait for it, and sometimes when none do any more.
-                std::thread::sleep(Duration::from_millis([0, 0, 2, 30, 150][random.below(5)]));
+                // The next is told while batches wait for it, and sometimes after longer than a link fails for.
+                look_at_ports(&fabric, Duration::from_millis([0, 0, 2, 30, 150][random.below(5)]));
                 count = memory.word(count_word()).load(Ordering::Acquire);
                 memory.word(turn_word()).store(rank as u64 + 1, Ordering::Release);
             }
@@ -195,12 +196,30 @@ fn kill_each_agent_in_turn(test: &str, engine: TcpEngine, random: &mut Seeded) {
     let count = memory.word(count_word()).load(Ordering::Acquire);
     let Tally { batches, answered, lost, not_sent, last } = tally;
     println!("{engine}: {batches} batches: {answered} answered, {lost} lost, {not_sent} not sent; {count} counted");
-    assert_eq!(batches, answered + lost + not_sent);
+    assert_eq!((batches, not_sent), (answered + lost, 0), "what waits for the next agent is kept");
     assert!((answered..=answered + lost).contains(&count), "{count} counted");
     assert_eq!(last, Some(count - 1), "the last one was answered");
     assert_eq!([first_word(), second_word()].map(|at| memory.word(at).load(Ordering::Acquire)), [batches; 2]);
     assert_eq!(fabric.incarnation(0), RANKS as u64);
     assert!(lost <= (RANKS as u64 - 1) * MOST_ASKED as u64);
+    children.kill(RANKS - 1);
+    let killed = Instant::now();
+    while fabric.ports(0) != Ports::Closed {
+        assert!(killed.elapsed() < LIMIT, "none is left, and that is not seen: {:?}", fabric.ports(0));
+        fabric.probe(0);
+        fabric.progress();
+    }
+    println!("{engine}: found gone after {} µs", killed.elapsed().as_micros());
+}
+
+/// Nobody has the agent's role, and somebody lives.
+fn look_at_ports(fabric: &TcpFabric, span: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < span {
+        fabric.probe(0);
+        assert_ne!(fabric.ports(0), Ports::Closed, "somebody lives");
+        std::thread::sleep(Duration::from_micros(100));
+    }
 }
 
 #[test]

@@ -24,11 +24,11 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::calls::Calls;
 pub use self::calls::{Due, MOST_WATCHED};
-use self::dialling::{advance, is_refusal};
+use self::dialling::{advance, outcome_of};
 use self::guests::Guest;
 use self::strangers::Stranger;
 use super::frame::{Frame, Letter};
-use super::link::{Dial, Link, LinkState};
+use super::link::{Dial, Link, LinkState, Outcome};
 use super::stream::{Outgoing, Stream, StreamError, answer};
 use super::uring::{Carrier, Ring, Serial};
 use super::{Door, Peer, Services};
@@ -263,26 +263,25 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Speaks for this node from now on. Connections that there are already, as a guest's, stay as they are, so that
+    /// Speaks for this node from now on, and lets in who knocks. Connections that there are already, as a guest's, stay as they are, so that
     /// nothing that is on them is lost; what is dialled from now on is an agent's.
     ///
     /// # Errors
     ///
-    /// There is no door, or what the kernel says; it can be tried again.
+    /// There is no door.
     pub fn become_agent(&mut self) -> io::Result<()> {
         if self.is_agent() {
             return Ok(());
         }
-        self.door.open()?;
-        self.let_knock()
+        self.door.open()
     }
 
     /// Whether this process speaks for its node.
     pub fn is_agent(&self) -> bool {
-        self.door.listener().is_some()
+        self.door.is_open()
     }
 
-    /// Has the kernel tell who knocks, if the door is open.
+    /// Has the kernel tell who knocks, if there is a door.
     fn let_knock(&self) -> io::Result<()> {
         let Some(listener) = self.door.listener() else { return Ok(()) };
         listener.set_nonblocking(true)?;
@@ -495,7 +494,7 @@ impl Engine {
         let is_late = |link: &&Link| link.state.limit().is_some_and(|limit| limit <= now);
         let late: Vec<usize> = self.links.values().filter(is_late).map(|link| link.node).collect();
         for node in late {
-            self.dial_on(node, "it does not answer", false);
+            self.end_silence(node);
         }
     }
 
@@ -629,6 +628,9 @@ impl Engine {
                 Ok(false) => {
                     let waits_for_room = !dial.is_connected || !dial.output.is_empty();
                     watch(&self.epoll, &dial.socket, Token::Link(node), waits_for_room);
+                    // Once it is connected there is less time.
+                    self.calls.note_limit();
+                    self.sleepers.has_news = true;
                 }
                 Ok(true) => self.dialled(node),
                 Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => {
@@ -638,10 +640,7 @@ impl Engine {
                 Err(HandshakeError::Refused { verdict: Verdict::Excluded, size: Some(_) }) => {
                     self.handle_exclusion(node);
                 }
-                Err(error) => {
-                    let is_refused = !dial.is_connected && is_refusal(&error);
-                    self.dial_on(node, &error.to_string(), is_refused);
-                }
+                Err(error) => self.dial_on(node, &error.to_string(), outcome_of(&error)),
             },
             LinkState::Idle
             | LinkState::Failed { .. }
