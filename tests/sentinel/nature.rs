@@ -127,7 +127,6 @@ pub struct Place<'run> {
     pub topology: &'run Topology,
     pub layouts: &'run [NodeLayout],
     pub rank: usize,
-    pub now: u64,
 }
 
 impl Place<'_> {

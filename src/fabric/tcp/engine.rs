@@ -263,8 +263,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Speaks for this node from now on, and lets in who knocks. Connections that there are already, as a guest's, stay as they are, so that
-    /// nothing that is on them is lost; what is dialled from now on is an agent's.
+    /// Speaks for this node from now on, and lets in who knocks. Connections that there are already, as a guest's, stay as
+    /// they are, so that nothing that is on them is lost; what is dialled from now on is an agent's.
     ///
     /// # Errors
     ///
