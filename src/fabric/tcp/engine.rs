@@ -183,6 +183,8 @@ struct Sleepers {
     bell: OwnedFd,
     /// Something has been taken in since they were told last.
     has_news: bool,
+    /// When the one who fell asleep last will wake up at the latest, and look at what is late.
+    limit: Option<Instant>,
 }
 
 impl Sleepers {
@@ -231,7 +233,7 @@ impl Engine {
         epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, Token::Kick.pack(), EventFlags::IN)?;
-        let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false };
+        let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false, limit: None };
         let engine = Self {
             services,
             memory,
@@ -442,15 +444,19 @@ impl Engine {
         self.end_what_is_late();
     }
 
-    /// Somebody is about to sleep until `epoll` has something to tell. What it has been told of so far.
-    pub fn fall_asleep(&mut self) -> u64 {
+    /// Somebody is about to sleep until `epoll` has something to tell, or until the limit that is given. Also what it has
+    /// been told of so far.
+    pub fn fall_asleep(&mut self) -> (u64, Option<Instant>) {
         self.sleepers.asleep += 1;
-        self.sleepers.news
+        self.sleepers.limit = self.next_limit();
+        (self.sleepers.news, self.sleepers.limit)
     }
 
     /// After a sleep that an event has ended, or nothing: takes in what has come. `told` is what it was told before.
     pub fn wake_up(&mut self, told: u64) {
         self.sleepers.leave(told);
+        // The others rely on this one's limit.
+        self.sleepers.has_news |= self.sleepers.asleep > 0 && self.sleepers.limit.is_some();
         if self.ring.is_some() {
             self.turn_by_ring();
         }
@@ -629,8 +635,7 @@ impl Engine {
                     let waits_for_room = !dial.is_connected || !dial.output.is_empty();
                     watch(&self.epoll, &dial.socket, Token::Link(node), waits_for_room);
                     // Once it is connected there is less time.
-                    self.calls.note_limit();
-                    self.sleepers.has_news = true;
+                    self.note_limit();
                 }
                 Ok(true) => self.dialled(node),
                 Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => {

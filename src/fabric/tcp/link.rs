@@ -44,7 +44,7 @@ pub const DIAL_LIMIT: Duration = Duration::from_secs(3);
 const FIRST_PATIENCE: Duration = Duration::from_millis(20);
 /// The pause before the second attempt. Each is as long as all before it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// One link.
 #[derive(Debug)]

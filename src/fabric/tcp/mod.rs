@@ -575,9 +575,8 @@ impl Shared {
         let told = {
             let mut engine = self.engine();
             engine.watch_links();
-            let limit = engine.next_limit();
             // Whoever raises the alarm rouses those who sleep after it, under the same lock; and so does who sets a limit.
-            (!has_changed(&engine)).then(|| (engine.fall_asleep(), limit))
+            (!has_changed(&engine)).then(|| engine.fall_asleep())
         };
         if let Some((told, limit)) = told {
             // The thread does not look at limits meanwhile.

@@ -26,8 +26,13 @@ impl Engine {
             return;
         }
         match self.links.of(node).state {
-            LinkState::Idle | LinkState::Failed { .. } | LinkState::PassingOn { .. } => self.dial(node),
-            LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::Ready(_) | LinkState::Shut { .. } => {}
+            LinkState::Idle | LinkState::Failed { .. } => self.dial(node),
+            // It dials by itself. To knock more often would only keep those from their work who are to open.
+            LinkState::PassingOn { .. }
+            | LinkState::Dialing(_)
+            | LinkState::Expecting { .. }
+            | LinkState::Ready(_)
+            | LinkState::Shut { .. } => {}
         }
     }
 
@@ -121,7 +126,9 @@ impl Engine {
     /// There may be less time until the next limit than those know who sleep.
     pub(super) fn note_limit(&mut self) {
         self.calls.note_limit();
-        self.sleepers.has_news = true;
+        let (limit, known) = (self.next_limit(), self.sleepers.limit);
+        let is_sooner = limit.is_some_and(|limit| known.is_none_or(|known| limit < known));
+        self.sleepers.has_news |= is_sooner;
     }
 
     /// Begins to connect to an address: the socket, the handshake, what it has to say, and what this process claims.
