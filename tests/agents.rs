@@ -1,5 +1,6 @@
 //! The agent's role passes from process to process: each is killed in the midst of what another node asks of it, and the
-//! next goes on with the same memory. What was asked is executed once and in order, or its loss is told.
+//! next goes on with the same memory. What was asked is executed once and in order, or its loss is told. As long as one of
+//! the processes lives, agent or not, the node is not taken for gone; when none does, that is known at once.
 #![cfg(not(model))]
 
 mod common;
@@ -13,16 +14,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use common::children::{Children, answer, bare, role};
+use common::children::{Children, answer, await_line, bare, role};
+use common::nodes::Across;
 use common::ranks::LIMIT;
 use common::seeds::{Named, fresh_seed};
-use phalanx::TcpEngine;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::shm::{Expected, Segment};
 use phalanx::fabric::sim::Seeded;
-use phalanx::fabric::tcp::{Candidate, Door, Peer, Services, TcpFabric};
+use phalanx::fabric::tcp::{Candidate, Door, Peer, Ports, Services, TcpFabric};
 use phalanx::fabric::{Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use phalanx::handshake::Key;
+use phalanx::{BarrierError, Job, TcpEngine};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Ranks of node 0, each of which is its agent in turn.
 const RANKS: usize = 4;
@@ -183,8 +186,8 @@ fn kill_each_agent_in_turn(test: &str, engine: TcpEngine, random: &mut Seeded) {
             watch_until(&memory, count);
             if rank + 1 < RANKS {
                 children.kill(rank);
-                // The next is told while batches wait for it, and sometimes when none do any more.
-                std::thread::sleep(Duration::from_millis([0, 0, 2, 30, 150][random.below(5)]));
+                // The next is told while batches wait for it, and sometimes after longer than a link fails for.
+                look_at_ports(&fabric, Duration::from_millis([0, 0, 2, 30, 150][random.below(5)]));
                 count = memory.word(count_word()).load(Ordering::Acquire);
                 memory.word(turn_word()).store(rank as u64 + 1, Ordering::Release);
             }
@@ -195,12 +198,30 @@ fn kill_each_agent_in_turn(test: &str, engine: TcpEngine, random: &mut Seeded) {
     let count = memory.word(count_word()).load(Ordering::Acquire);
     let Tally { batches, answered, lost, not_sent, last } = tally;
     println!("{engine}: {batches} batches: {answered} answered, {lost} lost, {not_sent} not sent; {count} counted");
-    assert_eq!(batches, answered + lost + not_sent);
+    assert_eq!((batches, not_sent), (answered + lost, 0), "what waits for the next agent is kept");
     assert!((answered..=answered + lost).contains(&count), "{count} counted");
     assert_eq!(last, Some(count - 1), "the last one was answered");
     assert_eq!([first_word(), second_word()].map(|at| memory.word(at).load(Ordering::Acquire)), [batches; 2]);
     assert_eq!(fabric.incarnation(0), RANKS as u64);
     assert!(lost <= (RANKS as u64 - 1) * MOST_ASKED as u64);
+    children.kill(RANKS - 1);
+    let killed = Instant::now();
+    while fabric.ports(0) != Ports::Closed {
+        assert!(killed.elapsed() < LIMIT, "none is left, and that is not seen: {:?}", fabric.ports(0));
+        fabric.probe(0);
+        fabric.progress();
+    }
+    println!("{engine}: found gone after {} µs", killed.elapsed().as_micros());
+}
+
+/// Nobody has the agent's role, and somebody lives.
+fn look_at_ports(fabric: &TcpFabric, span: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < span {
+        fabric.probe(0);
+        assert_ne!(fabric.ports(0), Ports::Closed, "somebody lives");
+        std::thread::sleep(Duration::from_micros(100));
+    }
 }
 
 #[test]
@@ -219,4 +240,71 @@ fn agents_are_killed_and_what_was_asked_is_executed_once_and_in_order() {
             Err(error) => println!("not run: {error}"),
         }
     }
+}
+
+/// A rank that meets the others until that fails, says how, and meets those that are left.
+fn meet_until_somebody_fails() {
+    let job = Job::from_env().expect("a job");
+    let world = job.world();
+    world.barrier().expect("all are there");
+    answer("ready");
+    match (0..).find_map(|_| world.barrier().err()).expect("some barrier fails") {
+        BarrierError::RankFailed { ranks, causes, .. } => answer(format!("{ranks:?} {causes:?}")),
+        other => answer(format!("{other:?}")),
+    }
+    let rest = world.shrink(LIMIT).expect("some are left");
+    rest.barrier().expect("all of them live");
+    answer(format!("{:?}", rest.ranks()));
+    await_line();
+}
+
+/// Two nodes of two ranks, all of which have met.
+fn two_nodes_of_two(test: &str, timeout_ms: u32) -> (Across, Children) {
+    let across = Across::new(&[0, 0, 1, 1]);
+    let mut children = across.start(test, &[("PHALANX_FAILURE_TIMEOUT_MS", &timeout_ms.to_string())]);
+    (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    (across, children)
+}
+
+fn signal(children: &Children, rank: usize, signal: Signal) {
+    let pid = i32::try_from(children.pid(rank)).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("the child is there");
+}
+
+/// Though silence is allowed for longer than this test: closed ports are a proof.
+#[test]
+fn a_node_of_several_ranks_that_are_all_killed_is_gone_before_any_time_out() {
+    const TEST: &str = "a_node_of_several_ranks_that_are_all_killed_is_gone_before_any_time_out";
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    let (_across, mut children) = two_nodes_of_two(TEST, 600_000);
+    // The one is not to say that the other is dead.
+    signal(&children, 3, Signal::STOP);
+    let killed = Instant::now();
+    [2, 3].into_iter().for_each(|rank| children.kill(rank));
+    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "[2, 3] [Gone, Gone]"));
+    println!("told after {} ms", killed.elapsed().as_millis());
+    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "[0, 1]"));
+    (0..2).for_each(|rank| children.say(rank, "leave"));
+}
+
+/// The agent is killed while the next in line is stopped, for longer than the time-out.
+#[test]
+fn a_node_whose_role_takes_long_to_pass_is_not_taken_for_gone() {
+    const TEST: &str = "a_node_whose_role_takes_long_to_pass_is_not_taken_for_gone";
+    const TIMEOUT_MS: u32 = 2_000;
+    if role().is_some() {
+        return meet_until_somebody_fails();
+    }
+    let (_across, mut children) = two_nodes_of_two(TEST, TIMEOUT_MS);
+    signal(&children, 3, Signal::STOP);
+    children.kill(2);
+    // After twice the time-out it would be silent.
+    std::thread::sleep(Duration::from_millis(u64::from(TIMEOUT_MS) * 5 / 4));
+    signal(&children, 3, Signal::CONT);
+    for expected in ["[2] [Killed { signal: 9 }]", "[0, 1, 3]"] {
+        [0, 1, 3].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), expected, "rank {rank}"));
+    }
+    [0, 1, 3].into_iter().for_each(|rank| children.say(rank, "leave"));
 }

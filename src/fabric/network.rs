@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
 use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
-use super::tcp::{ExclusionHook, TcpFabric, WordHook};
+use super::tcp::{ExclusionHook, Ports, TcpFabric, WordHook};
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -138,9 +138,9 @@ impl Network {
         self.tcp.probe(node);
     }
 
-    /// Whether, and for how long, all ranks of a node have refused connections ([`TcpFabric::refused_by_all`]).
-    pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
-        self.tcp.refused_by_all(node)
+    /// What the last attempt to reach a node has shown of its processes ([`TcpFabric::ports`]).
+    pub fn ports(&self, node: usize) -> Ports {
+        self.tcp.ports(node)
     }
 
     /// How long ago a node's kernel has acknowledged something ([`TcpFabric::acknowledged`]).

@@ -7,6 +7,7 @@ use super::meeting::Meeting;
 use super::{Core, Group};
 use crate::cluster::view::FailureCause;
 use crate::fabric::network::Network;
+use crate::fabric::tcp::Ports;
 use crate::job::Membership;
 
 /// The longest time between two looks.
@@ -55,7 +56,6 @@ impl Group {
 impl Membership {
     /// Whether nobody lives on a node who could want anything.
     fn is_gone(&self, node: usize, network: &Network) -> bool {
-        let is_refused = || network.refused_by_all(node).is_some() && self.topology.ranks_of(node).len() == 1;
-        self.has_lost_node(node) || self.has_said_farewell(node) || is_refused()
+        self.has_lost_node(node) || self.has_said_farewell(node) || network.ports(node) == Ports::Closed
     }
 }

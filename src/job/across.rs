@@ -3,8 +3,8 @@
 //! Everything is said in five rounds of an all-gather at the rendezvous ([`rendezvous`]):
 //!
 //! 1. Each rank brings its [`RankCard`]. Ranks with equal node keys form a node; the lowest of them, its *agent*, makes
-//!    the segment and passes it to the others over a UNIX socket as in a job of one node. The agent listens from then on;
-//!    the others keep their sockets bound, for any of them may become agent.
+//!    the segment and passes it to the others over a UNIX socket as in a job of one node. The agent lets other nodes in
+//!    from then on; the others listen, too, for any of them may become agent, and send everybody away.
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
 //! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows
 //!    from the costs. They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
@@ -63,7 +63,7 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let place = Place::new(identity, &cards)?;
     if place.is_agent() {
         // Before the next round, after which others connect.
-        door.open().map_err(system(rank, "listen for other nodes"))?;
+        door.open().map_err(system(rank, "let other nodes in"))?;
     }
 
     let (segment, segment_server) = place.share_segment(identity, &cards, options)?;

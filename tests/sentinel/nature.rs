@@ -11,6 +11,7 @@ use phalanx::cluster::sentinel::Surroundings;
 use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::fabric::node::{NodeLayout, header};
 use phalanx::fabric::sim::{SimFabric, SimNode};
+use phalanx::fabric::tcp::Ports;
 use phalanx::fabric::{AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, Topology};
 use phalanx::sync::Ordering;
 
@@ -36,10 +37,10 @@ pub enum Trouble {
 /// What kernels and connections know, outside of the nodes' words.
 #[derive(Default)]
 pub struct Nature {
-    /// Nodes whose processes have ended, and when.
+    /// Nodes all of whose processes have ended, and when. No other node's ports are closed.
     pub refuses: HashMap<usize, u64>,
-    /// Since when one node has found another's ports closed.
-    pub refused: HashMap<(usize, usize), (u64, u64)>,
+    /// Who has found whose ports closed.
+    pub refused: HashSet<(usize, usize)>,
     /// Who has shut out whom.
     pub excluded: HashSet<(usize, usize)>,
     /// Those since the last slice of time.
@@ -126,7 +127,6 @@ pub struct Place<'run> {
     pub topology: &'run Topology,
     pub layouts: &'run [NodeLayout],
     pub rank: usize,
-    pub now: u64,
 }
 
 impl Place<'_> {
@@ -156,16 +156,15 @@ impl Surroundings for Place<'_> {
         let mut nature = self.nature.borrow_mut();
         let link = (self.here(), node);
         if nature.refuses.contains_key(&node) && nature.is_open(link.0, link.1) {
-            nature.refused.entry(link).or_insert((self.now, self.now)).1 = self.now;
+            nature.refused.insert(link);
         } else {
             nature.refused.remove(&link);
         }
     }
 
-    fn refused_by_all(&self, node: usize) -> Option<Duration> {
-        let nature = self.nature.borrow();
-        let (first, last) = nature.refused.get(&(self.here(), node))?;
-        Some(Duration::from_nanos(last - first))
+    fn ports(&self, node: usize) -> Ports {
+        let is_refused = self.nature.borrow().refused.contains(&(self.here(), node));
+        if is_refused { Ports::Closed } else { Ports::Unknown }
     }
 
     fn acknowledged(&self, node: usize) -> Option<Duration> {

@@ -342,7 +342,7 @@ impl Run {
                 if actor.is_dead || nature.borrow().stopped.contains(rank) {
                     continue;
                 }
-                let place = Place { memory, nature, topology, layouts, rank: *rank, now };
+                let place = Place { memory, nature, topology, layouts, rank: *rank };
                 let leaves = actor.leave(&gate, &place, now);
                 if matches!(actor.leaving, Leaving::Ends | Leaving::Left) {
                     next = next.min(leaves);

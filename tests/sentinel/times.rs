@@ -37,7 +37,7 @@ fn failures_are_known_to_all_soon() {
     type Case = (&'static str, usize, usize, u64, fn(&Run) -> (Trouble, Unit));
     let cases: [Case; 6] = [
         ("a node's only process killed", 5, 1, 20, |_| (Trouble::Gone(3), Unit::Node(3))),
-        ("a node's processes killed", 5, 2, 150, |_| (Trouble::Gone(3), Unit::Node(3))),
+        ("a node's processes killed", 5, 2, 20, |_| (Trouble::Gone(3), Unit::Node(3))),
         ("a process of several killed", 5, 2, 10, |run| {
             let rank = run.topology.ranks_of(3)[0];
             (Trouble::Killed(rank), Unit::Rank(rank))

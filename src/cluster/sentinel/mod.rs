@@ -53,6 +53,7 @@ use super::detector::HeartbeatWord;
 use super::view::{self, FailureCause, Obituary, Unit};
 use super::witness;
 use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::tcp::Ports;
 use crate::fabric::{Fabric, Memory, Request, Topology};
 use crate::sync::Ordering;
 
@@ -77,8 +78,8 @@ pub trait Surroundings {
     fn is_stopped(&self, local: usize) -> bool;
     /// Looks whether a node lets anybody in.
     fn probe(&self, node: usize);
-    /// For how long all of a node's ports have refused connections, if they did at the last look.
-    fn refused_by_all(&self, node: usize) -> Option<Duration>;
+    /// What the last look has shown of a node's processes.
+    fn ports(&self, node: usize) -> Ports;
     /// How long ago the kernel of a node has acknowledged something, whether its processes run or not; `None` where that
     /// is not known.
     fn acknowledged(&self, node: usize) -> Option<Duration>;
@@ -401,7 +402,7 @@ impl Sentinel {
     /// A witness whose port refuses is gone, and whoever has started the job with it: its vote is not waited for.
     fn look_after_witness<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let Some(witness) = self.post.witness().filter(|witness| !self.gone[*witness]) else { return };
-        if site.surroundings.refused_by_all(witness).is_some() {
+        if site.surroundings.ports(witness) == Ports::Closed {
             return self.note_gone(witness);
         }
         let electorate = self.post.electorate(site.memory);

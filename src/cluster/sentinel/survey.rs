@@ -12,9 +12,10 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Sentinel, Site, Surroundings, ring, watching};
+use super::{Sentinel, Site, Surroundings, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::fabric::node::header;
+use crate::fabric::tcp::Ports;
 use crate::fabric::{Fabric, Memory, Ticket, WordAt};
 use crate::sync::Ordering;
 
@@ -186,13 +187,11 @@ impl Sentinel {
             site.surroundings.probe(node);
             return self.look_after_witness(site);
         }
-        let timeout = self.post.options.timeout;
-        match site.surroundings.refused_by_all(node) {
-            Some(lasts) if watching::is_proof(&self.post, node, lasts, timeout) => {
-                self.note_gone(node);
-                self.want(site.memory, Obituary { unit: Unit::Node(node), cause: FailureCause::Gone });
-            }
-            _ => site.surroundings.probe(node),
+        if site.surroundings.ports(node) == Ports::Closed {
+            self.note_gone(node);
+            self.want(site.memory, Obituary { unit: Unit::Node(node), cause: FailureCause::Gone });
+        } else {
+            site.surroundings.probe(node);
         }
     }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::{FAREWELL, Post, SentinelOptions, Site, Surroundings};
 use crate::cluster::detector::{Detector, DetectorOptions, Event, HeartbeatWord, Verdict};
 use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::tcp::Ports;
 use crate::fabric::{Fabric, Memory, Ticket, WordAt};
 use crate::sync::Ordering;
 
@@ -238,16 +239,16 @@ impl Watching {
         let mut gone = Vec::new();
         for watched in &mut self.watched {
             let Some(until) = watched.probed_until else { continue };
-            match site.surroundings.refused_by_all(watched.node) {
+            match site.surroundings.ports(watched.node) {
                 _ if has_left(site.memory, &node, watched.node) => watched.probed_until = None,
-                Some(lasts) if is_proof(post, watched.node, lasts, watched.detector.timeout()) => {
+                Ports::Closed => {
                     watched.probed_until = None;
                     gone.push(watched.node);
                 }
                 _ if site.now >= until => watched.probed_until = None,
-                refused => {
-                    // Its kernel lives, and the role may be on its way: how long that takes is what counts now.
-                    if refused.is_some() {
+                ports => {
+                    // One of its processes lives, and the role may be on its way: how long that takes is what counts now.
+                    if ports == Ports::Kept {
                         watched.detector.note_life(site.now);
                     }
                     site.surroundings.probe(watched.node);
@@ -256,10 +257,4 @@ impl Watching {
         }
         gone
     }
-}
-
-/// Whether all of a node's ports have refused for so long that its processes surely are gone. A node's only rank listens
-/// from the beginning to the end. Of several the next one may be about to take the agent's role, and its port refuses, too.
-pub(super) fn is_proof(post: &Post, node: usize, lasts: Duration, timeout: Duration) -> bool {
-    post.topology.ranks_of(node).len() == 1 || lasts >= timeout
 }

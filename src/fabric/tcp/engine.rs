@@ -24,11 +24,11 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::calls::Calls;
 pub use self::calls::{Due, MOST_WATCHED};
-use self::dialling::{advance, is_refusal};
+use self::dialling::{advance, outcome_of};
 use self::guests::Guest;
 use self::strangers::Stranger;
 use super::frame::{Frame, Letter};
-use super::link::{Dial, Link, LinkState};
+use super::link::{Dial, Link, LinkState, Outcome};
 use super::stream::{Outgoing, Stream, StreamError, answer};
 use super::uring::{Carrier, Ring, Serial};
 use super::{Door, Peer, Services};
@@ -183,6 +183,8 @@ struct Sleepers {
     bell: OwnedFd,
     /// Something has been taken in since they were told last.
     has_news: bool,
+    /// When the one who fell asleep last will wake up at the latest, and look at what is late.
+    limit: Option<Instant>,
 }
 
 impl Sleepers {
@@ -231,7 +233,7 @@ impl Engine {
         epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, Token::Kick.pack(), EventFlags::IN)?;
-        let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false };
+        let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false, limit: None };
         let engine = Self {
             services,
             memory,
@@ -263,26 +265,25 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Speaks for this node from now on. Connections that there are already, as a guest's, stay as they are, so that
-    /// nothing that is on them is lost; what is dialled from now on is an agent's.
+    /// Speaks for this node from now on, and lets in who knocks. Connections that there are already, as a guest's, stay as
+    /// they are, so that nothing that is on them is lost; what is dialled from now on is an agent's.
     ///
     /// # Errors
     ///
-    /// There is no door, or what the kernel says; it can be tried again.
+    /// There is no door.
     pub fn become_agent(&mut self) -> io::Result<()> {
         if self.is_agent() {
             return Ok(());
         }
-        self.door.open()?;
-        self.let_knock()
+        self.door.open()
     }
 
     /// Whether this process speaks for its node.
     pub fn is_agent(&self) -> bool {
-        self.door.listener().is_some()
+        self.door.is_open()
     }
 
-    /// Has the kernel tell who knocks, if the door is open.
+    /// Has the kernel tell who knocks, if there is a door.
     fn let_knock(&self) -> io::Result<()> {
         let Some(listener) = self.door.listener() else { return Ok(()) };
         listener.set_nonblocking(true)?;
@@ -443,15 +444,19 @@ impl Engine {
         self.end_what_is_late();
     }
 
-    /// Somebody is about to sleep until `epoll` has something to tell. What it has been told of so far.
-    pub fn fall_asleep(&mut self) -> u64 {
+    /// Somebody is about to sleep until `epoll` has something to tell, or until the limit that is given. Also what it has
+    /// been told of so far.
+    pub fn fall_asleep(&mut self) -> (u64, Option<Instant>) {
         self.sleepers.asleep += 1;
-        self.sleepers.news
+        self.sleepers.limit = self.next_limit();
+        (self.sleepers.news, self.sleepers.limit)
     }
 
     /// After a sleep that an event has ended, or nothing: takes in what has come. `told` is what it was told before.
     pub fn wake_up(&mut self, told: u64) {
         self.sleepers.leave(told);
+        // The others rely on this one's limit.
+        self.sleepers.has_news |= self.sleepers.asleep > 0 && self.sleepers.limit.is_some();
         if self.ring.is_some() {
             self.turn_by_ring();
         }
@@ -495,7 +500,7 @@ impl Engine {
         let is_late = |link: &&Link| link.state.limit().is_some_and(|limit| limit <= now);
         let late: Vec<usize> = self.links.values().filter(is_late).map(|link| link.node).collect();
         for node in late {
-            self.dial_on(node, "it does not answer", false);
+            self.end_silence(node);
         }
     }
 
@@ -629,6 +634,8 @@ impl Engine {
                 Ok(false) => {
                     let waits_for_room = !dial.is_connected || !dial.output.is_empty();
                     watch(&self.epoll, &dial.socket, Token::Link(node), waits_for_room);
+                    // Once it is connected there is less time.
+                    self.note_limit();
                 }
                 Ok(true) => self.dialled(node),
                 Err(HandshakeError::Refused { verdict: Verdict::Crossed, .. }) => {
@@ -638,10 +645,7 @@ impl Engine {
                 Err(HandshakeError::Refused { verdict: Verdict::Excluded, size: Some(_) }) => {
                     self.handle_exclusion(node);
                 }
-                Err(error) => {
-                    let is_refused = !dial.is_connected && is_refusal(&error);
-                    self.dial_on(node, &error.to_string(), is_refused);
-                }
+                Err(error) => self.dial_on(node, &error.to_string(), outcome_of(&error)),
             },
             LinkState::Idle
             | LinkState::Failed { .. }

@@ -10,10 +10,11 @@
 //!   Failed ◀─────────────┴──────────────────────────────┘         any ──▶ Shut
 //! ```
 //!
-//! A node is any of its ranks that listens. Dialling goes through them; when each has refused, the role of the one that has
-//! spoken for the node may just be passing on, and the link is *passing on*, too: it dials again and again for a while, and
-//! what is posted meanwhile waits. A node that has been declared failed, or has declared this process failed, is shut out
-//! for good.
+//! A node is any of its ranks. Each keeps a port for as long as it lives, and one of them lets others in there. Dialling
+//! goes through them. When none lets this process in, and one of them lives, the role of the one that has spoken for the
+//! node may just be passing on, and the link is *passing on*, too: it dials again and again for a while, and what is posted
+//! meanwhile waits. When the ports of all are closed, none lives, and the link fails at once. A node that has been declared
+//! failed, or has declared this process failed, is shut out for good.
 //!
 //! Both ends may dial at the same time. Then the connection that the lower node dialled is kept: the lower one refuses
 //! the higher one's as *crossed*, which waits a moment for the lower one's and then dials again. What the lower node gets
@@ -33,15 +34,17 @@ use crate::handshake::Purpose;
 
 /// How long after a failure posting fails at once, instead of dialling again.
 const FAILED_FOR: Duration = Duration::from_millis(100);
-/// How long what is posted to a node waits while all of its ranks refuse connections: one of them may be about to become
-/// the agent.
-#[cfg(not(test))]
-const PASSING_LIMIT: Duration = Duration::from_millis(100);
-#[cfg(test)]
-const PASSING_LIMIT: Duration = Duration::from_secs(2);
+/// How long what is posted to a node waits while some of its ranks live and none lets this process in: one of them may be
+/// about to become the agent.
+const PASSING_LIMIT: Duration = Duration::from_secs(3);
+/// How long one address is tried.
+pub const DIAL_LIMIT: Duration = Duration::from_secs(3);
+/// How long a process that has accepted the connection may say nothing, where another of its node may be the agent. Doubled
+/// with each attempt, for agents that are slow or far away.
+const FIRST_PATIENCE: Duration = Duration::from_millis(20);
 /// The pause before the second attempt. Each is as long as all before it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// One link.
 #[derive(Debug)]
@@ -70,15 +73,25 @@ pub struct Link {
     pub host: Option<IpAddr>,
     /// What this process is to the other end.
     pub purpose: Purpose,
-    /// The attempts in a row, the last included, in which each candidate refused.
-    refusals: Option<Refusals>,
+    /// What the last attempt has shown, if it came to nothing.
+    pub ports: Ports,
+    /// When the first of those attempts in a row ended that have found somebody alive.
+    passing_since: Option<Instant>,
+    /// How long a process may say nothing at the next attempt.
+    pub patience: Duration,
 }
 
-/// When a node's candidates have all refused.
-#[derive(Clone, Copy, Debug)]
-struct Refusals {
-    first: Instant,
-    last: Instant,
+/// What the last attempt to reach a node has shown of its processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// Nothing: there has been none, or somebody has let this process in, or nobody has said anything.
+    #[default]
+    Unknown,
+    /// All are closed, the node's kernel says: none of its processes is left, but for those that have been shut out.
+    Closed,
+    /// A process keeps one, and has not let this one in: it does not speak for its node (yet), or it is stopped, or was
+    /// ending.
+    Kept,
 }
 
 /// A letter that is coming in.
@@ -124,7 +137,7 @@ pub enum LinkState {
         /// Until when.
         until: Instant,
     },
-    /// Each candidate has refused; one of them may be about to listen.
+    /// No candidate lets this process in; one that lives may be about to do so.
     PassingOn {
         /// When to dial again.
         until: Instant,
@@ -177,8 +190,32 @@ pub struct Dial {
     pub target: Target,
     /// What this process claims to be.
     pub purpose: Purpose,
-    /// Until when.
+    /// How long the other end may say nothing once the socket is connected, if there are others to be tried.
+    pub patience: Option<Duration>,
+    /// Until when, if nothing happens before.
     pub until: Instant,
+    /// Until when at the latest.
+    pub limit: Instant,
+}
+
+impl Dial {
+    /// A process of the node has the port. It answers soon, or another one may be the agent.
+    pub fn note_connected(&mut self) {
+        self.is_connected = true;
+        if let Some(patience) = self.patience {
+            self.until = self.limit.min(Instant::now() + patience);
+        }
+    }
+
+    /// The process speaks for its node. From now on it may have let this one in, and what was sent may take effect.
+    pub fn note_challenged(&mut self) {
+        self.until = self.limit;
+    }
+
+    /// What it means that nothing more has been heard.
+    pub fn end_of_silence(&self) -> Outcome {
+        if self.is_connected { Outcome::Silent } else { Outcome::Unclear }
+    }
 }
 
 /// One address of one of a node's candidates.
@@ -190,23 +227,56 @@ pub struct Target {
     pub address: SocketAddr,
 }
 
+/// What has come of a target that has not let this process in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A kernel has refused the connection: nobody has the port.
+    Refused,
+    /// Somebody has the port, and has closed the connection.
+    Closed,
+    /// Somebody has the port, and has said nothing.
+    Silent,
+    /// None of these.
+    Unclear,
+}
+
 /// One way through a node's candidates.
 #[derive(Debug)]
 pub struct Attempt {
     /// What has not been tried, the next last.
     pub others: Vec<Target>,
     /// Whether there was something to try, and all of it was refused by a kernel.
-    pub is_refused: bool,
+    is_refused: bool,
+    /// Whether a candidate's port is kept by a process.
+    is_kept: bool,
+    /// Whether one of those has said nothing.
+    is_silent: bool,
 }
 
 impl Attempt {
-    /// A target has failed; `is_refused`: a kernel has refused the connection. `host`: where the node is known to be.
-    pub fn note(&mut self, target: Target, is_refused: bool, host: Option<IpAddr>) {
-        self.is_refused &= is_refused;
-        // The node's own kernel says that the process does not listen. Its other addresses are no better, and may not
-        // even be this node's.
-        if is_refused && host == Some(target.address.ip()) {
+    /// One that begins. The first of the targets is the last.
+    pub fn new(others: Vec<Target>) -> Self {
+        Self { is_refused: !others.is_empty(), is_kept: false, is_silent: false, others }
+    }
+
+    /// A target has failed. `host`: where the node is known to be.
+    pub fn note(&mut self, target: Target, outcome: Outcome, host: Option<IpAddr>) {
+        self.is_refused &= outcome == Outcome::Refused;
+        self.is_kept |= matches!(outcome, Outcome::Closed | Outcome::Silent);
+        self.is_silent |= outcome == Outcome::Silent;
+        // It is the node's own kernel that has told how the process is. Its other addresses are no better, and may not even
+        // be this node's.
+        if outcome != Outcome::Unclear && host == Some(target.address.ip()) {
             self.others.retain(|other| other.candidate != target.candidate);
+        }
+    }
+
+    /// What it has shown, when nothing is left to be tried.
+    fn ports(&self) -> Ports {
+        match (self.is_refused, self.is_kept) {
+            (true, _) => Ports::Closed,
+            (false, true) => Ports::Kept,
+            (false, false) => Ports::Unknown,
         }
     }
 }
@@ -227,7 +297,9 @@ impl Link {
             candidate: 0,
             host: None,
             purpose: Purpose::Fabric,
-            refusals: None,
+            ports: Ports::Unknown,
+            passing_since: None,
+            patience: FIRST_PATIENCE,
         }
     }
 
@@ -304,7 +376,8 @@ impl Link {
     /// The connection is there, to one of the candidates.
     pub fn open(&mut self, stream: Stream, candidate: usize, purpose: Purpose) {
         self.state = LinkState::Ready(stream);
-        (self.candidate, self.purpose, self.refusals) = (candidate, purpose, None);
+        (self.candidate, self.purpose) = (candidate, purpose);
+        (self.ports, self.passing_since, self.patience) = (Ports::Unknown, None, FIRST_PATIENCE);
         self.parts = Parts::default();
         self.incarnation += 1;
         self.watches_room = false;
@@ -315,20 +388,21 @@ impl Link {
     /// An attempt has come to nothing. Where the role may be passing on there will be another; otherwise the link fails.
     pub fn end_attempt(&mut self, attempt: &Attempt, may_pass_on: bool, why: &str, tickets: &mut TicketTable) {
         let now = Instant::now();
-        let first = self.refusals.map_or(now, |refusals| refusals.first);
-        self.refusals = attempt.is_refused.then_some(Refusals { first, last: now });
-        let tried_for = now - first;
-        if may_pass_on && attempt.is_refused && tried_for < PASSING_LIMIT {
+        self.ports = attempt.ports();
+        if attempt.is_silent {
+            self.patience = DIAL_LIMIT.min(self.patience * 2);
+        }
+        if self.ports != Ports::Kept {
+            self.passing_since = None;
+            return self.fail(why, tickets);
+        }
+        let tried_for = now - *self.passing_since.get_or_insert(now);
+        if may_pass_on && tried_for < PASSING_LIMIT {
             let until = now + tried_for.clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.state = LinkState::PassingOn { until };
         } else {
             self.fail(why, tickets);
         }
-    }
-
-    /// For how long each attempt has been refused by all of the node's candidates, if the last one was.
-    pub fn refused_for(&self) -> Option<Duration> {
-        self.refusals.map(|refusals| refusals.last - refusals.first)
     }
 
     /// The connection is no more, or could not be made: whatever waits for an answer has its error.

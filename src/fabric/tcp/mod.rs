@@ -2,7 +2,7 @@
 //!
 //! Requests travel as fixed-size frames ([`frame`]) over one connection for each pair of nodes ([`link`]), which begins
 //! with proofs of the job's key ([`crate::handshake`]). Sockets do not execute anything by themselves, so each node has a
-//! process that does: the one with the node's listener, its *agent*. All the others reach other nodes as guests, and any of
+//! process that does, its *agent*, which lets others in. All the others reach other nodes as guests, and any of
 //! them can become agent ([`TcpFabric::become_agent`]); [`peer`] says how it is found then. Whoever has been declared failed
 //! is shut out ([`TcpFabric::exclude_rank`]).
 //!
@@ -53,6 +53,7 @@ use rustix::thread::futex;
 
 use self::engine::{Due, Engine, Follows, MOST_WATCHED};
 use self::frame::Letter;
+pub use self::link::Ports;
 pub use self::peer::{Candidate, Door, Peer};
 use self::uring::Ring;
 use super::node::header;
@@ -307,7 +308,7 @@ impl TcpFabric {
     ///
     /// # Errors
     ///
-    /// The process has no door, or what the kernel says; it can be tried again.
+    /// The process has no door.
     pub fn become_agent(&self) -> std::io::Result<()> {
         self.shared.engine().become_agent()?;
         // Relaxed: a rank that still takes this process for none sleeps on the node's memory, which is right as well.
@@ -326,23 +327,25 @@ impl TcpFabric {
     }
 
     /// Begins to connect to a node, if there is no connection and nobody does so already, though nothing is posted: to see
-    /// whether it lets anybody in ([`refused_by_all`](Self::refused_by_all)).
+    /// whether it lets anybody in ([`ports`](Self::ports)).
     pub fn probe(&self, node: usize) {
         let mut engine = self.shared.engine();
         engine.probe(node);
         self.shared.leave(engine);
     }
 
-    /// `None` unless at the last attempt to reach a node every candidate refused the connection: the port was closed, says
-    /// its machine's kernel. Otherwise for how long that has been so, from the first such attempt in a row to the last;
-    /// nothing at the first.
+    /// What the last attempt to reach a node has shown of its processes. Each keeps its port for as long as it lives and has
+    /// not left, its node's agent or not. So where all are [closed](Ports::Closed), says the machine's kernel, none is left.
     ///
-    /// A process that is gone refuses, and so does one that lives and is not its node's agent. So while the role passes on
-    /// a node whose processes live refuses, too: only of a node with one candidate does the first refusal say that it is
-    /// gone. Where several hosts are known, the one counts at which the node has been reached before, since others may
-    /// not even be its own; before that all count.
-    pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
-        self.shared.engine().refused_by_all(node)
+    /// Ranks that have been [excluded](Self::exclude_rank) are not tried. Where several hosts are known, the one counts at
+    /// which the node has been reached before, since others may not even be its own; before that all count.
+    pub fn ports(&self, node: usize) -> Ports {
+        self.shared.engine().ports(node)
+    }
+
+    /// Whether [all ports](Self::ports) of a node were closed at the last attempt to reach it.
+    pub fn refused_by_all(&self, node: usize) -> bool {
+        self.ports(node) == Ports::Closed
     }
 
     /// How long ago a node's kernel has acknowledged something on the connection to it, be there a process that reads it or
@@ -572,11 +575,13 @@ impl Shared {
         let told = {
             let mut engine = self.engine();
             engine.watch_links();
-            // Whoever raises the alarm rouses those who sleep after it, under the same lock.
+            // Whoever raises the alarm rouses those who sleep after it, under the same lock; and so does who sets a limit.
             (!has_changed(&engine)).then(|| engine.fall_asleep())
         };
-        if let Some(told) = told {
-            self.wait_for_events(timeout);
+        if let Some((told, limit)) = told {
+            // The thread does not look at limits meanwhile.
+            let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
+            self.wait_for_events(timeout.into_iter().chain(left).min());
             let mut engine = self.engine();
             engine.wake_up(told);
             self.deliver(engine);

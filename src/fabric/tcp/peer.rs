@@ -1,8 +1,8 @@
 //! Nodes as others reach them, and the socket by which this process is reached.
 //!
-//! Any rank of a node can become its agent, so each keeps a socket: bound, that others know its address, and not
-//! listening, that their connecting is refused at once by the kernel. Whoever dials a node tries its ranks' sockets until
-//! one lets it in.
+//! Any rank of a node can become its agent, so each has a socket that listens for as long as the process lives. Whoever
+//! dials a node tries its ranks' sockets until one lets it in. One that does not speak for its node accepts and closes at
+//! once, which shows that it lives; the kernel refuses for one whose process has ended, which shows that it does not.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -58,51 +58,52 @@ impl Peer {
 pub enum Door {
     /// There is none: this process never speaks for its node.
     None,
-    /// Bound and not listening: connecting to it is refused.
+    /// Whoever knocks is sent away at once.
     Shut(TcpListener),
-    /// Listening: this process speaks for its node.
+    /// This process speaks for its node, and lets others in.
     Open(TcpListener),
 }
 
 impl Door {
-    /// A shut one.
+    /// A shut one. It listens: who knocks before there is a fabric waits.
     ///
     /// # Errors
     ///
     /// What the kernel says.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        // Without `SO_REUSEADDR`, with which two that do not listen yet could have the same port.
+        // Without `SO_REUSEADDR`: the port is no other's, not even one's that has just ended.
         let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
         Ok(Self::Shut(TcpListener::from(socket)))
     }
 
-    /// Listens from now on, if it does not yet.
+    /// Opens it, if it is shut.
     ///
     /// # Errors
     ///
-    /// There is no socket, or what the kernel says.
+    /// There is no socket.
     pub fn open(&mut self) -> io::Result<()> {
         match std::mem::replace(self, Self::None) {
             Self::None => Err(io::Error::other("this process has no socket by which other nodes could reach it")),
-            Self::Open(socket) => {
+            Self::Open(socket) | Self::Shut(socket) => {
                 *self = Self::Open(socket);
                 Ok(())
-            }
-            Self::Shut(socket) => {
-                let listening = listen(&socket, BACKLOG);
-                *self = if listening.is_ok() { Self::Open(socket) } else { Self::Shut(socket) };
-                Ok(listening?)
             }
         }
     }
 
-    /// The socket, if it listens.
+    /// Whether others are let in.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    /// The socket at which others knock.
     pub fn listener(&self) -> Option<&TcpListener> {
         match self {
-            Self::Open(socket) => Some(socket),
-            Self::None | Self::Shut(_) => None,
+            Self::Open(socket) | Self::Shut(socket) => Some(socket),
+            Self::None => None,
         }
     }
 
@@ -112,10 +113,7 @@ impl Door {
     ///
     /// There is no socket, or what the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::None => Err(io::ErrorKind::NotConnected.into()),
-            Self::Shut(socket) | Self::Open(socket) => socket.local_addr(),
-        }
+        self.listener().ok_or_else(|| io::ErrorKind::NotConnected.into()).and_then(TcpListener::local_addr)
     }
 }
 
@@ -133,19 +131,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_door_that_is_shut_refuses_and_keeps_its_port() {
+    fn a_door_keeps_its_port_for_as_long_as_it_is_there() {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut door = Door::bind(any_port).expect("a port");
         let address = door.local_addr().expect("it is bound");
-        assert!(door.listener().is_none());
-        let refused = TcpStream::connect(address).expect_err("it is shut");
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(!door.is_open());
+        let _waits = TcpStream::connect(address).expect("it listens");
         assert!(Door::bind(address).is_err() && TcpListener::bind(address).is_err(), "the port is taken");
         for _ in 0..2 {
             door.open().expect("its own port");
-            TcpStream::connect(address).expect("it is open");
+            assert!(door.is_open());
         }
         assert_eq!(door.local_addr().expect("it is bound"), address);
+        drop(door);
+        let refused = TcpStream::connect(address).expect_err("there is nobody");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert!(Door::None.open().is_err() && Door::None.local_addr().is_err());
     }
 

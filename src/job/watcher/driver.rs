@@ -10,7 +10,7 @@ use crate::coord::drive;
 use crate::fabric::Await;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
-use crate::fabric::tcp::TcpFabric;
+use crate::fabric::tcp::{Ports, TcpFabric};
 
 use super::super::failure::shut_out;
 
@@ -102,8 +102,8 @@ impl Surroundings for Machine {
         self.network.probe(node);
     }
 
-    fn refused_by_all(&self, node: usize) -> Option<Duration> {
-        self.network.refused_by_all(node)
+    fn ports(&self, node: usize) -> Ports {
+        self.network.ports(node)
     }
 
     fn acknowledged(&self, node: usize) -> Option<Duration> {

@@ -62,7 +62,7 @@ impl Calls {
         value
     }
 
-    /// There may be less time until the next limit than the background thread knows.
+    /// There may be less time until the next limit than those know who sleep.
     pub(super) fn note_limit(&mut self) {
         self.bits |= NEW_LIMIT;
     }

@@ -10,17 +10,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::{Dial, Engine, LinkState, MOST_CROSSINGS, Token};
 use crate::fabric::tcp::acknowledgement;
-use crate::fabric::tcp::link::{Attempt, Target};
-use crate::handshake::{self, Claim, HandshakeError, Purpose};
-
-/// How long one address is tried.
-const DIAL_LIMIT: Duration = Duration::from_secs(3);
+use crate::fabric::tcp::link::{Attempt, DIAL_LIMIT, Outcome, Ports, Target};
+use crate::handshake::{self, Claim, HandshakeError, Purpose, Verdict};
 
 impl Engine {
     /// Begins to connect to a node.
     pub(super) fn dial(&mut self, node: usize) {
-        let others = self.targets(node);
-        let attempt = Attempt { is_refused: !others.is_empty(), others };
+        let attempt = Attempt::new(self.targets(node));
         self.dial_next(node, attempt, "each of its ranks has been declared failed");
     }
 
@@ -30,8 +26,13 @@ impl Engine {
             return;
         }
         match self.links.of(node).state {
-            LinkState::Idle | LinkState::Failed { .. } | LinkState::PassingOn { .. } => self.dial(node),
-            LinkState::Dialing(_) | LinkState::Expecting { .. } | LinkState::Ready(_) | LinkState::Shut { .. } => {}
+            LinkState::Idle | LinkState::Failed { .. } => self.dial(node),
+            // It dials by itself. To knock more often would only keep those from their work who are to open.
+            LinkState::PassingOn { .. }
+            | LinkState::Dialing(_)
+            | LinkState::Expecting { .. }
+            | LinkState::Ready(_)
+            | LinkState::Shut { .. } => {}
         }
     }
 
@@ -50,15 +51,21 @@ impl Engine {
         }
     }
 
+    /// How long one of a node's processes may say nothing at the next attempt.
+    #[cfg(test)]
+    pub fn patience_with(&self, node: usize) -> Duration {
+        self.links.get(node).expect("it is dialled").patience
+    }
+
     /// Whether the other end has refused a connection as crossed, and is to make one.
     #[cfg(test)]
     pub fn is_expecting(&self, node: usize) -> bool {
         self.links.get(node).is_some_and(|link| matches!(link.state, LinkState::Expecting { .. }))
     }
 
-    /// For how long each attempt to reach a node has been refused by all of its candidates, if the last one was.
-    pub fn refused_by_all(&self, node: usize) -> Option<Duration> {
-        self.links.get(node)?.refused_for()
+    /// What the last attempt to reach a node has shown of its processes.
+    pub fn ports(&self, node: usize) -> Ports {
+        self.links.get(node).map_or(Ports::Unknown, |link| link.ports)
     }
 
     /// How long ago a node's kernel has acknowledged something on the connection.
@@ -88,27 +95,40 @@ impl Engine {
     /// Tries the next target; ends the attempt when there is none.
     pub(super) fn dial_next(&mut self, node: usize, mut attempt: Attempt, why: &str) {
         let mut why = why.to_owned();
+        // A node's only rank is its agent from the beginning to the end.
+        let may_pass_on = self.peers[node].candidates.len() > 1;
         while let Some(target) = attempt.others.pop() {
             let begun = self.begin_dial(node, target);
             let link = self.links.get_mut(node).expect("whoever dials has a link");
             match begun {
                 Ok((socket, client, output, purpose)) => {
-                    let until = Instant::now() + DIAL_LIMIT;
-                    let dial = Dial { socket, client, is_connected: false, output, attempt, target, purpose, until };
+                    let limit = Instant::now() + DIAL_LIMIT;
+                    let patience = may_pass_on.then_some(link.patience);
+                    let (is_connected, until) = (false, limit);
+                    let dial =
+                        Dial { socket, client, is_connected, output, attempt, target, purpose, patience, until, limit };
                     link.state = LinkState::Dialing(Box::new(dial));
-                    return self.calls.note_limit();
+                    return self.note_limit();
                 }
                 Err(error) => {
                     why = format!("{}: {error}", target.address);
-                    attempt.note(target, error.kind() == ErrorKind::ConnectionRefused, link.host);
+                    let is_refused = error.kind() == ErrorKind::ConnectionRefused;
+                    let outcome = if is_refused { Outcome::Refused } else { Outcome::Unclear };
+                    attempt.note(target, outcome, link.host);
                 }
             }
         }
-        // A node's only rank is its agent from the beginning to the end.
-        let may_pass_on = self.peers[node].candidates.len() > 1;
         let link = self.links.get_mut(node).expect("whoever dials has a link");
         link.end_attempt(&attempt, may_pass_on, &why, &mut self.tickets);
+        self.note_limit();
+    }
+
+    /// There may be less time until the next limit than those know who sleep.
+    pub(super) fn note_limit(&mut self) {
         self.calls.note_limit();
+        let (limit, known) = (self.next_limit(), self.sleepers.limit);
+        let is_sooner = limit.is_some_and(|limit| known.is_none_or(|known| limit < known));
+        self.sleepers.has_news |= is_sooner;
     }
 
     /// Begins to connect to an address: the socket, the handshake, what it has to say, and what this process claims.
@@ -133,13 +153,22 @@ impl Engine {
         Ok((socket, client, output, purpose))
     }
 
-    /// One target has failed, or the time for the next attempt has come. `is_refused`: a kernel has refused the connection.
-    pub(super) fn dial_on(&mut self, node: usize, why: &str, is_refused: bool) {
+    /// Nothing has happened for so long that something else is to be tried.
+    pub(super) fn end_silence(&mut self, node: usize) {
+        let outcome = match self.links.get(node).map(|link| &link.state) {
+            Some(LinkState::Dialing(dial)) => dial.end_of_silence(),
+            _ => Outcome::Unclear,
+        };
+        self.dial_on(node, "it does not answer", outcome);
+    }
+
+    /// One target has failed, or the time for the next attempt has come.
+    pub(super) fn dial_on(&mut self, node: usize, why: &str, outcome: Outcome) {
         let Some(link) = self.links.get_mut(node) else { return };
         match std::mem::replace(&mut link.state, LinkState::Idle) {
             LinkState::Dialing(dial) => {
                 let Dial { mut attempt, target, .. } = *dial;
-                attempt.note(target, is_refused, link.host);
+                attempt.note(target, outcome, link.host);
                 self.dial_next(node, attempt, &format!("{}: {why}", target.address));
             }
             LinkState::Expecting { .. } if link.crossings < MOST_CROSSINGS => {
@@ -159,9 +188,20 @@ impl Engine {
     }
 }
 
-/// Whether a kernel has said that nobody listens, before there was a connection.
-pub(super) fn is_refusal(error: &HandshakeError) -> bool {
-    matches!(error, HandshakeError::System(error) if error.kind() == ErrorKind::ConnectionRefused)
+/// What it says of the other end's process that a dial has failed.
+pub(super) fn outcome_of(error: &HandshakeError) -> Outcome {
+    match error {
+        HandshakeError::System(error) => match error.kind() {
+            // Before there was a connection.
+            ErrorKind::ConnectionRefused => Outcome::Refused,
+            // There has been one: it was closed unread, or the process was ending.
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Outcome::Closed,
+            _ => Outcome::Unclear,
+        },
+        // An agent to whom everybody comes at once lets them in one after the other.
+        HandshakeError::Closed | HandshakeError::Refused { verdict: Verdict::TooBusy, .. } => Outcome::Closed,
+        _ => Outcome::Unclear,
+    }
 }
 
 /// Goes on with a dial as far as the other end lets it; whether it is through.
@@ -176,7 +216,7 @@ pub(super) fn advance(dial: &mut Dial) -> Result<bool, HandshakeError> {
         if dial.socket.local_addr().is_ok_and(|own| own == peer) {
             return Err(HandshakeError::System(ErrorKind::ConnectionRefused.into()));
         }
-        dial.is_connected = true;
+        dial.note_connected();
     }
     let mut bytes = [0; handshake::CHALLENGE_BYTES];
     loop {
@@ -191,6 +231,9 @@ pub(super) fn advance(dial: &mut Dial) -> Result<bool, HandshakeError> {
             Ok(0) => return Err(HandshakeError::Closed),
             Ok(received) => {
                 dial.client.handle_bytes(&bytes[..received])?;
+                if dial.client.has_proved() {
+                    dial.note_challenged();
+                }
                 dial.output.extend(dial.client.poll_output());
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),

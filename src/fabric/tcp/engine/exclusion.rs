@@ -6,7 +6,7 @@
 //!
 //! [`Verdict::Excluded`]: crate::handshake::Verdict::Excluded
 
-use super::{Engine, LinkState};
+use super::{Engine, LinkState, Outcome};
 
 impl Engine {
     /// Shuts a rank out.
@@ -61,7 +61,7 @@ impl Engine {
             LinkState::Dialing(dial) => {
                 dial.attempt.others.retain(|other| other.candidate != candidate);
                 if dial.target.candidate == candidate {
-                    self.dial_on(node, why, false);
+                    self.dial_on(node, why, Outcome::Unclear);
                 }
             }
             LinkState::Ready(_)

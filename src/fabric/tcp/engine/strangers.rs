@@ -1,4 +1,7 @@
-//! Who knocks at this node's listener: connections that have not proved themselves, and what becomes of them.
+//! Who knocks at this process's port: connections that have not proved themselves, and what becomes of them.
+//!
+//! Where this process does not speak for its node they are closed at once, whoever it is. It has nothing to be asked, and
+//! says by that that it lives. No state is kept for them, by the kernel neither.
 //!
 //! A stranger is bounded in time and in number; one that proves to speak for a node becomes a link, any other process of
 //! the job a guest. Whoever is excluded is told so, when it has proved who it is.
@@ -9,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use super::{Engine, Link, LinkState, StreamError, Token};
 use crate::handshake::{self, Claim, Event, Expected, Purpose, Refusal, Verdict};
@@ -40,6 +44,9 @@ impl Engine {
             // Nobody knocks any more.
             Err(_) => return,
         };
+        if !self.door.is_open() {
+            return send_away(&socket);
+        }
         let expected =
             Expected { purpose: Purpose::Fabric, size: self.services.size as u64, peer: self.services.rank as u64 };
         let Ok(server) = handshake::Server::new(&self.services.key, expected) else { return };
@@ -242,6 +249,12 @@ impl Stranger {
         self.output.clear();
         if is_whole { Ok(()) } else { Err(StreamError::Closed) }
     }
+}
+
+/// Has a connection that is about to be dropped reset, so that the kernel keeps nothing of it.
+fn send_away(socket: &TcpStream) {
+    // Otherwise it is closed as any other.
+    let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
 /// Whether accepting a connection has failed for want of descriptors or memory.
