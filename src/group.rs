@@ -500,7 +500,14 @@ impl Group {
                 self.trace_release(core);
                 self.result(core, outcome)
             }
-            interrupted => self.finish_long(core, limit, otherwise, interrupted),
+            interrupted => {
+                let ended = self.finish_long(core, limit, otherwise, interrupted);
+                if ended.is_err() {
+                    // The caller may not come back soon, and others still ask what has happened here.
+                    self.membership.hand_over();
+                }
+                ended
+            }
         }
     }
 

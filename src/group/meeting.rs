@@ -133,6 +133,13 @@ impl Membership {
         Reach { memory: &self.segment, fabric: self.network.as_ref().expect("a group that spans nodes has a network") }
     }
 
+    /// Leaves the connections to the thread in the background.
+    pub fn hand_over(&self) {
+        if let Some(network) = &self.network {
+            network.hand_over();
+        }
+    }
+
     /// Sleeps for so long, or until something has come in from other nodes.
     pub fn nap(&self, timeout: Duration) {
         match &self.network {

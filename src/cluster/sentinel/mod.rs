@@ -416,11 +416,15 @@ impl Sentinel {
     }
 
     /// A witness whose port refuses is gone, and whoever has started the job with it: its vote is not waited for.
-    fn look_after_witness<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        if let Some(witness) = self.post.witness().filter(|witness| !self.gone[*witness])
-            && site.surroundings.refused_by_all(witness).is_some()
-        {
-            self.note_gone(witness);
+    fn look_after_witness<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let Some(witness) = self.post.witness().filter(|witness| !self.gone[*witness]) else { return };
+        if site.surroundings.refused_by_all(witness).is_some() {
+            return self.note_gone(witness);
+        }
+        let electorate = self.post.electorate(site.memory);
+        if electorate.is_asked(witness, electorate.rule(|acceptor| self.gone[acceptor])) {
+            // Connected before its vote is needed: the handshake would be part of every detection.
+            site.surroundings.probe(witness);
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -27,6 +27,7 @@ const NAP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const EVENTS: usize = 128;
 /// The token of the bell; those of processes follow.
 const BELL_TOKEN: u64 = 0;
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Why processes cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +225,10 @@ impl Deaths {
     fn sleep(&mut self, nap: Duration, woken: &mut Woken) -> Result<bool, WatchError> {
         let nap = Timespec::try_from(nap).expect("no longer than NAP_MAX");
         let mut events = Vec::with_capacity(EVENTS);
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&nap)) {
+        // Not by the wait for the events, which would be in whole milliseconds.
+        let slept = poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&nap));
+        let look = |_| epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&NOW));
+        match slept.and_then(look) {
             Err(Errno::INTR) => return Ok(true),
             Err(errno) => return Err(system("wait for events", errno)),
             Ok(_) => {}

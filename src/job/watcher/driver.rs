@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::is_stopped;
 use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
 use crate::cluster::view::Obituary;
+use crate::coord::drive;
 use crate::fabric::Await;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -13,8 +14,10 @@ use crate::fabric::tcp::TcpFabric;
 
 use super::super::failure::shut_out;
 
-/// How long something that is under way is polled without a pause.
-const BUSY_FOR: Duration = Duration::from_micros(500);
+/// How long something that is under way is waited for before deaths and the bell are looked at again.
+const BUSY_FOR: Duration = Duration::from_millis(2);
+/// The longest sleep meanwhile. Answers end it.
+const BUSY_NAP: Duration = Duration::from_millis(1);
 
 /// What a sentinel sees of its machine.
 struct Machine {
@@ -41,14 +44,20 @@ impl Driver {
     /// wants to be called again, if nothing happens before; `None`: not at all.
     pub fn run(&mut self) -> Option<Duration> {
         let begun = Instant::now();
-        loop {
+        let mut has_napped = false;
+        let pause = loop {
             let pause = self.sentinel.step(&self.machine.site(self.begun));
-            match pause {
-                Some(Duration::ZERO) if begun.elapsed() < BUSY_FOR => crate::machine::yield_cpu(),
-                Some(Duration::ZERO) => return Some(BUSY_PAUSE),
-                pause => return pause,
+            if pause != Some(Duration::ZERO) || begun.elapsed() >= BUSY_FOR {
+                break pause;
             }
+            self.machine.network.nap(drive::alarm(&*self.machine.segment), BUSY_NAP);
+            has_napped = true;
+        };
+        if has_napped && pause != Some(Duration::ZERO) {
+            // Nobody may look at the connections for a while, and others may have something to ask.
+            self.machine.network.hand_over();
         }
+        pause
     }
 
     /// A connection has broken.
