@@ -59,7 +59,8 @@ const STALL_TICKS: u64 = 2;
 
 const _: () = assert!(size_of::<Detector>() <= 256, "the size of a watched node, as documented");
 
-/// A node's heartbeat, in the memory of those who watch it. Written by the node's agent only.
+/// A node's heartbeat, in the memory of those who watch it. Written by the node's agent; the last one, its
+/// farewell, is passed on by others, too.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |

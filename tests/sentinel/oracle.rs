@@ -3,7 +3,6 @@
 
 use phalanx::FailureCause;
 use phalanx::cluster::agreement::Electorate;
-use phalanx::cluster::sentinel::ring;
 use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::fabric::Memory;
 use phalanx::fabric::node::{NodeLayout, header};
@@ -138,11 +137,7 @@ impl Run {
             }
             for actor in self.actors.iter().filter(|actor| actor.is_dead && actor.leaving != Leaving::Left) {
                 let is_known = self.has_failed(Unit::Rank(actor.rank));
-                assert!(
-                    is_known || self.is_unwatched(actor.node),
-                    "nobody has noticed that rank {} is dead: {log:?}",
-                    actor.rank
-                );
+                assert!(is_known, "nobody has noticed that rank {} is dead: {log:?}", actor.rank);
             }
         }
         for node in (0..self.layouts.len()).filter(|node| self.world.is_alive(*node)) {
@@ -156,17 +151,6 @@ impl Run {
             assert!(is_lost || !self.is_excluded(node), "node {node} is excluded for no reason");
         }
         self.check_waits(self.can_decide(&survivors));
-    }
-
-    /// What is not guaranteed: those who watch a node may have left as they should, and then nobody watches it.
-    fn is_unwatched(&self, node: usize) -> bool {
-        let Some(judge) = self.survivors().first().copied() else { return true };
-        let watchers = ring::watchers_of(self.world.memory(judge), &self.layouts[judge], node);
-        let has_left = |watcher: &usize| {
-            let ranks = self.topology.ranks_of(*watcher);
-            ranks.iter().all(|rank| self.actors[*rank].leaving == Leaving::Left)
-        };
-        !self.world.is_alive(node) && watchers.iter().all(has_left)
     }
 
     pub fn knows_of_itself(&self, node: usize) -> bool {

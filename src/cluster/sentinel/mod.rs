@@ -28,7 +28,7 @@
 //! | --- | --- |
 //! | `watching` | heartbeats heard, ports that refuse |
 //! | `telling` | who is told of an epoch by whom |
-//! | `farewell` | a node's last words |
+//! | `farewell` | who has left, told to those next to it |
 //! | `survey` | doubts: who answers while too few do |
 //! | `ring` | who watches whom |
 
@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use self::farewell::Farewell;
+use self::farewell::Farewells;
 use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
@@ -231,7 +231,9 @@ pub struct Sentinel {
     /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
     followed: Option<(usize, u64, Duration)>,
     is_lost: bool,
-    farewell: Option<Farewell>,
+    farewells: Farewells,
+    /// Since when the node's own farewell is being said.
+    leaves_since: Option<Duration>,
 }
 
 impl Sentinel {
@@ -255,7 +257,8 @@ impl Sentinel {
             asked: vec![Asked::default(); ranks],
             followed: None,
             is_lost: false,
-            farewell: None,
+            farewells: Farewells::default(),
+            leaves_since: None,
             post,
         }
     }
@@ -374,17 +377,12 @@ impl Sentinel {
 
     /// Says that this node lives, and looks which others have said so.
     fn beat<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        self.note_left(site.memory);
         self.heartbeat = self.heartbeat.next();
-        self.say(site, self.heartbeat);
-        self.follow_ring(site);
-        let layout = self.post.layout();
-        for node in 0..self.post.nodes() {
-            if !self.gone[node] && watching::has_left(site.memory, &layout, node) {
-                self.note_gone(node);
-                // Whoever waits for it says so.
-                self.acquit(node);
-            }
-        }
+        let absent = self.absent(site.memory);
+        self.say(site, &absent);
+        self.watching.follow_ring(&ring::behind(&absent, self.post.here()).near, site);
+        self.farewells.spread(&self.post, site, &absent);
         self.look_after_witness(site);
         let looks = self.watching.look(&self.post, site);
         for node in looks.recovered {
@@ -397,6 +395,25 @@ impl Sentinel {
             self.look_at_survey(site);
         }
         self.heed_rumours(site);
+    }
+
+    /// Notes who has said that it leaves.
+    fn note_left(&mut self, memory: &impl Memory) {
+        let layout = self.post.layout();
+        for node in 0..self.post.nodes() {
+            if !self.gone[node] && watching::has_left(memory, &layout, node) {
+                self.note_gone(node);
+                // Whoever waits for it says so.
+                self.acquit(node);
+            }
+        }
+    }
+
+    /// The nodes that the ring passes over.
+    fn absent(&self, memory: &impl Memory) -> Vec<bool> {
+        let mut absent = ring::absent(memory, &self.post.layout());
+        absent.iter_mut().zip(&self.gone).for_each(|(is_absent, is_gone)| *is_absent |= is_gone);
+        absent
     }
 
     /// A witness whose port refuses is gone, and whoever has started the job with it: its vote is not waited for.
@@ -413,29 +430,41 @@ impl Sentinel {
     }
 
     fn follow_ring<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        let watched = ring::watched_by(site.memory, &self.post.layout(), self.post.here());
-        self.watching.follow_ring(&watched, site);
+        let absent = self.absent(site.memory);
+        self.watching.follow_ring(&ring::behind(&absent, self.post.here()).near, site);
     }
 
     /// Writes a heartbeat into the memory of those who watch this node, and into its own.
-    fn say<M: Memory, F: Fabric, S>(&self, site: &Site<'_, M, F, S>, heartbeat: HeartbeatWord) {
-        let (node, here) = (self.post.layout(), self.post.here());
+    fn say<M: Memory, F: Fabric, S>(&self, site: &Site<'_, M, F, S>, absent: &[bool]) {
+        let (here, heartbeat) = (self.post.here(), self.heartbeat.0);
         // SYNC POINT: heartbeat. Release pairs with the look of the next in line.
-        site.memory.word(node.heartbeat(here)).store(heartbeat.0, Ordering::Release);
-        for watcher in ring::watchers_of(site.memory, &node, here) {
+        site.memory.word(self.post.layout().heartbeat(here)).store(heartbeat, Ordering::Release);
+        for watcher in ring::before(absent, here).near {
             // A node that cannot be reached now is told at the next beat.
-            let _ = site.fabric.write(watcher, self.post.layouts[watcher].heartbeat(here), heartbeat.0);
+            let _ = site.fabric.write(watcher, self.post.layouts[watcher].heartbeat(here), heartbeat);
         }
     }
 
     /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when those
-    /// who watch the node have heard.
+    /// next to the node in the ring have heard, or after some time.
     pub fn say_farewell<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
         if self.post.speaker(site.memory).is_some() {
             return Poll::Ready(());
         }
-        let heartbeat = HeartbeatWord::new(FAREWELL, self.heartbeat.counter().wrapping_add(1));
-        self.farewell.get_or_insert_with(|| Farewell::new(&self.post, site, heartbeat)).poll(&self.post, site)
+        site.fabric.progress();
+        if self.leaves_since.is_none() {
+            let own = site.memory.word(self.post.layout().heartbeat(self.post.here()));
+            let farewell = HeartbeatWord::new(FAREWELL, self.heartbeat.counter().wrapping_add(1));
+            // SYNC POINT: heartbeat. Release pairs with the look of the next in line.
+            own.store(farewell.0, Ordering::Release);
+        }
+        let since = *self.leaves_since.get_or_insert(site.now);
+        let absent = self.absent(site.memory);
+        if self.farewells.spread(&self.post, site, &absent) || site.now.saturating_sub(since) >= telling::FINISHING {
+            self.farewells.abandon(site.fabric);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// After a connection has broken: whether the processes of the nodes that this one watches are all gone.
@@ -656,6 +685,7 @@ impl Sentinel {
             survey.abandon(fabric);
         }
         self.watching.abandon(fabric);
+        self.farewells.abandon(fabric);
     }
 }
 

@@ -1,6 +1,8 @@
-//! Which nodes watch which: each is watched by the two before it, of those that have not failed, in a ring of the job's
-//! nodes. All find the same from the same view log.
+//! Which nodes watch which: each is watched by the two before it in a ring of the job's nodes, of those that have neither
+//! failed nor left. Who has failed all find in the same view log. Who has left is known where it matters, to those next to
+//! it in the ring on both sides (`farewell.rs`).
 
+use super::has_left;
 use crate::cluster::view::{self, Unit};
 use crate::fabric::Memory;
 use crate::fabric::node::NodeLayout;
@@ -30,42 +32,94 @@ pub fn is_in_log(memory: &impl Memory, layout: &NodeLayout, unit: Unit) -> bool 
     (1..=last).any(|epoch| view::obituary(memory, layout, epoch).is_some_and(|lost| lost.unit == unit))
 }
 
-/// The nodes that watch a node.
-pub fn watchers_of(memory: &impl Memory, layout: &NodeLayout, node: usize) -> Vec<usize> {
-    let nodes = layout.nodes();
-    let failed = failed(memory, layout);
-    let before = (1..nodes).map(|step| (node + nodes - step) % nodes);
-    before.filter(|other| !failed[*other]).take(WATCHERS).collect()
+/// The nodes that take part no more, as far as is known here: the log has lost them, or they have said that they leave.
+pub fn absent(memory: &impl Memory, layout: &NodeLayout) -> Vec<bool> {
+    let mut absent = failed(memory, layout);
+    for (node, is_absent) in absent.iter_mut().enumerate() {
+        *is_absent |= has_left(memory, layout, node);
+    }
+    absent
 }
 
-/// The nodes that a node watches.
-pub fn watched_by(memory: &impl Memory, layout: &NodeLayout, node: usize) -> Vec<usize> {
-    let nodes = layout.nodes();
-    let failed = failed(memory, layout);
-    let behind = (1..nodes).map(|step| (node + step) % nodes);
-    behind.filter(|other| !failed[*other]).take(WATCHERS).collect()
+/// What is next to a node on one side of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Side {
+    /// The nearest that are not absent, the nearest of all first.
+    pub near: Vec<usize>,
+    /// Those that are absent, between it and the last of them.
+    pub passed: Vec<usize>,
+}
+
+/// Those before a node: they watch it.
+pub fn before(absent: &[bool], node: usize) -> Side {
+    let nodes = absent.len();
+    walk(absent, (1..nodes).map(|step| (node + nodes - step) % nodes))
+}
+
+/// Those behind a node: it watches them.
+pub fn behind(absent: &[bool], node: usize) -> Side {
+    let nodes = absent.len();
+    walk(absent, (1..nodes).map(|step| (node + step) % nodes))
+}
+
+fn walk(absent: &[bool], way: impl Iterator<Item = usize>) -> Side {
+    let mut side = Side::default();
+    for node in way {
+        match absent[node] {
+            true => side.passed.push(node),
+            false => side.near.push(node),
+        }
+        if side.near.len() == WATCHERS {
+            break;
+        }
+    }
+    side
+}
+
+/// The nodes that watch a node, as far as is known here.
+pub fn watchers_of(memory: &impl Memory, layout: &NodeLayout, node: usize) -> Vec<usize> {
+    before(&absent(memory, layout), node).near
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::FAREWELL;
     use super::*;
+    use crate::cluster::detector::HeartbeatWord;
     use crate::cluster::view::{FailureCause, Obituary};
     use crate::fabric::sim::SimNode;
+    use crate::sync::Ordering;
 
     #[test]
-    fn whoever_watches_is_whoever_is_watched_by_also_without_those_that_have_failed() {
+    fn whoever_watches_is_whoever_is_watched_by_also_without_those_that_have_failed_or_left() {
         for nodes in [2, 3, 5, 9] {
             let layout = NodeLayout::new(1, 1).in_job(nodes, nodes);
             let memory = SimNode::new(layout.words());
             for lost in 0..nodes {
-                for node in (0..nodes).filter(|node| !has_failed(&memory, &layout, *node)) {
-                    for other in watched_by(&memory, &layout, node) {
+                let absent = absent(&memory, &layout);
+                for node in (0..nodes).filter(|node| !absent[*node]) {
+                    for other in behind(&absent, node).near {
                         assert!(watchers_of(&memory, &layout, other).contains(&node), "{node} watches {other}");
                     }
                 }
-                let obituary = Obituary { unit: Unit::Node(lost), cause: FailureCause::Gone };
-                view::append(&memory, &layout, obituary);
+                if lost % 2 == 0 {
+                    let obituary = Obituary { unit: Unit::Node(lost), cause: FailureCause::Gone };
+                    view::append(&memory, &layout, obituary);
+                } else {
+                    let farewell = HeartbeatWord::new(FAREWELL, 7);
+                    memory.word(layout.heartbeat(lost)).store(farewell.0, Ordering::Relaxed);
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_side_is_the_nearest_that_are_present_and_all_between() {
+        let absent = [false, true, false, true, true, false, false];
+        assert_eq!(behind(&absent, 0), Side { near: vec![2, 5], passed: vec![1, 3, 4] });
+        assert_eq!(before(&absent, 0), Side { near: vec![6, 5], passed: vec![] });
+        assert_eq!(before(&absent, 3), Side { near: vec![2, 0], passed: vec![1] });
+        let alone = [false, true, true];
+        assert_eq!(behind(&alone, 0), Side { near: vec![], passed: vec![1, 2] });
     }
 }
