@@ -316,6 +316,33 @@ fn survivors_decide_without_a_majority() {
     assert_eq!(end.value, 4);
 }
 
+/// Links break at any moment of an announcement, for a while: who counts as told has the decided word, and its alarm.
+#[test]
+fn who_is_told_has_been_told() {
+    let mut missed = 0;
+    for at in (0..40_000).step_by(100) {
+        let options = Options { detection_ns: 1_000, ..Options::new(2, WORDS) };
+        let mut world = World::new(options);
+        let decision = alone(&mut world, &mut agreement(2, 0, 7, None)).expect("an end").expect("a decision");
+        let begun = world.fabric(0).now_ns();
+        world.schedule(begun + at, Fault::Cut { from: 0, to: 1 });
+        world.schedule(begun + at, Fault::Cut { from: 1, to: 0 });
+        let alarm = WordAt(8);
+        let then = vec![Request::FetchAdd { at: alarm, add: 1 }];
+        let mut announcement = Announcement::new(decision, vec![Listener { node: 1, slot: slot(1), then }]);
+        world.run_until(begun + 1_000_000, |node, _, fabric| match node {
+            0 => announcement.poll(fabric),
+            _ => Poll::Ready(()),
+        });
+        let found = [slot(1).decided, alarm].map(|at| world.memory(1).word(at).load(Ordering::Relaxed));
+        match announcement.missed().is_empty() {
+            true => assert_eq!(found, [u64::from(decision.value), 1], "cut after {at} ns: {announcement:?}"),
+            false => missed += 1,
+        }
+    }
+    assert!((1..400).contains(&missed), "some are told and some are not: {missed}");
+}
+
 /// Garbage in the words: an end, or an error by the deadline, whatever they hold.
 #[test]
 fn no_words_do_harm() {
