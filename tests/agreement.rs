@@ -9,6 +9,7 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::num::NonZeroU32;
 use std::task::Poll;
 use std::time::Duration;
@@ -17,8 +18,10 @@ use common::seeds::for_each_seed;
 use phalanx::cluster::agreement::{
     AcceptorWord, Agreement, AgreementError, Announcement, Decision, Electorate, Listener, Proposal, Slot,
 };
-use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, World};
-use phalanx::fabric::{BATCH_REQUESTS, Fabric, Memory, Request, WordAt};
+use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, SimFabric, World};
+use phalanx::fabric::{
+    AtomicScope, BATCH_REQUESTS, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt,
+};
 use phalanx::sync::Ordering;
 
 /// Faults happen until then, and are over afterwards.
@@ -314,6 +317,119 @@ fn survivors_decide_without_a_majority() {
     [2, 3, 4].into_iter().for_each(|node| machine.note_gone(node));
     let end = alone(&mut world, &mut machine).expect("it ends").expect("it agrees");
     assert_eq!(end.value, 4);
+}
+
+/// A way to other nodes that loses the answer to the second of each three requests.
+struct Deaf<'world> {
+    fabric: &'world SimFabric,
+    lost: &'world RefCell<Vec<Ticket>>,
+}
+
+impl Fabric for Deaf<'_> {
+    fn here(&self) -> usize {
+        self.fabric.here()
+    }
+
+    fn nodes(&self) -> usize {
+        self.fabric.nodes()
+    }
+
+    fn words_of(&self, node: usize) -> usize {
+        self.fabric.words_of(node)
+    }
+
+    fn kind_of(&self, node: usize) -> FabricKind {
+        self.fabric.kind_of(node)
+    }
+
+    fn atomic_scope(&self, node: usize) -> AtomicScope {
+        self.fabric.atomic_scope(node)
+    }
+
+    fn incarnation(&self, node: usize) -> u64 {
+        self.fabric.incarnation(node)
+    }
+
+    fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        let posted = self.fabric.post(node, requests, tickets);
+        if node != self.here() && requests.len() == 3 {
+            self.lost.borrow_mut().extend(tickets.get(1));
+        }
+        posted
+    }
+
+    fn progress(&self) {
+        self.fabric.progress();
+    }
+
+    fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        let is_lost = self.lost.borrow().contains(&ticket);
+        let lost = |_| Err(OperationError::Lost { node: 1, why: "a test".to_owned() });
+        if is_lost { self.fabric.take(ticket).map(lost) } else { self.fabric.take(ticket) }
+    }
+
+    fn forget(&self, ticket: Ticket) {
+        self.fabric.forget(ticket);
+    }
+}
+
+/// A promise counts only if it has been seen that its acceptor knows the instance before.
+#[test]
+fn a_promise_without_the_answer_beside_it_does_not_count() {
+    let slot = |node| Slot { before: Some(WordAt(3)), ..slot(node) };
+    for is_deaf in [false, true] {
+        let mut world = World::new(Options::new(2, WORDS));
+        (0..2).for_each(|node| world.memory(node).word(WordAt(3)).store(1, Ordering::Relaxed));
+        let deadline = Duration::from_millis(1);
+        let mut machine = Agreement::new(proposal(2, 0, 5), (0..2).map(slot).collect(), Some(deadline));
+        let (mut end, lost) = (None, RefCell::default());
+        world.run_until(END_NS, |node, _, fabric| {
+            if node != 0 || end.is_some() {
+                return Poll::Ready(());
+            }
+            let now = Duration::from_nanos(fabric.now_ns());
+            let polled =
+                if is_deaf { machine.poll(&Deaf { fabric, lost: &lost }, now) } else { machine.poll(fabric, now) };
+            if let Poll::Ready(ended) = polled {
+                end = Some(ended);
+                return Poll::Ready(());
+            }
+            if let Some(at) = machine.wake_at(now) {
+                fabric.alarm(nanoseconds(at).max(fabric.now_ns() + 1));
+            }
+            Poll::Pending
+        });
+        assert_eq!(end.expect("an end by the deadline").is_err(), is_deaf);
+        let is_voted = acceptor_word(&world, 1).accepted() != 0;
+        assert_eq!(is_voted, !is_deaf, "no vote is asked for");
+    }
+}
+
+/// Links break at any moment of an announcement, for a while: who counts as told has the decided word, and its alarm.
+#[test]
+fn who_is_told_has_been_told() {
+    let mut missed = 0;
+    for at in (0..40_000).step_by(100) {
+        let options = Options { detection_ns: 1_000, ..Options::new(2, WORDS) };
+        let mut world = World::new(options);
+        let decision = alone(&mut world, &mut agreement(2, 0, 7, None)).expect("an end").expect("a decision");
+        let begun = world.fabric(0).now_ns();
+        world.schedule(begun + at, Fault::Cut { from: 0, to: 1 });
+        world.schedule(begun + at, Fault::Cut { from: 1, to: 0 });
+        let alarm = WordAt(8);
+        let then = vec![Request::FetchAdd { at: alarm, add: 1 }];
+        let mut announcement = Announcement::new(decision, vec![Listener { node: 1, slot: slot(1), then }]);
+        world.run_until(begun + 1_000_000, |node, _, fabric| match node {
+            0 => announcement.poll(fabric),
+            _ => Poll::Ready(()),
+        });
+        let found = [slot(1).decided, alarm].map(|at| world.memory(1).word(at).load(Ordering::Relaxed));
+        match announcement.missed().is_empty() {
+            true => assert_eq!(found, [u64::from(decision.value), 1], "cut after {at} ns: {announcement:?}"),
+            false => missed += 1,
+        }
+    }
+    assert!((1..400).contains(&missed), "some are told and some are not: {missed}");
 }
 
 /// Garbage in the words: an end, or an error by the deadline, whatever they hold.

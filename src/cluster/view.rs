@@ -168,6 +168,15 @@ impl Obituary {
         let cause = FailureCause::from_bits(word >> 19 & 0xf, (word >> 23 & 0xff) as u8)?;
         Some(Self { unit, cause })
     }
+
+    /// What a word says that belongs to a node of a job; `None` also where that has no such rank or node. Other nodes write
+    /// some of these words, and their readers have a place for each unit.
+    pub fn unpack_in(node: &NodeLayout, word: u64) -> Option<Self> {
+        Self::unpack(word).filter(|obituary| match obituary.unit {
+            Unit::Rank(rank) => rank < node.job_ranks(),
+            Unit::Node(lost) => lost < node.nodes(),
+        })
+    }
 }
 
 /// What the log says of an epoch; `None` while it is not known here.
@@ -176,7 +185,7 @@ pub fn obituary(memory: &impl Memory, node: &NodeLayout, epoch: u64) -> Option<O
         return None;
     }
     // SYNC POINT: view log. Acquire pairs with whoever has decided or learnt the epoch.
-    Obituary::unpack(memory.word(node.epoch(epoch).decided()).load(Ordering::Acquire))
+    Obituary::unpack_in(node, memory.word(node.epoch(epoch).decided()).load(Ordering::Acquire))
 }
 
 /// The last epoch that this node's ranks may go by.
@@ -255,7 +264,7 @@ pub fn note_end(memory: &impl Memory, at: WordAt, end: Obituary) -> bool {
 
 /// How a rank of this node has ended, as far as its own node knows.
 pub fn end_of(memory: &impl Memory, node: &NodeLayout, local: usize) -> Option<Obituary> {
-    Obituary::unpack(memory.word(node.end(local)).load(Ordering::Acquire))
+    Obituary::unpack_in(node, memory.word(node.end(local)).load(Ordering::Acquire))
 }
 
 /// A rank that is late: how long ago it was last seen alive, and what it did then.
@@ -355,6 +364,21 @@ mod tests {
         assert_eq!(all_causes().len(), 8);
         for word in [0, 2, 1, 1 | 15 << 19, 1 << 32 | 1, u64::MAX] {
             assert_eq!(Obituary::unpack(word), None, "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_names_nobody_of_the_job_says_nothing() {
+        let node = NodeLayout::new(2, 1).in_job(4, 2);
+        let memory = SimNode::new(node.words());
+        for (unit, is_of_job) in
+            [(Unit::Rank(3), true), (Unit::Rank(4), false), (Unit::Node(1), true), (Unit::Node(2), false)]
+        {
+            let word = u64::from(Obituary { unit, cause: FailureCause::Died }.pack());
+            memory.word(node.epoch(1).decided()).store(word, Ordering::Relaxed);
+            memory.word(node.end(0)).store(word, Ordering::Relaxed);
+            assert_eq!(obituary(&memory, &node, 1).is_some(), is_of_job, "{unit}");
+            assert_eq!((logged(&memory, &node) == 1, end_of(&memory, &node, 0).is_some()), (is_of_job, is_of_job));
         }
     }
 

@@ -32,6 +32,10 @@ enum Progress {
         expected: AcceptorWord,
         ticket: Ticket,
     },
+    /// All is written that is to be, and the decided word asked for behind it.
+    Writing {
+        ticket: Ticket,
+    },
     Told,
     Missed,
 }
@@ -46,8 +50,11 @@ enum Progress {
 /// Only a process that knows of the decision by its own [`Agreement`](super::Agreement) or by its own node's decided word
 /// may announce it: its node's word has the value then, and those who go on without it know that it is gone.
 ///
-/// A round trip and a half for each node that has voted for the value, a round trip more for each change in between, and
-/// one where it is to be looked first whether the node knows the instance before.
+/// Who is told has shown it: the decided word is asked for behind what is written, and found there. Where that answer is
+/// lost, all is written again.
+///
+/// Two round trips for each node that has voted for the value, a round trip more for each change in between, and one where
+/// it is to be looked first whether the node knows the instance before.
 #[derive(Debug)]
 pub struct Announcement {
     value: u32,
@@ -93,7 +100,9 @@ impl Announcement {
     /// Gives up what is under way.
     pub fn abandon(&mut self, fabric: &impl Fabric) {
         for (_, progress) in &mut self.listeners {
-            if let Progress::Closing { ticket, .. } | Progress::Asking { ticket } = *progress {
+            if let Progress::Asking { ticket } | Progress::Closing { ticket, .. } | Progress::Writing { ticket } =
+                *progress
+            {
                 fabric.forget(ticket);
                 *progress = Progress::Missed;
             }
@@ -132,6 +141,16 @@ fn step(listener: &Listener, progress: &mut Progress, closed: AcceptorWord, fabr
             Err(_) => Progress::Missed,
         };
     }
+    if let Progress::Writing { ticket } = *progress {
+        let Poll::Ready(answer) = fabric.take(ticket) else { return };
+        *progress = match answer {
+            Ok(decided) if decided == u64::from(closed.value()) => Progress::Told,
+            // Memory gone wrong, as above.
+            Ok(_) => Progress::Missed,
+            // The writes may have been lost, too.
+            Err(_) => Progress::ToClose(closed),
+        };
+    }
     if let Progress::ToClose(expected) = *progress {
         *progress = match fabric.compare_swap(listener.node, listener.slot.acceptor, expected.0, closed.0) {
             Ok(ticket) => Progress::Closing { expected, ticket },
@@ -141,15 +160,18 @@ fn step(listener: &Listener, progress: &mut Progress, closed: AcceptorWord, fabr
     }
 }
 
-/// The word is closed: whatever is written late says the same.
+/// The word is closed: whatever is written late says the same. What is read behind it shows that it has been written.
 fn write(listener: &Listener, closed: AcceptorWord, fabric: &impl Fabric) -> Progress {
-    let mut requests = vec![Request::Write { at: listener.slot.decided, value: u64::from(closed.value()) }];
+    let at = listener.slot.decided;
+    let mut requests = vec![Request::Write { at, value: u64::from(closed.value()) }];
     requests.extend_from_slice(&listener.then);
+    requests.push(Request::Read { at });
     let mut tickets = Vec::new();
     match fabric.post(listener.node, &requests, &mut tickets) {
         Ok(()) => {
+            let ticket = tickets.pop().expect("a ticket for each request");
             tickets.into_iter().for_each(|ticket| fabric.forget(ticket));
-            Progress::Told
+            Progress::Writing { ticket }
         }
         // Once more round, for room.
         Err(crate::fabric::PostError::Full { .. }) => Progress::ToClose(closed),

@@ -96,6 +96,17 @@
 //! closed word on its own node, or a decided word there, is the decision at once.
 //!
 //! For the same reason whoever spreads the decision closes words before it writes them: see [`Announcement`].
+//!
+//! # Rooms
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | `proposer` | one proposer, as a machine that posts nothing |
+//! | `word` | an acceptor's word, and where its words are |
+//! | `electorate` | who votes, and how many must |
+//! | `announcement` | telling nodes what was decided |
+//! | `exhaustive` | tests: one instance, through all orders of events |
+//! | `epochs` | tests: instances one after the other, through all orders of events |
 
 mod announcement;
 mod electorate;
@@ -319,10 +330,12 @@ impl Agreement {
         self.under_way.retain(|open| {
             // This read was posted last and completes last.
             let Poll::Ready(decided) = fabric.take(open.decided) else { return true };
-            let swapped = answer_to(open.swap, fabric).map(AcceptorWord);
-            match open.before.and_then(|before| answer_to(before, fabric)) {
-                Some(0) => proposer.note_behind(round, open.node),
-                Some(_) => informed.push(open.node),
+            let mut swapped = answer_to(open.swap, fabric).map(AcceptorWord);
+            match open.before.map(|before| answer_to(before, fabric)) {
+                Some(Some(0)) => proposer.note_behind(round, open.node),
+                Some(Some(_)) => informed.push(open.node),
+                // Whether it knows the instance before has not been seen: its promise does not count, by (iv).
+                Some(None) => swapped = None,
                 None => {}
             }
             let decided = decided.ok().and_then(|word| u32::try_from(word).ok());

@@ -396,7 +396,7 @@ impl Proposer {
         if is_own_known && let Some(value) = self.decided_by_others() {
             return self.close(value);
         }
-        let is_stuck = own_standing == Standing::Out || self.nodes() - in_standing(Standing::Out) < needed;
+        let is_stuck = own_standing == Standing::Out || self.acceptors() - in_standing(Standing::Out) < needed;
         if is_stuck || (now >= self.patience_ends && self.acceptors.iter().any(Acceptor::is_out)) {
             return self.rest(now);
         }
@@ -421,7 +421,7 @@ impl Proposer {
 
     /// What has been decided already, as closed words show, or a majority that has accepted the same.
     fn decided_by_others(&self) -> Option<u32> {
-        let seats = (0..self.nodes()).map(|one| self.proposal.electorate.seat(one));
+        let seats = (0..self.acceptors()).map(|one| self.proposal.electorate.seat(one));
         let voters = self.acceptors.iter().zip(seats.map(|seat| seat == Seat::Voter));
         let shown = || voters.clone().filter_map(|(acceptor, is_voter)| acceptor.shown.filter(|_| is_voter));
         let closed = |acceptor: &Acceptor| acceptor.shown.and_then(AcceptorWord::decided);
@@ -468,7 +468,7 @@ impl Proposer {
     /// The swaps that are to be posted now; they count as under way from here on.
     pub fn asks(&mut self, now: Duration, asks: &mut Vec<Ask>) {
         let nodes = match self.stage {
-            Stage::Voting => 0..self.nodes(),
+            Stage::Voting => 0..self.acceptors(),
             Stage::Closing(_) => self.proposal.here..self.proposal.here + 1,
             Stage::Resting(_) | Stage::Done(_) | Stage::Exhausted => return,
         };
@@ -516,7 +516,7 @@ impl Proposer {
         }
     }
 
-    fn nodes(&self) -> usize {
+    fn acceptors(&self) -> usize {
         self.acceptors.len()
     }
 
@@ -579,7 +579,7 @@ impl Proposer {
 
     /// The nodes that have answered in this round and did not know the epoch before.
     pub fn behind(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.nodes()).filter(|node| self.acceptors[*node].is_behind)
+        (0..self.acceptors()).filter(|node| self.acceptors[*node].is_behind)
     }
 
     /// Whether a node has answered in this round.
@@ -589,7 +589,7 @@ impl Proposer {
 
     /// The nodes that could not be reached, and those that were and have not answered.
     pub fn unanswered(&self) -> (Vec<usize>, Vec<usize>) {
-        let open = (0..self.nodes()).filter(|node| {
+        let open = (0..self.acceptors()).filter(|node| {
             let acceptor = &self.acceptors[*node];
             !acceptor.has_answered && acceptor.is_asked && !acceptor.is_gone
         });

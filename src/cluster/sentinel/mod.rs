@@ -36,6 +36,8 @@ mod farewell;
 pub mod ring;
 mod survey;
 mod telling;
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use std::num::NonZeroU32;
@@ -48,7 +50,7 @@ use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
 pub use self::watching::has_left;
-use super::agreement::{Agreement, AgreementError, Decision, Electorate, Proposal, Slot};
+use super::agreement::{Agreement, AgreementError, Decision, Electorate, Proposal, Seat, Slot};
 use super::detector::HeartbeatWord;
 use super::view::{self, FailureCause, Obituary, Unit};
 use super::witness;
@@ -163,17 +165,14 @@ impl Post {
         Slot { acceptor: at.acceptor(), decided: at.decided(), before }
     }
 
+    /// Who votes on the epoch after `last`, up to which all are known here.
+    fn electorate(&self, memory: &impl Memory, last: u64) -> Electorate {
+        Electorate::new(&ring::failed_by(memory, &self.layout(), last), self.has_witness)
+    }
+
     /// Who votes on the epoch after the last one that is known here.
-    fn electorate(&self, memory: &impl Memory) -> Electorate {
-        let mut is_lost = vec![false; self.nodes()];
-        let lost =
-            (1..=view::epoch(memory, &self.layout())).filter_map(|at| view::obituary(memory, &self.layout(), at));
-        for obituary in lost {
-            if let Unit::Node(node) = obituary.unit {
-                is_lost[node] = true;
-            }
-        }
-        Electorate::new(&is_lost, self.has_witness)
+    fn next_electorate(&self, memory: &impl Memory) -> Electorate {
+        self.electorate(memory, view::epoch(memory, &self.layout()))
     }
 
     /// The rank of this node that speaks for it: the lowest that has not ended.
@@ -190,6 +189,8 @@ impl Post {
 /// What is known of those who ask after a rank of this node.
 #[derive(Clone, Copy, Debug, Default)]
 struct Asked {
+    /// How often it had been asked after when it was seen to have left.
+    at_end: Option<u64>,
     /// How often it had been asked after at the last look.
     count: u64,
     looked_at: Duration,
@@ -228,6 +229,10 @@ pub struct Sentinel {
     /// Nodes that have no process any more, and never will; and whether that is so of the witness.
     gone: Vec<bool>,
     asked: Vec<Asked>,
+    /// How often each node had been missed when it was seen to have left.
+    missed_at_end: Vec<Option<u64>>,
+    /// This rank has spoken for its node.
+    has_spoken: bool,
     /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
     followed: Option<(usize, u64, Duration)>,
     is_lost: bool,
@@ -255,6 +260,8 @@ impl Sentinel {
             seen: 0,
             gone: vec![false; acceptors],
             asked: vec![Asked::default(); ranks],
+            missed_at_end: vec![None; post.nodes()],
+            has_spoken: false,
             followed: None,
             is_lost: false,
             farewells: Farewells::default(),
@@ -287,7 +294,12 @@ impl Sentinel {
             // Perhaps for want of descriptors: it is tried again.
             return Some(self.post.options.heartbeat);
         }
+        self.begin_as_speaker(site);
         self.act_on_epochs(site);
+        if self.is_lost {
+            self.abandon(site.fabric);
+            return None;
+        }
         if site.now >= self.next_beat {
             self.next_beat = site.now + self.post.options.heartbeat;
             self.beat(site);
@@ -305,6 +317,13 @@ impl Sentinel {
         }
         let to_beat = self.next_beat.saturating_sub(now);
         if self.watching.is_probing() { BUSY_PAUSE.min(to_beat) } else { to_beat }
+    }
+
+    /// The doubts of the agent before this one ended with it: this one has its own, if any.
+    fn begin_as_speaker<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        if !std::mem::replace(&mut self.has_spoken, true) {
+            self.set_doubts(site, &vec![false; self.post.nodes()]);
+        }
     }
 
     /// Not the agent: the next in line looks whether the agent has been stopped.
@@ -422,7 +441,7 @@ impl Sentinel {
         if site.surroundings.ports(witness) == Ports::Closed {
             return self.note_gone(witness);
         }
-        let electorate = self.post.electorate(site.memory);
+        let electorate = self.post.next_electorate(site.memory);
         if electorate.is_asked(witness, electorate.rule(|acceptor| self.gone[acceptor])) {
             // Connected before its vote is needed: the handshake would be part of every detection.
             site.surroundings.probe(witness);
@@ -446,9 +465,12 @@ impl Sentinel {
     }
 
     /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when those
-    /// next to the node in the ring have heard, or after some time.
+    /// next to the node in the ring have heard, or after some time. A rank that was stopped counts as ended, and its process
+    /// may live all the same: then nothing is said, and its ports tell.
     pub fn say_farewell<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
-        if self.post.speaker(site.memory).is_some() {
+        let node = self.post.layout();
+        let ends = |local| view::end_of(site.memory, &node, local).is_some_and(|end| end.cause.is_final());
+        if !(0..node.ranks()).all(ends) {
             return Poll::Ready(());
         }
         site.fabric.progress();
@@ -483,15 +505,20 @@ impl Sentinel {
         for local in 0..node.ranks() {
             let asked = load(node.asked_after(local));
             match view::end_of(site.memory, &node, local) {
-                // Whoever leaves after its work is nobody's loss; whoever is waited for is.
-                Some(end) if end.cause != FailureCause::Left || asked > 0 => self.want(site.memory, end),
+                Some(end) if end.cause != FailureCause::Left => self.want(site.memory, end),
+                // Whoever leaves after its work is nobody's loss; whoever is waited for is. Who waits still asks again.
+                Some(end) if asked != *self.asked[local].at_end.get_or_insert(asked) => self.want(site.memory, end),
                 Some(_) => {}
                 None if asked != self.asked[local].count => self.look_whether_stopped(site, local, asked),
                 None => {}
             }
         }
         for other in 0..node.nodes() {
-            if load(node.missed(other)) > 0 && watching::has_left(site.memory, &node, other) {
+            if !watching::has_left(site.memory, &node, other) {
+                continue;
+            }
+            let missed = load(node.missed(other));
+            if missed != *self.missed_at_end[other].get_or_insert(missed) {
                 self.note_gone(other);
                 self.want(site.memory, Obituary { unit: Unit::Node(other), cause: FailureCause::Left });
             }
@@ -509,7 +536,7 @@ impl Sentinel {
         let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout;
         let earlier = before.stopped_since.filter(|_| !is_old);
         let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
-        self.asked[local] = Asked { count, looked_at: site.now, stopped_since };
+        self.asked[local] = Asked { at_end: None, count, looked_at: site.now, stopped_since };
         if stopped_since.is_some_and(|since| site.now.saturating_sub(since) >= self.post.options.timeout) {
             self.note_stopped(site, local);
         }
@@ -535,7 +562,8 @@ impl Sentinel {
 
     /// Has the next wanted failure decided.
     fn propose<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        let has_doubts = self.survey.as_ref().is_some_and(Survey::has_doubts);
+        let next = view::epoch(site.memory, &self.post.layout()) + 1;
+        let has_doubts = self.survey.as_ref().is_some_and(|survey| survey.has_doubts(next));
         if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
         }
@@ -571,7 +599,11 @@ impl Sentinel {
         }
         let slots = (0..self.post.acceptors()).map(|other| self.post.slot(other, epoch)).collect();
         let seed = self.post.seed ^ epoch;
-        let electorate = self.post.electorate(memory);
+        // By the same epoch: the log may have been opened further meanwhile.
+        let electorate = self.post.electorate(memory, epoch - 1);
+        if electorate.seat(self.post.here()) != Seat::Voter {
+            return None;
+        }
         let proposal = Proposal { electorate, here: self.post.here(), value, pause: AGREEMENT_PAUSE, seed };
         let deadline = now + (self.post.options.timeout / ATTEMPTS).max(LEAST_ATTEMPT);
         let mut agreement = Agreement::new(proposal, slots, Some(deadline));
@@ -589,7 +621,7 @@ impl Sentinel {
         decision: Decision,
     ) {
         self.attempt = None;
-        let Some(obituary) = Obituary::unpack(u64::from(decision.value)) else { return };
+        let Some(obituary) = Obituary::unpack_in(&self.post.layout(), u64::from(decision.value)) else { return };
         self.failing_since = None;
         self.tell_the_lost(site, obituary);
         // This node's acceptor word holds the value, so a plain store will do.
@@ -648,7 +680,7 @@ impl Sentinel {
 
     /// Whether those that answer, of those that are not gone, are enough to decide the next epoch.
     fn can_decide(&self, memory: &impl Memory, answers: impl Fn(usize) -> bool) -> bool {
-        let electorate = self.post.electorate(memory);
+        let electorate = self.post.next_electorate(memory);
         let is_gone = |acceptor: usize| self.gone[acceptor];
         let rule = electorate.rule(is_gone);
         let votes =

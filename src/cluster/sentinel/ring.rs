@@ -12,8 +12,13 @@ pub const WATCHERS: usize = 2;
 
 /// The nodes that are in the log as failed: one look at the log for all of them.
 pub fn failed(memory: &impl Memory, layout: &NodeLayout) -> Vec<bool> {
+    failed_by(memory, layout, view::epoch(memory, layout))
+}
+
+/// The nodes that are in the log as failed up to an epoch.
+pub(super) fn failed_by(memory: &impl Memory, layout: &NodeLayout, last: u64) -> Vec<bool> {
     let mut failed = vec![false; layout.nodes()];
-    for epoch in 1..=view::epoch(memory, layout) {
+    for epoch in 1..=last {
         if let Some(Unit::Node(lost)) = view::obituary(memory, layout, epoch).map(|obituary| obituary.unit) {
             failed[lost] = true;
         }

@@ -19,46 +19,67 @@ use crate::fabric::tcp::Ports;
 use crate::fabric::{Fabric, Memory, Ticket, WordAt};
 use crate::sync::Ordering;
 
+/// Where the witness says what was decided for the next epoch.
+#[derive(Clone, Copy, Debug)]
+struct NextAtWitness {
+    witness: usize,
+    epoch: u64,
+    at: WordAt,
+}
+
+/// A question under way.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    ticket: Ticket,
+    /// Of the witness: what was decided for this epoch.
+    epoch: Option<u64>,
+}
+
 /// Reads of a word of each node, each renewed when its answer has come or been lost.
 #[derive(Debug)]
 pub(super) struct Survey {
-    asked: Vec<Option<Ticket>>,
+    asked: Vec<Option<Question>>,
     /// Since when each node has not answered.
     since: Vec<Duration>,
     doubtful: Vec<bool>,
     /// Whether so many are doubtful, or were, that nothing can be decided. Until then nobody is told of a doubt: answers may
     /// be on their way.
     is_stuck: bool,
-    /// The witness knows an epoch that this node does not: it was decided without this node.
-    has_news: bool,
+    /// The last epoch that the witness is known to know, of those that this node did not know when it asked.
+    news: Option<u64>,
 }
 
 impl Survey {
     /// Takes the answers that have come since the last call, and asks anew whom no question is under way to. Which nodes
-    /// have answered. The witness is asked for what was decided for the next epoch: `next`, its number and the word.
-    fn turn(&mut self, fabric: &impl Fabric, here: usize, next: Option<(usize, WordAt)>) -> Vec<bool> {
+    /// have answered. The witness is asked for what was decided for the next epoch: `next`.
+    fn turn(&mut self, fabric: &impl Fabric, here: usize, next: Option<NextAtWitness>) -> Vec<bool> {
         fabric.progress();
         let mut answered = vec![false; self.asked.len()];
         answered[here] = true;
         for (node, asked) in self.asked.iter_mut().enumerate().filter(|(node, _)| *node != here) {
-            let of_witness = next.filter(|(witness, _)| *witness == node);
-            if let Some(ticket) = *asked {
+            let of_witness = next.filter(|next| next.witness == node);
+            if let Some(Question { ticket, epoch }) = *asked {
                 let Poll::Ready(answer) = fabric.take(ticket) else { continue };
                 answered[node] = answer.is_ok();
-                self.has_news |= of_witness.is_some() && answer.is_ok_and(|word| word != 0);
+                if answer.is_ok_and(|word| word != 0) {
+                    self.news = epoch.or(self.news);
+                }
             }
-            *asked = fabric.read(node, of_witness.map_or(header::EPOCH, |(_, at)| at)).ok();
+            let at = of_witness.map_or(header::EPOCH, |next| next.at);
+            let question = |ticket| Question { ticket, epoch: of_witness.map(|next| next.epoch) };
+            *asked = fabric.read(node, at).ok().map(question);
         }
         answered
     }
 
-    /// Whether nodes are doubted, so that nothing can be decided, and nothing has been that could be learnt.
-    pub fn has_doubts(&self) -> bool {
-        self.is_stuck && !self.has_news
+    /// Whether nodes are doubted, so that nothing can be decided, and the `next` epoch has not been, so that it could be
+    /// learnt.
+    pub fn has_doubts(&self, next: u64) -> bool {
+        self.is_stuck && self.news != Some(next)
     }
 
     pub fn abandon(&mut self, fabric: &impl Fabric) {
-        self.asked.iter_mut().filter_map(Option::take).for_each(|ticket| fabric.forget(ticket));
+        self.asked.iter_mut().filter_map(Option::take).for_each(|question| fabric.forget(question.ticket));
     }
 }
 
@@ -88,7 +109,7 @@ impl Sentinel {
             since: vec![site.now; acceptors],
             doubtful: (0..acceptors).map(|one| doubtful.contains(&one)).collect(),
             is_stuck,
-            has_news: false,
+            news: None,
         };
         survey.turn(site.fabric, self.post.here(), self.next_at_witness(site.memory));
         self.show_doubts(site, &survey);
@@ -102,10 +123,10 @@ impl Sentinel {
     }
 
     /// Where the witness says what was decided for the next epoch.
-    fn next_at_witness(&self, memory: &impl Memory) -> Option<(usize, WordAt)> {
+    fn next_at_witness(&self, memory: &impl Memory) -> Option<NextAtWitness> {
         let epoch = view::epoch(memory, &self.post.layout()) + 1;
         let witness = self.post.witness().filter(|_| epoch <= self.post.layout().epochs() as u64)?;
-        Some((witness, self.post.slot(witness, epoch).decided))
+        Some(NextAtWitness { witness, epoch, at: self.post.slot(witness, epoch).decided })
     }
 
     /// Those whose failure this node knows of are as much in doubt as those that do not answer: nobody can decide it.
@@ -195,7 +216,7 @@ impl Sentinel {
         }
     }
 
-    fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, doubtful: &[bool]) {
+    pub(super) fn set_doubts<M: Memory, F, S: Surroundings>(&self, site: &Site<'_, M, F, S>, doubtful: &[bool]) {
         let layout = self.post.layout();
         let mut is_news = false;
         for (node, is_doubtful) in doubtful.iter().enumerate().take(self.post.nodes()) {

@@ -1,0 +1,125 @@
+//! Single steps of a sentinel: rank 0's, in a job of two nodes with two ranks each. (`tests/sentinel/` has whole jobs.)
+
+use super::*;
+use crate::fabric::WordAt;
+use crate::fabric::sim::{Options, SimFabric, SimNode, World};
+
+/// Nothing happens here beside words.
+struct Calm;
+
+impl Surroundings for Calm {
+    fn is_agent(&self) -> bool {
+        true
+    }
+
+    fn become_agent(&self) -> bool {
+        true
+    }
+
+    fn is_stopped(&self, _local: usize) -> bool {
+        false
+    }
+
+    fn probe(&self, _node: usize) {}
+
+    fn refused_by_all(&self, _node: usize) -> Option<Duration> {
+        None
+    }
+
+    fn acknowledged(&self, _node: usize) -> Option<Duration> {
+        None
+    }
+
+    fn shut_out(&self, _lost: Obituary) {}
+
+    fn rouse(&self) {}
+}
+
+fn node() -> NodeLayout {
+    NodeLayout::new(2, 1).in_job(4, 2)
+}
+
+fn world() -> World {
+    World::new(Options::new(2, node().words()))
+}
+
+fn sentinel() -> Sentinel {
+    Sentinel::new(Post {
+        rank: 0,
+        layouts: Arc::new([node(), node()]),
+        topology: Arc::new(Topology::from_keys(&[0, 0, 1, 1])),
+        has_witness: false,
+        options: SentinelOptions { timeout: Duration::from_millis(100), heartbeat: Duration::from_millis(20) },
+        seed: 0,
+    })
+}
+
+fn site(world: &World) -> Site<'_, SimNode, SimFabric, Calm> {
+    Site { memory: world.memory(0), fabric: world.fabric(0), surroundings: &Calm, now: Duration::from_secs(1) }
+}
+
+fn set(world: &World, at: WordAt, value: u64) {
+    world.memory(0).word(at).store(value, Ordering::Relaxed);
+}
+
+fn get(world: &World, at: WordAt) -> u64 {
+    world.memory(0).word(at).load(Ordering::Relaxed)
+}
+
+fn note_end(world: &World, rank: usize, cause: FailureCause) -> Obituary {
+    let end = Obituary { unit: Unit::Rank(rank), cause };
+    assert!(view::note_end(world.memory(0), node().end(rank), end));
+    end
+}
+
+#[test]
+fn who_learns_that_its_node_is_lost_proposes_nothing_any_more() {
+    let (world, mut sentinel) = (world(), sentinel());
+    sentinel.wanted.push(Obituary { unit: Unit::Rank(2), cause: FailureCause::Died });
+    let lost = Obituary { unit: Unit::Node(0), cause: FailureCause::Silent };
+    view::learn(world.memory(0), &node(), 1, lost);
+    assert!(sentinel.begin_attempt(world.memory(0), Duration::ZERO).is_some());
+    assert_eq!(sentinel.step(&site(&world)), None);
+    assert!(sentinel.begin_attempt(world.memory(0), Duration::ZERO).is_none(), "it has no vote");
+}
+
+#[test]
+fn the_doubts_of_an_agent_end_with_it() {
+    let (world, mut sentinel) = (world(), sentinel());
+    set(&world, node().doubt(1), 1);
+    sentinel.step(&site(&world));
+    assert_eq!((get(&world, node().doubt(1)), get(&world, header::ALARM)), (0, 1));
+    // Its own are left to it.
+    set(&world, node().doubt(1), 1);
+    sentinel.step(&site(&world));
+    assert_eq!((get(&world, node().doubt(1)), get(&world, header::ALARM)), (1, 1));
+}
+
+#[test]
+fn whoever_leaves_is_lost_only_to_those_that_ask_from_then_on() {
+    let (world, mut sentinel) = (world(), sentinel());
+    let farewell = HeartbeatWord::new(FAREWELL, 1).0;
+    set(&world, node().asked_after(1), 3);
+    set(&world, node().missed(1), 5);
+    let rank = note_end(&world, 1, FailureCause::Left);
+    set(&world, node().heartbeat(1), farewell);
+    sentinel.collect(&site(&world));
+    assert_eq!(sentinel.wanted, []);
+    set(&world, node().asked_after(1), 4);
+    sentinel.collect(&site(&world));
+    assert_eq!(sentinel.wanted, [rank]);
+    set(&world, node().missed(1), 6);
+    sentinel.collect(&site(&world));
+    assert_eq!(sentinel.wanted, [rank, Obituary { unit: Unit::Node(1), cause: FailureCause::Left }]);
+}
+
+#[test]
+fn no_farewell_is_said_for_a_process_that_may_live() {
+    for (cause, is_said) in [(FailureCause::Stopped, false), (FailureCause::Left, true)] {
+        let (world, mut sentinel) = (world(), sentinel());
+        note_end(&world, 0, FailureCause::Left);
+        note_end(&world, 1, cause);
+        assert_eq!(sentinel.say_farewell(&site(&world)).is_pending(), is_said, "{cause:?}");
+        assert_eq!(has_left(world.memory(0), &node(), 0), is_said, "{cause:?}");
+    }
+}
