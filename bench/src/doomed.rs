@@ -3,6 +3,7 @@
 //!
 //! All processes of a machine share `CLOCK_MONOTONIC`, so that a rank's times and those of whoever hurts it compare.
 
+mod calm;
 pub mod log;
 pub mod namespaces;
 pub mod rank;
@@ -12,7 +13,7 @@ pub mod sockets;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES, LocalPlace};
@@ -144,9 +145,9 @@ impl DoomedJob {
         let mut missing: Vec<usize> = (0..self.ranks.len()).collect();
         while !missing.is_empty() {
             match self.hear(limit) {
-                Some(Said { rank, event: Event::Ready, .. }) => missing.retain(|other| *other != rank),
-                Some(Said { rank, event, .. }) => return Err(DoomedError::Spoilt { rank, event }),
-                None => return Err(DoomedError::NotReady { missing }),
+                Ok(Said { rank, event: Event::Ready, .. }) => missing.retain(|other| *other != rank),
+                Ok(Said { rank, event, .. }) => return Err(DoomedError::Spoilt { rank, event }),
+                Err(_) => return Err(DoomedError::NotReady { missing }),
             }
         }
         Ok(())
@@ -201,9 +202,13 @@ impl DoomedJob {
         }
     }
 
-    /// What any of them says next; `None` after the limit.
-    pub fn hear(&self, limit: Instant) -> Option<Said> {
-        self.heard.recv_timeout(limit.saturating_duration_since(Instant::now())).ok()
+    /// What any of them says next.
+    ///
+    /// # Errors
+    ///
+    /// `Timeout` after the limit; `Disconnected`, at once, when all processes have ended.
+    pub fn hear(&self, limit: Instant) -> Result<Said, RecvTimeoutError> {
+        self.heard.recv_timeout(limit.saturating_duration_since(Instant::now()))
     }
 
     /// How a rank has ended; `None` when it has not until the limit.

@@ -258,7 +258,7 @@ fn await_errors(job: &DoomedJob, mut missing: Vec<usize>, victim: usize) -> Resu
     let limit = Instant::now() + NEVER;
     let mut last = 0;
     while !missing.is_empty() {
-        let Some(Said { rank, at_ns, event }) = job.hear(limit) else {
+        let Ok(Said { rank, at_ns, event }) = job.hear(limit) else {
             return Err(format!("ranks {missing:?} still have no error after {NEVER:?}"));
         };
         if !missing.contains(&rank) {

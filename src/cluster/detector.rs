@@ -4,7 +4,8 @@
 //! Each node's agent adds one to its [`HeartbeatWord`] every [`DetectorOptions::interval`] and pushes it into the memory
 //! of the few nodes that watch it. A watcher looks at the word at its own ticks and tells a [`Detector`]
 //! ([`Detector::observe`]), which answers with what has changed, for a log, and at any time with a [`Verdict`]
-//! ([`Detector::assess`]). There is no clock, no socket and no thread in here: `now` is a time since any origin.
+//! ([`Detector::assess`]). There is no clock, no socket and no thread in here: `now` is a time since any origin. Heartbeats
+//! for tests and simulations are drawn by `model`.
 //!
 //! # When silence counts
 //!

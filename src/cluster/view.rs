@@ -39,7 +39,8 @@ pub enum FailureCause {
     Left,
     /// Its process was stopped for longer than the failure time-out (SIGSTOP, a debugger).
     Stopped,
-    /// Nothing was heard of its node for longer than the failure time-out.
+    /// Nothing was heard of its node for longer than the failure time-out; for four of them, where its kernel goes on
+    /// acknowledging what is sent to it (its processes are stopped, or do not get a CPU).
     Silent,
     /// No process of its node is there any more: the node's kernel refuses connections to all of them.
     Gone,
@@ -196,6 +197,8 @@ pub fn epoch(memory: &impl Memory, node: &NodeLayout) -> u64 {
     match node.nodes() {
         1 => {
             let last = logged(memory, node);
+            // SYNC POINT: open epoch. Release: who begins with this epoch in `logged` sees the entries up to it; acquire as
+            // below.
             memory.word(header::EPOCH).fetch_max(last, Ordering::AcqRel);
             last
         }
@@ -206,6 +209,7 @@ pub fn epoch(memory: &impl Memory, node: &NodeLayout) -> u64 {
 
 /// The last epoch up to which all are in this node's log, whether its ranks may go by them yet or not.
 pub fn logged(memory: &impl Memory, node: &NodeLayout) -> u64 {
+    // SYNC POINT: open epoch. Acquire pairs with `open_to` and `epoch`: the entries up to it are seen.
     let mut last = memory.word(header::EPOCH).load(Ordering::Acquire);
     while obituary(memory, node, last + 1).is_some() {
         last += 1;
@@ -228,9 +232,10 @@ pub fn open_to(memory: &impl Memory, epoch: u64) -> bool {
 pub fn append(memory: &impl Memory, node: &NodeLayout, obituary: Obituary) -> u64 {
     for epoch in 1..=node.epochs() as u64 {
         let word = memory.word(node.epoch(epoch).decided());
+        // SYNC POINT: view log. Acquire: of another's entry.
         let mut seen = word.load(Ordering::Acquire);
         if seen == 0 {
-            // SYNC POINT: view log. Release: who reads it sees what this rank saw; acquire: of another's entry.
+            // SYNC POINT: view log. Release: who reads it sees what this rank saw; acquire as above.
             match word.compare_exchange(0, u64::from(obituary.pack()), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     // Who has read it meanwhile has raised no alarm.
@@ -264,6 +269,7 @@ pub fn note_end(memory: &impl Memory, at: WordAt, end: Obituary) -> bool {
 
 /// How a rank of this node has ended, as far as its own node knows.
 pub fn end_of(memory: &impl Memory, node: &NodeLayout, local: usize) -> Option<Obituary> {
+    // SYNC POINT: end. Acquire pairs with `note_end`: what the rank did before it left is seen.
     Obituary::unpack_in(node, memory.word(node.end(local)).load(Ordering::Acquire))
 }
 

@@ -68,10 +68,13 @@ pub struct HoldsWord(pub u64);
 
 impl HoldsWord {
     const HOLDS: u64 = 0xffff;
+    const MEMBERS_AT: u32 = 16;
+    const MEMBERS: u64 = 0xffff;
+    const NODES_AT: u32 = 32;
 
     /// One hold on a block for so many members of this node, of a group on so many nodes.
     pub const fn first(members: usize, nodes: usize) -> Self {
-        Self(1 | (members as u64 & 0xffff) << 16 | (nodes as u64) << 32)
+        Self(1 | (members as u64 & Self::MEMBERS) << Self::MEMBERS_AT | (nodes as u64) << Self::NODES_AT)
     }
 
     /// How many hold it.
@@ -82,13 +85,13 @@ impl HoldsWord {
     /// The group's members on this node.
     #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
     pub const fn members(self) -> usize {
-        (self.0 >> 16 & 0xffff) as usize
+        (self.0 >> Self::MEMBERS_AT & Self::MEMBERS) as usize
     }
 
     /// The group's nodes.
     #[allow(clippy::cast_possible_truncation, reason = "32 bits after the shift")]
     pub const fn nodes(self) -> usize {
-        (self.0 >> 32) as usize
+        (self.0 >> Self::NODES_AT) as usize
     }
 }
 

@@ -54,7 +54,7 @@
 //!
 //! Implementations: [`shm`] is a node's shared memory. [`tcp`] and [`rdma`] join nodes, and [`network`] is what a job
 //! uses: both together. [`sim`] is a node, or a network of nodes, in one thread under a seeded scheduler, for tests that
-//! must replay. Model checkers use `model`.
+//! must replay. Model checkers use `model`. What requests have been answered is kept in `tickets` until it is taken.
 
 #[cfg(not(model))]
 pub mod mending;

@@ -22,7 +22,8 @@
 //! | `failure` | a node that vanishes and comes back |
 //! | `threads` | order, sums and tearing, with real concurrency |
 //!
-//! No check waits for ever: a wait that takes longer than [`Rig::patience`] panics with the check's name.
+//! `trial` has the moves that checks are made of. No check waits for ever: a wait that takes longer than
+//! [`Rig::patience`] panics with the check's name.
 
 mod atomics;
 mod failure;

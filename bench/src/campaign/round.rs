@@ -88,7 +88,7 @@ impl Round<'_> {
     /// Takes in what is said for so long.
     fn listen(&mut self, span: Duration) {
         let limit = Instant::now() + span;
-        while let Some(said) = self.job.hear(limit) {
+        while let Ok(said) = self.job.hear(limit) {
             self.said.push(said);
         }
     }
@@ -233,7 +233,7 @@ impl Round<'_> {
             if missing.is_empty() {
                 return;
             }
-            if let Some(said) = self.job.hear(limit) {
+            if let Ok(said) = self.job.hear(limit) {
                 self.said.push(said);
                 continue;
             }

@@ -2,7 +2,8 @@
 //!
 //! One that *waits* meets the others once, then waits in a barrier that the idle ones never come to, and says when that
 //! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, goes on
-//! with the survivors when members fail, and leaves when its parent wants, at the same barrier as all others.
+//! with the survivors when members fail, and leaves when its parent wants, at the same barrier as all others. One that is
+//! *calm* passes barriers, and nobody is hurt: `calm.rs`.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -12,6 +13,7 @@ use phalanx::fabric::sim::Seeded;
 use phalanx::{BarrierError, FabricChoice, Group, Job, JobOptions, Operation, TcpEngine, WaitPolicy};
 use serde::{Deserialize, Serialize};
 
+use super::calm::pass_barriers;
 use super::log::{Log, Record, Step};
 use super::now_ns;
 use super::said::{Event, Said};
@@ -63,6 +65,42 @@ pub enum Role {
     },
 }
 
+/// What a rank does once it is ready.
+type Part = Box<dyn FnOnce(&Job) -> Result<(), SamplesError>>;
+
+impl Role {
+    /// Opens what the role needs.
+    fn prepare(&self, rank: usize, wishes: Receiver<String>) -> Result<Part, SamplesError> {
+        Ok(match self {
+            Self::Waits { idle } => {
+                let is_idle = idle.contains(&rank);
+                Box::new(move |job| {
+                    if !is_idle {
+                        wait(job.world());
+                    }
+                    let _ = wishes.recv();
+                    Ok(())
+                })
+            }
+            Self::Meets { records, seed } => {
+                let path = records_of(records, rank);
+                let failed = |source| SamplesError::File { path: path.clone(), source };
+                let log = Log::create(&path).map_err(failed)?;
+                let random = Seeded::new(seed.wrapping_add(rank as u64));
+                let mut meeting = Meeting { rank, log, random, wishes };
+                Box::new(move |job| meeting.run(job).map_err(|source| SamplesError::File { path, source }))
+            }
+            Self::Calm { seed } => {
+                let seed = *seed;
+                Box::new(move |job| {
+                    pass_barriers(job.world(), seed, &wishes);
+                    Ok(())
+                })
+            }
+        })
+    }
+}
+
 /// The file of a rank's records.
 pub fn records_of(directory: &std::path::Path, rank: usize) -> PathBuf {
     directory.join(format!("records.{rank}"))
@@ -101,27 +139,10 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
     let job = Job::from_env_with(&task.options()?)?;
     let rank = job.rank();
     job.world().barrier()?;
-    match &task.role {
-        Role::Waits { idle } => {
-            say(rank, Event::Ready);
-            if !idle.contains(&rank) {
-                wait(job.world());
-            }
-            let _ = wishes.recv();
-        }
-        Role::Calm { seed } => crate::failure::calm::pass_barriers(job.world(), *seed, &wishes),
-        Role::Meets { records, seed } => {
-            let path = records_of(records, rank);
-            let random = Seeded::new(seed.wrapping_add(rank as u64));
-            let meet = || {
-                let log = Log::create(&path)?;
-                // It may be killed from here on, and its records are looked for.
-                say(rank, Event::Ready);
-                Meeting { rank, log, random, wishes }.run(&job)
-            };
-            meet().map_err(|source| SamplesError::File { path: path.clone(), source })?;
-        }
-    }
+    let part = task.role.prepare(rank, wishes)?;
+    // It may be killed from here on, and its records are looked for.
+    say(rank, Event::Ready);
+    part(&job)?;
     drop(job);
     say(rank, Event::Bye);
     Ok(())

@@ -9,11 +9,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use phalanx::fabric::sim::Seeded;
-use phalanx::{Group, Operation};
 use serde::Serialize;
 
 use super::FailureError;
@@ -21,7 +19,7 @@ use crate::build;
 use crate::compare::Progress;
 use crate::doomed::rank::{Role, Task};
 use crate::doomed::said::{Event, Said, Told};
-use crate::doomed::{DoomedJob, Place, now_ns};
+use crate::doomed::{DoomedJob, Place};
 use crate::page::{machine, ns};
 
 /// How long the ranks may take to end when they are asked to.
@@ -158,8 +156,10 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Report, Fai
     let mut tally = Tally::default();
     while begun.elapsed() < request.lasts && tally.errors == 0 {
         let next = Instant::now() + LOOK_EVERY.min(request.lasts.saturating_sub(begun.elapsed()));
-        if let Some(said) = job.hear(next) {
-            tally.take(said);
+        match job.hear(next) {
+            Ok(said) => tally.take(said),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
         progress.turn(whole_seconds(begun.elapsed()), whole_seconds(request.lasts), "calm");
     }
@@ -179,9 +179,11 @@ fn await_ends(job: &mut DoomedJob, tally: &mut Tally) -> Result<(), FailureError
     let limit = Instant::now() + END_LIMIT;
     let mut missing: Vec<usize> = (0..job.size()).collect();
     while !missing.is_empty() {
-        let Some(said) = job.hear(limit) else {
-            return Err(FailureError::Request(format!("ranks {missing:?} have not ended within {END_LIMIT:?}")));
-        };
+        let said = job.hear(limit).map_err(|silence| match silence {
+            RecvTimeoutError::Timeout => format!("ranks {missing:?} have not ended within {END_LIMIT:?}"),
+            RecvTimeoutError::Disconnected => format!("ranks {missing:?} have ended without a word"),
+        });
+        let said = said.map_err(FailureError::Request)?;
         if said.event == Event::Bye {
             missing.retain(|other| *other != said.rank);
         }
@@ -206,35 +208,6 @@ fn report(request: &Request, seconds: f64, tally: Tally) -> Report {
         error: tally.first_error,
         commit: build::COMMIT,
     }
-}
-
-/// A rank's part: passes barriers until its parent wants an end, and says how it was.
-pub(crate) fn pass_barriers(world: &Group, seed: u64, wishes: &Receiver<String>) {
-    let mut random = Seeded::new(seed.wrapping_add(world.rank() as u64));
-    let (mut barriers, mut longest_wait_ns) = (0, 0);
-    let mut is_wanted = false;
-    loop {
-        is_wanted = is_wanted || wishes.try_recv().is_ok();
-        let begun = now_ns();
-        let result = world.barrier_reduce(Operation::Or, u64::from(is_wanted));
-        let at_ns = now_ns();
-        longest_wait_ns = longest_wait_ns.max(at_ns - begun);
-        match result {
-            Ok(0) => barriers += 1,
-            Ok(_) => break,
-            Err(error) => {
-                let event = Event::Failed { group: world.id(), sequence: barriers + 1, told: (&error).into() };
-                Said { rank: world.rank(), at_ns, event }.print();
-                break;
-            }
-        }
-        if random.below(16) == 0 {
-            // Heartbeats are to be heard also of a rank that computes or rests.
-            std::thread::sleep(Duration::from_micros(random.below(50_000) as u64));
-        }
-    }
-    let event = Event::Calm { barriers, longest_wait_ns, epochs: world.epoch() };
-    Said { rank: world.rank(), at_ns: now_ns(), event }.print();
 }
 
 /// The page for people.

@@ -13,9 +13,9 @@ pub const RANKS_MAX: usize = 4096;
 const DETAILS: &str = "\
 Each rank finds its identity in its environment: PHALANX_RANK, PHALANX_SIZE, PHALANX_LOCAL_RANK,
 PHALANX_LOCAL_SIZE, PHALANX_BOOTSTRAP (where rank 0 serves the others) and PHALANX_KEY (the job's random key).
-With --nodes also PHALANX_NODE (the node it is to pretend to be on), PHALANX_RENDEZVOUS=served: the launcher itself
-then serves PHALANX_BOOTSTRAP, at a port of 127.0.0.1; and PHALANX_WITNESS: where it has a vote, beside the nodes, on
-which of them have failed.
+With --nodes it also finds PHALANX_NODE (the node that it is to pretend to be on), PHALANX_RENDEZVOUS=served (the
+launcher, and not rank 0, serves PHALANX_BOOTSTRAP, at a port of 127.0.0.1) and PHALANX_WITNESS (where the launcher
+has a vote, beside the nodes, on which of them have failed).
 Rank 0 has the launcher's stdin, the others read /dev/null.
 
 When a rank fails, a line on stderr says which and why. Of a rank that uses Phalanx it also says where it was (its
@@ -30,7 +30,8 @@ left behind are killed too, daemons included.
 
 Exit status:
   0            every rank ended with status 0
-  1..255       the status of the first rank that failed; 128 + the signal's number if a signal ended it
+  1..255       the status of the first rank that failed, with --keep-going too; 128 + the signal's number if a
+               signal ended it
   128+signal   the launcher was sent this signal, and the ranks ended because of it
   141          stdout or stderr was closed by its reader (as in `phalanx run ... | head`)
   124          --timeout passed

@@ -15,6 +15,7 @@ mod lex;
 mod libweight;
 mod licences;
 mod links;
+mod map;
 mod markdown;
 mod markers;
 mod paths;
@@ -36,6 +37,7 @@ const CHECKS: &[fn(&Tree) -> Vec<Finding>] = &[
     links::check,
     code_paths::check,
     heads::check,
+    map::check,
     markers::check,
     banners::check,
     unsafe_reason::check,

@@ -22,8 +22,8 @@ impl Surroundings for Calm {
 
     fn probe(&self, _node: usize) {}
 
-    fn refused_by_all(&self, _node: usize) -> Option<Duration> {
-        None
+    fn ports(&self, _node: usize) -> Ports {
+        Ports::Unknown
     }
 
     fn acknowledged(&self, _node: usize) -> Option<Duration> {

@@ -230,18 +230,24 @@ impl MemberWord {
 pub struct QuestionWord(pub u64);
 
 impl QuestionWord {
+    const MILLISECONDS: u64 = 0xffff_ffff;
+    const TURN_AT: u32 = 32;
+    const TURNS: u64 = 0xffff;
+    const SEQUENCE_AT: u32 = 48;
+    const SEQUENCES: u64 = 0xffff;
+
     /// Question `turn` about a barrier.
     pub const fn new(sequence: u64, turn: u64, now_ms: u64) -> Self {
-        Self(now_ms & 0xffff_ffff | (turn & 0xffff) << 32 | sequence << 48)
+        Self(now_ms & Self::MILLISECONDS | (turn & Self::TURNS) << Self::TURN_AT | sequence << Self::SEQUENCE_AT)
     }
 
     /// The next question about a barrier, if nobody has asked for so long; with its number.
     pub const fn next(self, sequence: u64, now_ms: u64, period_ms: u64) -> Option<(u64, Self)> {
-        if self.0 >> 48 != sequence & 0xffff {
+        if self.0 >> Self::SEQUENCE_AT != sequence & Self::SEQUENCES {
             return Some((0, Self::new(sequence, 0, now_ms)));
         }
-        let since_ms = now_ms.wrapping_sub(self.0) & 0xffff_ffff;
-        let turn = (self.0 >> 32 & 0xffff) + 1;
+        let since_ms = now_ms.wrapping_sub(self.0) & Self::MILLISECONDS;
+        let turn = (self.0 >> Self::TURN_AT & Self::TURNS) + 1;
         if since_ms >= period_ms { Some((turn, Self::new(sequence, turn, now_ms))) } else { None }
     }
 }
@@ -256,15 +262,19 @@ impl QuestionWord {
 pub struct StoppedWord(pub u64);
 
 impl StoppedWord {
+    const MILLISECONDS: u64 = 0xffff_ffff;
+    const SEQUENCE_AT: u32 = 32;
+    const SEQUENCES: u64 = 0xffff_ffff;
+
     /// Seen so while barrier `sequence` is waited for.
     pub const fn new(sequence: u64, now_ms: u64) -> Self {
-        Self(now_ms & 0xffff_ffff | sequence << 32)
+        Self(now_ms & Self::MILLISECONDS | sequence << Self::SEQUENCE_AT)
     }
 
     /// For how many milliseconds, if it has been seen so while barrier `sequence` was waited for.
     pub const fn span_ms(self, sequence: u64, now_ms: u64) -> Option<u64> {
-        let is_of_it = self.0 != 0 && self.0 >> 32 == sequence & 0xffff_ffff;
-        if is_of_it { Some(now_ms.wrapping_sub(self.0) & 0xffff_ffff) } else { None }
+        let is_of_it = self.0 != 0 && self.0 >> Self::SEQUENCE_AT == sequence & Self::SEQUENCES;
+        if is_of_it { Some(now_ms.wrapping_sub(self.0) & Self::MILLISECONDS) } else { None }
     }
 }
 

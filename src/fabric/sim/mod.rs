@@ -19,6 +19,7 @@
 //! | `fabric` | [`SimFabric`]: posting and taking |
 //! | `network` | messages from the adapter that sends them to the word that they change, and back |
 //! | `connections` | what each pair of nodes knows of its connection |
+//! | `options` | what a network is made with, and what it counts |
 //! | `costs`, `faults` | what messages cost; what goes wrong |
 //! | `time`, `random` | the queue of events; the seed |
 //! | `node` | a node's words |

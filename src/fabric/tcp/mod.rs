@@ -568,6 +568,8 @@ impl Shared {
     /// Sleeps until something comes in by this process's connections, or somebody rouses those who sleep, or for no reason;
     /// not where `has_changed` says that what is waited for is there.
     fn sleep_unless(&self, has_changed: impl FnOnce(&Engine) -> bool, timeout: Option<Duration>) {
+        // SYNC POINT: nap. The thread looks at it after it has begun its nap, which then lasts until it is woken; if it has
+        // looked before, the nap has an end.
         self.asleep.fetch_add(1, Ordering::SeqCst);
         self.steal();
         // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
@@ -586,6 +588,7 @@ impl Shared {
             engine.wake_up(told);
             self.deliver(engine);
         }
+        // SYNC POINT: nap. Before `wake_thread` looks at the nap: a nap that is not seen there has not looked at this yet.
         self.asleep.fetch_sub(1, Ordering::SeqCst);
         self.wake_thread();
     }

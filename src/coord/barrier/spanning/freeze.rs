@@ -177,6 +177,8 @@ impl Spanning {
         for asked in &mut freeze.asked {
             asked.step(self.place_of(asked.index, SpanLayout::release), freeze.epoch, fabric);
         }
+        // No node can have been released from a later barrier than this one, at which this member is: so the first that has
+        // been released from it is as far as any, and what that brought is the same in all of them.
         let mut highest = None;
         for asked in &freeze.asked {
             match asked.ask {

@@ -4,7 +4,18 @@
 //!    the local member of index 0, needs to see that all have.
 //! 2. *Exchange.* The driver tells other nodes by writes into their inboxes, in the rounds of a [`Schedule`], and waits
 //!    for the words of others in its own node's inbox. Nobody reads and nobody adds: a round is half a round trip.
-//! 3. *Release.* The driver stores the release word, on which all other members of the node wait.
+//! 3. *Release.* Whichever of the node's members sees the end first, as a rule the driver, raises the node's release word
+//!    by `fetch_max`; all others of the node wait on that. After a failure survivors may have frozen it: then they decide.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | `layout.rs` | where the words of a block stand, and what is in them |
+//! | `span.rs` | which nodes the group spans, and which members are on them |
+//! | `schedule.rs` | who sends to whom in which round |
+//! | `exchange.rs` | step 2, and how one that is held up is repaired |
+//! | `contest.rs` | an arrival that was told to other nodes is taken back |
+//! | `freeze.rs` | whether the barrier at which a failure breaks the group is passed |
+//! | `parting.rs` | a member leaves: its node's last words have arrived |
 //!
 //! # When the usual way is held up
 //!
@@ -560,6 +571,7 @@ impl Spanning {
     /// What to park on in this node's memory; `None` when a thorough poll has something to do.
     pub fn awaited(&self, memory: &impl Memory) -> Option<Awaited> {
         if !self.is_driver() {
+            // SYNC POINT: release. Acquire pairs with the releasing member's exchange.
             let seen = memory.word(self.layout.release()).load(Ordering::Acquire);
             let awaited = Awaited { word: self.layout.release(), seen, sleepers: self.layout.release_sleepers() };
             return (!ReleaseWord(seen).has_released(self.next())).then_some(awaited);
@@ -575,6 +587,7 @@ impl Spanning {
     pub fn awaited_from_afar(&self, memory: &impl Memory) -> Option<(WordAt, u64)> {
         if self.stage == Stage::Contesting {
             let at = self.layout.verdict();
+            // Acquire pairs with the fabric's release of a remote write. It is a hint: the decision is read by itself.
             return Some((at, memory.word(at).load(Ordering::Acquire)));
         }
         if self.stage != Stage::Exchanging || self.exchange.round >= self.layout.schedule().rounds() {
@@ -584,6 +597,7 @@ impl Spanning {
         let round = self.exchange.round;
         schedule.hears(self.here, round).find_map(|message| {
             let at = self.layout.inbox(message.slot, self.next());
+            // SYNC POINT: inbox. Acquire pairs with the fabric's release of a remote write.
             let seen = memory.word(at).load(Ordering::Acquire);
             (ExchangeWord(seen).sequence() < self.next()).then_some((at, seen))
         })

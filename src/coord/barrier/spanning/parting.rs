@@ -82,13 +82,14 @@ impl Spanning {
     /// What this node has said of the barrier passed last, and of the one after it.
     fn owed(&self, memory: &impl Memory) -> Vec<Owed> {
         let schedule = *self.layout.schedule();
+        // SYNC POINT: release. Acquire pairs with the releasing member's exchange: what it stored in the outbox is seen.
         let released = ReleaseWord(memory.word(self.layout.release()).load(Ordering::Acquire));
         let was_contested = released.was_contested() && released.has_released(self.passed) && self.passed > 0;
         let mut owed = Vec::new();
         for sequence in [self.passed, self.next()] {
             for round in 0..schedule.rounds() {
                 let at = self.layout.outbox(round, sequence);
-                // SYNC POINT: outbox.
+                // SYNC POINT: outbox. Acquire pairs with whoever has filled it: the value below is that of the word.
                 let word = ExchangeWord(memory.word(at).load(Ordering::Acquire));
                 if sequence == 0 || word.sequence() != sequence || (was_contested && sequence == self.passed) {
                     continue;
