@@ -76,8 +76,9 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
     })
 }
 
-/// What the view log holds, up to the first epoch that is not known here.
-fn losses(segment: &ReadOnlySegment) -> Vec<Obituary> {
+/// What the view log holds, up to the first epoch that is not known here. While nobody is lost that is one word, which
+/// ranks seldom read and nobody writes: to look at it again and again disturbs nobody.
+pub fn losses(segment: &ReadOnlySegment) -> Vec<Obituary> {
     let node = segment.layout();
     let lost = |epoch| Obituary::unpack(segment.load(node.epoch(epoch).decided()));
     (1..=node.epochs() as u64).map_while(lost).collect()
