@@ -3,13 +3,17 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use phalanx::SegmentError;
 use phalanx_bench::page::ns;
 use serde::Serialize;
 
-use super::view::{Call, Epoch, Job, Rank, State, Verdict};
+use super::view::{Call, Epoch, Job, Rank, State, Unreadable, Verdict};
 
 /// How many ranks are named in a sentence; of the others only the number is said.
 const NAMED: usize = 4;
+
+/// What to do about a job of another version.
+const OWN_PROGRAM: &str = "remedy: use that job's own `phalanx`";
 
 /// The head of the column of calls.
 const CALL_HEAD: &str = "last long call";
@@ -43,6 +47,23 @@ impl<'a> Record<'a> {
             epochs: &job.epochs,
         }
     }
+}
+
+/// Why a job cannot be read.
+pub fn complaint(job: &Unreadable) -> String {
+    let pids: Vec<String> = job.holders.iter().map(u32::to_string).collect();
+    let names = listed(&pids.iter().map(String::as_str).collect::<Vec<_>>());
+    let processes = if pids.len() == 1 { "process" } else { "processes" };
+    let why = match job.error {
+        SegmentError::Version { found, expected } => {
+            format!("its format version is {found}, this program's {expected} ({OWN_PROGRAM})")
+        }
+        SegmentError::Layout { found, expected } => {
+            format!("its layout hash is {found:#018x}, this program's {expected:#018x} ({OWN_PROGRAM})")
+        }
+        ref other => other.to_string(),
+    };
+    format!("cannot read the job of {processes} {names}: {why}")
 }
 
 /// The jobs one below the other.

@@ -1,12 +1,12 @@
 //! From segments to jobs: who is in which state, and who holds up whom. Everything but the look at processes is pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use phalanx::FailureCause;
 use phalanx::cluster::view::{LastCall, Obituary, Unit};
 use phalanx::cluster::watch::{ProcessId, ProcessState};
 use phalanx::inspect::{self, NodeFacts};
+use phalanx::{FailureCause, SegmentError};
 use serde::Serialize;
 
 use crate::segments::Found;
@@ -142,16 +142,36 @@ pub enum Verdict {
     Free,
 }
 
-/// Reads what was found, and says what could not be read.
-pub fn read(found: Vec<Found>) -> (Vec<Node>, Vec<String>) {
-    let (mut nodes, mut complaints) = (Vec::new(), Vec::new());
-    for Found { holders, segment } in found {
+/// A job that cannot be read.
+pub struct Unreadable {
+    number: u64,
+    /// The processes that have its segments open.
+    pub holders: BTreeSet<u32>,
+    /// Of the first of its segments.
+    pub error: SegmentError,
+}
+
+impl Unreadable {
+    /// Whether somebody may mean this job, as [`Job::is_called`]; any process that has part in it will do.
+    pub fn is_called(&self, wanted: &str) -> bool {
+        let has_process = wanted.parse().is_ok_and(|pid| self.holders.contains(&pid));
+        has_process || name_of(self.number).starts_with(&wanted.to_lowercase())
+    }
+}
+
+/// Reads what was found; the nodes, and the jobs that could not be read.
+pub fn read(found: Vec<Found>) -> (Vec<Node>, Vec<Unreadable>) {
+    let (mut nodes, mut unreadable) = (Vec::new(), BTreeMap::new());
+    for Found { holders, segment, family: number } in found {
         match segment.and_then(|segment| inspect::read(&segment)) {
             Ok(facts) => nodes.push(Node { facts, holders }),
-            Err(error) => complaints.push(format!("the segment of process {}: {error}", holders[0])),
+            Err(error) => {
+                let none = Unreadable { number, holders: BTreeSet::new(), error };
+                unreadable.entry(number).or_insert(none).holders.extend(holders);
+            }
         }
     }
-    (nodes, complaints)
+    (nodes, unreadable.into_values().collect())
 }
 
 /// Puts the nodes of a job together; the jobs in the order of their numbers.
@@ -214,10 +234,14 @@ fn ranks_of(index: usize, node: &Node) -> Vec<Rank> {
     node.facts.ranks.iter().map(rank).collect()
 }
 
+fn name_of(number: u64) -> String {
+    format!("{number:016x}")
+}
+
 impl Job {
     /// Its number as people see it.
     pub fn name(&self) -> String {
-        format!("{:016x}", self.number)
+        name_of(self.number)
     }
 
     /// Whether somebody may mean this job: by a pid, or by the beginning of its number.
