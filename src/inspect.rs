@@ -29,6 +29,8 @@ pub struct NodeFacts {
     pub ranks: Vec<RankFacts>,
     /// The nodes of the job.
     pub nodes: usize,
+    /// The ranks of the job.
+    pub job_ranks: usize,
     /// The number of the world, by which ranks' calls name it; `None` before the job is open.
     pub world: Option<u64>,
     /// Whom the job has lost, as far as this node knows: the first epoch's, the second's, and so on.
@@ -71,6 +73,7 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
         now_ns: clock.since_origin_ns(clock.now()),
         ranks,
         nodes: segment.layout().nodes(),
+        job_ranks: segment.layout().job_ranks(),
         world: world.map(|world| segment.load(world.id())),
         losses: losses(segment),
     })

@@ -127,8 +127,8 @@ pub struct Job {
     pub missing: Vec<usize>,
     /// Whom it has lost, as far as any of the nodes knows.
     pub epochs: Vec<Epoch>,
-    /// Whether all its nodes are seen here, so that they are numbered as the job numbers them.
-    is_whole: bool,
+    /// All its ranks and nodes, seen here or not.
+    pub size: (usize, usize),
 }
 
 /// What a job's first line says.
@@ -140,6 +140,8 @@ pub enum Verdict {
     HeldUp { waiting: usize, longest: Option<Duration> },
     /// Nobody waits in the world's barrier.
     Free,
+    /// Nobody who is seen here has part in it any more.
+    Over,
 }
 
 /// A job that cannot be read.
@@ -202,8 +204,8 @@ fn job(number: u64, mut nodes: Vec<Node>) -> Job {
     let epochs = epochs
         .map(|losses| (1..).zip(losses).map(|(epoch, lost)| Epoch::new(epoch, lost)).collect())
         .unwrap_or_default();
-    let is_whole = nodes.iter().all(|node| node.facts.nodes == nodes.len());
-    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing, epochs, is_whole };
+    let size = nodes.first().map_or((0, 0), |node| (node.facts.job_ranks, node.facts.nodes));
+    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing, epochs, size };
     if job.missing.is_empty() {
         job.blame_halted(world);
     }
@@ -271,17 +273,29 @@ impl Job {
 
     /// The ranks that do nothing, and may yet be waited for: nobody waits for a rank that has been declared failed.
     pub fn halted(&self) -> Vec<usize> {
-        let is_meant = |rank: &Rank, lost: Unit| match lost {
-            Unit::Rank(number) => number == rank.rank,
-            Unit::Node(number) => self.is_whole && number == rank.node,
-        };
-        let is_lost = |rank: &Rank| rank.end.is_some() || self.epochs.iter().any(|epoch| is_meant(rank, epoch.lost));
-        let is_halted = |rank: &Rank| rank.state != State::Running && !is_lost(rank);
+        let is_halted = |rank: &Rank| rank.state != State::Running && !self.is_lost(rank);
         (0..self.ranks.len()).filter(|index| is_halted(&self.ranks[*index])).collect()
+    }
+
+    /// Whether all its nodes are seen here, so that they are numbered as the job numbers them.
+    pub fn is_whole(&self) -> bool {
+        self.nodes == self.size.1
+    }
+
+    /// Whether a rank has ended or has been declared failed.
+    fn is_lost(&self, rank: &Rank) -> bool {
+        let is_meant = |lost: Unit| match lost {
+            Unit::Rank(number) => number == rank.rank,
+            Unit::Node(number) => self.is_whole() && number == rank.node,
+        };
+        rank.end.is_some() || self.epochs.iter().any(|epoch| is_meant(epoch.lost))
     }
 
     /// What it does.
     pub fn verdict(&self) -> Verdict {
+        if self.ranks.iter().all(|rank| matches!(rank.state, State::Dead | State::Left) || self.is_lost(rank)) {
+            return Verdict::Over;
+        }
         if self.ranks.iter().any(|rank| rank.state == State::Absent) {
             return Verdict::Joining;
         }
@@ -319,7 +333,8 @@ pub mod tests {
     }
 
     pub fn node(family: u64, ranks: Vec<RankFacts>) -> Node {
-        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks, nodes: 1, world: Some(0), losses: Vec::new() };
+        let (job_ranks, world, losses) = (ranks.len(), Some(0), Vec::new());
+        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks, nodes: 1, job_ranks, world, losses };
         Node { facts, holders: vec![std::process::id()] }
     }
 
