@@ -29,6 +29,8 @@ pub struct NodeFacts {
     pub ranks: Vec<RankFacts>,
     /// The nodes of the job.
     pub nodes: usize,
+    /// The ranks of the job.
+    pub job_ranks: usize,
     /// The number of the world, by which ranks' calls name it; `None` before the job is open.
     pub world: Option<u64>,
     /// Whom the job has lost, as far as this node knows: the first epoch's, the second's, and so on.
@@ -71,13 +73,15 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
         now_ns: clock.since_origin_ns(clock.now()),
         ranks,
         nodes: segment.layout().nodes(),
+        job_ranks: segment.layout().job_ranks(),
         world: world.map(|world| segment.load(world.id())),
         losses: losses(segment),
     })
 }
 
-/// What the view log holds, up to the first epoch that is not known here.
-fn losses(segment: &ReadOnlySegment) -> Vec<Obituary> {
+/// What the view log holds, up to the first epoch that is not known here. While nobody is lost that is one word, which
+/// ranks seldom read and nobody writes: to look at it again and again disturbs nobody.
+pub fn losses(segment: &ReadOnlySegment) -> Vec<Obituary> {
     let node = segment.layout();
     let lost = |epoch| Obituary::unpack(segment.load(node.epoch(epoch).decided()));
     (1..=node.epochs() as u64).map_while(lost).collect()

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use phalanx::SegmentError;
 use phalanx::coord;
+use phalanx::fabric::node::header;
 use phalanx::fabric::shm::ReadOnlySegment;
 
 /// How many open files of a process are looked at by whoever has no time. A segment is among a program's first files.
@@ -23,6 +24,8 @@ pub struct Found {
     /// The processes that have it open, in order.
     pub holders: Vec<u32>,
     pub segment: Result<ReadOnlySegment, SegmentError>,
+    /// What stands where segments of this version have the number that all nodes of a job have in common.
+    pub family: u64,
 }
 
 /// The segments of all processes of this user. Processes that end meanwhile are passed over.
@@ -53,7 +56,11 @@ fn open(path: &Path, holders: Vec<u32>) -> Option<Found> {
     // wait.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    Some(Found { holders, segment: ReadOnlySegment::attach(&file.into(), coord::LAYOUT_HASH) })
+    let mut family = [0; 8];
+    // What is too short for that is no segment, as is found below.
+    let _ = file.read_exact_at(&mut family, 8 * header::FAMILY.0 as u64);
+    let segment = ReadOnlySegment::attach(&file.into(), coord::LAYOUT_HASH);
+    Some(Found { holders, segment, family: u64::from_ne_bytes(family) })
 }
 
 /// The pids of this user's processes but this one, in order.

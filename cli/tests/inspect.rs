@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
+use phalanx::coord::LAYOUT_HASH;
+use phalanx::fabric::node::NodeLayout;
+use phalanx::fabric::shm::Segment;
 use phalanx::{BarrierError, Operation};
 use serde_json::{Value, json};
 
@@ -274,6 +277,24 @@ fn watching_ends_with_the_job() {
     // The last line is from before its end.
     assert!(lines.all(|line| line.is_ok()));
     assert!(watching.wait().expect("a child").success());
+}
+
+#[test]
+fn a_job_of_another_version_is_one_line_and_none_for_whoever_asks_for_another() {
+    // Two nodes of one job, both of them this process's.
+    let segment = || Segment::create(NodeLayout::new(1, 4096), 77, !LAYOUT_HASH).expect("memory for a small segment");
+    let _nodes = [segment(), segment()];
+    let own = std::process::id().to_string();
+    let seen = inspect(&[&own]);
+    let text = String::from_utf8(seen.stderr).expect("text");
+    assert_eq!((seen.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(
+        text.starts_with(&format!("phalanx inspect: cannot read the job of process {own}: its layout hash")),
+        "{text}"
+    );
+    assert!(text.ends_with("(remedy: use that job's own `phalanx`)\n"), "{text}");
+    let text = String::from_utf8(inspect(&["999999999999999"]).stderr).expect("text");
+    assert!(!text.contains("cannot read"), "{text}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ With --json each job is an object on a line of its own:
             call (null, or name, group, sequence, inside, began_ns: how long ago it began)
   epochs    for each: epoch, unit (\"rank 3\", \"node 1\"), cause (text)
 
-Jobs of the same user are seen, of programs built with this version of phalanx. In a container with a pid
+Jobs of the same user are seen, of programs built with this version of phalanx; a line on stderr names others. In a container with a pid
 namespace of its own, jobs are to be inspected from within.
 
 Exit status:
@@ -65,10 +65,7 @@ pub struct Options {
 pub fn main(options: &Options) -> ExitCode {
     match if options.watch { watch(options) } else { look_once(options) } {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("phalanx inspect: {}", nothing_found(options.job.as_deref()));
-            ExitCode::FAILURE
-        }
+        Ok(false) => ExitCode::FAILURE,
         // Whoever reads only the first lines has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -91,6 +88,9 @@ fn nothing_found(job: Option<&str>) -> String {
 fn look_once(options: &Options) -> io::Result<bool> {
     let (jobs, complaints) = look(options.job.as_deref());
     complaints.iter().for_each(|complaint| eprintln!("phalanx inspect: {complaint}"));
+    if jobs.is_empty() && complaints.is_empty() {
+        eprintln!("phalanx inspect: {}", nothing_found(options.job.as_deref()));
+    }
     print(&render(&jobs, options.json))?;
     Ok(!jobs.is_empty())
 }
@@ -108,6 +108,9 @@ fn watch(options: &Options) -> io::Result<bool> {
             }
         }
         if jobs.is_empty() {
+            if !has_seen && told.is_empty() {
+                eprintln!("phalanx inspect: {}", nothing_found(options.job.as_deref()));
+            }
             return Ok(has_seen);
         }
         let before = match (is_screen, has_seen && !options.json) {
@@ -122,12 +125,12 @@ fn watch(options: &Options) -> io::Result<bool> {
     }
 }
 
-/// The jobs that are wanted, and what could not be read.
+/// The jobs that are wanted, and what is to be said of those that could not be read.
 fn look(wanted: Option<&str>) -> (Vec<Job>, Vec<String>) {
-    let found = segments::all();
-    let (nodes, complaints) = view::read(found);
-    let jobs = view::jobs(nodes);
-    (jobs.into_iter().filter(|job| wanted.is_none_or(|wanted| job.is_called(wanted))).collect(), complaints)
+    let (nodes, unreadable) = view::read(segments::all());
+    let jobs = view::jobs(nodes).into_iter().filter(|job| wanted.is_none_or(|wanted| job.is_called(wanted)));
+    let unreadable = unreadable.iter().filter(|job| wanted.is_none_or(|wanted| job.is_called(wanted)));
+    (jobs.collect(), unreadable.map(page::complaint).collect())
 }
 
 fn render(jobs: &[Job], is_json: bool) -> String {

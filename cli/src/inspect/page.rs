@@ -3,13 +3,17 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use phalanx::SegmentError;
 use phalanx_bench::page::ns;
 use serde::Serialize;
 
-use super::view::{Call, Epoch, Job, Rank, State, Verdict};
+use super::view::{Call, Epoch, Job, Rank, State, Unreadable, Verdict};
 
 /// How many ranks are named in a sentence; of the others only the number is said.
 const NAMED: usize = 4;
+
+/// What to do about a job of another version.
+const OWN_PROGRAM: &str = "remedy: use that job's own `phalanx`";
 
 /// The head of the column of calls.
 const CALL_HEAD: &str = "last long call";
@@ -45,15 +49,38 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Why a job cannot be read.
+pub fn complaint(job: &Unreadable) -> String {
+    let pids: Vec<String> = job.holders.iter().map(u32::to_string).collect();
+    let names = listed(&pids.iter().map(String::as_str).collect::<Vec<_>>());
+    let processes = if pids.len() == 1 { "process" } else { "processes" };
+    let why = match job.error {
+        SegmentError::Version { found, expected } => {
+            format!("its format version is {found}, this program's {expected} ({OWN_PROGRAM})")
+        }
+        SegmentError::Layout { found, expected } => {
+            format!("its layout hash is {found:#018x}, this program's {expected:#018x} ({OWN_PROGRAM})")
+        }
+        ref other => other.to_string(),
+    };
+    format!("cannot read the job of {processes} {names}: {why}")
+}
+
 /// The jobs one below the other.
 pub fn page(jobs: &[Job]) -> String {
     jobs.iter().map(section).collect::<Vec<_>>().join("\n")
 }
 
 fn section(job: &Job) -> String {
-    let (ranks, nodes) = (counted(job.ranks.len(), "rank"), counted(job.nodes, "node"));
+    let size = match job.is_whole() {
+        true => format!("{} on {}", counted(job.ranks.len(), "rank"), counted(job.nodes, "node")),
+        false => {
+            let (ranks, nodes) = (counted(job.size.0, "rank"), counted(job.size.1, "node"));
+            format!("{} of {ranks}, {} of {nodes} seen here", job.ranks.len(), job.nodes)
+        }
+    };
     let barriers = counted(usize::try_from(job.completed).unwrap_or(usize::MAX), "barrier");
-    let mut text = format!("{}\njob {}: {ranks} on {nodes}, {barriers} of the world\n\n", summary(job), job.name());
+    let mut text = format!("{}\njob {}: {size}, {barriers} of the world\n\n", summary(job), job.name());
     let calls: Vec<String> =
         job.ranks.iter().map(|rank| rank.call.as_ref().map(call_text).unwrap_or_default()).collect();
     let width = calls.iter().map(String::len).max().unwrap_or(0).max(CALL_HEAD.len());
@@ -106,6 +133,8 @@ fn wait(job: &Job, rank: &Rank) -> String {
 /// The job in a sentence.
 fn summary(job: &Job) -> String {
     match job.verdict() {
+        Verdict::Over if job.is_whole() => "nobody is left".to_owned(),
+        Verdict::Over => "nobody is left here".to_owned(),
         Verdict::Joining => {
             let absent: Vec<&Rank> = job.ranks.iter().filter(|rank| rank.state == State::Absent).collect();
             let (names, verb) = (named(&absent, |rank| rank.rank.to_string()), has(absent.len()));
@@ -244,6 +273,22 @@ mod tests {
         );
         let many = summary(&[2, 1, 1, 1, 1, 1, 1]);
         assert!(many.ends_with("4 (pid 104, running) and 2 more hold up 1 rank for 3.00 s"), "{many}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_job_is_called_that() {
+        let states = [(0, State::Left), (1, State::Stopped)];
+        let mut left = job(&[8, 7], &states);
+        lose_rank_1(&mut left);
+        // Rank 1 lives, and the others have given it up, and left.
+        assert!(page(&[left]).starts_with("nobody is left\njob 0000000000001234: 2 ranks on 1 node, 7 barriers "));
+        let mut part = job(&[8, 7], &states[..1]);
+        part.size = (3, 2);
+        let page_of_part = page(&[part]);
+        assert!(page_of_part.contains(": 2 of 3 ranks, 1 of 2 nodes seen here, 7 barriers"), "{page_of_part}");
+        let mut last = job(&[8], &[(0, State::Dead)]);
+        last.size = (2, 2);
+        assert_eq!(summary(&last), "nobody is left here");
     }
 
     #[test]

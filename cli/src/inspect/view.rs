@@ -1,12 +1,12 @@
 //! From segments to jobs: who is in which state, and who holds up whom. Everything but the look at processes is pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use phalanx::FailureCause;
 use phalanx::cluster::view::{LastCall, Obituary, Unit};
 use phalanx::cluster::watch::{ProcessId, ProcessState};
 use phalanx::inspect::{self, NodeFacts};
+use phalanx::{FailureCause, SegmentError};
 use serde::Serialize;
 
 use crate::segments::Found;
@@ -127,8 +127,8 @@ pub struct Job {
     pub missing: Vec<usize>,
     /// Whom it has lost, as far as any of the nodes knows.
     pub epochs: Vec<Epoch>,
-    /// Whether all its nodes are seen here, so that they are numbered as the job numbers them.
-    is_whole: bool,
+    /// All its ranks and nodes, seen here or not.
+    pub size: (usize, usize),
 }
 
 /// What a job's first line says.
@@ -140,18 +140,40 @@ pub enum Verdict {
     HeldUp { waiting: usize, longest: Option<Duration> },
     /// Nobody waits in the world's barrier.
     Free,
+    /// Nobody who is seen here has part in it any more.
+    Over,
 }
 
-/// Reads what was found, and says what could not be read.
-pub fn read(found: Vec<Found>) -> (Vec<Node>, Vec<String>) {
-    let (mut nodes, mut complaints) = (Vec::new(), Vec::new());
-    for Found { holders, segment } in found {
+/// A job that cannot be read.
+pub struct Unreadable {
+    number: u64,
+    /// The processes that have its segments open.
+    pub holders: BTreeSet<u32>,
+    /// Of the first of its segments.
+    pub error: SegmentError,
+}
+
+impl Unreadable {
+    /// Whether somebody may mean this job, as [`Job::is_called`]; any process that has part in it will do.
+    pub fn is_called(&self, wanted: &str) -> bool {
+        let has_process = wanted.parse().is_ok_and(|pid| self.holders.contains(&pid));
+        has_process || name_of(self.number).starts_with(&wanted.to_lowercase())
+    }
+}
+
+/// Reads what was found; the nodes, and the jobs that could not be read.
+pub fn read(found: Vec<Found>) -> (Vec<Node>, Vec<Unreadable>) {
+    let (mut nodes, mut unreadable) = (Vec::new(), BTreeMap::new());
+    for Found { holders, segment, family: number } in found {
         match segment.and_then(|segment| inspect::read(&segment)) {
             Ok(facts) => nodes.push(Node { facts, holders }),
-            Err(error) => complaints.push(format!("the segment of process {}: {error}", holders[0])),
+            Err(error) => {
+                let none = Unreadable { number, holders: BTreeSet::new(), error };
+                unreadable.entry(number).or_insert(none).holders.extend(holders);
+            }
         }
     }
-    (nodes, complaints)
+    (nodes, unreadable.into_values().collect())
 }
 
 /// Puts the nodes of a job together; the jobs in the order of their numbers.
@@ -182,8 +204,8 @@ fn job(number: u64, mut nodes: Vec<Node>) -> Job {
     let epochs = epochs
         .map(|losses| (1..).zip(losses).map(|(epoch, lost)| Epoch::new(epoch, lost)).collect())
         .unwrap_or_default();
-    let is_whole = nodes.iter().all(|node| node.facts.nodes == nodes.len());
-    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing, epochs, is_whole };
+    let size = nodes.first().map_or((0, 0), |node| (node.facts.job_ranks, node.facts.nodes));
+    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing, epochs, size };
     if job.missing.is_empty() {
         job.blame_halted(world);
     }
@@ -214,10 +236,14 @@ fn ranks_of(index: usize, node: &Node) -> Vec<Rank> {
     node.facts.ranks.iter().map(rank).collect()
 }
 
+fn name_of(number: u64) -> String {
+    format!("{number:016x}")
+}
+
 impl Job {
     /// Its number as people see it.
     pub fn name(&self) -> String {
-        format!("{:016x}", self.number)
+        name_of(self.number)
     }
 
     /// Whether somebody may mean this job: by a pid, or by the beginning of its number.
@@ -247,17 +273,29 @@ impl Job {
 
     /// The ranks that do nothing, and may yet be waited for: nobody waits for a rank that has been declared failed.
     pub fn halted(&self) -> Vec<usize> {
-        let is_meant = |rank: &Rank, lost: Unit| match lost {
-            Unit::Rank(number) => number == rank.rank,
-            Unit::Node(number) => self.is_whole && number == rank.node,
-        };
-        let is_lost = |rank: &Rank| rank.end.is_some() || self.epochs.iter().any(|epoch| is_meant(rank, epoch.lost));
-        let is_halted = |rank: &Rank| rank.state != State::Running && !is_lost(rank);
+        let is_halted = |rank: &Rank| rank.state != State::Running && !self.is_lost(rank);
         (0..self.ranks.len()).filter(|index| is_halted(&self.ranks[*index])).collect()
+    }
+
+    /// Whether all its nodes are seen here, so that they are numbered as the job numbers them.
+    pub fn is_whole(&self) -> bool {
+        self.nodes == self.size.1
+    }
+
+    /// Whether a rank has ended or has been declared failed.
+    fn is_lost(&self, rank: &Rank) -> bool {
+        let is_meant = |lost: Unit| match lost {
+            Unit::Rank(number) => number == rank.rank,
+            Unit::Node(number) => self.is_whole() && number == rank.node,
+        };
+        rank.end.is_some() || self.epochs.iter().any(|epoch| is_meant(epoch.lost))
     }
 
     /// What it does.
     pub fn verdict(&self) -> Verdict {
+        if self.ranks.iter().all(|rank| matches!(rank.state, State::Dead | State::Left) || self.is_lost(rank)) {
+            return Verdict::Over;
+        }
         if self.ranks.iter().any(|rank| rank.state == State::Absent) {
             return Verdict::Joining;
         }
@@ -295,7 +333,8 @@ pub mod tests {
     }
 
     pub fn node(family: u64, ranks: Vec<RankFacts>) -> Node {
-        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks, nodes: 1, world: Some(0), losses: Vec::new() };
+        let (job_ranks, world, losses) = (ranks.len(), Some(0), Vec::new());
+        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks, nodes: 1, job_ranks, world, losses };
         Node { facts, holders: vec![std::process::id()] }
     }
 

@@ -16,6 +16,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use phalanx::FailureCause;
 
 use super::signals;
 
@@ -32,6 +33,8 @@ pub enum End {
     Exited(u8),
     /// By a signal.
     Killed(i32),
+    /// For the job, while its process lives: the others have declared it failed.
+    Declared(FailureCause),
 }
 
 impl End {
@@ -40,6 +43,8 @@ impl End {
             Self::Exited(0) => None,
             Self::Exited(status) => Some(status),
             Self::Killed(signal) => Some(signals::exit_status(signal)),
+            // Which is what will end it, unless it does so by itself.
+            Self::Declared(_) => Some(signals::exit_status(Signal::SIGKILL as i32)),
         }
     }
 
@@ -48,6 +53,7 @@ impl End {
         match self {
             Self::Exited(status) => format!("exited with status {status}"),
             Self::Killed(signal) => format!("was killed by {}", signals::describe(signal)),
+            Self::Declared(cause) => format!("was declared failed: {cause}"),
         }
     }
 }

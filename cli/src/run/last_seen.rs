@@ -1,20 +1,22 @@
-//! What a rank that has died did last, and who waited for it: read from its job's shared memory, which the other ranks
-//! still hold.
+//! What a rank that has ended did last, and who waited for it: read from its job's shared memory.
 //!
-//! The supervisor looks when a rank has died, and only then: it opens the segments of a few ranks that still run, reads
-//! words, and closes them. It waits for nobody. Where nothing is found (a program that does not use Phalanx, a job that has
-//! not formed, nobody left on the dead rank's node) there is nothing to say, and that is no failure.
+//! The supervisor has kept the job's segments (`declared.rs`), so that it reads what survivors have noted that are gone by
+//! now, too. Of a job too young for that it opens the segments of a few ranks that still run, reads words, and closes them.
+//! It waits for nobody. Where nothing is found (a program that does not use Phalanx, a job that has not formed) there is
+//! nothing to say, and that is no failure.
 
 use std::time::Duration;
 
 use phalanx::inspect::{self, NodeFacts, RankFacts};
 use phalanx::{FailureCause, LastCall};
 
+use super::course::End;
+use super::declared::Kept;
 use super::ranks::describe;
 use crate::segments;
 
 /// How many ranks of the dead one's node are asked for its segment: others may be on their way out.
-const NEIGHBOURS: usize = 3;
+pub const NEIGHBOURS: usize = 3;
 /// How many other nodes are looked at, for ranks that waited for the dead one.
 const OTHER_NODES: usize = 8;
 
@@ -27,15 +29,21 @@ pub struct Placed {
 }
 
 /// The rest of the sentence that says how a rank has ended; `None` where nothing is known.
-pub fn clause(dead: Placed, survivors: &[Placed]) -> Option<String> {
+pub fn clause(dead: Placed, end: End, survivors: &[Placed], kept: &Kept) -> Option<String> {
     let neighbours = survivors.iter().filter(|survivor| survivor.node == dead.node).take(NEIGHBOURS);
-    let home = neighbours.flat_map(|survivor| facts_of(survivor.pid)).find(|facts| holds(facts, dead))?;
+    let look = || neighbours.flat_map(|survivor| facts_of(survivor.pid)).find(|facts| holds(facts, dead));
+    let home = kept.facts_of(dead.node).filter(|facts| holds(facts, dead)).or_else(look)?;
+    let family = home.family;
     let mut nodes = vec![home];
     let others = survivors.chunk_by(|left, right| left.node == right.node).map(|ranks| ranks[0]);
-    for survivor in others.filter(|survivor| survivor.node != dead.node).take(OTHER_NODES) {
-        nodes.extend(facts_of(survivor.pid).into_iter().find(|facts| facts.family == nodes[0].family));
+    let unkept = others.filter(|survivor| !kept.nodes().any(|node| node == survivor.node));
+    let looks = unkept.filter(|survivor| survivor.node != dead.node).map(|survivor| facts_of(survivor.pid));
+    let known = kept.nodes().filter(|node| *node != dead.node).map(|node| kept.facts_of(node).into_iter().collect());
+    for facts in known.chain(looks).take(OTHER_NODES) {
+        let facts: Vec<NodeFacts> = facts;
+        nodes.extend(facts.into_iter().find(|facts| facts.family == family));
     }
-    tell(dead.rank, &nodes)
+    tell(dead.rank, end, &nodes)
 }
 
 /// What the segments tell that a process has open.
@@ -50,7 +58,8 @@ fn holds(facts: &NodeFacts, dead: Placed) -> bool {
 }
 
 /// From the dead rank's node, the first, and others.
-fn tell(rank: usize, nodes: &[NodeFacts]) -> Option<String> {
+fn tell(rank: usize, end: End, nodes: &[NodeFacts]) -> Option<String> {
+    let is_declared = matches!(end, End::Declared(_));
     let world = nodes[0].world?;
     let dead = nodes[0].ranks.iter().find(|facts| facts.rank == rank)?;
     let reached = dead.world.as_ref()?.arrivals;
@@ -60,17 +69,16 @@ fn tell(rank: usize, nodes: &[NodeFacts]) -> Option<String> {
         (_, Some(call)) if call.is_inside => format!(" {}", inside(call, world, rank, nodes)),
         _ => outside(reached, world, rank, nodes, waiters.is_noted),
     };
-    // What survivors have seen of its death is no news here.
+    // What survivors have seen of its end is no news here.
     let earlier = match dead.end {
-        Some(cause @ (FailureCause::Stopped | FailureCause::Silent | FailureCause::Panicked)) => {
+        Some(cause @ (FailureCause::Stopped | FailureCause::Silent | FailureCause::Panicked)) if !is_declared => {
             format!(" (it had failed before: {cause})")
         }
         _ => String::new(),
     };
-    let verb = if waiters.ranks.len() == 1 { "waits" } else { "wait" };
     let waiting = match waiters.ranks.is_empty() {
         true => String::new(),
-        false => format!("; {} {verb} for it", describe(&waiters.ranks)),
+        false => format!("; {} waited for it", describe(&waiters.ranks)),
     };
     Some(format!("{place}{earlier}{waiting}"))
 }
@@ -166,6 +174,8 @@ mod tests {
 
     use super::*;
 
+    const KILLED: End = End::Killed(9);
+
     fn rank(rank: usize, arrivals: u64) -> RankFacts {
         let (arrived_at_ns, waited_ns, longest_wait_ns, times_last) = (None, 0, 0, 0);
         let world = MemberStats { rank, arrivals, arrived_at_ns, waited_ns, longest_wait_ns, times_last };
@@ -179,25 +189,28 @@ mod tests {
     }
 
     fn node(ranks: Vec<RankFacts>) -> NodeFacts {
-        NodeFacts { family: 7, now_ns: 0, ranks, nodes: 1, world: Some(0), losses: Vec::new() }
+        NodeFacts { family: 7, now_ns: 0, job_ranks: ranks.len(), ranks, nodes: 1, world: Some(0), losses: Vec::new() }
     }
 
     fn told(dead: usize, ranks: Vec<RankFacts>) -> String {
-        tell(dead, &[node(ranks)]).expect("the job is open")
+        tell(dead, KILLED, &[node(ranks)]).expect("the job is open")
     }
 
     #[test]
     fn whoever_computed_while_others_waited_was_in_its_application() {
         let ranks = vec![rank(0, 42), rank(1, 42), with_call(rank(2, 42), 0, 42, true), rank(3, 41), rank(4, 42)];
-        let expected = " in its application code, last seen at barrier 41 of group 0; ranks 0-2, 4 wait for it";
+        let expected = " in its application code, last seen at barrier 41 of group 0; ranks 0-2, 4 waited for it";
         assert_eq!(told(3, ranks), expected);
         // They know already, and have taken their arrivals back.
         let ranks = vec![with_call(rank(0, 41), 0, 42, false), with_call(rank(1, 41), 0, 40, false), rank(2, 41)];
-        assert_eq!(told(2, ranks), " in its application code, last seen at barrier 41 of group 0; rank 0 waits for it");
+        assert_eq!(
+            told(2, ranks),
+            " in its application code, last seen at barrier 41 of group 0; rank 0 waited for it"
+        );
         // Nobody has waited for long: it may have been in a short wait itself.
         assert_eq!(
             told(1, vec![rank(0, 42), rank(1, 41)]),
-            ", last seen at barrier 41 of group 0; rank 0 waits for it"
+            ", last seen at barrier 41 of group 0; rank 0 waited for it"
         );
         assert_eq!(told(1, vec![rank(0, 0), rank(1, 0)]), ", before its first barrier of group 0");
     }
@@ -209,7 +222,7 @@ mod tests {
         let ranks = vec![left, with_call(rank(1, 42), 0, 42, true), rank(2, 41), rank(3, 41)];
         assert_eq!(told(1, ranks), " while it waited in barrier 42 of group 0 for 3.2 s, for ranks 2, 3");
         let ranks = vec![rank(0, 42), with_call(rank(1, 41), 5, 8, true)];
-        assert_eq!(told(1, ranks), " while it waited in barrier 8 of group 5 for 3.2 s; rank 0 waits for it");
+        assert_eq!(told(1, ranks), " while it waited in barrier 8 of group 5 for 3.2 s; rank 0 waited for it");
         let ranks = vec![rank(0, 42), rank(1, 42), rank(2, 41)];
         assert_eq!(told(1, ranks), ", last seen at barrier 42 of group 0, where rank 2 is not");
     }
@@ -217,7 +230,10 @@ mod tests {
     #[test]
     fn ranks_of_other_nodes_wait_too() {
         let nodes = [node(vec![rank(2, 5), rank(3, 6)]), node(vec![rank(0, 6), rank(1, 5)])];
-        assert_eq!(tell(2, &nodes).as_deref(), Some(", last seen at barrier 5 of group 0; ranks 0, 3 wait for it"));
+        assert_eq!(
+            tell(2, KILLED, &nodes).as_deref(),
+            Some(", last seen at barrier 5 of group 0; ranks 0, 3 waited for it")
+        );
     }
 
     #[test]
@@ -226,17 +242,22 @@ mod tests {
         assert_eq!(ended(FailureCause::Left), " after it had left the job");
         let stopped = " (it had failed before: was stopped for longer than the failure time-out)";
         assert_eq!(ended(FailureCause::Stopped), format!(", last seen at barrier 4 of group 0{stopped}"));
+        let declared = End::Declared(FailureCause::Stopped);
+        let stopped = RankFacts { end: Some(FailureCause::Stopped), ..rank(1, 4) };
+        let told = tell(1, declared, &[node(vec![rank(0, 5), stopped])]);
+        assert_eq!(told.as_deref(), Some(", last seen at barrier 4 of group 0; rank 0 waited for it"));
         assert_eq!(ended(FailureCause::Killed { signal: 9 }), ", last seen at barrier 4 of group 0");
     }
 
     #[test]
     fn of_a_job_that_is_not_open_or_another_ones_nothing_is_told() {
         let closed = NodeFacts { world: None, ..node(vec![rank(0, 0), rank(1, 0)]) };
-        assert_eq!(tell(1, &[closed]), None);
-        assert_eq!(tell(9, &[node(vec![rank(0, 0)])]), None);
+        assert_eq!(tell(1, KILLED, &[closed]), None);
+        assert_eq!(tell(9, KILLED, &[node(vec![rank(0, 0)])]), None);
         let nobody = Placed { rank: 0, node: 0, pid: u32::MAX };
-        assert_eq!(clause(nobody, &[]), None);
+        assert_eq!(clause(nobody, KILLED, &[], &Kept::nothing()), None);
         // This process has no segment open.
-        assert_eq!(clause(nobody, &[Placed { rank: 1, node: 0, pid: std::process::id() }]), None);
+        let this = Placed { rank: 1, node: 0, pid: std::process::id() };
+        assert_eq!(clause(nobody, KILLED, &[this], &Kept::nothing()), None);
     }
 }

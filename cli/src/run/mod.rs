@@ -9,7 +9,8 @@
 //!                      what happens when           lines.rs: whole lines; writer.rs: slow readers
 //! ```
 //!
-//! Of a rank that has died the supervisor tells what the job's shared memory says of it (`last_seen.rs`).
+//! Of a rank that has died the supervisor tells what the job's shared memory says of it (`last_seen.rs`), and there it also
+//! sees when a rank that lives has been declared failed by the others (`declared.rs`).
 //!
 //! With `--nodes` the supervisor also serves the rendezvous at which ranks of different nodes meet (`nodes.rs`).
 //!
@@ -19,6 +20,7 @@
 //! Only when both are killed in the same instant do the ranks' own children remain; the ranks themselves never do.
 
 mod course;
+mod declared;
 mod error;
 mod family;
 mod front;

@@ -19,7 +19,9 @@ has a vote, beside the nodes, on which of them have failed).
 Rank 0 has the launcher's stdin, the others read /dev/null.
 
 When a rank fails, a line on stderr says which and why. Of a rank that uses Phalanx it also says where it was (its
-last barrier, or the wait that it was in) and who waits for it, as far as the memory of its node's other ranks tells.
+last barrier, or the wait that it was in) and who waited for it, as far as its node's memory tells. A rank that lives
+and that the others have declared failed (it was stopped for too long, say) has failed, as if SIGKILL had ended it;
+with --keep-going it is killed then, and the others go on.
 
 Output is passed on in whole lines. An unfinished last line is given its newline when another rank's line follows
 it, and always with --tag-output. A line longer than 1 MiB is passed on in pieces of that size.

@@ -182,6 +182,13 @@ impl Ranks {
         }
     }
 
+    /// Kills a rank if it runs.
+    pub fn kill(&self, rank: usize) {
+        if let Some(process) = self.all.get(rank).filter(|process| process.pidfd.is_some()) {
+            let _ = kill(unistd::Pid::from_raw(process.pid.as_raw_pid()), Signal::SIGKILL);
+        }
+    }
+
     /// The running ranks and their processes, in order.
     pub fn survivors(&self) -> impl Iterator<Item = (usize, Pid)> {
         let running = self.all.iter().enumerate().filter(|(_, rank)| rank.pidfd.is_some());

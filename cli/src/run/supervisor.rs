@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, getpgrp, setpgid};
 
-use super::course::{Course, Order};
+use super::course::{Course, End, Order};
+use super::declared::Declarations;
 use super::error::RunError;
 use super::family::{self, Strangers};
 use super::front::Word;
@@ -37,6 +38,7 @@ pub fn run(options: &Options, front: OwnedFd, signals: Signals) -> Result<u8, Ru
         course: Course::new(Instant::now(), options.timeout, options.keep_going),
         size: options.ranks,
         nodes: options.nodes,
+        declarations: Declarations::new(Instant::now(), options.nodes),
         output_failed: false,
     };
     supervisor.start_ranks(options.ranks, &recipe);
@@ -77,6 +79,7 @@ struct Supervisor {
     /// The job's ranks and nodes.
     size: usize,
     nodes: usize,
+    declarations: Declarations,
     /// Has it been noticed that the output cannot be written?
     output_failed: bool,
 }
@@ -113,7 +116,9 @@ impl Supervisor {
 
     fn attend_ranks(&mut self) {
         while self.ranks.running() > 0 && !self.course.is_killing() {
-            self.turn(Wait::Until(self.course.next_deadline()));
+            let deadline = self.course.next_deadline().into_iter().chain(self.next_look()).min();
+            self.turn(Wait::Until(deadline));
+            self.hear_declarations();
         }
     }
 
@@ -172,21 +177,58 @@ impl Supervisor {
     fn report(&mut self, deaths: Vec<Death>) {
         for Death { rank, pid, end } in deaths {
             self.console.pump_rank(rank);
-            if self.course.handle_end(Instant::now(), end) {
-                let clause = self.last_seen(rank, pid);
-                self.console.say(&format!("rank {rank} (pid {}) {}{clause}", pid.as_raw_pid(), end.describe()));
+            self.declarations.note_end(Instant::now());
+            // Of one that was declared failed all has been said.
+            if !self.declarations.has_told(rank) {
+                self.report_end(rank, pid, end);
             }
         }
     }
 
-    /// What the other ranks' memory tells of one that has died.
-    fn last_seen(&self, rank: usize, pid: Pid) -> String {
-        let placed = |(rank, pid): (usize, Pid)| {
-            let pid = pid.as_raw_pid().cast_unsigned();
-            Placed { rank, node: nodes::node_of(rank, self.nodes, self.size), pid }
-        };
-        let survivors: Vec<Placed> = self.ranks.survivors().map(placed).collect();
-        last_seen::clause(placed((rank, pid)), &survivors).unwrap_or_default()
+    /// Gives a rank's end to the course, and says it if it is news.
+    fn report_end(&mut self, rank: usize, pid: Pid, end: End) {
+        if self.course.handle_end(Instant::now(), end) {
+            let clause = self.last_seen(rank, pid, end);
+            self.console.say(&format!("rank {rank} (pid {}) {}{clause}", pid.as_raw_pid(), end.describe()));
+        }
+    }
+
+    /// When to look for ranks that have been declared failed. When the job is ending they end with it.
+    fn next_look(&self) -> Option<Instant> {
+        self.course.is_running().then(|| self.declarations.next_look())
+    }
+
+    /// Looks, if it is time, whether ranks that run have been declared failed: for the job they have ended. Where it goes
+    /// on without them they are killed, since they can do nothing in it any more.
+    fn hear_declarations(&mut self) {
+        let now = Instant::now();
+        if self.next_look().is_none_or(|next_look| now < next_look) {
+            return;
+        }
+        let survivors = self.survivors();
+        for (Placed { rank, pid, .. }, cause) in self.declarations.look(now, &survivors) {
+            let pid = Pid::from_raw(pid.cast_signed()).expect("a rank's pid");
+            self.console.pump_rank(rank);
+            self.report_end(rank, pid, End::Declared(cause));
+            if self.course.is_running() {
+                self.ranks.kill(rank);
+            }
+        }
+    }
+
+    /// What the job's memory tells of a rank that has ended.
+    fn last_seen(&self, rank: usize, pid: Pid, end: End) -> String {
+        last_seen::clause(self.placed((rank, pid)), end, &self.survivors(), self.declarations.kept())
+            .unwrap_or_default()
+    }
+
+    fn placed(&self, (rank, pid): (usize, Pid)) -> Placed {
+        let pid = pid.as_raw_pid().cast_unsigned();
+        Placed { rank, node: nodes::node_of(rank, self.nodes, self.size), pid }
+    }
+
+    fn survivors(&self) -> Vec<Placed> {
+        self.ranks.survivors().map(|survivor| self.placed(survivor)).collect()
     }
 
     /// Ends the job when its output can go nowhere. True if that is news.

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Job, eventually, phalanx, send};
+use crate::harness::{Job, eventually, is_alive, phalanx, send, state};
 
 const ROLE: &str = "LAST_WORDS_ROLE";
+/// In the environment: what whoever's wait fails does, `leave` at once or `shrink` and then leave. Without it, it stays, as
+/// one that has much to put in order does.
+const THEN: &str = "LAST_WORDS_THEN";
 /// Barriers that the ranks pass.
 const ROUNDS: u64 = 40;
 
 /// A rank that passes some barriers with the others; then the last rank computes, and the others wait for it in the next.
-/// Whoever's wait fails stays, as one that has much to put in order does.
 fn be_a_rank() {
     let job = phalanx::Job::from_env().expect("started by phalanx run");
     println!("RANK {} {}", job.rank(), std::process::id());
@@ -23,6 +26,14 @@ fn be_a_rank() {
     }
     if job.rank() < job.size() - 1 {
         let _ = job.world().barrier();
+        match std::env::var(THEN).as_deref() {
+            Ok("leave") => return,
+            Ok("shrink") => {
+                job.world().shrink(Duration::from_secs(60)).expect("the others live").barrier().expect("they meet");
+                return;
+            }
+            _ => {}
+        }
     }
     loop {
         std::thread::park();
@@ -30,12 +41,12 @@ fn be_a_rank() {
 }
 
 /// A job of such ranks, and their processes.
-fn start(test: &str, ranks: usize, options: &[&str]) -> (Job, BTreeMap<usize, i32>) {
+fn start(test: &str, ranks: usize, options: &[&str], variables: &[(&str, &str)]) -> (Job, BTreeMap<usize, i32>) {
     let mut command = phalanx(&["run", "-n", &ranks.to_string()]);
     command.args(options).arg("--").arg(std::env::current_exe().expect("a program has a path"));
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, test);
     // On a busy machine a node may be silent for a while, and is not to be given up for that.
-    command.env("PHALANX_FAILURE_TIMEOUT_MS", "600000");
+    command.env("PHALANX_FAILURE_TIMEOUT_MS", "600000").envs(variables.iter().copied());
     let mut job = Job::spawn(&mut command);
     let mut pids = BTreeMap::new();
     while pids.len() < ranks {
@@ -59,13 +70,22 @@ fn await_waiting(pid: i32, count: usize) {
     });
 }
 
+/// Waits until the launcher has found the memory of so many nodes, as it does soon.
+fn await_found(job: &Job, nodes: usize) {
+    eventually("the launcher finds the job's memory", || {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", job.supervisor())).unwrap_or_default();
+        maps.lines().filter(|line| line.contains("memfd:phalanx")).count() == nodes
+    });
+}
+
 /// Kills a rank of a job in which the others wait for the last one, and gives what is said of it.
 fn killed(test: &str, ranks: usize, options: &[&str], victim: usize) -> String {
     if std::env::var(ROLE).is_ok_and(|role| role == test) {
         be_a_rank();
     }
-    let (mut job, pids) = start(test, ranks, options);
+    let (mut job, pids) = start(test, ranks, options, &[]);
     await_waiting(pids[&0], ranks - 1);
+    await_found(&job, if options.is_empty() { 1 } else { 2 });
     send(pids[&victim], Signal::SIGKILL);
     let line = job.error_line();
     let head = format!("phalanx run: rank {victim} (pid {}) was killed by signal 9 (SIGKILL)", pids[&victim]);
@@ -81,14 +101,14 @@ fn killed(test: &str, ranks: usize, options: &[&str], victim: usize) -> String {
 fn a_dead_rank_is_told_of_with_where_it_was_and_who_waits_for_it() {
     const TEST: &str = "last_words::a_dead_rank_is_told_of_with_where_it_was_and_who_waits_for_it";
     let clause = killed(TEST, 4, &[], 3);
-    assert_eq!(clause, " in its application code, last seen at barrier 40 of group 0; ranks 0-2 wait for it");
+    assert_eq!(clause, " in its application code, last seen at barrier 40 of group 0; ranks 0-2 waited for it");
 }
 
 #[test]
 fn ranks_of_pretended_nodes_wait_for_it_too() {
     const TEST: &str = "last_words::ranks_of_pretended_nodes_wait_for_it_too";
     let clause = killed(TEST, 4, &["--nodes", "2"], 3);
-    assert_eq!(clause, " in its application code, last seen at barrier 40 of group 0; ranks 0-2 wait for it");
+    assert_eq!(clause, " in its application code, last seen at barrier 40 of group 0; ranks 0-2 waited for it");
 }
 
 #[test]
@@ -101,7 +121,65 @@ fn one_that_waited_itself_is_told_of_with_whom_it_waited_for() {
 }
 
 #[test]
-fn where_nobody_is_left_on_its_node_nothing_more_is_told() {
-    const TEST: &str = "last_words::where_nobody_is_left_on_its_node_nothing_more_is_told";
-    assert_eq!(killed(TEST, 2, &["--nodes", "2"], 1), "");
+fn one_of_whose_node_nobody_is_left_is_told_of() {
+    const TEST: &str = "last_words::one_of_whose_node_nobody_is_left_is_told_of";
+    let clause = killed(TEST, 2, &["--nodes", "2"], 1);
+    assert_eq!(clause, " in its application code, last seen at barrier 40 of group 0; rank 0 waited for it");
+}
+
+#[test]
+fn survivors_that_are_gone_when_the_launcher_looks_are_told_of() {
+    const TEST: &str = "last_words::survivors_that_are_gone_when_the_launcher_looks_are_told_of";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    let (mut job, pids) = start(TEST, 3, &[], &[(THEN, "leave")]);
+    await_waiting(pids[&0], 2);
+    await_found(&job, 1);
+    let supervisor = job.supervisor();
+    send(supervisor, Signal::SIGSTOP);
+    eventually("the supervisor stops", || state(supervisor).is_some_and(|(state, _)| state == 'T'));
+    send(pids[&2], Signal::SIGKILL);
+    eventually("all ranks end", || pids.values().all(|pid| !is_alive(*pid)));
+    send(supervisor, Signal::SIGCONT);
+    let line = job.error_line();
+    let end = " in its application code, last seen at barrier 40 of group 0; ranks 0, 1 waited for it";
+    assert!(line.starts_with("phalanx run: rank 2 ") && line.ends_with(end), "{line}");
+    assert_eq!(job.finish().code(), 128 + 9);
+}
+
+/// Stops the last rank of a job for good; the job and its processes when the launcher has said what it must.
+fn given_up(test: &str, options: &[&str]) -> (Job, BTreeMap<usize, i32>) {
+    let variables = [(THEN, "shrink"), ("PHALANX_FAILURE_TIMEOUT_MS", "300")];
+    let (mut job, pids) = start(test, 3, options, &variables);
+    await_waiting(pids[&0], 2);
+    send(pids[&2], Signal::SIGSTOP);
+    let line = job.error_line();
+    let begin = format!("phalanx run: rank 2 (pid {}) was declared failed: was stopped for longer than the", pids[&2]);
+    assert!(line.starts_with(&begin) && line.contains(", last seen at barrier 40 of group 0"), "{line}");
+    (job, pids)
+}
+
+#[test]
+fn a_rank_that_lives_and_was_given_up_by_the_others_ends_the_job() {
+    const TEST: &str = "last_words::a_rank_that_lives_and_was_given_up_by_the_others_ends_the_job";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    let (job, pids) = given_up(TEST, &[]);
+    let outcome = job.finish();
+    assert_eq!(outcome.code(), 128 + 9, "{outcome:?}");
+    assert!(pids.values().all(|pid| !is_alive(*pid)));
+}
+
+#[test]
+fn when_the_others_go_on_without_it_it_is_killed() {
+    const TEST: &str = "last_words::when_the_others_go_on_without_it_it_is_killed";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_rank();
+    }
+    let (job, pids) = given_up(TEST, &["--keep-going"]);
+    eventually("it is killed", || !is_alive(pids[&2]));
+    let outcome = job.finish();
+    assert_eq!((outcome.code(), &*outcome.stderr), (128 + 9, ""), "nothing more is said");
 }

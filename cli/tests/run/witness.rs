@@ -29,7 +29,6 @@ fn be_a_rank() {
             rest.barrier().expect("it is alone");
             say(&format!("{} has lost {ranks:?} and goes on with {:?}", job.rank(), rest.ranks()));
         }
-        BarrierError::Excluded { .. } => say(&format!("{} is excluded", job.rank())),
         other => say(&format!("{} {other:?}", job.rank())),
     }
 }
@@ -62,8 +61,9 @@ fn of_two_nodes_the_one_that_is_stopped_is_given_up_by_the_other_and_the_launche
         }
         send(pids[&lost], Signal::SIGSTOP);
         assert_eq!(heard(&mut job), format!("{left} has lost [{lost}] and goes on with [{left}]"));
-        send(pids[&lost], Signal::SIGCONT);
-        assert_eq!(heard(&mut job), format!("{lost} is excluded"));
-        assert_eq!(job.finish().code(), 0);
+        let line = job.error_line();
+        let begin = format!("phalanx run: rank {lost} (pid {}) was declared failed: ", pids[&lost]);
+        assert!(line.starts_with(&begin), "{line}");
+        assert_eq!(job.finish().code(), 128 + 9);
     }
 }
