@@ -1,18 +1,17 @@
 //! Before a member of a group that spans nodes drops it: others may still need what its node has said last, and its
 //! process may be about to end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::meeting::Meeting;
+use super::meeting::{Meeting, Patience};
 use super::{Core, Group};
 use crate::cluster::view::FailureCause;
 use crate::fabric::network::Network;
 use crate::job::Membership;
 
-/// The longest time between two looks.
-const LONGEST_NAP: Duration = Duration::from_millis(1);
-/// So long it looks without a pause: a round trip or two.
-const BUSY_FOR: Duration = Duration::from_micros(200);
+/// A node whose ranks have all refused connections for so long has left: none of them has become its agent while a link
+/// would still have waited for that.
+const REFUSED_FOR: Duration = Duration::from_millis(100);
 
 impl Group {
     /// Sees to it that what this member has said to other nodes has arrived there, as long as they live, and for at most the
@@ -28,19 +27,13 @@ impl Group {
         }
         let reach = membership.reach();
         let speaks_for_driver = self.has_driver_left();
-        let (begun, mut nap) = (Instant::now(), Duration::from_micros(20));
+        let mut patience = Patience::new();
         let is_gone = |node| membership.is_gone(node, reach.fabric);
         while barrier.part(reach.memory, reach.fabric, speaks_for_driver, is_gone).is_pending() {
-            let waited = begun.elapsed();
-            if waited >= membership.failure.timeout {
+            if patience.waited() >= membership.failure.timeout {
                 break;
             }
-            if waited < BUSY_FOR {
-                crate::machine::yield_cpu();
-            } else {
-                membership.nap(nap);
-                nap = (nap * 2).min(LONGEST_NAP);
-            }
+            patience.pause(membership);
         }
         barrier.let_go(reach.fabric);
     }
@@ -48,14 +41,16 @@ impl Group {
     /// Whether the member that writes this node's messages has left the job.
     fn has_driver_left(&self) -> bool {
         let driver = self.membership.neighbours_among(&self.ranks).first().copied();
-        driver.is_some_and(|rank| self.membership.has_ended(rank) == Some(FailureCause::Left))
+        driver.is_some_and(|rank| self.membership.end_of(rank) == Some(FailureCause::Left))
     }
 }
 
 impl Membership {
     /// Whether nobody lives on a node who could want anything.
     fn is_gone(&self, node: usize, network: &Network) -> bool {
-        let is_refused = || network.refused_by_all(node).is_some() && self.topology.ranks_of(node).len() == 1;
+        // Of several ranks another may be about to become the agent.
+        let is_only = self.topology.ranks_of(node).len() == 1;
+        let is_refused = || network.refused_by_all(node).is_some_and(|span| is_only || span >= REFUSED_FOR);
         self.has_lost_node(node) || self.has_said_farewell(node) || is_refused()
     }
 }
