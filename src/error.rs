@@ -164,7 +164,7 @@ pub enum BarrierError {
     /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed; or another member
     /// has failed, and the surviving ones' nodes have not said in time whether they have passed this barrier.
     #[error(
-        "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} cannot be reached, and agreement about them was not possible within {waited:?}: {why} (remedy: look whether the network between the nodes is up; end the job on the side with fewer nodes)"
+        "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} cannot be reached, and agreement about them was not possible{}: {why} (remedy: look whether the network between the nodes is up; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
     )]
     Unreachable {
         /// This rank.
@@ -175,14 +175,14 @@ pub enum BarrierError {
         sequence: u64,
         /// The members that cannot be reached.
         ranks: Vec<usize>,
-        /// How long agreement was tried.
+        /// How long this call has waited; zero where it failed at once.
         waited: Duration,
         /// Who did not answer.
         why: String,
     },
     /// The others have declared this rank failed, and have gone on without it.
     #[error(
-        "rank {rank} was declared failed in epoch {epoch}: {cause}; the others have gone on without it (remedy: end this process)"
+        "rank {rank} was declared failed{}: {cause}; the others have gone on without it (remedy: end this process)", in_epoch(*.epoch)
     )]
     Excluded {
         /// This rank.
@@ -265,6 +265,16 @@ fn details(late_by: &[Lateness]) -> String {
         text.push(format!("and {} more", late_by.len() - MOST));
     }
     format!(": {}", text.join("; "))
+}
+
+/// How long something was waited for, as the rest of a sentence.
+fn within(waited: &Duration) -> String {
+    if waited.is_zero() { String::new() } else { format!(" within {waited:?}") }
+}
+
+/// In which epoch, as the rest of a sentence, if that is known.
+fn in_epoch(epoch: u64) -> String {
+    if epoch == 0 { String::new() } else { format!(" in epoch {epoch}") }
 }
 
 fn failed(ranks: &[usize], causes: &[FailureCause]) -> String {

@@ -416,7 +416,7 @@ impl Group {
     #[inline]
     fn meet(&self, contribution: Contribution, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let mut core = self.core.borrow_mut();
-        self.begin_call(&mut core)?;
+        self.begin_call(&mut core, Stay::Until(limit))?;
         if core.standing != Standing::Nothing {
             self.settle_earlier(&mut core, contribution, limit)?;
         }
@@ -426,29 +426,30 @@ impl Group {
 
     /// Before each call: whether something has happened since the last one that makes it impossible.
     #[inline]
-    fn begin_call(&self, core: &mut Core) -> Result<(), BarrierError> {
+    fn begin_call(&self, core: &mut Core, stay: Stay) -> Result<(), BarrierError> {
         match core.failures.are_none(drive::alarm(self.segment())) {
             true => Ok(()),
-            false => self.look_before(core),
+            false => self.look_before(core, stay),
         }
     }
 
-    /// Something has happened since the last call: whether the next barrier can still be passed.
+    /// Something has happened since the last call: whether the next barrier can still be passed. Where that is not known
+    /// at once, the arrival that it hangs on stands.
     #[cold]
-    fn look_before(&self, core: &mut Core) -> Result<(), BarrierError> {
+    fn look_before(&self, core: &mut Core, stay: Stay) -> Result<(), BarrierError> {
         match core.standing {
-            Standing::Nothing | Standing::Forming => self.heed(core, core.barrier.passed() + 1),
+            Standing::Nothing | Standing::Forming => self.heed(core, core.barrier.passed() + 1, stay),
             // It may be passed, and whoever waits for it is to know: it is that wait that looks.
             Standing::Suspended | Standing::Splitting(..) | Standing::Held => {
                 core.failures.look_at_once();
                 Ok(())
             }
-            Standing::Detached => match self.heed_while_waiting(core, Stay::Until(None)) {
+            Standing::Detached => match self.heed_while_waiting(core, stay) {
                 None => Ok(()),
                 Some(ended) => {
                     core.standing = standing_after(&ended, core.standing);
                     ended?;
-                    self.heed(core, core.barrier.passed() + 1)
+                    self.heed(core, core.barrier.passed() + 1, stay)
                 }
             },
         }
@@ -532,7 +533,7 @@ impl Group {
                 Waited::Alarmed { since } => {
                     if let Some(ended) = self.heed_while_waiting(core, Stay::Until(limit)) {
                         core.standing = standing_after(&ended, otherwise);
-                        return ended;
+                        return self.having_waited(ended, since);
                     }
                     since
                 }
@@ -543,7 +544,7 @@ impl Group {
                     let since = core.looks.since(sequence, || self.membership.driver.clock.now());
                     if let Some(ended) = self.ask_if_long(core, since) {
                         core.standing = standing_after(&ended, otherwise);
-                        return ended;
+                        return self.having_waited(ended, since);
                     }
                     let ended = self.look_again(core, limit, otherwise);
                     return ended.inspect_err(|error| self.trace_time_out(error));
@@ -556,7 +557,7 @@ impl Group {
                         && let Some(ended) = self.heed_while_waiting(core, Stay::Until(limit))
                     {
                         core.standing = standing_after(&ended, otherwise);
-                        return ended;
+                        return self.having_waited(ended, since);
                     }
                     since
                 }
@@ -634,7 +635,7 @@ impl Group {
 
     fn begin_arrival<T: Carried>(&self, contribution: Contribution) -> Result<Arrival<'_, T>, BarrierError> {
         let mut core = self.core.borrow_mut();
-        self.begin_call(&mut core)?;
+        self.begin_call(&mut core, Stay::Glance)?;
         if core.standing == Standing::Detached && self.test_outstanding(&mut core).is_some() {
             core.standing = Standing::Nothing;
         }
@@ -656,14 +657,15 @@ impl Group {
         if let Some(outcome) = self.test_outstanding(core) {
             return Some(self.result(core, outcome));
         }
-        if !core.failures.are_none(drive::alarm(self.segment()))
+        let sequence = core.barrier.passed() + 1;
+        if core.failures.are_looked_at(drive::alarm(self.segment()))
             && let Some(ended) = self.heed_while_waiting(core, Stay::Glance)
         {
-            return Some(ended);
+            let since = core.looks.since(sequence, || self.membership.driver.clock.now());
+            return Some(self.having_waited(ended, since));
         }
-        let sequence = core.barrier.passed() + 1;
         let since = core.looks.one_more(sequence, || self.membership.driver.clock.now())?;
-        self.ask_if_long(core, since)
+        self.ask_if_long(core, since).map(|ended| self.having_waited(ended, since))
     }
 
     /// A rank that has looked for the others since then without waiting asks after them, as one that waits does.
@@ -673,7 +675,23 @@ impl Group {
             return None;
         }
         self.ask_after_missing(core, waited, LOOKING_PATIENCE);
-        if self.has_more_to_heed(&core.failures) { self.heed_while_waiting(core, Stay::Glance) } else { None }
+        let clock = &self.membership.driver.clock;
+        let period = clock.ticks(self.next_question(waited));
+        let is_time = !core.failures.asks_abroad() || core.looks.take_turn(clock.now(), period);
+        match is_time && self.has_more_to_heed(&core.failures) {
+            true => self.heed_while_waiting(core, Stay::Glance),
+            false => None,
+        }
+    }
+
+    /// How a wait that began at `since` has ended: with how long it was, where the error does not know.
+    fn having_waited(&self, mut ended: Result<u64, BarrierError>, since: u64) -> Result<u64, BarrierError> {
+        if let Err(BarrierError::Unreachable { waited, .. }) = &mut ended
+            && waited.is_zero()
+        {
+            *waited = self.since(since);
+        }
+        ended
     }
 
     fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {

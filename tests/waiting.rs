@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::Across;
 use common::ranks::LIMIT;
-use phalanx::{BarrierError, GroupError, Job, LateState};
+use phalanx::{BarrierError, GroupError, Job, LateState, Lateness};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn signal(children: &Children, index: usize, signal: Signal) {
@@ -167,4 +167,124 @@ fn whoever_times_out_names_exactly_the_missing_and_since_when_they_are_stopped()
     others.iter().for_each(|rank| children.say(*rank, "go on"));
     assert_eq!(children.next_answer(4), "met");
     assert!(others.iter().all(|rank| children.finish(*rank).1.success()));
+}
+
+/// Has rank 0 call with next to no time, again and again, until it is told that of rank 1.
+fn look_until(job: &Job, is_seen: impl Fn(&Lateness) -> bool) {
+    loop {
+        let error = job.world().barrier_timeout(Duration::from_millis(100)).expect_err("rank 1 has not come");
+        let BarrierError::TimedOut { late_by, .. } = &error else { panic!("{error}") };
+        if late_by.iter().any(&is_seen) {
+            return;
+        }
+    }
+}
+
+/// A debugger or a profiler stops a process now and then: what counts is for how long at one time.
+#[test]
+fn a_rank_that_is_stopped_for_a_short_time_twice_has_not_failed() {
+    const TEST: &str = "a_rank_that_is_stopped_for_a_short_time_twice_has_not_failed";
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    if role().is_some() {
+        let job = join();
+        await_line();
+        for _ in 0..(1 - job.rank()) * 2 {
+            look_until(&job, |late| late.state == LateState::Stopped && late.seen_alive.is_some());
+            answer("stopped");
+            let begun = Instant::now();
+            look_until(&job, |late| late.state == LateState::Running && begun.elapsed() > TIMEOUT);
+            answer("running");
+        }
+        job.world().barrier_timeout(LIMIT).expect("nobody has failed");
+        return answer("met");
+    }
+    let launch = Launch::new(2);
+    let mut children = Children::default();
+    for rank in 0..2 {
+        let mut command = launch.rank(TEST, "rank", rank);
+        command.env("PHALANX_FAILURE_TIMEOUT_MS", TIMEOUT.as_millis().to_string());
+        children.start(command);
+    }
+    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    children.say(0, "look");
+    for _ in 0..2 {
+        signal(&children, 1, Signal::STOP);
+        assert_eq!(children.next_answer(0), "stopped");
+        signal(&children, 1, Signal::CONT);
+        assert_eq!(children.next_answer(0), "running");
+    }
+    children.say(1, "meet");
+    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "met"));
+}
+
+fn await_epoch(job: &Job, mut meanwhile: impl FnMut()) {
+    let begun = Instant::now();
+    while job.world().epoch() == 0 {
+        assert!(begun.elapsed() < LIMIT, "nobody is lost");
+        meanwhile();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether it is lost hangs on a node that does not answer.
+#[test]
+fn a_call_behind_a_dropped_arrival_keeps_its_time_when_a_survivor_is_silent() {
+    const TEST: &str = "a_call_behind_a_dropped_arrival_keeps_its_time_when_a_survivor_is_silent";
+    if role().is_some() {
+        let job = join();
+        await_line();
+        drop(job.world().arrive().expect("an arrival"));
+        await_epoch(&job, || {});
+        let begun = Instant::now();
+        let outstanding = job.world().arrive().map(drop);
+        assert!(matches!(outstanding, Err(BarrierError::ArrivalOutstanding { .. })), "{outstanding:?}");
+        let error = job.world().barrier_timeout(Duration::from_millis(50)).expect_err("one is dead");
+        assert!(begun.elapsed() < LIMIT / 4, "{:?}", begun.elapsed());
+        assert!(matches!(&error, BarrierError::Unreachable { ranks, .. } if ranks == &[1]), "{error}");
+        answer("told");
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 1, 2, 2]);
+    let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
+    (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    signal(&children, 1, Signal::STOP);
+    children.say(0, "detach");
+    children.kill(3);
+    assert_eq!(children.next_answer(0), "told");
+}
+
+/// Where one has left and another does not answer each look would ask, and none would know.
+#[test]
+fn who_only_looks_is_not_held_up_by_one_who_has_left() {
+    const TEST: &str = "who_only_looks_is_not_held_up_by_one_who_has_left";
+    const LOOKS: u32 = 200;
+    if role().is_some() {
+        let job = join();
+        await_line();
+        if job.rank() == 2 {
+            drop(job);
+            await_line();
+            return;
+        }
+        let arrival = job.world().arrive().expect("an arrival");
+        await_epoch(&job, || assert_eq!(arrival.test(), Ok(false)));
+        answer("left");
+        await_line();
+        let begun = Instant::now();
+        (0..LOOKS).for_each(|_| assert_eq!(arrival.test(), Ok(false)));
+        assert!(begun.elapsed() < LOOKS * Duration::from_millis(20), "{:?}", begun.elapsed());
+        answer("looked");
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 1, 2]);
+    let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
+    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    children.say(0, "look");
+    children.say(2, "leave");
+    assert_eq!(children.next_answer(0), "left");
+    signal(&children, 1, Signal::STOP);
+    children.say(0, "look");
+    assert_eq!(children.next_answer(0), "looked");
 }

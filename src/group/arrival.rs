@@ -17,6 +17,8 @@ pub(super) struct Looks {
     sequence: u64,
     /// By the clock; since the first look at it for this barrier.
     since: u64,
+    /// By the clock: not before then other nodes are asked again.
+    next: u64,
 }
 
 impl Looks {
@@ -33,9 +35,18 @@ impl Looks {
     pub fn since(&mut self, sequence: u64, now: impl Fn() -> u64) -> u64 {
         self.count = 0;
         if self.sequence != sequence {
-            (self.sequence, self.since) = (sequence, now());
+            (self.sequence, self.since, self.next) = (sequence, now(), 0);
         }
         self.since
+    }
+
+    /// Whether it is time to ask other nodes; the next time is a `period` later.
+    pub fn take_turn(&mut self, now: u64, period: u64) -> bool {
+        let is_time = now >= self.next;
+        if is_time {
+            self.next = now.saturating_add(period);
+        }
+        is_time
     }
 }
 
@@ -78,7 +89,7 @@ impl<'group, T: Carried> Arrival<'group, T> {
     }
 
     /// Whether all have arrived. Does not wait for that; once true, waiting returns at once. Who calls it for long asks
-    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 4 ms.
+    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10 ms.
     ///
     /// # Errors
     ///

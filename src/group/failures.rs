@@ -15,8 +15,8 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use super::meeting::Meeting;
-use super::{Core, Group, Limit};
+use super::meeting::{Meeting, Patience};
+use super::{Core, Group, LOOKING_PATIENCE, Limit};
 use crate::cluster::view::{self, FailureCause, LastCall, LateState, Lateness, Obituary, Unit};
 use crate::coord::activity::CallWord;
 use crate::coord::barrier::layout::{QuestionWord, StoppedWord};
@@ -46,10 +46,6 @@ const FINAL_WORD_PATIENCE: Duration = Duration::from_millis(50);
 const DESERTION_PATIENCE: Duration = Duration::from_secs(1);
 /// How long survivors on other nodes are asked at least, also by a call whose time is over: most answer at once.
 const SETTLING_GRACE: Duration = Duration::from_millis(20);
-/// So long they are asked without a pause: some round trips.
-const BUSY_FOR: Duration = Duration::from_micros(500);
-const LEAST_NAP: Duration = Duration::from_micros(20);
-const LONGEST_NAP: Duration = Duration::from_millis(1);
 
 /// What a member knows of its group's failures.
 #[derive(Debug, Default)]
@@ -101,11 +97,31 @@ pub(super) enum Stay {
     Until(Option<Limit>),
 }
 
+impl Stay {
+    /// How long other nodes' words are waited for.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Glance => LOOKING_PATIENCE,
+            Self::Until(_) => FINAL_WORD_PATIENCE,
+        }
+    }
+}
+
 impl Failures {
     /// Whether a call may begin without a second look.
     #[inline]
     pub fn are_none(&self, alarm: u64) -> bool {
         alarm == self.calm
+    }
+
+    /// Whether one who does not wait looks at once at what has happened: at what is new, and at what costs no question.
+    pub fn are_looked_at(&self, alarm: u64) -> bool {
+        !self.are_none(alarm) && (alarm != self.alarm || !self.asks_abroad())
+    }
+
+    /// Whether a look asks other nodes: members have left, and it is not known yet what they have left undone.
+    pub fn asks_abroad(&self) -> bool {
+        self.lost.is_none() && self.closed.is_none() && !self.failed.is_empty()
     }
 
     fn has_failed(&self, member: usize) -> bool {
@@ -136,11 +152,11 @@ impl Group {
     ///
     /// What makes the call impossible.
     #[cold]
-    pub(super) fn heed(&self, core: &mut Core, sequence: u64) -> Result<(), BarrierError> {
+    pub(super) fn heed(&self, core: &mut Core, sequence: u64, stay: Stay) -> Result<(), BarrierError> {
         // The alarm first: what is raised behind this look is seen at the next.
         let alarm = drive::alarm(self.segment());
         self.read_log(&mut core.failures);
-        let fault = self.fault_at(core, sequence);
+        let fault = self.fault_at(core, sequence, stay);
         let failures = &mut core.failures;
         let is_open = failures.failed.is_empty() && failures.closed.is_none() && failures.undecided.is_empty();
         let is_calm = fault.is_none() && is_open;
@@ -183,13 +199,13 @@ impl Group {
     }
 
     /// Why barrier `sequence` cannot be passed, if it cannot.
-    fn fault_at(&self, core: &mut Core, sequence: u64) -> Option<BarrierError> {
+    fn fault_at(&self, core: &mut Core, sequence: u64, stay: Stay) -> Option<BarrierError> {
         let rank = self.membership.rank;
         if let excluded @ Some(_) = self.own_exclusion(&core.failures) {
             return excluded;
         }
         if core.failures.lost.is_none() {
-            core.failures.lost = self.loss_at(&core.failures.failed, sequence);
+            core.failures.lost = self.loss_at(&core.failures.failed, sequence, stay);
         }
         let group = self.id();
         match &core.failures.lost {
@@ -228,11 +244,11 @@ impl Group {
     }
 
     /// By whom barrier `sequence` is lost: the first epoch with a member that will not arrive there, for all that counts.
-    fn loss_at(&self, failed: &[FailedMember], sequence: u64) -> Option<Loss> {
+    fn loss_at(&self, failed: &[FailedMember], sequence: u64, stay: Stay) -> Option<Loss> {
         if failed.is_empty() {
             return None;
         }
-        let arrived = self.arrivals_of_left(failed);
+        let arrived = self.arrivals_of_left(failed, stay);
         let never_arrives = |at: &usize| match failed[*at].cause {
             FailureCause::Left => arrived[*at].is_some_and(|arrivals| arrivals < sequence),
             _ => true,
@@ -254,13 +270,13 @@ impl Group {
 
     /// At how many barriers each member that has left had arrived; `None` where its node does not say, and for those who
     /// have failed.
-    fn arrivals_of_left(&self, failed: &[FailedMember]) -> Vec<Option<u64>> {
+    fn arrivals_of_left(&self, failed: &[FailedMember], stay: Stay) -> Vec<Option<u64>> {
         let is_asked = |failed: &&FailedMember| {
             failed.cause == FailureCause::Left
                 && !self.membership.has_lost_node(self.membership.node_of(self.ranks[failed.member]))
         };
         let asked: Vec<usize> = failed.iter().filter(is_asked).map(|failed| failed.member).collect();
-        let words = self.words_of_some(&asked, |layout, index| [layout.arrival(index)], FINAL_WORD_PATIENCE);
+        let words = self.words_of_some(&asked, |layout, index| [layout.arrival(index)], stay.patience());
         let word_of = |failed: &FailedMember| {
             let at = asked.iter().position(|member| *member == failed.member)?;
             words[at].map(|[word]| arrivals_in(word))
@@ -269,11 +285,11 @@ impl Group {
     }
 
     /// While this rank waits, and some have left: the barrier is lost, too, when nobody else is missing for so long.
-    fn desertion_at(&self, core: &mut Core, sequence: u64) -> Option<BarrierError> {
+    fn desertion_at(&self, core: &mut Core, sequence: u64, stay: Stay) -> Option<BarrierError> {
         if core.failures.failed.is_empty() {
             return None;
         }
-        let missing = self.missing_within(sequence, FINAL_WORD_PATIENCE);
+        let missing = self.missing_within(sequence, stay.patience());
         let failures = &mut core.failures;
         let failed = &failures.failed;
         let epoch_of =
@@ -290,7 +306,7 @@ impl Group {
         }
         failures.lost = Some(self.loss_by(&failures.failed, first));
         failures.calm = NEVER;
-        self.fault_at(core, sequence)
+        self.fault_at(core, sequence, stay)
     }
 
     /// The members of nodes of which nothing is heard, and on whose failure too few nodes are left to agree.
@@ -303,8 +319,9 @@ impl Group {
             group: self.id(),
             sequence,
             ranks,
-            waited: self.membership.failure.timeout,
-            why: "fewer than half of the job's nodes answer this one".to_owned(),
+            // Whoever has waited puts it in.
+            waited: Duration::ZERO,
+            why: "too few of the nodes that are left answer this one to agree on it".to_owned(),
         })
     }
 
@@ -313,10 +330,10 @@ impl Group {
     #[cold]
     pub(super) fn heed_while_waiting(&self, core: &mut Core, stay: Stay) -> Option<Result<u64, BarrierError>> {
         let sequence = core.barrier.passed() + 1;
-        let error = match self.heed(core, sequence) {
+        let error = match self.heed(core, sequence, stay) {
             Err(error @ BarrierError::Unreachable { .. }) => return Some(Err(error)),
             Err(error) => error,
-            Ok(()) => self.frozen_at(core, sequence).or_else(|| self.desertion_at(core, sequence))?,
+            Ok(()) => self.frozen_at(core, sequence, stay).or_else(|| self.desertion_at(core, sequence, stay))?,
         };
         let is_certain = core.failures.lost.as_ref().is_none_or(|loss| loss.is_certain);
         let is_excluded = matches!(error, BarrierError::Excluded { .. });
@@ -350,8 +367,7 @@ impl Group {
 
     /// Across nodes: whether the barrier at which the group breaks is passed, as all survivors find it.
     fn settle(&self, core: &mut Core, error: BarrierError, stay: Stay) -> Option<Result<u64, BarrierError>> {
-        let clock = &self.membership.driver.clock;
-        let (begun, mut nap, mut asked) = (clock.now(), Duration::ZERO, Duration::ZERO);
+        let (mut patience, mut asked) = (Patience::new(), Duration::ZERO);
         loop {
             if let Poll::Ready(settled) = self.look_whether_settled(core) {
                 return Some(match settled {
@@ -368,7 +384,7 @@ impl Group {
             if let unreachable @ Some(_) = self.unreachable_at(&core.failures, core.barrier.passed() + 1) {
                 return unreachable.map(Err);
             }
-            let waited = Duration::from_nanos(clock.ns(clock.now().saturating_sub(begun)));
+            let waited = patience.waited();
             // Before a call without time ends: if no call asked, nobody would ever say whether they have failed.
             if waited >= asked + ASK_AFTER {
                 asked = waited;
@@ -377,12 +393,7 @@ impl Group {
             if waited >= SETTLING_GRACE && self.left(limit).is_some_and(|left| left.is_zero()) {
                 return Some(Err(self.unsettled(core, waited)));
             }
-            if waited < BUSY_FOR {
-                crate::machine::yield_cpu();
-            } else {
-                nap = (nap * 2).clamp(LEAST_NAP, LONGEST_NAP);
-                self.membership.nap(nap);
-            }
+            patience.pause(&self.membership);
         }
     }
 
@@ -422,7 +433,7 @@ impl Group {
 
     /// While this rank waits: survivors of other nodes may know more of what has failed, or have waited for longer for who
     /// has left, and have closed the barrier.
-    fn frozen_at(&self, core: &mut Core, sequence: u64) -> Option<BarrierError> {
+    fn frozen_at(&self, core: &mut Core, sequence: u64, stay: Stay) -> Option<BarrierError> {
         let Meeting::Spanning(barrier) = &core.barrier else { return None };
         let first = core.failures.failed.first()?.epoch;
         if !barrier.is_frozen(self.segment()) {
@@ -430,7 +441,7 @@ impl Group {
         }
         core.failures.lost = Some(self.loss_by(&core.failures.failed, first));
         core.failures.calm = NEVER;
-        self.fault_at(core, sequence)
+        self.fault_at(core, sequence, stay)
     }
 
     /// Whether there is something to look at though no alarm says so: whoever was to raise it may have been stopped on the
@@ -504,8 +515,10 @@ impl Group {
         let begin = (turn * MOST_ASKED_AFTER) % missing.len().max(1);
         let (before, behind) = missing.split_at(begin);
         for rank in behind.iter().chain(before).take(MOST_ASKED_AFTER) {
-            if self.membership.sight_of(*rank) == Sight::Stopped {
-                self.note_stopped(*rank, sequence);
+            match self.membership.sight_of(*rank) {
+                Sight::Stopped => self.note_stopped(*rank, sequence),
+                Sight::Running => self.note_running(*rank),
+                Sight::Left | Sight::Elsewhere => {}
             }
             self.membership.ask_after(*rank);
         }
@@ -532,21 +545,36 @@ impl Group {
 
     /// A member of this node is stopped; it has failed if it has been so for the time-out.
     fn note_stopped(&self, rank: usize, sequence: u64) {
-        match self.stopped_for(rank, sequence) {
-            None => {
-                let Some(at) = self.stopped_at(rank) else { return };
-                // Relaxed: a time, of which the first that is noted stands, or one just as good.
-                self.segment().word(at).store(StoppedWord::new(sequence, self.now_ms()).0, Ordering::Relaxed);
-            }
-            Some(span) if span >= self.membership.failure.timeout => self.membership.declare_stopped(rank),
-            Some(_) => {}
+        if self.stopped_for(rank, sequence).is_some_and(|span| span >= self.membership.failure.timeout) {
+            return self.membership.declare_stopped(rank);
         }
+        let Some(at) = self.stopped_at(rank) else { return };
+        let word = self.segment().word(at);
+        // Relaxed: times, of which those that are noted stand, or some just as good.
+        let known = StoppedWord(word.load(Ordering::Relaxed));
+        word.store(known.seen(sequence, self.now_ms(), self.lapse_ms()).0, Ordering::Relaxed);
+    }
+
+    /// A member of this node runs: when it is stopped again, that is another time.
+    fn note_running(&self, rank: usize) {
+        let Some(at) = self.stopped_at(rank) else { return };
+        let word = self.segment().word(at);
+        // Relaxed: as in `note_stopped`.
+        if word.load(Ordering::Relaxed) != 0 {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A member that nobody has seen stopped for longer than this may have run meanwhile.
+    fn lapse_ms(&self) -> u64 {
+        let lapse = self.membership.failure.timeout.max(ASK_EVERY * 4);
+        u64::try_from(lapse.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// For how long a member of this node has been seen stopped by those who wait for it at a barrier.
     fn stopped_for(&self, rank: usize, sequence: u64) -> Option<Duration> {
         let word = self.segment().word(self.stopped_at(rank)?).load(Ordering::Relaxed);
-        StoppedWord(word).span_ms(sequence, self.now_ms()).map(Duration::from_millis)
+        StoppedWord(word).span_ms(sequence, self.now_ms(), self.lapse_ms()).map(Duration::from_millis)
     }
 
     /// Where it is noted since when a member of this node is stopped.

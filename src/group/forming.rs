@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::failures::ASK_AFTER;
+use super::failures::{ASK_AFTER, Stay};
 use super::members::Abroad;
 use super::{AlgorithmChoice, Core, Group, Limit, Standing};
 use crate::coord::barrier::layout::GroupLayout;
@@ -121,7 +121,7 @@ impl Group {
     fn meet_to_split(&self, color: u64, key: u64, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let contribution = Contribution { operation: Operation::Split, value: 0 };
         let mut core = self.core.borrow_mut();
-        self.begin_call(&mut core)?;
+        self.begin_call(&mut core, Stay::Until(limit))?;
         if core.standing != Standing::Nothing && core.standing != Standing::Splitting(color, key) {
             self.settle_earlier(&mut core, contribution, limit)?;
         }

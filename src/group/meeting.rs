@@ -1,6 +1,6 @@
 //! A member's barrier, wherever the group's members live, and the driver on it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::coord::barrier::spanning::Spanning;
 use crate::coord::barrier::{Barrier, Contribution, Outcome, Withdrawal};
@@ -9,6 +9,13 @@ use crate::fabric::Await;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::job::Membership;
+
+/// So long whoever waits for other nodes looks without a pause: some round trips.
+const BUSY_FOR: Duration = Duration::from_micros(500);
+/// The first pause after that.
+const LEAST_NAP: Duration = Duration::from_micros(20);
+/// The longest.
+const LONGEST_NAP: Duration = Duration::from_millis(1);
 
 /// The machine of a group's barrier.
 #[derive(Debug)]
@@ -146,5 +153,31 @@ impl Membership {
             Some(network) => network.nap(drive::alarm(&*self.segment), timeout),
             None => std::thread::sleep(timeout),
         }
+    }
+}
+
+/// A wait for other nodes, by one who looks again and again: without a pause at first, then more and more seldom.
+#[derive(Debug)]
+pub(super) struct Patience {
+    begun: Instant,
+    nap: Duration,
+}
+
+impl Patience {
+    pub fn new() -> Self {
+        Self { begun: Instant::now(), nap: Duration::ZERO }
+    }
+
+    pub fn waited(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Between two looks.
+    pub fn pause(&mut self, membership: &Membership) {
+        if self.waited() < BUSY_FOR {
+            return crate::machine::yield_cpu();
+        }
+        self.nap = (self.nap * 2).clamp(LEAST_NAP, LONGEST_NAP);
+        membership.nap(self.nap);
     }
 }

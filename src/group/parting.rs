@@ -1,19 +1,12 @@
 //! Before a member of a group that spans nodes drops it: others may still need what its node has said last, and its
 //! process may be about to end.
 
-use std::time::{Duration, Instant};
-
-use super::meeting::Meeting;
+use super::meeting::{Meeting, Patience};
 use super::{Core, Group};
 use crate::cluster::view::FailureCause;
 use crate::fabric::network::Network;
 use crate::fabric::tcp::Ports;
 use crate::job::Membership;
-
-/// The longest time between two looks.
-const LONGEST_NAP: Duration = Duration::from_millis(1);
-/// So long it looks without a pause: a round trip or two.
-const BUSY_FOR: Duration = Duration::from_micros(200);
 
 impl Group {
     /// Sees to it that what this member has said to other nodes has arrived there, as long as they live, and for at most the
@@ -29,19 +22,13 @@ impl Group {
         }
         let reach = membership.reach();
         let speaks_for_driver = self.has_driver_left();
-        let (begun, mut nap) = (Instant::now(), Duration::from_micros(20));
+        let mut patience = Patience::new();
         let is_gone = |node| membership.is_gone(node, reach.fabric);
         while barrier.part(reach.memory, reach.fabric, speaks_for_driver, is_gone).is_pending() {
-            let waited = begun.elapsed();
-            if waited >= membership.failure.timeout {
+            if patience.waited() >= membership.failure.timeout {
                 break;
             }
-            if waited < BUSY_FOR {
-                crate::machine::yield_cpu();
-            } else {
-                membership.nap(nap);
-                nap = (nap * 2).min(LONGEST_NAP);
-            }
+            patience.pause(membership);
         }
         barrier.let_go(reach.fabric);
     }
@@ -49,7 +36,7 @@ impl Group {
     /// Whether the member that writes this node's messages has left the job.
     fn has_driver_left(&self) -> bool {
         let driver = self.membership.neighbours_among(&self.ranks).first().copied();
-        driver.is_some_and(|rank| self.membership.has_ended(rank) == Some(FailureCause::Left))
+        driver.is_some_and(|rank| self.membership.end_of(rank) == Some(FailureCause::Left))
     }
 }
 

@@ -183,7 +183,7 @@ impl Membership {
     }
 
     /// How a rank of this node has ended, if it has.
-    pub fn has_ended(&self, rank: usize) -> Option<FailureCause> {
+    pub fn end_of(&self, rank: usize) -> Option<FailureCause> {
         view::end_of(&*self.segment, &self.segment.layout(), self.local_of(rank)).map(|end| end.cause)
     }
 

@@ -256,25 +256,40 @@ impl QuestionWord {
 ///
 /// | bits | field |
 /// | --- | --- |
-/// | 0–31 | milliseconds since the clock's origin |
-/// | 32–63 | the barrier's sequence, lower 32 bits; 0: none |
+/// | 0–27 | since when: milliseconds since the clock's origin, lower 28 bits |
+/// | 28–55 | when it was last seen so, likewise |
+/// | 56–63 | the barrier's sequence, lower 8 bits |
+///
+/// 0: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoppedWord(pub u64);
 
 impl StoppedWord {
-    const MILLISECONDS: u64 = 0xffff_ffff;
-    const SEQUENCE_AT: u32 = 32;
-    const SEQUENCES: u64 = 0xffff_ffff;
+    const TIME_BITS: u32 = 28;
+    const TIME: u64 = (1 << Self::TIME_BITS) - 1;
+    const SEQUENCE_AT: u32 = 2 * Self::TIME_BITS;
+    const SEQUENCES: u64 = 0xff;
 
     /// Seen so while barrier `sequence` is waited for.
     pub const fn new(sequence: u64, now_ms: u64) -> Self {
-        Self(now_ms & Self::MILLISECONDS | sequence << Self::SEQUENCE_AT)
+        let time = now_ms & Self::TIME;
+        Self(time | time << Self::TIME_BITS | sequence << Self::SEQUENCE_AT)
     }
 
-    /// For how many milliseconds, if it has been seen so while barrier `sequence` was waited for.
-    pub const fn span_ms(self, sequence: u64, now_ms: u64) -> Option<u64> {
+    /// Seen so once more, or for the first time after it has lapsed.
+    pub const fn seen(self, sequence: u64, now_ms: u64, lapse_ms: u64) -> Self {
+        match self.span_ms(sequence, now_ms, lapse_ms) {
+            Some(_) => Self(self.0 & !(Self::TIME << Self::TIME_BITS) | (now_ms & Self::TIME) << Self::TIME_BITS),
+            None => Self::new(sequence, now_ms),
+        }
+    }
+
+    /// For how many milliseconds, if it has been seen so while barrier `sequence` was waited for, and last no longer ago
+    /// than `lapse_ms`.
+    pub const fn span_ms(self, sequence: u64, now_ms: u64, lapse_ms: u64) -> Option<u64> {
         let is_of_it = self.0 != 0 && self.0 >> Self::SEQUENCE_AT == sequence & Self::SEQUENCES;
-        if is_of_it { Some(now_ms.wrapping_sub(self.0) & Self::MILLISECONDS) } else { None }
+        let has_lapsed = now_ms.wrapping_sub(self.0 >> Self::TIME_BITS) & Self::TIME > lapse_ms;
+        if is_of_it && !has_lapsed { Some(now_ms.wrapping_sub(self.0) & Self::TIME) } else { None }
     }
 }
 
@@ -339,9 +354,12 @@ mod tests {
 
     #[test]
     fn how_long_a_member_is_seen_stopped_is_told_of_one_barrier() {
-        let word = StoppedWord::new(9, (1 << 32) - 5);
-        assert_eq!((word.span_ms(9, (1 << 32) + 5), word.span_ms(10, 1 << 32)), (Some(10), None));
-        assert_eq!(StoppedWord(0).span_ms(0, 7), None);
+        let word = StoppedWord::new(9, (1 << 28) - 5);
+        assert_eq!((word.span_ms(9, (1 << 28) + 5, 10), word.span_ms(10, 1 << 28, 10)), (Some(10), None));
+        assert_eq!(StoppedWord(0).span_ms(0, 7, 10), None);
+        let renewed = word.seen(9, (1 << 28) + 5, 10);
+        assert_eq!((renewed.span_ms(9, (1 << 28) + 15, 10), renewed.span_ms(9, (1 << 28) + 16, 10)), (Some(20), None));
+        assert_eq!(renewed.seen(9, (1 << 28) + 16, 10), StoppedWord::new(9, (1 << 28) + 16));
     }
 
     #[test]
