@@ -458,7 +458,8 @@ impl Sentinel {
         let (here, heartbeat) = (self.post.here(), self.heartbeat.0);
         // SYNC POINT: heartbeat. Release pairs with the look of the next in line.
         site.memory.word(self.post.layout().heartbeat(here)).store(heartbeat, Ordering::Release);
-        for watcher in ring::before(absent, here).near {
+        let is_nudged = |watcher: &usize| self.watching.is_nudged(*watcher);
+        for watcher in ring::before(absent, here).near.into_iter().filter(|watcher| !is_nudged(watcher)) {
             // A node that cannot be reached now is told at the next beat.
             let _ = site.fabric.write(watcher, self.post.layouts[watcher].heartbeat(here), heartbeat);
         }

@@ -27,6 +27,9 @@ const MISSED_UNASKED: u64 = 2;
 /// So many time-outs a node is stalled before it counts as silent.
 const STALLED_TIMEOUTS: u32 = 4;
 
+/// So many times in a time-out a node that does not answer is sent something.
+const NUDGES: u32 = 5;
+
 /// Another node, as this one watches it.
 #[derive(Debug)]
 struct Watched {
@@ -42,6 +45,8 @@ struct Watched {
     probed_until: Option<Duration>,
     /// How long it has said nothing beyond its time-out, as far as this node has watched it.
     stalled_for: Duration,
+    /// When it was sent something last, while it has not answered.
+    nudged_at: Option<Duration>,
     /// It says nothing, but its kernel acknowledges, and it has not done so for too long.
     is_stalled: bool,
 }
@@ -74,15 +79,20 @@ impl Watched {
     }
 
     /// Takes the answer, if one has come, and asks anew a node that is late. One that has not answered is sent something
-    /// all the same (`own`: this node's heartbeat, and where it has its place there), for its kernel to acknowledge.
-    fn ask(&mut self, fabric: &impl Fabric, now: Duration, own: (WordAt, u64)) {
+    /// all the same (`own`: this node's heartbeat, and where it has its place there), for its kernel to acknowledge: not
+    /// more than needed, since what nobody reads fills that kernel's buffer until it acknowledges nothing more.
+    fn ask(&mut self, fabric: &impl Fabric, now: Duration, own: (WordAt, u64), pause: Duration) {
         if let Some(ticket) = self.question {
             let Poll::Ready(answer) = fabric.take(ticket) else {
-                // Where it cannot be sent there is nothing to be acknowledged, either.
-                let _ = fabric.write(self.node, own.0, own.1);
+                if self.nudged_at.is_none_or(|at| now.saturating_sub(at) >= pause) {
+                    self.nudged_at = Some(now);
+                    // Where it cannot be sent there is nothing to be acknowledged, either.
+                    let _ = fabric.write(self.node, own.0, own.1);
+                }
                 return;
             };
             self.question = None;
+            self.nudged_at = None;
             self.has_answered |= answer.is_ok();
         }
         let is_late = match self.detector.assess(now) {
@@ -148,6 +158,7 @@ impl Watching {
                 has_answered: false,
                 probed_until: None,
                 stalled_for: Duration::ZERO,
+                nudged_at: None,
                 is_stalled: false,
             };
             if self.has_begun {
@@ -179,6 +190,11 @@ impl Watching {
         self.watched.iter().any(|watched| watched.node == node && watched.is_silent())
     }
 
+    /// Whether a node does not answer, and is sent a heartbeat now and then for that.
+    pub fn is_nudged(&self, node: usize) -> bool {
+        self.watched.iter().any(|watched| watched.node == node && watched.nudged_at.is_some())
+    }
+
     /// Whether a node is watched here.
     pub fn is_watched(&self, node: usize) -> bool {
         self.watched.iter().any(|watched| watched.node == node)
@@ -205,7 +221,8 @@ impl Watching {
             }
             let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
             let event = watched.detector.observe(word, site.now);
-            watched.ask(site.fabric, site.now, (post.layouts[watched.node].heartbeat(here), own));
+            let place = post.layouts[watched.node].heartbeat(here);
+            watched.ask(site.fabric, site.now, (place, own), self.options.timeout / NUDGES);
             if matches!(watched.detector.assess(site.now), Verdict::Healthy) {
                 watched.has_answered = false;
             }
