@@ -176,6 +176,8 @@ impl Group {
             self.membership.shut_out(obituary);
             self.trace_death(epoch, obituary);
             failures.epoch = epoch;
+            // Whoever has written it may not have raised the alarm yet.
+            failures.calm = NEVER;
         }
         if failures.closed.is_none() && segment.word(header::EXCLUDED).load(Ordering::Relaxed) != 0 {
             failures.closed = Some((0, FailureCause::Silent));
