@@ -4,7 +4,12 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::{Abandoned, Group, Limit, Standing};
+use super::failures::Stay;
+use super::limit::Limit;
+use super::waiting::Standing;
+use super::{Abandoned, Core, Group};
+use crate::coord::barrier::{Contribution, Withdrawal};
+use crate::coord::drive;
 use crate::error::BarrierError;
 
 /// So many calls of a rank that only looks go by between two looks at the clock.
@@ -163,6 +168,59 @@ impl<T> Drop for Arrival<'_, T> {
         let mut core = self.group.core.borrow_mut();
         if self.ended.borrow().is_none() && core.standing == Standing::Held {
             core.standing = Standing::Detached;
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn begin_arrival<T: Carried>(&self, contribution: Contribution) -> Result<Arrival<'_, T>, BarrierError> {
+        let mut core = self.core.borrow_mut();
+        self.begin_call(&mut core, Stay::Glance)?;
+        if core.standing == Standing::Detached && self.test_outstanding(&mut core).is_some() {
+            core.standing = Standing::Nothing;
+        }
+        if core.standing != Standing::Nothing {
+            return Err(self.outstanding(&core));
+        }
+        self.arrive_unless_arrived(&mut core, contribution);
+        core.barrier.after_arrival(&self.membership);
+        core.standing = Standing::Held;
+        Ok(Arrival::new(self))
+    }
+
+    /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an end.
+    fn look_whether_ended(&self, core: &mut Core) -> Option<Result<u64, BarrierError>> {
+        if let Some(outcome) = self.test_outstanding(core) {
+            return Some(self.result(core, outcome));
+        }
+        let sequence = core.barrier.passed() + 1;
+        if core.failures.are_looked_at(drive::alarm(self.segment()))
+            && let Some(ended) = self.heed_while_waiting(core, Stay::Glance)
+        {
+            let since = core.looks.since(sequence, || self.membership.driver.clock.now());
+            return Some(self.having_waited(ended, since));
+        }
+        let since = core.looks.one_more(sequence, || self.membership.driver.clock.now())?;
+        self.ask_if_long(core, since).map(|ended| self.having_waited(ended, since))
+    }
+
+    pub(super) fn give_up(&self, core: &mut Core) -> Result<Abandoned, BarrierError> {
+        match core.barrier.withdraw(&self.membership) {
+            Withdrawal::Withdrawn => {
+                core.standing = Standing::Nothing;
+                self.trace_withdrawal(core);
+                Ok(Abandoned::Withdrawn)
+            }
+            Withdrawal::Passed(outcome) => {
+                core.standing = Standing::Nothing;
+                self.trace_release(core);
+                self.result(core, outcome).map(|_| Abandoned::Passed)
+            }
+            Withdrawal::Exhausted => Err(BarrierError::CannotAbandon {
+                rank: self.ranks[self.me],
+                group: self.id(),
+                sequence: core.barrier.passed() + 1,
+            }),
         }
     }
 }

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::failures::{ASK_AFTER, Stay};
+use super::asking::ASK_AFTER;
+use super::failures::Stay;
+use super::limit::Limit;
 use super::members::Abroad;
-use super::{AlgorithmChoice, Core, Group, Limit, Standing};
+use super::waiting::Standing;
+use super::{AlgorithmChoice, Core, Group};
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Group, Limit};
+use super::Group;
+use super::limit::Limit;
 use crate::clock::Clock;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::contest::are_all_there;

@@ -1,4 +1,4 @@
-//! Going on without those who have failed: a new group of a group's survivors.
+//! Who survives, and going on without those who have failed: a new group of a group's survivors.
 //!
 //! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of it.
 //! A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them. If one
@@ -8,7 +8,10 @@
 
 use std::time::Duration;
 
-use super::{Abandoned, Group, Limit};
+use super::failures::Failures;
+use super::limit::Limit;
+use super::{Abandoned, Group};
+use crate::cluster::view;
 use crate::coord::activity::Call;
 use crate::coord::offers::Named;
 use crate::error::{BarrierError, GroupError};
@@ -18,6 +21,20 @@ use crate::fabric::node::hash;
 const SHRINK_KEY: u64 = 3;
 
 impl Group {
+    /// The members that survive, by the last epoch that is known here: their ranks in the job, in the group's order.
+    ///
+    /// Survivors that know the same epoch give the same answer.
+    pub fn survivors(&self) -> Vec<usize> {
+        let mut core = self.core.borrow_mut();
+        self.read_log(&mut core.failures);
+        self.survivors_in(&core.failures).1
+    }
+
+    /// The epoch that [`survivors`](Self::survivors) goes by: it grows with each rank or node that the job loses.
+    pub fn epoch(&self) -> u64 {
+        view::epoch(self.segment(), &self.segment().layout())
+    }
+
     /// Makes a group of those members that have not failed, in the same order. All of them call it; within `deadline` it
     /// gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it as it
     /// is.
@@ -48,6 +65,28 @@ impl Group {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Who survives by all that is known here, and the last epoch that has made a difference to that: members that know
+    /// the one alike know the other alike.
+    ///
+    /// # Errors
+    ///
+    /// This rank does not.
+    fn known_survivors(&self) -> Result<(u64, Vec<usize>), BarrierError> {
+        let mut core = self.core.borrow_mut();
+        self.read_log(&mut core.failures);
+        match self.own_exclusion(&core.failures) {
+            Some(error) => Err(error),
+            None => Ok(self.survivors_in(&core.failures)),
+        }
+    }
+
+    /// Who survives, and the last epoch that has made a difference to that.
+    fn survivors_in(&self, failures: &Failures) -> (u64, Vec<usize>) {
+        let survivors =
+            (0..self.size()).filter(|member| !failures.has_failed(*member)).map(|member| self.ranks[member]);
+        (failures.last_of_members(), survivors.collect())
     }
 
     /// Passes a barrier of the new group, so that its members have it.

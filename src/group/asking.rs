@@ -1,0 +1,113 @@
+//! Asking after the members that a long wait misses: whether they run, are stopped, or have left.
+//!
+//! Each question is a look into `/proc` or a message, which whoever computes on that CPU meanwhile pays for. So one member
+//! asks for all of its node, a wait that has lasted long asks more seldom, and one question is about a bounded number of
+//! nodes and ranks: the others have their turn with the next ones.
+
+use std::time::Duration;
+
+use super::failures::Stay;
+use super::{Core, Group};
+use crate::cluster::view::{FailureCause, Obituary};
+use crate::coord::barrier::layout::QuestionWord;
+use crate::error::BarrierError;
+use crate::fabric::Memory;
+use crate::job::Sight;
+use crate::sync::Ordering;
+
+/// How long a wait lasts before this rank asks after those that it misses: whether they run, or have left.
+pub(super) const ASK_AFTER: Duration = Duration::from_millis(20);
+/// The shortest time between two such questions, and how long their answers are waited for.
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(10);
+/// The longest.
+const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// How long a rank that does not wait gives other nodes to say who is missing.
+pub(super) const LOOKING_PATIENCE: Duration = Duration::from_millis(2);
+/// How many nodes one question reads a word of.
+const MOST_ASKED_NODES: usize = 64;
+/// How many ranks one question asks after.
+const MOST_ASKED_AFTER: usize = 64;
+
+impl Group {
+    /// How long a wait that has lasted for `waited` goes on before this rank asks again.
+    pub(super) fn next_question(&self, waited: Duration) -> Duration {
+        let longest = (self.membership.failure.timeout / 2).clamp(ASK_EVERY, ASK_AT_LEAST_EVERY);
+        (waited / 2).clamp(ASK_EVERY, longest)
+    }
+
+    /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have been
+    /// stopped for too long are declared failed, and other nodes' agents are told that somebody waits. Whoever comes
+    /// while another has just asked, or is about to, leaves it to that one. Waits for other nodes' answers for `patience`,
+    /// twice at most.
+    #[cold]
+    pub(super) fn ask_after_missing(&self, core: &mut Core, waited: Duration, patience: Duration) {
+        let sequence = core.barrier.passed() + 1;
+        let undecided = match self.membership.has_doubts() {
+            true => self.undecided_among(&self.missing_within(sequence, patience)),
+            false => Vec::new(),
+        };
+        core.failures.note_undecided(undecided);
+        let Some(turn) = self.take_turn(sequence, self.next_question(waited)) else { return };
+        let missing = self.missing_on(sequence, &self.nodes_of_turn(turn), patience);
+        // Bounded: the others' turn comes with the next questions.
+        let begin = (turn * MOST_ASKED_AFTER) % missing.len().max(1);
+        let (before, behind) = missing.split_at(begin);
+        for rank in behind.iter().chain(before).take(MOST_ASKED_AFTER) {
+            match self.membership.sight_of(*rank) {
+                Sight::Stopped => self.note_stopped(*rank, sequence),
+                Sight::Running => self.note_running(*rank),
+                Sight::Left | Sight::Elsewhere => {}
+            }
+            self.membership.ask_after(*rank);
+        }
+    }
+
+    /// A rank that has looked for the others since then without waiting asks after them, as one that waits does.
+    pub(super) fn ask_if_long(&self, core: &mut Core, since: u64) -> Option<Result<u64, BarrierError>> {
+        let waited = self.since(since);
+        if waited < ASK_AFTER {
+            return None;
+        }
+        self.ask_after_missing(core, waited, LOOKING_PATIENCE);
+        let clock = &self.membership.driver.clock;
+        let period = clock.ticks(self.next_question(waited));
+        let is_time = !core.failures.asks_abroad() || core.looks.take_turn(clock.now(), period);
+        match is_time && self.has_more_to_heed(&core.failures) {
+            true => self.heed_while_waiting(core, Stay::Glance),
+            false => None,
+        }
+    }
+
+    /// The number of this node's next question about a barrier, if it is this member that asks it.
+    fn take_turn(&self, sequence: u64, period: Duration) -> Option<usize> {
+        let word = self.segment().word(self.layout.question());
+        let (now, period) = (self.now_ms(), u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+        // Relaxed: a count, and nothing hangs on who asks.
+        let seen = word.load(Ordering::Relaxed);
+        let (turn, next) = QuestionWord(seen).next(sequence, now, period)?;
+        let swapped = word.compare_exchange(seen, next.0, Ordering::Relaxed, Ordering::Relaxed);
+        swapped.ok().and(usize::try_from(turn).ok())
+    }
+
+    /// The nodes that a question is about, as indices in the span: one after the other, from the one behind this node.
+    fn nodes_of_turn(&self, turn: usize) -> Vec<usize> {
+        let Some(abroad) = &self.abroad else { return Vec::new() };
+        let (nodes, here) = (abroad.span().len(), abroad.home_of(self.me).0);
+        let step = |step: usize| (here + 1 + turn * MOST_ASKED_NODES + step) % nodes;
+        (0..nodes.min(MOST_ASKED_NODES)).map(step).collect()
+    }
+
+    /// Those of some ranks that have ended, as their own nodes know, while too few nodes can be reached to decide it.
+    fn undecided_among(&self, missing: &[usize]) -> Vec<usize> {
+        let has_failed = |end: u64| Obituary::unpack(end).is_some_and(|end| end.cause != FailureCause::Left);
+        let (here, others): (Vec<usize>, Vec<usize>) =
+            missing.iter().partition(|rank| self.membership.node_of(**rank) == self.membership.here());
+        let local = here.into_iter().filter(|rank| {
+            let at = self.membership.end_at(*rank).at;
+            has_failed(self.segment().word(at).load(Ordering::Acquire))
+        });
+        let ends = self.read_abroad(others.iter().map(|rank| self.membership.end_at(*rank)).collect(), ASK_EVERY);
+        let remote = others.iter().zip(ends).filter(|(_, end)| end.is_some_and(has_failed)).map(|(rank, _)| *rank);
+        local.chain(remote).collect()
+    }
+}
