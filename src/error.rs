@@ -161,10 +161,10 @@ pub enum BarrierError {
         /// The epoch that has declared it: the same for all survivors.
         epoch: u64,
     },
-    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed; or another member
-    /// has failed, and the surviving ones' nodes have not said in time whether they have passed this barrier.
+    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed. The arrival stands:
+    /// a later call goes on with it, and works again when enough nodes answer.
     #[error(
-        "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} cannot be reached, and agreement about them was not possible{}: {why} (remedy: look whether the network between the nodes is up; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+        "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} on nodes {nodes:?} cannot be reached{}, and too few of the nodes that are left answer this one to agree that they have failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
     )]
     Unreachable {
         /// This rank.
@@ -175,10 +175,31 @@ pub enum BarrierError {
         sequence: u64,
         /// The members that cannot be reached.
         ranks: Vec<usize>,
+        /// Their nodes.
+        nodes: Vec<usize>,
         /// How long this call has waited; zero where it failed at once.
         waited: Duration,
-        /// Who did not answer.
-        why: String,
+    },
+    /// Members have failed, and this call's time is over before the surviving ones' nodes have said whether one of them has
+    /// passed this barrier: then all do, and otherwise none. The arrival stands: a later call goes on with it.
+    #[error(
+        "rank {rank}: ranks {failed:?} have failed, and whether barrier {sequence} of group {group} is passed is not known: nodes {nodes:?} of the surviving ranks {ranks:?} have not said so within {waited:?} (remedy: call again, with more time; look whether these ranks' processes run and the network to their nodes is up)"
+    )]
+    Unsettled {
+        /// This rank.
+        rank: usize,
+        /// The group's number in the job.
+        group: u64,
+        /// Which barrier of the group.
+        sequence: u64,
+        /// The members that have failed.
+        failed: Vec<usize>,
+        /// The surviving members whose nodes have not answered.
+        ranks: Vec<usize>,
+        /// These nodes.
+        nodes: Vec<usize>,
+        /// How long they were asked.
+        waited: Duration,
     },
     /// The others have declared this rank failed, and have gone on without it.
     #[error(
@@ -251,6 +272,13 @@ pub enum BarrierError {
         /// Which barrier of the group.
         sequence: u64,
     },
+}
+
+impl BarrierError {
+    /// Whether the arrival stands because it is not known yet how the barrier ends: a later call goes on with it.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unsettled { .. })
+    }
 }
 
 /// What is known of late ranks, as the rest of a sentence.

@@ -168,7 +168,7 @@ fn without_the_witness_a_silent_node_is_unreachable_and_a_dead_one_is_gone() {
     job.witness = None;
     job.signal(&[1], Signal::STOP);
     let said = job.children.next_answer(0);
-    assert!(said.starts_with("Unreachable { rank: 0") && said.contains("ranks: [1]"), "{said}");
+    assert!(said.starts_with("Unreachable { rank: 0") && said.contains("ranks: [1], nodes: [1]"), "{said}");
     let mut job = Witnessed::start(TEST, &[0, 1], &[1]);
     job.witness = None;
     job.children.kill(1);

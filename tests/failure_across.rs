@@ -242,7 +242,7 @@ fn where_no_majority_is_left_the_silent_node_is_unreachable_until_it_comes_back(
     let (_across, mut children) = start(TEST, &[0, 1], "idle 1");
     signal(&children, 1, Signal::STOP);
     let said = children.next_answer(0);
-    assert!(said.starts_with("Unreachable { rank: 0") && said.contains("ranks: [1]"), "{said}");
+    assert!(said.starts_with("Unreachable { rank: 0") && said.contains("ranks: [1], nodes: [1]"), "{said}");
     signal(&children, 1, Signal::CONT);
     children.say(1, "look");
     (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "met again", "rank {rank}"));

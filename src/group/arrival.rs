@@ -104,7 +104,7 @@ impl<'group, T: Carried> Arrival<'group, T> {
         if ended.is_none() {
             let mut core = self.group.core.borrow_mut();
             match self.group.look_whether_ended(&mut core) {
-                Some(Err(error @ BarrierError::Unreachable { .. })) => return Err(error),
+                Some(Err(error)) if error.is_open() => return Err(error),
                 None => return Ok(false),
                 found => *ended = found,
             }

@@ -251,10 +251,10 @@ impl Group {
             rank: self.membership.rank,
             group: self.id(),
             sequence,
+            nodes: self.membership.nodes_of(&ranks),
             ranks,
             // Whoever has waited puts it in.
             waited: Duration::ZERO,
-            why: "too few of the nodes that are left answer this one to agree on it".to_owned(),
         })
     }
 }

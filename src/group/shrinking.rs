@@ -46,7 +46,8 @@ impl Group {
     /// [`GroupError`] as of [`subgroup`](Self::subgroup); [`BarrierError::Excluded`] for a rank that has been declared
     /// failed itself;
     /// [`BarrierError::TimedOut`] or [`GroupError::LeaderMissing`] when a survivor did not call it in time;
-    /// [`BarrierError::Unreachable`] on the side of a partition whose nodes are too few to agree.
+    /// [`BarrierError::Unreachable`] on the side of a partition whose nodes are too few to agree;
+    /// [`BarrierError::Unsettled`] when another one has failed meanwhile, and a survivor's node did not answer in time.
     pub fn shrink(&self, deadline: Duration) -> Result<Group, GroupError> {
         let limit = self.limit(Some(deadline));
         let _noted = self.note_call(Call::Shrink);

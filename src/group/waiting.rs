@@ -304,7 +304,7 @@ impl Group {
 /// Who answers for an arrival when the wait for it has ended.
 fn standing_after(ended: &Result<u64, BarrierError>, otherwise: Standing) -> Standing {
     match ended {
-        Err(BarrierError::Unreachable { .. }) => otherwise,
+        Err(error) if error.is_open() => otherwise,
         _ => Standing::Nothing,
     }
 }

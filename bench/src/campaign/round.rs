@@ -252,7 +252,7 @@ impl Round<'_> {
     /// Whether a rank must come: it lives, and does not wait for one that lives and comes no more. Who is told that others
     /// cannot be reached, and is no majority, calls nothing again here; who is back from a stop may wait for it, rightly.
     fn is_awaited(&self, rank: usize) -> bool {
-        let gave_up = |said: &Said| matches!(said.event, Event::Failed { told: Told::Unreachable { .. }, .. });
+        let gave_up = |said: &Said| matches!(&said.event, Event::Failed { told, .. } if told.is_open());
         let is_hurt = self.hurt.iter().any(|(hurt, _)| *hurt == rank);
         self.live.contains(&rank) && !(is_hurt && !self.has_majority() && self.said.iter().any(gave_up))
     }
@@ -345,6 +345,7 @@ fn word(event: &Event) -> Option<&'static str> {
         Event::Failed { told: Told::RankFailed { .. }, .. } => "told who failed",
         Event::Failed { told: Told::Excluded { .. }, .. } => "told of its exclusion",
         Event::Failed { told: Told::Unreachable { .. }, .. } => "told of a partition",
+        Event::Failed { told: Told::Unsettled { .. }, .. } => "told that survivors do not answer",
         Event::Failed { .. } => "told something else",
         Event::Shrunk { .. } => "went on with the survivors",
         Event::NotShrunk { .. } => "could not go on",

@@ -62,7 +62,7 @@ fn groups(evidence: &Evidence<'_>) -> Groups {
 /// Whether a rank may have made a group that it had no time to tell of: one that is back from a stop, where the others
 /// could not agree that it had failed, and have gone. Nobody waits for it any more.
 fn may_be_unheard(evidence: &Evidence<'_>, rank: usize) -> bool {
-    let gave_up = |said: &Said| matches!(said.event, Event::Failed { told: Told::Unreachable { .. }, .. });
+    let gave_up = |said: &Said| matches!(&said.event, Event::Failed { told, .. } if told.is_open());
     evidence.hurt.iter().any(|(hurt, _)| *hurt == rank) && evidence.said.iter().any(gave_up)
 }
 
@@ -134,7 +134,9 @@ fn false_alarms(evidence: &Evidence<'_>) -> Vec<String> {
         let is_innocent = |rank: &&usize| !evidence.was_hurt(**rank, said.at_ns);
         let is_right = match told {
             Told::RankFailed { ranks, .. } => !ranks.iter().any(|rank| is_innocent(&rank)),
-            Told::Unreachable { .. } => evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= said.at_ns),
+            Told::Unreachable { .. } | Told::Unsettled { .. } => {
+                evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= said.at_ns)
+            }
             Told::Excluded { .. } => evidence.was_hurt(said.rank, said.at_ns),
             Told::TimedOut { .. } | Told::Other { .. } => false,
         };

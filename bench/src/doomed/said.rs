@@ -84,9 +84,14 @@ pub enum Told {
         /// Why.
         cause: String,
     },
-    /// Nobody can tell.
+    /// Some cannot be reached, and too few nodes answer to agree that they have failed.
     Unreachable {
-        /// About these.
+        /// They.
+        ranks: Vec<usize>,
+    },
+    /// Members have failed, and survivors' nodes have not said in time whether the barrier is passed.
+    Unsettled {
+        /// Those survivors.
         ranks: Vec<usize>,
     },
     /// Some are late.
@@ -101,6 +106,13 @@ pub enum Told {
     },
 }
 
+impl Told {
+    /// Whether it leaves open how the barrier ends.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unsettled { .. })
+    }
+}
+
 impl From<&BarrierError> for Told {
     fn from(error: &BarrierError) -> Self {
         match error {
@@ -111,6 +123,7 @@ impl From<&BarrierError> for Told {
             },
             BarrierError::Excluded { epoch, cause, .. } => Self::Excluded { epoch: *epoch, cause: cause.to_string() },
             BarrierError::Unreachable { ranks, .. } => Self::Unreachable { ranks: ranks.clone() },
+            BarrierError::Unsettled { ranks, .. } => Self::Unsettled { ranks: ranks.clone() },
             BarrierError::TimedOut { missing, .. } => Self::TimedOut { missing: missing.clone() },
             other => Self::Other { text: other.to_string() },
         }

@@ -19,8 +19,8 @@ use crate::group::meeting::{Meeting, Patience};
 const SETTLING_GRACE: Duration = Duration::from_millis(20);
 
 impl Group {
-    /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed. The arrival stands after
-    /// [`BarrierError::Unreachable`], which may pass, and is gone otherwise.
+    /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed. The arrival stands after an
+    /// error that leaves the barrier's end open ([`BarrierError::is_open`]), and is gone otherwise.
     #[cold]
     pub(in crate::group) fn heed_while_waiting(
         &self,
@@ -29,7 +29,7 @@ impl Group {
     ) -> Option<Result<u64, BarrierError>> {
         let sequence = core.barrier.passed() + 1;
         let error = match self.heed(core, sequence, stay) {
-            Err(error @ BarrierError::Unreachable { .. }) => return Some(Err(error)),
+            Err(error) if error.is_open() => return Some(Err(error)),
             Err(error) => error,
             Ok(()) => self.frozen_at(core, sequence, stay).or_else(|| self.desertion_at(core, sequence, stay))?,
         };
@@ -132,13 +132,15 @@ impl Group {
 
     /// The error of a survivor that does not know in time what the others do.
     fn unsettled(&self, core: &Core, waited: Duration) -> BarrierError {
-        BarrierError::Unreachable {
+        let ranks = self.unsettled_ranks(core);
+        BarrierError::Unsettled {
             rank: self.membership.rank,
             group: self.id(),
             sequence: core.barrier.passed() + 1,
-            ranks: self.unsettled_ranks(core),
+            failed: core.failures.lost.as_ref().map_or_else(Vec::new, |loss| loss.ranks.clone()),
+            nodes: self.membership.nodes_of(&ranks),
+            ranks,
             waited,
-            why: "a member has failed, and their nodes have not said whether they have passed this barrier".to_owned(),
         }
     }
 }
