@@ -368,3 +368,37 @@ fn a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all() {
     assert_eq!(children.next_answer(3), "waits");
     [3, 0].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), "Ok(())", "rank {rank}"));
 }
+
+/// Who waits far away in the ring is not told who has left, neither of the rank that it misses nor of those who watched that
+/// one's node: it finds closed ports, and asks those before them.
+#[test]
+fn whoever_waits_far_away_asks_those_who_are_left_to_watch() {
+    const TEST: &str = "whoever_waits_far_away_asks_those_who_are_left_to_watch";
+    const NODES: usize = 13;
+    const MISSED: usize = 6;
+    const WATCHERS: [usize; 2] = [5, 4];
+    const WAITING: usize = 11;
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        let is_member = matches!(job.rank(), MISSED | WAITING);
+        let pair = is_member.then(|| world.subgroup(&[MISSED, WAITING], LIMIT).expect("a group of the two"));
+        world.barrier().expect("all are there");
+        answer("ready");
+        await_line();
+        if job.rank() == WAITING {
+            let error = pair.expect("a member").barrier_timeout(LIMIT / 3).expect_err("the other has left");
+            answer(told(&error));
+        }
+        return;
+    }
+    let across = Across::new(&(0..NODES).collect::<Vec<_>>());
+    let mut children = across.start(TEST, &[]);
+    (0..NODES).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    for leaver in [WATCHERS[0], WATCHERS[1], MISSED] {
+        children.say(leaver, "leave");
+        assert!(children.finish(leaver).1.success());
+    }
+    children.say(WAITING, "wait");
+    assert_eq!(children.next_answer(WAITING), format!("[{MISSED}] [Left] epoch 1"));
+}

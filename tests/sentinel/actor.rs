@@ -219,7 +219,8 @@ impl Actor {
         if let Ok(ticket) = gate.fetch_add(home, at, 1) {
             return gate.forget(ticket);
         }
-        for watcher in ring::watchers_of(gate.memory, &table.layouts[self.node], home) {
+        let is_gone = |node| table.nature.borrow().refused.contains(&(self.node, node));
+        for watcher in ring::watchers_of(gate.memory, &table.layouts[self.node], home, is_gone) {
             if let Ok(ticket) = gate.fetch_add(watcher, table.layouts[watcher].missed(home), 1) {
                 gate.forget(ticket);
             }

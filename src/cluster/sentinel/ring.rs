@@ -81,9 +81,17 @@ fn walk(absent: &[bool], way: impl Iterator<Item = usize>) -> Side {
     side
 }
 
-/// The nodes that watch a node, as far as is known here.
-pub fn watchers_of(memory: &impl Memory, layout: &NodeLayout, node: usize) -> Vec<usize> {
-    before(&absent(memory, layout), node).near
+/// The nodes that watch a node, as far as is known here. Who is far from them in the ring is not told that one of them has
+/// left: `is_gone` says what it has seen itself, that nobody answers for a node any more. It is asked of few.
+pub fn watchers_of(
+    memory: &impl Memory,
+    layout: &NodeLayout,
+    node: usize,
+    is_gone: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    let (absent, nodes) = (absent(memory, layout), layout.nodes());
+    let before = (1..nodes).map(|step| (node + nodes - step) % nodes);
+    before.filter(|other| !absent[*other] && !is_gone(*other)).take(WATCHERS).collect()
 }
 
 #[cfg(test)]
@@ -104,7 +112,8 @@ mod tests {
                 let absent = absent(&memory, &layout);
                 for node in (0..nodes).filter(|node| !absent[*node]) {
                     for other in behind(&absent, node).near {
-                        assert!(watchers_of(&memory, &layout, other).contains(&node), "{node} watches {other}");
+                        let watchers = watchers_of(&memory, &layout, other, |_| false);
+                        assert!(watchers.contains(&node), "{node} watches {other}");
                     }
                 }
                 if lost % 2 == 0 {
@@ -116,6 +125,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_is_found_gone_is_no_watcher_and_the_one_before_it_is() {
+        let layout = NodeLayout::new(1, 1).in_job(7, 7);
+        let memory = SimNode::new(layout.words());
+        let watchers = |gone: &[usize]| watchers_of(&memory, &layout, 1, |node| gone.contains(&node));
+        assert_eq!(watchers(&[]), [0, 6]);
+        assert_eq!(watchers(&[0, 5]), [6, 4]);
+        assert_eq!(watchers(&[0, 2, 3, 4, 5, 6]), [0; 0]);
     }
 
     #[test]
