@@ -11,14 +11,13 @@
 //! voted on the second epoch, or had its word closed, knows the first.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::electorate::Electorate;
+use super::explorer::{self, Model, advance, after_pauses};
 use super::proposer::{Proposal, Proposer, Swap};
 use super::word::AcceptorWord;
-use crate::fabric::sim::Seeded;
 
 const EPOCHS: usize = 2;
 /// Ways to go in each trial.
@@ -77,7 +76,7 @@ struct Actor {
 
 impl Actor {
     fn now(&self) -> Duration {
-        Duration::from_secs(3600 * u64::from(self.pauses))
+        after_pauses(self.pauses)
     }
 }
 
@@ -131,69 +130,6 @@ impl State {
         }
         (0..trial.nodes).for_each(|node| state.go_on(node));
         state
-    }
-
-    fn events(&self) -> Vec<Event> {
-        let mut events = Vec::new();
-        for (flight, one) in self.flights.iter().enumerate() {
-            let is_gone = self.is_gone[one.to];
-            let is_awaited = one.awaited.is_some() && !self.is_gone[one.node];
-            match one.found {
-                None if !is_gone => events.push(Event::Effect { flight }),
-                Some(_) if is_awaited => events.push(Event::Answer { flight }),
-                _ => {}
-            }
-            if is_awaited && (is_gone || self.losses > 0) {
-                events.push(Event::Loss { flight });
-            }
-        }
-        for (node, actor) in self.actors.iter().enumerate().filter(|(node, _)| !self.is_gone[*node]) {
-            let waits = actor.proposer.as_ref().is_some_and(|proposer| proposer.wake_at().is_some());
-            if self.pauses > 0 && waits {
-                events.push(Event::Pause { node });
-            }
-            let is_news = |one: &usize| self.is_gone[*one] && !actor.knows_gone[*one];
-            events.extend((0..self.words.len()).filter(is_news).map(|gone| Event::Knows { node, gone }));
-        }
-        if self.crashes > 0 {
-            let living = (0..self.words.len()).filter(|one| !self.is_gone[*one]);
-            events.extend(living.map(|one| Event::Crash { one }));
-        }
-        events
-    }
-
-    fn apply(&mut self, event: Event) {
-        match event {
-            Event::Effect { flight } => self.take_effect(flight),
-            Event::Answer { flight } => self.take_answer(flight, true),
-            Event::Loss { flight } => {
-                self.losses -= u32::from(!self.is_gone[self.flights[flight].to]);
-                self.take_answer(flight, false);
-            }
-            Event::Pause { node } => {
-                self.pauses -= 1;
-                self.actors[node].pauses += 1;
-                self.go_on(node);
-            }
-            Event::Crash { one } => {
-                self.crashes -= 1;
-                self.is_gone[one] = true;
-            }
-            Event::Knows { node, gone } => {
-                self.actors[node].knows_gone[gone] = true;
-                if let Some(proposer) = &mut self.actors[node].proposer {
-                    proposer.note_gone(gone);
-                }
-                self.go_on(node);
-            }
-        }
-        // Who was told of an epoch goes on by itself.
-        for node in (0..self.nodes).filter(|node| !self.is_gone[*node]).collect::<Vec<usize>>() {
-            if self.known(node) > self.actors[node].epoch {
-                self.go_on(node);
-            }
-        }
-        self.settle();
     }
 
     /// How many epochs an acceptor knows.
@@ -268,15 +204,7 @@ impl State {
             let actor = &mut self.actors[node];
             let now = actor.now();
             let Some(proposer) = &mut actor.proposer else { return };
-            loop {
-                proposer.advance(now);
-                if proposer.round() == actor.round {
-                    break;
-                }
-                actor.round = proposer.round();
-                let own = |flight: &&mut Flight| flight.node == node && !flight.is_announcement;
-                self.flights.iter_mut().filter(own).for_each(|flight| flight.awaited = None);
-            }
+            advance(proposer, &mut actor.round, now, || forget_asks(&mut self.flights, node));
             let Some(decision) = proposer.decision() else { break };
             self.decided[node][epoch] = decision.value;
             let is_announced = epoch + 1 < EPOCHS || self.announces_last;
@@ -293,8 +221,7 @@ impl State {
     }
 
     fn give_up(&mut self, node: usize) {
-        let own = |flight: &&mut Flight| flight.node == node && !flight.is_announcement;
-        self.flights.iter_mut().filter(own).for_each(|flight| flight.awaited = None);
+        forget_asks(&mut self.flights, node);
         self.actors[node].round = 0;
     }
 
@@ -352,6 +279,79 @@ impl State {
     }
 }
 
+impl Model for State {
+    type Event = Event;
+
+    fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (flight, one) in self.flights.iter().enumerate() {
+            let is_gone = self.is_gone[one.to];
+            let is_awaited = one.awaited.is_some() && !self.is_gone[one.node];
+            match one.found {
+                None if !is_gone => events.push(Event::Effect { flight }),
+                Some(_) if is_awaited => events.push(Event::Answer { flight }),
+                _ => {}
+            }
+            if is_awaited && (is_gone || self.losses > 0) {
+                events.push(Event::Loss { flight });
+            }
+        }
+        for (node, actor) in self.actors.iter().enumerate().filter(|(node, _)| !self.is_gone[*node]) {
+            let waits = actor.proposer.as_ref().is_some_and(|proposer| proposer.wake_at().is_some());
+            if self.pauses > 0 && waits {
+                events.push(Event::Pause { node });
+            }
+            let is_news = |one: &usize| self.is_gone[*one] && !actor.knows_gone[*one];
+            events.extend((0..self.words.len()).filter(is_news).map(|gone| Event::Knows { node, gone }));
+        }
+        if self.crashes > 0 {
+            let living = (0..self.words.len()).filter(|one| !self.is_gone[*one]);
+            events.extend(living.map(|one| Event::Crash { one }));
+        }
+        events
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Effect { flight } => self.take_effect(flight),
+            Event::Answer { flight } => self.take_answer(flight, true),
+            Event::Loss { flight } => {
+                self.losses -= u32::from(!self.is_gone[self.flights[flight].to]);
+                self.take_answer(flight, false);
+            }
+            Event::Pause { node } => {
+                self.pauses -= 1;
+                self.actors[node].pauses += 1;
+                self.go_on(node);
+            }
+            Event::Crash { one } => {
+                self.crashes -= 1;
+                self.is_gone[one] = true;
+            }
+            Event::Knows { node, gone } => {
+                self.actors[node].knows_gone[gone] = true;
+                if let Some(proposer) = &mut self.actors[node].proposer {
+                    proposer.note_gone(gone);
+                }
+                self.go_on(node);
+            }
+        }
+        // Who was told of an epoch goes on by itself.
+        for node in (0..self.nodes).filter(|node| !self.is_gone[*node]).collect::<Vec<usize>>() {
+            if self.known(node) > self.actors[node].epoch {
+                self.go_on(node);
+            }
+        }
+        self.settle();
+    }
+}
+
+/// A node's proposer waits for none of its answers any more.
+fn forget_asks(flights: &mut [Flight], node: usize) {
+    let own = |flight: &&mut Flight| flight.node == node && !flight.is_announcement;
+    flights.iter_mut().filter(own).for_each(|flight| flight.awaited = None);
+}
+
 /// What was decided somewhere in some state, for each epoch.
 #[derive(Debug, Default)]
 struct Found {
@@ -369,50 +369,18 @@ impl Found {
 
 /// Tries everything. Fails with the way to a state that is wrong.
 fn explore(trial: &Trial) -> Found {
-    let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let mut found = Found::default();
-    let start = State::new(trial);
-    let mut seen = HashSet::from([hasher.hash_one(&start)]);
-    let mut way: Vec<Event> = Vec::new();
-    let mut open = vec![(start.events(), start)];
-    while let Some((events, state)) = open.last_mut() {
-        let Some(event) = events.pop() else {
-            open.pop();
-            way.pop();
-            continue;
-        };
-        let mut next = state.clone();
-        next.apply(event);
-        if seen.insert(hasher.hash_one(&next)) {
-            way.push(event);
-            found.look(&next, &way, trial);
-            open.push((next.events(), next));
-        }
-    }
+    explorer::go_every_way(State::new(trial), |state, way| found.look(state, way, trial));
     println!("{found:?} for {trial:?}");
     found
 }
 
 /// Goes one way at random, to its end; whether both epochs were decided.
 fn walk(trial: &Trial) -> bool {
-    let mut random = Seeded::new(trial.seed);
     let mut found = Found::default();
-    let mut state = State::new(trial);
-    let mut way = Vec::new();
-    loop {
-        let events = state.events();
-        if events.is_empty() {
-            return found.decided.iter().all(|values| !values.is_empty());
-        }
-        let mut event = events[random.below(events.len())];
-        // Too much trouble, and nobody gets far.
-        if matches!(event, Event::Loss { .. } | Event::Crash { .. } | Event::Pause { .. }) {
-            event = events[random.below(events.len())];
-        }
-        way.push(event);
-        state.apply(event);
-        found.look(&state, &way, trial);
-    }
+    let is_trouble = |event| matches!(event, Event::Loss { .. } | Event::Crash { .. } | Event::Pause { .. });
+    explorer::go_one_way(State::new(trial), trial.seed, is_trouble, |state, way| found.look(state, way, trial));
+    found.decided.iter().all(|values| !values.is_empty())
 }
 
 fn trial(accused: &[Option<usize>], has_witness: bool) -> Trial {

@@ -16,18 +16,16 @@
 //!
 //! Trials that are too large for this go thousands of random ways instead.
 //!
-//! In each state all decisions and all closed words *on nodes that are not gone* are one value. States are told apart by
-//! a hash of 64 bits.
+//! In each state all decisions and all closed words *on nodes that are not gone* are one value.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::electorate::Electorate;
+use super::explorer::{self, Model, advance, after_pauses};
 use super::proposer::{Ask, Proposal, Proposer, Swap};
 use super::word::AcceptorWord;
-use crate::fabric::sim::Seeded;
 
 /// Ways to go in each trial.
 const WALKS: u64 = 1500;
@@ -106,7 +104,7 @@ struct Actor {
 
 impl Actor {
     fn now(&self) -> Duration {
-        Duration::from_secs(3600 * u64::from(self.pauses))
+        after_pauses(self.pauses)
     }
 }
 
@@ -172,7 +170,94 @@ impl State {
         state
     }
 
-    /// What can happen now.
+    fn take_effect(&mut self, index: usize, is_delayed: bool) {
+        let flight = &mut self.flights[index];
+        let word = &mut self.words[flight.node];
+        let found = *word;
+        flight.found = Some(found);
+        if found == flight.swap.expected {
+            *word = flight.swap.new;
+        }
+        if is_delayed {
+            self.delays -= 1;
+        } else {
+            self.take_answer(index, Some(found));
+        }
+    }
+
+    fn take_answer(&mut self, index: usize, found: Option<AcceptorWord>) {
+        let Flight { proposer, node, swap, awaited, is_announcement, .. } = self.flights[index];
+        self.flights[index].awaited = None;
+        let Some(round) = awaited.filter(|_| !self.is_gone[self.actors[proposer].node]) else { return };
+        if is_announcement {
+            if let Some(found) = found.filter(|found| *found != swap.expected && found.decided().is_none()) {
+                self.announce(proposer, node, found);
+            }
+            return;
+        }
+        let now = self.actors[proposer].now();
+        self.actors[proposer].proposer.handle(round, node, found, None, now);
+        self.go_on(proposer);
+    }
+
+    /// What the shell does after each event.
+    fn go_on(&mut self, proposer: usize) {
+        let actor = &mut self.actors[proposer];
+        let now = actor.now();
+        let mut asks = Vec::new();
+        let own = |flight: &&mut Flight| flight.proposer == proposer && !flight.is_announcement;
+        let forget = || self.flights.iter_mut().filter(own).for_each(|flight| flight.awaited = None);
+        advance(&mut actor.proposer, &mut actor.round, now, forget);
+        actor.proposer.asks(now, &mut asks);
+        let awaited = Some(actor.round);
+        self.flights.extend(asks.into_iter().map(|ask| Flight {
+            proposer,
+            node: ask.node,
+            swap: ask.swap,
+            found: None,
+            awaited,
+            is_announcement: false,
+        }));
+        let is_to_announce = self.announces && !actor.has_announced;
+        if let Some(decision) = actor.proposer.decision().filter(|_| is_to_announce) {
+            actor.has_announced = true;
+            let here = actor.node;
+            (0..self.words.len())
+                .filter(|node| *node != here)
+                .for_each(|node| self.announce(proposer, node, decision.vote));
+        }
+    }
+
+    fn announce(&mut self, proposer: usize, node: usize, expected: AcceptorWord) {
+        let decision = self.actors[proposer].proposer.decision().expect("it announces");
+        let swap = Swap { expected, new: AcceptorWord::closed(decision.value) };
+        self.flights.push(Flight { proposer, node, swap, found: None, awaited: Some(0), is_announcement: true });
+    }
+
+    /// Drops what makes no difference any more, and puts the rest in one order.
+    fn settle(&mut self) {
+        let Self { flights, words, is_gone, actors, .. } = self;
+        flights.retain(|flight| {
+            let is_awaited = flight.awaited.is_some() && !is_gone[actors[flight.proposer].node];
+            let may_take_effect =
+                flight.found.is_none() && !is_gone[flight.node] && words[flight.node].0 <= flight.swap.expected.0;
+            is_awaited || may_take_effect
+        });
+        flights.sort_unstable();
+    }
+
+    /// What is known to be decided on nodes that are not gone.
+    fn decisions(&self) -> impl Iterator<Item = u32> {
+        let closed = |(node, word): (usize, &AcceptorWord)| word.decided().filter(|_| !self.is_gone[node]);
+        let decided = |actor: &Actor| actor.proposer.decision().filter(|_| !self.is_gone[actor.node]);
+        let by_words = self.words.iter().enumerate().filter_map(closed);
+        by_words.chain(self.actors.iter().filter_map(decided).map(|decision| decision.value))
+    }
+}
+
+impl Model for State {
+    type Event = Event;
+
     fn events(&self) -> Vec<Event> {
         let mut events = Vec::new();
         for (flight, one) in self.flights.iter().enumerate() {
@@ -231,96 +316,6 @@ impl State {
         }
         self.settle();
     }
-
-    fn take_effect(&mut self, index: usize, is_delayed: bool) {
-        let flight = &mut self.flights[index];
-        let word = &mut self.words[flight.node];
-        let found = *word;
-        flight.found = Some(found);
-        if found == flight.swap.expected {
-            *word = flight.swap.new;
-        }
-        if is_delayed {
-            self.delays -= 1;
-        } else {
-            self.take_answer(index, Some(found));
-        }
-    }
-
-    fn take_answer(&mut self, index: usize, found: Option<AcceptorWord>) {
-        let Flight { proposer, node, swap, awaited, is_announcement, .. } = self.flights[index];
-        self.flights[index].awaited = None;
-        let Some(round) = awaited.filter(|_| !self.is_gone[self.actors[proposer].node]) else { return };
-        if is_announcement {
-            if let Some(found) = found.filter(|found| *found != swap.expected && found.decided().is_none()) {
-                self.announce(proposer, node, found);
-            }
-            return;
-        }
-        let now = self.actors[proposer].now();
-        self.actors[proposer].proposer.handle(round, node, found, None, now);
-        self.go_on(proposer);
-    }
-
-    /// What the shell does after each event.
-    fn go_on(&mut self, proposer: usize) {
-        let actor = &mut self.actors[proposer];
-        let now = actor.now();
-        let mut asks = Vec::new();
-        loop {
-            actor.proposer.advance(now);
-            if actor.proposer.round() == actor.round {
-                break;
-            }
-            actor.round = actor.proposer.round();
-            let own = |flight: &&mut Flight| flight.proposer == proposer && !flight.is_announcement;
-            self.flights.iter_mut().filter(own).for_each(|flight| flight.awaited = None);
-        }
-        actor.proposer.asks(now, &mut asks);
-        let awaited = Some(actor.round);
-        self.flights.extend(asks.into_iter().map(|ask| Flight {
-            proposer,
-            node: ask.node,
-            swap: ask.swap,
-            found: None,
-            awaited,
-            is_announcement: false,
-        }));
-        let is_to_announce = self.announces && !actor.has_announced;
-        if let Some(decision) = actor.proposer.decision().filter(|_| is_to_announce) {
-            actor.has_announced = true;
-            let here = actor.node;
-            (0..self.words.len())
-                .filter(|node| *node != here)
-                .for_each(|node| self.announce(proposer, node, decision.vote));
-        }
-    }
-
-    fn announce(&mut self, proposer: usize, node: usize, expected: AcceptorWord) {
-        let decision = self.actors[proposer].proposer.decision().expect("it announces");
-        let swap = Swap { expected, new: AcceptorWord::closed(decision.value) };
-        self.flights.push(Flight { proposer, node, swap, found: None, awaited: Some(0), is_announcement: true });
-    }
-
-    /// Drops what makes no difference any more, and puts the rest in one order.
-    fn settle(&mut self) {
-        let Self { flights, words, is_gone, actors, .. } = self;
-        flights.retain(|flight| {
-            let is_awaited = flight.awaited.is_some() && !is_gone[actors[flight.proposer].node];
-            let may_take_effect =
-                flight.found.is_none() && !is_gone[flight.node] && words[flight.node].0 <= flight.swap.expected.0;
-            is_awaited || may_take_effect
-        });
-        flights.sort_unstable();
-    }
-
-    /// What is known to be decided on nodes that are not gone.
-    fn decisions(&self) -> impl Iterator<Item = u32> {
-        let closed = |(node, word): (usize, &AcceptorWord)| word.decided().filter(|_| !self.is_gone[node]);
-        let decided = |actor: &Actor| actor.proposer.decision().filter(|_| !self.is_gone[actor.node]);
-        let by_words = self.words.iter().enumerate().filter_map(closed);
-        by_words.chain(self.actors.iter().filter_map(decided).map(|decision| decision.value))
-    }
 }
 
 /// What a search has come across.
@@ -347,27 +342,8 @@ impl Found {
 
 /// Tries everything. Fails with the way to a state that is wrong.
 fn explore(trial: &Trial) {
-    let hasher = BuildHasherDefault::<DefaultHasher>::default();
     let mut found = Found::default();
-    let start = State::new(trial);
-    found.look(&start, &[], trial);
-    let mut seen = HashSet::from([hasher.hash_one(&start)]);
-    let mut way: Vec<Event> = Vec::new();
-    let mut open = vec![(start.events(), start)];
-    while let Some((events, state)) = open.last_mut() {
-        let Some(event) = events.pop() else {
-            open.pop();
-            way.pop();
-            continue;
-        };
-        let mut next = state.clone();
-        next.apply(event);
-        if seen.insert(hasher.hash_one(&next)) {
-            way.push(event);
-            found.look(&next, &way, trial);
-            open.push((next.events(), next));
-        }
-    }
+    explorer::go_every_way(State::new(trial), |state, way| found.look(state, way, trial));
     println!("{found:?} for {trial:?}");
     let values = (1..).take(trial.proposers.len()).collect::<HashSet<u32>>();
     assert_eq!(found.decided, values, "each can win: {trial:?}");
@@ -376,24 +352,10 @@ fn explore(trial: &Trial) {
 
 /// Goes one way at random, to its end.
 fn walk(trial: &Trial) -> Found {
-    let mut random = Seeded::new(trial.seed);
     let mut found = Found::default();
-    let mut state = State::new(trial);
-    let mut way = Vec::new();
-    loop {
-        found.look(&state, &way, trial);
-        let events = state.events();
-        if events.is_empty() {
-            return found;
-        }
-        let mut event = events[random.below(events.len())];
-        // Too much trouble, and nobody gets far.
-        if !matches!(event, Event::Effect { .. }) {
-            event = events[random.below(events.len())];
-        }
-        way.push(event);
-        state.apply(event);
-    }
+    let is_trouble = |event| !matches!(event, Event::Effect { .. });
+    explorer::go_one_way(State::new(trial), trial.seed, is_trouble, |state, way| found.look(state, way, trial));
+    found
 }
 
 #[test]
@@ -497,14 +459,7 @@ impl Led {
     }
 
     fn go_on(&mut self) {
-        loop {
-            self.proposer.advance(self.now);
-            if self.proposer.round() == self.round {
-                break;
-            }
-            self.round = self.proposer.round();
-            self.asks.clear();
-        }
+        advance(&mut self.proposer, &mut self.round, self.now, || self.asks.clear());
         self.proposer.asks(self.now, &mut self.asks);
     }
 

@@ -114,6 +114,8 @@ mod electorate;
 mod epochs;
 #[cfg(test)]
 mod exhaustive;
+#[cfg(test)]
+mod explorer;
 mod proposer;
 mod word;
 
