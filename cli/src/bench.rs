@@ -67,15 +67,11 @@ struct BarrierOptions {
     /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
     #[arg(long, value_name = "M", default_value_t = 1)]
     nodes: usize,
-    /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
-    #[arg(long, value_parser = parse_fabric)]
-    fabric: Option<FabricChoice>,
     /// auto, flat, tree or central
     #[arg(long, default_value = "auto", value_parser = parse_algorithm)]
     algorithm: AlgorithmOption,
-    /// spin, adaptive or park [default: adaptive]
-    #[arg(long, value_parser = parse_wait)]
-    wait: Option<WaitPolicy>,
+    #[command(flatten)]
+    means: Means,
     /// Iterations of each rank, over all rounds [default: as many as fit into a few seconds]
     #[arg(long, value_name = "N")]
     iterations: Option<usize>,
@@ -139,12 +135,8 @@ struct FailureOptions {
     /// Kinds, separated by commas: kill-local, kill-remote, kill-agent, kill-node, stop-node, partition [default: all]
     #[arg(long, value_name = "LIST", value_parser = parse_kinds)]
     kinds: Option<KindList>,
-    /// spin, adaptive or park [default: adaptive]
-    #[arg(long, value_parser = parse_wait)]
-    wait: Option<WaitPolicy>,
-    /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
-    #[arg(long, value_parser = parse_fabric)]
-    fabric: Option<FabricChoice>,
+    #[command(flatten)]
+    means: Means,
     /// One JSON object for each kind instead of the page
     #[arg(long)]
     json: bool,
@@ -166,15 +158,32 @@ struct CalmOptions {
     /// Pretended nodes that the ranks are spread over, in blocks
     #[arg(long, value_name = "M", default_value_t = 3)]
     nodes: usize,
+    #[command(flatten)]
+    means: Means,
+    /// One JSON object instead of the page
+    #[arg(long)]
+    json: bool,
+}
+
+// How the ranks of a measured job wait, and meet. (No doc comment: clap would show it as the command's.)
+#[derive(Args)]
+struct Means {
     /// spin, adaptive or park [default: adaptive]
     #[arg(long, value_parser = parse_wait)]
     wait: Option<WaitPolicy>,
     /// What joins the nodes: auto, tcp or rdma [default: PHALANX_FABRIC, or auto]
     #[arg(long, value_parser = parse_fabric)]
     fabric: Option<FabricChoice>,
-    /// One JSON object instead of the page
-    #[arg(long)]
-    json: bool,
+}
+
+impl Means {
+    fn wait(&self) -> Option<String> {
+        self.wait.map(|policy| policy.name().to_owned())
+    }
+
+    fn fabric(&self) -> Option<String> {
+        self.fabric.map(|fabric| fabric.name().to_owned())
+    }
 }
 
 #[derive(Clone)]
@@ -243,9 +252,9 @@ fn barrier(options: BarrierOptions) -> ExitCode {
     let request = Request {
         ranks: options.ranks,
         nodes: options.nodes,
-        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
+        fabric: options.means.fabric(),
         algorithm: options.algorithm.0.map(|algorithm| algorithm.name().to_owned()),
-        wait: options.wait.map(|policy| policy.name().to_owned()),
+        wait: options.means.wait(),
         iterations: options.iterations,
         warmup: options.warmup,
         arrival: options.arrival,
@@ -256,22 +265,13 @@ fn barrier(options: BarrierOptions) -> ExitCode {
         rounds: options.rounds,
         seed: options.seed,
     };
-    let mut bar = progress();
-    let compared = compare::run(&request, &mut *bar);
-    drop(bar);
-    match compared {
-        Ok(comparison) if options.json => {
-            for skipped in &comparison.skipped {
-                eprintln!("phalanx bench: skipped: {skipped}");
-            }
-            print(&page::json_lines(&comparison.reports))
+    show(watched(|bar| compare::run(&request, bar)), |comparison| {
+        if !options.json {
+            return print(&page::render(&comparison));
         }
-        Ok(comparison) => print(&page::render(&comparison)),
-        Err(error) => {
-            eprintln!("phalanx bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        comparison.skipped.iter().for_each(skipped);
+        print(&page::json_lines(&comparison.reports))
+    })
 }
 
 fn fabric(options: FabricOptions) -> ExitCode {
@@ -281,42 +281,25 @@ fn fabric(options: FabricOptions) -> ExitCode {
         rounds: options.rounds,
         with_perftest: options.vs.is_some(),
     };
-    let mut bar = progress();
-    let measured = fabric::run(&request, &mut *bar);
-    drop(bar);
-    match measured {
-        Ok(measured) if options.json => {
-            if let Some(why) = &measured.skipped {
-                eprintln!("phalanx bench: skipped: {why}");
-            }
-            print(&fabric::json_lines(&measured.reports))
+    show(watched(|bar| fabric::run(&request, bar)), |measured| {
+        if !options.json {
+            return print(&fabric::render(&measured));
         }
-        Ok(measured) => print(&fabric::render(&measured)),
-        Err(error) => {
-            eprintln!("phalanx bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        measured.skipped.iter().for_each(skipped);
+        print(&fabric::json_lines(&measured.reports))
+    })
 }
 
 fn failure(options: FailureOptions) -> ExitCode {
     let request = failure::Request {
         faults: options.faults,
         kinds: options.kinds.map_or_else(|| failure::Kind::ALL.to_vec(), |list| list.0),
-        wait: options.wait.map(|policy| policy.name().to_owned()),
-        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
+        wait: options.means.wait(),
+        fabric: options.means.fabric(),
     };
-    let mut bar = progress();
-    let measured = failure::run(&request, &mut *bar);
-    drop(bar);
-    match measured {
-        Ok(reports) if options.json => print(&failure::json_lines(&reports)),
-        Ok(reports) => print(&failure::render(&reports)),
-        Err(error) => {
-            eprintln!("phalanx bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    show(watched(|bar| failure::run(&request, bar)), |reports| {
+        print(&if options.json { failure::json_lines(&reports) } else { failure::render(&reports) })
+    })
 }
 
 fn calm(options: CalmOptions) -> ExitCode {
@@ -325,18 +308,26 @@ fn calm(options: CalmOptions) -> ExitCode {
         load: options.load,
         ranks: options.ranks,
         nodes: options.nodes,
-        wait: options.wait.map(|policy| policy.name().to_owned()),
-        fabric: options.fabric.map(|fabric| fabric.name().to_owned()),
+        wait: options.means.wait(),
+        fabric: options.means.fabric(),
     };
-    let mut bar = progress();
-    let measured = failure::calm::run(&request, &mut *bar);
-    drop(bar);
+    show(watched(|bar| failure::calm::run(&request, bar)), |report| {
+        let text = if options.json { failure::calm::json_line(&report) } else { failure::calm::render(&report) };
+        let printed = print(&text);
+        if report.false_alarms > 0 { ExitCode::FAILURE } else { printed }
+    })
+}
+
+/// Measures, under a bar where somebody watches.
+fn watched<T>(measure: impl FnOnce(&mut dyn Progress) -> T) -> T {
+    let mut bar: Box<dyn Progress> = if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) };
+    measure(&mut *bar)
+}
+
+/// Shows what was measured, or says why it was not.
+fn show<T>(measured: Result<T, impl std::fmt::Display>, show: impl FnOnce(T) -> ExitCode) -> ExitCode {
     match measured {
-        Ok(report) => {
-            let text = if options.json { failure::calm::json_line(&report) } else { failure::calm::render(&report) };
-            let printed = print(&text);
-            if report.false_alarms > 0 { ExitCode::FAILURE } else { printed }
-        }
+        Ok(measured) => show(measured),
         Err(error) => {
             eprintln!("phalanx bench: {error}");
             ExitCode::FAILURE
@@ -344,9 +335,9 @@ fn calm(options: CalmOptions) -> ExitCode {
     }
 }
 
-/// A bar where somebody watches.
-fn progress() -> Box<dyn Progress> {
-    if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) }
+/// Says what was left out, where the page is no place for it.
+fn skipped(what: impl std::fmt::Display) {
+    eprintln!("phalanx bench: skipped: {what}");
 }
 
 /// Is a rank of a benchmark.
