@@ -31,6 +31,8 @@ mod members;
 mod noted;
 mod parting;
 mod shrinking;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod waiting;
 
@@ -195,6 +197,8 @@ impl Group {
     ///
     /// # Errors
     ///
+    /// [`BarrierError::RankFailed`] when a member has failed; [`BarrierError::Excluded`] when this rank is declared failed
+    /// itself; [`BarrierError::Unreachable`] while too few nodes answer to agree who has failed;
     /// [`BarrierError::OperationMismatch`], [`BarrierError::ArrivalOutstanding`].
     #[inline]
     pub fn barrier(&self) -> Result<(), BarrierError> {
@@ -206,7 +210,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// As [`barrier`](Self::barrier), and [`BarrierError::TimedOut`] with exactly the ranks that have not arrived.
+    /// As [`barrier`](Self::barrier), and [`BarrierError::TimedOut`] with exactly the ranks that have not arrived, or
+    /// [`BarrierError::Unsettled`] when a member has failed and other survivors' nodes do not answer in time.
     pub fn barrier_timeout(&self, timeout: Duration) -> Result<(), BarrierError> {
         self.meet(Contribution::NONE, self.limit(Some(timeout))).map(drop)
     }

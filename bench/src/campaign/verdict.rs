@@ -276,6 +276,19 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_is_open_is_right_when_somebody_has_been_hurt() {
+        let (said, records) = good();
+        let open = [Told::Unreachable { ranks: vec![2] }, Told::Unsettled { ranks: vec![1] }];
+        for told in open {
+            let mut said = said.clone();
+            said.push(Said { rank: 0, at_ns: 5, event: Event::Failed { group: 0, sequence: 2, told } });
+            assert_eq!(words(&said, &records, &[(2, 0)]), "");
+            said.drain(..4);
+            assert!(words(&said, &records, &[(2, 6)]).contains("which nobody has caused"));
+        }
+    }
+
+    #[test]
     fn who_has_failed_itself_may_have_passed_what_survivors_lost() {
         let (mut said, mut records) = good();
         said.truncate(2);
