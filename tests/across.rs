@@ -15,7 +15,7 @@ use common::nodes::{Across, Marks, wait_for_space};
 use common::ranks::LIMIT;
 use phalanx::fabric::FabricKind;
 use phalanx::{Abandoned, Algorithm, BarrierError, Group, GroupError, Job, Operation};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// A time-out that is meant to strike.
 const SHORT: Duration = Duration::from_millis(60);
@@ -407,11 +407,6 @@ fn a_rank_that_has_arrived_and_computes_holds_nobody_up() {
 /// Whoever is stopped for as long as a test does it is only late.
 const LONG_SILENCES: (&str, &str) = ("PHALANX_FAILURE_TIMEOUT_MS", "60000");
 
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("a child of this test");
-}
-
 #[test]
 fn a_stopped_rank_is_named_and_goes_on() {
     const TEST: &str = "a_stopped_rank_is_named_and_goes_on";
@@ -447,9 +442,9 @@ fn a_stopped_rank_is_named_and_goes_on() {
     let across = Across::new(&[0, 0, 1, 2]);
     let mut children = across.start(TEST, &[("PHALANX_RADIX", "2"), LONG_SILENCES]);
     assert_eq!(children.next_answer(0), "under way");
-    signal(children.pid(2), Signal::STOP);
+    children.signal(2, Signal::STOP);
     assert_eq!(children.next_answer(0), "missed");
-    signal(children.pid(2), Signal::CONT);
+    children.signal(2, Signal::CONT);
     children.answers();
 }
 

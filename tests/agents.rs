@@ -25,7 +25,7 @@ use phalanx::fabric::tcp::{Candidate, Door, Peer, Ports, Services, TcpFabric};
 use phalanx::fabric::{Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use phalanx::handshake::Key;
 use phalanx::{BarrierError, Job, TcpEngine};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// Ranks of node 0, each of which is its agent in turn.
 const RANKS: usize = 4;
@@ -266,11 +266,6 @@ fn two_nodes_of_two(test: &str, timeout_ms: u32) -> (Across, Children) {
     (across, children)
 }
 
-fn signal(children: &Children, rank: usize, signal: Signal) {
-    let pid = i32::try_from(children.pid(rank)).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("the child is there");
-}
-
 /// Though silence is allowed for longer than this test: closed ports are a proof.
 #[test]
 fn a_node_of_several_ranks_that_are_all_killed_is_gone_before_any_time_out() {
@@ -280,7 +275,7 @@ fn a_node_of_several_ranks_that_are_all_killed_is_gone_before_any_time_out() {
     }
     let (_across, mut children) = two_nodes_of_two(TEST, 600_000);
     // The one is not to say that the other is dead.
-    signal(&children, 3, Signal::STOP);
+    children.signal(3, Signal::STOP);
     let killed = Instant::now();
     [2, 3].into_iter().for_each(|rank| children.kill(rank));
     (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "[2, 3] [Gone, Gone]"));
@@ -298,11 +293,11 @@ fn a_node_whose_role_takes_long_to_pass_is_not_taken_for_gone() {
         return meet_until_somebody_fails();
     }
     let (_across, mut children) = two_nodes_of_two(TEST, TIMEOUT_MS);
-    signal(&children, 3, Signal::STOP);
+    children.signal(3, Signal::STOP);
     children.kill(2);
     // After twice the time-out it would be silent.
     std::thread::sleep(Duration::from_millis(u64::from(TIMEOUT_MS) * 5 / 4));
-    signal(&children, 3, Signal::CONT);
+    children.signal(3, Signal::CONT);
     for expected in ["[2] [Killed { signal: 9 }]", "[0, 1, 3]"] {
         [0, 1, 3].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), expected, "rank {rank}"));
     }

@@ -12,7 +12,7 @@ use common::ranks::LIMIT;
 use phalanx::cluster::environment::Key;
 use phalanx::cluster::witness::Witness;
 use phalanx::{BarrierError, Job};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// A job with a witness.
 struct Witnessed {
@@ -41,20 +41,13 @@ impl Witnessed {
     }
 
     fn signal(&self, ranks: &[usize], signal: Signal) {
-        for rank in ranks {
-            let pid = i32::try_from(self.children.pid(*rank)).ok().and_then(Pid::from_raw).expect("a pid");
-            kill_process(pid, signal).expect("the child is there");
-        }
+        ranks.iter().for_each(|rank| self.children.signal(*rank, signal));
     }
 
     /// These say the same of the others, and go on together.
     fn survive(&mut self, survivors: &[usize], expected: &str) {
-        for rank in survivors {
-            assert_eq!(self.children.next_answer(*rank), expected, "rank {rank}");
-        }
-        for rank in survivors {
-            assert_eq!(self.children.next_answer(*rank), format!("{survivors:?}"), "rank {rank}");
-        }
+        self.children.await_answers(survivors, expected);
+        self.children.await_answers(survivors, &format!("{survivors:?}"));
     }
 
     /// These were stopped, and go on: they are told that they are lost.

@@ -4,24 +4,17 @@ mod common;
 
 use std::time::Instant;
 
-use common::children::{Children, Launch, answer, await_line, role};
+use common::children::{Launch, answer, await_line, role};
 use common::ranks::{LIMIT, on_ranks};
 use phalanx::{BarrierError, Group, Job, JobOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-/// Starts as many ranks as the job has.
-fn start(test: &str, ranks: usize) -> Children {
-    let launch = Launch::new(ranks);
-    let mut children = Children::default();
-    for rank in 0..ranks {
-        children.start(launch.rank(test, "rank", rank));
-    }
-    children
-}
-
-fn signal(children: &Children, index: usize, signal: Signal) {
-    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("the child is there");
+/// What is taken before anybody has made a group.
+fn space_before(world: &Group) -> usize {
+    world.barrier().expect("all are there");
+    let before = world.space().0;
+    world.barrier().expect("all have looked");
+    before
 }
 
 /// Waits until no more is taken than was. What the dead held is let go by whoever notices, who may be just about to.
@@ -53,9 +46,7 @@ fn processes_that_die_one_after_the_other_leave_no_space_taken() {
     if role().is_some() {
         let job = Job::from_env().expect("a job");
         let world = job.world();
-        world.barrier().expect("all are there");
-        let before = world.space().0;
-        world.barrier().expect("all have looked");
+        let before = space_before(world);
         // Those who survive drop this one before anybody is dead, and cannot let go what the dead held by dropping it.
         let early = world.subgroup(&(0..RANKS).collect::<Vec<_>>(), LIMIT).expect("a group");
         let early = DEATHS.contains(&job.rank()).then_some(early);
@@ -69,15 +60,15 @@ fn processes_that_die_one_after_the_other_leave_no_space_taken() {
         await_space(world, before);
         return answer("nothing is left");
     }
-    let mut children = start(TEST, RANKS);
+    let mut children = Launch::new(RANKS).start(TEST, "rank");
     let mut alive: Vec<usize> = (0..RANKS).collect();
-    alive.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "ready"));
+    children.await_answers(&alive, "ready");
     for dead in DEATHS {
         children.kill(dead);
         alive.retain(|rank| *rank != dead);
-        alive.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), format!("{alive:?}")));
+        children.await_answers(&alive, &format!("{alive:?}"));
     }
-    alive.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "nothing is left"));
+    children.await_answers(&alive, "nothing is left");
 }
 
 /// Threads drop their groups when they panic or leave, but what they have not taken by then is not theirs to drop.
@@ -86,9 +77,7 @@ fn threads_that_end_one_after_the_other_leave_no_space_taken() {
     const RANKS: usize = 6;
     on_ranks(RANKS, &JobOptions::new(), |job| {
         let rank = job.rank();
-        job.world().barrier().expect("all are there");
-        let before = job.world().space().0;
-        job.world().barrier().expect("all have looked");
+        let before = space_before(job.world());
         let mut group = job.world().split(0, 0).expect("a group");
         // Ranks 1 and 3 never take these. Of the first all others drop theirs before anybody has ended; of the second the
         // leader ends before the one that it is made for.
@@ -121,9 +110,7 @@ fn what_a_stopped_rank_holds_is_kept_until_it_is_dead() {
     if role().is_some() {
         let job = Job::from_env().expect("a job");
         let world = job.world();
-        world.barrier().expect("all are there");
-        let before = world.space().0;
-        world.barrier().expect("all have looked");
+        let before = space_before(world);
         let group = world.split(0, 0).expect("a group");
         answer("ready");
         await_line();
@@ -133,11 +120,11 @@ fn what_a_stopped_rank_holds_is_kept_until_it_is_dead() {
         await_space(world, before);
         return answer("nothing is left");
     }
-    let mut children = start(TEST, 3);
-    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
-    signal(&children, 0, Signal::STOP);
+    let mut children = Launch::new(3).start(TEST, "rank");
+    children.await_answers(&[0, 1, 2], "ready");
+    children.signal(0, Signal::STOP);
     [1, 2].iter().for_each(|rank| children.say(*rank, "go on"));
-    [1, 2].iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "true"));
+    children.await_answers(&[1, 2], "true");
     children.kill(0);
-    [1, 2].iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "nothing is left"));
+    children.await_answers(&[1, 2], "nothing is left");
 }

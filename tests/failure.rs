@@ -5,32 +5,10 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::children::{Children, Launch, answer, role};
+use common::children::{Launch, answer, role};
 use common::ranks::{Gate, LIMIT, on_ranks};
 use phalanx::{Algorithm, BarrierError, FailureCause, Group, Job, JobOptions, LateState};
-use rustix::process::{Pid, Signal, kill_process};
-
-/// Starts as many ranks as the job has, all in the role `rank`.
-fn start(test: &str, ranks: usize) -> Children {
-    let launch = Launch::new(ranks);
-    let mut children = Children::default();
-    for rank in 0..ranks {
-        children.start(launch.rank(test, "rank", rank));
-    }
-    children
-}
-
-fn signal(children: &Children, index: usize, signal: Signal) {
-    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("the child is there");
-}
-
-/// Waits for an answer of each of these.
-fn await_answers(children: &mut Children, indices: &[usize], expected: &str) {
-    for index in indices {
-        assert_eq!(children.next_answer(*index), expected, "child {index}");
-    }
-}
+use rustix::process::Signal;
 
 /// What a survivor says of a failure: the same text from all of them.
 fn told(error: &BarrierError) -> String {
@@ -73,8 +51,8 @@ fn all_survivors_of_a_killed_rank_are_told_the_same_and_go_on_without_it() {
         }
         return answer("done");
     }
-    let mut children = start(TEST, RANKS);
-    await_answers(&mut children, &[0, 1, 2, 3], "ready");
+    let mut children = Launch::new(RANKS).start(TEST, "rank");
+    children.await_answers(&[0, 1, 2, 3], "ready");
     children.kill(2);
     let expected = "[2] [Killed { signal: 9 }] epoch 1 barrier 2 of 0";
     for index in all_but(2, RANKS) {
@@ -109,11 +87,7 @@ fn a_rank_that_ends_is_told_of_with_its_cause() {
         ("leaves", "Left"),
     ];
     for (way, cause) in ways {
-        let launch = Launch::new(2);
-        let mut children = Children::default();
-        for rank in 0..2 {
-            children.start(launch.rank(TEST, way, rank));
-        }
+        let mut children = Launch::new(2).start(TEST, way);
         assert_eq!(children.next_answer(0), format!("[1] [{cause}] epoch 1 barrier 2 of 0"), "{way}");
     }
 }
@@ -147,13 +121,13 @@ fn a_stopped_rank_is_late_then_failed_and_is_told_so_when_it_comes_back() {
         answer(told(&error));
         return world.shrink(LIMIT).expect("two are left").barrier().expect("both live");
     }
-    let mut children = start(TEST, 3);
-    await_answers(&mut children, &[0, 1, 2], "ready");
-    signal(&children, 1, Signal::STOP);
+    let mut children = Launch::new(3).start(TEST, "rank");
+    children.await_answers(&[0, 1, 2], "ready");
+    children.signal(1, Signal::STOP);
     children.say(0, "stopped");
     children.say(2, "stopped");
-    await_answers(&mut children, &[0, 2], "[1] [Stopped] epoch 1 barrier 2 of 0");
-    signal(&children, 1, Signal::CONT);
+    children.await_answers(&[0, 2], "[1] [Stopped] epoch 1 barrier 2 of 0");
+    children.signal(1, Signal::CONT);
     children.say(1, "go on");
     assert_eq!(children.next_answer(1), "true");
     assert!((0..3).all(|index| children.finish(index).1.success()));
@@ -175,17 +149,13 @@ fn two_that_die_at_once_are_told_of_alike() {
         return;
     }
     for algorithm in Algorithm::ALL {
-        let launch = Launch::new(RANKS);
-        let mut children = Children::default();
-        for rank in 0..RANKS {
-            children.start(launch.rank(TEST, algorithm.name(), rank));
-        }
-        await_answers(&mut children, &[0, 1, 2, 3, 4, 5], "ready");
-        signal(&children, 0, Signal::KILL);
-        signal(&children, 3, Signal::KILL);
+        let mut children = Launch::new(RANKS).start(TEST, algorithm.name());
+        children.await_answers(&[0, 1, 2, 3, 4, 5], "ready");
+        children.signal(0, Signal::KILL);
+        children.signal(3, Signal::KILL);
         let first = children.next_answer(1);
-        await_answers(&mut children, &[2, 4, 5], &first);
-        await_answers(&mut children, &[1, 2, 4, 5], "[1, 2, 4, 5]");
+        children.await_answers(&[2, 4, 5], &first);
+        children.await_answers(&[1, 2, 4, 5], "[1, 2, 4, 5]");
     }
 }
 
@@ -282,14 +252,10 @@ fn what_a_killed_rank_had_arrived_at_is_lost_for_all() {
         return answer(told(&ended.expect_err("one is dead")));
     }
     for algorithm in Algorithm::ALL {
-        let launch = Launch::new(3);
-        let mut children = Children::default();
-        for rank in 0..3 {
-            children.start(launch.rank(TEST, algorithm.name(), rank));
-        }
-        await_answers(&mut children, &[0, 1, 2], "ready");
+        let mut children = Launch::new(3).start(TEST, algorithm.name());
+        children.await_answers(&[0, 1, 2], "ready");
         children.kill(2);
-        await_answers(&mut children, &[0, 1], "[2] [Killed { signal: 9 }] epoch 1 barrier 2 of 0");
+        children.await_answers(&[0, 1], "[2] [Killed { signal: 9 }] epoch 1 barrier 2 of 0");
     }
 }
 

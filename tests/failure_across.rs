@@ -8,12 +8,7 @@ use common::children::{Children, answer, await_line, role};
 use common::nodes::Across;
 use common::ranks::LIMIT;
 use phalanx::{BarrierError, FailureCause, Group, Job};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn signal(children: &Children, index: usize, signal: Signal) {
-    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("the child is there");
-}
+use rustix::process::Signal;
 
 /// What a survivor says of a failure: the same text from all of them, but for the barrier.
 fn told(error: &BarrierError) -> String {
@@ -67,12 +62,8 @@ fn start(test: &str, nodes: &[usize], role: &str) -> (Across, Children) {
 
 /// All survivors say the same, and go on together.
 fn survive(children: &mut Children, survivors: &[usize], expected: &str) {
-    for rank in survivors {
-        assert_eq!(children.next_answer(*rank), expected, "rank {rank}");
-    }
-    for rank in survivors {
-        assert_eq!(children.next_answer(*rank), format!("{survivors:?}"), "rank {rank}");
-    }
+    children.await_answers(survivors, expected);
+    children.await_answers(survivors, &format!("{survivors:?}"));
 }
 
 /// A rank that meets the others in many groups at a time until that fails in each, and says at which barriers. Where in a
@@ -169,9 +160,9 @@ fn a_silent_node_is_given_up_by_the_majority_and_finds_itself_excluded() {
         return meet_until_somebody_fails();
     }
     let (_across, mut children) = start(TEST, &[0, 1, 2], "idle 2");
-    signal(&children, 2, Signal::STOP);
+    children.signal(2, Signal::STOP);
     survive(&mut children, &[0, 1], "[2] [Silent] epoch 1");
-    signal(&children, 2, Signal::CONT);
+    children.signal(2, Signal::CONT);
     children.say(2, "look");
     let said = children.next_answer(2);
     assert!(said.starts_with("Excluded { rank: 2") && said.contains("Silent"), "{said}");
@@ -212,21 +203,21 @@ fn a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_gi
     let timeout = TIMEOUT.as_millis().to_string();
     let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", &timeout)]);
     (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
-    signal(&children, 2, Signal::STOP);
+    children.signal(2, Signal::STOP);
     (0..2).for_each(|rank| children.say(rank, "meet"));
     std::thread::sleep(TIMEOUT * 2);
-    signal(&children, 2, Signal::CONT);
+    children.signal(2, Signal::CONT);
     children.say(2, "meet");
     (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "met", "rank {rank}"));
 
     // What it was stopped for before does not count.
     let stopped = Instant::now();
-    signal(&children, 2, Signal::STOP);
+    children.signal(2, Signal::STOP);
     (0..2).for_each(|rank| children.say(rank, "meet"));
     survive(&mut children, &[0, 1], "[2] [Silent] epoch 1");
     let lasted = stopped.elapsed();
     assert!(lasted >= TIMEOUT * 7 / 2, "it was given up after {lasted:?}, with a time-out of {TIMEOUT:?}");
-    signal(&children, 2, Signal::CONT);
+    children.signal(2, Signal::CONT);
     children.say(2, "meet");
     let said = children.next_answer(2);
     assert!(said.starts_with("Excluded { rank: 2") && said.contains("Silent"), "{said}");
@@ -240,10 +231,10 @@ fn where_no_majority_is_left_the_silent_node_is_unreachable_until_it_comes_back(
         return meet_again();
     }
     let (_across, mut children) = start(TEST, &[0, 1], "idle 1");
-    signal(&children, 1, Signal::STOP);
+    children.signal(1, Signal::STOP);
     let said = children.next_answer(0);
     assert!(said.starts_with("Unreachable { rank: 0") && said.contains("ranks: [1], nodes: [1]"), "{said}");
-    signal(&children, 1, Signal::CONT);
+    children.signal(1, Signal::CONT);
     children.say(1, "look");
     (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "met again", "rank {rank}"));
     (0..2).for_each(|rank| children.say(rank, "leave"));
@@ -287,16 +278,16 @@ fn a_rank_of_another_node_that_is_stopped_has_failed_after_the_time_out() {
     // One that others of its node wait for; and the one that speaks for its node.
     for victim in [3, 2] {
         let (_across, mut children) = start(TEST, &[0, 0, 1, 1], &format!("idle {victim}"));
-        signal(&children, victim, Signal::STOP);
+        children.signal(victim, Signal::STOP);
         let survivors: Vec<usize> = (0..4).filter(|rank| *rank != victim).collect();
         survive(&mut children, &survivors, &format!("[{victim}] [Stopped] epoch 1"));
-        signal(&children, victim, Signal::CONT);
+        children.signal(victim, Signal::CONT);
         children.say(victim, "look");
         let said = children.next_answer(victim);
         assert!(said.starts_with(&format!("Excluded {{ rank: {victim}")), "{said}");
         // It alone is refused, not its node.
         survivors.iter().for_each(|rank| children.say(*rank, "go on"));
-        survivors.iter().for_each(|rank| assert_eq!(children.next_answer(*rank), "still there", "rank {rank}"));
+        children.await_answers(&survivors, "still there");
     }
 }
 

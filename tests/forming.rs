@@ -10,7 +10,7 @@ use common::children::{answer, role};
 use common::nodes::{Across, Marks, wait_for_space};
 use common::ranks::LIMIT;
 use phalanx::{Abandoned, BarrierError, Group, GroupError, Job, JobOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// A time-out that is meant to strike.
 const SHORT: Duration = Duration::from_millis(3);
@@ -196,24 +196,6 @@ fn calls_with_no_time_left_get_on() {
     Across::new(&[0, 1]).run(TEST, &[]);
 }
 
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("a child of this test");
-}
-
-/// Stops a process, and waits until all its threads are: one of them might answer still.
-fn stop(pid: u32) {
-    signal(pid, Signal::STOP);
-    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
-        let stat = std::fs::read_to_string(task.expect("a task").path().join("stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
-    };
-    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).expect("a child of this test");
-    while !tasks().all(is_stopped) {
-        std::thread::yield_now();
-    }
-}
-
 /// The members of a split have met, but one node does not say what its members want: called again, the split goes on.
 #[test]
 fn a_split_whose_members_do_not_answer_is_resumed() {
@@ -246,9 +228,9 @@ fn a_split_whose_members_do_not_answer_is_resumed() {
     assert_eq!(children.next_answer(0), "the others wait");
     // Rank 2, which speaks for its node, tells the other node at once: it looks for nothing else.
     std::thread::sleep(Duration::from_millis(500));
-    stop(children.pid(2));
+    children.stop(2);
     std::fs::write(across.marks.join("stopped.99"), "").expect("a file");
     assert_eq!(children.next_answer(0), "not answered");
-    signal(children.pid(2), Signal::CONT);
+    children.signal(2, Signal::CONT);
     children.answers();
 }

@@ -18,17 +18,16 @@ mod common;
 
 use std::task::Poll;
 
-use common::conduct::{Conduct, Mood, any_contribution, expected};
+use common::conduct::{Mood, any_contribution};
 use common::seeds::for_each_seed;
+use common::spanned::{Actor, Spanned, any_algorithm, any_pattern, pass};
 use common::wires::Wires;
 use phalanx::ExchangePattern;
 use phalanx::coord::barrier::spanning::layout::{ExchangeWord, SpanLayout};
-use phalanx::coord::barrier::spanning::{Schedule, Settled, Span, SpanNode, Spanning};
-use phalanx::coord::barrier::{Algorithm, Contribution, Operation, Outcome, Withdrawal};
-use phalanx::coord::formation::{self, Member};
+use phalanx::coord::barrier::spanning::{Schedule, Settled, Span, Spanning};
+use phalanx::coord::barrier::{Algorithm, Contribution, Operation, Withdrawal};
 use phalanx::fabric::Memory;
-use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
-use phalanx::fabric::sim::{Seeded, SimNode};
+use phalanx::fabric::sim::Seeded;
 use phalanx::sync::Ordering;
 
 /// What an epoch declares failed.
@@ -38,11 +37,9 @@ enum Unit {
     Node(usize),
 }
 
-/// One member of the group.
-struct Actor {
-    machine: Spanning,
-    node: usize,
-    conduct: Conduct,
+/// What has become of a member.
+#[derive(Clone, Copy, Debug)]
+struct Fate {
     /// Its process runs.
     is_alive: bool,
     /// The barrier at which it has been told of a failure.
@@ -65,6 +62,7 @@ struct Weather {
 struct Job<'net> {
     net: &'net Wires,
     actors: Vec<Actor>,
+    fates: Vec<Fate>,
     /// The view log.
     log: Vec<Unit>,
     /// Failures that are not in the log yet.
@@ -77,19 +75,14 @@ struct Job<'net> {
 
 impl<'net> Job<'net> {
     fn new(net: &'net Wires, layouts: &[SpanLayout], span: &Span, weather: Weather, seed: u64) -> Self {
-        let mut actors = Vec::new();
-        for (node, layout) in layouts.iter().enumerate() {
-            for me in 0..layout.local().size() {
-                let machine = Spanning::new(&net.nodes[node], *layout, span.clone(), node, me);
-                actors.push(Actor { machine, node, conduct: Conduct::new(), is_alive: true, failed_at: None });
-            }
-        }
+        let actors = Actor::all(net, layouts, span);
+        let fates = vec![Fate { is_alive: true, failed_at: None }; actors.len()];
         let (log, undecided, known) = (Vec::new(), Vec::new(), vec![0; layouts.len()]);
-        Self { net, actors, log, undecided, known, weather, random: Seeded::new(seed) }
+        Self { net, actors, fates, log, undecided, known, weather, random: Seeded::new(seed) }
     }
 
     fn next(&self, index: usize) -> u64 {
-        self.actors[index].machine.passed() + 1
+        self.actors[index].next()
     }
 
     fn is_unlucky(&mut self) -> bool {
@@ -106,7 +99,7 @@ impl<'net> Job<'net> {
     }
 
     fn is_survivor(&self, member: usize) -> bool {
-        self.actors[member].is_alive && !self.has_failed(member, self.log.len())
+        self.fates[member].is_alive && !self.has_failed(member, self.log.len())
     }
 
     fn survivors(&self) -> Vec<usize> {
@@ -114,8 +107,7 @@ impl<'net> Job<'net> {
     }
 
     fn has_ended(&self, member: usize) -> bool {
-        let actor = &self.actors[member];
-        actor.failed_at.is_some() || actor.machine.passed() == self.weather.rounds
+        self.fates[member].failed_at.is_some() || self.actors[member].machine.passed() == self.weather.rounds
     }
 
     /// All has been heard of, and each survivor is at its end.
@@ -139,7 +131,7 @@ impl<'net> Job<'net> {
             self.net.step();
             return;
         }
-        let can_act = |index: &usize| self.actors[*index].is_alive && !self.has_ended(*index);
+        let can_act = |index: &usize| self.fates[*index].is_alive && !self.has_ended(*index);
         let able: Vec<usize> = (0..self.actors.len()).filter(can_act).collect();
         if able.is_empty() {
             return;
@@ -171,13 +163,13 @@ impl<'net> Job<'net> {
         let is_last = neighbours.len() == 1;
         let unit = if takes_all || is_last { Unit::Node(node) } else { Unit::Member(victim) };
         if dies {
-            for (other, actor) in self.actors.iter_mut().enumerate() {
-                actor.is_alive &= match unit {
-                    Unit::Node(lost) => actor.node != lost,
+            for (other, fate) in self.fates.iter_mut().enumerate() {
+                fate.is_alive &= match unit {
+                    Unit::Node(lost) => self.actors[other].node != lost,
                     Unit::Member(lost) => other != lost,
                 };
             }
-            for process in (0..self.actors.len()).filter(|process| !self.actors[*process].is_alive) {
+            for process in (0..self.actors.len()).filter(|process| !self.fates[*process].is_alive) {
                 // Some of what it has said may still come.
                 for _ in 0..self.random.below(4) {
                     self.net.step();
@@ -230,7 +222,7 @@ impl<'net> Job<'net> {
         if let Unit::Member(member) = lost
             && self.actors[member].node == node
         {
-            self.actors[member].is_alive = false;
+            self.fates[member].is_alive = false;
             (0..self.known.len()).for_each(|other| self.net.cut(member, other));
         }
     }
@@ -242,12 +234,12 @@ impl<'net> Job<'net> {
     fn arrive(&mut self, index: usize) {
         let sequence = self.next(index);
         if self.knows_of_failures(index) {
-            self.actors[index].failed_at = Some(sequence);
+            self.fates[index].failed_at = Some(sequence);
             return;
         }
         let contribution = any_contribution(sequence, &mut self.random);
         let (is_absent, begins) = (self.is_unlucky(), self.random.below(3) == 0);
-        let Actor { machine, node, conduct, .. } = &mut self.actors[index];
+        let Actor { machine, node, conduct } = &mut self.actors[index];
         conduct.arrive(sequence, contribution);
         machine.arrive(&self.net.nodes[*node], contribution, None);
         if is_absent || begins {
@@ -268,16 +260,9 @@ impl<'net> Job<'net> {
             self.actors[index].conduct.mood = Mood::Withdrawing;
             return;
         }
-        let trust = self.random.below(6);
-        let Actor { machine, node, .. } = &mut self.actors[index];
-        let (memory, fabric) = (&self.net.nodes[*node], self.net.of(index, *node));
-        let polled = match trust {
-            0..3 => machine.poll(memory, &fabric),
-            3 | 4 => machine.poll_thoroughly(memory, &fabric),
-            _ => machine.repair(memory, &fabric),
-        };
-        if let Poll::Ready(outcome) = polled {
-            self.pass(index, &outcome);
+        let distrust = self.random.below(6);
+        if let Poll::Ready(outcome) = self.actors[index].look(self.net, index, distrust) {
+            pass(&mut self.actors, index, &outcome);
         }
     }
 
@@ -292,10 +277,10 @@ impl<'net> Job<'net> {
         let (memory, fabric) = (&self.net.nodes[*node], self.net.of(index, *node));
         match machine.settle(memory, &fabric, epochs as u64, |node| survives[node]) {
             Poll::Pending => {}
-            Poll::Ready(Settled::Passed(outcome)) => self.pass(index, &outcome),
+            Poll::Ready(Settled::Passed(outcome)) => pass(&mut self.actors, index, &outcome),
             Poll::Ready(Settled::Lost) => {
                 machine.give_up(memory, &fabric);
-                self.actors[index].failed_at = Some(sequence);
+                self.fates[index].failed_at = Some(sequence);
             }
         }
     }
@@ -303,7 +288,7 @@ impl<'net> Job<'net> {
     fn withdraw(&mut self, index: usize) {
         let knows = self.knows_of_failures(index);
         let gives_up = knows || self.random.below(100) == 0;
-        let Actor { machine, node, conduct, .. } = &mut self.actors[index];
+        let Actor { machine, node, conduct } = &mut self.actors[index];
         let (memory, fabric) = (&self.net.nodes[*node], self.net.of(index, *node));
         if gives_up {
             machine.insist(memory, &fabric);
@@ -312,29 +297,17 @@ impl<'net> Job<'net> {
         }
         match machine.withdraw(memory, &fabric) {
             Poll::Pending => {}
-            Poll::Ready(Withdrawal::Passed(outcome)) => self.pass(index, &outcome),
+            Poll::Ready(Withdrawal::Passed(outcome)) => pass(&mut self.actors, index, &outcome),
             Poll::Ready(Withdrawal::Withdrawn) => conduct.withdraw(),
             Poll::Ready(Withdrawal::Exhausted) => (conduct.mood, conduct.attempts) = (Mood::Waiting, 4),
         }
-    }
-
-    /// The oracle on passing. The machine has passed, so the barrier in question is the one before its next.
-    fn pass(&mut self, index: usize, outcome: &Outcome) {
-        self.actors[index].conduct.pass();
-        let sequence = self.next(index) - 1;
-        for (other, actor) in self.actors.iter().enumerate() {
-            let stands = actor.conduct.may_stand(self.next(other), sequence);
-            assert!(stands, "member {index} has passed {sequence} before member {other} arrived");
-        }
-        let agreed = expected(self.actors.iter().map(|actor| &actor.conduct), sequence).ok();
-        assert_eq!(outcome.as_ref().ok().copied(), agreed, "member {index} at barrier {sequence}: {outcome:?}");
     }
 
     /// The oracle on failing.
     fn check_outcomes(&self) {
         let survivors = self.survivors();
         for failed in &survivors {
-            let Some(sequence) = self.actors[*failed].failed_at else { continue };
+            let Some(sequence) = self.fates[*failed].failed_at else { continue };
             for other in &survivors {
                 let passed = self.actors[*other].machine.passed();
                 assert!(
@@ -370,9 +343,8 @@ impl<'net> Job<'net> {
 
     fn situation(&self) -> String {
         let line = |(index, actor): (usize, &Actor)| {
-            let Actor { node, machine, conduct, is_alive, failed_at } = actor;
-            let (passed, mood) = (machine.passed(), conduct.mood);
-            format!("{index} on {node}: alive {is_alive}, passed {passed}, failed at {failed_at:?}, {mood:?}\n")
+            let (passed, mood, fate) = (actor.machine.passed(), actor.conduct.mood, self.fates[index]);
+            format!("{index} on {}: passed {passed}, {mood:?}, {fate:?}\n", actor.node)
         };
         let actors: String = self.actors.iter().enumerate().map(line).collect();
         format!("{actors}log {:?}, known {:?}, undecided {:?}", self.log, self.known, self.undecided)
@@ -381,24 +353,10 @@ impl<'net> Job<'net> {
 
 /// A group with so many members on each node.
 fn one_group(counts: &[usize], weather: Weather, random: &mut Seeded) {
-    let pattern = match random.below(3) {
-        0 => ExchangePattern::Star,
-        _ => ExchangePattern::Dissemination { radix: 2 + random.below(3) },
-    };
-    let schedule = Schedule::new(counts.len(), pattern);
-    let (mut nodes, mut layouts, mut list) = (Vec::new(), Vec::new(), Vec::new());
-    for (node, count) in counts.iter().enumerate() {
-        let layout = NodeLayout::new(*count, formation::units_spanning(&schedule, *count) * UNIT_WORDS);
-        let memory = SimNode::new(layout.words());
-        let members: Vec<Member> = (0..*count).map(|local| Member { rank: local, local }).collect();
-        let algorithm = Algorithm::ALL[random.below(3)];
-        let made = formation::make_spanning(&memory, &layout, schedule, &members, algorithm).expect("space");
-        list.push(SpanNode { node, start: made.start(), members: *count });
-        layouts.push(made);
-        nodes.push(memory);
-    }
+    let schedule = Schedule::new(counts.len(), any_pattern(4, random));
+    let Spanned { nodes, layouts, span } = Spanned::new(schedule, counts, || any_algorithm(random));
     let net = Wires::new(nodes, counts.iter().sum(), weather.faults, random.number());
-    Job::new(&net, &layouts, &Span::Some(list.into()), weather, random.number()).run();
+    Job::new(&net, &layouts, &span, weather, random.number()).run();
 }
 
 fn any_weather(rounds: u64, random: &mut Seeded) -> Weather {
@@ -444,13 +402,7 @@ struct Three {
 impl Three {
     fn new(contribution: Contribution) -> Self {
         let schedule = Schedule::new(3, ExchangePattern::Star);
-        let layout = NodeLayout::new(1, formation::units_spanning(&schedule, 1) * UNIT_WORDS);
-        let nodes: Vec<SimNode> = (0..3).map(|_| SimNode::new(layout.words())).collect();
-        let member = [Member { rank: 0, local: 0 }];
-        let make =
-            |memory| formation::make_spanning(memory, &layout, schedule, &member, Algorithm::Flat).expect("space");
-        let layouts: Vec<SpanLayout> = nodes.iter().map(make).collect();
-        let span = Span::All { nodes: 3, start: layouts[0].start(), members: 1 };
+        let Spanned { nodes, layouts, span } = Spanned::new(schedule, &[1; 3], || Algorithm::Flat);
         let net = Wires::new(nodes, 3, 0, 1);
         let members =
             (0..3).map(|node| Spanning::new(&net.nodes[node], layouts[node], span.clone(), node, 0)).collect();

@@ -15,7 +15,7 @@ mod common;
 use std::collections::HashSet;
 use std::task::Poll;
 
-use common::conduct::{Conduct, Mood, any_contribution, expected, fall_asleep, is_missed_by_nobody, wake_up};
+use common::conduct::{Conduct, Mood, any_contribution, fall_asleep, is_missed_by_nobody, must_get, wake_up};
 use common::seeds::for_each_seed;
 use phalanx::coord::barrier::layout::GroupLayout;
 use phalanx::coord::barrier::{Algorithm, Barrier, Contribution, Outcome, Withdrawal};
@@ -135,11 +135,7 @@ impl<'node> Meeting<'node> {
     fn pass(&mut self, index: usize, outcome: &Outcome) {
         self.actors[index].conduct.pass();
         let sequence = self.next(index) - 1;
-        for other in 0..self.actors.len() {
-            assert!(self.may_stand(other, sequence), "member {index} passed {sequence} before member {other} arrived");
-        }
-        let expected = expected(self.actors.iter().map(|actor| &actor.conduct), sequence);
-        assert_eq!(*outcome, expected, "member {index} at barrier {sequence}");
+        assert_eq!(*outcome, must_get(self.all(), index, sequence), "member {index} at barrier {sequence}");
     }
 
     fn withdraw(&mut self, index: usize) {

@@ -19,10 +19,10 @@ mod common;
 
 use std::task::Poll;
 
-use common::conduct::{Conduct, Mood, any_contribution, expected, fall_asleep, is_missed_by_nobody, wake_up};
+use common::conduct::{Conduct, Mood, any_contribution, fall_asleep, is_missed_by_nobody, wake_up};
 use common::seeds::for_each_seed;
+use common::spanned::{Actor, Spanned, any_algorithm, any_pattern, members, pass};
 use common::wires::Wires;
-use phalanx::ExchangePattern;
 use phalanx::coord::barrier::spanning::layout::{ExchangeWord, SpanLayout};
 use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
 use phalanx::coord::barrier::{Algorithm, Contribution, Operation, Outcome, Withdrawal};
@@ -31,13 +31,6 @@ use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Seeded, SimNode};
 use phalanx::fabric::{Memory, WordAt};
 use phalanx::sync::Ordering;
-
-/// One member of the group.
-struct Actor {
-    machine: Spanning,
-    node: usize,
-    conduct: Conduct,
-}
 
 /// What a seed decides once.
 #[derive(Clone, Copy, Debug)]
@@ -59,13 +52,7 @@ struct Meeting<'net> {
 
 impl<'net> Meeting<'net> {
     fn new(net: &'net Wires, layouts: &[SpanLayout], span: &Span, weather: Weather, seed: u64) -> Self {
-        let mut actors = Vec::new();
-        for (node, layout) in layouts.iter().enumerate() {
-            for me in 0..layout.local().size() {
-                let machine = Spanning::new(&net.nodes[node], *layout, span.clone(), node, me);
-                actors.push(Actor { machine, node, conduct: Conduct::new() });
-            }
-        }
+        let actors = Actor::all(net, layouts, span);
         Self { net, actors, weather, random: Seeded::new(seed) }
     }
 
@@ -75,7 +62,7 @@ impl<'net> Meeting<'net> {
 
     /// All members, each with the barrier that it is at.
     fn all(&self) -> impl Iterator<Item = (u64, &Conduct)> {
-        self.actors.iter().map(|actor| (actor.machine.passed() + 1, &actor.conduct))
+        self.actors.iter().map(|actor| (actor.next(), &actor.conduct))
     }
 
     fn is_unlucky(&mut self) -> bool {
@@ -84,7 +71,7 @@ impl<'net> Meeting<'net> {
 
     /// The barrier that a member is at.
     fn next(&self, index: usize) -> u64 {
-        self.actors[index].machine.passed() + 1
+        self.actors[index].next()
     }
 
     /// Whether a member has arrived at `sequence`, its withdrawal, if it is at one, left open.
@@ -143,31 +130,12 @@ impl<'net> Meeting<'net> {
             self.actors[index].conduct.mood = Mood::Withdrawing;
             return self.withdraw(index);
         }
-        let trust = self.random.below(6);
-        let Actor { machine, node, .. } = &mut self.actors[index];
-        let (memory, fabric) = (&self.net.nodes[*node], self.net.of(index, *node));
-        let polled = match trust {
-            0..3 => machine.poll(memory, &fabric),
-            3 | 4 => machine.poll_thoroughly(memory, &fabric),
-            _ => machine.repair(memory, &fabric),
-        };
-        match polled {
-            Poll::Ready(outcome) => self.pass(index, &outcome),
-            Poll::Pending if trust == 4 => self.park(index),
+        let distrust = self.random.below(6);
+        match self.actors[index].look(self.net, index, distrust) {
+            Poll::Ready(outcome) => pass(&mut self.actors, index, &outcome),
+            Poll::Pending if distrust == 4 => self.park(index),
             Poll::Pending => {}
         }
-    }
-
-    /// The oracle on passing. The machine has passed, so the barrier in question is the one before its next.
-    fn pass(&mut self, index: usize, outcome: &Outcome) {
-        self.actors[index].conduct.pass();
-        let sequence = self.next(index) - 1;
-        for other in 0..self.actors.len() {
-            assert!(self.may_stand(other, sequence), "member {index} passed {sequence} before member {other} arrived");
-        }
-        // Who disagrees, members' own words tell.
-        let agreed = expected(self.actors.iter().map(|actor| &actor.conduct), sequence).ok();
-        assert_eq!(outcome.as_ref().ok().copied(), agreed, "member {index} at barrier {sequence}: {outcome:?}");
     }
 
     fn withdraw(&mut self, index: usize) {
@@ -176,7 +144,7 @@ impl<'net> Meeting<'net> {
         let withdrawn = machine.withdraw(&self.net.nodes[*node], &self.net.of(index, *node));
         match withdrawn {
             Poll::Pending => {}
-            Poll::Ready(Withdrawal::Passed(outcome)) => self.pass(index, &outcome),
+            Poll::Ready(Withdrawal::Passed(outcome)) => pass(&mut self.actors, index, &outcome),
             Poll::Ready(Withdrawal::Withdrawn) => {
                 let passed = (0..self.actors.len()).find(|other| self.next(*other) > sequence);
                 assert_eq!(passed, None, "member {index} withdrew from {sequence}, which has been passed");
@@ -257,14 +225,6 @@ impl<'net> Meeting<'net> {
     }
 }
 
-/// A dissemination more often than a star.
-fn any_pattern(most_radix: usize, random: &mut Seeded) -> ExchangePattern {
-    match random.below(3) {
-        0 => ExchangePattern::Star,
-        _ => ExchangePattern::Dissemination { radix: 2 + random.below(most_radix - 1) },
-    }
-}
-
 /// A group with so many members on each node.
 fn one_group(counts: &[usize], most_radix: usize, weather: Weather, random: &mut Seeded) {
     let schedule = Schedule::new(counts.len(), any_pattern(most_radix, random));
@@ -276,11 +236,11 @@ fn one_group(counts: &[usize], most_radix: usize, weather: Weather, random: &mut
         let units = before * formation::units(1) + formation::units_spanning(&schedule, *count);
         let node = NodeLayout::new(*count, units * UNIT_WORDS);
         let memory = SimNode::new(node.words());
-        let members: Vec<Member> = (0..*count).map(|local| Member { rank: local, local }).collect();
+        let members = members(*count);
         for _ in 0..before {
             formation::make_for(&memory, &node, &members[..1], Algorithm::Flat).expect("space");
         }
-        let algorithm = Algorithm::ALL[random.below(3)];
+        let algorithm = any_algorithm(random);
         layouts.push(formation::make_spanning(&memory, &node, schedule, &members, algorithm).expect("space"));
         nodes.push(memory);
     }
@@ -387,18 +347,9 @@ struct One {
 impl Few {
     fn new(counts: &[usize]) -> Self {
         let schedule = Schedule::dissemination(counts.len(), 2);
-        let (mut nodes, mut layouts, mut list) = (Vec::new(), Vec::new(), Vec::new());
-        for (node, count) in counts.iter().enumerate() {
-            let layout = NodeLayout::new(*count, formation::units_spanning(&schedule, *count) * UNIT_WORDS);
-            let memory = SimNode::new(layout.words());
-            let members: Vec<Member> = (0..*count).map(|local| Member { rank: local, local }).collect();
-            let made = formation::make_spanning(&memory, &layout, schedule, &members, Algorithm::Flat).expect("space");
-            list.push(SpanNode { node, start: made.start(), members: *count });
-            layouts.push(made);
-            nodes.push(memory);
-        }
+        let Spanned { nodes, layouts, span } = Spanned::new(schedule, counts, || Algorithm::Flat);
         let net = Wires::new(nodes, counts.iter().sum(), 0, 1);
-        Self { net, layouts, span: Span::Some(list.into()), processes: std::cell::Cell::new(0) }
+        Self { net, layouts, span, processes: std::cell::Cell::new(0) }
     }
 
     fn member(&self, node: usize, me: usize) -> One {

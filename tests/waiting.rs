@@ -9,12 +9,7 @@ use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::Across;
 use common::ranks::LIMIT;
 use phalanx::{BarrierError, GroupError, Job, LateState, Lateness};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn signal(children: &Children, index: usize, signal: Signal) {
-    let pid = i32::try_from(children.pid(index)).ok().and_then(Pid::from_raw).expect("a pid");
-    kill_process(pid, signal).expect("the child is there");
-}
+use rustix::process::Signal;
 
 /// Whom an error names as failed, and why.
 fn failed(error: &BarrierError) -> String {
@@ -77,7 +72,7 @@ fn who_only_looks_learns_of_a_stopped_rank() {
     for role in ["looks", "has no time"] {
         for nodes in [None, Some(&[0, 0, 1, 2][..])] {
             let (_across, mut children) = start(TEST, role, nodes, 4);
-            signal(&children, 1, Signal::STOP);
+            children.signal(1, Signal::STOP);
             [0, 2, 3].iter().for_each(|rank| children.say(*rank, "look"));
             for rank in [0, 2, 3] {
                 assert_eq!(children.next_answer(rank), "[1] [Stopped]", "rank {rank} {role} {nodes:?}");
@@ -109,7 +104,7 @@ fn who_waits_for_a_leader_that_is_stopped_or_has_left_is_told() {
     }
     for nodes in [None, Some(&[0, 0, 1, 2][..]), Some(&[0, 1, 1, 2][..])] {
         let (_across, mut children) = start(TEST, "lists", nodes, 4);
-        signal(&children, 0, Signal::STOP);
+        children.signal(0, Signal::STOP);
         (1..4).for_each(|rank| children.say(rank, "make it"));
         (1..4).for_each(|rank| {
             let told = children.next_answer(rank);
@@ -156,13 +151,13 @@ fn whoever_times_out_names_exactly_the_missing_and_since_when_they_are_stopped()
     let across = Across::new(&NODES);
     let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
     (0..9).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
-    signal(&children, 4, Signal::STOP);
+    children.signal(4, Signal::STOP);
     let others: Vec<usize> = (0..9).filter(|rank| *rank != 4).collect();
     others.iter().for_each(|rank| children.say(*rank, "meet"));
     for rank in &others {
         assert_eq!(children.next_answer(*rank), "[4] [true, true, true, true]", "rank {rank}");
     }
-    signal(&children, 4, Signal::CONT);
+    children.signal(4, Signal::CONT);
     children.say(4, "meet");
     others.iter().for_each(|rank| children.say(*rank, "go on"));
     assert_eq!(children.next_answer(4), "met");
@@ -208,9 +203,9 @@ fn a_rank_that_is_stopped_for_a_short_time_twice_has_not_failed() {
     (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
     children.say(0, "look");
     for _ in 0..2 {
-        signal(&children, 1, Signal::STOP);
+        children.signal(1, Signal::STOP);
         assert_eq!(children.next_answer(0), "stopped");
-        signal(&children, 1, Signal::CONT);
+        children.signal(1, Signal::CONT);
         assert_eq!(children.next_answer(0), "running");
     }
     children.say(1, "meet");
@@ -249,7 +244,7 @@ fn a_call_behind_a_dropped_arrival_keeps_its_time_when_a_survivor_is_silent() {
     let across = Across::new(&[0, 1, 2, 2]);
     let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
     (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
-    signal(&children, 1, Signal::STOP);
+    children.signal(1, Signal::STOP);
     children.say(0, "detach");
     children.kill(3);
     assert_eq!(children.next_answer(0), "told");
@@ -285,7 +280,58 @@ fn who_only_looks_is_not_held_up_by_one_who_has_left() {
     children.say(0, "look");
     children.say(2, "leave");
     assert_eq!(children.next_answer(0), "left");
-    signal(&children, 1, Signal::STOP);
+    children.signal(1, Signal::STOP);
     children.say(0, "look");
     assert_eq!(children.next_answer(0), "looked");
+}
+
+/// Rank 3 has left, and with it who could say where it had arrived. The first who has waited long enough for it closes the
+/// barrier for all; then one that still waits for another member is not to wait on.
+#[test]
+fn a_barrier_that_others_have_closed_is_not_waited_for_any_more() {
+    const TEST: &str = "a_barrier_that_others_have_closed_is_not_waited_for_any_more";
+    if role().is_some() {
+        let job = join();
+        let world = job.world();
+        match job.rank() {
+            0 => {
+                await_line();
+                answer(failed(&world.barrier().expect_err("one has left")));
+            }
+            3 => {
+                await_line();
+                return;
+            }
+            _ => {
+                let arrival = world.arrive().expect("an arrival");
+                await_epoch(&job, || {});
+                answer("knows");
+                await_line();
+                let early = arrival.wait_timeout(Duration::from_millis(50)).expect_err("one has left");
+                answer(match early {
+                    BarrierError::Unsettled { failed, ranks, .. } => format!("{failed:?} {ranks:?}"),
+                    other => other.to_string(),
+                });
+                await_line();
+                answer(failed(&arrival.wait().expect_err("one has left")));
+            }
+        }
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 1, 2, 3]);
+    let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
+    (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    children.say(3, "leave");
+    assert!(children.finish(3).1.success());
+    children.say(0, "wait");
+    children.await_answers(&[1, 2], "knows");
+    assert_eq!(children.next_answer(0), "[3] [Left]");
+    // Now rank 2 is missing, for all that rank 1 can see, and nobody will say that it has failed.
+    children.stop(2);
+    children.say(1, "wait");
+    assert_eq!(children.next_answer(1), "[3] [2]", "it does not know that the barrier is closed");
+    children.signal(2, Signal::CONT);
+    children.say(1, "wait");
+    assert_eq!(children.next_answer(1), "[3] [Left]");
 }

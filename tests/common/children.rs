@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{LazyLock, Mutex};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::ranks::LIMIT;
 
 const ROLE: &str = "EVIDENCE_ROLE";
@@ -73,6 +75,15 @@ impl Launch {
             .env("PHALANX_BOOTSTRAP", format!("unix:{}", self.name))
             .env("PHALANX_KEY", &self.key);
         command
+    }
+
+    /// Starts all ranks, to run `test` in a role.
+    pub fn start(&self, test: &str, role: &str) -> Children {
+        let mut children = Children::default();
+        for rank in 0..self.size {
+            children.start(self.rank(test, role, rank));
+        }
+        children
     }
 
     /// Whether a socket of the job's name is open anywhere on the machine.
@@ -144,6 +155,30 @@ impl Children {
         let _ = child.wait();
     }
 
+    pub fn signal(&self, index: usize, signal: Signal) {
+        send(self.pid(index), signal).expect("the child is there");
+    }
+
+    /// Stops one, and waits until all its threads are stopped: one of them might answer still.
+    pub fn stop(&self, index: usize) {
+        self.signal(index, Signal::STOP);
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a task").path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+        };
+        let tasks = format!("/proc/{}/task", self.pid(index));
+        while !std::fs::read_dir(&tasks).expect("it lives").all(is_stopped) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until each of these answers, and that is what they say.
+    pub fn await_answers(&mut self, indices: &[usize], expected: &str) {
+        for index in indices {
+            assert_eq!(self.next_answer(*index), expected, "child {index}");
+        }
+    }
+
     /// Waits until one answers, and returns that line.
     pub fn next_answer(&mut self, index: usize) -> String {
         let child = &mut self.children[index].0;
@@ -185,6 +220,12 @@ impl Drop for Children {
     }
 }
 
+/// Sends a signal to a process.
+pub fn send(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal)
+}
+
 /// Waits for something that a process does, and kills it if that takes too long, which ends the wait.
 fn within_limit<T>(pid: u32, wait: impl FnOnce() -> T) -> T {
     let (done, end) = channel::<()>();
@@ -192,8 +233,7 @@ fn within_limit<T>(pid: u32, wait: impl FnOnce() -> T) -> T {
         scope.spawn(move || {
             if end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("process {pid} takes too long and is killed");
-                let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                let _ = send(pid, Signal::KILL);
             }
         });
         let value = wait();

@@ -75,8 +75,19 @@ pub fn any_contribution(next: u64, random: &mut Seeded) -> Contribution {
     Contribution { operation, value: random.number() }
 }
 
+/// What member `index` must get that has passed barrier `sequence`. Before that all have arrived: `members`, each with the
+/// barrier that it is at.
+pub fn must_get<'a>(members: impl Iterator<Item = (u64, &'a Conduct)>, index: usize, sequence: u64) -> Outcome {
+    let (nexts, conducts): (Vec<u64>, Vec<&Conduct>) = members.unzip();
+    for (other, (next, conduct)) in nexts.into_iter().zip(&conducts).enumerate() {
+        let stands = conduct.may_stand(next, sequence);
+        assert!(stands, "member {index} has passed {sequence} before member {other} arrived");
+    }
+    expected(conducts.into_iter(), sequence)
+}
+
 /// What all must get from barrier `sequence`.
-pub fn expected<'a>(members: impl Iterator<Item = &'a Conduct>, sequence: u64) -> Outcome {
+fn expected<'a>(members: impl Iterator<Item = &'a Conduct>, sequence: u64) -> Outcome {
     let place = usize::try_from(sequence).expect("few rounds") - 1;
     let brought: Vec<Contribution> = members.map(|conduct| conduct.brought[place]).collect();
     let operation = brought[0].operation;

@@ -15,4 +15,6 @@ pub mod ranks;
 #[cfg(not(model))]
 pub mod seeds;
 #[cfg(not(model))]
+pub mod spanned;
+#[cfg(not(model))]
 pub mod wires;
