@@ -42,7 +42,7 @@ impl Group {
         Some(Loss { is_certain, ..self.loss_by(failed, failed[first].epoch) })
     }
 
-    pub(super) fn loss_by(&self, failed: &[FailedMember], epoch: u64) -> Loss {
+    fn loss_by(&self, failed: &[FailedMember], epoch: u64) -> Loss {
         let of_epoch = || failed.iter().filter(|failed| failed.epoch == epoch);
         Loss {
             epoch,
@@ -88,8 +88,13 @@ impl Group {
         if Duration::from_nanos(clock.ns(clock.now().saturating_sub(since))) < DESERTION_PATIENCE {
             return None;
         }
-        failures.lost = Some(self.loss_by(&failures.failed, first));
-        failures.calm = NEVER;
+        self.lose(core, first, sequence, stay)
+    }
+
+    /// Barrier `sequence` is lost by those who have failed in an epoch, whatever they have arrived at.
+    pub(super) fn lose(&self, core: &mut Core, epoch: u64, sequence: u64, stay: Stay) -> Option<BarrierError> {
+        core.failures.lost = Some(self.loss_by(&core.failures.failed, epoch));
+        core.failures.calm = NEVER;
         self.fault_at(core, sequence, stay)
     }
 }

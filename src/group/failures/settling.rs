@@ -7,7 +7,7 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{FailedMember, Group, NEVER, Stay};
+use super::{FailedMember, Group, Stay};
 use crate::coord::barrier::Outcome;
 use crate::coord::barrier::spanning::Settled;
 use crate::error::BarrierError;
@@ -71,9 +71,7 @@ impl Group {
         if !barrier.is_frozen(self.segment()) {
             return None;
         }
-        core.failures.lost = Some(self.loss_by(&core.failures.failed, first));
-        core.failures.calm = NEVER;
-        self.fault_at(core, sequence, stay)
+        self.lose(core, first, sequence, stay)
     }
 
     /// Across nodes: whether the barrier at which the group breaks is passed, as all survivors find it.
