@@ -26,9 +26,9 @@ pub(super) enum Standing {
     Nothing,
     /// A blocking call that timed out; the next such call resumes it.
     Suspended,
-    /// An [`Arrival`] that the caller holds.
+    /// An [`Arrival`](super::Arrival) that the caller holds.
     Held,
-    /// An [`Arrival`] that was dropped; the next blocking call finishes it first.
+    /// An [`Arrival`](super::Arrival) that was dropped; the next blocking call finishes it first.
     Detached,
     /// A split whose barrier timed out, with its colour and key.
     Splitting(u64, u64),
