@@ -18,6 +18,7 @@
 //! | it is the agent | everything above |
 //! | it is the next in line | declares the agent stopped, when it is, before other nodes give the whole node up |
 //! | it is further behind, or has ended | nothing |
+//! | all have ended, and it was given up when it was stopped, and runs again | what an agent does: nobody else is left |
 //! | its node has been declared failed, or refused by others | nothing any more |
 //!
 //! A machine without input or output: time, memory, fabric and what else there is ([`Surroundings`]) come with each call,
@@ -180,6 +181,15 @@ impl Post {
         self.next_living(memory, 0)
     }
 
+    /// Whether this rank speaks for its node. Where all have ended, one that was given up when it was stopped, and runs
+    /// again, does: nobody else is left to say who has died after it, and its node would answer, and be heard of, for ever.
+    fn is_speaker(&self, memory: &impl Memory) -> bool {
+        match self.speaker(memory) {
+            Some(speaker) => speaker == self.local(),
+            None => view::end_of(memory, &self.layout(), self.local()).is_some_and(|end| !end.cause.is_final()),
+        }
+    }
+
     fn next_living(&self, memory: &impl Memory, from: usize) -> Option<usize> {
         let node = self.layout();
         (from..node.ranks()).find(|local| view::end_of(memory, &node, *local).is_none())
@@ -284,7 +294,7 @@ impl Sentinel {
             self.abandon(site.fabric);
             return None;
         }
-        if self.post.speaker(site.memory) != Some(self.post.local()) {
+        if !self.post.is_speaker(site.memory) {
             self.stand_down(site.fabric);
             let is_telling = self.finish(site).is_pending();
             let pause = self.follow(site);

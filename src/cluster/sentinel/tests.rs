@@ -123,3 +123,16 @@ fn no_farewell_is_said_for_a_process_that_may_live() {
         assert_eq!(has_left(world.memory(0), &node(), 0), is_said, "{cause:?}");
     }
 }
+
+#[test]
+fn where_all_have_ended_one_that_was_given_up_and_runs_again_speaks() {
+    for (own, speaks) in [(FailureCause::Stopped, true), (FailureCause::Left, false)] {
+        let (world, mut sentinel) = (world(), sentinel());
+        note_end(&world, 0, own);
+        sentinel.step(&site(&world));
+        assert_eq!(sentinel.wanted, [], "rank 1 lives, and speaks");
+        let next = note_end(&world, 1, FailureCause::Killed { signal: 9 });
+        sentinel.step(&site(&world));
+        assert_eq!(sentinel.wanted.contains(&next), speaks, "{own:?}");
+    }
+}
