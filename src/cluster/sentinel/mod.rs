@@ -70,6 +70,8 @@ const AGREEMENT_PAUSE: Duration = Duration::from_micros(200);
 const LEAST_ATTEMPT: Duration = Duration::from_millis(10);
 /// So many attempts to agree fit into a failure time-out.
 const ATTEMPTS: u32 = 5;
+/// About as long as an epoch takes in a large job, with its telling: one node's turn to propose after the last one.
+const TURN: Duration = Duration::from_millis(2);
 
 /// What a sentinel needs of the machine beside words.
 pub trait Surroundings {
@@ -325,8 +327,9 @@ impl Sentinel {
         if self.attempt.is_some() || self.messenger.is_busy(now) {
             return Duration::ZERO;
         }
-        let to_beat = self.next_beat.saturating_sub(now);
-        if self.watching.is_probing() { BUSY_PAUSE.min(to_beat) } else { to_beat }
+        let to_turn = self.rests_until.checked_sub(now).filter(|turn| !turn.is_zero() && !self.wanted.is_empty());
+        let pause = self.next_beat.saturating_sub(now).min(to_turn.unwrap_or(Duration::MAX));
+        if self.watching.is_probing() { BUSY_PAUSE.min(pause) } else { pause }
     }
 
     /// The doubts of the agent before this one ended with it: this one has its own, if any.
@@ -390,10 +393,21 @@ impl Sentinel {
                 _ => {}
             }
             self.messenger.note_learnt(&self.post, site.memory, self.seen, self.next_beat);
+            self.await_turn(site, obituary.unit);
             self.follow_ring(site);
         }
         let post = &self.post;
         self.wanted.retain(|wanted| !is_settled(post, site.memory, wanted.unit));
+    }
+
+    /// Whoever wants the next epoch proposes in its turn, so that one at a time asks everybody. Where they are few, all may.
+    fn await_turn<M: Memory, F, S>(&mut self, site: &Site<'_, M, F, S>, lost: Unit) {
+        let at = match lost {
+            Unit::Rank(rank) => self.post.topology.node_of(rank),
+            Unit::Node(node) => node,
+        };
+        let turns = ring::turns_after(&self.absent(site.memory), at, self.post.here());
+        self.rests_until = site.now + TURN * turns;
     }
 
     /// A node surely has no process any more: its vote is neither waited for nor needed.
@@ -574,6 +588,11 @@ impl Sentinel {
     /// Has the next wanted failure decided.
     fn propose<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let next = view::epoch(site.memory, &self.post.layout()) + 1;
+        if let Some(mut overtaken) = self.attempt.take_if(|attempt| attempt.epoch < next) {
+            // Others were quicker, and have told this node.
+            overtaken.agreement.abandon(site.fabric);
+            self.failing_since = None;
+        }
         let has_doubts = self.survey.as_ref().is_some_and(|survey| survey.has_doubts(next));
         if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);
