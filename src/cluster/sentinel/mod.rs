@@ -7,7 +7,7 @@
 //!   all its ports refuse ──────┘      ▲        │ decided                     too few will answer ────────────┤
 //!                                     │        ▼                                                             ▼
 //!   told by another node ─▶ learnt: shut out, log, alarm ─▶ told to others      Survey: waits end as Unreachable;
-//!                                     └────────────────────── enough answer ◀── all are asked at every beat
+//!                                     └────────────────────── enough answer ◀── all are asked again
 //! ```
 //!
 //! Each rank has a [`Sentinel`]. That of its node's *agent*, the lowest rank that has not ended, does all of this; the

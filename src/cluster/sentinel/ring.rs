@@ -9,8 +9,8 @@ use crate::fabric::node::NodeLayout;
 
 /// How many nodes watch each node.
 pub const WATCHERS: usize = 2;
-/// Of so many nodes all may propose at the same time.
-const PROPOSE_AT_ONCE: usize = 16;
+/// Of so many nodes all may ask all others at the same time.
+const SMALL: usize = 16;
 
 /// The nodes that are in the log as failed: one look at the log for all of them.
 pub fn failed(memory: &impl Memory, layout: &NodeLayout) -> Vec<bool> {
@@ -83,12 +83,17 @@ fn walk(absent: &[bool], way: impl Iterator<Item = usize>) -> Side {
     side
 }
 
+/// Whether so few nodes are left that all of them may ask all others at the same time.
+pub(super) fn is_small(absent: &[bool]) -> bool {
+    absent.iter().filter(|is_absent| !**is_absent).count() <= SMALL
+}
+
 /// How many turns a node lets pass before it proposes the next epoch after one that has lost something `at` a node: the
 /// nearer before that, the fewer, and the same number for as many nodes as have a lower one. So if few want something they
 /// are not late, and if many do, some near one is first, and its epoch has all others begin to wait anew.
 pub(super) fn turns_after(absent: &[bool], at: usize, node: usize) -> u32 {
     let nodes = absent.len();
-    if absent.iter().filter(|is_absent| !**is_absent).count() <= PROPOSE_AT_ONCE {
+    if is_small(absent) {
         return 0;
     }
     let way = (at + nodes - node) % nodes;
