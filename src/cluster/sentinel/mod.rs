@@ -491,10 +491,13 @@ impl Sentinel {
 
     /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when those
     /// next to the node in the ring have heard, or after some time. A rank that was stopped counts as ended, and its process
-    /// may live all the same: then nothing is said, and its ports tell.
+    /// may live all the same: then nothing is said, and its ports tell. So do they where a rank has failed and that has not
+    /// been decided: who speaks ends, and the others would take the node for one that has left as it should.
     pub fn say_farewell<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
         let node = self.post.layout();
-        let ends = |local| view::end_of(site.memory, &node, local).is_some_and(|end| end.cause.is_final());
+        let is_told = |end: Obituary| end.cause == FailureCause::Left || is_settled(&self.post, site.memory, end.unit);
+        let ends =
+            |local| view::end_of(site.memory, &node, local).is_some_and(|end| end.cause.is_final() && is_told(end));
         if !(0..node.ranks()).all(ends) {
             return Poll::Ready(());
         }

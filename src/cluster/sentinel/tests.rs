@@ -114,8 +114,8 @@ fn whoever_leaves_is_lost_only_to_those_that_ask_from_then_on() {
 }
 
 #[test]
-fn no_farewell_is_said_for_a_process_that_may_live() {
-    for (cause, is_said) in [(FailureCause::Stopped, false), (FailureCause::Left, true)] {
+fn no_farewell_is_said_for_a_process_that_may_live_or_whose_end_is_not_decided() {
+    for (cause, is_said) in [(FailureCause::Stopped, false), (FailureCause::Died, false), (FailureCause::Left, true)] {
         let (world, mut sentinel) = (world(), sentinel());
         note_end(&world, 0, FailureCause::Left);
         note_end(&world, 1, cause);
