@@ -25,7 +25,8 @@ pub const ASK_EVERY: u64 = 10 * MS;
 const LEAVES_AFTER: u64 = 10 * MS;
 /// When nobody else is missing for so long, a barrier is lost by those that have left.
 const DESERTED_AFTER: u64 = 1_000 * MS;
-/// Between two looks the thread of a busy sentinel yields for so long; all answers that have come by then are taken at once.
+/// Between two looks the thread of a busy sentinel, or a rank that waits, yields for so long; all answers that have come by
+/// then are taken at once.
 const YIELD: u64 = 10_000;
 
 /// How a rank's part in the barriers stands.
@@ -48,6 +49,7 @@ pub enum Stand {
 pub struct Meeting {
     pub machine: Spanning,
     pub stand: Stand,
+    pub looked_at: u64,
     pub alarm: u64,
     /// It has been told that nodes are unreachable, in the wait that goes on.
     pub is_doubtful: bool,
@@ -153,7 +155,9 @@ impl Actor {
     /// As a rank does that passes barriers. When it wants to look again.
     pub fn meet(&mut self, gate: &Gate<'_>, table: &Table<'_>, now: u64) -> u64 {
         let Some(mut meeting) = self.meeting.take() else { return u64::MAX };
-        let next = self.meet_by(&mut meeting, gate, table, now);
+        let next = meeting.looked_at + YIELD;
+        let is_spinning = matches!(meeting.stand, Stand::Waiting { .. }) && now < next;
+        let next = if is_spinning { next } else { self.meet_by(&mut meeting, gate, table, now) };
         self.meeting = Some(meeting);
         next
     }
@@ -172,6 +176,7 @@ impl Actor {
             Stand::Waiting { .. } => {}
             Stand::Done | Stand::Failed | Stand::Excluded => return u64::MAX,
         }
+        meeting.looked_at = now;
         let Stand::Waiting { since, repairs_at, asks_at } = &mut meeting.stand else { return u64::MAX };
         let polled = if now >= *repairs_at {
             *repairs_at = now + REPAIR_AFTER;

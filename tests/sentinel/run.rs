@@ -148,6 +148,7 @@ impl Run {
                     topology.local_of(rank),
                 ),
                 stand: Stand::Computing(0),
+                looked_at: 0,
                 alarm: 0,
                 is_doubtful: false,
             });

@@ -7,7 +7,7 @@
 //!   all its ports refuse ──────┘      ▲        │ decided                     too few will answer ────────────┤
 //!                                     │        ▼                                                             ▼
 //!   told by another node ─▶ learnt: shut out, log, alarm ─▶ told to others      Survey: waits end as Unreachable;
-//!                                     └────────────────────── enough answer ◀── all are asked at every beat
+//!                                     └────────────────────── enough answer ◀── all are asked again
 //! ```
 //!
 //! Each rank has a [`Sentinel`]. That of its node's *agent*, the lowest rank that has not ended, does all of this; the
@@ -18,6 +18,7 @@
 //! | it is the agent | everything above |
 //! | it is the next in line | declares the agent stopped, when it is, before other nodes give the whole node up |
 //! | it is further behind, or has ended | nothing |
+//! | all have ended, and it was given up when it was stopped, and runs again | what an agent does: nobody else is left |
 //! | its node has been declared failed, or refused by others | nothing any more |
 //!
 //! A machine without input or output: time, memory, fabric and what else there is ([`Surroundings`]) come with each call,
@@ -69,6 +70,8 @@ const AGREEMENT_PAUSE: Duration = Duration::from_micros(200);
 const LEAST_ATTEMPT: Duration = Duration::from_millis(10);
 /// So many attempts to agree fit into a failure time-out.
 const ATTEMPTS: u32 = 5;
+/// About as long as an epoch takes in a large job, with its telling: one node's turn to propose after the last one.
+const TURN: Duration = Duration::from_millis(2);
 
 /// What a sentinel needs of the machine beside words.
 pub trait Surroundings {
@@ -180,6 +183,15 @@ impl Post {
         self.next_living(memory, 0)
     }
 
+    /// Whether this rank speaks for its node. Where all have ended, one that was given up when it was stopped, and runs
+    /// again, does: nobody else is left to say who has died after it, and its node would answer, and be heard of, for ever.
+    fn is_speaker(&self, memory: &impl Memory) -> bool {
+        match self.speaker(memory) {
+            Some(speaker) => speaker == self.local(),
+            None => view::end_of(memory, &self.layout(), self.local()).is_some_and(|end| !end.cause.is_final()),
+        }
+    }
+
     fn next_living(&self, memory: &impl Memory, from: usize) -> Option<usize> {
         let node = self.layout();
         (from..node.ranks()).find(|local| view::end_of(memory, &node, *local).is_none())
@@ -284,7 +296,7 @@ impl Sentinel {
             self.abandon(site.fabric);
             return None;
         }
-        if self.post.speaker(site.memory) != Some(self.post.local()) {
+        if !self.post.is_speaker(site.memory) {
             self.stand_down(site.fabric);
             let is_telling = self.finish(site).is_pending();
             let pause = self.follow(site);
@@ -315,8 +327,9 @@ impl Sentinel {
         if self.attempt.is_some() || self.messenger.is_busy(now) {
             return Duration::ZERO;
         }
-        let to_beat = self.next_beat.saturating_sub(now);
-        if self.watching.is_probing() { BUSY_PAUSE.min(to_beat) } else { to_beat }
+        let to_turn = self.rests_until.checked_sub(now).filter(|turn| !turn.is_zero() && !self.wanted.is_empty());
+        let pause = self.next_beat.saturating_sub(now).min(to_turn.unwrap_or(Duration::MAX));
+        if self.watching.is_probing() { BUSY_PAUSE.min(pause) } else { pause }
     }
 
     /// The doubts of the agent before this one ended with it: this one has its own, if any.
@@ -380,10 +393,21 @@ impl Sentinel {
                 _ => {}
             }
             self.messenger.note_learnt(&self.post, site.memory, self.seen, self.next_beat);
+            self.await_turn(site, obituary.unit);
             self.follow_ring(site);
         }
         let post = &self.post;
         self.wanted.retain(|wanted| !is_settled(post, site.memory, wanted.unit));
+    }
+
+    /// Whoever wants the next epoch proposes in its turn, so that one at a time asks everybody. Where they are few, all may.
+    fn await_turn<M: Memory, F, S>(&mut self, site: &Site<'_, M, F, S>, lost: Unit) {
+        let at = match lost {
+            Unit::Rank(rank) => self.post.topology.node_of(rank),
+            Unit::Node(node) => node,
+        };
+        let turns = ring::turns_after(&self.absent(site.memory), at, self.post.here());
+        self.rests_until = site.now + TURN * turns;
     }
 
     /// A node surely has no process any more: its vote is neither waited for nor needed.
@@ -467,10 +491,13 @@ impl Sentinel {
 
     /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when those
     /// next to the node in the ring have heard, or after some time. A rank that was stopped counts as ended, and its process
-    /// may live all the same: then nothing is said, and its ports tell.
+    /// may live all the same: then nothing is said, and its ports tell. So do they where a rank has failed and that has not
+    /// been decided: who speaks ends, and the others would take the node for one that has left as it should.
     pub fn say_farewell<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
         let node = self.post.layout();
-        let ends = |local| view::end_of(site.memory, &node, local).is_some_and(|end| end.cause.is_final());
+        let is_told = |end: Obituary| end.cause == FailureCause::Left || is_settled(&self.post, site.memory, end.unit);
+        let ends =
+            |local| view::end_of(site.memory, &node, local).is_some_and(|end| end.cause.is_final() && is_told(end));
         if !(0..node.ranks()).all(ends) {
             return Poll::Ready(());
         }
@@ -564,6 +591,11 @@ impl Sentinel {
     /// Has the next wanted failure decided.
     fn propose<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let next = view::epoch(site.memory, &self.post.layout()) + 1;
+        if let Some(mut overtaken) = self.attempt.take_if(|attempt| attempt.epoch < next) {
+            // Others were quicker, and have told this node.
+            overtaken.agreement.abandon(site.fabric);
+            self.failing_since = None;
+        }
         let has_doubts = self.survey.as_ref().is_some_and(|survey| survey.has_doubts(next));
         if self.attempt.is_none() && !has_doubts && site.now >= self.rests_until {
             self.attempt = self.begin_attempt(site.memory, site.now);

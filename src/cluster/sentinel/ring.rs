@@ -9,6 +9,8 @@ use crate::fabric::node::NodeLayout;
 
 /// How many nodes watch each node.
 pub const WATCHERS: usize = 2;
+/// Of so many nodes all may ask all others at the same time.
+const SMALL: usize = 16;
 
 /// The nodes that are in the log as failed: one look at the log for all of them.
 pub fn failed(memory: &impl Memory, layout: &NodeLayout) -> Vec<bool> {
@@ -81,6 +83,24 @@ fn walk(absent: &[bool], way: impl Iterator<Item = usize>) -> Side {
     side
 }
 
+/// Whether so few nodes are left that all of them may ask all others at the same time.
+pub(super) fn is_small(absent: &[bool]) -> bool {
+    absent.iter().filter(|is_absent| !**is_absent).count() <= SMALL
+}
+
+/// How many turns a node lets pass before it proposes the next epoch after one that has lost something `at` a node: the
+/// nearer before that, the fewer, and the same number for as many nodes as have a lower one. So if few want something they
+/// are not late, and if many do, some near one is first, and its epoch has all others begin to wait anew.
+pub(super) fn turns_after(absent: &[bool], at: usize, node: usize) -> u32 {
+    let nodes = absent.len();
+    if is_small(absent) {
+        return 0;
+    }
+    let way = (at + nodes - node) % nodes;
+    let between = (1..way).filter(|step| !absent[(node + step) % nodes]).count();
+    (between + 1).ilog2() + 1
+}
+
 /// The nodes that watch a node, as far as is known here. Who is far from them in the ring is not told that one of them has
 /// left: `is_gone` says what it has seen itself, that nobody answers for a node any more. It is asked of few.
 pub fn watchers_of(
@@ -135,6 +155,14 @@ mod tests {
         assert_eq!(watchers(&[]), [0, 6]);
         assert_eq!(watchers(&[0, 5]), [6, 4]);
         assert_eq!(watchers(&[0, 2, 3, 4, 5, 6]), [0; 0]);
+    }
+
+    #[test]
+    fn the_nearer_before_the_lost_the_sooner_and_all_at_once_where_they_are_few() {
+        let absent: Vec<bool> = (0..40).map(|node| node == 20).collect();
+        let turns = |nodes: &[usize]| nodes.iter().map(|node| turns_after(&absent, 20, *node)).collect::<Vec<u32>>();
+        assert_eq!(turns(&[19, 18, 17, 16, 13, 12, 5, 4, 21]), [1, 2, 2, 3, 3, 4, 4, 5, 6]);
+        assert_eq!(turns_after(&absent[4..21], 16, 3), 0);
     }
 
     #[test]

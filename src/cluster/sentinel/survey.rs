@@ -1,6 +1,6 @@
 //! Doubts: too few nodes answer to decide anything. Those that do not are doubtful, and waits for them end; all are asked
-//! again at every beat, and when enough answer the doubts end. A node that answers has not failed, so that a partition that
-//! heals before anybody could decide anything leaves nothing behind.
+//! again, at every beat in a small job, and when enough answer the doubts end. A node that answers has not failed, so that
+//! a partition that heals before anybody could decide anything leaves nothing behind.
 //!
 //! Where the job has a witness, that may know what was decided without those who doubt: then they learn it from there.
 //!
@@ -35,10 +35,13 @@ struct Question {
     epoch: Option<u64>,
 }
 
-/// Reads of a word of each node, each renewed when its answer has come or been lost.
+/// Reads of a word of each node, each renewed in a later round when its answer has come or been lost.
 #[derive(Debug)]
 pub(super) struct Survey {
     asked: Vec<Option<Question>>,
+    /// Whether each node has answered when it was asked last.
+    answered: Vec<bool>,
+    rounds: Rounds,
     /// Since when each node has not answered.
     since: Vec<Duration>,
     doubtful: Vec<bool>,
@@ -49,27 +52,53 @@ pub(super) struct Survey {
     news: Option<u64>,
 }
 
+/// When all are asked again. In a large job, where many ask many, ever more seldom.
+#[derive(Clone, Copy, Debug)]
+struct Rounds {
+    next: Duration,
+    pause: Duration,
+    longest: Duration,
+}
+
+impl Rounds {
+    /// Whether the next round begins.
+    fn begins(&mut self, now: Duration) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(self.longest);
+        true
+    }
+}
+
 impl Survey {
-    /// Takes the answers that have come since the last call, and asks anew whom no question is under way to. Which nodes
-    /// have answered. The witness is asked for what was decided for the next epoch: `next`.
-    fn turn(&mut self, fabric: &impl Fabric, here: usize, next: Option<NextAtWitness>) -> Vec<bool> {
+    /// Takes the answers that have come since the last call, and asks anew whom no question is under way to, if it is time.
+    /// The witness is asked in each call, for what was decided for the next epoch: `next`. Which nodes have answered in this call.
+    fn turn(&mut self, fabric: &impl Fabric, now: Duration, next: Option<NextAtWitness>) -> Vec<usize> {
         fabric.progress();
-        let mut answered = vec![false; self.asked.len()];
-        answered[here] = true;
-        for (node, asked) in self.asked.iter_mut().enumerate().filter(|(node, _)| *node != here) {
+        let (begins, here, mut fresh) = (self.rounds.begins(now), fabric.here(), Vec::new());
+        for node in (0..self.asked.len()).filter(|node| *node != here) {
             let of_witness = next.filter(|next| next.witness == node);
-            if let Some(Question { ticket, epoch }) = *asked {
-                let Poll::Ready(answer) = fabric.take(ticket) else { continue };
-                answered[node] = answer.is_ok();
+            if let Some(Question { ticket, epoch }) = self.asked[node] {
+                let Poll::Ready(answer) = fabric.take(ticket) else {
+                    self.answered[node] = false;
+                    continue;
+                };
+                (self.asked[node], self.answered[node]) = (None, answer.is_ok());
+                fresh.extend(answer.is_ok().then_some(node));
                 if answer.is_ok_and(|word| word != 0) {
                     self.news = epoch.or(self.news);
                 }
             }
-            let at = of_witness.map_or(header::EPOCH, |next| next.at);
-            let question = |ticket| Question { ticket, epoch: of_witness.map(|next| next.epoch) };
-            *asked = fabric.read(node, at).ok().map(question);
+            if begins || of_witness.is_some() {
+                let at = of_witness.map_or(header::EPOCH, |next| next.at);
+                let question = |ticket| Question { ticket, epoch: of_witness.map(|next| next.epoch) };
+                self.asked[node] = fabric.read(node, at).ok().map(question);
+                self.answered[node] &= self.asked[node].is_some();
+            }
         }
-        answered
+        fresh
     }
 
     /// Whether nodes are doubted, so that nothing can be decided, and the `next` epoch has not been, so that it could be
@@ -104,14 +133,22 @@ impl Sentinel {
             earlier.abandon(site.fabric);
         }
         let acceptors = self.post.acceptors();
+        let is_small = ring::is_small(&self.absent(site.memory));
+        let (pause, longest) = match is_small {
+            true => (Duration::ZERO, Duration::ZERO),
+            false => (self.post.options.heartbeat, self.post.options.timeout),
+        };
+        let here = self.post.here();
         let mut survey = Survey {
             asked: vec![None; acceptors],
+            answered: (0..acceptors).map(|one| one == here).collect(),
+            rounds: Rounds { next: site.now, pause, longest },
             since: vec![site.now; acceptors],
             doubtful: (0..acceptors).map(|one| doubtful.contains(&one)).collect(),
             is_stuck,
             news: None,
         };
-        survey.turn(site.fabric, self.post.here(), self.next_at_witness(site.memory));
+        survey.turn(site.fabric, site.now, self.next_at_witness(site.memory));
         self.show_doubts(site, &survey);
         self.survey = Some(survey);
     }
@@ -143,10 +180,11 @@ impl Sentinel {
     /// At a beat while there are doubts.
     pub(super) fn look_at_survey<M: Memory, F: Fabric, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let Some(mut survey) = self.survey.take() else { return };
-        let answered = survey.turn(site.fabric, self.post.here(), self.next_at_witness(site.memory));
+        let fresh = survey.turn(site.fabric, site.now, self.next_at_witness(site.memory));
+        fresh.into_iter().for_each(|node| self.hear(site, node));
+        let answered = survey.answered.clone();
         for (node, has_answered) in answered.iter().enumerate() {
             if *has_answered {
-                self.hear(site, node);
                 survey.since[node] = site.now;
             } else if !self.gone[node] {
                 self.look_whether_gone(site, node);

@@ -114,12 +114,25 @@ fn whoever_leaves_is_lost_only_to_those_that_ask_from_then_on() {
 }
 
 #[test]
-fn no_farewell_is_said_for_a_process_that_may_live() {
-    for (cause, is_said) in [(FailureCause::Stopped, false), (FailureCause::Left, true)] {
+fn no_farewell_is_said_for_a_process_that_may_live_or_whose_end_is_not_decided() {
+    for (cause, is_said) in [(FailureCause::Stopped, false), (FailureCause::Died, false), (FailureCause::Left, true)] {
         let (world, mut sentinel) = (world(), sentinel());
         note_end(&world, 0, FailureCause::Left);
         note_end(&world, 1, cause);
         assert_eq!(sentinel.say_farewell(&site(&world)).is_pending(), is_said, "{cause:?}");
         assert_eq!(has_left(world.memory(0), &node(), 0), is_said, "{cause:?}");
+    }
+}
+
+#[test]
+fn where_all_have_ended_one_that_was_given_up_and_runs_again_speaks() {
+    for (own, speaks) in [(FailureCause::Stopped, true), (FailureCause::Left, false)] {
+        let (world, mut sentinel) = (world(), sentinel());
+        note_end(&world, 0, own);
+        sentinel.step(&site(&world));
+        assert_eq!(sentinel.wanted, [], "rank 1 lives, and speaks");
+        let next = note_end(&world, 1, FailureCause::Killed { signal: 9 });
+        sentinel.step(&site(&world));
+        assert_eq!(sentinel.wanted.contains(&next), speaks, "{own:?}");
     }
 }
