@@ -15,7 +15,7 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use super::meeting::{Meeting, Patience};
+use super::meeting::{Dead, Meeting, Patience};
 use super::{Core, Group, LOOKING_PATIENCE, Limit};
 use crate::cluster::view::{self, FailureCause, LastCall, LateState, Lateness, Obituary, Unit};
 use crate::coord::activity::CallWord;
@@ -349,9 +349,11 @@ impl Group {
     fn give_up_lost(&self, core: &mut Core, error: BarrierError) -> Result<u64, BarrierError> {
         let is_dead = |failed: &&FailedMember| failed.cause.is_final();
         let here = self.membership.here();
-        let dead = core.failures.failed.iter().filter(is_dead).map(|failed| self.home_of(failed.member));
-        let dead: Vec<usize> = dead.filter(|(node, ..)| *node == here).map(|(.., local)| local).collect();
-        match core.barrier.give_up(&self.membership, &dead) {
+        let dead = core.failures.failed.iter().filter(is_dead).map(|failed| failed.member);
+        let homes = dead.map(|member| (member, self.home_of(member)));
+        let dead = homes.filter(|(_, (node, ..))| *node == here);
+        let dead = dead.map(|(member, (.., index))| Dead { index, rank: self.ranks[member] });
+        match core.barrier.give_up(&self.membership, &dead.collect::<Vec<_>>()) {
             Some(outcome) => self.pass_lost(core, outcome),
             None => {
                 self.trace_withdrawal(core);
@@ -520,6 +522,7 @@ impl Group {
             match self.membership.sight_of(*rank) {
                 Sight::Stopped => self.note_stopped(*rank, sequence),
                 Sight::Running => self.note_running(*rank),
+                Sight::Ending(cause) => self.membership.declare_ending(*rank, cause),
                 Sight::Left | Sight::Elsewhere => {}
             }
             self.membership.ask_after(*rank);
@@ -617,7 +620,8 @@ impl Group {
 
     fn lateness(&self, sequence: u64, rank: usize, last_call: Option<LastCall>) -> Lateness {
         let (state, seen_alive) = match self.membership.sight_of(rank) {
-            Sight::Running => (LateState::Running, Some(Duration::ZERO)),
+            // One that ends is declared failed at the next question.
+            Sight::Running | Sight::Ending(_) => (LateState::Running, Some(Duration::ZERO)),
             Sight::Stopped => (LateState::Stopped, self.stopped_for(rank, sequence)),
             Sight::Left => (LateState::Left, None),
             // Its node has just answered, or has not.

@@ -9,6 +9,7 @@ mod notify;
 mod read_only;
 mod segment;
 
+pub(crate) use notify::{deadline, wait_for};
 pub use neighbours::{Neighbourhood, Neighbours};
 pub use read_only::ReadOnlySegment;
 #[cfg(test)]
