@@ -99,12 +99,10 @@ impl Meeting {
     pub fn give_up(&mut self, membership: &Membership, dead: &[Dead]) -> Option<Outcome> {
         self.bury(membership, dead);
         match self {
-            Self::Local(barrier) => {
-                match membership.driver.withdraw(barrier, &*membership.segment) {
-                    Withdrawal::Passed(outcome) => Some(outcome),
-                    Withdrawal::Withdrawn | Withdrawal::Exhausted => None,
-                }
-            }
+            Self::Local(barrier) => match membership.driver.withdraw(barrier, &*membership.segment) {
+                Withdrawal::Passed(outcome) => Some(outcome),
+                Withdrawal::Withdrawn | Withdrawal::Exhausted => None,
+            },
             Self::Spanning(barrier) => {
                 let reach = membership.reach();
                 barrier.give_up(reach.memory, reach.fabric);

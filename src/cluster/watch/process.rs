@@ -153,9 +153,9 @@ impl Stat {
 
     /// The status that the process will have ended with. From Linux 5.17 on it is there as soon as the end has begun.
     fn ending_status(&self) -> Option<u32> {
-        let is_held = matches!(self.state(), ProcessState::Gone | ProcessState::Stopped | ProcessState::Traced);
-        // Of one that was stopped, and of which a debugger lets one thread run, it is the signal that has stopped it.
-        self.exit_code.filter(|code| !is_held && *code != 0 && !STOP_SIGNALS.contains(code))
+        // Of a process that is stopped the kernel puts the signal there that has stopped it.
+        let is_stop = |code: &u32| STOP_SIGNALS.contains(code);
+        self.exit_code.filter(|code| *code != 0 && !is_stop(code) && self.state() != ProcessState::Gone)
     }
 }
 
@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(ending('D', "139"), Some(139), "its core file is being written");
         assert_eq!(ending('Z', "256"), Some(256), "its first thread has ended, others have not");
         assert_eq!(ending('S', "0"), None);
+        assert_eq!(ending('t', "9"), Some(9), "a debugger holds it in its end");
         assert_eq!(ending('T', "19"), None);
         assert_eq!(ending('R', "19"), None, "a debugger lets it run");
     }

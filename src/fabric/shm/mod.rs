@@ -9,8 +9,8 @@ mod notify;
 mod read_only;
 mod segment;
 
-pub(crate) use notify::{deadline, wait_for};
 pub use neighbours::{Neighbourhood, Neighbours};
+pub(crate) use notify::{deadline, wait_for};
 pub use read_only::ReadOnlySegment;
 #[cfg(test)]
 pub(crate) use segment::tests::segment_of;

@@ -7,10 +7,10 @@ use super::{Condition, condition_of};
 use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
 use crate::cluster::view::{Obituary, Unit};
 use crate::coord::drive;
-use crate::fabric::{Await, Topology};
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::fabric::tcp::{Ports, TcpFabric};
+use crate::fabric::{Await, Topology};
 
 use super::super::failure::{Process, note_end, shut_out};
 

@@ -124,7 +124,8 @@ impl Watcher {
         if watched.is_empty() && watch.sentinel.is_none() {
             return Ok(None);
         }
-        let vigil = watch.keep_vigil(watched, timeout).map_err(system("start the thread that learns first of deaths"))?;
+        let vigil =
+            watch.keep_vigil(watched, timeout).map_err(system("start the thread that learns first of deaths"))?;
         let (is_over, bell) = (Arc::clone(&watch.is_over), watch.deaths.bell());
         let thread = std::thread::Builder::new()
             .name("phalanx-watch".to_owned())
@@ -158,11 +159,11 @@ pub(super) enum Condition {
 /// What the process of a rank of this node does.
 pub(super) fn condition_of(segment: &Segment, local: usize) -> Condition {
     let process = process_of(segment, local);
-    if let Ok(ProcessState::Stopped | ProcessState::Traced) = process.state() {
-        return Condition::Stopped;
+    match (process.ending(), process.state()) {
+        (Ok(Some(end)), _) => Condition::Ending(cause_of(end)),
+        (_, Ok(ProcessState::Stopped | ProcessState::Traced)) => Condition::Stopped,
+        _ => Condition::Runs,
     }
-    let ending = process.ending().ok().flatten();
-    ending.map_or(Condition::Runs, |end| Condition::Ending(cause_of(end)))
 }
 
 /// A rank's process, as it has entered it.

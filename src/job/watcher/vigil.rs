@@ -60,8 +60,7 @@ impl Vigil {
             return Ok(None);
         }
         let over = Arc::clone(&is_over);
-        let thread =
-            std::thread::Builder::new().name("phalanx-vigil".to_owned()).spawn(move || lookout.run(&over))?;
+        let thread = std::thread::Builder::new().name("phalanx-vigil".to_owned()).spawn(move || lookout.run(&over))?;
         Ok(Some(Self { is_over, thread: Some(thread) }))
     }
 }
@@ -99,7 +98,8 @@ impl Lookout {
         let mut suspects = Vec::new();
         while is_over.load(Ordering::Relaxed) == 0 {
             // Seen before they are looked at: what changes behind the look ends the sleep at once.
-            let seen: Vec<u32> = self.watched.iter().map(|local| self.lifeline(*local).load(Ordering::Acquire)).collect();
+            let seen: Vec<u32> =
+                self.watched.iter().map(|local| self.lifeline(*local).load(Ordering::Acquire)).collect();
             let is_cut = |value: &u32| lifeline::is_cut(*value);
             if seen.iter().any(is_cut) {
                 let cut = self.watched.iter().zip(&seen).filter(|(_, value)| is_cut(value)).map(|(local, _)| *local);
@@ -121,7 +121,8 @@ impl Lookout {
 
     /// Until a lifeline changes, this is over, or the time has come.
     fn sleep(&self, is_over: &AtomicU32, seen: &[u32], until: Option<Instant>) {
-        let of_others = self.watched.iter().zip(seen).map(|(local, value)| wait_for(self.lifeline(*local), u64::from(*value)));
+        let of_others =
+            self.watched.iter().zip(seen).map(|(local, value)| wait_for(self.lifeline(*local), u64::from(*value)));
         let words: Vec<futex::Wait> = std::iter::once(wait_for(is_over, 0)).chain(of_others).collect();
         let until = until.and_then(|until| deadline(until.saturating_duration_since(Instant::now())));
         // Whatever ends it, the caller looks again.
@@ -138,7 +139,9 @@ impl Lookout {
         }
         let cause = match process.ending() {
             Ok(Some(end)) => cause_of(end),
-            _ if since.elapsed() < self.patience => return process.state().is_ok_and(|state| state == ProcessState::Gone),
+            _ if since.elapsed() < self.patience => {
+                return process.state().is_ok_and(|state| state == ProcessState::Gone);
+            }
             _ => FailureCause::Died,
         };
         let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
