@@ -56,7 +56,6 @@ pub mod interfaces;
 #[cfg(not(model))]
 mod job;
 pub mod machine;
-#[cfg(not(model))]
 mod scheduling;
 pub mod sync;
 #[cfg(all(feature = "testing", not(model)))]

@@ -16,6 +16,7 @@ use super::wait::{Step, WaitPlan};
 use crate::clock::Clock;
 use crate::fabric::node::header;
 use crate::fabric::{Await, Memory, Park};
+use crate::scheduling::Prompt;
 use crate::sync::{Ordering, full_fence, spin_hint};
 
 /// Polls between two readings of the clock.
@@ -31,6 +32,9 @@ const BETWEEN_REMOTE_LOOKS: Duration = Duration::from_nanos(100);
 const REPAIR_AFTER: Duration = Duration::from_millis(2);
 /// The longest time between two repairs.
 const REPAIR_AT_LEAST_EVERY: Duration = Duration::from_millis(20);
+/// From then on a rank that parks has the kernel run it at once when it is woken; sooner, that would cost more than it
+/// brings.
+const PROMPT_AFTER: Duration = Duration::from_micros(200);
 /// How long a withdrawal waits for another member that is in the middle of one.
 const WITHDRAWAL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -344,6 +348,7 @@ impl Driver {
         let mut now = self.clock.now();
         let mut thorough_at = THOROUGH_AFTER;
         let mut repair_at = REPAIR_AFTER;
+        let mut prompt = None;
         loop {
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
             let is_late = bounds.deadline.is_some_and(|deadline| now >= deadline);
@@ -384,6 +389,9 @@ impl Driver {
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
+                    if waited >= PROMPT_AFTER {
+                        prompt.get_or_insert_with(Prompt::new);
+                    }
                     let left = bounds.deadline.map(|deadline| self.span(now, deadline));
                     let repair = B::IS_REMOTE.then(|| repair_at.saturating_sub(waited));
                     let patience = bounds.patience.saturating_sub(waited);

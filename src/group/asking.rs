@@ -56,6 +56,7 @@ impl Group {
             match self.membership.sight_of(*rank) {
                 Sight::Stopped => self.note_stopped(*rank, sequence),
                 Sight::Running => self.note_running(*rank),
+                Sight::Ending(cause) => self.membership.declare_ending(*rank, cause),
                 Sight::Left | Sight::Elsewhere => {}
             }
             self.membership.ask_after(*rank);

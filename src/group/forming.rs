@@ -492,7 +492,11 @@ impl<'group> Asker<'group> {
         }
         self.next = waited + self.group.next_question(waited);
         let membership = &self.group.membership;
-        self.stopped = match (membership.sight_of(leader), self.stopped) {
+        let sight = membership.sight_of(leader);
+        if let Sight::Ending(cause) = sight {
+            membership.declare_ending(leader, cause);
+        }
+        self.stopped = match (sight, self.stopped) {
             (Sight::Stopped, Some((rank, since))) if rank == leader => Some((rank, since)),
             (Sight::Stopped, _) => Some((leader, Instant::now())),
             _ => None,

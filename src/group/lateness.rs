@@ -22,7 +22,8 @@ impl Group {
 
     fn lateness(&self, sequence: u64, rank: usize, last_call: Option<LastCall>) -> Lateness {
         let (state, seen_alive) = match self.membership.sight_of(rank) {
-            Sight::Running => (LateState::Running, Some(Duration::ZERO)),
+            // One that ends is declared failed at the next question.
+            Sight::Running | Sight::Ending(_) => (LateState::Running, Some(Duration::ZERO)),
             Sight::Stopped => (LateState::Stopped, self.stopped_for(rank, sequence)),
             Sight::Left => (LateState::Left, None),
             // Its node has just answered, or has not.

@@ -27,6 +27,14 @@ pub(super) enum Meeting {
     Spanning(Box<Spanning>),
 }
 
+/// A member of this node whose process has ended, or is ending.
+pub(super) struct Dead {
+    /// Its place among the group's members of this node.
+    pub index: usize,
+    /// Its rank in the job.
+    pub rank: usize,
+}
+
 impl Meeting {
     /// How many barriers this member has passed.
     #[inline]
@@ -88,21 +96,31 @@ impl Meeting {
 
     /// Leaves a barrier that cannot be passed, because some members are gone for good; `dead` are those of this node, by
     /// their place among its members. `Some` if it had been passed before.
-    pub fn give_up(&mut self, membership: &Membership, dead: &[usize]) -> Option<Outcome> {
+    pub fn give_up(&mut self, membership: &Membership, dead: &[Dead]) -> Option<Outcome> {
+        self.bury(membership, dead);
         match self {
-            Self::Local(barrier) => {
-                dead.iter().for_each(|index| barrier.bury(&*membership.segment, *index));
-                match membership.driver.withdraw(barrier, &*membership.segment) {
-                    Withdrawal::Passed(outcome) => Some(outcome),
-                    Withdrawal::Withdrawn | Withdrawal::Exhausted => None,
-                }
-            }
+            Self::Local(barrier) => match membership.driver.withdraw(barrier, &*membership.segment) {
+                Withdrawal::Passed(outcome) => Some(outcome),
+                Withdrawal::Withdrawn | Withdrawal::Exhausted => None,
+            },
             Self::Spanning(barrier) => {
                 let reach = membership.reach();
-                dead.iter().for_each(|index| barrier.local().bury(reach.memory, *index));
                 barrier.give_up(reach.memory, reach.fabric);
                 None
             }
+        }
+    }
+
+    /// Settles what the dead have left half done.
+    fn bury(&self, membership: &Membership, dead: &[Dead]) {
+        let barrier = match self {
+            Self::Local(barrier) => barrier,
+            Self::Spanning(barrier) => barrier.local(),
+        };
+        let segment = &*membership.segment;
+        for Dead { index, rank } in dead.iter().filter(|dead| barrier.is_left_half_done(segment, dead.index)) {
+            membership.await_stillness(*rank);
+            barrier.bury(segment, *index);
         }
     }
 

@@ -1,9 +1,9 @@
 //! A rank's part in finding out who has failed: what it sees of others, and what it says of itself when it ends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Membership;
-use super::watcher::is_stopped;
+use super::watcher::{Condition, condition_of};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::coord::burial;
@@ -22,6 +22,9 @@ const HEARTBEAT: Duration = Duration::from_millis(20);
 const LEAST_HEARTBEAT: Duration = Duration::from_millis(1);
 /// The least heartbeats in a failure time-out.
 const LEAST_HEARTBEATS: u32 = 3;
+
+/// Between two looks at whether a process that is ending is gone.
+const STILLNESS_PAUSE: Duration = Duration::from_micros(50);
 
 /// When somebody has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +56,31 @@ pub(crate) enum Sight {
     Running,
     /// Its process is stopped.
     Stopped,
+    /// Its process will run no more, and takes long to end.
+    Ending(FailureCause),
     /// It has left the job.
     Left,
     /// It is on another node.
     Elsewhere,
 }
 
-/// Notes how a rank of this node has ended, unless somebody has, and raises the alarm.
-pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
+/// What the process of a rank that has ended may still do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Process {
+    /// It is ending, and one of its threads may be in the middle of something on some CPU; or it is stopped.
+    MayAct,
+    /// It is gone, or through with this job.
+    Gone,
+}
+
+/// Notes how a rank of this node has ended, unless somebody has, and raises the alarm. What it held is let go when it does
+/// nothing any more.
+pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary, process: Process) {
     let node = segment.layout();
+    if process == Process::Gone {
+        // SYNC POINT: end. Release pairs with `is_dead`: all that it did is seen.
+        segment.word(node.gone(local)).store(1, Ordering::Release);
+    }
     let is_first = view::note_end(segment, node.end(local), end);
     match node.nodes() {
         // Also where another process was quicker: it may have died before it came to this.
@@ -70,15 +89,16 @@ pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
         _ if is_first => view::raise_alarm(segment),
         _ => {}
     }
-    if end.cause.is_final() {
-        // Also one that was declared failed when it was stopped, and is gone now.
+    if process == Process::Gone {
+        // Also one whose end was noted before, as it was stopped or ending.
         burial::bury(segment, &node, |other| other == local || is_dead(segment, other));
     }
 }
 
-/// Whether a rank of this node does nothing any more, as its node's table says.
+/// Whether a rank of this node has ended and does nothing any more, as its node's table says.
 pub(crate) fn is_dead(segment: &Segment, local: usize) -> bool {
-    view::end_of(segment, &segment.layout(), local).is_some_and(|end| end.cause.is_final())
+    // SYNC POINT: end. Acquire pairs with `note_end`.
+    segment.word(segment.layout().gone(local)).load(Ordering::Acquire) != 0
 }
 
 /// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its way.
@@ -100,20 +120,42 @@ impl Membership {
         let (node, local) = (self.segment.layout(), self.local_of(rank));
         match view::end_of(&*self.segment, &node, local) {
             Some(Obituary { cause: FailureCause::Left, .. }) => Sight::Left,
-            _ if is_stopped(&self.segment, local) => Sight::Stopped,
-            // One that is gone is noticed otherwise.
-            _ => Sight::Running,
+            _ => match condition_of(&self.segment, local) {
+                Condition::Stopped => Sight::Stopped,
+                Condition::Ending(cause) => Sight::Ending(cause),
+                // One that is gone is noticed otherwise.
+                Condition::Runs => Sight::Running,
+            },
         }
     }
 
     /// A rank of this node has been stopped for too long.
     pub fn declare_stopped(&self, rank: usize) {
-        self.note_end(rank, FailureCause::Stopped);
+        self.note_end(rank, FailureCause::Stopped, Process::MayAct);
+    }
+
+    /// A rank of this node has been seen to end.
+    pub fn declare_ending(&self, rank: usize, cause: FailureCause) {
+        self.note_end(rank, cause, Process::MayAct);
+    }
+
+    /// This rank will do nothing more.
+    pub fn note_own_end(&self, cause: FailureCause) {
+        self.note_end(self.rank, cause, Process::Gone);
+    }
+
+    /// Waits until a rank of this node whose process has ended or is ending does nothing any more, for the failure time-out
+    /// at most: by then each of its threads has met the signal that ends it.
+    pub fn await_stillness(&self, rank: usize) {
+        let (begun, local) = (Instant::now(), self.local_of(rank));
+        while !is_dead(&self.segment, local) && begun.elapsed() < self.failure.timeout {
+            std::thread::sleep(STILLNESS_PAUSE);
+        }
     }
 
     /// Notes how a rank of this node has ended, and tells all whom it concerns.
-    pub fn note_end(&self, rank: usize, cause: FailureCause) {
-        note_end(&self.segment, self.local_of(rank), Obituary { unit: Unit::Rank(rank), cause });
+    fn note_end(&self, rank: usize, cause: FailureCause, process: Process) {
+        note_end(&self.segment, self.local_of(rank), Obituary { unit: Unit::Rank(rank), cause }, process);
         self.rouse();
     }
 
@@ -222,13 +264,13 @@ mod tests {
         let node = segment.layout();
         let noted = Obituary { unit: Unit::Rank(1), cause: FailureCause::Killed { signal: 9 } };
         assert!(view::note_end(&segment, node.end(1), noted));
-        note_end(&segment, 1, Obituary { cause: FailureCause::Died, ..noted });
+        note_end(&segment, 1, Obituary { cause: FailureCause::Died, ..noted }, Process::Gone);
         assert_eq!(
             view::obituary(&segment, &node, view::epoch(&segment, &node)),
             Some(noted),
             "the first cause stands"
         );
-        note_end(&segment, 1, noted);
+        note_end(&segment, 1, noted, Process::Gone);
         assert_eq!(view::epoch(&segment, &node), 1);
     }
 

@@ -149,7 +149,7 @@ impl Membership {
     /// Before this rank ends: the others are told that it has left, or, if a panic ends it, that it has failed.
     pub fn say_goodbye(&self) {
         let cause = if std::thread::panicking() { FailureCause::Panicked } else { FailureCause::Left };
-        self.note_end(self.rank, cause);
+        self.note_own_end(cause);
         drop(lock(&self.watcher).take());
     }
 

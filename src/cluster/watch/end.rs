@@ -1,9 +1,11 @@
 //! How a process has ended that is no child of this one.
 //!
-//! The kernel gives an exit status to the parent, and to others in two places:
+//! The kernel gives an exit status to the parent, and to others in three places:
 //!
-//! - while the process is a *zombie*, its parent not having asked yet, the last field of `/proc/PID/stat`, to whoever
-//!   may trace it: the same user, in general;
+//! - while the process is *ending*, its memory being freed or its core file written, the last field of `/proc/PID/stat`
+//!   (Linux 5.17), to whoever may trace it: [`ProcessId::ending`];
+//! - while the process is a *zombie*, its parent not having asked yet, the same field, to the same: the same
+//!   user, in general;
 //! - once it has been *reaped*, the pidfd itself, for whoever opened it before that (`PIDFD_GET_INFO`, Linux 6.15).
 //!
 //! A process goes from the first to the second at any moment, so the pidfd is asked again when the zombie has gone.
@@ -52,7 +54,7 @@ impl End {
     /// | 0–6 | the signal; 0: it has exited |
     /// | 7 | it has left a core file |
     /// | 8–15 | the exit status |
-    fn from_wait_status(status: u32) -> Self {
+    pub(super) fn from_wait_status(status: u32) -> Self {
         let [low, high, ..] = status.to_le_bytes();
         match low & 0x7f {
             0 => Self::Exited { status: high },

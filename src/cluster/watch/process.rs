@@ -5,8 +5,13 @@ use std::io::{self, Read};
 
 use rustix::io::Errno;
 
+use super::end::End;
+
 /// More than the kernel ever writes into `/proc/PID/stat`: a name of 64 bytes and 52 numbers.
 const STAT_BYTES: usize = 2048;
+
+/// SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: no process ends by them.
+const STOP_SIGNALS: [u32; 4] = [19, 20, 21, 22];
 
 /// A process, for ever: its pid may be another process's later, but not with the same start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +70,17 @@ impl ProcessId {
     /// When `/proc` cannot be read, which says nothing about the process: this process may have too many open files.
     pub fn state(&self) -> io::Result<ProcessState> {
         Ok(self.stat()?.map_or(ProcessState::Gone, |stat| stat.state()))
+    }
+
+    /// How it is ending, while the kernel takes it down or writes its core file: no thread of it will finish what it does.
+    /// `None` while it lives, when it is dead, and where nobody says: also of one that exits with status 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`state`](Self::state).
+    pub fn ending(&self) -> io::Result<Option<End>> {
+        let status = self.stat()?.and_then(|stat| stat.ending_status());
+        Ok(status.map(End::from_wait_status))
     }
 
     /// What the kernel tells of it; `None` when it is no more, or the pid is another process's.
@@ -134,6 +150,13 @@ impl Stat {
             _ => ProcessState::Running,
         }
     }
+
+    /// The status that the process will have ended with. From Linux 5.17 on it is there as soon as the end has begun.
+    fn ending_status(&self) -> Option<u32> {
+        // Of a process that is stopped the kernel puts the signal there that has stopped it.
+        let is_stop = |code: &u32| STOP_SIGNALS.contains(code);
+        self.exit_code.filter(|code| *code != 0 && !is_stop(code) && self.state() != ProcessState::Gone)
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +202,18 @@ mod tests {
         assert_eq!(state('Z', 1), ProcessState::Gone);
         assert_eq!(state('Z', 2), ProcessState::Running);
         assert_eq!(state('X', 0), ProcessState::Gone);
+    }
+
+    #[test]
+    fn who_is_ending_is_told_from_who_is_stopped() {
+        let ending = |letter, code| Stat::parse(&line("a b", letter, 3, code)).expect("a line").ending_status();
+        assert_eq!(ending('R', "9"), Some(9));
+        assert_eq!(ending('D', "139"), Some(139), "its core file is being written");
+        assert_eq!(ending('Z', "256"), Some(256), "its first thread has ended, others have not");
+        assert_eq!(ending('S', "0"), None);
+        assert_eq!(ending('t', "9"), Some(9), "a debugger holds it in its end");
+        assert_eq!(ending('T', "19"), None);
+        assert_eq!(ending('R', "19"), None, "a debugger lets it run");
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, memory: &impl Memory) -
 /// others, with the same rule. Whoever is first does it for all.
 pub(super) fn bury(side: &Side, memory: &impl Memory, dead: usize) {
     let word = side.arrival(memory, dead);
-    if word.sequence() != side.next() || !word.is_withdrawing() {
+    if !is_retreat(side, word) {
         return;
     }
     // All that the member did happens before its death is known, its fence after *withdrawing* included: whom those saw
@@ -160,8 +160,14 @@ pub(super) fn bury(side: &Side, memory: &impl Memory, dead: usize) {
 }
 
 fn lower_one_withdraws(side: &Side, memory: &impl Memory) -> bool {
-    (0..side.me).any(|index| {
-        let word = side.arrival(memory, index);
-        word.sequence() == side.next() && word.is_withdrawing()
-    })
+    (0..side.me).any(|index| withdraws(side, memory, index))
+}
+
+/// Whether a member is taking its arrival back.
+pub(super) fn withdraws(side: &Side, memory: &impl Memory, member: usize) -> bool {
+    is_retreat(side, side.arrival(memory, member))
+}
+
+fn is_retreat(side: &Side, word: ArrivalWord) -> bool {
+    word.sequence() == side.next() && word.is_withdrawing()
 }

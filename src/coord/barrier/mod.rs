@@ -325,6 +325,11 @@ impl Barrier {
         }
     }
 
+    /// Whether others would wait for what a member has begun: it takes its arrival back.
+    pub fn is_left_half_done(&self, memory: &impl Memory, member: usize) -> bool {
+        matches!(self.algorithm, Machine::Flat(_)) && flat::withdraws(&self.side, memory, member)
+    }
+
     /// A member's process is gone: what it may have left half done is settled, so that nobody waits for it.
     pub fn bury(&self, memory: &impl Memory, dead: usize) {
         if let Machine::Flat(_) = self.algorithm {

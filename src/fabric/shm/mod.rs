@@ -10,6 +10,7 @@ mod read_only;
 mod segment;
 
 pub use neighbours::{Neighbourhood, Neighbours};
+pub(crate) use notify::{deadline, wait_for};
 pub use read_only::ReadOnlySegment;
 #[cfg(test)]
 pub(crate) use segment::tests::segment_of;

@@ -44,7 +44,8 @@ impl Park for Segment {
     }
 }
 
-fn wait_for(word: &AtomicU32, seen: u64) -> Wait {
+/// A wait until a word that processes share is no longer as it was seen.
+pub(crate) fn wait_for(word: &AtomicU32, seen: u64) -> Wait {
     let mut wait = Wait::new();
     wait.val = u64::from(lower_half(seen));
     wait.uaddr = word.as_ptr().cast::<core::ffi::c_void>().into();
@@ -54,7 +55,7 @@ fn wait_for(word: &AtomicU32, seen: u64) -> Wait {
 }
 
 /// The moment after a span from now; `None` for one too far for the kernel's type, which is for ever.
-fn deadline(span: Duration) -> Option<Timespec> {
+pub(crate) fn deadline(span: Duration) -> Option<Timespec> {
     let now = clock_gettime(ClockId::Monotonic);
     now.checked_add(Timespec::try_from(span).ok()?)
 }

@@ -239,13 +239,18 @@ impl Segment {
         self.file.as_fd()
     }
 
+    /// The lower half of a word of which nobody uses more, and nobody otherwise.
+    pub(crate) fn half(&self, at: WordAt) -> &AtomicU32 {
+        self.futex(at)
+    }
+
     /// The lower half of a word, as the kernel wants it for a futex.
     pub(super) fn futex(&self, at: WordAt) -> &AtomicU32 {
         let word: *const AtomicU64 = self.word(at);
         let lower = if cfg!(target_endian = "little") { 0 } else { 1 };
         // SAFETY: the word is 8 bytes of the mapping, aligned to 8, so each half is a valid, aligned u32 that lives as
-        // long as the mapping. The reference is given to the kernel only, which reads it atomically and whole; user
-        // code never accesses it, so that no mixed-size atomic access happens.
+        // long as the mapping. The reference is given to the kernel only, which reads it atomically and whole, or
+        // (`half`) all access to the word is by this half, so that no mixed-size atomic access happens.
         unsafe { &*word.cast::<AtomicU32>().add(lower) }
     }
 }

@@ -13,7 +13,7 @@ use crate::coord::barrier::spanning::Settled;
 use crate::error::BarrierError;
 use crate::group::Core;
 use crate::group::asking::ASK_AFTER;
-use crate::group::meeting::{Meeting, Patience};
+use crate::group::meeting::{Dead, Meeting, Patience};
 
 /// How long survivors on other nodes are asked at least, also by a call whose time is over: most answer at once.
 const SETTLING_GRACE: Duration = Duration::from_millis(20);
@@ -45,9 +45,11 @@ impl Group {
     fn give_up_lost(&self, core: &mut Core, error: BarrierError) -> Result<u64, BarrierError> {
         let is_dead = |failed: &&FailedMember| failed.cause.is_final();
         let here = self.membership.here();
-        let dead = core.failures.failed.iter().filter(is_dead).map(|failed| self.home_of(failed.member));
-        let dead: Vec<usize> = dead.filter(|(node, ..)| *node == here).map(|(.., local)| local).collect();
-        match core.barrier.give_up(&self.membership, &dead) {
+        let dead = core.failures.failed.iter().filter(is_dead).map(|failed| failed.member);
+        let homes = dead.map(|member| (member, self.home_of(member)));
+        let dead = homes.filter(|(_, (node, ..))| *node == here);
+        let dead = dead.map(|(member, (.., index))| Dead { index, rank: self.ranks[member] });
+        match core.barrier.give_up(&self.membership, &dead.collect::<Vec<_>>()) {
             Some(outcome) => self.pass_lost(core, outcome),
             None => {
                 self.trace_withdrawal(core);

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::is_stopped;
+use super::{Condition, condition_of};
 use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
-use crate::cluster::view::Obituary;
+use crate::cluster::view::{Obituary, Unit};
 use crate::coord::drive;
-use crate::fabric::Await;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
 use crate::fabric::tcp::{Ports, TcpFabric};
+use crate::fabric::{Await, Topology};
 
-use super::super::failure::shut_out;
+use super::super::failure::{Process, note_end, shut_out};
 
 /// How long something that is under way is waited for before deaths and the bell are looked at again.
 const BUSY_FOR: Duration = Duration::from_millis(2);
@@ -23,6 +23,7 @@ const BUSY_NAP: Duration = Duration::from_millis(1);
 struct Machine {
     segment: Arc<Segment>,
     network: Arc<Network>,
+    topology: Arc<Topology>,
     here: usize,
 }
 
@@ -36,7 +37,8 @@ pub(super) struct Driver {
 impl Driver {
     pub fn new(post: Post, segment: &Arc<Segment>, network: &Arc<Network>) -> Self {
         let here = post.topology.node_of(post.rank);
-        let machine = Machine { segment: Arc::clone(segment), network: Arc::clone(network), here };
+        let (segment, network, topology) = (Arc::clone(segment), Arc::clone(network), Arc::clone(&post.topology));
+        let machine = Machine { segment, network, topology, here };
         Self { sentinel: Sentinel::new(post), machine, begun: Instant::now() }
     }
 
@@ -95,7 +97,15 @@ impl Surroundings for Machine {
     }
 
     fn is_stopped(&self, local: usize) -> bool {
-        is_stopped(&self.segment, local)
+        match condition_of(&self.segment, local) {
+            Condition::Runs => false,
+            Condition::Stopped => true,
+            Condition::Ending(cause) => {
+                let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
+                note_end(&self.segment, local, Obituary { unit, cause }, Process::MayAct);
+                false
+            }
+        }
     }
 
     fn probe(&self, node: usize) {

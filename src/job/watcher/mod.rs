@@ -1,19 +1,22 @@
-//! The thread by which a process learns what becomes of the others of its node.
+//! The threads by which a process learns what becomes of the others of its node.
 //!
-//! It sleeps on one pidfd for each of them and uses no CPU meanwhile. A process that has ended without leaving the job has
+//! One sleeps on a pidfd for each of them and uses no CPU meanwhile; another one ([`vigil`]) often knows of a death before. A process that has ended without leaving the job has
 //! failed: its ranks' ends are noted in the node's table and, in a job of one node, in the view log; the alarm wakes
 //! whoever waits. Every process does this, so that no single death or stopped process can keep a failure from being seen;
 //! the first note stands, and the log holds each rank once.
 //!
-//! In a job of several nodes it also drives the rank's sentinel (`cluster::sentinel`).
+//! In a job of several nodes the first also drives the rank's sentinel (`cluster::sentinel`).
 
 mod driver;
+mod vigil;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use self::driver::Driver;
-use super::failure::{FailureOptions, note_end};
+use self::vigil::{Lookout, Vigil};
+use super::failure::{FailureOptions, Process, note_end};
 use crate::cluster::sentinel;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId, ProcessState};
@@ -33,6 +36,8 @@ pub(crate) struct Watcher {
     is_over: Arc<AtomicU32>,
     bell: Bell,
     thread: Option<JoinHandle<()>>,
+    /// Ends first: before other threads of this process do, which is no death.
+    vigil: Option<Vigil>,
 }
 
 /// What the thread works with.
@@ -48,6 +53,15 @@ struct Watch {
     sentinel: Option<Driver>,
     /// 1 when a connection has broken.
     has_breach: Arc<AtomicU32>,
+}
+
+/// Wakes those threads of this process that no alarm reaches.
+#[derive(Clone)]
+struct Alert {
+    /// Whose sleep on connections is ended.
+    network: Option<Arc<Network>>,
+    /// Where there is a sentinel that has something to do now.
+    bell: Option<Bell>,
 }
 
 /// What the thread watches, and for whom.
@@ -95,32 +109,35 @@ impl Watcher {
         watch.listen();
         let local = watch.local;
         let ranks = topology.ranks_of(watch.here).len();
-        let mut is_alone = watch.sentinel.is_none();
+        let mut watched = Vec::new();
         for step in 1..ranks.min(MOST_WATCHED + 1) {
             let other = (local + step) % ranks;
             let process = process_of(segment, other);
             if process.pid == std::process::id() {
                 continue;
             }
-            is_alone = false;
+            watched.push(other);
             if let Added::DeadAlready(end) = watch.deaths.add(other as u64, process).map_err(refused)? {
                 watch.note_death(other, end);
             }
         }
-        if is_alone {
+        if watched.is_empty() && watch.sentinel.is_none() {
             return Ok(None);
         }
+        let vigil =
+            watch.keep_vigil(watched, timeout).map_err(system("start the thread that learns first of deaths"))?;
         let (is_over, bell) = (Arc::clone(&watch.is_over), watch.deaths.bell());
         let thread = std::thread::Builder::new()
             .name("phalanx-watch".to_owned())
             .spawn(move || watch.run())
             .map_err(system("start the thread that watches its node"))?;
-        Ok(Some(Self { is_over, bell, thread: Some(thread) }))
+        Ok(Some(Self { is_over, bell, thread: Some(thread), vigil }))
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        self.vigil.take();
         self.is_over.store(1, Ordering::Relaxed);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
@@ -129,9 +146,24 @@ impl Drop for Watcher {
     }
 }
 
-/// Whether the process of a rank of this node is stopped.
-pub(super) fn is_stopped(segment: &Segment, local: usize) -> bool {
-    matches!(process_of(segment, local).state(), Ok(ProcessState::Stopped | ProcessState::Traced))
+/// What a process does, as far as others must do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// It runs; or it is gone, and its pidfd tells.
+    Runs,
+    Stopped,
+    /// It will run no more, but its end takes long: its core file is written.
+    Ending(FailureCause),
+}
+
+/// What the process of a rank of this node does.
+pub(super) fn condition_of(segment: &Segment, local: usize) -> Condition {
+    let process = process_of(segment, local);
+    match (process.ending(), process.state()) {
+        (Ok(Some(end)), _) => Condition::Ending(cause_of(end)),
+        (_, Ok(ProcessState::Stopped | ProcessState::Traced)) => Condition::Stopped,
+        _ => Condition::Runs,
+    }
 }
 
 /// A rank's process, as it has entered it.
@@ -187,17 +219,47 @@ impl Watch {
         }));
     }
 
+    /// `None` where nobody shares this node, or the kernel cannot do it.
+    fn keep_vigil(&self, watched: Vec<usize>, patience: Duration) -> std::io::Result<Option<Vigil>> {
+        if watched.is_empty() {
+            return Ok(None);
+        }
+        let alert = Alert { network: self.network.clone(), bell: self.sentinel.as_ref().map(|_| self.deaths.bell()) };
+        Vigil::start(Lookout {
+            segment: Arc::clone(&self.segment),
+            topology: Arc::clone(&self.topology),
+            here: self.here,
+            local: self.local,
+            watched,
+            patience,
+            alert,
+        })
+    }
+
     fn note_death(&self, local: usize, end: End) {
-        let cause = match end {
-            End::Killed { signal } => FailureCause::Killed { signal },
-            End::Exited { status } => FailureCause::Exited { status },
-            End::Unknown => FailureCause::Died,
-        };
-        let rank = self.topology.ranks_of(self.here)[local];
-        note_end(&self.segment, local, Obituary { unit: Unit::Rank(rank), cause });
+        let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
+        note_end(&self.segment, local, Obituary { unit, cause: cause_of(end) }, Process::Gone);
         // Even if another process was quicker: whoever sleeps in this one is woken by this one.
         if let Some(network) = &self.network {
             network.rouse();
         }
+    }
+}
+
+impl Alert {
+    /// Whether other processes may have such threads, too.
+    fn raise(&self) -> bool {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
+        self.network.as_ref().inspect(|network| network.rouse()).is_some()
+    }
+}
+
+fn cause_of(end: End) -> FailureCause {
+    match end {
+        End::Killed { signal } => FailureCause::Killed { signal },
+        End::Exited { status } => FailureCause::Exited { status },
+        End::Unknown => FailureCause::Died,
     }
 }

@@ -1,0 +1,160 @@
+//! Learning that a process dies before it is dead.
+//!
+//! A pidfd tells of an end when the kernel has taken the whole process down, and that lasts as long as its memory is
+//! large: half a millisecond for a small one, a fifth of a second for each GB in use. Long before that, each thread that
+//! dies lets go what its *robust list* names (`get_robust_list(2)`; Documentation/locking/robust-futexes.rst of the kernel):
+//! the kernel marks these words, and wakes one of those who sleep on them. So each process has a thread that holds a
+//! word of shared memory, its *lifeline*, and others sleep on it.
+//!
+//! What a cut lifeline proves is that this thread is past its last instruction. Usually the whole process is ending, and
+//! `/proc` says how already ([`ProcessId::ending`](super::ProcessId::ending)). Or it goes on as another program
+//! (`execve` ends all other threads, and no pidfd tells of it). In either case another of its threads may be in the middle
+//! of something on another CPU for a moment. Whoever must know that the process does nothing any more waits for the pidfd.
+//!
+//! The word, as the kernel defines it:
+//!
+//! | bits | meaning |
+//! | --- | --- |
+//! | 0–29 | the thread that holds it; 0: nobody does, or it was let go in good order |
+//! | 30 | its thread has died |
+//! | 31 | somebody may sleep on it: always set by whoever holds it, so that the kernel wakes |
+#![allow(unsafe_code, reason = "the robust list is a structure that the kernel walks")]
+
+use std::io;
+use std::ptr;
+
+use rustix::thread::futex;
+
+use crate::sync::{AtomicU32, Ordering};
+
+/// The bits of a lifeline that name its thread.
+const TID_MASK: u32 = 0x3fff_ffff;
+
+/// `struct robust_list` of linux/futex.h: a link of a circle that begins and ends at the head.
+#[repr(C)]
+struct Link {
+    next: *const Link,
+}
+
+/// `struct robust_list_head`.
+#[repr(C)]
+struct Head {
+    first: Link,
+    /// How far behind each link its word is.
+    offset: libc::c_long,
+    /// A lock that is being taken or let go: none.
+    pending: *const Link,
+}
+
+/// A word held by the calling thread until this is dropped, or the thread dies.
+///
+/// The thread must not use robust mutexes of the C library meanwhile: it has one list only. The pointers keep it on this
+/// thread.
+pub struct Lifeline<'memory> {
+    word: &'memory AtomicU32,
+    /// Where the kernel finds the word; freed after it has been told to look elsewhere.
+    head: *mut Head,
+    link: *mut Link,
+    /// The list that the thread had before.
+    before: *const Head,
+}
+
+impl<'memory> Lifeline<'memory> {
+    /// Has the calling thread hold the word; whoever sleeps on it wakes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no robust lists.
+    pub fn hold(word: &'memory AtomicU32) -> io::Result<Self> {
+        let before = own_list()?;
+        let link = Box::into_raw(Box::new(Link { next: ptr::null() }));
+        let offset = word.as_ptr().addr().wrapping_sub(link.addr()).cast_signed() as libc::c_long;
+        let head = Box::into_raw(Box::new(Head { first: Link { next: link }, offset, pending: ptr::null() }));
+        // SAFETY: both were allocated above, and nobody else knows them yet. The circle is closed at the head's first field.
+        unsafe { (*link).next = head.cast::<Link>() };
+        let lifeline = Self { word, head, link, before };
+        let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        // SYNC POINT: lifeline. Release pairs with whoever finds it cut: what this thread did before is seen.
+        word.store((thread & TID_MASK) | futex::WAITERS, Ordering::Release);
+        // SAFETY: the head is valid, its circle is closed, and both stay until `drop` has put the former list back.
+        unsafe { set_own_list(head) }?;
+        wake_all(word);
+        Ok(lifeline)
+    }
+}
+
+impl Drop for Lifeline<'_> {
+    fn drop(&mut self) {
+        // SAFETY: it is the list that the C library has set for this thread, or none.
+        let is_put_back = unsafe { set_own_list(self.before) }.is_ok();
+        // Release: as in `hold`.
+        self.word.store(0, Ordering::Release);
+        if is_put_back {
+            // SAFETY: both came from `Box::into_raw`, and the kernel does not look there any more.
+            unsafe { (drop(Box::from_raw(self.head)), drop(Box::from_raw(self.link))) };
+        }
+    }
+}
+
+/// Whether the thread that held a lifeline of this value has died.
+pub fn is_cut(value: u32) -> bool {
+    value & futex::OWNER_DIED != 0
+}
+
+/// Wakes all who sleep on a lifeline: of those the kernel wakes one only.
+pub fn wake_all(word: &AtomicU32) {
+    // The call fails only for an address that is not mapped.
+    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX.unsigned_abs());
+}
+
+fn own_list() -> io::Result<*const Head> {
+    let (mut head, mut length) = (ptr::null::<Head>(), 0_usize);
+    // SAFETY: 0 is the calling thread; the kernel writes a pointer and a length.
+    let failed = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut length) };
+    if failed == 0 { Ok(head) } else { Err(io::Error::last_os_error()) }
+}
+
+/// # Safety
+///
+/// The head and its links must be valid for as long as they are this thread's list.
+unsafe fn set_own_list(head: *const Head) -> io::Result<()> {
+    // SAFETY: the kernel keeps the pointer, and follows it when the thread dies; valid, as the caller says.
+    let failed = unsafe { libc::syscall(libc::SYS_set_robust_list, head, size_of::<Head>()) };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_lets_go_in_good_order_cuts_nothing() {
+        let word = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let before = own_list().expect("Linux has robust lists");
+                let lifeline = Lifeline::hold(&word).expect("Linux has robust lists");
+                assert_ne!(word.load(Ordering::Relaxed) & TID_MASK, 0);
+                drop(lifeline);
+                assert_eq!(own_list().expect("as before"), before, "the C library's list is back");
+            });
+        });
+        assert_eq!(word.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_thread_that_ends_with_it_has_died() {
+        let word = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::mem::forget(Lifeline::hold(&word).expect("Linux has robust lists")));
+        });
+        // The scope ends with the thread's closure, and the kernel marks the word when the thread itself does.
+        loop {
+            let value = word.load(Ordering::Acquire);
+            if is_cut(value) {
+                break;
+            }
+            let _ = futex::wait(&word, futex::Flags::empty(), value, None);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The thread that learns first that another process of its node dies.
+//!
+//! It holds its own process's lifeline (`cluster::watch::lifeline`) and sleeps on those of the others. When one is cut,
+//! `/proc` says how that process is ending, and the rank's end is noted: survivors have their errors while the kernel still
+//! frees the dead one's memory. What the dead held is taken when its pidfd tells that it is gone ([`super::Watcher`]).
+//!
+//! Where `/proc` does not say how (an exit with status 0; a kernel before 5.17), the pidfd is waited for. If the process is
+//! still there after the failure time-out, it runs another program, or is long in dying: it has failed.
+//!
+//! The kernel wakes only one of those who sleep on a lifeline. On a job's only node the alarm that it raises tells all
+//! others; where ranks sleep on connections, too, it wakes the others' threads, and each rouses its own process.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::ClockId;
+
+use super::super::failure::{Process, note_end};
+use super::{Alert, cause_of, process_of};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::cluster::watch::{Lifeline, ProcessState, lifeline};
+use crate::fabric::Topology;
+use crate::fabric::shm::{Segment, deadline, wait_for};
+use crate::sync::{AtomicU32, Ordering};
+
+/// How many words the kernel lets a thread sleep on.
+const MOST_WORDS: usize = 128;
+
+/// Holds and watches lifelines until it is dropped.
+#[derive(Debug)]
+pub(super) struct Vigil {
+    is_over: Arc<AtomicU32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread works with.
+pub(super) struct Lookout {
+    pub segment: Arc<Segment>,
+    pub topology: Arc<Topology>,
+    pub here: usize,
+    /// This rank's place on its node.
+    pub local: usize,
+    /// Whose lifelines are watched, by their places on the node.
+    pub watched: Vec<usize>,
+    /// How long a process may be there after its lifeline was cut, if nobody says how it ends.
+    pub patience: Duration,
+    /// Tells this process's other threads.
+    pub alert: Alert,
+}
+
+impl Vigil {
+    /// Begins. `Ok(None)` where the kernel cannot do it; pidfds then tell of all deaths.
+    pub fn start(mut lookout: Lookout) -> std::io::Result<Option<Self>> {
+        lookout.watched.truncate(MOST_WORDS - 1);
+        let is_over = Arc::new(AtomicU32::new(0));
+        if !can_sleep_on_many(&is_over) {
+            return Ok(None);
+        }
+        let over = Arc::clone(&is_over);
+        let thread = std::thread::Builder::new().name("phalanx-vigil".to_owned()).spawn(move || lookout.run(&over))?;
+        Ok(Some(Self { is_over, thread: Some(thread) }))
+    }
+}
+
+impl Drop for Vigil {
+    fn drop(&mut self) {
+        // Relaxed: nothing is told by it but itself.
+        self.is_over.store(1, Ordering::Relaxed);
+        lifeline::wake_all(&self.is_over);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether there is `futex_waitv` (Linux 5.16), and nothing forbids it.
+fn can_sleep_on_many(word: &AtomicU32) -> bool {
+    let other_than_seen = wait_for(word, 1);
+    let slept = futex::waitv(&[other_than_seen], futex::WaitvFlags::empty(), None, ClockId::Monotonic);
+    slept == Err(Errno::AGAIN)
+}
+
+/// A process whose lifeline was cut.
+struct Suspect {
+    local: usize,
+    since: Instant,
+}
+
+impl Lookout {
+    fn run(mut self, is_over: &AtomicU32) {
+        crate::scheduling::wake_soon();
+        // A process whose own lifeline cannot be held is told of by its pidfd.
+        let segment = Arc::clone(&self.segment);
+        let _own = Lifeline::hold(segment.half(segment.layout().lifeline(self.local)));
+        let mut suspects = Vec::new();
+        while is_over.load(Ordering::Relaxed) == 0 {
+            // Seen before they are looked at: what changes behind the look ends the sleep at once.
+            let seen: Vec<u32> =
+                self.watched.iter().map(|local| self.lifeline(*local).load(Ordering::Acquire)).collect();
+            let is_cut = |value: &u32| lifeline::is_cut(*value);
+            if seen.iter().any(is_cut) {
+                let cut = self.watched.iter().zip(&seen).filter(|(_, value)| is_cut(value)).map(|(local, _)| *local);
+                let cut: Vec<usize> = cut.collect();
+                self.watched.retain(|local| !cut.contains(local));
+                let since = Instant::now();
+                suspects.extend(cut.into_iter().map(|local| Suspect { local, since }));
+                suspects.retain(|suspect| !self.has_judged(suspect));
+                continue;
+            }
+            self.sleep(is_over, &seen, suspects.iter().map(|suspect| suspect.since + self.patience).min());
+            suspects.retain(|suspect| !self.has_judged(suspect));
+        }
+    }
+
+    fn lifeline(&self, local: usize) -> &AtomicU32 {
+        self.segment.half(self.segment.layout().lifeline(local))
+    }
+
+    /// Until a lifeline changes, this is over, or the time has come.
+    fn sleep(&self, is_over: &AtomicU32, seen: &[u32], until: Option<Instant>) {
+        let of_others =
+            self.watched.iter().zip(seen).map(|(local, value)| wait_for(self.lifeline(*local), u64::from(*value)));
+        let words: Vec<futex::Wait> = std::iter::once(wait_for(is_over, 0)).chain(of_others).collect();
+        let until = until.and_then(|until| deadline(until.saturating_duration_since(Instant::now())));
+        // Whatever ends it, the caller looks again.
+        let _ = futex::waitv(&words, futex::WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic);
+    }
+
+    /// Notes how a suspect's process ends, if that can be said. Whether there is nothing more to do about it here.
+    fn has_judged(&self, suspect: &Suspect) -> bool {
+        let Suspect { local, since } = *suspect;
+        let process = process_of(&self.segment, local);
+        if view::end_of(&*self.segment, &self.segment.layout(), local).is_some() {
+            self.tell(local);
+            return true;
+        }
+        let cause = match process.ending() {
+            Ok(Some(end)) => cause_of(end),
+            _ if since.elapsed() < self.patience => {
+                return process.state().is_ok_and(|state| state == ProcessState::Gone);
+            }
+            _ => FailureCause::Died,
+        };
+        let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
+        note_end(&self.segment, local, Obituary { unit, cause }, Process::MayAct);
+        self.tell(local);
+        true
+    }
+
+    fn tell(&self, local: usize) {
+        if self.alert.raise() {
+            lifeline::wake_all(self.lifeline(local));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A death is known before the kernel has taken the dead one down: survivors have their errors while it still exists, what
+//! it holds is kept until it does not, and a process that goes on as another program has failed, too.
+#![allow(unsafe_code, reason = "a process is held in its end by ptrace")]
+
+mod common;
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Instant;
+
+use common::children::{Children, Launch, answer, await_line, role};
+use common::nodes::Across;
+use common::ranks::LIMIT;
+use phalanx::{BarrierError, Job};
+
+/// Starts as many ranks as the job has, on one node.
+fn start(test: &str, ranks: usize) -> Children {
+    let launch = Launch::new(ranks);
+    let mut children = Children::default();
+    for rank in 0..ranks {
+        children.start(launch.rank(test, "rank", rank));
+    }
+    children
+}
+
+/// A process whose first thread stays in its end until this is dropped: its memory and its files are all there, and no
+/// pidfd says that it is dead.
+struct HeldInItsEnd {
+    pid: libc::pid_t,
+}
+
+impl HeldInItsEnd {
+    /// Kills a process, and returns when it is on its way out.
+    fn kill(pid: u32) -> Self {
+        let pid = libc::pid_t::try_from(pid).expect("a pid");
+        // SAFETY: no memory is passed.
+        let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, libc::PTRACE_O_TRACEEXIT) };
+        assert_eq!(seized, 0, "a child can be traced: {}", std::io::Error::last_os_error());
+        // SAFETY: no memory is passed.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+        let mut status = 0;
+        // SAFETY: the status is written to a variable.
+        let stopped = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+        assert_eq!((stopped, status >> 16), (pid, libc::PTRACE_EVENT_EXIT), "it is held in its end");
+        Self { pid }
+    }
+}
+
+impl Drop for HeldInItsEnd {
+    fn drop(&mut self) {
+        // SAFETY: no memory is passed.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.pid, 0, 0) };
+    }
+}
+
+#[test]
+fn survivors_are_told_while_the_dead_one_is_still_there_and_has_its_space_until_it_is_gone() {
+    const TEST: &str = "survivors_are_told_while_the_dead_one_is_still_there_and_has_its_space_until_it_is_gone";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        let world = job.world();
+        world.barrier().expect("all are there");
+        let before = world.space().0;
+        world.barrier().expect("all have looked");
+        let group = world.split(0, 0).expect("a group");
+        answer("ready");
+        if job.rank() == 1 {
+            std::thread::sleep(LIMIT);
+        }
+        match group.barrier() {
+            Err(BarrierError::RankFailed { ranks, causes, .. }) => answer(format!("{ranks:?} {causes:?}")),
+            other => panic!("{other:?}"),
+        }
+        drop(group);
+        answer(if world.space().0 == before { "free" } else { "taken" });
+        await_line();
+        let begun = Instant::now();
+        while world.space().0 != before {
+            assert!(begun.elapsed() < LIMIT, "what the dead one held is never let go");
+            std::thread::yield_now();
+        }
+        return answer("free");
+    }
+    let mut children = start(TEST, 3);
+    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    let held = HeldInItsEnd::kill(children.pid(1));
+    for rank in [0, 2] {
+        assert_eq!(children.next_answer(rank), "[1] [Killed { signal: 9 }]");
+        assert_eq!(children.next_answer(rank), "taken");
+    }
+    drop(held);
+    children.kill(1);
+    for rank in [0, 2] {
+        children.say(rank, "it is gone");
+        assert_eq!(children.next_answer(rank), "free");
+    }
+}
+
+/// The agent of node 1 sees it, and tells node 0.
+#[test]
+fn other_nodes_are_told_too_while_the_dead_one_is_still_there() {
+    const TEST: &str = "other_nodes_are_told_too_while_the_dead_one_is_still_there";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        job.world().barrier().expect("all are there");
+        answer("ready");
+        if job.rank() == 3 {
+            std::thread::sleep(LIMIT);
+        }
+        let Err(BarrierError::RankFailed { ranks, causes, .. }) = job.world().barrier() else { panic!("one is dead") };
+        answer(format!("{ranks:?} {causes:?}"));
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 0, 1, 1]);
+    let mut children = across.start(TEST, &[]);
+    (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    let held = HeldInItsEnd::kill(children.pid(3));
+    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "[3] [Killed { signal: 9 }]"));
+    drop(held);
+    (0..3).for_each(|rank| children.say(rank, "that is all"));
+}
+
+/// No pidfd tells of that: the process is still there.
+#[test]
+fn a_rank_that_runs_another_program_has_failed() {
+    const TEST: &str = "a_rank_that_runs_another_program_has_failed";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        job.world().barrier().expect("both are there");
+        if job.rank() == 1 {
+            panic!("{}", Command::new("sleep").arg("60").exec());
+        }
+        let Err(BarrierError::RankFailed { ranks, causes, .. }) = job.world().barrier() else {
+            panic!("nobody else is there")
+        };
+        return answer(format!("{ranks:?} {causes:?}"));
+    }
+    let mut children = start(TEST, 2);
+    assert_eq!(children.next_answer(0), "[1] [Died]");
+}
