@@ -12,7 +12,7 @@ use phalanx_bench::rivals::Rival;
 use phalanx_bench::workload::ArrivalPattern;
 use phalanx_bench::{fabric, failure, page};
 
-use crate::progress::Bar;
+use crate::progress::{Bar, Lines};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -344,9 +344,9 @@ fn calm(options: CalmOptions) -> ExitCode {
     }
 }
 
-/// A bar where somebody watches.
+/// A bar where somebody watches, and lines where nobody does.
 fn progress() -> Box<dyn Progress> {
-    if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) }
+    if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::new(stderr())) }
 }
 
 /// Is a rank of a benchmark.
@@ -383,10 +383,4 @@ fn print(text: &str) -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn turn(&mut self, _done: usize, _all: usize, _next: &str) {}
 }
