@@ -2,33 +2,37 @@
 //! becomes of them, and when. `phalanx bench failure` and `phalanx campaign` stand on them.
 //!
 //! All processes of a machine share `CLOCK_MONOTONIC`, so that a rank's times and those of whoever hurts it compare.
+//!
+//! No wait for a job is without a bound: what does not begin, or does not end, is an error that says what it was waited
+//! for, and what the threads of whoever does not come are doing.
 
 mod calm;
 pub mod log;
 pub mod namespaces;
 pub mod rank;
 pub mod said;
+mod services;
 pub mod sockets;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES, LocalPlace};
-use phalanx::cluster::rendezvous;
-use phalanx::cluster::witness::Witness;
 use rustix::process::{Pid, Signal, kill_process};
 
 use self::namespaces::Namespaces;
 use self::rank::Task;
 use self::said::{Event, Said};
+use self::services::Services;
 
 /// The hidden subcommand that makes this program a rank that is hurt; its argument is a [`Task`] as JSON.
 pub const RANK_COMMAND: &str = "doomed-rank";
 /// How long a job may take to begin.
 const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+/// How long processes that have been killed may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[allow(clippy::cast_sign_loss, reason = "CLOCK_MONOTONIC is never negative")]
@@ -51,10 +55,30 @@ pub enum DoomedError {
         source: std::io::Error,
     },
     /// Ranks have not met.
-    #[error("ranks {missing:?} of a job have not met the others within {BEGIN_LIMIT:?}")]
+    #[error("ranks {missing:?} of a job have not met the others within {BEGIN_LIMIT:?}: {doing}")]
     NotReady {
         /// Those that have not.
         missing: Vec<usize>,
+        /// What their threads are doing.
+        doing: String,
+    },
+    /// All ranks have ended before they had met.
+    #[error("ranks {missing:?} of a job have ended before they had met the others: {ends}")]
+    Ended {
+        /// Those that had not met the others.
+        missing: Vec<usize>,
+        /// How they have ended.
+        ends: String,
+    },
+    /// What has been told to end has not.
+    #[error("{what} has not ended within {limit:?}: {doing}")]
+    NotEnded {
+        /// What.
+        what: String,
+        /// How long it was waited for.
+        limit: Duration,
+        /// What its threads are doing.
+        doing: String,
     },
     /// A rank says that something is wrong before anything was done to it.
     #[error("rank {rank} of a job that nobody has hurt says {event:?}")]
@@ -105,7 +129,9 @@ pub struct DoomedJob {
     ranks: Vec<(Child, Option<ChildStdin>)>,
     heard: Receiver<Said>,
     key: String,
-    _services: Option<(rendezvous::Server, Witness)>,
+    services: Option<Services>,
+    /// Whether its end has been waited for.
+    is_over: bool,
 }
 
 impl DoomedJob {
@@ -115,11 +141,11 @@ impl DoomedJob {
     ///
     /// [`DoomedError`]; no process is left behind.
     pub fn start(place: Place<'_>, task: &Task) -> Result<Self, DoomedError> {
-        let (identity, services) = meeting(place)?;
+        let (identity, services) = services::start(place)?;
         let text = serde_json::to_string(task).expect("plain values");
         let (say, heard) = channel();
         let key = identity.key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut job = Self { ranks: Vec::new(), heard, key, _services: services };
+        let mut job = Self { ranks: Vec::new(), heard, key, services, is_over: false };
         let program = std::env::current_exe().map_err(system("find this program"))?;
         for rank in 0..place.nodes.len() {
             let mut command = match place.namespaces {
@@ -136,18 +162,27 @@ impl DoomedJob {
             job.ranks.push((child, stdin));
             listen_to(stdout, say.clone());
         }
+        // The job's end is heard by the end of all who speak.
+        drop(say);
         job.await_ready()?;
         Ok(job)
     }
 
-    fn await_ready(&self) -> Result<(), DoomedError> {
+    fn await_ready(&mut self) -> Result<(), DoomedError> {
         let limit = Instant::now() + BEGIN_LIMIT;
         let mut missing: Vec<usize> = (0..self.ranks.len()).collect();
         while !missing.is_empty() {
             match self.hear(limit) {
                 Ok(Said { rank, event: Event::Ready, .. }) => missing.retain(|other| *other != rank),
                 Ok(Said { rank, event, .. }) => return Err(DoomedError::Spoilt { rank, event }),
-                Err(_) => return Err(DoomedError::NotReady { missing }),
+                Err(RecvTimeoutError::Timeout) => {
+                    let doing = self.doing(&missing);
+                    return Err(DoomedError::NotReady { missing, doing });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let ends = self.ends_of(&missing)?;
+                    return Err(DoomedError::Ended { missing, ends });
+                }
             }
         }
         Ok(())
@@ -170,16 +205,23 @@ impl DoomedJob {
 
     /// What a rank's threads are doing, as the kernel sees it.
     pub fn threads(&self, rank: usize) -> String {
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid(rank))) else {
-            return "its process is gone".to_owned();
-        };
-        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let one = |thread: std::fs::DirEntry| {
-            let state = read(thread.path().join("stat"));
-            let state = state.rsplit_once(") ").map_or("?", |(_, rest)| &rest[..1]).to_owned();
-            format!("{} {state} {}", read(thread.path().join("comm")), read(thread.path().join("wchan")))
-        };
-        threads.flatten().map(one).collect::<Vec<_>>().join(", ")
+        threads_of(self.pid(rank))
+    }
+
+    /// What these ranks' threads are doing.
+    pub fn doing(&self, ranks: &[usize]) -> String {
+        ranks.iter().map(|rank| format!("rank {rank}: {}", self.threads(*rank))).collect::<Vec<_>>().join("; ")
+    }
+
+    /// How these ranks have ended, all of which have nothing more to say.
+    fn ends_of(&mut self, ranks: &[usize]) -> Result<String, DoomedError> {
+        let limit = Instant::now() + END_LIMIT;
+        let mut ends = Vec::new();
+        for rank in ranks {
+            let end = self.end_of(*rank, limit)?.map_or_else(|| self.threads(*rank), |status| status.to_string());
+            ends.push(format!("rank {rank}: {end}"));
+        }
+        Ok(ends.join("; "))
     }
 
     /// Sends a signal to these ranks' processes; the time just before.
@@ -217,49 +259,74 @@ impl DoomedJob {
     ///
     /// [`DoomedError::System`].
     pub fn end_of(&mut self, rank: usize, limit: Instant) -> Result<Option<ExitStatus>, DoomedError> {
-        loop {
-            let end = self.ranks[rank].0.try_wait().map_err(system("wait for a rank"))?;
-            if end.is_some() || Instant::now() >= limit {
-                return Ok(end);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        await_end(&mut self.ranks[rank].0, limit).map_err(system("wait for a rank"))
     }
 }
 
 impl DoomedJob {
-    /// Kills all that are left, and waits for their ends.
-    pub fn end_all(&mut self) {
+    /// Kills all that are left, and waits for their ends and for that of those who served them.
+    ///
+    /// # Errors
+    ///
+    /// [`DoomedError::NotEnded`].
+    pub fn end(&mut self) -> Result<(), DoomedError> {
+        if std::mem::replace(&mut self.is_over, true) {
+            return Ok(());
+        }
+        let ended = self.end_ranks();
+        self.services.take().map_or(Ok(()), Services::end).and(ended)
+    }
+
+    fn end_ranks(&mut self) -> Result<(), DoomedError> {
         for (child, _) in &mut self.ranks {
             let _ = child.kill();
         }
-        for (child, _) in &mut self.ranks {
-            let _ = child.wait();
+        let limit = Instant::now() + END_LIMIT;
+        let mut left = Vec::new();
+        for rank in 0..self.ranks.len() {
+            if self.end_of(rank, limit)?.is_none() {
+                left.push(rank);
+            }
         }
+        if left.is_empty() {
+            return Ok(());
+        }
+        let what = format!("what has been killed, ranks {left:?},");
+        Err(DoomedError::NotEnded { what, limit: END_LIMIT, doing: self.doing(&left) })
     }
 }
 
 impl Drop for DoomedJob {
     fn drop(&mut self) {
-        self.end_all();
+        if let Err(error) = self.end() {
+            eprintln!("phalanx: {error}");
+        }
     }
 }
 
-/// Who the ranks are, and who serves their meeting if they are on several nodes.
-fn meeting(place: Place<'_>) -> Result<(Identity, Option<(rendezvous::Server, Witness)>), DoomedError> {
-    let size = place.nodes.len();
-    if place.count() == 1 {
-        return Ok((Identity::random(size).map_err(system("draw a job's key"))?, None));
+/// How a process has ended; `None` when it has not until the limit.
+pub(crate) fn await_end(child: &mut Child, limit: Instant) -> std::io::Result<Option<ExitStatus>> {
+    loop {
+        let end = child.try_wait()?;
+        if end.is_some() || Instant::now() >= limit {
+            return Ok(end);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let host = place.namespaces.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |namespaces| namespaces.host());
-    let listener = TcpListener::bind((host, 0)).map_err(system("serve a rendezvous"))?;
-    let address = listener.local_addr().map_err(system("serve a rendezvous"))?;
-    let identity = Identity::served_at(address, size).map_err(system("draw a job's key"))?;
-    let server = rendezvous::Server::start(listener, &identity.key, size).map_err(system("serve a rendezvous"))?;
-    let listener = TcpListener::bind((host, 0)).map_err(system("serve a witness"))?;
-    let witness = Witness::start(listener, &identity.key, size, place.count()).map_err(system("serve a witness"))?;
-    let identity = Identity { witness: Some(witness.address()), ..identity };
-    Ok((identity, Some((server, witness))))
+}
+
+/// What a process's threads are doing, as the kernel sees it: each one's name, its state, and where it waits.
+pub(crate) fn threads_of(pid: u32) -> String {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return "its process is gone".to_owned();
+    };
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let one = |thread: std::fs::DirEntry| {
+        let stat = read(thread.path().join("stat"));
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?');
+        format!("{} {state} {}", read(thread.path().join("comm")), read(thread.path().join("wchan")))
+    };
+    threads.flatten().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Passes on what a process says, until its end.
@@ -272,4 +339,29 @@ pub(crate) fn listen_to(stdout: impl std::io::Read + Send + 'static, say: Sender
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rank::Role;
+    use super::*;
+
+    /// This program knows no ranks: it finds no test of that name, and ends.
+    #[test]
+    fn ranks_that_end_before_they_have_met_are_told_of_at_once() {
+        let task = Task {
+            role: Role::Calm { seed: 1 },
+            wait: None,
+            fabric: None,
+            engine: None,
+            timeout_ms: None,
+            ends_with_parent: true,
+        };
+        let begun = Instant::now();
+        let started = DoomedJob::start(Place { nodes: &[0, 0, 1], namespaces: None }, &task);
+        let error = started.err().expect("nobody has met");
+        assert!(matches!(&error, DoomedError::Ended { missing, .. } if *missing == [0, 1, 2]), "{error}");
+        assert!(error.to_string().contains("rank 1: exit status: 0"), "{error}");
+        assert!(begun.elapsed() < BEGIN_LIMIT);
+    }
 }

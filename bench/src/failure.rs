@@ -228,7 +228,7 @@ fn fault(request: &Request, kind: Kind, turn: usize, namespaces: Option<&Namespa
         timeout_ms: None,
         ends_with_parent: true,
     };
-    let job = DoomedJob::start(Place { nodes: kind.nodes(), namespaces }, &task)?;
+    let mut job = DoomedJob::start(Place { nodes: kind.nodes(), namespaces }, &task)?;
     // Not always at the same place of a heartbeat.
     std::thread::sleep(SETTLED + Duration::from_micros(turn as u64 * 7_919 % 20_000));
     let wrong = |what: String| FailureError::Wrong { kind: kind.name(), turn, victim, what };
@@ -237,7 +237,9 @@ fn fault(request: &Request, kind: Kind, turn: usize, namespaces: Option<&Namespa
     if let Some(namespaces) = namespaces {
         namespaces.mend(kind.nodes()[victim]).map_err(wrong)?;
     }
-    Ok(last.map_err(wrong)?.saturating_sub(begun).max(1))
+    let last = last.map_err(wrong)?;
+    job.end()?;
+    Ok(last.saturating_sub(begun).max(1))
 }
 
 /// Does it; the time just before.
@@ -259,7 +261,7 @@ fn await_errors(job: &DoomedJob, mut missing: Vec<usize>, victim: usize) -> Resu
     let mut last = 0;
     while !missing.is_empty() {
         let Ok(Said { rank, at_ns, event }) = job.hear(limit) else {
-            return Err(format!("ranks {missing:?} still have no error after {NEVER:?}"));
+            return Err(format!("ranks {missing:?} still have no error after {NEVER:?}: {}", job.doing(&missing)));
         };
         if !missing.contains(&rank) {
             continue;

@@ -12,7 +12,7 @@ use phalanx_bench::rivals::Rival;
 use phalanx_bench::workload::ArrivalPattern;
 use phalanx_bench::{fabric, failure, page};
 
-use crate::progress::Bar;
+use crate::progress::{Bar, Lines};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -318,10 +318,11 @@ fn calm(options: CalmOptions) -> ExitCode {
     })
 }
 
-/// Measures, under a bar where somebody watches.
+/// Measures, under a bar where somebody watches, and with lines where nobody does.
 fn watched<T>(measure: impl FnOnce(&mut dyn Progress) -> T) -> T {
-    let mut bar: Box<dyn Progress> = if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Silent) };
-    measure(&mut *bar)
+    let mut progress: Box<dyn Progress> =
+        if stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::new(stderr())) };
+    measure(&mut *progress)
 }
 
 /// Shows what was measured, or says why it was not.
@@ -374,10 +375,4 @@ fn print(text: &str) -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn turn(&mut self, _done: usize, _all: usize, _next: &str) {}
 }

@@ -59,6 +59,12 @@ enum Task {
     DoomedRank {
         task: String,
     },
+    /// Takes pretended networks away: started by `bench failure` and `campaign`, not by people.
+    #[command(name = phalanx_bench::doomed::namespaces::SWEEP_COMMAND, hide = true)]
+    DoomedSweep {
+        owner: u32,
+        nodes: usize,
+    },
     /// Clears up after a benchmark: started by `bench`, not by people.
     #[command(name = phalanx_bench::compare::SWEEP_COMMAND, hide = true)]
     BenchSweep {
@@ -78,6 +84,10 @@ fn main() -> ExitCode {
         Task::BenchRank { task } => bench::rank(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
         Task::DoomedRank { task } => bench::doomed_rank(&task),
+        Task::DoomedSweep { owner, nodes } => {
+            phalanx_bench::doomed::namespaces::sweep_behind(owner, nodes);
+            ExitCode::SUCCESS
+        }
         Task::BenchSweep { directory } => {
             phalanx_bench::compare::sweep(&directory);
             ExitCode::SUCCESS

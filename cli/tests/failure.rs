@@ -1,7 +1,11 @@
 //! `phalanx bench failure` and `phalanx campaign` as their users see them: what they print of a few faults, what they refuse,
 //! and that nothing of them is left. How soon anything is noticed, is not looked at.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use phalanx_bench::doomed::sockets::with_variable;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The command with these arguments, alone on this machine as far as it knows.
 fn output(arguments: &[&str]) -> (bool, String, String) {
@@ -53,6 +57,62 @@ fn a_campaign_counts_its_faults_and_names_its_seed() {
     assert!(is_well, "{stdout}{stderr}");
     assert!(stdout.starts_with("seed 5\n") && stdout.contains("in 3 rounds, 0 violations"), "{stdout}");
     assert!(stdout.contains("kill over shm") && stdout.contains("went on with the survivors"), "{stdout}");
+}
+
+/// Whoever it has started itself, and whoever a launcher has started for it.
+#[test]
+fn nothing_is_left_of_a_campaign_that_is_killed() {
+    for fault in ["kill", "launcher-killed"] {
+        let mark = format!("{}-{fault}", std::process::id());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
+        command
+            .args(["campaign", "--minutes", "5", "--fabric", "shm", "--fault", fault])
+            .env("PHALANX_TEST_MARK", &mark);
+        let mut campaign = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start the command");
+        let left = || with_variable(&format!("PHALANX_TEST_MARK={mark}"));
+        // It, who sweeps behind it, and the ranks of a job.
+        while left().len() < 5 {
+            assert_eq!(campaign.try_wait().expect("a child"), None, "it runs for five minutes");
+        }
+        campaign.kill().expect("a child");
+        campaign.wait().expect("a child");
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !left().is_empty() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let left = left();
+        for pid in left.iter().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        assert_eq!(left, Vec::<String>::new(), "processes of a campaign of {fault} that is no more");
+    }
+}
+
+#[test]
+fn no_network_is_left_of_a_benchmark_that_is_killed() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
+    command.args(["bench", "failure", "--kinds", "partition", "--faults", "100000"]);
+    let mut bench = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start the command");
+    let prefix = format!("phx{}", bench.id());
+    let left = || -> Vec<String> {
+        let entries = ["/run/netns", "/sys/class/net"].map(std::fs::read_dir).into_iter().flatten().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.starts_with(&prefix)).collect()
+    };
+    // Three namespaces, two cables at least, and the bridge.
+    while left().len() < 6 {
+        if bench.try_wait().expect("a child").is_some() {
+            println!("not run: no namespaces here");
+            return;
+        }
+    }
+    bench.kill().expect("a child");
+    bench.wait().expect("a child");
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !left().is_empty() && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(left(), Vec::<String>::new(), "the next one takes them away");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A round in which the launcher dies: nothing of its job may survive it.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::round::Outcome;
 use crate::doomed::rank::{Role, Task};
 use crate::doomed::said::{Event, Said};
 use crate::doomed::sockets::{Holdings, with_variable};
-use crate::doomed::{DoomedError, RANK_COMMAND, listen_to, now_ns, system};
+use crate::doomed::{DoomedError, RANK_COMMAND, await_end, listen_to, now_ns, system};
 
 /// In the environment of all processes of such a round.
 const MARK: &str = "PHALANX_CAMPAIGN_MARK";
@@ -48,15 +48,18 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Outcome, DoomedError> {
     let left = launched.await_end()?;
     outcome.detected_ns.push(now_ns() - begun_ns);
     outcome.violations.extend(left.iter().map(|pid| format!("process {pid} lives {LIMIT:?} after its launcher")));
-    launched.end_all(&left);
-    outcome.violations.extend(holdings.left().into_iter().map(|left| format!("left behind: {left}")));
+    drop(launched);
+    let left = holdings.left_at(Instant::now() + LIMIT);
+    outcome.violations.extend(left.into_iter().map(|left| format!("left behind: {left}")));
     outcome.outcomes.push("had their launcher killed");
     Ok(outcome)
 }
 
-/// A job under `phalanx run`.
+/// A job under `phalanx run`; killed when dropped.
 struct Launched {
     front: Child,
+    /// Held, and never written to: rank 0 has the other end, by which it ends when this process does.
+    _leash: Option<ChildStdin>,
     heard: Receiver<Said>,
     /// The variable, with its value, that its processes have and no others.
     mark: String,
@@ -83,11 +86,12 @@ impl Launched {
             command.args(["--nodes", &plan.node_count().to_string()]);
         }
         command.arg("--").arg(&program).args([RANK_COMMAND, &serde_json::to_string(&task).expect("plain values")]);
-        command.env(MARK, &value).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.env(MARK, &value).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut front = command.spawn().map_err(system("start `phalanx run`"))?;
         let (say, heard) = channel();
-        listen_to(front.stdout.take().expect("piped"), say);
-        Ok(Self { front, heard, mark: format!("{MARK}={value}") })
+        let (leash, stdout) = (front.stdin.take(), front.stdout.take().expect("piped"));
+        listen_to(stdout, say);
+        Ok(Self { front, _leash: leash, heard, mark: format!("{MARK}={value}") })
     }
 
     /// Waits until all ranks have met; how many have, if that are fewer.
@@ -126,12 +130,14 @@ impl Launched {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
 
-    fn end_all(&mut self, left: &[String]) {
-        for pid in left.iter().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
+impl Drop for Launched {
+    fn drop(&mut self) {
+        for pid in with_variable(&self.mark).iter().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
-        let _ = self.front.wait();
+        let _ = await_end(&mut self.front, Instant::now() + LIMIT);
     }
 }
 

@@ -96,7 +96,9 @@ fn replay(plan: &Plan) -> String {
 ///
 /// [`CampaignError`]; nothing is left behind.
 pub fn run(request: &Request, tell: &mut dyn FnMut(&str)) -> Result<Tally, CampaignError> {
-    let (namespaces, can_reset) = (Namespaces::new(NAMESPACES), strangers::can_reset());
+    let needs_namespaces = wanted(request).iter().any(|(_, fault)| fault.needs_namespaces());
+    let namespaces = needs_namespaces.then(|| Namespaces::new(NAMESPACES)).transpose();
+    let can_reset = strangers::can_reset();
     let Menu { kinds, not_run } = menu(request, namespaces.as_ref().err(), can_reset.err().as_ref());
     if kinds.is_empty() {
         let why = not_run.iter().map(|(wires, fault, why)| format!("{} over {}: {why}", fault.name(), wires.name()));
@@ -117,12 +119,31 @@ pub fn run(request: &Request, tell: &mut dyn FnMut(&str)) -> Result<Tally, Campa
         std::fs::create_dir(&place)?;
         let outcome = match fault.is_of_launcher() {
             true => launched::run(&plan, &place),
-            false => round::run(&plan, namespaces.as_ref().ok().filter(|_| fault.needs_namespaces()), &place),
+            false => {
+                let namespaces = namespaces.as_ref().ok().and_then(Option::as_ref);
+                round::run(&plan, namespaces.filter(|_| fault.needs_namespaces()), &place)
+            }
         };
         std::fs::remove_dir_all(&place)?;
+        let outcome = outcome.or_else(of_job);
         tally.take(&plan, outcome.map_err(|source| CampaignError::Doomed { replay: replay(&plan), source })?, tell);
     }
     Ok(tally)
+}
+
+/// A job that does not begin, or does not end, is none that the machine has not let us start: it is what is looked for.
+fn of_job(error: DoomedError) -> Result<Outcome, DoomedError> {
+    match error {
+        DoomedError::System { .. } => Err(error),
+        error => Ok(Outcome { violations: vec![error.to_string()], ..Outcome::default() }),
+    }
+}
+
+/// What was asked for, as far as it means anything.
+fn wanted(request: &Request) -> Vec<(Wires, Fault)> {
+    let wires = Wires::ALL.into_iter().filter(|wires| request.wires.is_none_or(|only| only == *wires));
+    let all = wires.flat_map(|wires| Fault::ALL.map(|fault| (wires, fault)));
+    all.filter(|(wires, fault)| fault.suits(*wires) && request.fault.is_none_or(|only| only == *fault)).collect()
 }
 
 /// What was asked for.
@@ -140,21 +161,16 @@ fn menu(request: &Request, no_namespaces: Option<&String>, no_reset: Option<&Str
         Err(error) => Some(error.to_string()),
     };
     let (mut kinds, mut not_run) = (Vec::new(), Vec::new());
-    for wires in Wires::ALL.into_iter().filter(|wires| request.wires.is_none_or(|only| only == *wires)) {
-        for fault in Fault::ALL.into_iter().filter(|fault| request.fault.is_none_or(|only| only == *fault)) {
-            if !fault.suits(wires) {
-                continue;
-            }
-            let why_not = match (wires, fault) {
-                (Wires::Rdma, _) if no_device.is_some() => no_device.clone(),
-                (_, Fault::Reset) => no_reset.cloned(),
-                _ if fault.needs_namespaces() => no_namespaces.cloned(),
-                _ => None,
-            };
-            match why_not {
-                Some(why) => not_run.push((wires, fault, why)),
-                None => kinds.push((wires, fault)),
-            }
+    for (wires, fault) in wanted(request) {
+        let why_not = match (wires, fault) {
+            (Wires::Rdma, _) if no_device.is_some() => no_device.clone(),
+            (_, Fault::Reset) => no_reset.cloned(),
+            _ if fault.needs_namespaces() => no_namespaces.cloned(),
+            _ => None,
+        };
+        match why_not {
+            Some(why) => not_run.push((wires, fault, why)),
+            None => kinds.push((wires, fault)),
         }
     }
     Menu { kinds, not_run }

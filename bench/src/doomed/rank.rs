@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use phalanx::fabric::sim::Seeded;
 use phalanx::{BarrierError, FabricChoice, Group, Job, JobOptions, Operation, TcpEngine, WaitPolicy};
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::calm::pass_barriers;
@@ -38,7 +39,7 @@ pub struct Task {
     pub engine: Option<String>,
     /// The failure time-out in milliseconds, or the default.
     pub timeout_ms: Option<u64>,
-    /// Whether it ends with its parent. Under a launcher that is the launcher's business.
+    /// Whether it is killed when its parent ends. Under a launcher that is the launcher's business.
     pub ends_with_parent: bool,
 }
 
@@ -152,11 +153,28 @@ fn say(rank: usize, event: Event) {
     Said { rank, at_ns: now_ns(), event }.print();
 }
 
-/// What the parent says, line by line; hung up when it says no more.
+/// What the parent says, line by line; hung up where there is none to say anything.
+///
+/// A parent that speaks by a pipe holds it for as long as it lives. Its end is this process's end, whatever it is doing:
+/// the kernel's signal does not come where the parent had gone before it was asked for, and not to those whom a launcher
+/// has started.
 fn wishes_of_parent() -> Receiver<String> {
     let (say, heard) = channel();
-    std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if say.send(line).is_err() {
+                return;
+            }
+        }
+        if is_pipe(std::io::stdin()) {
+            std::process::exit(1);
+        }
+    });
     heard
+}
+
+fn is_pipe(descriptor: impl std::os::fd::AsFd) -> bool {
+    rustix::fs::fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 /// Waits in a barrier that is not passed.

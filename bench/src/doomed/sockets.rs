@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 /// The kernel's number for a TCP socket that listens.
 const LISTENS: &str = "0A";
@@ -24,8 +25,19 @@ impl Holdings {
         self.segments.extend(segments_of(&pid.to_string()));
     }
 
-    /// What is still there, of processes that are gone: listening or named sockets, and processes that map a segment.
-    pub fn left(&self) -> Vec<String> {
+    /// What is still there at the limit, of processes that are gone: listening or named sockets, and processes that map a
+    /// segment. (The kernel takes a process's memory away before its sockets, and its environment is in its memory.)
+    pub fn left_at(&self, limit: Instant) -> Vec<String> {
+        loop {
+            let left = self.left();
+            if left.is_empty() || Instant::now() >= limit {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         for inode in listeners("/proc").into_iter().map(|(_, inode)| inode) {
             if self.sockets.contains(&inode) {
@@ -112,7 +124,9 @@ mod tests {
         let mut holdings = Holdings::default();
         holdings.add(pid);
         assert!(holdings.left().iter().any(|left| left.contains("listening TCP socket")), "{:?}", holdings.left());
-        drop(listener);
+        let going = std::thread::spawn(move || drop(listener));
+        assert_eq!(holdings.left_at(Instant::now() + Duration::from_secs(60)), Vec::<String>::new());
+        going.join().expect("it only drops");
         assert!(!listening(pid).contains(&address));
     }
 }

@@ -166,6 +166,7 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Report, Fai
     let seconds = begun.elapsed().as_secs_f64();
     await_ends(&mut job, &mut tally)?;
     drop(load);
+    job.end()?;
     Ok(report(request, seconds, tally))
 }
 
