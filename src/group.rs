@@ -26,6 +26,7 @@ use self::failures::{Failures, Stay};
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
+pub(crate) use self::parting::Parted;
 use crate::coord::activity::{self, Call, CallWord, NotedCall};
 use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;
@@ -755,12 +756,12 @@ impl Drop for Group {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
         self.trace_leaving(&core);
-        self.see_words_off(&mut core);
+        let parted = self.see_words_off(&mut core);
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);
         self.membership.give_up_half_made(Why::Unwanted, |_, parent| parent == self.id());
-        self.leave();
+        self.leave(parted);
         self.membership.settle();
     }
 }

@@ -34,7 +34,7 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
-pub(crate) use failure::{FailureOptions, Sight, is_dead};
+pub(crate) use failure::{FailureOptions, Sight, is_dead, is_gone};
 pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Untaken};
 use membership::{Exchange, Parts};
 use watcher::{Post, Watcher};

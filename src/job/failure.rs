@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::Membership;
-use super::watcher::is_stopped;
+use super::watcher::{is_stopped, process_of};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::cluster::watch::ProcessState;
 use crate::coord::burial;
+use crate::coord::losses::{self, Losses};
 use crate::coord::reads::Place;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -67,6 +69,8 @@ pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
         1 => drop(view::end_of(segment, &node, local).map(|end| view::append(segment, &node, end))),
         // The node's agent has it agreed on.
         _ if is_first => view::raise_alarm(segment),
+        // It was declared failed while it lived, and has ended now: what it held can be let go.
+        _ if end.cause.is_final() && !is_dead(segment, local) => view::raise_alarm(segment),
         _ => {}
     }
     if end.cause.is_final() {
@@ -78,6 +82,11 @@ pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary) {
 /// Whether a rank of this node does nothing any more, as its node's table says.
 pub(crate) fn is_dead(segment: &Segment, local: usize) -> bool {
     view::end_of(segment, &segment.layout(), local).is_some_and(|end| end.cause.is_final())
+}
+
+/// Whether the process of a rank of this node has ended.
+pub(crate) fn is_gone(segment: &Segment, local: usize) -> bool {
+    matches!(process_of(segment, local).state(), Ok(ProcessState::Gone))
 }
 
 /// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its way.
@@ -170,6 +179,35 @@ impl Membership {
                 network.forget(ticket);
             }
         }
+    }
+
+    /// What the job has lost, as this node's ranks go by it. Nothing of that takes effect here any more, and no answer from
+    /// there is waited for.
+    pub fn losses(&self) -> Losses {
+        self.open_log();
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let mut losses = Losses { epoch: losses::epoch(segment), ..Losses::default() };
+        // Relaxed: once is enough, and again does no harm.
+        let known = self.shut_out_to.fetch_max(losses.epoch, Ordering::Relaxed);
+        let lost = |epoch| view::obituary(segment, &node, epoch);
+        (known + 1..=losses.epoch).filter_map(lost).for_each(|lost| self.shut_out(lost));
+        for obituary in (1..=losses.epoch).filter_map(lost) {
+            match obituary.unit {
+                Unit::Node(lost) if obituary.cause != FailureCause::Left => losses.nodes.push(lost),
+                Unit::Node(left) => losses.ranks.extend((0..self.layout_of(left).ranks()).map(|local| (left, local))),
+                Unit::Rank(rank) => losses.ranks.push((self.node_of(rank), self.local_of(rank))),
+            }
+        }
+        losses.is_haunted = losses.epoch > 0 && self.is_haunted();
+        losses
+    }
+
+    /// Whether a rank of this node has been declared failed, lives, and may have spoken for the node before: it may be the
+    /// first of those that have not ended, with all below it.
+    fn is_haunted(&self) -> bool {
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let ends = (0..node.ranks()).map_while(|local| view::end_of(segment, &node, local));
+        ends.enumerate().any(|(local, end)| !end.cause.is_final() && !is_gone(segment, local))
     }
 
     /// Whether a node has been declared failed.

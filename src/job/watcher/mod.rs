@@ -135,7 +135,7 @@ pub(super) fn is_stopped(segment: &Segment, local: usize) -> bool {
 }
 
 /// A rank's process, as it has entered it.
-fn process_of(segment: &Segment, local: usize) -> ProcessId {
+pub(super) fn process_of(segment: &Segment, local: usize) -> ProcessId {
     let node = segment.layout();
     // Relaxed: written before the job was opened.
     let load = |at| segment.word(at).load(Ordering::Relaxed);
