@@ -42,6 +42,7 @@ struct Wire {
     answers: VecDeque<(Ticket, u64)>,
     breaks: u64,
     stalls_until: usize,
+    held_until: usize,
 }
 
 impl Wires {
@@ -73,6 +74,13 @@ impl Wires {
         self.state.borrow_mut().cut.insert((process, node));
     }
 
+    /// A process's wires carry nothing for so many steps, though nothing else be on its way.
+    pub fn hold_up(&self, process: usize, longest: usize) {
+        let State { wires, steps, .. } = &mut *self.state.borrow_mut();
+        let own = wires.iter_mut().filter(|((from, _), _)| *from == process);
+        own.for_each(|(_, wire)| wire.held_until = *steps + longest);
+    }
+
     /// One process's end.
     pub fn of(&self, process: usize, here: usize) -> Process<'_> {
         Process { net: self, process, here }
@@ -88,6 +96,10 @@ impl Wires {
         busy.extend(wires.iter().filter(|(_, wire)| wire.is_busy()).map(|(ends, _)| *ends));
         if busy.is_empty() {
             return false;
+        }
+        busy.retain(|ends| wires[ends].held_until <= *steps);
+        if busy.is_empty() {
+            return true;
         }
         if busy.iter().any(|ends| wires[ends].stalls_until <= *steps) {
             busy.retain(|ends| wires[ends].stalls_until <= *steps);
