@@ -49,6 +49,7 @@ use self::failures::Failures;
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
+pub(crate) use self::parting::Parted;
 use self::waiting::Standing;
 use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;
@@ -355,12 +356,12 @@ impl Drop for Group {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
         self.trace_leaving(&core);
-        self.see_words_off(&mut core);
+        let parted = self.see_words_off(&mut core);
         core.barrier.let_go(&self.membership);
         self.decline_forming(&mut core);
         drop(core);
         self.membership.give_up_half_made(Why::Unwanted, |_, parent| parent == self.id());
-        self.leave();
+        self.leave(parted);
         self.membership.settle();
     }
 }

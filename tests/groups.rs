@@ -3,11 +3,14 @@
 //!
 //! Each *actor* is a process that leads its node in some groups. It comes late or never, runs out of patience and calls
 //! again or gives up, finds no space, holds groups for a while, writes into the other nodes' blocks as a driver does, and
-//! leaves. Reads and swaps are late, refused and lost. An oracle that knows every step checks that
+//! leaves. Reads and swaps are late, refused and lost. Actors die, and nodes; some are declared failed and live. Each node
+//! comes to know of it when it likes, and shuts them out then: until that what they have sent may still take effect.
+//! An oracle that knows every step checks that
 //!
 //! - leaders that agree agree on the same blocks, and where one has agreed no other is refused or ends without a group;
 //! - a block stays its group's while any of its nodes holds it, and nothing is written into it that is another group's;
-//! - in the end all space and all places for offers are free, no ticket is left over, and all nodes can make a group.
+//! - in the end all space and all places for offers of those who survive are free, no ticket is left over, and all nodes can
+//!   make a group.
 #![cfg(not(model))]
 
 mod common;
@@ -17,7 +20,6 @@ use std::task::Poll;
 
 use common::seeds::for_each_seed;
 use common::wires::Wires;
-use phalanx::coord::arena;
 use phalanx::coord::barrier::Algorithm;
 use phalanx::coord::barrier::spanning::Schedule;
 use phalanx::coord::barrier::spanning::layout::{NodeWord, SpanLayout};
@@ -25,8 +27,10 @@ use phalanx::coord::endings::{Awaited, Ending, TakenBack, Why};
 use phalanx::coord::farewell::Farewell;
 use phalanx::coord::formation::{self, Member};
 use phalanx::coord::introductions::{Introductions, Met, Own, Stranger};
+use phalanx::coord::losses::Losses;
 use phalanx::coord::offers::{self, Named, REFUSED, Stage, StageWord};
-use phalanx::fabric::node::{NodeLayout, OFFERS, UNIT_WORDS};
+use phalanx::coord::{arena, burial};
+use phalanx::fabric::node::{NodeLayout, OFFERS, UNIT_WORDS, header};
 use phalanx::fabric::sim::{Seeded, SimNode};
 use phalanx::fabric::{Fabric, Memory, WordAt};
 use phalanx::sync::Ordering;
@@ -60,6 +64,22 @@ struct Actor {
     endings: Vec<Ending>,
     /// It does nothing before this step: others go through a lot meanwhile.
     asleep_until: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Alive,
+    /// Declared failed, with its node or alone, and alive.
+    Lost,
+    Dead,
+}
+
+/// What the job has lost, an epoch each.
+#[derive(Clone, Copy, Debug)]
+enum Unit {
+    Actor(usize),
+    Node(usize),
 }
 
 /// What is known of a planned group.
@@ -85,17 +105,24 @@ struct Play<'net> {
     steps: u64,
     /// How likely a leader is to lose its patience, in per mille.
     unrest: usize,
+    /// What the job has lost; how much of that each node knows stands in its memory.
+    log: Vec<Unit>,
+    /// How much it still loses.
+    strikes: usize,
+    /// How many steps it takes on average until some node knows of it.
+    slowness: usize,
 }
 
 impl Play<'_> {
     fn step(&mut self) {
         self.steps += 1;
+        self.suffer();
         if self.random.below(4) > 0 {
             self.net.step();
-            return;
+            return self.check_write();
         }
         let index = self.random.below(self.actors.len());
-        if self.actors[index].asleep_until > self.steps {
+        if self.actors[index].asleep_until > self.steps || self.actors[index].state == State::Dead {
             return;
         }
         if self.random.below(100) == 0 {
@@ -113,8 +140,117 @@ impl Play<'_> {
         &self.net.nodes[self.actors[index].node]
     }
 
+    /// Somebody fails, now and then; one that was declared failed dies; a node comes to know an epoch.
+    fn suffer(&mut self) {
+        if self.strikes > 0 && self.random.below(2000) == 0 {
+            self.strikes -= 1;
+            let any = self.random.below(self.actors.len());
+            let is_busy = |index: &usize| !self.actors[*index].held.is_empty();
+            let victim = (any..self.actors.len()).chain(0..any).find(is_busy).unwrap_or(any);
+            self.strike(victim);
+        }
+        if self.random.below(1000) == 0 {
+            let index = self.random.below(self.actors.len());
+            if self.actors[index].state == State::Lost {
+                self.actors[index].state = State::Dead;
+            }
+        }
+        let node = self.random.below(self.net.nodes.len());
+        if self.random.below(self.slowness) == 0 && self.known_by(node) < self.log.len() && !self.is_lost(node) {
+            self.open(node);
+        }
+    }
+
+    fn strike(&mut self, victim: usize) {
+        let node = self.actors[victim].node;
+        let is_another = |actor: &&Actor| actor.state == State::Alive && actor.node != node;
+        if self.actors[victim].state != State::Alive || !self.actors.iter().any(|actor| is_another(&actor)) {
+            return;
+        }
+        let neighbours = (0..self.actors.len()).filter(|index| self.actors[*index].node == node);
+        let living: Vec<usize> = neighbours.filter(|index| self.actors[*index].state == State::Alive).collect();
+        // In the midst of something, if it is in the midst of anything; and it may be long on its way.
+        (0..self.actors[victim].held.len()).for_each(|which| self.write_abroad(victim, which));
+        self.net.hold_up(victim, [0, 2000, 50_000][self.random.below(3)]);
+        let state = if self.random.below(2) == 0 { State::Dead } else { State::Lost };
+        if living.len() > 1 && self.random.below(3) > 0 {
+            self.actors[victim].state = state;
+            return self.log.push(Unit::Actor(victim));
+        }
+        living.into_iter().for_each(|index| self.actors[index].state = state);
+        self.log.push(Unit::Node(node));
+        if state == State::Dead {
+            (0..self.actors.len()).for_each(|index| self.net.cut(index, node));
+        }
+    }
+
+    /// The next epoch is known on a node: whom it has lost has been shut out, and is asked nothing any more.
+    fn open(&mut self, node: usize) {
+        let epoch = self.known_by(node);
+        for (index, actor) in self.actors.iter().enumerate() {
+            match self.log[epoch] {
+                Unit::Actor(lost) if lost == index => self.net.cut(index, node),
+                Unit::Node(lost) if lost == actor.node => self.net.cut(index, node),
+                Unit::Node(lost) if actor.node == node => self.net.cut(index, lost),
+                Unit::Actor(_) | Unit::Node(_) => {}
+            }
+        }
+        self.net.nodes[node].word(header::EPOCH).store(epoch as u64 + 1, Ordering::Release);
+    }
+
+    /// How many epochs a node knows.
+    fn known_by(&self, node: usize) -> usize {
+        usize::try_from(self.net.nodes[node].word(header::EPOCH).load(Ordering::Acquire)).expect("a count")
+    }
+
+    /// Whether the job has lost a node, whoever knows it.
+    fn is_lost(&self, node: usize) -> bool {
+        self.log.iter().any(|unit| matches!(unit, Unit::Node(lost) if *lost == node))
+    }
+
+    fn losses(&self, node: usize) -> Losses {
+        let epoch = self.known_by(node);
+        let mut losses = Losses { epoch: epoch as u64, ..Losses::default() };
+        for unit in &self.log[..epoch] {
+            match *unit {
+                Unit::Node(lost) => losses.nodes.push(lost),
+                Unit::Actor(lost) => losses.ranks.push((self.actors[lost].node, self.actors[lost].local)),
+            }
+        }
+        losses
+    }
+
+    /// Whether a node knows that a planned group has lost a leader.
+    fn is_broken(&self, node: usize, plan: usize) -> bool {
+        let losses = self.losses(node);
+        let mut leaders = self.plan[plan].leaders.iter().map(|leader| &self.actors[*leader]);
+        leaders.any(|leader| losses.has_ended(leader.node, leader.local))
+    }
+
+    /// What the dead of a node have held and left is let go and taken on by this neighbour of theirs.
+    fn bury(&mut self, index: usize) {
+        let (node, me) = (self.actors[index].node, self.actors[index].local);
+        let memory = &self.net.nodes[node];
+        let on_node = |local| self.actors.iter().position(|actor| actor.node == node && actor.local == local);
+        let known = &self.log[..self.known_by(node)];
+        let is_in_log = |actor| known.iter().any(|unit| matches!(unit, Unit::Actor(lost) if *lost == actor));
+        let state = |actor: usize| self.actors[actor].state;
+        let is_dead = |local| on_node(local).is_some_and(|actor| state(actor) == State::Dead && is_in_log(actor));
+        let has_ended = |local| on_node(local).is_some_and(|actor| state(actor) != State::Alive) && local != me;
+        let schedule_for = |nodes| Schedule::dissemination(nodes, 2);
+        let mut departed = burial::bury_abroad(memory, &self.layout, schedule_for, me, is_dead);
+        departed.extend(burial::inherit(memory, &self.layout, schedule_for, me, has_ended));
+        let farewell = |block| Ending::Leaving(Farewell::of_departed(memory, block, me, node));
+        let farewells: Vec<Ending> = departed.into_iter().map(farewell).collect();
+        self.actors[index].endings.extend(farewells);
+    }
+
     fn settle(&mut self, index: usize) {
         let node = self.actors[index].node;
+        let losses = self.losses(node);
+        if losses.epoch > 0 && self.actors[index].state == State::Alive {
+            self.bury(index);
+        }
         let (memory, fabric) = (&self.net.nodes[node], self.net.of(index, node));
         for ending in std::mem::take(&mut self.actors[index].endings) {
             let given_up = match &ending {
@@ -125,7 +261,7 @@ impl Play<'_> {
                 _ => None,
             };
             let mut left = Vec::new();
-            ending.poll(memory, &self.layout, &fabric, &mut left);
+            ending.poll(memory, &self.layout, &fabric, &losses, &mut left);
             if let Some((named, ballot)) = given_up.filter(|_| left.is_empty()) {
                 self.end_without_a_group(index, named, ballot);
             }
@@ -150,6 +286,11 @@ impl Play<'_> {
     /// Begins, goes on with, or drops what is to be made next.
     fn make(&mut self, index: usize) {
         let Some(plan) = self.actors[index].ahead.first().copied() else { return };
+        if self.is_broken(self.actors[index].node, plan) {
+            let making = self.actors[index].making.take().map(|making| Ending::GivingUp(making, Why::Unwanted));
+            self.actors[index].endings.extend(making);
+            return self.is_through(index);
+        }
         if self.actors[index].making.is_none() {
             match self.random.below(40) {
                 // It never comes. But who has a part in a group that there is gets it.
@@ -179,7 +320,7 @@ impl Play<'_> {
             Poll::Ready(Met::Refused) => {
                 let block = making.block();
                 making.close(&self.net.nodes[node], &fabric, 0);
-                formation::discard(&self.net.nodes[node], &self.layout, &block);
+                formation::discard(&self.net.nodes[node], &self.layout, &block, self.actors[index].local);
                 self.refuse(index, plan);
                 return self.is_through(index);
             }
@@ -307,28 +448,54 @@ impl Play<'_> {
         }
     }
 
-    /// Writes into another node's block, as a driver does, or leaves.
+    /// Writes into other nodes' blocks, as a driver does; of a group that has lost somebody no barrier is tried.
+    fn write_abroad(&mut self, index: usize, which: usize) {
+        let (node, Held { plan, block }) = (self.actors[index].node, &self.actors[index].held[which]);
+        let agreed = self.known[*plan].agreed.as_ref().expect("it is held");
+        for (other, start) in agreed.iter().filter(|_| !self.is_broken(node, *plan)) {
+            let at = SpanLayout::new(*start, *block.schedule(), 1).inbox(0, 0);
+            let _ = self.net.of(index, node).write(*other, at, self.known[*plan].ballot);
+        }
+    }
+
+    /// Writes into other nodes' blocks, or leaves.
     fn use_or_leave(&mut self, index: usize) {
         let which = self.random.below(self.actors[index].held.len());
         let node = self.actors[index].node;
-        let (plan, block) = (self.actors[index].held[which].plan, self.actors[index].held[which].block);
+        let block = self.actors[index].held[which].block;
         let leaves = self.random.below(6) == 0;
-        for (other, start) in self.known[plan].agreed.as_ref().expect("it is held") {
-            let at = SpanLayout::new(*start, *block.schedule(), 1).inbox(0, 0);
-            let _ = self.net.of(index, node).write(*other, at, self.known[plan].ballot);
-        }
+        self.write_abroad(index, which);
         if !leaves {
             return;
         }
         self.actors[index].held.swap_remove(which);
-        let farewell = Farewell::new(self.memory(index), block, 1, node);
+        let farewell = Farewell::of_member(self.memory(index), block, 0, self.actors[index].local, node);
         self.actors[index].endings.push(Ending::Leaving(farewell));
         self.settle(index);
     }
 
+    /// The oracle on what takes effect: only in a block that is the group's still. (What is on a node that is lost nobody
+    /// asks for.)
+    fn check_write(&self) {
+        let Some((node, at, ballot)) = self.net.last_write().filter(|(node, ..)| !self.is_lost(*node)) else { return };
+        let known = self.known.iter().find(|known| known.ballot == ballot).expect("ballots alone are written");
+        let list = known.agreed.as_ref().expect("its members write");
+        let (_, start) = list.iter().find(|(member, _)| *member == node).expect("they write to each other");
+        let block = SpanLayout::new(*start, Schedule::dissemination(list.len(), 2), 1);
+        assert_eq!(at, block.inbox(0, 0));
+        let found = self.net.nodes[node].word(block.ballot()).load(Ordering::Relaxed);
+        assert!(self.is_taken(node, *start) && found == ballot, "{ballot} comes late to node {node}: {found} is there");
+    }
+
+    /// Whether the arena's unit is taken that begins at `start`.
+    fn is_taken(&self, node: usize, start: WordAt) -> bool {
+        let unit = (start.0 - self.layout.unit(0).0) / UNIT_WORDS;
+        self.net.nodes[node].word(self.layout.bitmap(unit / 64)).load(Ordering::Relaxed) & 1 << (unit % 64) != 0
+    }
+
     /// The oracle on blocks.
     fn check(&self) {
-        for actor in &self.actors {
+        for actor in self.actors.iter().filter(|actor| actor.state != State::Dead) {
             let memory = &self.net.nodes[actor.node];
             if let Some(making) = &actor.making {
                 // Others may have agreed, and write already.
@@ -338,11 +505,12 @@ impl Play<'_> {
             }
             for Held { plan, block } in &actor.held {
                 let known = &self.known[*plan];
-                for (node, start) in known.agreed.as_ref().expect("it is held") {
+                let agreed = known.agreed.as_ref().expect("it is held");
+                // What is on a node that is lost nobody asks for, and who has shut another out does not keep anything for it.
+                for (node, start) in agreed.iter().filter(|(node, _)| !self.is_lost(*node) && !self.is_lost(actor.node))
+                {
                     let memory = &self.net.nodes[*node];
-                    let unit = (start.0 - self.layout.unit(0).0) / UNIT_WORDS;
-                    let bits = memory.word(self.layout.bitmap(unit / 64)).load(Ordering::Relaxed);
-                    assert!(bits & 1 << (unit % 64) != 0, "the block of {plan} on node {node} was given back");
+                    assert!(self.is_taken(*node, *start), "the block of {plan} on node {node} was given back");
                     let theirs = SpanLayout::new(*start, *block.schedule(), 1);
                     let ballot = memory.word(theirs.ballot()).load(Ordering::Relaxed);
                     assert_eq!(ballot, known.ballot, "the block of {plan} on node {node} is another's");
@@ -354,7 +522,16 @@ impl Play<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.actors.iter().all(|actor| actor.ahead.is_empty() && actor.held.is_empty() && actor.endings.is_empty())
+        let is_through = |actor: &Actor| actor.ahead.is_empty() && actor.held.is_empty() && actor.endings.is_empty();
+        let survivors = || self.actors.iter().filter(|actor| !self.is_lost(actor.node));
+        survivors().all(|actor| match actor.state {
+            State::Alive => is_through(actor),
+            State::Lost => false,
+            State::Dead => true,
+        }) && survivors().all(|actor| {
+            let memory = &self.net.nodes[actor.node];
+            self.known_by(actor.node) == self.log.len() && arena::taken(memory, &self.layout) == 0
+        })
     }
 
     fn run(&mut self) {
@@ -365,7 +542,7 @@ impl Play<'_> {
             self.step();
             // What nobody goes on with is given up at last.
             for index in 0..self.actors.len() {
-                if self.actors[index].ahead.is_empty() {
+                if self.actors[index].ahead.is_empty() && self.actors[index].state != State::Dead {
                     self.give_up(index, Why::Unwanted, |_| true);
                 }
             }
@@ -375,7 +552,8 @@ impl Play<'_> {
 
     fn tidy_up(&mut self) {
         self.net.settle();
-        for (index, actor) in self.actors.iter().enumerate() {
+        let survivors = self.actors.iter().enumerate().filter(|(_, actor)| actor.state == State::Alive);
+        for (index, actor) in survivors {
             assert_eq!(self.net.tickets_of(index), 0, "leader {index} has left tickets behind");
             let memory = &self.net.nodes[actor.node];
             assert_eq!(arena::taken(memory, &self.layout), 0, "node {} has not got its space back", actor.node);
@@ -390,18 +568,26 @@ impl Play<'_> {
     fn situation(&self) -> String {
         let line = |(index, actor): (usize, &Actor)| {
             let (ahead, held, endings) = (actor.ahead.len(), actor.held.len(), &actor.endings);
-            format!("{index} on {}: {ahead} ahead, {held} held, {:?}, {endings:#?}\n", actor.node, actor.making)
+            let Actor { node, making, state, .. } = actor;
+            let (known, taken) = (self.known_by(*node), arena::taken(&self.net.nodes[*node], &self.layout));
+            format!(
+                "{index} on {node}, {state:?}, knows {known} of {:?}, {taken} taken: {ahead} ahead, {held} held, {making:?}, {endings:#?}\n",
+                self.log
+            )
         };
         self.actors.iter().enumerate().map(line).collect()
     }
 }
 
-fn play(seed: u64, nodes: usize, groups: usize) {
+fn play(seed: u64, nodes: usize, groups: usize, strikes: usize) {
     let mut random = Seeded::new(seed ^ 0x6105);
-    let ranks = 1 + random.below(2);
+    let ranks = if strikes > 0 { 1 + random.below(3) } else { 1 + random.below(2) };
     let units = [3, 6, 60][random.below(3)] * formation::units_spanning(&Schedule::dissemination(nodes, 2), 1);
     let layout = NodeLayout::new(ranks, units * UNIT_WORDS);
     let memories: Vec<SimNode> = (0..nodes).map(|_| SimNode::new(layout.words())).collect();
+    for memory in &memories {
+        (0..ranks).for_each(|rank| memory.word(layout.job_rank(rank)).store(rank as u64, Ordering::Relaxed));
+    }
     let net = Wires::new(memories, nodes * ranks, [0, 5, 50][random.below(3)], random.number());
     let net = net.with_stalls([0, 5000][random.below(2)]);
     let mut plan: Vec<Planned> = Vec::new();
@@ -420,18 +606,28 @@ fn play(seed: u64, nodes: usize, groups: usize) {
     let actor = |index: usize| {
         let ahead = (0..groups).filter(|group| plan[*group].leaders.contains(&index)).collect();
         let (making, begun, held, endings) = (None, BTreeMap::new(), Vec::new(), Vec::new());
-        Actor { node: index / ranks, local: index % ranks, ahead, making, begun, held, endings, asleep_until: 0 }
+        let (node, local, state) = (index / ranks, index % ranks, State::Alive);
+        Actor { node, local, ahead, making, begun, held, endings, asleep_until: 0, state }
     };
     let actors = (0..nodes * ranks).map(actor).collect();
     let known = plan.iter().map(|_| Known::default()).collect();
     let unrest = [5, 20, 80][random.below(3)];
-    Play { net: &net, layout, actors, plan, known, random, numbers: 0, steps: 0, unrest }.run();
+    let (numbers, steps, log, slowness) = (0, 0, Vec::new(), [50, 1000, 10_000][random.below(3)]);
+    Play { net: &net, layout, actors, plan, known, random, numbers, steps, unrest, log, strikes, slowness }.run();
 }
 
 #[test]
 fn leaders_agree_or_give_up_and_nothing_is_lost() {
     for_each_seed("groups", "leaders_agree_or_give_up_and_nothing_is_lost", 0..150, |seed| {
-        play(seed, 2 + Seeded::new(seed ^ 0x77).below(3), 12);
+        play(seed, 2 + Seeded::new(seed ^ 0x77).below(3), 12, 0);
+    });
+}
+
+#[test]
+fn survivors_get_all_back_and_nothing_comes_late() {
+    for_each_seed("groups", "survivors_get_all_back_and_nothing_comes_late", 0..150, |seed| {
+        let nodes = 2 + Seeded::new(seed ^ 0x77).below(3);
+        play(seed, nodes, 12, 1 + Seeded::new(seed ^ 0x99).below(4));
     });
 }
 
@@ -473,7 +669,7 @@ fn call_again_after(why: Why) -> Option<TakenBack> {
     until(&net, || {
         for (node, endings) in [&mut others, &mut endings].into_iter().enumerate() {
             for ending in std::mem::take(endings) {
-                ending.poll(&net.nodes[node], &layout, &net.of(node, node), endings);
+                ending.poll(&net.nodes[node], &layout, &net.of(node, node), &Losses::default(), endings);
             }
         }
         let is_awaited = endings.iter().any(|ending| ending.awaited() == Awaited::ByLeaders);

@@ -8,14 +8,21 @@
 //! *Dead* is who does nothing any more. A rank that was declared failed because it was stopped may come back, in the middle
 //! of an arrival, and write into its line: it keeps what it holds until its process ends, or it drops its groups itself.
 //!
+//! *Groups across nodes.* What a dead member has written to other nodes may still be on its way there, until they know that it
+//! has failed. So its hold is let go only when this node knows the epoch that has lost it, and whoever then finds the node
+//! departed asks for that epoch, too ([`super::farewell`]). Of a rank that has left with something on its way nobody can say
+//! when that has come: it keeps its hold.
+//!
 //! (A rank that dies between taking an offer and noting so, or while it does this, leaves a hold that nobody lets go: the
 //! block is lost until the job ends.)
 
 use super::barrier::layout::{GroupLayout, MemberWord};
+use super::barrier::spanning::Schedule;
+use super::barrier::spanning::layout::SpanLayout;
 use super::formation::{self, Hold};
 use super::{arena, offers};
-use crate::fabric::Memory;
 use crate::fabric::node::NodeLayout;
+use crate::fabric::{Memory, WordAt};
 use crate::sync::Ordering;
 
 /// Lets go what the dead hold of the blocks of groups of this node alone. They are known by their places in the rank table.
@@ -26,23 +33,65 @@ pub fn bury(memory: &impl Memory, node: &NodeLayout, is_dead: impl Fn(usize) -> 
     }
     for unit in arena::taken_units(memory, node) {
         let Some(layout) = hold_local(memory, node, unit) else { continue };
-        let holds = dead.take_from(memory, node, layout);
-        formation::let_go(memory, node, layout, OWN_HOLD + holds);
+        let holds = dead.take_from(memory, node, layout, layout.start());
+        formation::let_go(memory, node, layout, (OWN_HOLD + holds) as u64);
     }
 }
 
-/// Takes away what the dead hold of a block that the caller holds; how many holds that are, for the caller to let go.
+/// Lets go what the dead hold of the blocks of groups that span nodes; the exchange between so many nodes is `schedule_for`.
+/// Blocks of which that was all are departed now, with `heir`.
+pub fn bury_abroad(
+    memory: &impl Memory,
+    node: &NodeLayout,
+    schedule_for: impl Fn(usize) -> Schedule,
+    heir: usize,
+    is_dead: impl Fn(usize) -> bool,
+) -> Vec<SpanLayout> {
+    let dead = Dead::new(memory, node, is_dead);
+    let mut departed = Vec::new();
+    if dead.ranks.is_empty() {
+        return departed;
+    }
+    for unit in arena::taken_units(memory, node) {
+        let Some(held) = formation::hold_to_look(memory, node, unit, |word| word.nodes() > 1) else { continue };
+        let block = SpanLayout::new(node.unit(unit), schedule_for(held.nodes()), held.members());
+        let holds = dead.take_from(memory, node, block.local(), block.start());
+        if formation::let_go_spanning(memory, node, &block, (OWN_HOLD + holds) as u64, heir) {
+            departed.push(block);
+        }
+    }
+    departed
+}
+
+/// Becomes the heir of the departed blocks whose heirs have ended.
+pub fn inherit(
+    memory: &impl Memory,
+    node: &NodeLayout,
+    schedule_for: impl Fn(usize) -> Schedule,
+    heir: usize,
+    has_ended: impl Fn(usize) -> bool,
+) -> Vec<SpanLayout> {
+    let inherit = |unit| {
+        let word = formation::inherit(memory, node, unit, heir, &has_ended)?;
+        Some(SpanLayout::new(node.unit(unit), schedule_for(word.nodes()), word.members()))
+    };
+    arena::taken_units(memory, node).filter_map(inherit).collect()
+}
+
+/// Takes away what the dead hold of a block that the caller holds, and that starts at `start`; how many holds that are, for
+/// the caller to let go.
 pub fn take_from_the_dead(
     memory: &impl Memory,
     node: &NodeLayout,
     layout: GroupLayout,
+    start: WordAt,
     is_dead: impl Fn(usize) -> bool,
-) -> u64 {
-    Dead::new(memory, node, is_dead).take_from(memory, node, layout)
+) -> usize {
+    Dead::new(memory, node, is_dead).take_from(memory, node, layout, start)
 }
 
 /// The hold of whoever looks.
-const OWN_HOLD: u64 = 1;
+const OWN_HOLD: usize = 1;
 
 /// Holds the block of a group of this node alone that begins at a unit, if one does.
 fn hold_local(memory: &impl Memory, node: &NodeLayout, unit: usize) -> Option<GroupLayout> {
@@ -61,18 +110,25 @@ impl Dead {
         Self { ranks: (0..node.ranks()).filter(|local| is_dead(*local)).filter_map(rank).collect() }
     }
 
-    fn take_from(&self, memory: &impl Memory, node: &NodeLayout, layout: GroupLayout) -> u64 {
+    /// `layout` is that of the members of this node, in the block that starts at `start`.
+    fn take_from(&self, memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, start: WordAt) -> usize {
         let rank_of = |member| MemberWord(memory.word(layout.member(member)).load(Ordering::Relaxed)).rank();
         let Some(leader) = place_of(memory, node, rank_of(0)) else { return 0 };
         let dead = (0..layout.size()).filter(|member| self.ranks.contains(&rank_of(*member)));
-        dead.map(|member| take_from(memory, node, layout, leader, member)).sum()
+        dead.map(|member| take_from(memory, node, layout, (leader, start), member)).sum()
     }
 }
 
 /// Takes a dead member's hold away; how many holds are to be let go for that. `leader` is the leader's place in the rank
-/// table.
-fn take_from(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, leader: usize, member: usize) -> u64 {
-    let revoke = |most| offers::revoke_of(memory, node, leader, layout.start(), most) as u64;
+/// table, `start` where the block starts that it offers.
+fn take_from(
+    memory: &impl Memory,
+    node: &NodeLayout,
+    layout: GroupLayout,
+    (leader, start): (usize, WordAt),
+    member: usize,
+) -> usize {
+    let revoke = |most| offers::revoke_of(memory, node, leader, start, most);
     match formation::take_away(memory, layout, member) {
         Hold::LetGo => 0,
         // A leader that has died withdraws what it offers.

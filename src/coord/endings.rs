@@ -5,6 +5,7 @@ use std::task::Poll;
 use super::farewell::Farewell;
 use super::formation;
 use super::introductions::{GivenUp, Introductions};
+use super::losses::Losses;
 use super::offers::{Named, Offered};
 use crate::fabric::node::NodeLayout;
 use crate::fabric::{Fabric, Memory};
@@ -28,6 +29,9 @@ pub enum Ending {
     /// Members leave the group.
     Leaving(Farewell),
 }
+
+/// A node's leader, among its members.
+const LEADER: usize = 0;
 
 /// Why a leader gives up what it has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,29 +67,39 @@ pub enum Awaited {
 
 impl Ending {
     /// Moves on; what is still to be done after it goes to `left`.
-    pub fn poll(self, memory: &impl Memory, node: &NodeLayout, fabric: &impl Fabric, left: &mut Vec<Self>) {
+    pub fn poll(
+        self,
+        memory: &impl Memory,
+        node: &NodeLayout,
+        fabric: &impl Fabric,
+        losses: &Losses,
+        left: &mut Vec<Self>,
+    ) {
         match self {
             Self::Acknowledging(mut introductions) => {
-                if introductions.acknowledge(memory, fabric).is_pending() {
+                if introductions.acknowledge(memory, fabric, losses).is_pending() {
                     left.push(Self::Acknowledging(introductions));
                 }
             }
-            Self::GivingUp(mut introductions, why) => match introductions.give_up(memory, fabric) {
+            Self::GivingUp(mut introductions, why) => match introductions.give_up(memory, fabric, losses) {
                 Poll::Pending => left.push(Self::GivingUp(introductions, why)),
                 Poll::Ready(GivenUp::NoGroup) => {
-                    let block = introductions.block();
-                    formation::discard(memory, node, &block);
+                    formation::discard(memory, node, &introductions.block(), introductions.leader());
                 }
                 Poll::Ready(GivenUp::Agreed) => Self::come_too_late(introductions, why, memory, fabric.here(), left),
+                // Nobody may make anything of it who asks for it again.
+                Poll::Ready(GivenUp::Presumed) => {
+                    Self::come_too_late(introductions, why.max(Why::Space), memory, fabric.here(), left);
+                }
             },
             Self::Kept(mut introductions) => {
                 // Its place is free as soon as the other leaders know.
-                let _ = introductions.acknowledge(memory, fabric);
+                let _ = introductions.acknowledge(memory, fabric, losses);
                 left.push(Self::Kept(introductions));
             }
             Self::Missed { .. } => left.push(self),
             Self::Leaving(mut farewell) => {
-                if farewell.poll(memory, node, fabric).is_pending() {
+                if farewell.poll(memory, node, fabric, losses).is_pending() {
                     left.push(Self::Leaving(farewell));
                 }
             }
@@ -111,7 +125,7 @@ impl Ending {
             left.push(Self::Missed { named: introductions.named(), parent: introductions.parent() });
         }
         // None of this node's other members has heard of it: the leader's is the only hold.
-        let farewell = Farewell::new(memory, block, 1, here);
+        let farewell = Farewell::of_member(memory, block, LEADER, introductions.leader(), here);
         left.extend([Self::Acknowledging(introductions), Self::Leaving(farewell)]);
     }
 
@@ -124,8 +138,11 @@ impl Ending {
                     left.push(Self::Missed { named: introductions.named(), parent: introductions.parent() });
                 }
                 // Those of this node's members that have taken it leave by themselves.
-                let holds = 1 + introductions.revoke(memory);
-                let farewell = Farewell::new(memory, introductions.block(), holds, here);
+                let (block, leader) = (introductions.block(), introductions.leader());
+                let untaken = introductions.revoke(memory);
+                let departed = Farewell::of_untaken(memory, introductions.segment(), block, untaken, leader, here);
+                debug_assert!(departed.is_none(), "the leader holds it");
+                let farewell = Farewell::of_member(memory, block, LEADER, leader, here);
                 left.extend([Self::Acknowledging(introductions), Self::Leaving(farewell)]);
             }
             Self::Missed { .. } if why == Why::Unwanted => {}

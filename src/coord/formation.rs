@@ -5,8 +5,9 @@
 //! leader's offers and take it. Nobody else takes part, and groups that are made at the same time do not meet.
 //!
 //! *Holds.* A block stays for as long as somebody holds it: its leader from the beginning, the members of its node from when
-//! it is offered to them. Whoever lets the last hold go gives the block back. What a rank held that is dead, [`burial`]
-//! lets go.
+//! it is offered to them. Whoever lets the last hold go gives the block back. That of a group that spans nodes is *departed*
+//! first: other nodes may still use it, and one rank of the node, its *heir*, gives it back when they do not
+//! ([`super::farewell`]). What a rank held that is dead, [`burial`] lets go.
 //!
 //! [`burial`]: super::burial
 //!
@@ -61,8 +62,10 @@ pub struct Member {
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–15 | holds | members of the node that hold it or may take it, and those who look at it; 0: nobody, it is no block |
+/// |      |       | of a departed block: the heir's place in the rank table |
 /// | 16–31 | members | of the group, on this node |
-/// | 32–63 | nodes | of the group |
+/// | 32–62 | nodes | of the group |
+/// | 63 | departed | nobody of this node uses it any more |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldsWord(pub u64);
 
@@ -71,6 +74,7 @@ impl HoldsWord {
     const MEMBERS_AT: u32 = 16;
     const MEMBERS: u64 = 0xffff;
     const NODES_AT: u32 = 32;
+    const DEPARTED: u64 = 1 << 63;
 
     /// One hold on a block for so many members of this node, of a group on so many nodes.
     pub const fn first(members: usize, nodes: usize) -> Self {
@@ -79,7 +83,18 @@ impl HoldsWord {
 
     /// How many hold it.
     pub const fn holds(self) -> u64 {
-        self.0 & Self::HOLDS
+        if self.0 & Self::DEPARTED == 0 { self.0 & Self::HOLDS } else { 0 }
+    }
+
+    /// The same block, departed, with an heir.
+    pub const fn left_to(self, heir: usize) -> Self {
+        Self(self.0 & !Self::HOLDS | Self::DEPARTED | heir as u64 & Self::HOLDS)
+    }
+
+    /// The rank that gives a departed block back.
+    #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
+    pub const fn heir(self) -> Option<usize> {
+        if self.0 & Self::DEPARTED == 0 { None } else { Some((self.0 & Self::HOLDS) as usize) }
     }
 
     /// The group's members on this node.
@@ -89,9 +104,9 @@ impl HoldsWord {
     }
 
     /// The group's nodes.
-    #[allow(clippy::cast_possible_truncation, reason = "32 bits after the shift")]
+    #[allow(clippy::cast_possible_truncation, reason = "31 bits after the shift")]
     pub const fn nodes(self) -> usize {
-        (self.0 >> Self::NODES_AT) as usize
+        ((self.0 & !Self::DEPARTED) >> Self::NODES_AT) as usize
     }
 }
 
@@ -268,10 +283,58 @@ pub fn hold_to_look(
     held.ok().map(HoldsWord)
 }
 
-/// Gives a node's block of a spanning group back that nobody but its leader has seen.
-pub fn discard(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout) {
-    if were_last(memory, node, layout.start(), 1) {
+/// Lets holds on a node's block of a spanning group go. `true`: they were the last, the block is departed, and `heir` has to
+/// see to it.
+pub fn let_go_spanning(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout, holds: u64, heir: usize) -> bool {
+    let word = memory.word(node.holds(node.unit_at(layout.start())));
+    let fewer = |word: u64| {
+        let found = HoldsWord(word);
+        Some(if found.holds() == holds { found.left_to(heir).0 } else { word - holds })
+    };
+    // SYNC POINT: holds. As in `were_last`. In one step: who dies here leaves an heir or a hold, and not neither.
+    let before = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fewer);
+    before.is_ok_and(|before| HoldsWord(before).holds() == holds)
+}
+
+/// Whether some block of the node is departed and not given back.
+pub fn has_departed(memory: &impl Memory, node: &NodeLayout) -> bool {
+    let heir = |unit| HoldsWord(memory.word(node.holds(unit)).load(Ordering::Relaxed)).heir();
+    arena::taken_units(memory, node).any(|unit| heir(unit).is_some())
+}
+
+/// Becomes the heir of the departed block that begins at a unit, if there is one and its heir has ended.
+pub fn inherit(
+    memory: &impl Memory,
+    node: &NodeLayout,
+    unit: usize,
+    heir: usize,
+    has_ended: impl Fn(usize) -> bool,
+) -> Option<HoldsWord> {
+    let mine = |word: u64| {
+        let found = HoldsWord(word);
+        found.heir().is_some_and(&has_ended).then(|| found.left_to(heir).0)
+    };
+    // SYNC POINT: holds. Acquire pairs with the last holder's release: what the block says of itself is seen.
+    memory.word(node.holds(unit)).fetch_update(Ordering::AcqRel, Ordering::Relaxed, mine).ok().map(HoldsWord)
+}
+
+/// Gives a departed block back, unless it has another heir by now.
+pub fn give_back_departed(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout, heir: usize) {
+    let nobody = |word: u64| (HoldsWord(word).heir() == Some(heir)).then_some(0);
+    let word = memory.word(node.holds(node.unit_at(layout.start())));
+    // SYNC POINT: holds. Only one succeeds: an heir that was stopped, and has been followed by another, fails here.
+    if word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, nobody).is_ok() {
         give_back(memory, node, layout.start(), units_of(layout));
+    }
+}
+
+/// Gives a node's block of a spanning group back of which there will be no group, and which nobody but its leader holds.
+pub fn discard(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout, leader: usize) {
+    // Relaxed: who reads it learns that this node waits for nobody, and wants nothing.
+    memory.word(layout.ballot()).store(0, Ordering::Relaxed);
+    // Whoever has a look at it now inherits it.
+    if let_go_spanning(memory, node, layout, 1, leader) {
+        give_back_departed(memory, node, layout, leader);
     }
 }
 
@@ -323,4 +386,5 @@ pub fn members_of(color: u64, given: &[(u64, u64)]) -> Vec<usize> {
 }
 
 /// Hash over the packed words in this file.
-pub const LAYOUT_HASH: u64 = hash(7, &[HoldsWord::first(1, 1).0, HoldsWord::HOLDS, Hold::LetGo as u64]);
+pub const LAYOUT_HASH: u64 =
+    hash(7, &[HoldsWord::first(1, 1).0, HoldsWord::HOLDS, Hold::LetGo as u64, HoldsWord::DEPARTED]);

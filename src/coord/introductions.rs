@@ -21,6 +21,7 @@ use std::task::Poll;
 
 use super::barrier::spanning::layout::{NodeWord, SpanLayout};
 use super::formation;
+use super::losses::Losses;
 use super::offers::{self, Named, Offered, Stage, StageWord};
 use super::reads::{Place, Reads};
 use crate::fabric::node::{NodeLayout, OFFERS, hash};
@@ -128,6 +129,8 @@ pub enum GivenUp {
     NoGroup,
     /// Too late: the group is made.
     Agreed,
+    /// A leader has ended, and nobody can tell any more whether the group is made: this node leaves it as if it were.
+    Presumed,
 }
 
 #[derive(Debug)]
@@ -208,6 +211,16 @@ impl Introductions {
     /// This node's block.
     pub fn block(&self) -> SpanLayout {
         self.own.block
+    }
+
+    /// The leader's place in the rank table.
+    pub fn leader(&self) -> usize {
+        self.own.leader
+    }
+
+    /// How this node's segment is divided.
+    pub fn segment(&self) -> &NodeLayout {
+        &self.own.segment
     }
 
     /// Whether the leader has a place for its offer.
@@ -401,8 +414,8 @@ impl Introductions {
         }
     }
 
-    /// After [`Met::Agreed`]: ready when all others are known to have agreed, too, and the place is let go.
-    pub fn acknowledge(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<()> {
+    /// After [`Met::Agreed`]: ready when all others are known to have agreed, too, or to have ended, and the place is let go.
+    pub fn acknowledge(&mut self, memory: &impl Memory, fabric: &impl Fabric, losses: &Losses) -> Poll<()> {
         let (Some(offered), Some(vote)) = (self.offered, &self.vote) else { return Poll::Ready(()) };
         let (ballot, groups) = (vote.ballot, vote.groups.clone());
         if self.survey(fabric).is_pending() {
@@ -416,8 +429,8 @@ impl Introductions {
             Said::Attempt(attempt) => attempt.group != group || attempt.stage == agreed,
         };
         // What has been seen once stays so, though its node may not answer any more.
-        for (know, found) in self.know.iter_mut().zip(self.said.iter().zip(groups)) {
-            *know |= knows(found);
+        for ((know, stranger), found) in self.know.iter_mut().zip(&self.others).zip(self.said.iter().zip(groups)) {
+            *know |= knows(found) || losses.has_ended(stranger.node, stranger.leader);
         }
         if !self.know.iter().all(|know| *know) {
             return Poll::Pending;
@@ -444,7 +457,10 @@ impl Introductions {
     }
 
     /// Gives up, if it can. [`GivenUp::NoGroup`]: the place is let go, and the block is the caller's to give back.
-    pub fn give_up(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<GivenUp> {
+    ///
+    /// A leader that has ended may have told others of its vote, who then have found the group. Where all the rest have voted,
+    /// who gives up leaves the group as if it were made: its vote stands until they know, its block until they have departed.
+    pub fn give_up(&mut self, memory: &impl Memory, fabric: &impl Fabric, losses: &Losses) -> Poll<GivenUp> {
         if self.has_agreed {
             return Poll::Ready(GivenUp::Agreed);
         }
@@ -454,10 +470,15 @@ impl Introductions {
         if self.doom(&groups, fabric).is_pending() || self.survey(fabric).is_pending() {
             return Poll::Pending;
         }
-        let mut is_agreed = true;
+        let (mut is_agreed, mut is_presumed) = (true, false);
         let mut to_be_doomed = None;
         for (index, (said, group)) in self.said.iter().zip(&groups).enumerate() {
+            let has_ended = losses.has_ended(self.others[index].node, self.others[index].leader);
             let stands = match said {
+                Said::Unread if has_ended => {
+                    is_presumed = true;
+                    continue;
+                }
                 Said::Unread => {
                     is_agreed = false;
                     continue;
@@ -468,6 +489,7 @@ impl Introductions {
             match stands {
                 None => return Poll::Ready(self.end(memory, fabric, offered)),
                 Some(stage) if stage.is_for(ballot) => {}
+                Some(stage) if has_ended && stage == StageWord::new(Stage::Voting, ballot) => is_presumed = true,
                 // It is looking at its doom.
                 Some(stage) if stage == StageWord::new(Stage::Voting, ballot) => is_agreed = false,
                 Some(_) if self.doomed[index] => return Poll::Ready(self.end(memory, fabric, offered)),
@@ -479,7 +501,7 @@ impl Introductions {
         }
         if is_agreed {
             self.agree(memory, offered, ballot);
-            return Poll::Ready(GivenUp::Agreed);
+            return Poll::Ready(if is_presumed { GivenUp::Presumed } else { GivenUp::Agreed });
         }
         if let Some(index) = to_be_doomed {
             self.look_at_doom(index, fabric);

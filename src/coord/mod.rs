@@ -5,6 +5,7 @@
 //! | [`barrier`] | the barrier and its three algorithms |
 //! | [`formation`] | making groups: space, members, who holds them |
 //! | [`burial`] | what the dead held is let go |
+//! | [`losses`] | what the job has lost, for those who give space back |
 //! | [`offers`] | how a leader tells others where a new group's block is |
 //! | [`introductions`] | the leaders of a spanning group agree on where their blocks are |
 //! | [`farewell`] | when a spanning group's block can be given back |
@@ -25,6 +26,7 @@ pub mod endings;
 pub mod farewell;
 pub mod formation;
 pub mod introductions;
+pub mod losses;
 pub mod offers;
 pub mod reads;
 pub mod stats;

@@ -66,6 +66,11 @@ impl Reads {
         self.values.iter().any(Option::is_none)
     }
 
+    /// Whether a word of one of these nodes has none.
+    pub fn lacks_any(&self, is_meant: impl Fn(usize) -> bool) -> bool {
+        self.wanted.iter().zip(&self.values).any(|(place, value)| value.is_none() && is_meant(place.node))
+    }
+
     /// The value of a word, if it has come.
     pub fn value(&self, index: usize) -> Option<u64> {
         self.values[index]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::members::Abroad;
-use super::{Group, position};
+use super::{Group, Parted, position};
+use crate::cluster::sentinel::ring::is_in_log;
+use crate::cluster::view::{self, FailureCause};
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::burial;
 use crate::coord::drive;
@@ -13,6 +15,7 @@ use crate::coord::farewell::Farewell;
 use crate::coord::formation;
 use crate::coord::offers::{self, Named};
 use crate::job::{Declined, GroupBlock, Membership, Untaken, is_dead};
+use crate::sync::Ordering;
 
 /// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
 const LEAVING_PATIENCE: Duration = Duration::from_millis(100);
@@ -40,12 +43,42 @@ impl Membership {
     }
 
     fn settle_endings(&self) {
+        self.see_parted_off();
         let Some(network) = &self.network else { return };
         let node = self.segment.layout();
+        let losses = self.losses();
         let mut endings = self.endings();
+        self.bury_abroad(&mut endings);
         for ending in std::mem::take(&mut *endings) {
-            ending.poll(&*self.segment, &node, &**network, &mut endings);
+            ending.poll(&*self.segment, &node, &**network, &losses, &mut endings);
         }
+    }
+
+    /// If somebody of this node has ended since the last time: lets go what the dead hold of groups across nodes, and becomes
+    /// the heir of what they have left.
+    fn bury_abroad(&self, endings: &mut Vec<Ending>) {
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        // The alarm first: it is raised after what it tells of.
+        let alarm = drive::alarm(segment);
+        // Relaxed: whoever looks twice finds nothing the second time.
+        if self.buried.swap(alarm, Ordering::Relaxed) == alarm {
+            return;
+        }
+        let me = self.local_of(self.rank);
+        let schedule_for = |nodes| self.schedule_for(nodes);
+        let mut departed = burial::bury_abroad(segment, &node, schedule_for, me, |local| self.is_buried_abroad(local));
+        let has_ended = |local| local != me && view::end_of(segment, &node, local).is_some();
+        departed.extend(burial::inherit(segment, &node, schedule_for, me, has_ended));
+        let farewell = |block| Ending::Leaving(Farewell::of_departed(segment, block, me, self.here()));
+        endings.extend(departed.into_iter().map(farewell));
+    }
+
+    /// Whether a rank of this node has failed by the log and does nothing any more. Of one that has left something may still
+    /// be on its way.
+    fn is_buried_abroad(&self, local: usize) -> bool {
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let Some(end) = view::end_of(segment, &node, local) else { return false };
+        end.cause != FailureCause::Left && is_dead(segment, local) && is_in_log(segment, &node, end.unit)
     }
 
     /// Before this rank ends: a leader that has voted must find what came of it, or one has a group that another never
@@ -84,7 +117,9 @@ impl Membership {
         } else if let Some(block) = self.spanning_block(value, ranks)
             && Abroad::read(self, block, ranks).is_some()
         {
-            self.leave_spanning(block, 1);
+            let member = position(&self.neighbours_among(ranks), self.rank);
+            formation::note_taken(segment, block.local(), member);
+            self.leave_spanning(block, member);
         }
         true
     }
@@ -97,13 +132,14 @@ impl Membership {
         formation::checked_spanning_block(&*self.segment, &self.segment.layout(), value, schedule, members)
     }
 
-    /// Some members of this rank's node leave a spanning group, and will not touch any of its blocks any more.
-    pub fn leave_spanning(&self, block: SpanLayout, holds: usize) {
+    /// This rank, by its place among its node's members, leaves a spanning group, and will not touch any of its blocks any
+    /// more.
+    pub fn leave_spanning(&self, block: SpanLayout, member: usize) {
         let (node, fabric) = (self.segment.layout(), self.reach().fabric);
-        let mut farewell = Farewell::new(&*self.segment, block, holds, self.here());
+        let mut farewell = Farewell::of_member(&*self.segment, block, member, self.local_of(self.rank), self.here());
         let begun = Instant::now();
         // Other nodes wait for it, and this rank may not come back soon.
-        while farewell.poll(&*self.segment, &node, fabric).is_pending() {
+        while farewell.poll(&*self.segment, &node, fabric, &self.losses()).is_pending() {
             if !farewell.is_about_to_let_go() || begun.elapsed() > LEAVING_PATIENCE {
                 self.endings().push(Ending::Leaving(farewell));
                 return;
@@ -159,20 +195,24 @@ impl Membership {
                 (holds, GroupBlock::Local(layout)) => {
                     formation::let_go(segment, &node, *layout, holds as u64);
                 }
-                // Not waited for here: a peer may be silent, and the call may have no time left.
-                (holds, GroupBlock::Spanning(block)) => {
-                    let farewell = Farewell::new(segment, *block, holds, self.here());
-                    self.endings().push(Ending::Leaving(farewell));
-                }
+                (holds, GroupBlock::Spanning(block)) => self.let_go_untaken(*block, holds),
             }
         }
         !untaken.is_empty()
+    }
+
+    /// Lets holds on a spanning group's block go of members that have not taken it, and of dead ones.
+    fn let_go_untaken(&self, block: SpanLayout, holds: usize) {
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let departed = Farewell::of_untaken(segment, &node, block, holds, self.local_of(self.rank), self.here());
+        self.endings().extend(departed.map(Ending::Leaving));
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         if let Some(network) = &self.network {
+            self.part();
             self.linger();
             for ending in &mut *self.endings() {
                 ending.abandon(&**network);
@@ -184,18 +224,23 @@ impl Drop for Membership {
 
 impl Group {
     /// Gives this member's hold on the group's block back.
-    pub(super) fn leave(&self) {
+    pub(super) fn leave(&self, parted: Option<Parted>) {
         // Nobody makes anything of the world's block when the job ends, and to ask all nodes whether they have left would
         // connect each with all others.
         if self.abroad.is_some() && self.id() == super::forming::WORLD {
-            return;
+            return self.membership.parted().extend(parted);
         }
         match &self.abroad {
             Some(abroad) => {
                 let block = abroad.layout();
-                self.see_to_untaken(GroupBlock::Spanning(block));
+                let taken_back = self.see_to_untaken(GroupBlock::Spanning(block));
                 self.conclude();
-                self.membership.leave_spanning(block, 1);
+                let of_dead = self.take_from_the_dead(|local| self.membership.is_buried_abroad(local));
+                self.membership.let_go_untaken(block, taken_back + of_dead);
+                match parted {
+                    Some(parted) => self.membership.parted().push(parted),
+                    None => self.membership.leave_spanning(block, self.local_index()),
+                }
             }
             None => self.leave_local(self.see_to_untaken(GroupBlock::Local(self.layout))),
         }
@@ -204,15 +249,21 @@ impl Group {
     /// As [`leave`](Self::leave) in a group of this node alone, with holds that were taken back.
     fn leave_local(&self, taken_back: usize) {
         let (segment, node) = (self.segment(), self.segment().layout());
-        // Whoever buries the dead may have come before this group was made.
-        let of_dead = match drive::alarm(segment) {
-            0 => 0,
-            _ => burial::take_from_the_dead(segment, &node, self.layout, |local| is_dead(segment, local)),
-        };
-        if taken_back as u64 + of_dead > 0 {
-            formation::let_go(segment, &node, self.layout, taken_back as u64 + of_dead);
+        let others = taken_back + self.take_from_the_dead(|local| is_dead(segment, local));
+        if others > 0 {
+            formation::let_go(segment, &node, self.layout, others as u64);
         }
         formation::leave(segment, &node, self.layout, self.me);
+    }
+
+    /// What dead members of this node hold of the block; whoever buries the dead may have come before this group was made.
+    fn take_from_the_dead(&self, is_dead: impl Fn(usize) -> bool) -> usize {
+        let (segment, node) = (self.segment(), self.segment().layout());
+        let start = self.abroad.as_ref().map_or(self.layout.start(), |abroad| abroad.layout().start());
+        match drive::alarm(segment) {
+            0 => 0,
+            _ => burial::take_from_the_dead(segment, &node, self.layout, start, is_dead),
+        }
     }
 
     /// Where a barrier has been passed all members had the group, so that all leaders know it.
@@ -229,7 +280,7 @@ impl Group {
         let segment = self.segment();
         let Some(offered) = self.offered.filter(|offered| offers::is_untaken(segment, *offered)) else { return 0 };
         // Whoever comes for it will learn that a member has failed, and take it no more.
-        if matches!(block, GroupBlock::Local(_)) && self.fault_among(&self.ranks).is_some() {
+        if self.fault_among(&self.ranks).is_some() {
             return offers::revoke(segment, offered);
         }
         let mut untaken = self.membership.untaken();

@@ -246,7 +246,8 @@ impl Group {
     ) -> Result<T, NoSpace> {
         let patience = self.left(limit).unwrap_or(SPACE_PATIENCE).min(SPACE_PATIENCE);
         let attempt = || {
-            let is_over = !self.membership.endings().iter().any(Ending::frees_space);
+            let is_over = !self.membership.endings().iter().any(Ending::frees_space)
+                && !formation::has_departed(self.segment(), &self.segment().layout());
             self.membership.settle();
             match claim() {
                 Err(_) if !is_over => None,
@@ -339,7 +340,7 @@ impl Group {
             Ok(Met::Refused | Met::Ended) => {
                 let block = half.block();
                 half.close(segment, fabric, takers);
-                formation::discard(segment, &segment.layout(), &block);
+                formation::discard(segment, &segment.layout(), &block, membership.local_of(membership.rank));
                 Err(refused)
             }
             // What it has asked stays asked: calls with next to no time get on, too.

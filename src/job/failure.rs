@@ -7,6 +7,7 @@ use super::watcher::{Condition, condition_of};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::coord::burial;
+use crate::coord::losses::{self, Losses};
 use crate::coord::reads::Place;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -77,16 +78,16 @@ pub(super) enum Process {
 /// nothing any more.
 pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary, process: Process) {
     let node = segment.layout();
-    if process == Process::Gone {
-        // SYNC POINT: end. Release pairs with `is_dead`: all that it did is seen.
-        segment.word(node.gone(local)).store(1, Ordering::Release);
-    }
+    // SYNC POINT: end. Release pairs with `is_dead`: all that it did is seen.
+    let is_still = process == Process::Gone && segment.word(node.gone(local)).swap(1, Ordering::AcqRel) == 0;
     let is_first = view::note_end(segment, node.end(local), end);
     match node.nodes() {
         // Also where another process was quicker: it may have died before it came to this.
         1 => drop(view::end_of(segment, &node, local).map(|end| view::append(segment, &node, end))),
         // The node's agent has it agreed on.
         _ if is_first => view::raise_alarm(segment),
+        // Its end was known before, and now what it held of blocks across nodes can be let go.
+        _ if is_still => view::raise_alarm(segment),
         _ => {}
     }
     if process == Process::Gone {
@@ -219,6 +220,35 @@ impl Membership {
                 network.forget(ticket);
             }
         }
+    }
+
+    /// What the job has lost, as this node's ranks go by it. Nothing of that takes effect here any more, and no answer from
+    /// there is waited for.
+    pub fn losses(&self) -> Losses {
+        self.open_log();
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let mut losses = Losses { epoch: losses::epoch(segment), ..Losses::default() };
+        // Relaxed: once is enough, and again does no harm.
+        let known = self.shut_out_to.fetch_max(losses.epoch, Ordering::Relaxed);
+        let lost = |epoch| view::obituary(segment, &node, epoch);
+        (known + 1..=losses.epoch).filter_map(lost).for_each(|lost| self.shut_out(lost));
+        for obituary in (1..=losses.epoch).filter_map(lost) {
+            match obituary.unit {
+                Unit::Node(lost) if obituary.cause != FailureCause::Left => losses.nodes.push(lost),
+                Unit::Node(left) => losses.ranks.extend((0..self.layout_of(left).ranks()).map(|local| (left, local))),
+                Unit::Rank(rank) => losses.ranks.push((self.node_of(rank), self.local_of(rank))),
+            }
+        }
+        losses.is_haunted = losses.epoch > 0 && self.is_haunted();
+        losses
+    }
+
+    /// Whether a rank of this node has been declared failed, may act still, and may have spoken for the node before: it may be the
+    /// first of those that have not ended, with all below it.
+    fn is_haunted(&self) -> bool {
+        let (segment, node) = (&*self.segment, self.segment.layout());
+        let ends = (0..node.ranks()).map_while(|local| view::end_of(segment, &node, local));
+        ends.enumerate().any(|(local, _)| !is_dead(segment, local))
     }
 
     /// Whether a node has been declared failed.

@@ -20,6 +20,7 @@ use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
+use crate::group::Parted;
 use crate::sync::{AtomicU64, Ordering};
 use crate::trace::Trace;
 
@@ -46,6 +47,12 @@ pub(crate) struct Membership {
     pub trace: Option<Trace>,
     /// The last epoch that its timeline has.
     pub traced_epoch: AtomicU64,
+    /// What the alarm held when this rank last looked what the dead of its node hold of groups across nodes.
+    pub buried: AtomicU64,
+    /// The last epoch whose loss this process has shut out where it gives space back.
+    pub shut_out_to: AtomicU64,
+    /// Groups that this rank has dropped, and whose other nodes have not been seen to have what it has said there.
+    parted: Mutex<Vec<Parted>>,
     /// What is left to do for groups that were made, given up, or left.
     endings: Mutex<Vec<Ending>>,
     /// What this rank has begun, as its node's leader, of spanning groups whose other leaders have not come: the oldest
@@ -136,6 +143,9 @@ impl Membership {
             network,
             trace,
             traced_epoch: AtomicU64::new(0),
+            buried: AtomicU64::new(0),
+            shut_out_to: AtomicU64::new(0),
+            parted: Mutex::default(),
             endings,
             half_made,
             declined,
@@ -214,6 +224,10 @@ impl Membership {
     /// Gives a group of this node alone its number.
     pub fn name_group(&self, layout: GroupLayout) {
         self.segment.word(layout.id()).store(self.group_id(layout), Ordering::Relaxed);
+    }
+
+    pub fn parted(&self) -> MutexGuard<'_, Vec<Parted>> {
+        lock(&self.parted)
     }
 
     pub fn endings(&self) -> MutexGuard<'_, Vec<Ending>> {

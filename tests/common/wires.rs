@@ -10,7 +10,7 @@ use std::task::Poll;
 use phalanx::fabric::sim::{Seeded, SimNode};
 use phalanx::fabric::tickets::TicketTable;
 use phalanx::fabric::{
-    AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, check_batch,
+    AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
 };
 use phalanx::sync::Ordering;
 
@@ -32,6 +32,8 @@ struct State {
     steps: usize,
     /// Wires that are no more, by process and node.
     cut: BTreeSet<(usize, usize)>,
+    /// The write that the last step has let take effect: node, word, value.
+    last_write: Option<(usize, WordAt, u64)>,
 }
 
 #[derive(Default)]
@@ -40,13 +42,15 @@ struct Wire {
     answers: VecDeque<(Ticket, u64)>,
     breaks: u64,
     stalls_until: usize,
+    held_until: usize,
 }
 
 impl Wires {
     pub fn new(nodes: Vec<SimNode>, processes: usize, faults: usize, seed: u64) -> Self {
         let tickets = (0..processes).map(|_| TicketTable::new(4096)).collect();
         let (random, wires) = (Seeded::new(seed), BTreeMap::new());
-        let state = State { random, faults, wires, tickets, longest_stall: 0, steps: 0, cut: BTreeSet::new() };
+        let (cut, last_write) = (BTreeSet::new(), None);
+        let state = State { random, faults, wires, tickets, longest_stall: 0, steps: 0, cut, last_write };
         Self { nodes, state: RefCell::new(state) }
     }
 
@@ -70,6 +74,13 @@ impl Wires {
         self.state.borrow_mut().cut.insert((process, node));
     }
 
+    /// A process's wires carry nothing for so many steps, though nothing else be on its way.
+    pub fn hold_up(&self, process: usize, longest: usize) {
+        let State { wires, steps, .. } = &mut *self.state.borrow_mut();
+        let own = wires.iter_mut().filter(|((from, _), _)| *from == process);
+        own.for_each(|(_, wire)| wire.held_until = *steps + longest);
+    }
+
     /// One process's end.
     pub fn of(&self, process: usize, here: usize) -> Process<'_> {
         Process { net: self, process, here }
@@ -77,12 +88,18 @@ impl Wires {
 
     /// Lets one thing happen on a wire: a request takes effect, an answer comes in, a wire breaks. `false`: all is quiet.
     pub fn step(&self) -> bool {
-        let State { random, faults, wires, tickets, longest_stall, steps, .. } = &mut *self.state.borrow_mut();
+        let State { random, faults, wires, tickets, longest_stall, steps, last_write, .. } =
+            &mut *self.state.borrow_mut();
         *steps += 1;
+        *last_write = None;
         let mut busy: Vec<(usize, usize)> = Vec::new();
         busy.extend(wires.iter().filter(|(_, wire)| wire.is_busy()).map(|(ends, _)| *ends));
         if busy.is_empty() {
             return false;
+        }
+        busy.retain(|ends| wires[ends].held_until <= *steps);
+        if busy.is_empty() {
+            return true;
         }
         if busy.iter().any(|ends| wires[ends].stalls_until <= *steps) {
             busy.retain(|ends| wires[ends].stalls_until <= *steps);
@@ -101,9 +118,17 @@ impl Wires {
         } else {
             let (request, ticket) = wire.requests.pop_front().expect("looked just now");
             let value = execute(&self.nodes[node], request);
+            if let Request::Write { at, value } = request {
+                *last_write = Some((node, at, value));
+            }
             wire.answers.extend(ticket.map(|ticket| (ticket, value)));
         }
         true
+    }
+
+    /// The write that the last step has let take effect, if it was one: node, word, value.
+    pub fn last_write(&self) -> Option<(usize, WordAt, u64)> {
+        self.state.borrow().last_write
     }
 
     /// Lets everything happen that is on its way.

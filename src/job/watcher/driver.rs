@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Condition, condition_of};
 use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
-use crate::cluster::view::{Obituary, Unit};
+use crate::cluster::view::{self, Obituary, Unit};
 use crate::coord::drive;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -93,6 +93,11 @@ impl Surroundings for Machine {
     }
 
     fn become_agent(&self) -> bool {
+        // Whom the agent before has shut out this one never lets in.
+        let node = self.segment.layout();
+        let lost =
+            (1..=view::logged(&*self.segment, &node)).filter_map(|epoch| view::obituary(&*self.segment, &node, epoch));
+        lost.for_each(|lost| self.shut_out(lost));
         self.network.become_agent().is_ok()
     }
 

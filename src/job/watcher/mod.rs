@@ -167,7 +167,7 @@ pub(super) fn condition_of(segment: &Segment, local: usize) -> Condition {
 }
 
 /// A rank's process, as it has entered it.
-fn process_of(segment: &Segment, local: usize) -> ProcessId {
+pub(super) fn process_of(segment: &Segment, local: usize) -> ProcessId {
     let node = segment.layout();
     // Relaxed: written before the job was opened.
     let load = |at| segment.word(at).load(Ordering::Relaxed);

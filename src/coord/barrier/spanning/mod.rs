@@ -54,7 +54,7 @@ use exchange::Exchange;
 use freeze::Freeze;
 pub use freeze::Settled;
 use layout::{ExchangeWord, ReleaseWord, SpanLayout};
-use parting::Parting;
+pub use parting::Parting;
 pub use schedule::Schedule;
 pub use span::{Span, SpanNode};
 

@@ -19,7 +19,7 @@ use crate::sync::Ordering;
 
 /// What is left to be seen.
 #[derive(Debug)]
-pub(super) struct Parting {
+pub struct Parting {
     owed: Vec<Owed>,
 }
 
@@ -65,18 +65,16 @@ impl Spanning {
                 Parting { owed: self.owed(memory) }
             }
         };
-        fabric.progress();
-        parting.owed.retain_mut(|owed| !owed.has_arrived(fabric, &is_gone));
-        if parting.owed.is_empty() {
+        if parting.poll(fabric, is_gone).is_ready() {
             return Poll::Ready(());
         }
         self.parting = Some(parting);
         Poll::Pending
     }
 
-    /// The nodes to which something may not have come.
-    pub fn parts_from(&self) -> impl Iterator<Item = usize> {
-        self.parting.iter().flat_map(|parting| parting.owed.iter().map(|owed| owed.place.node))
+    /// What [`part`](Self::part) has not come to an end with, for somebody else to go on with it.
+    pub fn take_parting(&mut self) -> Option<Parting> {
+        self.parting.take()
     }
 
     /// What this node has said of the barrier passed last, and of the one after it.
@@ -112,6 +110,13 @@ impl Spanning {
 }
 
 impl Parting {
+    /// As [`Spanning::part`], which has begun it.
+    pub fn poll(&mut self, fabric: &impl Fabric, is_gone: impl Fn(usize) -> bool) -> Poll<()> {
+        fabric.progress();
+        self.owed.retain_mut(|owed| !owed.has_arrived(fabric, &is_gone));
+        if self.owed.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Gives up what is on its way.
     pub fn abandon(self, fabric: &impl Fabric) {
         self.owed.into_iter().filter_map(|owed| owed.ticket).for_each(|ticket| fabric.forget(ticket));
