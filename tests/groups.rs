@@ -691,3 +691,50 @@ fn a_group_that_is_made_while_its_leader_makes_room_is_there_when_it_calls_again
     assert!(matches!(call_again_after(Why::Space), Some(TakenBack::Missed)));
     assert!(call_again_after(Why::Unwanted).is_none());
 }
+
+/// A leader has died with a message on its way, and its neighbour has let go what it held. The other node learns of that later
+/// than it learns that all have departed.
+#[test]
+fn a_block_is_kept_while_somebody_dead_may_still_write_into_it() {
+    let schedule_for = |nodes| Schedule::dissemination(nodes, 2);
+    let layout = NodeLayout::new(2, 4 * formation::units_spanning(&schedule_for(2), 1) * UNIT_WORDS);
+    let net = Wires::new((0..2).map(|_| SimNode::new(layout.words())).collect(), 3, 0, 7);
+    for memory in &net.nodes {
+        (0..2).for_each(|rank| memory.word(layout.job_rank(rank)).store(rank as u64, Ordering::Relaxed));
+    }
+    let member = [Member { rank: 0, local: 0 }];
+    let begin = |node: usize| {
+        let made = formation::make_spanning(&net.nodes[node], &layout, schedule_for(2), &member, Algorithm::Flat);
+        let (block, group) = (made.expect("it is empty"), 1 + node as u64);
+        let own = Own { node, leader: 0, segment: layout, block, index: node, group, parent: 5 };
+        Introductions::new(Named { key: 9, call: 1 }, own, vec![Stranger { node: 1 - node, leader: 0, layout }])
+    };
+    let mut leaders = [begin(0), begin(1)];
+    let blocks = leaders.each_ref().map(Introductions::block);
+    until(&net, || {
+        let met = [0, 1].map(|node| leaders[node].poll(&net.nodes[node], &net.of(node, node)));
+        if met == [Poll::Ready(Met::Agreed); 2] { Poll::Ready(()) } else { Poll::Pending }
+    });
+    leaders.iter_mut().enumerate().for_each(|(node, leader)| leader.abandon(&net.of(node, node)));
+    // The leader of node 1 says something, and dies. Its node knows it, and departs.
+    net.of(1, 1).write(0, blocks[0].inbox(0, 0), 1).expect("it is reached");
+    net.hold_up(1, 1_000_000);
+    net.nodes[1].word(header::EPOCH).store(1, Ordering::Release);
+    let departed = burial::bury_abroad(&net.nodes[1], &layout, schedule_for, 1, |local| local == 0);
+    assert_eq!(departed, [blocks[1]]);
+    let mut heir = Farewell::of_departed(&net.nodes[1], blocks[1], 1, 1);
+    let mut leaver = Farewell::of_member(&net.nodes[0], blocks[0], 0, 0, 0);
+    let of_node_1 = Losses { epoch: 1, ranks: vec![(1, 0)], ..Losses::default() };
+    for _ in 0..1000 {
+        assert!(leaver.poll(&net.nodes[0], &layout, &net.of(0, 0), &Losses::default()).is_pending());
+        assert!(heir.poll(&net.nodes[1], &layout, &net.of(2, 1), &of_node_1).is_pending(), "node 0 knows less");
+        net.step();
+    }
+    assert_ne!(arena::taken(&net.nodes[0], &layout), 0);
+    // Node 0 learns of it.
+    net.cut(1, 0);
+    net.nodes[0].word(header::EPOCH).store(1, Ordering::Release);
+    until(&net, || leaver.poll(&net.nodes[0], &layout, &net.of(0, 0), &of_node_1));
+    until(&net, || heir.poll(&net.nodes[1], &layout, &net.of(2, 1), &of_node_1));
+    (0..2).for_each(|node| assert_eq!(arena::taken(&net.nodes[node], &layout), 0));
+}
