@@ -114,6 +114,7 @@ fn what_was_offered_to_a_dead_member_is_given_back_by_whoever_leaves() {
         let (segment, node) = (world.segment(), world.segment().layout());
         let before = world.space().0;
         assert!(view::note_end(segment, node.end(2), killed(2)));
+        segment.word(node.gone(2)).store(1, Ordering::Release);
         view::raise_alarm(segment);
         burial::bury(segment, &node, |local| local == 2);
         let mut groups = [0, 1].map(|rank| Some(jobs[rank].world().subgroup(&[0, 1, 2], LIMIT).expect("a group")));
