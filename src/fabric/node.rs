@@ -225,14 +225,15 @@ impl NodeLayout {
         self.entry(rank).plus(8)
     }
 
-    /// Held by a thread of the rank's process for as long as that lives; see [`crate::cluster::watch::lifeline`].
-    pub const fn lifeline(&self, rank: usize) -> WordAt {
+    /// 1 once the rank does nothing any more: it has left, or its process is gone. Its end may be known before that.
+    pub const fn gone(&self, rank: usize) -> WordAt {
         self.entry(rank).plus(9)
     }
 
-    /// 1 once the rank does nothing any more: it has left, or its process is gone. Its end may be known before that.
-    pub const fn gone(&self, rank: usize) -> WordAt {
-        self.entry(rank).plus(10)
+    /// The words from here on are held by a thread of the rank's process for as long as that lives; see
+    /// [`crate::cluster::watch::lifeline`].
+    pub const fn lifeline(&self, rank: usize, strand: usize) -> WordAt {
+        self.entry(rank).plus(10 + strand)
     }
 
     /// Word `index` of the mask of CPUs that a rank may use.
@@ -346,7 +347,7 @@ pub const LAYOUT_HASH: u64 = hash(
         header::FAMILY.0 as u64,
         header::WORLD.0 as u64,
         header::ALARM.0 as u64,
-        NodeLayout::new(3, 1000).lifeline(1).0 as u64,
+        NodeLayout::new(3, 1000).lifeline(1, 3).0 as u64,
         NodeLayout::new(3, 1000).gone(1).0 as u64,
         EPOCH_WORDS as u64,
         LINE_WORDS as u64,

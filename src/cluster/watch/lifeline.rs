@@ -3,15 +3,16 @@
 //! A pidfd tells of an end when the kernel has taken the whole process down, and that lasts as long as its memory is
 //! large: half a millisecond for a small one, a fifth of a second for each GB in use. Long before that, each thread that
 //! dies lets go what its *robust list* names (`get_robust_list(2)`; Documentation/locking/robust-futexes.rst of the kernel):
-//! the kernel marks these words, and wakes one of those who sleep on them. So each process has a thread that holds a
-//! word of shared memory, its *lifeline*, and others sleep on it.
+//! the kernel marks these words, and of those who sleep on each it wakes one. So each process has a thread that holds some
+//! words of shared memory, the *strands* of its *lifeline*, and others sleep on them, each on one: if the kernel wakes one
+//! of them on the CPU where it goes on to free the dead one's memory, there are others.
 //!
 //! What a cut lifeline proves is that this thread is past its last instruction. Usually the whole process is ending, and
 //! `/proc` says how already ([`ProcessId::ending`](super::ProcessId::ending)). Or it goes on as another program
 //! (`execve` ends all other threads, and no pidfd tells of it). In either case another of its threads may be in the middle
 //! of something on another CPU for a moment. Whoever must know that the process does nothing any more waits for the pidfd.
 //!
-//! The word, as the kernel defines it:
+//! A strand, as the kernel defines it:
 //!
 //! | bits | meaning |
 //! | --- | --- |
@@ -36,6 +37,19 @@ struct Link {
     next: *const Link,
 }
 
+/// How many words a lifeline has.
+pub const STRANDS: usize = 4;
+
+/// How far they are from each other: as far as the links of a list are, by which the kernel finds them.
+pub const STRAND_BYTES: usize = size_of::<Link>();
+
+/// What the kernel walks: a head, and links as far from each other as the strands are.
+#[repr(C)]
+struct List {
+    head: Head,
+    links: [Link; STRANDS],
+}
+
 /// `struct robust_list_head`.
 #[repr(C)]
 struct Head {
@@ -46,40 +60,61 @@ struct Head {
     pending: *const Link,
 }
 
-/// A word held by the calling thread until this is dropped, or the thread dies.
+/// Words held by the calling thread until this is dropped, or the thread dies.
 ///
 /// The thread must not use robust mutexes of the C library meanwhile: it has one list only. The pointers keep it on this
 /// thread.
 pub struct Lifeline<'memory> {
-    word: &'memory AtomicU32,
-    /// Where the kernel finds the word; freed after it has been told to look elsewhere.
-    head: *mut Head,
-    link: *mut Link,
+    strands: [&'memory AtomicU32; STRANDS],
+    /// Where the kernel finds them; freed after it has been told to look elsewhere.
+    list: *mut List,
     /// The list that the thread had before.
     before: *const Head,
 }
 
 impl<'memory> Lifeline<'memory> {
-    /// Has the calling thread hold the word; whoever sleeps on it wakes.
+    /// Has the calling thread hold these words; whoever sleeps on one wakes.
     ///
     /// # Errors
     ///
     /// When the kernel has no robust lists.
-    pub fn hold(word: &'memory AtomicU32) -> io::Result<Self> {
+    ///
+    /// # Panics
+    ///
+    /// When the words are not [`STRAND_BYTES`] from each other.
+    pub fn hold(strands: [&'memory AtomicU32; STRANDS]) -> io::Result<Self> {
+        let at = |index: usize| strands[index].as_ptr().addr();
+        assert!((0..STRANDS).all(|index| at(index) == at(0) + index * STRAND_BYTES), "the strands lie side by side");
         let before = own_list()?;
-        let link = Box::into_raw(Box::new(Link { next: ptr::null() }));
-        let offset = word.as_ptr().addr().wrapping_sub(link.addr()).cast_signed() as libc::c_long;
-        let head = Box::into_raw(Box::new(Head { first: Link { next: link }, offset, pending: ptr::null() }));
-        // SAFETY: both were allocated above, and nobody else knows them yet. The circle is closed at the head's first field.
-        unsafe { (*link).next = head.cast::<Link>() };
-        let lifeline = Self { word, head, link, before };
+        let list = List::new(at(0));
+        let lifeline = Self { strands, list, before };
         let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-        // SYNC POINT: lifeline. Release pairs with whoever finds it cut: what this thread did before is seen.
-        word.store((thread & TID_MASK) | futex::WAITERS, Ordering::Release);
-        // SAFETY: the head is valid, its circle is closed, and both stay until `drop` has put the former list back.
-        unsafe { set_own_list(head) }?;
-        wake_all(word);
+        for strand in strands {
+            // SYNC POINT: lifeline. Release pairs with whoever finds it cut: what this thread did before is seen.
+            strand.store((thread & TID_MASK) | futex::WAITERS, Ordering::Release);
+        }
+        // SAFETY: the list is a closed circle, and stays until `drop` has put the former list back.
+        unsafe { set_own_list(list.cast()) }?;
+        strands.into_iter().for_each(wake_all);
         Ok(lifeline)
+    }
+}
+
+impl List {
+    /// A list of words from this address on.
+    fn new(first: usize) -> *mut Self {
+        let links = [const { Link { next: ptr::null() } }; STRANDS];
+        let head = Head { first: Link { next: ptr::null() }, offset: 0, pending: ptr::null() };
+        let list = Box::into_raw(Box::new(Self { head, links }));
+        // SAFETY: it was allocated above, and nobody else knows it yet.
+        let List { head, links } = unsafe { &mut *list };
+        let at = |index: usize| links.as_ptr().wrapping_add(index);
+        let end: *const Link = &raw const head.first;
+        let nexts: Vec<*const Link> = (1..STRANDS).map(at).chain([end]).collect();
+        head.first.next = at(0);
+        head.offset = first.wrapping_sub(at(0).addr()).cast_signed() as libc::c_long;
+        links.iter_mut().zip(nexts).for_each(|(link, next)| link.next = next);
+        list
     }
 }
 
@@ -88,10 +123,10 @@ impl Drop for Lifeline<'_> {
         // SAFETY: it is the list that the C library has set for this thread, or none.
         let is_put_back = unsafe { set_own_list(self.before) }.is_ok();
         // Release: as in `hold`.
-        self.word.store(0, Ordering::Release);
+        self.strands.iter().for_each(|strand| strand.store(0, Ordering::Release));
         if is_put_back {
-            // SAFETY: both came from `Box::into_raw`, and the kernel does not look there any more.
-            unsafe { (drop(Box::from_raw(self.head)), drop(Box::from_raw(self.link))) };
+            // SAFETY: it came from `Box::into_raw`, and the kernel does not look there any more.
+            unsafe { drop(Box::from_raw(self.list)) };
         }
     }
 }
@@ -127,34 +162,46 @@ unsafe fn set_own_list(head: *const Head) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Words as a segment has them: of 8 bytes each, of which a half is used.
+    #[derive(Default)]
+    struct Words([[AtomicU32; 2]; STRANDS]);
+
+    impl Words {
+        fn strands(&self) -> [&AtomicU32; STRANDS] {
+            std::array::from_fn(|index| &self.0[index][0])
+        }
+    }
+
     #[test]
     fn a_thread_that_lets_go_in_good_order_cuts_nothing() {
-        let word = AtomicU32::new(0);
+        let words = Words::default();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let before = own_list().expect("Linux has robust lists");
-                let lifeline = Lifeline::hold(&word).expect("Linux has robust lists");
-                assert_ne!(word.load(Ordering::Relaxed) & TID_MASK, 0);
+                let lifeline = Lifeline::hold(words.strands()).expect("Linux has robust lists");
+                assert!(words.strands().iter().all(|strand| strand.load(Ordering::Relaxed) & TID_MASK != 0));
                 drop(lifeline);
                 assert_eq!(own_list().expect("as before"), before, "the C library's list is back");
             });
         });
-        assert_eq!(word.load(Ordering::Relaxed), 0);
+        assert!(words.strands().iter().all(|strand| strand.load(Ordering::Relaxed) == 0));
     }
 
     #[test]
     fn a_thread_that_ends_with_it_has_died() {
-        let word = AtomicU32::new(0);
+        let words = Words::default();
         std::thread::scope(|scope| {
-            scope.spawn(|| std::mem::forget(Lifeline::hold(&word).expect("Linux has robust lists")));
+            scope.spawn(|| std::mem::forget(Lifeline::hold(words.strands()).expect("Linux has robust lists")));
         });
-        // The scope ends with the thread's closure, and the kernel marks the word when the thread itself does.
-        loop {
-            let value = word.load(Ordering::Acquire);
-            if is_cut(value) {
-                break;
+        // The scope ends with the thread's closure, and the kernel marks the words when the thread itself ends.
+        for strand in words.strands() {
+            loop {
+                let value = strand.load(Ordering::Acquire);
+                if is_cut(value) {
+                    break;
+                }
+                let _ = futex::wait(strand, futex::Flags::empty(), value, None);
             }
-            let _ = futex::wait(&word, futex::Flags::empty(), value, None);
         }
     }
 }

@@ -7,8 +7,8 @@
 //! Where `/proc` does not say how (an exit with status 0; a kernel before 5.17), the pidfd is waited for. If the process is
 //! still there after the failure time-out, it runs another program, or is long in dying: it has failed.
 //!
-//! The kernel wakes only one of those who sleep on a lifeline. On a job's only node the alarm that it raises tells all
-//! others; where ranks sleep on connections, too, it wakes the others' threads, and each rouses its own process.
+//! The kernel wakes only one of those who sleep on a strand of a lifeline. On a job's only node the alarm that it raises tells all
+//! others; where ranks sleep on connections, too, it wakes the others that sleep there, and each rouses its own process.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,7 +21,8 @@ use rustix::time::ClockId;
 use super::super::failure::{Process, note_end};
 use super::{Alert, cause_of, process_of};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::cluster::watch::{Lifeline, ProcessState, lifeline};
+use crate::cluster::watch::ProcessState;
+use crate::cluster::watch::lifeline::{self, Lifeline, STRANDS};
 use crate::fabric::Topology;
 use crate::fabric::shm::{Segment, deadline, wait_for};
 use crate::sync::{AtomicU32, Ordering};
@@ -92,14 +93,17 @@ struct Suspect {
 impl Lookout {
     fn run(mut self, is_over: &AtomicU32) {
         crate::scheduling::wake_soon();
+        // The vigils of a node's processes on different CPUs: on one of them the kernel frees the dead one's memory, and lets
+        // nobody run there meanwhile.
+        crate::machine::stay_on_one_cpu(self.local);
         // A process whose own lifeline cannot be held is told of by its pidfd.
         let segment = Arc::clone(&self.segment);
-        let _own = Lifeline::hold(segment.half(segment.layout().lifeline(self.local)));
+        let strand = |index| segment.half(segment.layout().lifeline(self.local, index));
+        let _own = Lifeline::hold(std::array::from_fn(strand));
         let mut suspects = Vec::new();
         while is_over.load(Ordering::Relaxed) == 0 {
             // Seen before they are looked at: what changes behind the look ends the sleep at once.
-            let seen: Vec<u32> =
-                self.watched.iter().map(|local| self.lifeline(*local).load(Ordering::Acquire)).collect();
+            let seen: Vec<u32> = self.watched.iter().map(|local| self.strand(*local).load(Ordering::Acquire)).collect();
             let is_cut = |value: &u32| lifeline::is_cut(*value);
             if seen.iter().any(is_cut) {
                 let cut = self.watched.iter().zip(&seen).filter(|(_, value)| is_cut(value)).map(|(local, _)| *local);
@@ -115,14 +119,15 @@ impl Lookout {
         }
     }
 
-    fn lifeline(&self, local: usize) -> &AtomicU32 {
-        self.segment.half(self.segment.layout().lifeline(local))
+    /// The strand of a process's lifeline that this one looks at.
+    fn strand(&self, local: usize) -> &AtomicU32 {
+        self.segment.half(self.segment.layout().lifeline(local, self.local % STRANDS))
     }
 
     /// Until a lifeline changes, this is over, or the time has come.
     fn sleep(&self, is_over: &AtomicU32, seen: &[u32], until: Option<Instant>) {
         let of_others =
-            self.watched.iter().zip(seen).map(|(local, value)| wait_for(self.lifeline(*local), u64::from(*value)));
+            self.watched.iter().zip(seen).map(|(local, value)| wait_for(self.strand(*local), u64::from(*value)));
         let words: Vec<futex::Wait> = std::iter::once(wait_for(is_over, 0)).chain(of_others).collect();
         let until = until.and_then(|until| deadline(until.saturating_duration_since(Instant::now())));
         // Whatever ends it, the caller looks again.
@@ -152,7 +157,7 @@ impl Lookout {
 
     fn tell(&self, local: usize) {
         if self.alert.raise() {
-            lifeline::wake_all(self.lifeline(local));
+            lifeline::wake_all(self.strand(local));
         }
     }
 }
