@@ -11,6 +11,7 @@
 //! others; where ranks sleep on connections, too, it wakes the others that sleep there, and each rouses its own process.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -91,7 +92,7 @@ struct Suspect {
 }
 
 impl Lookout {
-    fn run(mut self, is_over: &AtomicU32) {
+    fn run(mut self, is_over: &AtomicU32, begun: &Sender<()>) {
         crate::scheduling::wake_soon();
         // The vigils of a node's processes on different CPUs: on one of them the kernel frees the dead one's memory, and lets
         // nobody run there meanwhile.
@@ -100,6 +101,7 @@ impl Lookout {
         let segment = Arc::clone(&self.segment);
         let strand = |index| segment.half(segment.layout().lifeline(self.local, index));
         let _own = Lifeline::hold(std::array::from_fn(strand));
+        let _ = begun.send(());
         let mut suspects = Vec::new();
         while is_over.load(Ordering::Relaxed) == 0 {
             // Seen before they are looked at: what changes behind the look ends the sleep at once.
