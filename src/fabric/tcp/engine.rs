@@ -10,6 +10,7 @@ mod calls;
 mod dialling;
 mod exclusion;
 mod guests;
+pub mod sleepers;
 mod strangers;
 
 use std::collections::{HashMap, HashSet};
@@ -20,12 +21,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
 
 use self::calls::Calls;
 pub use self::calls::{Due, MOST_WATCHED};
 use self::dialling::{advance, outcome_of};
 use self::guests::Guest;
+use self::sleepers::{Sleep, Sleepers};
 use self::strangers::Stranger;
 use super::frame::{Frame, Letter};
 use super::link::{Dial, Link, LinkState, Outcome};
@@ -36,7 +37,7 @@ use crate::fabric::node::header;
 use crate::fabric::tickets::TicketTable;
 use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
 use crate::handshake::{HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
-use crate::sync::{Ordering, publish};
+use crate::sync::{AtomicU32, Ordering, publish};
 
 /// Values on their way or not taken, at most.
 const MOST_TICKETS: usize = 1 << 14;
@@ -171,44 +172,6 @@ pub struct Engine {
     excluded: HashSet<u64>,
 }
 
-/// Those of this process who sleep on the connections, while another of its threads may poll them.
-#[derive(Debug)]
-struct Sleepers {
-    asleep: u32,
-    /// How often they have been told that something was taken in.
-    news: u64,
-    /// Sleepers that have not woken since.
-    unaware: u32,
-    /// What they are told by: can be read, for as long as one of them is unaware.
-    bell: OwnedFd,
-    /// Something has been taken in since they were told last.
-    has_news: bool,
-    /// When the one who fell asleep last will wake up at the latest, and look at what is late.
-    limit: Option<Instant>,
-}
-
-impl Sleepers {
-    fn tell(&mut self) {
-        if std::mem::take(&mut self.has_news) && self.asleep > 0 {
-            self.news += 1;
-            self.unaware = self.asleep;
-            // The counter cannot be full: it is read when all have woken.
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-        }
-    }
-
-    fn leave(&mut self, told: u64) {
-        self.asleep -= 1;
-        if told == self.news {
-            return;
-        }
-        self.unaware -= 1;
-        if self.unaware == 0 {
-            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-        }
-    }
-}
-
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("ready", &self.ready).field("guests", &self.guests.len()).finish_non_exhaustive()
@@ -231,9 +194,8 @@ impl Engine {
         ring: Option<Ring>,
     ) -> io::Result<Self> {
         epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &bell, Token::Kick.pack(), EventFlags::IN)?;
-        let sleepers = Sleepers { asleep: 0, news: 0, unaware: 0, bell, has_news: false, limit: None };
+        let sleepers = Sleepers::new()?;
+        epoll::add(&epoll, &sleepers.bell, Token::Kick.pack(), EventFlags::IN)?;
         let engine = Self {
             services,
             memory,
@@ -444,17 +406,21 @@ impl Engine {
         self.end_what_is_late();
     }
 
-    /// Somebody is about to sleep until `epoll` has something to tell, or until the limit that is given. Also what it has
-    /// been told of so far.
-    pub fn fall_asleep(&mut self) -> (u64, Option<Instant>) {
-        self.sleepers.asleep += 1;
-        self.sleepers.limit = self.next_limit();
-        (self.sleepers.news, self.sleepers.limit)
+    /// Somebody is about to sleep until `epoll` has something to tell, or [`peals`](Self::peals) changes, as is said; or until
+    /// the limit.
+    pub fn fall_asleep(&mut self) -> Sleep {
+        let limit = self.next_limit();
+        self.sleepers.begin(limit)
     }
 
-    /// After a sleep that an event has ended, or nothing: takes in what has come. `told` is what it was told before.
-    pub fn wake_up(&mut self, told: u64) {
-        self.sleepers.leave(told);
+    /// What to sleep on while the bell rings for others.
+    pub fn peals(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.sleepers.peals)
+    }
+
+    /// After a sleep that an event has ended, or nothing: takes in what has come.
+    pub fn wake_up(&mut self, sleep: &Sleep) {
+        self.sleepers.end(sleep);
         // The others rely on this one's limit.
         self.sleepers.has_news |= self.sleepers.asleep > 0 && self.sleepers.limit.is_some();
         if self.ring.is_some() {

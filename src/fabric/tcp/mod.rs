@@ -175,6 +175,8 @@ struct Shared {
     asleep: AtomicU32,
     /// 1 while the background thread sleeps, on this word, because the progress is stolen.
     nap: AtomicU32,
+    /// See [`engine::sleepers`].
+    peals: Arc<AtomicU32>,
     reader: Reader,
     hooks: Hooks,
 }
@@ -261,7 +263,7 @@ impl TcpFabric {
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (here, has_ring) = (services.here, ring.is_some());
         let engine = Engine::new(services, memory, Arc::clone(&peers), door.into(), epoll.try_clone()?, &kick, ring)?;
-        let is_agent = AtomicU32::new(u32::from(engine.is_agent()));
+        let (is_agent, peals) = (AtomicU32::new(u32::from(engine.is_agent())), engine.peals());
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),
             here,
@@ -274,6 +276,7 @@ impl TcpFabric {
             polls: AtomicU32::new(0),
             asleep: AtomicU32::new(0),
             nap: AtomicU32::new(0),
+            peals,
             reader: Reader::default(),
             hooks: Hooks::default(),
         });
@@ -574,18 +577,22 @@ impl Shared {
         self.steal();
         // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
         // before is seen.
-        let told = {
+        let sleep = {
             let mut engine = self.engine();
             engine.watch_links();
             // Whoever raises the alarm rouses those who sleep after it, under the same lock; and so does who sets a limit.
             (!has_changed(&engine)).then(|| engine.fall_asleep())
         };
-        if let Some((told, limit)) = told {
+        if let Some(sleep) = sleep {
             // The thread does not look at limits meanwhile.
-            let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
-            self.wait_for_events(timeout.into_iter().chain(left).min());
+            let left = sleep.limit.map(|limit| limit.saturating_duration_since(Instant::now()));
+            let timeout = timeout.into_iter().chain(left).min();
+            match sleep.peals {
+                None => self.wait_for_events(timeout),
+                Some(peals) => self.wait_for_quiet(peals, timeout),
+            }
             let mut engine = self.engine();
-            engine.wake_up(told);
+            engine.wake_up(&sleep);
             self.deliver(engine);
         }
         // SYNC POINT: nap. Before `wake_thread` looks at the nap: a nap that is not seen there has not looked at this yet.
@@ -646,6 +653,12 @@ impl Shared {
             // The other thread may be told of it first, and then looks around itself.
             self.wait_for_events(Some(next.saturating_duration_since(now).min(LINGERING_NAP)));
         }
+    }
+
+    /// Sleeps until those have woken for whom the bell rings. They are about to look around.
+    fn wait_for_quiet(&self, peals: u32, timeout: Option<Duration>) {
+        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let _ = futex::wait(&self.peals, futex::Flags::PRIVATE, peals, timeout.as_ref());
     }
 
     /// Sleeps until the kernel has something to tell of a connection; it stays to be told.
@@ -728,6 +741,11 @@ impl Fabric for TcpFabric {
 
 impl Await for TcpFabric {
     fn hand_over(&self) {
+        // SYNC POINT: nap. Whoever sleeps on the connections looks at them, and has the thread take over when it wakes up
+        // and goes. Two that wait for the same events would wake for each other's, again and again.
+        if self.shared.asleep.load(Ordering::SeqCst) != 0 {
+            return;
+        }
         let (served, stolen) = (Progress::Served as u32, Progress::Stolen as u32);
         if self.shared.progress.compare_exchange(stolen, served, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
             self.shared.wake_thread();

@@ -62,7 +62,11 @@ impl Vigil {
             return Ok(None);
         }
         let over = Arc::clone(&is_over);
-        let thread = std::thread::Builder::new().name("phalanx-vigil".to_owned()).spawn(move || lookout.run(&over))?;
+        let (begun, has_begun) = channel();
+        let thread =
+            std::thread::Builder::new().name("phalanx-vigil".to_owned()).spawn(move || lookout.run(&over, &begun))?;
+        // A rank that has met the others holds its lifeline.
+        let _ = has_begun.recv();
         Ok(Some(Self { is_over, thread: Some(thread) }))
     }
 }
