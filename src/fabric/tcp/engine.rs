@@ -59,7 +59,8 @@ const EVENTS: usize = 64;
 /// What an event of the kernel's is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
-    Kick,
+    /// Of those who sleep.
+    Bell,
     Listener,
     Link(usize),
     Guest(u32),
@@ -71,7 +72,7 @@ impl Token {
 
     fn pack(self) -> EventData {
         let (kind, index) = match self {
-            Self::Kick => (0, 0),
+            Self::Bell => (0, 0),
             Self::Listener => (1, 0),
             Self::Link(node) => (2, node as u64),
             Self::Guest(id) => (3, u64::from(id)),
@@ -84,7 +85,7 @@ impl Token {
     fn unpack(data: EventData) -> Self {
         let (kind, index) = (data.u64() % Self::KINDS, data.u64() / Self::KINDS);
         match kind {
-            0 => Self::Kick,
+            0 => Self::Bell,
             1 => Self::Listener,
             2 => Self::Link(index as usize),
             3 => Self::Guest(index as u32),
@@ -179,7 +180,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Serves `memory`; `kick` is what ends the sleep of whoever sleeps on `epoll`.
+    /// Serves `memory`; `epoll` is what others sleep on.
     ///
     /// # Errors
     ///
@@ -190,12 +191,10 @@ impl Engine {
         peers: Arc<[Peer]>,
         door: Door,
         epoll: OwnedFd,
-        kick: &OwnedFd,
         ring: Option<Ring>,
     ) -> io::Result<Self> {
-        epoll::add(&epoll, kick, Token::Kick.pack(), EventFlags::IN)?;
         let sleepers = Sleepers::new()?;
-        epoll::add(&epoll, &sleepers.bell, Token::Kick.pack(), EventFlags::IN)?;
+        epoll::add(&epoll, &sleepers.bell, Token::Bell.pack(), EventFlags::IN)?;
         let engine = Self {
             services,
             memory,
@@ -396,7 +395,7 @@ impl Engine {
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now));
         for event in events {
             match Token::unpack(event.data) {
-                Token::Kick => {}
+                Token::Bell => {}
                 Token::Listener => self.let_in(),
                 Token::Link(node) => self.attend(node),
                 Token::Guest(id) => self.serve(id),

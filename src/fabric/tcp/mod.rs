@@ -40,7 +40,7 @@ pub mod stream;
 mod tests;
 mod uring;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::Poll;
@@ -48,7 +48,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::futex;
 
 use self::engine::{Due, Engine, Follows, MOST_WATCHED};
@@ -166,6 +166,7 @@ struct Shared {
     /// There was a ring to begin with.
     has_ring: bool,
     epoll: OwnedFd,
+    /// Wakes the background thread while it serves.
     kick: OwnedFd,
     /// Who polls: see [`Progress`].
     progress: AtomicU32,
@@ -262,7 +263,7 @@ impl TcpFabric {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (here, has_ring) = (services.here, ring.is_some());
-        let engine = Engine::new(services, memory, Arc::clone(&peers), door.into(), epoll.try_clone()?, &kick, ring)?;
+        let engine = Engine::new(services, memory, Arc::clone(&peers), door.into(), epoll.try_clone()?, ring)?;
         let (is_agent, peals) = (AtomicU32::new(u32::from(engine.is_agent())), engine.peals());
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),
@@ -520,7 +521,6 @@ impl Shared {
             match self.progress.load(Ordering::Relaxed) {
                 progress if progress == Progress::Over as u32 => return,
                 progress if progress == Progress::Stolen as u32 => {
-                    // A kick that came while this thread was busy would keep those awake who sleep on the connections.
                     self.quiet_kick();
                     self.sleep_while_stolen();
                 }
@@ -534,7 +534,7 @@ impl Shared {
                     self.deliver(engine);
                     let limit = self.engine().next_limit();
                     let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
-                    self.wait_for_events(left);
+                    self.wait_for_events_or_kick(left);
                     self.quiet_kick();
                     // Looked at under the lock: whoever steals the progress and then takes the lock knows that nothing
                     // comes in behind its back any more.
@@ -659,6 +659,14 @@ impl Shared {
     fn wait_for_quiet(&self, peals: u32, timeout: Option<Duration>) {
         let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
         let _ = futex::wait(&self.peals, futex::Flags::PRIVATE, peals, timeout.as_ref());
+    }
+
+    /// As [`wait_for_events`](Self::wait_for_events), for the background thread, until it is kicked. A kick is none of the
+    /// events: it would keep those awake who sleep on the connections, and have stolen them, until this thread has a CPU.
+    fn wait_for_events_or_kick(&self, timeout: Option<Duration>) {
+        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let waits = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
+        let _ = poll(&mut [waits(self.epoll.as_fd()), waits(self.kick.as_fd())], timeout.as_ref());
     }
 
     /// Sleeps until the kernel has something to tell of a connection; it stays to be told.
