@@ -44,7 +44,7 @@ pub enum JobError {
         /// What is wrong.
         what: String,
     },
-    /// The system refuses what a job across nodes needs.
+    /// The system refuses what a job needs.
     #[error("rank {rank}: cannot {step}: {source}")]
     System {
         /// This rank.

@@ -143,7 +143,8 @@ impl JobOptions {
     /// How long a rank that is stopped, or a node of which nothing is heard, is late before it is declared failed
     /// (`PHALANX_FAILURE_TIMEOUT_MS`; default 100 ms, at least three heartbeats). A node whose kernel acknowledges what is
     /// sent to it while its processes say nothing has four times as long: they are stopped, or do not get a CPU. A process
-    /// that has ended is noticed at once, whatever this is.
+    /// that has ended is noticed at once, whatever this is; one that goes on as another program has failed after this time.
+    /// It also bounds how long a rank's end waits until other nodes have what it has said to them.
     #[must_use]
     pub fn failure_timeout(mut self, timeout: Duration) -> Self {
         self.failure_timeout = Some(timeout);

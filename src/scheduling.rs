@@ -95,9 +95,9 @@ mod tests {
     }
 
     fn slice_ns() -> u64 {
-        // SAFETY: as in `wake_soon`.
+        // SAFETY: as in `set_slice`.
         let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-        // SAFETY: as in `wake_soon`.
+        // SAFETY: as in `set_slice`.
         unsafe {
             libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size_of::<libc::sched_attr>(), 0);
         }

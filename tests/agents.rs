@@ -275,7 +275,7 @@ fn a_node_of_several_ranks_that_are_all_killed_is_gone_before_any_time_out() {
     }
     let (_across, mut children) = two_nodes_of_two(TEST, 600_000);
     // The one is not to say that the other is dead.
-    children.signal(3, Signal::STOP);
+    children.stop(3);
     let killed = Instant::now();
     [2, 3].into_iter().for_each(|rank| children.kill(rank));
     (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "[2, 3] [Gone, Gone]"));

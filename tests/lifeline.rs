@@ -6,7 +6,7 @@ mod common;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::Across;
@@ -138,4 +138,49 @@ fn a_rank_that_runs_another_program_has_failed() {
     }
     let mut children = start(TEST, 2);
     assert_eq!(children.next_answer(0), "[1] [Died]");
+}
+
+/// The kernel says signals of a traced process where it says how one ends.
+#[test]
+fn a_rank_that_a_debugger_looks_at_is_late_and_has_not_failed() {
+    const TEST: &str = "a_rank_that_a_debugger_looks_at_is_late_and_has_not_failed";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        job.world().barrier().expect("both are there");
+        answer("ready");
+        if job.rank() == 1 {
+            await_line();
+            return job.world().barrier().expect("nobody has failed");
+        }
+        await_line();
+        // Long enough for some questions.
+        let waited = job.world().barrier_timeout(Duration::from_millis(300));
+        answer(matches!(waited, Err(BarrierError::TimedOut { .. })));
+        return job.world().barrier().expect("nobody has failed");
+    }
+    let launch = Launch::new(2);
+    let mut children = Children::default();
+    for rank in 0..2 {
+        let mut command = launch.rank(TEST, "rank", rank);
+        command.env("PHALANX_FAILURE_TIMEOUT_MS", "60000");
+        children.start(command);
+    }
+    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    let pid = libc::pid_t::try_from(children.pid(1)).expect("a pid");
+    let (mut status, none) = (0, std::ptr::null_mut::<libc::c_void>());
+    // SAFETY: no memory is passed.
+    let traced = unsafe {
+        [libc::ptrace(libc::PTRACE_SEIZE, pid, none, none), libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none)]
+    };
+    assert_eq!(traced, [0, 0], "a child can be traced: {}", std::io::Error::last_os_error());
+    // Not waited for yet: so the kernel keeps the signal.
+    children.say(0, "wait for it");
+    assert_eq!(children.next_answer(0), "true");
+    // SAFETY: the status is written to a variable; nothing else is passed.
+    unsafe {
+        assert_eq!(libc::waitpid(pid, &raw mut status, libc::__WALL), pid);
+        assert_eq!(libc::ptrace(libc::PTRACE_DETACH, pid, none, none), 0);
+    }
+    children.say(1, "go on");
+    children.answers();
 }

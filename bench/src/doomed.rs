@@ -291,7 +291,7 @@ impl DoomedJob {
         if left.is_empty() {
             return Ok(());
         }
-        let what = format!("what has been killed, ranks {left:?},");
+        let what = format!("the killed process of ranks {left:?}");
         Err(DoomedError::NotEnded { what, limit: END_LIMIT, doing: self.doing(&left) })
     }
 }

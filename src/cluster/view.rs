@@ -31,7 +31,7 @@ pub enum FailureCause {
         /// The status with which it has.
         status: u8,
     },
-    /// Its process has ended, and the kernel does not say how.
+    /// Its process has ended, and the kernel does not say how; or it runs another program (`execve`).
     Died,
     /// Its thread has panicked.
     Panicked,
@@ -85,7 +85,7 @@ impl std::fmt::Display for FailureCause {
         match self {
             Self::Killed { signal } => write!(f, "killed by signal {signal}{}", name_of(*signal)),
             Self::Exited { status } => write!(f, "exited with status {status} without leaving the job"),
-            Self::Died => f.write_str("its process has ended"),
+            Self::Died => f.write_str("its process has ended, or runs another program"),
             Self::Panicked => f.write_str("panicked"),
             Self::Left => f.write_str("has left the job"),
             Self::Stopped => f.write_str("was stopped for longer than the failure time-out"),

@@ -291,7 +291,7 @@ pub fn let_go_spanning(memory: &impl Memory, node: &NodeLayout, layout: &SpanLay
         let found = HoldsWord(word);
         Some(if found.holds() == holds { found.left_to(heir).0 } else { word - holds })
     };
-    // SYNC POINT: holds. As in `were_last`. In one step: who dies here leaves an heir or a hold, and not neither.
+    // SYNC POINT: holds. As in `were_last`. In one step: who dies here always leaves a hold or an heir.
     let before = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fewer);
     before.is_ok_and(|before| HoldsWord(before).holds() == holds)
 }

@@ -15,10 +15,15 @@ pub const RANK_WORDS: usize = 6 * LINE_WORDS;
 pub const UNIT_WORDS: usize = 4 * LINE_WORDS;
 /// Offers that a rank can have open at once.
 pub const OFFERS: usize = 8;
+/// Words of a rank's lifeline, its *strands*.
+pub const STRANDS: usize = 4;
+/// The first of them, from the beginning of the rank's entry.
+const FIRST_STRAND: usize = 10;
 /// Words of an offer; see [`OfferAt`].
 pub const OFFER_WORDS: usize = 7;
 
 const _: () = assert!(OFFERS * OFFER_WORDS <= 4 * LINE_WORDS);
+const _: () = assert!(FIRST_STRAND + STRANDS <= LINE_WORDS);
 const _: () = assert!(MASK_CPUS == 64 * LINE_WORDS);
 
 /// The header's words.
@@ -230,10 +235,10 @@ impl NodeLayout {
         self.entry(rank).plus(9)
     }
 
-    /// The words from here on are held by a thread of the rank's process for as long as that lives; see
+    /// Strand `strand` of the rank's lifeline, held by a thread of its process for as long as that lives; see
     /// [`crate::cluster::watch::lifeline`].
     pub const fn lifeline(&self, rank: usize, strand: usize) -> WordAt {
-        self.entry(rank).plus(10 + strand)
+        self.entry(rank).plus(FIRST_STRAND + strand)
     }
 
     /// Word `index` of the mask of CPUs that a rank may use.

@@ -103,10 +103,9 @@ impl Group {
         let has_failed = |end: u64| Obituary::unpack(end).is_some_and(|end| end.cause != FailureCause::Left);
         let (here, others): (Vec<usize>, Vec<usize>) =
             missing.iter().partition(|rank| self.membership.node_of(**rank) == self.membership.here());
-        let local = here.into_iter().filter(|rank| {
-            let at = self.membership.end_at(*rank).at;
-            has_failed(self.segment().word(at).load(Ordering::Acquire))
-        });
+        let local = here
+            .into_iter()
+            .filter(|rank| self.membership.end_of(*rank).is_some_and(|cause| cause != FailureCause::Left));
         let ends = self.read_abroad(others.iter().map(|rank| self.membership.end_at(*rank)).collect(), ASK_EVERY);
         let remote = others.iter().zip(ends).filter(|(_, end)| end.is_some_and(has_failed)).map(|(rank, _)| *rank);
         local.chain(remote).collect()

@@ -67,7 +67,8 @@ impl Membership {
         let me = self.local_of(self.rank);
         let schedule_for = |nodes| self.schedule_for(nodes);
         let mut departed = burial::bury_abroad(segment, &node, schedule_for, me, |local| self.is_buried_abroad(local));
-        let has_ended = |local| local != me && view::end_of(segment, &node, local).is_some();
+        // One that is only stopped may be about to say that the block has departed.
+        let has_ended = |local| local != me && is_dead(segment, local);
         departed.extend(burial::inherit(segment, &node, schedule_for, me, has_ended));
         let farewell = |block| Ending::Leaving(Farewell::of_departed(segment, block, me, self.here()));
         endings.extend(departed.into_iter().map(farewell));

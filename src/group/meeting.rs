@@ -94,8 +94,8 @@ impl Meeting {
         }
     }
 
-    /// Leaves a barrier that cannot be passed, because some members are gone for good; `dead` are those of this node, by
-    /// their place among its members. `Some` if it had been passed before.
+    /// Leaves a barrier that cannot be passed, because some members are gone for good; `dead` are the
+    /// members of this node that have died. `Some` if it had been passed before.
     pub fn give_up(&mut self, membership: &Membership, dead: &[Dead]) -> Option<Outcome> {
         self.bury(membership, dead);
         match self {
@@ -117,9 +117,9 @@ impl Meeting {
             Self::Local(barrier) => barrier,
             Self::Spanning(barrier) => barrier.local(),
         };
-        let segment = &*membership.segment;
+        let (segment, begun) = (&*membership.segment, Instant::now());
         for Dead { index, rank } in dead.iter().filter(|dead| barrier.is_left_half_done(segment, dead.index)) {
-            membership.await_stillness(*rank);
+            membership.await_stillness(*rank, begun);
             barrier.bury(segment, *index);
         }
     }

@@ -145,10 +145,10 @@ impl Membership {
         self.note_end(self.rank, cause, Process::Gone);
     }
 
-    /// Waits until a rank of this node whose process has ended or is ending does nothing any more, for the failure time-out
-    /// at most: by then each of its threads has met the signal that ends it.
-    pub fn await_stillness(&self, rank: usize) {
-        let (begun, local) = (Instant::now(), self.local_of(rank));
+    /// Waits until a rank of this node whose process has ended or is ending does nothing any more, until the failure
+    /// time-out after `begun` at most: by then each of its threads has met the signal that ends it.
+    pub fn await_stillness(&self, rank: usize, begun: Instant) {
+        let local = self.local_of(rank);
         while !is_dead(&self.segment, local) && begun.elapsed() < self.failure.timeout {
             std::thread::sleep(STILLNESS_PAUSE);
         }

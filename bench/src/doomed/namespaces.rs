@@ -209,7 +209,7 @@ pub(crate) fn run(tool: &str, arguments: &[&str]) -> Result<(), String> {
     let end = await_end(&mut child, Instant::now() + TOOL_LIMIT).map_err(|error| format!("{}: {error}", line()))?;
     let Some(status) = end else {
         let doing = threads_of(child.id());
-        // It is left alone: what waits in the kernel does not die of a signal.
+        // It is not waited for: what waits in the kernel does not die of a signal before it comes out.
         let _ = child.kill();
         return Err(format!("{} has not ended within {TOOL_LIMIT:?}: {doing}", line()));
     };

@@ -30,8 +30,8 @@ impl Services {
     /// [`DoomedError::NotEnded`]: the threads stay.
     pub(super) fn end(self) -> Result<(), DoomedError> {
         let Self { rendezvous, witness } = self;
-        end_within(END_LIMIT, "who serves the rendezvous", rendezvous)?;
-        end_within(END_LIMIT, "who serves the witness", witness)
+        let ended = end_within(END_LIMIT, "who serves the rendezvous", rendezvous);
+        end_within(END_LIMIT, "who serves the witness", witness).and(ended)
     }
 }
 

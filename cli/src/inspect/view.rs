@@ -190,22 +190,14 @@ fn job(number: u64, mut nodes: Vec<Node>) -> Job {
     nodes.sort_by_key(|node| node.facts.ranks.iter().map(|rank| rank.rank).min());
     let mut ranks: Vec<Rank> = nodes.iter().enumerate().flat_map(|(index, node)| ranks_of(index, node)).collect();
     ranks.sort_by_key(|rank| rank.rank);
-    let furthest = ranks.iter().map(|rank| rank.barriers).max().unwrap_or(0);
     let completed = ranks.iter().map(|rank| rank.barriers).min().unwrap_or(0);
-    let mut missing: Vec<usize> = (0..ranks.len()).filter(|index| ranks[*index].barriers < furthest).collect();
-    missing.sort_by_key(|index| (ranks[*index].state, *index));
-    let waits_by_arrivals = |rank: &Rank| !missing.is_empty() && rank.barriers == furthest;
-    let waits: Vec<bool> = ranks.iter().map(waits_by_arrivals).collect();
-    for (rank, waits) in ranks.iter_mut().zip(waits) {
-        rank.waits = waits;
-        rank.waits_ns = rank.waits_ns.filter(|_| waits);
-    }
     let epochs = nodes.iter().map(|node| &node.facts.losses).max_by_key(|losses| losses.len());
     let epochs = epochs
         .map(|losses| (1..).zip(losses).map(|(epoch, lost)| Epoch::new(epoch, lost)).collect())
         .unwrap_or_default();
     let size = nodes.first().map_or((0, 0), |node| (node.facts.job_ranks, node.facts.nodes));
-    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing, epochs, size };
+    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing: Vec::new(), epochs, size };
+    job.blame_late();
     if job.missing.is_empty() {
         job.blame_halted(world);
     }
@@ -251,6 +243,23 @@ impl Job {
         let pid = wanted.parse::<u32>().ok();
         let has_process = pid.is_some() && self.ranks.iter().any(|rank| rank.pid == pid);
         has_process || self.name().starts_with(&wanted.to_lowercase())
+    }
+
+    /// Some have arrived, and wait for the others. Who is lost waits for nobody: it may have arrived before it ended, at a
+    /// barrier that the others will never come to.
+    fn blame_late(&mut self) {
+        let living = || self.ranks.iter().filter(|rank| !self.is_lost(rank));
+        let furthest = living().map(|rank| rank.barriers).max().unwrap_or(0);
+        let is_late = |index: &usize| self.ranks[*index].barriers < furthest;
+        let mut missing: Vec<usize> = (0..self.ranks.len()).filter(is_late).collect();
+        missing.sort_by_key(|index| (self.ranks[*index].state, *index));
+        let waits = |rank: &Rank| !missing.is_empty() && rank.barriers == furthest && !self.is_lost(rank);
+        let waits: Vec<bool> = self.ranks.iter().map(waits).collect();
+        for (rank, waits) in self.ranks.iter_mut().zip(waits) {
+            rank.waits = waits;
+            rank.waits_ns = rank.waits_ns.filter(|_| waits);
+        }
+        self.missing = missing;
     }
 
     /// All have arrived, and yet ranks wait in the world's barrier: for those that have halted behind their arrival, before
@@ -437,5 +446,19 @@ pub mod tests {
         for wanted in ["b", "ab1", "ab000000000000011", "x"] {
             assert!(!job.is_called(wanted), "{wanted}");
         }
+    }
+
+    #[test]
+    fn who_is_lost_waits_for_nobody_at_a_barrier_that_the_others_never_come_to() {
+        let lost = FailureCause::Killed { signal: 9 };
+        let of_lost = |arrivals: [u64; 3]| {
+            let mut ranks: Vec<RankFacts> = (0..3).map(|index| rank(index, arrivals[index])).collect();
+            ranks[2].end = Some(lost);
+            jobs(vec![node(1, ranks)]).remove(0)
+        };
+        let ahead = of_lost([0, 0, 1]);
+        assert!(ahead.missing.is_empty() && ahead.ranks.iter().all(|rank| !rank.waits));
+        let behind = of_lost([1, 1, 0]);
+        assert_eq!(behind.missing, [2], "until the others are told");
     }
 }

@@ -26,6 +26,7 @@ use std::ptr;
 
 use rustix::thread::futex;
 
+pub use crate::fabric::node::STRANDS;
 use crate::sync::{AtomicU32, Ordering};
 
 /// The bits of a lifeline that name its thread.
@@ -37,13 +38,8 @@ struct Link {
     next: *const Link,
 }
 
-/// How many words a lifeline has.
-pub const STRANDS: usize = 4;
-
-/// How far they are from each other: as far as the links of a list are, by which the kernel finds them.
-pub const STRAND_BYTES: usize = size_of::<Link>();
-
-/// What the kernel walks: a head, and links as far from each other as the strands are.
+/// What the kernel walks: a head, and links as far from each other as the strands are, since it finds each strand at the
+/// same distance from its link.
 #[repr(C)]
 struct List {
     head: Head,
@@ -77,20 +73,20 @@ impl<'memory> Lifeline<'memory> {
     ///
     /// # Errors
     ///
-    /// When the kernel has no robust lists.
-    ///
-    /// # Panics
-    ///
-    /// When the words are not [`STRAND_BYTES`] from each other.
+    /// When the kernel has no robust lists, and where pointers, and so the links of its lists, are narrower than the words
+    /// are far from each other.
     pub fn hold(strands: [&'memory AtomicU32; STRANDS]) -> io::Result<Self> {
         let at = |index: usize| strands[index].as_ptr().addr();
-        assert!((0..STRANDS).all(|index| at(index) == at(0) + index * STRAND_BYTES), "the strands lie side by side");
+        if (0..STRANDS).any(|index| at(index) != at(0) + index * size_of::<Link>()) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let before = own_list()?;
         let list = List::new(at(0));
         let lifeline = Self { strands, list, before };
         let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
         for strand in strands {
-            // SYNC POINT: lifeline. Release pairs with whoever finds it cut: what this thread did before is seen.
+            // SYNC POINT: lifeline. Release pairs with a vigil's look. What the thread does later only the kernel's mark
+            // publishes, and nothing relies on it.
             strand.store((thread & TID_MASK) | futex::WAITERS, Ordering::Release);
         }
         // SAFETY: the list is a closed circle, and stays until `drop` has put the former list back.

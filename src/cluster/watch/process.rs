@@ -10,8 +10,8 @@ use super::end::End;
 /// More than the kernel ever writes into `/proc/PID/stat`: a name of 64 bytes and 52 numbers.
 const STAT_BYTES: usize = 2048;
 
-/// SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: no process ends by them.
-const STOP_SIGNALS: [u32; 4] = [19, 20, 21, 22];
+/// No process ends by them.
+const STOP_SIGNALS: [libc::c_int; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// A process, for ever: its pid may be another process's later, but not with the same start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,8 +72,9 @@ impl ProcessId {
         Ok(self.stat()?.map_or(ProcessState::Gone, |stat| stat.state()))
     }
 
-    /// How it is ending, while the kernel takes it down or writes its core file: no thread of it will finish what it does.
-    /// `None` while it lives, when it is dead, and where nobody says: also of one that exits with status 0.
+    /// How it is ending, if that is known otherwise: while the kernel takes it down, or writes its core file. `None` when it is
+    /// dead, and where nobody says: also of one that exits with status 0. (Of a process that lives, and that a debugger looks
+    /// at, there may be any signal.)
     ///
     /// # Errors
     ///
@@ -81,6 +82,14 @@ impl ProcessId {
     pub fn ending(&self) -> io::Result<Option<End>> {
         let status = self.stat()?.and_then(|stat| stat.ending_status());
         Ok(status.map(End::from_wait_status))
+    }
+
+    /// Whether the kernel writes its core file. All its threads are past their last instruction then.
+    pub fn is_dumping(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        // Since Linux 4.15.
+        status.lines().any(|line| line.split_ascii_whitespace().eq(["CoreDumping:", "1"]))
+            && self.stat().is_ok_and(|stat| stat.is_some())
     }
 
     /// What the kernel tells of it; `None` when it is no more, or the pid is another process's.
@@ -154,7 +163,7 @@ impl Stat {
     /// The status that the process will have ended with. From Linux 5.17 on it is there as soon as the end has begun.
     fn ending_status(&self) -> Option<u32> {
         // Of a process that is stopped the kernel puts the signal there that has stopped it.
-        let is_stop = |code: &u32| STOP_SIGNALS.contains(code);
+        let is_stop = |code: &u32| STOP_SIGNALS.contains(&code.cast_signed());
         self.exit_code.filter(|code| *code != 0 && !is_stop(code) && self.state() != ProcessState::Gone)
     }
 }

@@ -405,8 +405,8 @@ impl Engine {
         self.end_what_is_late();
     }
 
-    /// Somebody is about to sleep until `epoll` has something to tell, or [`peals`](Self::peals) changes, as is said; or until
-    /// the limit.
+    /// Somebody is about to sleep until `epoll` has something to tell, or [`peals`](Self::peals) changes, whichever the
+    /// returned [`Sleep`] names; or until its limit.
     pub fn fall_asleep(&mut self) -> Sleep {
         let limit = self.next_limit();
         self.sleepers.begin(limit)

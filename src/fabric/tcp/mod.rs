@@ -176,7 +176,7 @@ struct Shared {
     asleep: AtomicU32,
     /// 1 while the background thread sleeps, on this word, because the progress is stolen.
     nap: AtomicU32,
-    /// See [`engine::sleepers`].
+    /// [`engine::sleepers::Sleepers::peals`], here so that a sleeper needs no lock.
     peals: Arc<AtomicU32>,
     reader: Reader,
     hooks: Hooks,

@@ -22,7 +22,7 @@ pub(super) struct Loss {
     pub epoch: u64,
     pub ranks: Vec<usize>,
     pub causes: Vec<FailureCause>,
-    /// Whether that member has never arrived there, as its node says, and never will: nobody can have passed.
+    /// Whether a member of that epoch has left without arriving there, as its node says: nobody can have passed.
     pub is_certain: bool,
 }
 

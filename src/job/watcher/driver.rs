@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Condition, condition_of};
+use super::{Condition, condition_of, obituary_of};
 use crate::cluster::sentinel::{BUSY_PAUSE, Post, Sentinel, Site, Surroundings};
-use crate::cluster::view::{self, Obituary, Unit};
+use crate::cluster::view::{self, Obituary};
 use crate::coord::drive;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
@@ -106,8 +106,8 @@ impl Surroundings for Machine {
             Condition::Runs => false,
             Condition::Stopped => true,
             Condition::Ending(cause) => {
-                let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
-                note_end(&self.segment, local, Obituary { unit, cause }, Process::MayAct);
+                let obituary = obituary_of(&self.topology, self.here, local, cause);
+                note_end(&self.segment, local, obituary, Process::MayAct);
                 false
             }
         }

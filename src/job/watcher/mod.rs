@@ -159,15 +159,23 @@ pub(super) enum Condition {
 /// What the process of a rank of this node does.
 pub(super) fn condition_of(segment: &Segment, local: usize) -> Condition {
     let process = process_of(segment, local);
-    match (process.ending(), process.state()) {
-        (Ok(Some(end)), _) => Condition::Ending(cause_of(end)),
-        (_, Ok(ProcessState::Stopped | ProcessState::Traced)) => Condition::Stopped,
+    match process.state() {
+        Ok(ProcessState::Stopped | ProcessState::Traced) => Condition::Stopped,
+        // Its lifeline is not cut while its core file is written, but by all of its threads when they have ended.
+        Ok(ProcessState::Running) if process.is_dumping() => {
+            process.ending().ok().flatten().map_or(Condition::Runs, |end| Condition::Ending(cause_of(end)))
+        }
         _ => Condition::Runs,
     }
 }
 
+/// The word of a rank of this node that it has ended so.
+fn obituary_of(topology: &Topology, here: usize, local: usize, cause: FailureCause) -> Obituary {
+    Obituary { unit: Unit::Rank(topology.ranks_of(here)[local]), cause }
+}
+
 /// A rank's process, as it has entered it.
-pub(super) fn process_of(segment: &Segment, local: usize) -> ProcessId {
+fn process_of(segment: &Segment, local: usize) -> ProcessId {
     let node = segment.layout();
     // Relaxed: written before the job was opened.
     let load = |at| segment.word(at).load(Ordering::Relaxed);
@@ -237,8 +245,8 @@ impl Watch {
     }
 
     fn note_death(&self, local: usize, end: End) {
-        let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
-        note_end(&self.segment, local, Obituary { unit, cause: cause_of(end) }, Process::Gone);
+        let obituary = obituary_of(&self.topology, self.here, local, cause_of(end));
+        note_end(&self.segment, local, obituary, Process::Gone);
         // Even if another process was quicker: whoever sleeps in this one is woken by this one.
         if let Some(network) = &self.network {
             network.rouse();

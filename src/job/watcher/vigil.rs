@@ -20,8 +20,8 @@ use rustix::thread::futex;
 use rustix::time::ClockId;
 
 use super::super::failure::{Process, note_end};
-use super::{Alert, cause_of, process_of};
-use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use super::{Alert, cause_of, obituary_of, process_of};
+use crate::cluster::view::{self, FailureCause};
 use crate::cluster::watch::ProcessState;
 use crate::cluster::watch::lifeline::{self, Lifeline, STRANDS};
 use crate::fabric::Topology;
@@ -109,6 +109,7 @@ impl Lookout {
         let mut suspects = Vec::new();
         while is_over.load(Ordering::Relaxed) == 0 {
             // Seen before they are looked at: what changes behind the look ends the sleep at once.
+            // SYNC POINT: lifeline. Acquire pairs with the holder's store, and with the kernel's mark.
             let seen: Vec<u32> = self.watched.iter().map(|local| self.strand(*local).load(Ordering::Acquire)).collect();
             let is_cut = |value: &u32| lifeline::is_cut(*value);
             if seen.iter().any(is_cut) {
@@ -120,7 +121,11 @@ impl Lookout {
                 suspects.retain(|suspect| !self.has_judged(suspect));
                 continue;
             }
-            self.sleep(is_over, &seen, suspects.iter().map(|suspect| suspect.since + self.patience).min());
+            self.sleep(
+                is_over,
+                &seen,
+                suspects.iter().filter_map(|suspect| suspect.since.checked_add(self.patience)).min(),
+            );
             suspects.retain(|suspect| !self.has_judged(suspect));
         }
     }
@@ -155,8 +160,8 @@ impl Lookout {
             }
             _ => FailureCause::Died,
         };
-        let unit = Unit::Rank(self.topology.ranks_of(self.here)[local]);
-        note_end(&self.segment, local, Obituary { unit, cause }, Process::MayAct);
+        let obituary = obituary_of(&self.topology, self.here, local, cause);
+        note_end(&self.segment, local, obituary, Process::MayAct);
         self.tell(local);
         true
     }
