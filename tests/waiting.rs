@@ -229,6 +229,7 @@ fn a_call_behind_a_dropped_arrival_keeps_its_time_when_a_survivor_is_silent() {
         let job = join();
         await_line();
         drop(job.world().arrive().expect("an arrival"));
+        answer("detached");
         await_epoch(&job, || {});
         let begun = Instant::now();
         let outstanding = job.world().arrive().map(drop);
@@ -244,8 +245,9 @@ fn a_call_behind_a_dropped_arrival_keeps_its_time_when_a_survivor_is_silent() {
     let across = Across::new(&[0, 1, 2, 2]);
     let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "60000")]);
     (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
-    children.signal(1, Signal::STOP);
+    children.stop(1);
     children.say(0, "detach");
+    assert_eq!(children.next_answer(0), "detached");
     children.kill(3);
     assert_eq!(children.next_answer(0), "told");
 }
