@@ -13,16 +13,6 @@ use common::nodes::Across;
 use common::ranks::LIMIT;
 use phalanx::{BarrierError, Job};
 
-/// Starts as many ranks as the job has, on one node.
-fn start(test: &str, ranks: usize) -> Children {
-    let launch = Launch::new(ranks);
-    let mut children = Children::default();
-    for rank in 0..ranks {
-        children.start(launch.rank(test, "rank", rank));
-    }
-    children
-}
-
 /// A process whose first thread stays in its end until this is dropped: its memory and its files are all there, and no
 /// pidfd says that it is dead.
 struct HeldInItsEnd {
@@ -81,7 +71,7 @@ fn survivors_are_told_while_the_dead_one_is_still_there_and_has_its_space_until_
         }
         return answer("free");
     }
-    let mut children = start(TEST, 3);
+    let mut children = Launch::new(3).start(TEST, "rank");
     (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
     let held = HeldInItsEnd::kill(children.pid(1));
     for rank in [0, 2] {
@@ -136,7 +126,7 @@ fn a_rank_that_runs_another_program_has_failed() {
         };
         return answer(format!("{ranks:?} {causes:?}"));
     }
-    let mut children = start(TEST, 2);
+    let mut children = Launch::new(2).start(TEST, "rank");
     assert_eq!(children.next_answer(0), "[1] [Died]");
 }
 

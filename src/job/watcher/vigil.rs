@@ -111,21 +111,17 @@ impl Lookout {
             // Seen before they are looked at: what changes behind the look ends the sleep at once.
             // SYNC POINT: lifeline. Acquire pairs with the holder's store, and with the kernel's mark.
             let seen: Vec<u32> = self.watched.iter().map(|local| self.strand(*local).load(Ordering::Acquire)).collect();
-            let is_cut = |value: &u32| lifeline::is_cut(*value);
-            if seen.iter().any(is_cut) {
-                let cut = self.watched.iter().zip(&seen).filter(|(_, value)| is_cut(value)).map(|(local, _)| *local);
-                let cut: Vec<usize> = cut.collect();
-                self.watched.retain(|local| !cut.contains(local));
-                let since = Instant::now();
-                suspects.extend(cut.into_iter().map(|local| Suspect { local, since }));
-                suspects.retain(|suspect| !self.has_judged(suspect));
-                continue;
+            let since = Instant::now();
+            let (cut, watched) = std::mem::take(&mut self.watched)
+                .into_iter()
+                .zip(&seen)
+                .partition::<Vec<_>, _>(|(_, value)| lifeline::is_cut(**value));
+            self.watched = watched.into_iter().map(|(local, _)| local).collect();
+            if cut.is_empty() {
+                let limit_of = |suspect: &Suspect| suspect.since.checked_add(self.patience);
+                self.sleep(is_over, &seen, suspects.iter().filter_map(limit_of).min());
             }
-            self.sleep(
-                is_over,
-                &seen,
-                suspects.iter().filter_map(|suspect| suspect.since.checked_add(self.patience)).min(),
-            );
+            suspects.extend(cut.into_iter().map(|(local, _)| Suspect { local, since }));
             suspects.retain(|suspect| !self.has_judged(suspect));
         }
     }
