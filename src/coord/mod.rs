@@ -13,6 +13,7 @@
 //! | [`reads`] | reading many words of other nodes |
 //! | [`activity`] | what a rank is doing, for those who look from outside |
 //! | [`arena`] | the space that groups are cut from |
+//! | [`objects`] | named objects: locks, counters |
 //! | [`stats`] | who came last, who waited how long, who is missing |
 //! | [`wait`] | the wait policy: spin, yield, park |
 //! | [`drive`] | blocking on a barrier: the only place here that reads a clock or sleeps |
@@ -27,6 +28,7 @@ pub mod farewell;
 pub mod formation;
 pub mod introductions;
 pub mod losses;
+pub mod objects;
 pub mod offers;
 pub mod reads;
 pub mod stats;
@@ -41,5 +43,6 @@ pub const LAYOUT_HASH: u64 = crate::fabric::node::hash(
         barrier::spanning::layout::LAYOUT_HASH,
         offers::LAYOUT_HASH,
         formation::LAYOUT_HASH,
+        objects::layout::LAYOUT_HASH,
     ],
 );

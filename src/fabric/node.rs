@@ -1,5 +1,5 @@
 //! How a node's words are divided: a header, a table with an entry per rank, the view log, and an arena that groups are
-//! cut from, with a bitmap of what is taken and a table of who holds it.
+//! cut from, with a bitmap of what is taken and a table of who holds it, and a table of named objects.
 //!
 //! Positions only, no memory: shared memory, the simulator and the model checkers all divide their words by this one
 //! map. The picture stands in docs/design.md, "The segment".
@@ -63,6 +63,8 @@ pub mod header {
     pub const JOB_RANKS: WordAt = WordAt(11);
     /// Geometry: nodes of the job.
     pub const NODES: WordAt = WordAt(12);
+    /// Geometry: places for named objects.
+    pub const OBJECTS: WordAt = WordAt(13);
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
     /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
@@ -143,6 +145,9 @@ const EPOCH_WORDS: usize = 2;
 pub struct NodeLayout {
     ranks: usize,
     arena_units: usize,
+    objects: usize,
+    /// Words of an object.
+    object_words: usize,
     /// Ranks and nodes of the whole job.
     job_ranks: usize,
     nodes: usize,
@@ -151,7 +156,14 @@ pub struct NodeLayout {
 impl NodeLayout {
     /// The only node of a job of `ranks` ranks, with an arena of at least `arena_words`.
     pub const fn new(ranks: usize, arena_words: usize) -> Self {
-        Self { ranks, arena_units: arena_words.div_ceil(UNIT_WORDS), job_ranks: ranks, nodes: 1 }
+        let arena_units = arena_words.div_ceil(UNIT_WORDS);
+        Self { ranks, arena_units, objects: 0, object_words: 0, job_ranks: ranks, nodes: 1 }
+    }
+
+    /// The same with places for so many named objects of so many words each, besides the table's own.
+    #[must_use]
+    pub const fn with_objects(self, objects: usize, object_words: usize) -> Self {
+        Self { objects, object_words, ..self }
     }
 
     /// The same as one of `nodes` nodes of a job of `ranks` ranks.
@@ -313,9 +325,27 @@ impl NodeLayout {
         (start.0 - self.unit(0).0) / UNIT_WORDS
     }
 
+    /// Places for named objects, besides the table's own.
+    pub const fn objects(&self) -> usize {
+        self.objects
+    }
+
+    /// Whose place `index` of the table of objects is; see [`crate::coord::objects`]. Place 0 is the table's own.
+    pub const fn object_key(&self, index: usize) -> WordAt {
+        self.unit(self.arena_units).plus(index)
+    }
+
+    /// The first word of the object at place `index`.
+    pub const fn object(&self, index: usize) -> WordAt {
+        self.object_key((self.objects + 1).next_multiple_of(LINE_WORDS)).plus(index * self.object_words)
+    }
+
     /// Words of the whole segment.
     pub const fn words(&self) -> usize {
-        self.unit(self.arena_units).0
+        match self.object_words {
+            0 => self.unit(self.arena_units).0,
+            _ => self.object(self.objects + 1).0,
+        }
     }
 }
 
@@ -357,6 +387,8 @@ pub const LAYOUT_HASH: u64 = hash(
         EPOCH_WORDS as u64,
         LINE_WORDS as u64,
         NodeLayout::new(3, 1000).holds(1).0 as u64,
+        NodeLayout::new(3, 1000).with_objects(5, 32).object(1).0 as u64,
+        header::OBJECTS.0 as u64,
     ],
 );
 

@@ -1,0 +1,15 @@
+//! Named objects: what ranks share under a name. State machines and positions; nothing here blocks.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`name`] | names, their hashes, and the node where an object is at home |
+//! | [`directory`] | which object of a node has which name |
+//! | [`layout`] | where an object's words stand |
+//! | [`word`] | the packed words of a lock |
+//! | [`queue`] | the lock of one node |
+
+pub mod directory;
+pub mod layout;
+pub mod name;
+pub mod queue;
+pub mod word;

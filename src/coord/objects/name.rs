@@ -1,0 +1,159 @@
+//! Names of objects: their hashes, and the node where an object is at home.
+//!
+//! *Home.* Each live node is given a number that its own number and the name's hash determine, and the object is at home at
+//! the node with the greatest (rendezvous hashing: Thaler and Ravishankar 1998). When a node leaves, only the
+//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table.
+//!
+//! Cost: one hash of the name, and one of two words for each live node, when an object is opened or its home is lost.
+
+use crate::fabric::node::hash;
+
+use super::layout::NAME_BYTES;
+
+/// A name that can be one, with its hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    text: Box<str>,
+    key: u64,
+    check: u64,
+}
+
+/// Why a text is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameFault {
+    /// It is empty.
+    Empty,
+    /// It is longer than [`NAME_BYTES`].
+    TooLong,
+    /// It has a character that cannot be printed.
+    NotPrintable,
+}
+
+impl Name {
+    /// The name `text`.
+    ///
+    /// # Errors
+    ///
+    /// [`NameFault`].
+    pub fn new(text: &str) -> Result<Self, NameFault> {
+        if text.is_empty() {
+            return Err(NameFault::Empty);
+        }
+        if text.len() > NAME_BYTES {
+            return Err(NameFault::TooLong);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(NameFault::NotPrintable);
+        }
+        let hashed = |seed| {
+            mixed(text.bytes().fold(hash(seed, &[text.len() as u64]), |state, byte| {
+                (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            }))
+        };
+        Ok(Self { text: text.into(), key: hashed(1), check: hashed(2) })
+    }
+
+    /// What it is found by.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// What tells it from other names with the same key.
+    pub fn check(&self) -> u64 {
+        self.check
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The text in words, with zeros behind it.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        let chunk = |index: usize| self.text.as_bytes().get(index * 8..).unwrap_or_default();
+        (0..super::layout::NAME_WORDS).map(move |index| {
+            let mut bytes = [0; 8];
+            let part = chunk(index);
+            let length = part.len().min(8);
+            bytes[..length].copy_from_slice(&part[..length]);
+            u64::from_le_bytes(bytes)
+        })
+    }
+
+    /// Which of some nodes is its home; `None` if there are none.
+    pub fn home(&self, live: impl IntoIterator<Item = usize>) -> Option<usize> {
+        live.into_iter().max_by_key(|node| (mixed(self.key ^ mixed(*node as u64 + 1)), *node))
+    }
+}
+
+/// The text in some words.
+pub fn text_of(words: impl IntoIterator<Item = u64>) -> String {
+    let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Each bit depends on all of them (the finaliser of `SplitMix64`: Steele, Lea and Flood 2014).
+fn mixed(mut word: u64) -> u64 {
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(count: usize) -> Vec<Name> {
+        (0..count).map(|index| Name::new(&format!("object/{index}")).expect("a name")).collect()
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        assert_eq!(Name::new(""), Err(NameFault::Empty));
+        assert_eq!(Name::new(&"x".repeat(NAME_BYTES + 1)), Err(NameFault::TooLong));
+        assert_eq!(Name::new("a\nb"), Err(NameFault::NotPrintable));
+        assert!(Name::new(&"ü".repeat(NAME_BYTES / 2)).is_ok());
+    }
+
+    #[test]
+    fn a_name_can_be_read_back_from_its_words() {
+        for text in ["a", "12345678", "123456789", "größer", &"y".repeat(NAME_BYTES)] {
+            assert_eq!(text_of(Name::new(text).expect("a name").words()), text);
+        }
+    }
+
+    #[test]
+    fn when_a_node_leaves_only_its_own_objects_move() {
+        for nodes in [2, 3, 7, 16, 100] {
+            for name in names(10_000) {
+                let home = name.home(0..nodes).expect("nodes");
+                for left in [0, nodes / 2, nodes - 1] {
+                    let after = name.home((0..nodes).filter(|node| *node != left)).expect("nodes are left");
+                    assert!(
+                        if home == left { after != left } else { after == home },
+                        "{name:?} of {nodes} without {left}"
+                    );
+                }
+            }
+        }
+        assert_eq!(names(1)[0].home([]), None);
+    }
+
+    #[test]
+    fn ten_thousand_names_are_spread_within_a_tenth_of_even() {
+        for nodes in [2, 3, 4, 5, 8] {
+            let mut load = vec![0_usize; nodes];
+            names(10_000).iter().for_each(|name| load[name.home(0..nodes).expect("nodes")] += 1);
+            let even = 10_000 / nodes;
+            assert!(load.iter().all(|count| count.abs_diff(even) * 10 <= even), "{nodes} nodes: {load:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_of_a_million_names_have_one_key() {
+        let mut keys: Vec<u64> = names(1_000_000).iter().map(Name::key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 1_000_000);
+    }
+}

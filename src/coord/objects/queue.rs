@@ -1,0 +1,391 @@
+//! A node's lock: one word that says who holds it, a word for each rank's claim, and a first-come-first-served queue of
+//! those claims.
+//!
+//! The holder is named in the word, so that everybody can see whose death frees the lock, and the word is changed by
+//! compare-and-swap only: whoever was stopped in the middle of a call and comes back after others have gone on finds
+//! another version there, and fails. There is no pointer from waiter to waiter that a death could cut (as in an MCS lock):
+//! claims are words of their ranks, numbered in the order in which they came, and whoever releases looks for the least.
+//!
+//! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU; a release then
+//! hands over in one step. To a rank that sleeps nothing is handed, since nobody could have the lock until it runs: it is
+//! *called*, the lock is free meanwhile, and others may pass it by, [`MOST_PASSING`] times each, before they queue
+//! behind it. That bound is what first come first served means here; between ranks that have a CPU it is strict.
+//!
+//! *Nothing is forgotten.* Each claim that is made or taken back changes the word's version after it, so that a release
+//! that has looked at the claims before fails and looks again. Who is about to sleep says so in its claim and then looks at
+//! the word; who changes the word looks at the claim afterwards: one sees the other.
+//!
+//! *Death.* A holder that has ended is followed by the first in the queue, by a compare-and-swap of its name. Who
+//! waits looks for that when the node's alarm is raised; claims of ranks that have ended are passed over.
+//!
+//! Cost: free, two locked instructions on one line for lock and unlock together; handed over, two line transfers.
+
+use std::task::Poll;
+
+use super::word::{ClaimWord, HoldWord};
+use crate::fabric::{Memory, WordAt};
+use crate::sync::{Ordering, full_fence_after_rmw, publish};
+
+/// How often a rank takes a lock that is free while the first of those who wait is on its way, before it queues itself.
+pub const MOST_PASSING: u32 = 64;
+
+/// Where a lock's words stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueAt {
+    /// Who holds it: [`HoldWord`].
+    pub hold: WordAt,
+    /// The upper bits of its tokens.
+    pub high: WordAt,
+    /// Numbers claims.
+    pub arrivals: WordAt,
+    /// The claim of the node's first rank, with the others' behind it: [`ClaimWord`].
+    pub claims: WordAt,
+    /// How many ranks the node has.
+    pub ranks: usize,
+}
+
+/// This rank does not hold the lock (any more).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotHeld;
+
+/// What becomes of a claim that is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// It is gone.
+    Cancelled,
+    /// Too late: the lock was granted.
+    Granted(u64),
+}
+
+/// One rank's part in a node's lock.
+#[derive(Debug)]
+pub struct QueueLock {
+    at: QueueAt,
+    me: usize,
+    /// How often it has passed others since it queued last, or met nobody.
+    passing: u32,
+}
+
+impl QueueLock {
+    /// The part of the rank at place `me` of the node's rank table.
+    pub const fn new(at: QueueAt, me: usize) -> Self {
+        Self { at, me, passing: 0 }
+    }
+
+    /// Takes the lock if it is free and nobody is kept waiting by that for too long; gives the token.
+    #[inline]
+    pub fn try_take(&mut self, memory: &impl Memory) -> Option<u64> {
+        let word = memory.word(self.at.hold);
+        // Relaxed: the compare-and-swap decides.
+        let mut seen = HoldWord(word.load(Ordering::Relaxed));
+        loop {
+            if seen.holder().is_some() || (seen.is_wanted() && self.passing >= MOST_PASSING) {
+                return None;
+            }
+            let taken = seen.granted_to(self.me);
+            // SYNC POINT: hold. Acquire pairs with the release of the last holder.
+            match word.compare_exchange_weak(seen.0, taken.0, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.passing = if seen.is_wanted() { self.passing + 1 } else { 0 };
+                    return Some(self.token(memory, taken));
+                }
+                Err(found) => seen = HoldWord(found),
+            }
+        }
+    }
+
+    /// Whether this rank holds the lock.
+    pub fn is_held(&self, memory: &impl Memory) -> bool {
+        self.load(memory).holder() == Some(self.me)
+    }
+
+    /// Whether this rank has a claim.
+    pub fn has_claim(&self, memory: &impl Memory) -> bool {
+        self.claim(memory, self.me).is_waiting()
+    }
+
+    /// Makes this rank's claim: it is behind all those that were made before.
+    pub fn request(&mut self, memory: &impl Memory) {
+        self.passing = 0;
+        let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
+        // SYNC POINT: claim. The change of the word releases it; see `change`.
+        memory.word(self.claim_at(self.me)).store(ClaimWord::waiting(order).0, Ordering::Release);
+        let _ = self.change(memory, |seen| Some(seen.wanted()));
+    }
+
+    /// Whether the lock is this rank's now: the token. The rank has a claim.
+    pub fn poll(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Poll<u64> {
+        loop {
+            let seen = self.load(memory);
+            let wanted = match seen.holder() {
+                Some(holder) if holder == self.me => return Poll::Ready(self.take_granted(memory, seen)),
+                Some(holder) if has_ended(holder) => self.after_death(memory, seen, has_ended),
+                Some(_) => match seen.next() {
+                    Some(next) if next == self.me || !has_ended(next) => return Poll::Pending,
+                    _ => match self.first(memory, has_ended) {
+                        Some(first) if first == self.me => seen.with_next(Some(self.me)),
+                        _ => return Poll::Pending,
+                    },
+                },
+                None => match self.first(memory, has_ended) {
+                    Some(first) if first == self.me => seen.granted_to(self.me),
+                    Some(first) => {
+                        self.call(memory, first);
+                        return Poll::Pending;
+                    }
+                    None => unreachable!("this rank has a claim"),
+                },
+            };
+            self.swap(memory, seen, wanted);
+        }
+    }
+
+    /// What follows when the holder has ended: this rank holds it, if it is first, or nobody does.
+    fn after_death(&self, memory: &impl Memory, seen: HoldWord, has_ended: &impl Fn(usize) -> bool) -> HoldWord {
+        match self.first(memory, has_ended) {
+            Some(first) if first == self.me => seen.granted_to(self.me),
+            _ => seen.freed(true).changed(),
+        }
+    }
+
+    /// The lock has become this rank's.
+    fn take_granted(&mut self, memory: &impl Memory, granted: HoldWord) -> u64 {
+        // Relaxed: nobody looks at it but for the sake of a lock that is free.
+        memory.word(self.claim_at(self.me)).store(0, Ordering::Relaxed);
+        self.token(memory, granted)
+    }
+
+    /// Takes this rank's claim back. What it held up goes on.
+    pub fn withdraw(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Withdrawn {
+        // SYNC POINT: claim. Released by the change of the word.
+        memory.word(self.claim_at(self.me)).store(0, Ordering::Release);
+        let is_mine = |seen: HoldWord| seen.holder() == Some(self.me);
+        let changed = self.change(memory, |seen| match seen.next() {
+            _ if is_mine(seen) => None,
+            Some(next) if next == self.me => Some(seen.with_next(None).changed()),
+            _ => Some(seen.changed()),
+        });
+        match changed {
+            Err(granted) => Withdrawn::Granted(self.token(memory, granted)),
+            Ok(left) => {
+                if left.holder().is_none() && left.is_wanted() {
+                    self.pass_on(memory, left, has_ended);
+                }
+                Withdrawn::Cancelled
+            }
+        }
+    }
+
+    /// A free lock that is wanted: whoever is first is called.
+    fn pass_on(&self, memory: &impl Memory, seen: HoldWord, has_ended: &impl Fn(usize) -> bool) {
+        match self.first(memory, has_ended) {
+            Some(first) => self.call(memory, first),
+            // Another claim makes another version.
+            None => drop(self.swap(memory, seen, seen.freed(false))),
+        }
+    }
+
+    /// Gives the lock up.
+    ///
+    /// # Errors
+    ///
+    /// [`NotHeld`]: this rank was declared failed, and another one has been granted the lock since.
+    #[inline]
+    pub fn release(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
+        let seen = self.load(memory);
+        if seen.holder() == Some(self.me) && !seen.is_wanted() && self.swap(memory, seen, seen.freed(false)) {
+            return Ok(());
+        }
+        self.release_wanted(memory, has_ended)
+    }
+
+    #[cold]
+    fn release_wanted(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
+        loop {
+            let seen = self.load(memory);
+            if seen.holder() != Some(self.me) {
+                return Err(NotHeld);
+            }
+            let next = seen.next().filter(|next| !has_ended(*next));
+            let first = next.or_else(|| self.first(memory, has_ended));
+            let is_awake = |rank: &usize| {
+                let claim = self.claim(memory, *rank);
+                !claim.is_parked() && !claim.is_called()
+            };
+            let left = match first {
+                None => seen.freed(false),
+                Some(first) if is_awake(&first) => seen.granted_to(first),
+                Some(_) => seen.freed(true),
+            };
+            if !self.swap(memory, seen, left) {
+                continue;
+            }
+            if let Some(first) = first {
+                // SYNC POINT: parking. The word is changed before the claim is looked at; `prepare_to_park` does it the
+                // other way round.
+                full_fence_after_rmw();
+                self.call(memory, first);
+                // Whoever has ended by now may have been missed by those who looked for its death before it was named.
+                if left.holder().is_some() && has_ended(first) {
+                    self.bury(memory, first, has_ended);
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    /// If a rank that has ended holds the lock, it does so no more: whoever is first is called.
+    fn bury(&self, memory: &impl Memory, dead: usize, has_ended: &impl Fn(usize) -> bool) {
+        let freed = self.change(memory, |seen| (seen.holder() == Some(dead)).then(|| seen.freed(true).changed()));
+        if let Ok(left) = freed {
+            full_fence_after_rmw();
+            self.pass_on(memory, left, has_ended);
+        }
+    }
+
+    /// Frees the lock if its holder has ended: for who has no claim.
+    pub fn free_from_the_dead(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) {
+        if let Some(holder) = self.load(memory).holder().filter(|holder| has_ended(*holder)) {
+            self.bury(memory, holder, has_ended);
+        }
+    }
+
+    /// Before this rank sleeps on its claim: what the claim holds then; `None` if there is something to do.
+    pub fn prepare_to_park(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Option<u64> {
+        let claim = self.claim(memory, self.me).parked();
+        // SYNC POINT: parking. The claim before the word; see `release_wanted`.
+        publish(memory.word(self.claim_at(self.me)), claim.0);
+        loop {
+            let seen = self.load(memory);
+            let is_waiting = match seen.holder() {
+                Some(holder) if holder == self.me || has_ended(holder) => false,
+                // To hand over to a rank that sleeps would keep the others waiting for it.
+                Some(_) if seen.next() == Some(self.me) => {
+                    self.swap(memory, seen, seen.with_next(None));
+                    continue;
+                }
+                Some(_) => true,
+                None => self.first(memory, has_ended).is_some_and(|first| first != self.me),
+            };
+            if is_waiting {
+                return Some(claim.0);
+            }
+            self.note_awake(memory);
+            return None;
+        }
+    }
+
+    /// After it has slept.
+    pub fn note_awake(&mut self, memory: &impl Memory) {
+        let claim = self.claim(memory, self.me);
+        // Relaxed: who sees it late calls once too often.
+        memory.word(self.claim_at(self.me)).store(claim.awake().0, Ordering::Relaxed);
+    }
+
+    /// The word that this rank sleeps on.
+    pub fn parking_place(&self) -> WordAt {
+        self.claim_at(self.me)
+    }
+
+    /// Those who hold this rank's claim up: the holder, who is next, and who is first in the queue.
+    pub fn ahead(&self, memory: &impl Memory) -> impl Iterator<Item = usize> {
+        let seen = self.load(memory);
+        let ahead = [seen.holder(), seen.next(), self.first(memory, &|_| false)];
+        let me = self.me;
+        ahead.into_iter().flatten().filter(move |rank| *rank != me)
+    }
+
+    /// Who holds it.
+    pub fn holder(&self, memory: &impl Memory) -> Option<usize> {
+        self.load(memory).holder()
+    }
+
+    /// Those who wait, the first of them first.
+    pub fn queue(&self, memory: &impl Memory) -> Vec<usize> {
+        let claim = |rank| self.claim(memory, rank);
+        let mut waiting: Vec<usize> = (0..self.at.ranks).filter(|rank| claim(*rank).is_waiting()).collect();
+        waiting.sort_by_key(|rank| claim(*rank).order());
+        waiting
+    }
+
+    /// Wakes a rank that sleeps on its claim.
+    fn call(&self, memory: &impl Memory, rank: usize) {
+        let at = self.claim_at(rank);
+        let claim = self.claim(memory, rank);
+        // SYNC POINT: parking. Release: who is woken sees why.
+        let called = claim.is_parked()
+            && memory.word(at).compare_exchange(claim.0, claim.called().0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if called {
+            memory.wake(at);
+        }
+    }
+
+    /// The first in the queue of those who have not ended.
+    fn first(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Option<usize> {
+        let claims = (0..self.at.ranks).map(|rank| (self.claim(memory, rank), rank));
+        let waiting = claims.filter(|(claim, _)| claim.is_waiting());
+        let (_, first) = waiting.clone().min_by_key(|(claim, _)| claim.order())?;
+        if !has_ended(first) {
+            return Some(first);
+        }
+        waiting.filter(|(_, rank)| !has_ended(*rank)).min_by_key(|(claim, _)| claim.order()).map(|(_, rank)| rank)
+    }
+
+    fn claim_at(&self, rank: usize) -> WordAt {
+        self.at.claims.plus(rank)
+    }
+
+    fn claim(&self, memory: &impl Memory, rank: usize) -> ClaimWord {
+        // SYNC POINT: claim. Acquire pairs with the claim's making.
+        ClaimWord(memory.word(self.claim_at(rank)).load(Ordering::Acquire))
+    }
+
+    fn load(&self, memory: &impl Memory) -> HoldWord {
+        // SYNC POINT: hold. Acquire pairs with whoever has changed it: its holder's last use, and the claims before it.
+        HoldWord(memory.word(self.at.hold).load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn swap(&self, memory: &impl Memory, seen: HoldWord, wanted: HoldWord) -> bool {
+        let word = memory.word(self.at.hold);
+        // SYNC POINT: hold. Release: the next holder sees what this one did, and who looks at the claims sees those that
+        // were made before; acquire: this one sees what the last did.
+        word.compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Changes the word, whatever it is; the error is what it holds where it is not to be changed.
+    fn change(
+        &self,
+        memory: &impl Memory,
+        changed: impl Fn(HoldWord) -> Option<HoldWord>,
+    ) -> Result<HoldWord, HoldWord> {
+        loop {
+            let seen = self.load(memory);
+            let Some(wanted) = changed(seen) else { return Err(seen) };
+            if self.swap(memory, seen, wanted) {
+                return Ok(wanted);
+            }
+        }
+    }
+
+    /// The token of a grant to this rank. (Where another one has been granted the lock meanwhile, as this rank was declared
+    /// failed, it is that of its own grant still, or one just as old.)
+    #[inline]
+    fn token(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
+        let word = memory.word(self.at.high);
+        // SYNC POINT: token. Acquire pairs with who has made it grow.
+        let high = word.load(Ordering::Acquire);
+        granted.token(high).unwrap_or_else(|| self.token_of_another_half(memory, granted, high))
+    }
+
+    /// Once in 2^40 grants the upper bits have to grow, by whoever sees it first.
+    #[cold]
+    fn token_of_another_half(&self, memory: &impl Memory, granted: HoldWord, high: u64) -> u64 {
+        if self.load(memory).version() == granted.version() {
+            // SYNC POINT: token. Release as above. It fails where others have gone on, and made it grow.
+            let _ = memory.word(self.at.high).compare_exchange(high, high + 1, Ordering::AcqRel, Ordering::Relaxed);
+            return granted.token(high + 1).expect("the other half");
+        }
+        granted.token(high.wrapping_sub(1)).expect("the other half")
+    }
+}

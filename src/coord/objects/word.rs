@@ -1,0 +1,222 @@
+//! The packed words of a node's lock. Each has its bit table here; docs/design.md draws where they stand.
+
+/// Ranks that a word can name.
+const MOST_RANKS: usize = 1 << NAME_BITS;
+const NAME_BITS: u32 = 11;
+const NAME: u64 = (1 << NAME_BITS) - 1;
+
+const _: () = assert!(MOST_RANKS > 1024 + 1, "each rank of a node, and nobody");
+
+/// Who holds a lock, and what its release has to do. Changed by compare-and-swap only.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–10 | holder | the holder's place in the node's rank table, plus 1; 0: free |
+/// | 11 | wanted | some claims may be waiting: who releases looks at them |
+/// | 12–22 | next | who waits on its CPU and is the first in the queue, plus 1; 0: nobody. 0 while the lock is free |
+/// | 23–63 | version | grows with each grant, and with each claim that is made or taken back; its lower 40 bits are a token's |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldWord(pub u64);
+
+impl HoldWord {
+    const WANTED: u64 = 1 << NAME_BITS;
+    const NEXT_AT: u32 = NAME_BITS + 1;
+    const VERSION_AT: u32 = 2 * NAME_BITS + 1;
+    /// Of the version, those that are the lower part of a token.
+    const TOKEN_BITS: u32 = 40;
+
+    /// The holder's place in the node's rank table.
+    #[inline]
+    pub const fn holder(self) -> Option<usize> {
+        named(self.0 & NAME)
+    }
+
+    /// Who waits on its CPU and is first in the queue.
+    #[inline]
+    pub const fn next(self) -> Option<usize> {
+        named(self.0 >> Self::NEXT_AT & NAME)
+    }
+
+    /// Whether some claims may be waiting.
+    #[inline]
+    pub const fn is_wanted(self) -> bool {
+        self.0 & Self::WANTED != 0
+    }
+
+    /// How often it has changed hands, or its queue has changed.
+    #[inline]
+    pub const fn version(self) -> u64 {
+        self.0 >> Self::VERSION_AT
+    }
+
+    /// The same with the version grown by one.
+    #[inline]
+    const fn grown(self) -> Self {
+        Self(self.0.wrapping_add(1 << Self::VERSION_AT))
+    }
+
+    /// Free, and held by `holder` from now on.
+    #[inline]
+    #[must_use]
+    pub const fn granted_to(self, holder: usize) -> Self {
+        let rest = self.0 & !NAME & !(NAME << Self::NEXT_AT);
+        Self(rest | (holder as u64 + 1)).grown()
+    }
+
+    /// Free, and wanted by somebody or not.
+    #[inline]
+    #[must_use]
+    pub const fn freed(self, is_wanted: bool) -> Self {
+        let version = self.0 >> Self::VERSION_AT << Self::VERSION_AT;
+        Self(version | if is_wanted { Self::WANTED } else { 0 })
+    }
+
+    /// Wanted, with a new version: a claim has been made.
+    #[inline]
+    #[must_use]
+    pub const fn wanted(self) -> Self {
+        Self(self.0 | Self::WANTED).grown()
+    }
+
+    /// With somebody who waits on its CPU, or nobody.
+    #[inline]
+    #[must_use]
+    pub const fn with_next(self, next: Option<usize>) -> Self {
+        let rest = self.0 & !(NAME << Self::NEXT_AT);
+        let next = match next {
+            Some(next) => next as u64 + 1,
+            None => 0,
+        };
+        Self(rest | next << Self::NEXT_AT)
+    }
+
+    /// With a new version: a claim has been taken back.
+    #[inline]
+    #[must_use]
+    pub const fn changed(self) -> Self {
+        self.grown()
+    }
+
+    /// The token of the grant that made this word, where `high` is the object's word of the upper bits; `None` while that
+    /// word has still to grow, as the version's upper bit tells.
+    #[inline]
+    pub const fn token(self, high: u64) -> Option<u64> {
+        let version = self.version();
+        if version >> Self::TOKEN_BITS & 1 != high & 1 {
+            return None;
+        }
+        Some(high << Self::TOKEN_BITS | version & ((1 << Self::TOKEN_BITS) - 1))
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "11 bits")]
+const fn named(field: u64) -> Option<usize> {
+    match field {
+        0 => None,
+        place => Some(place as usize - 1),
+    }
+}
+
+/// A rank's place in a lock's queue. Its lower half is slept on.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0 | waiting | there is a claim |
+/// | 1 | parked | its rank sleeps, or is about to |
+/// | 2 | called | it was woken, and is on its way |
+/// | 3–15 | 0 | |
+/// | 16–63 | order | who has the least is first |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimWord(pub u64);
+
+impl ClaimWord {
+    const WAITING: u64 = 1;
+    const PARKED: u64 = 2;
+    const CALLED: u64 = 4;
+    const ORDER_AT: u32 = 16;
+
+    /// A claim, in its order.
+    pub const fn waiting(order: u64) -> Self {
+        Self(order << Self::ORDER_AT | Self::WAITING)
+    }
+
+    /// Whether there is one.
+    pub const fn is_waiting(self) -> bool {
+        self.0 & Self::WAITING != 0
+    }
+
+    /// Whether its rank sleeps, or is about to.
+    pub const fn is_parked(self) -> bool {
+        self.0 & Self::PARKED != 0
+    }
+
+    /// Whether its rank was woken and has not been seen since.
+    pub const fn is_called(self) -> bool {
+        self.0 & Self::CALLED != 0
+    }
+
+    /// Its place among the others.
+    pub const fn order(self) -> u64 {
+        self.0 >> Self::ORDER_AT
+    }
+
+    /// About to sleep.
+    #[must_use]
+    pub const fn parked(self) -> Self {
+        Self(self.0 & !Self::CALLED | Self::PARKED)
+    }
+
+    /// Awake.
+    #[must_use]
+    pub const fn awake(self) -> Self {
+        Self(self.0 & !Self::CALLED & !Self::PARKED)
+    }
+
+    /// Woken.
+    #[must_use]
+    pub const fn called(self) -> Self {
+        Self(self.0 & !Self::PARKED | Self::CALLED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_word_keeps_its_fields_apart() {
+        let word = HoldWord(0).granted_to(1023);
+        assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (Some(1023), None, false, 1));
+        let word = word.wanted().with_next(Some(0));
+        assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (Some(1023), Some(0), true, 2));
+        let word = word.granted_to(0);
+        assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (Some(0), None, true, 3));
+        let word = word.freed(false);
+        assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (None, None, false, 3));
+        assert_eq!(word.freed(true), HoldWord(word.0 | HoldWord::WANTED));
+        assert_eq!(word.with_next(Some(7)).with_next(None), word);
+    }
+
+    #[test]
+    fn tokens_go_on_when_the_version_begins_anew() {
+        let last = HoldWord(u64::MAX >> HoldWord::VERSION_AT << HoldWord::VERSION_AT);
+        let below = last.token(1).expect("the upper half of the versions");
+        let wrapped = last.granted_to(0);
+        assert_eq!((wrapped.version(), wrapped.token(1)), (0, None), "the high word has to grow first");
+        assert_eq!(wrapped.token(2), Some(below + 1));
+        let half = HoldWord((1 << HoldWord::TOKEN_BITS) - 1 << HoldWord::VERSION_AT);
+        let below = half.token(0).expect("the lower half");
+        assert_eq!(half.granted_to(3).token(0), None);
+        assert_eq!(half.granted_to(3).token(1), Some(below + 1));
+    }
+
+    #[test]
+    fn a_claim_says_whether_its_rank_sleeps() {
+        let claim = ClaimWord::waiting(77);
+        assert!(claim.is_waiting() && !claim.is_parked() && !claim.is_called());
+        let parked = claim.parked();
+        assert!(parked.is_parked() && parked.called().is_called() && !parked.called().is_parked());
+        assert_eq!(parked.called().awake(), claim);
+        assert_eq!((parked.order(), ClaimWord(0).is_waiting()), (77, false));
+    }
+}
