@@ -110,6 +110,16 @@ pub enum JobError {
         /// The job's ranks.
         ranks: usize,
     },
+    /// More named objects than any segment could hold.
+    #[error(
+        "space for {objects} named objects is more than the segment of a node of {ranks} ranks can have (remedy: ask for fewer with JobOptions::objects)"
+    )]
+    Objects {
+        /// Objects asked for.
+        objects: usize,
+        /// The node's ranks.
+        ranks: usize,
+    },
     /// The number of ranks is 0 or more than a node can have.
     #[error("a job on one machine has 1 to {most} ranks, not {asked}")]
     Size {

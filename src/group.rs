@@ -154,6 +154,10 @@ impl Group {
         &self.membership
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
     fn segment(&self) -> &crate::fabric::shm::Segment {
         &self.membership.segment
     }

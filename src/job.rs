@@ -24,6 +24,8 @@ use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, MAX_RADIX};
 use crate::coord::drive::{CpuHint, Driver};
 use crate::coord::formation::{self, Member};
+use crate::coord::objects;
+use crate::coord::objects::layout::object_words;
 use crate::coord::wait::{WaitPlan, WaitPolicy};
 use crate::error::{BootstrapError, JobError};
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
@@ -43,6 +45,10 @@ use watcher::{Post, Watcher};
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Groups as large as the world for which a segment has space, unless told otherwise.
 const GROUPS: usize = 64;
+/// Named objects for which a segment has space, unless told otherwise.
+const OBJECTS: usize = 1024;
+/// The most words of all named objects of a node: 64 GiB.
+const MOST_OBJECT_WORDS: usize = 1 << 33;
 /// The least arena, in words: 512 KiB, some hundred small groups also in a small job.
 const LEAST_ARENA_WORDS: usize = 1 << 16;
 /// The greatest, in words: 64 GiB.
@@ -62,6 +68,7 @@ pub struct JobOptions {
     barrier: Option<Algorithm>,
     wait: Option<WaitPolicy>,
     groups: Option<usize>,
+    objects: Option<usize>,
     pattern: Option<ExchangePattern>,
     fabric: Option<FabricChoice>,
     rdma: Option<RdmaOptions>,
@@ -98,6 +105,14 @@ impl JobOptions {
     #[must_use]
     pub fn groups(mut self, groups: usize) -> Self {
         self.groups = Some(groups);
+        self
+    }
+
+    /// For how many named objects (locks, counters) that exist at the same time the segment has space (default 1024). One
+    /// takes some 600 bytes, and 16 for each rank of the node. Rank 0 decides.
+    #[must_use]
+    pub fn objects(mut self, objects: usize) -> Self {
+        self.objects = Some(objects);
         self
     }
 
@@ -188,6 +203,7 @@ impl JobOptions {
             barrier: self.barrier.or(barrier),
             wait: self.wait.or(wait),
             groups: self.groups,
+            objects: self.objects,
             pattern,
             fabric: self.fabric.or(fabric),
             rdma: Some(match &self.rdma {
@@ -215,6 +231,10 @@ impl JobOptions {
 
     fn wanted_groups(&self) -> usize {
         self.groups.unwrap_or(GROUPS).max(1)
+    }
+
+    fn wanted_objects(&self) -> usize {
+        self.objects.unwrap_or(OBJECTS)
     }
 
     fn limit(&self) -> Duration {
@@ -286,6 +306,11 @@ impl Job {
         drop(self);
     }
 
+    /// What this rank's groups and objects share.
+    pub(crate) fn membership(&self) -> &Arc<Membership> {
+        self.world.shared()
+    }
+
     /// The group of all ranks.
     pub fn world(&self) -> &Group {
         &self.world
@@ -343,6 +368,15 @@ fn node_layout(ranks: usize, block_units: usize, groups: usize) -> Result<NodeLa
     }
 }
 
+/// The same with space for so many named objects.
+fn with_objects(layout: NodeLayout, objects: usize) -> Result<NodeLayout, JobError> {
+    let words = objects.checked_add(1).and_then(|places| places.checked_mul(object_words(layout.ranks())));
+    match words {
+        Some(words) if words <= MOST_OBJECT_WORDS => Ok(objects::layout::with_objects(layout, objects)),
+        _ => Err(JobError::Objects { objects, ranks: layout.ranks() }),
+    }
+}
+
 fn create(rank: usize, layout: NodeLayout) -> Result<Segment, JobError> {
     let mut id = [0; 8];
     // The kernel's generator cannot fail once it is seeded, and a failure only makes the job's number less random.
@@ -353,7 +387,8 @@ fn create(rank: usize, layout: NodeLayout) -> Result<Segment, JobError> {
 
 /// A new segment for a job on one node.
 fn create_alone(ranks: usize, options: &JobOptions) -> Result<Segment, JobError> {
-    create(0, node_layout(ranks, formation::units(ranks), options.wanted_groups())?)
+    let layout = node_layout(ranks, formation::units(ranks), options.wanted_groups())?;
+    create(0, with_objects(layout, options.wanted_objects())?)
 }
 
 /// Serves a segment to the ranks of its node.

@@ -56,6 +56,8 @@ pub mod interfaces;
 #[cfg(not(model))]
 mod job;
 pub mod machine;
+#[cfg(not(model))]
+mod object;
 mod scheduling;
 pub mod sync;
 #[cfg(all(feature = "testing", not(model)))]
@@ -78,3 +80,5 @@ pub use fabric::tcp::TcpEngine;
 pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 #[cfg(not(model))]
 pub use job::{FabricChoice, Job, JobOptions};
+#[cfg(not(model))]
+pub use object::{Counter, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Token};

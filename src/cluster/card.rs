@@ -11,7 +11,7 @@ use crate::machine::{CpuSet, MASK_CPUS};
 /// The most addresses that a rank names.
 pub const MOST_ADDRESSES: usize = 16;
 /// The version of both cards.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// A rank, before it is known who shares memory with whom.
 ///
@@ -20,8 +20,9 @@ const VERSION: u64 = 2;
 /// | 0–7 | version |
 /// | 8–15 | hash over all shared layouts: ranks of different versions must not meet |
 /// | 16–23 | the groups that the rank wants space for |
-/// | 24–31 | the port on which it listens |
-/// | 32–79 | the node key: see [`super::node_key`] |
+/// | 24–31 | the named objects that the rank wants space for |
+/// | 32–39 | the port on which it listens |
+/// | 40–87 | the node key: see [`super::node_key`] |
 /// | then | length of the name of its segment's socket, then the name |
 /// | then | number of addresses, then each as 16 bytes (IPv4 as IPv6 has it) |
 /// | then | the witness' address as 16 bytes, and its port; no witness: zeros |
@@ -32,6 +33,8 @@ pub struct RankCard {
     pub layout_hash: u64,
     /// The groups that the rank wants space for.
     pub groups: u64,
+    /// The named objects that the rank wants space for.
+    pub objects: u64,
     /// Ranks with equal keys can share memory.
     pub node_key: [u8; NODE_KEY_BYTES],
     /// Where its segment is passed on, if it makes one.
@@ -57,6 +60,7 @@ impl RankCard {
         put(&mut bytes, VERSION);
         put(&mut bytes, self.layout_hash);
         put(&mut bytes, self.groups);
+        put(&mut bytes, self.objects);
         put(&mut bytes, u64::from(port));
         bytes.extend_from_slice(&self.node_key);
         put_bytes(&mut bytes, self.socket.as_bytes());
@@ -81,6 +85,7 @@ impl RankCard {
         rest.version()?;
         let layout_hash = rest.number()?;
         let groups = rest.number()?;
+        let objects = rest.number()?;
         let port = rest.port()?;
         let node_key = rest.take(NODE_KEY_BYTES)?.try_into().expect("as many bytes");
         let socket =
@@ -101,7 +106,7 @@ impl RankCard {
         }
         rest.end()?;
         let mask = CpuSet::from_words(words);
-        Ok(Self { layout_hash, groups, node_key, socket, addresses, witness, mask })
+        Ok(Self { layout_hash, groups, objects, node_key, socket, addresses, witness, mask })
     }
 }
 
@@ -207,6 +212,7 @@ mod tests {
         RankCard {
             layout_hash: 5,
             groups: 64,
+            objects: 1024,
             node_key: [7; NODE_KEY_BYTES],
             socket: "phalanx-1".to_owned(),
             addresses: vec!["127.0.0.1:80".parse().expect("an address"), "[::1]:80".parse().expect("an address")],

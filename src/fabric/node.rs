@@ -65,6 +65,8 @@ pub mod header {
     pub const NODES: WordAt = WordAt(12);
     /// Geometry: places for named objects.
     pub const OBJECTS: WordAt = WordAt(13);
+    /// Geometry: words of a named object.
+    pub const OBJECT_WORDS: WordAt = WordAt(21);
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
     /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
@@ -328,6 +330,11 @@ impl NodeLayout {
     /// Places for named objects, besides the table's own.
     pub const fn objects(&self) -> usize {
         self.objects
+    }
+
+    /// Words of a named object.
+    pub const fn object_words(&self) -> usize {
+        self.object_words
     }
 
     /// Whose place `index` of the table of objects is; see [`crate::coord::objects`]. Place 0 is the table's own.

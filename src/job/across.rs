@@ -19,6 +19,7 @@ use super::membership::{Exchange, Parts};
 use super::watcher::{Post, Watcher};
 use super::{
     FabricChoice, Job, JobOptions, Membership, attach, cpu_share, create, driver, node_layout, serve, timeline,
+    with_objects,
 };
 use crate::cluster::address::{Address, MAX_NODE_RANKS};
 use crate::cluster::card::{MOST_ADDRESSES, NodeCard, RankCard};
@@ -69,7 +70,7 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let (segment, segment_server) = place.share_segment(identity, &cards, options)?;
     let own = NodeCard { arena_units: segment.layout().arena_units() };
     let brought = gather(&if place.is_agent() { own.encode() } else { Vec::new() })?;
-    let layouts = place.layouts(&brought)?;
+    let layouts = place.layouts(&cards, &brought)?;
     let engine = options.tcp_engine.unwrap_or_default();
     let tcp = place.connect(identity, &cards, &layouts, &segment, door, engine)?;
 
@@ -120,6 +121,7 @@ fn own_card(identity: &Identity, door: &Door, options: &JobOptions) -> Result<Ra
     Ok(RankCard {
         layout_hash: coord::LAYOUT_HASH,
         groups: options.wanted_groups() as u64,
+        objects: options.wanted_objects() as u64,
         node_key,
         socket,
         addresses: addresses_of(own),
@@ -229,17 +231,22 @@ impl Place {
         let schedule = all.max_by_key(|schedule| schedule.slots() + schedule.rounds()).expect("there is a star");
         let groups = usize::try_from(rank_0.groups).unwrap_or(usize::MAX);
         let layout = node_layout(members, formation::units_spanning(&schedule, members), groups)?;
-        Ok(layout.in_job(self.topology.ranks(), nodes))
+        self.with_objects(layout.in_job(self.topology.ranks(), nodes), rank_0)
+    }
+
+    /// The same with space for as many named objects as rank 0 wants.
+    fn with_objects(&self, layout: NodeLayout, rank_0: &RankCard) -> Result<NodeLayout, JobError> {
+        with_objects(layout, usize::try_from(rank_0.objects).unwrap_or(usize::MAX))
     }
 
     /// How all nodes' segments are divided, by what their agents have brought.
-    fn layouts(&self, brought: &[Vec<u8>]) -> Result<Arc<[NodeLayout]>, JobError> {
+    fn layouts(&self, cards: &[RankCard], brought: &[Vec<u8>]) -> Result<Arc<[NodeLayout]>, JobError> {
         let layout = |node: usize| {
             let ranks = self.topology.ranks_of(node);
             let (rank, other) = (self.rank, ranks[0]);
             let card = NodeCard::parse(&brought[other]).map_err(|what| JobError::Card { rank, other, what })?;
             let layout = NodeLayout::new(ranks.len(), card.arena_units * UNIT_WORDS);
-            Ok(layout.in_job(self.topology.ranks(), self.topology.nodes()))
+            self.with_objects(layout.in_job(self.topology.ranks(), self.topology.nodes()), &cards[0])
         };
         (0..self.topology.nodes()).map(layout).collect()
     }

@@ -20,6 +20,7 @@
 //!
 //! Cost: free, two locked instructions on one line for lock and unlock together; handed over, two line transfers.
 
+use std::cell::Cell;
 use std::task::Poll;
 
 use super::word::{ClaimWord, HoldWord};
@@ -63,30 +64,30 @@ pub struct QueueLock {
     at: QueueAt,
     me: usize,
     /// How often it has passed others since it queued last, or met nobody.
-    passing: u32,
+    passing: Cell<u32>,
 }
 
 impl QueueLock {
     /// The part of the rank at place `me` of the node's rank table.
     pub const fn new(at: QueueAt, me: usize) -> Self {
-        Self { at, me, passing: 0 }
+        Self { at, me, passing: Cell::new(0) }
     }
 
     /// Takes the lock if it is free and nobody is kept waiting by that for too long; gives the token.
     #[inline]
-    pub fn try_take(&mut self, memory: &impl Memory) -> Option<u64> {
+    pub fn try_take(&self, memory: &impl Memory) -> Option<u64> {
         let word = memory.word(self.at.hold);
         // Relaxed: the compare-and-swap decides.
         let mut seen = HoldWord(word.load(Ordering::Relaxed));
         loop {
-            if seen.holder().is_some() || (seen.is_wanted() && self.passing >= MOST_PASSING) {
+            if seen.holder().is_some() || (seen.is_wanted() && self.passing.get() >= MOST_PASSING) {
                 return None;
             }
             let taken = seen.granted_to(self.me);
             // SYNC POINT: hold. Acquire pairs with the release of the last holder.
             match word.compare_exchange_weak(seen.0, taken.0, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
-                    self.passing = if seen.is_wanted() { self.passing + 1 } else { 0 };
+                    self.passing.set(if seen.is_wanted() { self.passing.get() + 1 } else { 0 });
                     return Some(self.token(memory, taken));
                 }
                 Err(found) => seen = HoldWord(found),
@@ -105,8 +106,8 @@ impl QueueLock {
     }
 
     /// Makes this rank's claim: it is behind all those that were made before.
-    pub fn request(&mut self, memory: &impl Memory) {
-        self.passing = 0;
+    pub fn request(&self, memory: &impl Memory) {
+        self.passing.set(0);
         let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
         // SYNC POINT: claim. The change of the word releases it; see `change`.
         memory.word(self.claim_at(self.me)).store(ClaimWord::waiting(order).0, Ordering::Release);
@@ -114,7 +115,7 @@ impl QueueLock {
     }
 
     /// Whether the lock is this rank's now: the token. The rank has a claim.
-    pub fn poll(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Poll<u64> {
+    pub fn poll(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Poll<u64> {
         loop {
             let seen = self.load(memory);
             let wanted = match seen.holder() {
@@ -149,14 +150,14 @@ impl QueueLock {
     }
 
     /// The lock has become this rank's.
-    fn take_granted(&mut self, memory: &impl Memory, granted: HoldWord) -> u64 {
+    fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         // Relaxed: nobody looks at it but for the sake of a lock that is free.
         memory.word(self.claim_at(self.me)).store(0, Ordering::Relaxed);
         self.token(memory, granted)
     }
 
     /// Takes this rank's claim back. What it held up goes on.
-    pub fn withdraw(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Withdrawn {
+    pub fn withdraw(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Withdrawn {
         // SYNC POINT: claim. Released by the change of the word.
         memory.word(self.claim_at(self.me)).store(0, Ordering::Release);
         let is_mine = |seen: HoldWord| seen.holder() == Some(self.me);
@@ -191,7 +192,7 @@ impl QueueLock {
     ///
     /// [`NotHeld`]: this rank was declared failed, and another one has been granted the lock since.
     #[inline]
-    pub fn release(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
+    pub fn release(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
         let seen = self.load(memory);
         if seen.holder() == Some(self.me) && !seen.is_wanted() && self.swap(memory, seen, seen.freed(false)) {
             return Ok(());
@@ -200,7 +201,7 @@ impl QueueLock {
     }
 
     #[cold]
-    fn release_wanted(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
+    fn release_wanted(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
         loop {
             let seen = self.load(memory);
             if seen.holder() != Some(self.me) {
@@ -251,7 +252,7 @@ impl QueueLock {
     }
 
     /// Before this rank sleeps on its claim: what the claim holds then; `None` if there is something to do.
-    pub fn prepare_to_park(&mut self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Option<u64> {
+    pub fn prepare_to_park(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Option<u64> {
         let claim = self.claim(memory, self.me).parked();
         // SYNC POINT: parking. The claim before the word; see `release_wanted`.
         publish(memory.word(self.claim_at(self.me)), claim.0);
@@ -276,7 +277,7 @@ impl QueueLock {
     }
 
     /// After it has slept.
-    pub fn note_awake(&mut self, memory: &impl Memory) {
+    pub fn note_awake(&self, memory: &impl Memory) {
         let claim = self.claim(memory, self.me);
         // Relaxed: who sees it late calls once too often.
         memory.word(self.claim_at(self.me)).store(claim.awake().0, Ordering::Relaxed);

@@ -179,6 +179,8 @@ impl Segment {
             (header::FAMILY, self.job_id),
             (header::JOB_RANKS, self.layout.job_ranks() as u64),
             (header::NODES, self.layout.nodes() as u64),
+            (header::OBJECTS, self.layout.objects() as u64),
+            (header::OBJECT_WORDS, self.layout.object_words() as u64),
             (header::MAGIC, MAGIC),
         ];
         for (at, value) in words {
@@ -317,11 +319,13 @@ pub(super) fn check_geometry(
     equal("size in words", read(header::WORDS), bytes / 8)?;
     // The units are bounded by the size that was just checked, so that the products below cannot overflow.
     let units = read(header::ARENA_UNITS).min(bytes);
+    let bounded = |at| usize::try_from(read(at).min(1 << 20)).unwrap_or(usize::MAX);
     let layout = NodeLayout::new(
         expected.ranks,
         usize::try_from(units).unwrap_or(usize::MAX).saturating_mul(crate::fabric::node::UNIT_WORDS),
     )
-    .in_job(expected.job_ranks, expected.nodes);
+    .in_job(expected.job_ranks, expected.nodes)
+    .with_objects(bounded(header::OBJECTS), bounded(header::OBJECT_WORDS));
     equal("arena in units", read(header::ARENA_UNITS), layout.arena_units() as u64)?;
     equal("size in words", layout.words() as u64, bytes / 8)?;
     Ok(layout)

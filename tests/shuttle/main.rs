@@ -9,7 +9,9 @@
 //! back has then released nobody. (Orders of memory are loom's business; shuttle runs everything in sequence.)
 #![cfg(model = "shuttle")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod lock;
 
 use std::task::Poll;
 

@@ -9,7 +9,9 @@
 //! CPU that runs the test would forgive it.
 #![cfg(model = "loom")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod lock;
 
 use std::task::Poll;
 

@@ -1,0 +1,143 @@
+//! What can go wrong with named objects.
+
+use std::time::Duration;
+
+use crate::cluster::view::FailureCause;
+use crate::coord::objects::directory::ObjectKind;
+
+/// Why an object was not opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// The text is no name.
+    #[error("rank {rank}: {text:?} is no name of a {kind}: {why} (remedy: 1 to 96 bytes of printable text)")]
+    Name {
+        /// This rank.
+        rank: usize,
+        /// What was asked for.
+        kind: ObjectKind,
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The name stands for something else.
+    #[error("rank {rank}: {name:?} is a {found}, not a {kind} (remedy: give each object a name of its own)")]
+    OtherKind {
+        /// This rank.
+        rank: usize,
+        /// The name.
+        name: String,
+        /// What was asked for.
+        kind: ObjectKind,
+        /// What there is.
+        found: ObjectKind,
+    },
+    /// The object was made with another parameter.
+    #[error(
+        "rank {rank}: the {kind} {name:?} was made with {found}, not {wanted} (remedy: let all ranks name the same)"
+    )]
+    OtherParameter {
+        /// This rank.
+        rank: usize,
+        /// The name.
+        name: String,
+        /// What it is.
+        kind: ObjectKind,
+        /// What this rank asked for.
+        wanted: u64,
+        /// What it was made with.
+        found: u64,
+    },
+    /// Another name has the same hash.
+    #[error("rank {rank}: the name {name:?} has the same hash as another object's (remedy: change a letter of it)")]
+    Collision {
+        /// This rank.
+        rank: usize,
+        /// The name.
+        name: String,
+    },
+    /// The node has no place for another object.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}: it has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles that are not used)"
+    )]
+    Exhausted {
+        /// This rank.
+        rank: usize,
+        /// The name.
+        name: String,
+        /// The node.
+        node: usize,
+        /// How many it has room for.
+        places: usize,
+    },
+    /// The table of objects could not be locked.
+    #[error("rank {rank}: {name:?} was not opened: {source}")]
+    Table {
+        /// This rank.
+        rank: usize,
+        /// The name.
+        name: String,
+        /// Why.
+        #[source]
+        source: LockError,
+    },
+}
+
+/// Why a lock was not acquired or released.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// This rank holds it already.
+    #[error("rank {rank} holds the lock {name:?} already (remedy: drop its guard first; a lock is not re-entrant)")]
+    AlreadyHeld {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+    },
+    /// This rank has a request that is not finished.
+    #[error("rank {rank} has asked for the lock {name:?} already (remedy: wait for that request, or cancel it)")]
+    AlreadyRequested {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+    },
+    /// The time is over. This rank has no claim any more.
+    #[error("rank {rank} did not get the lock {name:?} in {waited:.1?}: {} (remedy: look at the holder with `phalanx inspect`, or allow more time)", who_is_ahead(*.holder, .ahead))]
+    TimedOut {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+        /// For how long it was waited for.
+        waited: Duration,
+        /// Who holds it.
+        holder: Option<usize>,
+        /// Who has asked before this rank, in order.
+        ahead: Vec<usize>,
+    },
+    /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
+    #[error(
+        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
+    )]
+    Excluded {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+        /// The epoch; 0 where it is not known.
+        epoch: u64,
+        /// Why.
+        cause: FailureCause,
+    },
+}
+
+fn who_is_ahead(holder: Option<usize>, ahead: &[usize]) -> String {
+    let holder = holder.map_or("nobody holds it".to_owned(), |rank| format!("rank {rank} holds it"));
+    match ahead {
+        [] => holder,
+        _ => format!("{holder}, ranks {ahead:?} come before"),
+    }
+}

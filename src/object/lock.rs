@@ -1,0 +1,258 @@
+//! The lock: exclusive, first come first served, released by its holder's death, and fenced by tokens.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::{LockError, ObjectError};
+use super::waiting::{NodeLock, Wait};
+use super::{Handle, ObjectKind};
+use crate::coord::objects::directory::Nature;
+use crate::job::{Job, Membership};
+
+/// The number of a grant. Of two grants of the same lock the later one has the greater token, whoever has died between
+/// them: what is done under a token is to be refused wherever a greater one has been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A named lock, as one rank holds it. Its holder's death releases it.
+///
+/// Among the ranks of a node it is first come first served, but for ranks that sleep: while the first of them wakes up,
+/// another one may take the lock up to 64 times before it queues behind. A lock belongs to a rank and not to a thread, and
+/// is not re-entrant.
+///
+/// ```
+/// use phalanx::Job;
+///
+/// let job = Job::from_env()?;
+/// let lock = job.lock("checkpoint")?;
+/// let guard = lock.acquire()?;
+/// println!("write as {}", guard.token());
+/// drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Lock {
+    lock: NodeLock,
+    // Dropped after the lock's other parts; it gives the name back.
+    _handle: Handle,
+}
+
+impl Job {
+    /// The lock of a name, the same for all ranks. It exists while some rank has a handle of it.
+    ///
+    /// Cost: the node's table of names is locked and looked through.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError`]: no name, another kind of object under that name, no room.
+    pub fn lock(&self, name: &str) -> Result<Lock, ObjectError> {
+        Lock::open(self.membership(), name)
+    }
+}
+
+impl Lock {
+    fn open(membership: &Arc<Membership>, name: &str) -> Result<Self, ObjectError> {
+        let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Lock, parameter: 0 })?;
+        let lock = NodeLock::new(membership, &handle.at, name);
+        Ok(Self { lock, _handle: handle })
+    }
+
+    /// The lock's name.
+    pub fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    /// Waits until this rank holds the lock.
+    ///
+    /// Cost on a node: one locked instruction if it is free; two transfers of a cache line when it is handed over between
+    /// two CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`].
+    #[inline]
+    pub fn acquire(&self) -> Result<LockGuard<'_>, LockError> {
+        match self.lock.try_take()? {
+            Some(token) => Ok(self.guarded(token)),
+            None => self.acquire_long(None),
+        }
+    }
+
+    /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank has no claim any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), and [`LockError::TimedOut`], which says who holds the lock and who came before.
+    #[inline]
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockError> {
+        match self.lock.try_take()? {
+            Some(token) => Ok(self.guarded(token)),
+            None => self.acquire_long(Some(timeout)),
+        }
+    }
+
+    /// Takes the lock if nobody holds it and nobody would be passed by for too long.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>, LockError> {
+        Ok(self.lock.try_take_thoroughly()?.map(|token| self.guarded(token)))
+    }
+
+    /// Asks for the lock without waiting: this rank has its place in the queue. The request is finished by
+    /// [`LockRequest::wait`] or [`LockRequest::test`]; until then the lock may be granted and wait for this rank.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
+        let granted = match self.lock.try_take()? {
+            Some(token) => Some(token),
+            None => {
+                self.lock.request()?;
+                None
+            }
+        };
+        Ok(LockRequest { lock: self, granted, is_open: true, wait: Wait::new() })
+    }
+
+    /// The ranks that wait for the lock, in the order in which they will have it. Cost: a look at each rank's claim.
+    pub fn queue(&self) -> Vec<usize> {
+        self.lock.waiting_ranks()
+    }
+
+    #[cold]
+    fn acquire_long(&self, limit: Option<Duration>) -> Result<LockGuard<'_>, LockError> {
+        self.lock.request()?;
+        let token = self.lock.wait(&mut Wait::new(), limit)?;
+        Ok(self.guarded(token))
+    }
+
+    #[inline]
+    fn guarded(&self, token: u64) -> LockGuard<'_> {
+        LockGuard { lock: self, token: Token(token) }
+    }
+}
+
+/// Holds a lock until it is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct LockGuard<'lock> {
+    lock: &'lock Lock,
+    token: Token,
+}
+
+impl LockGuard<'_> {
+    /// The number of this grant: greater than that of each earlier one.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Releases the lock, and tells whether this rank held it to the end.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since.
+    pub fn release(self) -> Result<(), LockError> {
+        let lock = self.lock;
+        std::mem::forget(self);
+        lock.lock.release()
+    }
+}
+
+impl Drop for LockGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // The error says that there is nothing to release; `release` returns it.
+        let _ = self.lock.lock.release();
+    }
+}
+
+/// A place in a lock's queue. Dropping it gives the place up.
+#[derive(Debug)]
+#[must_use = "the place in the queue is given up when this is dropped"]
+pub struct LockRequest<'lock> {
+    lock: &'lock Lock,
+    granted: Option<u64>,
+    is_open: bool,
+    wait: Wait,
+}
+
+impl<'lock> LockRequest<'lock> {
+    /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the guard at
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn test(&mut self) -> Result<bool, LockError> {
+        if self.granted.is_none() {
+            let tested = self.lock.lock.test(&mut self.wait);
+            self.is_open = tested.is_ok();
+            self.granted = tested?;
+        }
+        Ok(self.granted.is_some())
+    }
+
+    /// Waits until the lock is granted.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn wait(self) -> Result<LockGuard<'lock>, LockError> {
+        self.finish(None)
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`. After that the place in the queue is given up.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire_timeout`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<LockGuard<'lock>, LockError> {
+        self.finish(Some(timeout))
+    }
+
+    /// Gives the place up. Whether the lock had not been granted; if it had, it is released.
+    pub fn cancel(mut self) -> bool {
+        self.give_up()
+    }
+
+    fn finish(mut self, limit: Option<Duration>) -> Result<LockGuard<'lock>, LockError> {
+        self.is_open = false;
+        let lock = self.lock;
+        let token = match self.granted {
+            Some(token) => token,
+            None => lock.lock.wait(&mut self.wait, limit)?,
+        };
+        Ok(lock.guarded(token))
+    }
+
+    fn give_up(&mut self) -> bool {
+        if !std::mem::replace(&mut self.is_open, false) {
+            return true;
+        }
+        match self.granted {
+            Some(_) => {
+                // Where this rank has been declared failed there is nothing to release.
+                let _ = self.lock.lock.release();
+                false
+            }
+            None => self.lock.lock.cancel(),
+        }
+    }
+}
+
+impl Drop for LockRequest<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}

@@ -1,0 +1,341 @@
+//! The wait for a node's lock: what turns its state machine into calls that block.
+//!
+//! A wait polls, and between polls spins or sleeps as the wait policy says. It is interrupted by the node's alarm, since
+//! somebody's death may have freed the lock; by its limit; and now and then by itself, to look whether those who hold it
+//! up still run: a rank that is stopped for longer than the failure time-out is declared failed by who waits for it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::error::LockError;
+use crate::cluster::view::{self, FailureCause, Unit};
+use crate::coord::drive;
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
+use crate::coord::wait::Step;
+use crate::fabric::node::header;
+use crate::fabric::shm::Segment;
+use crate::fabric::{Memory, Park};
+use crate::job::{Membership, Sight};
+use crate::scheduling::Prompt;
+use crate::sync::{Ordering, spin_hint};
+
+/// How long a rank that shares its CPU spins before it sleeps: about what it costs to sleep and be woken.
+const SPIN_ON_SHARED: Duration = Duration::from_micros(4);
+/// After so long the kernel is to run a rank that sleeps as soon as it is woken.
+const PROMPT_AFTER: Duration = Duration::from_micros(200);
+/// How long a wait lasts before this rank looks whether those run who hold it up.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+/// Between two such looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// One rank's use of a lock of its node.
+#[derive(Debug)]
+pub(super) struct NodeLock {
+    membership: Arc<Membership>,
+    queue: QueueLock,
+    name: String,
+    /// What the alarm held when this rank was seen not to have been declared failed.
+    calm: Cell<u64>,
+}
+
+/// The table's own lock, while it is held.
+pub(super) struct Locked<'lock>(&'lock NodeLock);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // One that has been declared failed does not hold it any more.
+        let _ = self.0.release();
+    }
+}
+
+/// A wait as it goes on.
+#[derive(Debug)]
+pub(super) struct Wait {
+    begun: Instant,
+    /// Since when some ranks of this node have been seen stopped.
+    stopped: HashMap<usize, Instant>,
+    looked: Instant,
+}
+
+impl Wait {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self { begun: now, stopped: HashMap::new(), looked: now }
+    }
+
+    pub fn waited(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+impl NodeLock {
+    pub fn new(membership: &Arc<Membership>, at: &ObjectAt, name: &str) -> Self {
+        let queue = QueueLock::new(at.queue(), membership.local_of(membership.rank));
+        // No alarm holds it.
+        let calm = Cell::new(u64::MAX);
+        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), calm }
+    }
+
+    /// The lock of the node's table of objects.
+    pub fn of_table(membership: &Arc<Membership>) -> Self {
+        Self::new(membership, &ObjectAt::of(&membership.segment.layout(), 0), "the table of objects")
+    }
+
+    /// Acquires the table's lock.
+    pub fn acquire(&self) -> Result<Locked<'_>, LockError> {
+        if self.try_take()?.is_none() {
+            self.request()?;
+            self.wait(&mut Wait::new(), None)?;
+        }
+        Ok(Locked(self))
+    }
+
+    pub fn rank(&self) -> usize {
+        self.membership.rank
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn segment(&self) -> &Segment {
+        &self.membership.segment
+    }
+
+    /// Whether a rank of this node has ended.
+    fn has_ended(&self) -> impl Fn(usize) -> bool {
+        let segment = self.segment();
+        move |local| view::end_of(segment, &segment.layout(), local).is_some()
+    }
+
+    /// Takes the lock if that is possible at once.
+    #[inline]
+    pub fn try_take(&self) -> Result<Option<u64>, LockError> {
+        match self.queue.try_take(self.segment()) {
+            Some(token) if drive::alarm(self.segment()) == self.calm.get() => Ok(Some(token)),
+            Some(token) => self.look_at_oneself().map(|()| Some(token)),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`try_take`](Self::try_take), also from a holder that has ended.
+    pub fn try_take_thoroughly(&self) -> Result<Option<u64>, LockError> {
+        self.check_free_for_me()?;
+        match self.try_take()? {
+            None => {
+                self.queue.free_from_the_dead(self.segment(), &self.has_ended());
+                self.try_take()
+            }
+            taken => Ok(taken),
+        }
+    }
+
+    /// Makes a claim.
+    pub fn request(&self) -> Result<(), LockError> {
+        self.check_free_for_me()?;
+        self.queue.request(self.segment());
+        Ok(())
+    }
+
+    /// Before a call: this rank has not been declared failed, and neither holds the lock nor has asked for it.
+    fn check_free_for_me(&self) -> Result<(), LockError> {
+        self.look_at_oneself()?;
+        let (rank, name) = (self.rank(), || self.name.clone());
+        if self.queue.is_held(self.segment()) {
+            return Err(LockError::AlreadyHeld { rank, name: name() });
+        }
+        match self.queue.has_claim(self.segment()) {
+            true => Err(LockError::AlreadyRequested { rank, name: name() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the claim has been granted.
+    pub fn test(&self, wait: &mut Wait) -> Result<Option<u64>, LockError> {
+        if let Poll::Ready(token) = self.queue.poll(self.segment(), &self.has_ended()) {
+            self.look_at_oneself()?;
+            return Ok(Some(token));
+        }
+        self.look_at_oneself()?;
+        self.look_if_long(wait);
+        Ok(None)
+    }
+
+    /// Waits until the claim is granted.
+    pub fn wait(&self, wait: &mut Wait, limit: Option<Duration>) -> Result<u64, LockError> {
+        let mut alarm = drive::alarm(self.segment());
+        let mut awake_since = wait.begun;
+        let mut prompt = None;
+        let begun = Instant::now();
+        loop {
+            if let Some(token) = self.poll_a_few() {
+                self.look_at_oneself()?;
+                return Ok(token);
+            }
+            let raised = drive::alarm(self.segment());
+            if raised != alarm {
+                alarm = raised;
+                continue;
+            }
+            self.look_at_oneself()?;
+            let now = Instant::now();
+            let left = limit.map(|limit| limit.saturating_sub(now - begun));
+            if left == Some(Duration::ZERO) {
+                return self.give_up(wait);
+            }
+            self.look_if_long(wait);
+            match self.step(now - awake_since) {
+                Step::Spin => spin_hint(),
+                Step::Yield => crate::machine::yield_cpu(),
+                Step::Park => {
+                    if wait.waited() >= PROMPT_AFTER {
+                        prompt.get_or_insert_with(Prompt::new);
+                    }
+                    self.park(alarm, left.into_iter().fold(LOOK_EVERY, Duration::min));
+                    awake_since = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// The next step of a rank that has been awake for so long.
+    fn step(&self, awake: Duration) -> Step {
+        let plan = &self.membership.driver.plan;
+        // Whoever holds the lock may need this CPU, and a rank that yields would be handed the lock while it does not run.
+        if plan.shares_cpus {
+            return if awake < SPIN_ON_SHARED.min(plan.yield_until) { Step::Spin } else { Step::Park };
+        }
+        plan.step(awake, false)
+    }
+
+    fn poll_a_few(&self) -> Option<u64> {
+        const POLLS: usize = 16;
+        for _ in 0..POLLS {
+            if let Poll::Ready(token) = self.queue.poll(self.segment(), &self.has_ended()) {
+                return Some(token);
+            }
+            spin_hint();
+        }
+        None
+    }
+
+    fn park(&self, alarm: u64, timeout: Duration) {
+        let segment = self.segment();
+        self.membership.hand_over();
+        if let Some(seen) = self.queue.prepare_to_park(segment, &self.has_ended()) {
+            segment.park_heeding(self.queue.parking_place(), seen, alarm, Some(timeout));
+            self.queue.note_awake(segment);
+        }
+    }
+
+    /// The time is over, unless the lock is granted just now.
+    fn give_up(&self, wait: &Wait) -> Result<u64, LockError> {
+        let (holder, ahead) = (self.queue.holder(self.segment()), self.ahead());
+        match self.queue.withdraw(self.segment(), &self.has_ended()) {
+            Withdrawn::Granted(token) => self.look_at_oneself().map(|()| token),
+            Withdrawn::Cancelled => Err(LockError::TimedOut {
+                rank: self.rank(),
+                name: self.name.clone(),
+                waited: wait.waited(),
+                holder: holder.map(|local| self.rank_at(local)),
+                ahead,
+            }),
+        }
+    }
+
+    /// Takes the claim back, and what it has been granted. Whether it had not been granted.
+    pub fn cancel(&self) -> bool {
+        match self.queue.withdraw(self.segment(), &self.has_ended()) {
+            Withdrawn::Cancelled => true,
+            Withdrawn::Granted(_) => {
+                // Lost where this rank has been declared failed: then there is nothing to release.
+                let _ = self.release();
+                false
+            }
+        }
+    }
+
+    /// Gives the lock up.
+    #[inline]
+    pub fn release(&self) -> Result<(), LockError> {
+        let released = self.queue.release(self.segment(), &self.has_ended());
+        released.map_err(|NotHeld| excluded(&self.membership, &self.name))
+    }
+
+    /// The ranks that wait, in their order.
+    pub fn waiting_ranks(&self) -> Vec<usize> {
+        self.queue.queue(self.segment()).into_iter().map(|local| self.rank_at(local)).collect()
+    }
+
+    /// Those of them who have asked before this rank.
+    fn ahead(&self) -> Vec<usize> {
+        self.waiting_ranks().into_iter().take_while(|rank| *rank != self.rank()).collect()
+    }
+
+    fn rank_at(&self, local: usize) -> usize {
+        self.membership.topology.ranks_of(self.membership.here())[local]
+    }
+
+    /// If this rank has been declared failed, it has neither the lock nor a claim.
+    #[cold]
+    fn look_at_oneself(&self) -> Result<(), LockError> {
+        let alarm = drive::alarm(self.segment());
+        if alarm == self.calm.get() {
+            return Ok(());
+        }
+        let local = self.membership.local_of(self.rank());
+        let is_excluded = self.segment().word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
+        if !is_excluded && !self.has_ended()(local) {
+            self.calm.set(alarm);
+            return Ok(());
+        }
+        match self.queue.is_held(self.segment()) {
+            true => drop(self.release()),
+            false if self.queue.has_claim(self.segment()) => drop(self.cancel()),
+            false => {}
+        }
+        Err(excluded(&self.membership, &self.name))
+    }
+
+    /// If it is time: looks whether those run who hold this rank up.
+    fn look_if_long(&self, wait: &mut Wait) {
+        if wait.waited() < LOOK_AFTER || wait.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        wait.looked = Instant::now();
+        for local in self.queue.ahead(self.segment()).collect::<Vec<_>>() {
+            let rank = self.rank_at(local);
+            match self.membership.sight_of(rank) {
+                Sight::Stopped => {
+                    let since = *wait.stopped.entry(rank).or_insert(wait.looked);
+                    if wait.looked - since >= self.membership.failure.timeout {
+                        self.membership.declare_stopped(rank);
+                    }
+                }
+                Sight::Ending(cause) => self.membership.declare_ending(rank, cause),
+                Sight::Running | Sight::Left | Sight::Elsewhere => drop(wait.stopped.remove(&rank)),
+            }
+        }
+    }
+}
+
+/// The error of a rank that has been declared failed.
+pub(super) fn excluded(membership: &Membership, name: &str) -> LockError {
+    let (segment, node) = (&*membership.segment, membership.segment.layout());
+    let rank = membership.rank;
+    let is_mine = |unit| match unit {
+        Unit::Rank(lost) => lost == rank,
+        Unit::Node(lost) => lost == membership.here(),
+    };
+    let epochs = 1..=view::epoch(segment, &node);
+    let mut lost = epochs.filter_map(|epoch| Some((epoch, view::obituary(segment, &node, epoch)?)));
+    let (epoch, cause) = match lost.find(|(_, lost)| is_mine(lost.unit)) {
+        Some((epoch, lost)) => (epoch, lost.cause),
+        None => (0, membership.end_of(rank).unwrap_or(FailureCause::Silent)),
+    };
+    LockError::Excluded { rank, name: name.to_owned(), epoch, cause }
+}
