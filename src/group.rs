@@ -70,8 +70,8 @@ use crate::sync::Ordering;
 /// A group belongs to one thread at a time: it can be sent to another, not shared. Dropping it gives this member's
 /// hold back; the space is free when the last member has dropped.
 ///
-/// Cost of dropping: no wait on one node. Across nodes up to 20 ms until what was said has arrived, and 100 ms until reads
-/// have come back; what is left then is done by later calls that make or drop groups, or at the rank's end.
+/// Cost of dropping: no wait on one node. Across nodes up to 20 ms until what was said has arrived, and 100 ms until
+/// reads have come back; what is left then is done by later calls that make or drop groups, or at the rank's end.
 pub struct Group {
     membership: Arc<Membership>,
     /// The block of this node's members.
@@ -201,8 +201,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`BarrierError::RankFailed`] when a member has failed; [`BarrierError::Excluded`] when this rank is declared failed
-    /// itself; [`BarrierError::Unreachable`] while too few nodes answer to agree who has failed;
+    /// [`BarrierError::RankFailed`] when a member has failed; [`BarrierError::Excluded`] when this rank is declared
+    /// failed itself; [`BarrierError::Unreachable`] while too few nodes answer to agree who has failed;
     /// [`BarrierError::OperationMismatch`], [`BarrierError::ArrivalOutstanding`].
     #[inline]
     pub fn barrier(&self) -> Result<(), BarrierError> {

@@ -460,8 +460,8 @@ impl Driver {
     }
 }
 
-/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason. For tests of
-/// the protocol by which sleepers are woken.
+/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason. For tests
+/// of the protocol by which sleepers are woken.
 pub fn park(barrier: &Barrier, memory: &impl Park, timeout: Option<Duration>) {
     if let Some(awaited) = barrier.awaited(memory) {
         counted(memory, awaited, || memory.park(awaited.word, awaited.seen, timeout));

@@ -94,7 +94,8 @@ impl<'group, T: Carried> Arrival<'group, T> {
     }
 
     /// Whether all have arrived. Does not wait for that; once true, waiting returns at once. Who calls it for long asks
-    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10 ms.
+    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10
+    /// ms.
     ///
     /// # Errors
     ///
@@ -188,7 +189,8 @@ impl Group {
         Ok(Arrival::new(self))
     }
 
-    /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an end.
+    /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an
+    /// end.
     fn look_whether_ended(&self, core: &mut Core) -> Option<Result<u64, BarrierError>> {
         if let Some(outcome) = self.test_outstanding(core) {
             return Some(self.result(core, outcome));

@@ -1,8 +1,8 @@
 //! Asking after the members that a long wait misses: whether they run, are stopped, or have left.
 //!
-//! Each question is a look into `/proc` or a message, which whoever computes on that CPU meanwhile pays for. So one member
-//! asks for all of its node, a wait that has lasted long asks more seldom, and one question is about a bounded number of
-//! nodes and ranks: the others have their turn with the next ones.
+//! Each question is a look into `/proc` or a message, which whoever computes on that CPU meanwhile pays for. So one
+//! member asks for all of its node, a wait that has lasted long asks more seldom, and one question is about a bounded
+//! number of nodes and ranks: the others have their turn with the next ones.
 
 use std::time::Duration;
 
@@ -35,10 +35,10 @@ impl Group {
         (waited / 2).clamp(ASK_EVERY, longest)
     }
 
-    /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have been
-    /// stopped for too long are declared failed, and other nodes' agents are told that somebody waits. Whoever comes
-    /// while another has just asked, or is about to, leaves it to that one. Waits for other nodes' answers for `patience`,
-    /// twice at most.
+    /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have
+    /// been stopped for too long are declared failed, and other nodes' agents are told that somebody waits. Whoever
+    /// comes while another has just asked, or is about to, leaves it to that one. Waits for other nodes' answers for
+    /// `patience`, twice at most.
     #[cold]
     pub(super) fn ask_after_missing(&self, core: &mut Core, waited: Duration, patience: Duration) {
         let sequence = core.barrier.passed() + 1;

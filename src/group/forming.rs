@@ -1,8 +1,8 @@
 //! Making groups out of a group: splits and lists of members.
 //!
 //! Only the new group's members take part. On each node of the group the first member there, its *leader*, makes the
-//! node's block; in a group that spans nodes the leaders then introduce themselves to each other; and each leader offers
-//! the block to its node's other members.
+//! node's block; in a group that spans nodes the leaders then introduce themselves to each other; and each leader
+//! offers the block to its node's other members.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -292,8 +292,8 @@ impl Group {
         self.patiently(limit, attempt).ok().or_else(offer)
     }
 
-    /// A place for an offer is needed. What this leader has begun makes room at once, since that can be begun again; what
-    /// it has made and dropped, and others have not taken, after a while.
+    /// A place for an offer is needed. What this leader has begun makes room at once, since that can be begun again;
+    /// what it has made and dropped, and others have not taken, after a while.
     fn make_room(&self, since: Instant) {
         if !self.membership.give_up_oldest() && since.elapsed() > PLACE_PATIENCE {
             self.membership.revoke_untaken();
@@ -470,8 +470,8 @@ impl Group {
     }
 }
 
-/// Asks after a leader that is waited for, so that a wait for one that is stopped or has left ends: its failure raises the
-/// alarm, which interrupts the attempt.
+/// Asks after a leader that is waited for, so that a wait for one that is stopped or has left ends: its failure raises
+/// the alarm, which interrupts the attempt.
 struct Asker<'group> {
     group: &'group Group,
     begun: Instant,

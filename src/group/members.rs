@@ -244,7 +244,8 @@ impl Group {
         }
         let mut words = self.read_abroad(places, patience);
         let contest = match is_home_here {
-            // Acquire pairs with the fabric's compare-and-swap for whoever settles the contest, as where it is read abroad.
+            // Acquire pairs with the fabric's compare-and-swap for whoever settles the contest, as where it is read
+            // abroad.
             true => Some(self.segment().word(first.contest()).load(Ordering::Acquire)),
             false => words.pop().flatten(),
         };

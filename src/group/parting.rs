@@ -1,9 +1,9 @@
-//! Before a member of a group that spans nodes leaves: others may still need what its node has said last, and its process may
-//! be about to end.
+//! Before a member of a group that spans nodes leaves: others may still need what its node has said last, and its
+//! process may be about to end.
 //!
-//! Whoever drops a group does not wait for nodes that are slow to answer, or may be gone: the rest is done along with its
-//! later calls. Its node's outboxes stay meanwhile, for others to read from: the block is not given back before they have
-//! left, too. It is the end of the process that waits, once for all groups.
+//! Whoever drops a group does not wait for nodes that are slow to answer, or may be gone: the rest is done along with
+//! its later calls. Its node's outboxes stay meanwhile, for others to read from: the block is not given back before
+//! they have left, too. It is the end of the process that waits, once for all groups.
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,8 @@ pub(crate) struct Parted {
 }
 
 impl Group {
-    /// Sees to it that what this member has said to other nodes has arrived there, as long as they live: soon, or else along
-    /// with this rank's later calls.
+    /// Sees to it that what this member has said to other nodes has arrived there, as long as they live: soon, or else
+    /// along with this rank's later calls.
     pub(super) fn see_words_off(&self, core: &mut Core) -> Option<Parted> {
         let membership = &self.membership;
         // Of a group that a failure has broken no barrier is passed by messages any more.
@@ -68,8 +68,8 @@ impl Group {
 }
 
 impl Membership {
-    /// Goes on seeing off what groups have said that were dropped, and leaves those of which all has arrived, or nothing
-    /// matters any more.
+    /// Goes on seeing off what groups have said that were dropped, and leaves those of which all has arrived, or
+    /// nothing matters any more.
     pub(super) fn see_parted_off(&self) {
         let parted = std::mem::take(&mut *self.parted());
         let Some(network) = &self.network else { return };

@@ -341,8 +341,8 @@ impl Place {
         cpu_share(&masks)
     }
 
-    /// How many of this machine's nodes there are for each CPU that their agents may use. The quota counts where the nodes
-    /// are pretended: containers each have their own.
+    /// How many of this machine's nodes there are for each CPU that their agents may use. The quota counts where the
+    /// nodes are pretended: containers each have their own.
     fn nodes_per_cpu(&self, cards: &[RankCard], is_pretended: bool) -> f64 {
         let own = cards[self.rank].machine();
         let agents = (0..self.topology.nodes()).map(|node| &cards[self.topology.ranks_of(node)[0]]);

@@ -1,7 +1,7 @@
 //! Sleeping on a word and waking those who sleep: the kernel's futex, shared between processes.
 //!
-//! A rank that waits sleeps on two words at once, the awaited one and the node's alarm (`futex_waitv`, Linux 5.16). Where
-//! there is no such call it sleeps on the first, and looks at the alarm now and then.
+//! A rank that waits sleeps on two words at once, the awaited one and the node's alarm (`futex_waitv`, Linux 5.16).
+//! Where there is no such call it sleeps on the first, and looks at the alarm now and then.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! The threads by which a process learns what becomes of the others of its node.
 //!
-//! One sleeps on a pidfd for each of them and uses no CPU meanwhile; another one ([`vigil`]) often knows of a death before. A process that has ended without leaving the job has
-//! failed: its ranks' ends are noted in the node's table and, in a job of one node, in the view log; the alarm wakes
-//! whoever waits. Every process does this, so that no single death or stopped process can keep a failure from being seen;
-//! the first note stands, and the log holds each rank once.
+//! One sleeps on a pidfd for each of them and uses no CPU meanwhile; another one ([`vigil`]) often knows of a death
+//! before. A process that has ended without leaving the job has failed: its ranks' ends are noted in the node's table
+//! and, in a job of one node, in the view log; the alarm wakes whoever waits. Every process does this, so that no
+//! single death or stopped process can keep a failure from being seen; the first note stands, and the log holds each
+//! rank once.
 //!
 //! In a job of several nodes the first also drives the rank's sentinel (`cluster::sentinel`).
 
