@@ -310,25 +310,8 @@ impl Group {
             Some(TakenBack::Missed) => return Err(refused),
             None => self.begin_spanning(ranks, named, limit)?,
         };
-        let fabric = membership.reach().fabric;
-        let (begun, mut asker) = (Instant::now(), Asker::new(self));
-        let met = self.patiently(limit, || match half.poll(segment, fabric) {
-            Poll::Ready(Met::Ended) => {
-                half.begin_again(segment, membership.next_number());
-                None
-            }
-            Poll::Ready(met) => Some(met),
-            Poll::Pending if half.is_offered() => {
-                half.missing().iter().for_each(|stranger| asker.ask_after(self.leader_of(ranks, stranger.node)));
-                None
-            }
-            Poll::Pending => {
-                self.make_room(begun);
-                None
-            }
-        });
         let takers = half.block().local().size() - 1;
-        match met {
+        match self.meet_leaders(&mut half, ranks, limit) {
             Ok(Met::Agreed) => {
                 let offered = half.open(segment, takers, false);
                 let block = half.block();
@@ -339,7 +322,7 @@ impl Group {
             }
             Ok(Met::Refused | Met::Ended) => {
                 let block = half.block();
-                half.close(segment, fabric, takers);
+                half.close(segment, membership.reach().fabric, takers);
                 formation::discard(segment, &segment.layout(), &block, membership.local_of(membership.rank));
                 Err(refused)
             }
@@ -353,6 +336,28 @@ impl Group {
                 Err(error)
             }
         }
+    }
+
+    /// Introduces this node's leader to the others until it is known what comes of it. The error is how long that has
+    /// taken by the limit.
+    fn meet_leaders(&self, half: &mut Introductions, ranks: &[usize], limit: Option<Limit>) -> Result<Met, Duration> {
+        let (segment, fabric) = (self.segment(), self.membership.reach().fabric);
+        let (begun, mut asker) = (Instant::now(), Asker::new(self));
+        self.patiently(limit, || match half.poll(segment, fabric) {
+            Poll::Ready(Met::Ended) => {
+                half.begin_again(segment, self.membership.next_number());
+                None
+            }
+            Poll::Ready(met) => Some(met),
+            Poll::Pending if half.is_offered() => {
+                half.missing().iter().for_each(|stranger| asker.ask_after(self.leader_of(ranks, stranger.node)));
+                None
+            }
+            Poll::Pending => {
+                self.make_room(begun);
+                None
+            }
+        })
     }
 
     fn begin_spanning(&self, ranks: &[usize], named: Named, limit: Option<Limit>) -> Result<Introductions, GroupError> {

@@ -20,7 +20,7 @@ use self::vigil::{Lookout, Vigil};
 use super::failure::{FailureOptions, Process, note_end};
 use crate::cluster::sentinel;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId, ProcessState};
+use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId, ProcessState, WatchError};
 use crate::error::JobError;
 use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, header};
@@ -108,20 +108,7 @@ impl Watcher {
             has_breach: Arc::new(AtomicU32::new(0)),
         };
         watch.listen();
-        let local = watch.local;
-        let ranks = topology.ranks_of(watch.here).len();
-        let mut watched = Vec::new();
-        for step in 1..ranks.min(MOST_WATCHED + 1) {
-            let other = (local + step) % ranks;
-            let process = process_of(segment, other);
-            if process.pid == std::process::id() {
-                continue;
-            }
-            watched.push(other);
-            if let Added::DeadAlready(end) = watch.deaths.add(other as u64, process).map_err(refused)? {
-                watch.note_death(other, end);
-            }
-        }
+        let watched = watch.add_neighbours().map_err(refused)?;
         if watched.is_empty() && watch.sentinel.is_none() {
             return Ok(None);
         }
@@ -204,6 +191,25 @@ impl Watch {
         if let Some(sentinel) = &mut self.sentinel {
             sentinel.end();
         }
+    }
+
+    /// Begins to watch other processes of this node, and notes the ends of those that are gone already. Their ranks, by
+    /// their places on the node.
+    fn add_neighbours(&mut self) -> Result<Vec<usize>, WatchError> {
+        let ranks = self.topology.ranks_of(self.here).len();
+        let mut watched = Vec::new();
+        for step in 1..ranks.min(MOST_WATCHED + 1) {
+            let other = (self.local + step) % ranks;
+            let process = process_of(&self.segment, other);
+            if process.pid == std::process::id() {
+                continue;
+            }
+            watched.push(other);
+            if let Added::DeadAlready(end) = self.deaths.add(other as u64, process)? {
+                self.note_death(other, end);
+            }
+        }
+        Ok(watched)
     }
 
     /// Has the bell rung when other nodes have something to say, or are gone.

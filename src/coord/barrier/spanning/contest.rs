@@ -249,6 +249,15 @@ pub(super) enum Seen {
     Passed(Brought),
 }
 
+/// Where a look has come to with one step.
+enum Moved {
+    /// To its next question, or to the answer that is there already.
+    On(Look),
+    /// It still waits for an answer.
+    Nowhere(Look),
+    ToEnd(Seen),
+}
+
 impl Look {
     /// Begins, if none is under way and there is room.
     pub fn begin(&mut self, field: &Field<'_>, fabric: &impl Fabric) {
@@ -274,57 +283,69 @@ impl Look {
     /// all have left the group, by a connection of its own.
     pub fn poll(&mut self, field: &Field<'_>, may_tell: bool, fabric: &impl Fabric) -> Poll<Seen> {
         loop {
-            let (next, seen) = match std::mem::take(self) {
+            let moved = match std::mem::take(self) {
                 Self::Idle => return Poll::Pending,
-                Self::AtDecision(ticket) => match fabric.take(ticket) {
-                    Poll::Pending => (Self::AtDecision(ticket), None),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Seen::NoContest),
-                    Poll::Ready(Ok(word)) => {
-                        let word = ContestWord(word);
-                        if !word.has_passed(field.sequence) && !word.is_open_at(field.sequence) {
-                            return Poll::Ready(Seen::NoContest);
-                        }
-                        (Self::AtMembers(word, Reads::new(field.members())), Some(()))
-                    }
-                },
-                Self::AtMembers(word, mut reads) => match reads.poll(fabric) {
-                    Poll::Pending => (Self::AtMembers(word, reads), None),
-                    // Of a barrier that is passed the rest can still be read; of another one, too, since a withdrawal
-                    // meanwhile would make the swap fail.
-                    Poll::Ready(()) if reads.has_failed() => {
-                        read_again(field, &mut reads);
-                        (Self::AtMembers(word, reads), None)
-                    }
-                    Poll::Ready(()) => {
-                        let Some(brought) = brought_by_all(field, &reads.into_values(fabric)) else {
-                            return Poll::Ready(Seen::Undecided);
-                        };
-                        if word.has_passed(field.sequence) {
-                            return Poll::Ready(Seen::Passed(brought));
-                        }
-                        let (node, at) = field.decision();
-                        match fabric.compare_swap(node, at, word.0, word.decided().0) {
-                            Ok(ticket) => (Self::Deciding(ticket, word, brought), Some(())),
-                            Err(_) => return Poll::Ready(Seen::Undecided),
-                        }
-                    }
-                },
+                Self::AtDecision(ticket) => Self::take_decision(ticket, field, fabric),
+                Self::AtMembers(word, reads) => Self::take_members(word, reads, field, fabric),
                 Self::Deciding(ticket, word, brought) => match fabric.take(ticket) {
-                    Poll::Pending => (Self::Deciding(ticket, word, brought), None),
+                    Poll::Pending => Moved::Nowhere(Self::Deciding(ticket, word, brought)),
                     Poll::Ready(Ok(found)) if found == word.0 => {
                         if may_tell {
                             Self::tell(field, fabric);
                         }
-                        return Poll::Ready(Seen::Passed(brought));
+                        Moved::ToEnd(Seen::Passed(brought))
                     }
                     // Somebody else was quicker, or the answer was lost: the next look tells.
-                    Poll::Ready(_) => return Poll::Ready(Seen::Undecided),
+                    Poll::Ready(_) => Moved::ToEnd(Seen::Undecided),
                 },
             };
-            *self = next;
-            if seen.is_none() {
-                return Poll::Pending;
+            match moved {
+                Moved::On(next) => *self = next,
+                Moved::Nowhere(same) => {
+                    *self = same;
+                    return Poll::Pending;
+                }
+                Moved::ToEnd(seen) => return Poll::Ready(seen),
             }
+        }
+    }
+
+    /// The decision word, if it has come: whether the members' words are worth reading.
+    fn take_decision(ticket: Ticket, field: &Field<'_>, fabric: &impl Fabric) -> Moved {
+        match fabric.take(ticket) {
+            Poll::Pending => Moved::Nowhere(Self::AtDecision(ticket)),
+            Poll::Ready(Err(_)) => Moved::ToEnd(Seen::NoContest),
+            Poll::Ready(Ok(word)) => {
+                let word = ContestWord(word);
+                if !word.has_passed(field.sequence) && !word.is_open_at(field.sequence) {
+                    return Moved::ToEnd(Seen::NoContest);
+                }
+                Moved::On(Self::AtMembers(word, Reads::new(field.members())))
+            }
+        }
+    }
+
+    /// All members' words, if they have come. If all stand, and nobody has decided yet, that is tried next.
+    fn take_members(word: ContestWord, mut reads: Reads, field: &Field<'_>, fabric: &impl Fabric) -> Moved {
+        if reads.poll(fabric).is_pending() {
+            return Moved::Nowhere(Self::AtMembers(word, reads));
+        }
+        // Of a barrier that is passed the rest can still be read; of another one, too, since a withdrawal meanwhile
+        // would make the swap fail.
+        if reads.has_failed() {
+            read_again(field, &mut reads);
+            return Moved::Nowhere(Self::AtMembers(word, reads));
+        }
+        let Some(brought) = brought_by_all(field, &reads.into_values(fabric)) else {
+            return Moved::ToEnd(Seen::Undecided);
+        };
+        if word.has_passed(field.sequence) {
+            return Moved::ToEnd(Seen::Passed(brought));
+        }
+        let (node, at) = field.decision();
+        match fabric.compare_swap(node, at, word.0, word.decided().0) {
+            Ok(ticket) => Moved::On(Self::Deciding(ticket, word, brought)),
+            Err(_) => Moved::ToEnd(Seen::Undecided),
         }
     }
 
