@@ -44,12 +44,11 @@ use std::time::Duration;
 
 pub use self::algorithm_choice::AlgorithmChoice;
 pub use self::arrival::Arrival;
-use self::arrival::Looks;
+use self::asking::Looks;
 use self::failures::Failures;
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
-pub(crate) use self::parting::Parted;
 use self::waiting::Standing;
 use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;

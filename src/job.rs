@@ -35,7 +35,7 @@ use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
 pub(crate) use failure::{FailureOptions, Sight, is_dead};
-pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Untaken};
+pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Parted, Untaken};
 use membership::{Exchange, Parts};
 use watcher::{Post, Watcher};
 

@@ -27,6 +27,48 @@ pub(super) const LOOKING_PATIENCE: Duration = Duration::from_millis(2);
 const MOST_ASKED_NODES: usize = 64;
 /// How many ranks one question asks after.
 const MOST_ASKED_AFTER: usize = 64;
+/// So many calls of a rank that only looks go by between two looks at the clock.
+const LOOKS_PER_TICK: u32 = 16;
+
+/// How long a rank that only looks, or comes with short time-outs, has done so for the same barrier.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    count: u32,
+    sequence: u64,
+    /// By the clock; since the first look at it for this barrier.
+    since: u64,
+    /// By the clock: not before then other nodes are asked again.
+    next: u64,
+}
+
+impl Looks {
+    /// One more look at barrier `sequence`. Since when it has been looked at, if it is time to ask how long that is.
+    pub fn one_more(&mut self, sequence: u64, now: impl Fn() -> u64) -> Option<u64> {
+        self.count += 1;
+        if self.count < LOOKS_PER_TICK {
+            return None;
+        }
+        Some(self.since(sequence, now))
+    }
+
+    /// Since when barrier `sequence` has been looked at.
+    pub fn since(&mut self, sequence: u64, now: impl Fn() -> u64) -> u64 {
+        self.count = 0;
+        if self.sequence != sequence {
+            (self.sequence, self.since, self.next) = (sequence, now(), 0);
+        }
+        self.since
+    }
+
+    /// Whether it is time to ask other nodes; the next time is a `period` later.
+    pub fn take_turn(&mut self, now: u64, period: u64) -> bool {
+        let is_time = now >= self.next;
+        if is_time {
+            self.next = now.saturating_add(period);
+        }
+        is_time
+    }
+}
 
 impl Group {
     /// How long a wait that has lasted for `waited` goes on before this rank asks again.

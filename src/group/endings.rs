@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::members::Abroad;
-use super::{Group, Parted, position};
+use super::{Group, position};
 use crate::cluster::sentinel::ring::is_in_log;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::barrier::spanning::layout::SpanLayout;
@@ -14,7 +14,7 @@ use crate::coord::endings::{Awaited, Ending, TakenBack, Why};
 use crate::coord::farewell::Farewell;
 use crate::coord::formation;
 use crate::coord::offers::{self, Named};
-use crate::job::{Declined, GroupBlock, Membership, Untaken, is_dead};
+use crate::job::{Declined, GroupBlock, Membership, Parted, Untaken, is_dead};
 use crate::sync::Ordering;
 
 /// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
@@ -84,7 +84,7 @@ impl Membership {
 
     /// Before this rank ends: a leader that has voted must find what came of it, or one has a group that another never
     /// gets. Nobody is waited for who has ended before.
-    fn linger(&self) {
+    pub fn linger(&self) {
         let (begun, mut nap) = (Instant::now(), Duration::from_micros(20));
         loop {
             self.settle_endings();
@@ -207,19 +207,6 @@ impl Membership {
         let (segment, node) = (&*self.segment, self.segment.layout());
         let departed = Farewell::of_untaken(segment, &node, block, holds, self.local_of(self.rank), self.here());
         self.endings().extend(departed.map(Ending::Leaving));
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if let Some(network) = &self.network {
-            self.part();
-            self.linger();
-            for ending in &mut *self.endings() {
-                ending.abandon(&**network);
-            }
-        }
-        self.say_goodbye();
     }
 }
 

@@ -11,23 +11,12 @@ use super::forming::WORLD;
 use super::meeting::{Meeting, Patience};
 use super::{Abroad, Core, Group};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::coord::barrier::spanning::Parting;
-use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::fabric::network::Network;
 use crate::fabric::tcp::Ports;
-use crate::job::Membership;
+use crate::job::{Membership, Parted};
 
 /// How long a member that drops a group waits for other nodes that should answer within a round trip.
 const DROPPING_PATIENCE: Duration = Duration::from_millis(20);
-
-/// A member on its way out of a group, whose words have not been seen to arrive everywhere.
-#[derive(Debug)]
-pub(crate) struct Parted {
-    parting: Parting,
-    /// The block that it then leaves, and its place among its node's members: not of the world, whose block stays.
-    leaves: Option<(SpanLayout, usize)>,
-    ranks: Vec<usize>,
-}
 
 impl Group {
     /// Sees to it that what this member has said to other nodes has arrived there, as long as they live: soon, or else
@@ -84,7 +73,7 @@ impl Membership {
     }
 
     /// Before this rank ends: waits for what it has said to arrive, for at most the failure time-out.
-    pub(super) fn part(&self) {
+    pub fn part(&self) {
         let begun = Instant::now();
         let mut patience = Patience::new();
         loop {

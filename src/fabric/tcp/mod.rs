@@ -663,7 +663,7 @@ impl Shared {
 
     /// Sleeps until those have woken for whom the bell rings. They are about to look around.
     fn wait_for_quiet(&self, peals: u32, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let timeout = timespec(timeout);
         let _ = futex::wait(&self.peals, futex::Flags::PRIVATE, peals, timeout.as_ref());
     }
 
@@ -671,17 +671,22 @@ impl Shared {
     /// the events: it would keep those awake who sleep on the connections, and have stolen them, until this thread has
     /// a CPU.
     fn wait_for_events_or_kick(&self, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let timeout = timespec(timeout);
         let waits = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
         let _ = poll(&mut [waits(self.epoll.as_fd()), waits(self.kick.as_fd())], timeout.as_ref());
     }
 
     /// Sleeps until the kernel has something to tell of a connection; it stays to be told.
     fn wait_for_events(&self, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let timeout = timespec(timeout);
         let mut events = Vec::with_capacity(1);
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
     }
+}
+
+/// A time-out for the kernel. One too long for its type is for ever.
+fn timespec(timeout: Option<Duration>) -> Option<Timespec> {
+    timeout.and_then(|span| Timespec::try_from(span).ok())
 }
 
 impl Fabric for TcpFabric {
