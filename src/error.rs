@@ -347,28 +347,32 @@ pub enum GroupError {
         /// The group's members.
         members: usize,
     },
-    /// The member that makes the group did not come in time.
+    /// A member that makes the group on its node did not come in time.
     #[error(
-        "rank {rank}: rank {leader}, the first of the new group's members, has not made it within {waited:?} (remedy: look at that rank)"
+        "rank {rank}: rank {leader} on node {node}, the first of the new group's members there, has not made it within {waited:?} (remedy: look at that rank)"
     )]
     LeaderMissing {
         /// This rank.
         rank: usize,
-        /// The member that makes the group.
+        /// The member that makes the group on its node.
         leader: usize,
+        /// Its node.
+        node: usize,
         /// How long it was waited.
         waited: Duration,
     },
     /// A member's node does not answer, so that it is not known which group the member wants to be in. The split
     /// stands: call it again, or abandon it.
     #[error(
-        "rank {rank}: the node of rank {member} has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up; then call split again with the same colour and key, or abandon)"
+        "rank {rank}: node {node}, where rank {member} is, has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up; then call split again with the same colour and key, or abandon)"
     )]
     MemberUnreachable {
         /// This rank.
         rank: usize,
         /// The member.
         member: usize,
+        /// Its node.
+        node: usize,
         /// How long it was waited.
         waited: Duration,
     },

@@ -403,7 +403,7 @@ impl Group {
     fn leader_missing(&self, ranks: &[usize], half: &Introductions, waited: Duration) -> GroupError {
         let membership = &self.membership;
         let node = half.missing().map_or(membership.here(), |stranger| stranger.node);
-        GroupError::LeaderMissing { rank: membership.rank, leader: self.leader_of(ranks, node), waited }
+        GroupError::LeaderMissing { rank: membership.rank, leader: self.leader_of(ranks, node), node, waited }
     }
 
     /// The first of some ranks on a node.
@@ -421,7 +421,10 @@ impl Group {
                 None
             })
         });
-        let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
+        let value = taken.map_err(|waited| {
+            let node = self.membership.here();
+            GroupError::LeaderMissing { rank, leader, node, waited }
+        })?;
         if value == REFUSED {
             return Err(GroupError::Refused { rank, leader, members: ranks.len() });
         }

@@ -292,8 +292,8 @@ impl Group {
             }
             // A connection that has broken is made anew.
             if self.left(limit).is_none_or(|left| left.is_zero()) {
-                let (rank, waited) = (self.membership.rank, self.waited(limit));
-                return Err(GroupError::MemberUnreachable { rank, member, waited });
+                let (rank, node) = (self.membership.rank, self.membership.node_of(member));
+                return Err(GroupError::MemberUnreachable { rank, member, node, waited: self.waited(limit) });
             }
             std::thread::sleep(READ_AGAIN_AFTER);
         }
