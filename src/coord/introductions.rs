@@ -321,6 +321,8 @@ impl Introductions {
 
     fn agree(&mut self, memory: &impl Memory, offered: Offered, ballot: u64) {
         self.has_agreed = true;
+        // SYNC POINT: agreed. Release: this leader has read all votes before. Pairs with the other leaders' reads in
+        // `survey`, which fabrics serve as acquire loads: who finds this may end the attempt that its own vote was for.
         memory.word(offered.at.stage()).store(StageWord::new(Stage::Agreed, ballot).0, Ordering::Release);
     }
 

@@ -128,6 +128,7 @@ pub trait Park: Memory {
 
     /// As [`park`](Self::park), but not while [`node::header::ALARM`] differs from `alarm`, and only until it does.
     fn park_heeding(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) {
+        // SYNC POINT: alarm. Acquire pairs with whoever raises it, here (`raise_alarm`) or through a fabric.
         if self.word(node::header::ALARM).load(Ordering::Acquire) == alarm {
             self.park(at, seen, timeout);
         }

@@ -37,8 +37,8 @@
 //! Of `n` voters a quorum is `n/2 + 1`. Who votes says an [`Electorate`]: the nodes, and the *witness*, a word that
 //! belongs to no node, where that makes their number odd. Some voters may be *gone*: surely without any process, for
 //! good. Their words cannot be asked, and nobody there knows anything. When those left are no majority, a proposer
-//! votes by [`Rule::Survivors`]: its quorum is *all* that are not gone, the witness among them if there is one, voter or
-//! not, with these conditions:
+//! votes by [`Rule::Survivors`]: its quorum is *all* that are not gone, the witness among them if there is one, voter
+//! or not, with these conditions:
 //!
 //! - (i) it prepares after all others are gone (when the set grows, it begins again);
 //! - (ii) its ballots are above all those by a majority;

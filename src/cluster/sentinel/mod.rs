@@ -346,6 +346,7 @@ impl Sentinel {
         if self.post.next_living(site.memory, speaker + 1) != Some(self.post.local()) {
             return None;
         }
+        // SYNC POINT: heartbeat. Acquire pairs with the agent's, in `say` and `say_farewell`.
         let word = site.memory.word(self.post.layout().heartbeat(self.post.here())).load(Ordering::Acquire);
         let since = match self.followed {
             Some((of, seen, since)) if (of, seen) == (speaker, word) => since,

@@ -221,6 +221,7 @@ impl Watching {
             if has_left(site.memory, layout, watched.node) {
                 continue;
             }
+            // SYNC POINT: heartbeat. Acquire pairs with the fabric's release of the other node's write.
             let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
             let event = watched.detector.observe(word, site.now);
             let place = post.layouts[watched.node].heartbeat(here);

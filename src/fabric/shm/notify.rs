@@ -36,6 +36,7 @@ impl Park for Segment {
         let until = timeout.and_then(deadline);
         // As above: whatever ends it, the caller looks again.
         let waited = futex::waitv(&waits, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic);
+        // SYNC POINT: alarm. Acquire pairs with whoever raises it, here (`raise_alarm`) or through a fabric.
         if matches!(waited, Err(Errno::NOSYS | Errno::PERM))
             && self.word(header::ALARM).load(Ordering::Acquire) == alarm
         {

@@ -441,6 +441,8 @@ impl Engine {
 
     /// Whether a word of this node's memory holds something else.
     pub fn holds_other(&self, at: WordAt, seen: u64) -> bool {
+        // SYNC POINT: inbox, alarm. Acquire pairs with `execute`, by which other nodes change words of this one, and
+        // with `raise_alarm`.
         self.memory.word(at).load(Ordering::Acquire) != seen
     }
 

@@ -420,6 +420,7 @@ impl TcpFabric {
 impl Drop for TcpFabric {
     fn drop(&mut self) {
         self.shared.linger();
+        // SYNC POINT: nap. Before `wake_thread` looks at the nap; the thread looks at this after it has begun its nap.
         self.shared.progress.store(Progress::Over as u32, Ordering::SeqCst);
         self.shared.wake_thread();
         self.shared.kick();

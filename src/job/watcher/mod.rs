@@ -226,8 +226,11 @@ impl Watch {
         let end = segment.layout().end(self.local);
         network.when_excluded(Box::new(move |_| {
             // A rank that its own node has given up is refused alone; its node goes on.
+            // SYNC POINT: end. Acquire pairs with `view::note_end`; whoever heeds the alarm below sees it, too.
             if segment.word(end).load(Ordering::Acquire) == 0 {
-                segment.word(header::EXCLUDED).store(1, Ordering::Release);
+                // Relaxed: the alarm publishes it (SYNC POINT: alarm), and who looks without one reads nothing else by
+                // it.
+                segment.word(header::EXCLUDED).store(1, Ordering::Relaxed);
             }
             view::raise_alarm(&*segment);
             bell.ring();

@@ -153,6 +153,7 @@ impl Spanning {
     /// Freezes this node's word for the survivors of an epoch, or of the later one that it is frozen for already.
     fn freeze_here(&self, memory: &impl Memory, epoch: u64) -> ReleaseWord {
         let word = memory.word(self.layout.release());
+        // SYNC POINT: release. Acquire: of whoever has released last, or frozen the word.
         let mut found = ReleaseWord(word.load(Ordering::Acquire));
         while found.epoch() < epoch {
             // SYNC POINT: release. Acquire: of whoever has released last; release: of the value, which a member that is
