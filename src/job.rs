@@ -282,6 +282,11 @@ impl Job {
 
     /// Leaves the job: as dropping it, and said where a reader sees it. This rank has left, and has not failed, once
     /// the groups that it has made are dropped as well.
+    ///
+    /// Cost: on one node it waits for no other rank. Across nodes for some round trips as a rule, in which the others
+    /// are seen to have what this rank has said last. For nodes that do not answer it waits for the failure time-out at
+    /// most; and for 3 s at most where another node's leader may still find a group made that this rank's node is to be
+    /// in, and again until all that it has posted is sent.
     pub fn finalize(self) {
         drop(self);
     }
