@@ -45,6 +45,8 @@ pub mod cluster;
 pub mod coord;
 #[cfg(not(model))]
 pub mod error;
+#[cfg(all(test, not(model)))]
+mod explorer;
 pub mod fabric;
 #[cfg(not(model))]
 mod group;

@@ -15,9 +15,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::electorate::Electorate;
-use super::explorer::{self, Model, advance, after_pauses};
 use super::proposer::{Proposal, Proposer, Swap};
+use super::shell::{advance, after_pauses};
 use super::word::AcceptorWord;
+use crate::explorer::{self, Model};
 
 const EPOCHS: usize = 2;
 /// Ways to go in each trial.

@@ -23,9 +23,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::electorate::Electorate;
-use super::explorer::{self, Model, advance, after_pauses};
 use super::proposer::{Ask, Proposal, Proposer, Swap};
+use super::shell::{advance, after_pauses};
 use super::word::AcceptorWord;
+use crate::explorer::{self, Model};
 
 /// Ways to go in each trial.
 const WALKS: u64 = 1500;

@@ -117,9 +117,9 @@ mod electorate;
 mod epochs;
 #[cfg(test)]
 mod exhaustive;
-#[cfg(test)]
-mod explorer;
 mod proposer;
+#[cfg(test)]
+mod shell;
 mod word;
 
 use std::task::Poll;

@@ -7,8 +7,10 @@
 //! | [`layout`] | where an object's words stand |
 //! | [`word`] | the packed words of a lock |
 //! | [`queue`] | the lock of one node |
+//! | [`home`] | the lock between nodes |
 
 pub mod directory;
+pub mod home;
 pub mod layout;
 pub mod name;
 pub mod queue;

@@ -1,11 +1,9 @@
-//! The ways through a model's states: all of them, or one at random. The model checks beside this file go by it.
+//! The ways through a model's states: all of them, or one at random. Model checks of protocols go by it.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
-use std::time::Duration;
 
-use super::proposer::Proposer;
 use crate::fabric::sim::Seeded;
 
 /// A state of a model, and what can happen in it.
@@ -66,23 +64,5 @@ pub fn go_one_way<M: Model>(
         }
         way.push(event);
         state.apply(event);
-    }
-}
-
-/// When so many pauses are over, the longest that there can be.
-pub fn after_pauses(pauses: u32) -> Duration {
-    Duration::from_secs(3600 * u64::from(pauses))
-}
-
-/// Has a proposer go on as far as it can by itself, as its shell does; at the beginning of each of its rounds, of which
-/// `round` is the one that its shell knows, `forget` gives up what the one before has asked.
-pub fn advance(proposer: &mut Proposer, round: &mut u32, now: Duration, mut forget: impl FnMut()) {
-    loop {
-        proposer.advance(now);
-        if proposer.round() == *round {
-            return;
-        }
-        *round = proposer.round();
-        forget();
     }
 }

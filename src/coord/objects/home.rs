@@ -1,0 +1,503 @@
+//! A lock between nodes: one word at the object's home says which node holds it, a word for each node says that it waits.
+//!
+//! What [`super::queue`] is to the ranks of a node, this is to nodes, by requests to the home: the word names the holder
+//! and is changed by compare-and-swap only, so that each step can be told after a death to have happened or not, and a
+//! late one fails. (A ticket drawn by fetch-and-add would be quicker to hand over, but one whose answer is lost with the
+//! rank that drew it is a hole in the queue that nobody can find.) One rank of a node acts for it at a time: the
+//! holder of the node's own lock.
+//!
+//! | call | requests | round trips |
+//! | --- | --- | --- |
+//! | acquire, free | swap the word from 0 to this node; draw a number | 1 |
+//! | acquire, held | then: write the claim, note in the word that there is one; wait for the mailbox | 2 |
+//! | release, nobody waits | swap the word to 0 | 1 |
+//! | release, somebody waits | then: read the claims; swap the word to the first of them, draw a number; write its mailbox | 3, and half of one until it has it |
+//! | take a claim back | write it, and change the word | 1 |
+//!
+//! *Numbers.* Each acquisition draws a number at the home: as an order if it has to wait, for its first token if not. A
+//! number stands for [`TOKENS`] tokens: those of a node's ranks that have the lock from each other.
+//!
+//! *Nothing is forgotten.* Each claim that is made or taken back changes the word after it, so that a release that has
+//! read the claims before fails and reads them again. A mailbox that was not written, as its writer died, is missed by who
+//! waits for it: it reads the word now and then, and finds itself named.
+//!
+//! The machines here post nothing themselves: a turn takes the answers to the last one's requests and says what is next.
+
+#[cfg(all(test, not(model)))]
+mod exhaustive;
+
+use crate::fabric::{Request, WordAt};
+
+/// Tokens for each number that is drawn: a node's ranks may hand the lock to each other as often, less one.
+pub const TOKENS: u64 = 256;
+
+/// Where the words of a lock stand at its home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HomeAt {
+    /// Which node holds it: [`GlobalWord`].
+    pub hold: WordAt,
+    /// The next number, times [`TOKENS`].
+    pub numbers: WordAt,
+    /// The claim of node 0, with the others' behind it: [`NodeClaim`].
+    pub claims: WordAt,
+    /// The job's nodes.
+    pub nodes: usize,
+}
+
+/// Which node holds a lock. 0: nobody, and nobody waits.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–15 | holder | the node, plus 1 |
+/// | 16 | wanted | some nodes have claims |
+/// | 17–31 | changes | grows when a claim is made or taken back |
+/// | 32–63 | stamp | which of the holder's acquisitions it is |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GlobalWord(pub u64);
+
+impl GlobalWord {
+    /// Nobody holds it.
+    pub const FREE: Self = Self(0);
+    const HOLDER: u64 = 0xffff;
+    const WANTED: u64 = 1 << 16;
+    const CHANGES_AT: u32 = 17;
+    const CHANGES: u64 = 0x7fff;
+    const STAMP_AT: u32 = 32;
+
+    /// Held by a node, which acquires it as `stamp` says.
+    pub const fn held(node: usize, stamp: u32, is_wanted: bool) -> Self {
+        let wanted = if is_wanted { Self::WANTED } else { 0 };
+        Self(node as u64 + 1 | wanted | (stamp as u64) << Self::STAMP_AT)
+    }
+
+    /// The node that holds it.
+    #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
+    pub const fn holder(self) -> Option<usize> {
+        match self.0 & Self::HOLDER {
+            0 => None,
+            node => Some(node as usize - 1),
+        }
+    }
+
+    /// Whether a node holds it by this acquisition.
+    pub fn is_held_by(self, node: usize, stamp: u32) -> bool {
+        self.holder() == Some(node) && self.0 >> Self::STAMP_AT == u64::from(stamp)
+    }
+
+    /// After a claim has been made or taken back.
+    const fn changed(self) -> Self {
+        let changes = (self.0 >> Self::CHANGES_AT).wrapping_add(1) & Self::CHANGES;
+        let rest = self.0 & !(Self::CHANGES << Self::CHANGES_AT);
+        Self(rest | changes << Self::CHANGES_AT | Self::WANTED)
+    }
+}
+
+/// A node's claim.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0 | waiting | there is one |
+/// | 1–24 | place | of the object in the table of that node, where its mailbox is |
+/// | 25–63 | order | the number that it has drawn; of two the later is the one less than half of all ahead |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeClaim(pub u64);
+
+impl NodeClaim {
+    const PLACE_BITS: u32 = 24;
+    const ORDER_AT: u32 = Self::PLACE_BITS + 1;
+    const ORDER_BITS: u32 = 64 - Self::ORDER_AT;
+
+    /// A claim.
+    pub const fn waiting(order: u64, place: usize) -> Self {
+        Self(1 | (place as u64 & ((1 << Self::PLACE_BITS) - 1)) << 1 | order << Self::ORDER_AT)
+    }
+
+    /// Whether there is one.
+    pub const fn is_waiting(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// Where the node has the object.
+    #[allow(clippy::cast_possible_truncation, reason = "24 bits")]
+    pub const fn place(self) -> usize {
+        (self.0 >> 1 & ((1 << Self::PLACE_BITS) - 1)) as usize
+    }
+
+    /// Its order, as far as it fits.
+    pub const fn order(self) -> u64 {
+        self.0 >> Self::ORDER_AT
+    }
+
+    /// Whether it was made before another one.
+    fn is_before(self, other: Self) -> bool {
+        let ahead = other.order().wrapping_sub(self.order()) & ((1 << Self::ORDER_BITS) - 1);
+        ahead < 1 << (Self::ORDER_BITS - 1)
+    }
+
+    /// What tells this acquisition of its node from others.
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    pub const fn stamp(self) -> u32 {
+        self.order() as u32
+    }
+}
+
+/// What a machine wants next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// These requests to the home, in one batch, and then their answers.
+    Ask(Vec<Request>),
+    /// The mailbox of a waiting node is to be written; then go on.
+    Mail(Mail),
+    /// Nothing, until the mailbox has something or it is time to look.
+    Wait,
+    /// It is over.
+    Over(Outcome),
+}
+
+/// How a call has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// This node holds the lock. Its tokens are the [`TOKENS`] ones from this number on.
+    Granted(u64),
+    /// It does not hold it any more, or its claim is taken back.
+    Free,
+    /// Another node has it: this one was declared failed.
+    Lost,
+}
+
+/// What a waiting node is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mail {
+    /// Which node.
+    pub node: usize,
+    /// Its claim: which acquisition is meant, and where its mailbox is.
+    pub claim: NodeClaim,
+    /// Its first token.
+    pub number: u64,
+}
+
+/// What the answers to come belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Idle,
+    /// Swapping the word from free; drawing a number.
+    Trying {
+        mine: GlobalWord,
+    },
+    /// The claim is being written, and noted in the word.
+    Registering {
+        claim: NodeClaim,
+        seen: GlobalWord,
+    },
+    /// The word was seen free by one that has a claim: swapping it.
+    Taking {
+        claim: NodeClaim,
+    },
+    /// For the mailbox.
+    Waiting {
+        claim: NodeClaim,
+    },
+    /// The mailbox has come: taking the claim away, before another rank of this node can make the next.
+    Receiving {
+        number: u64,
+    },
+    /// Reading the word, since nothing has come for long.
+    Looking {
+        claim: NodeClaim,
+    },
+    /// The holder is lost: reading the claims.
+    Following {
+        claim: NodeClaim,
+        seen: GlobalWord,
+    },
+    /// Swapping the word from a lost holder to the first of the claims; drawing a number.
+    Appointing {
+        claim: NodeClaim,
+        seen: GlobalWord,
+        first: (usize, NodeClaim),
+    },
+    /// The word names this node, and nobody has said so: drawing a number, taking the claim away.
+    Drawing {
+        claim: NodeClaim,
+    },
+    Held {
+        word: GlobalWord,
+    },
+    /// Swapping the word to free.
+    Freeing {
+        seen: GlobalWord,
+    },
+    /// Reading the claims.
+    Choosing {
+        seen: GlobalWord,
+    },
+    /// Swapping the word to the first of them; drawing a number.
+    HandingOver {
+        seen: GlobalWord,
+        first: (usize, NodeClaim),
+    },
+    /// Taking the claim away; reading the word, or noting that in it.
+    Withdrawing {
+        claim: NodeClaim,
+        seen: Option<GlobalWord>,
+    },
+}
+
+/// A node's part in a lock between nodes, as the rank has it that acts for the node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HomeLock {
+    at: HomeAt,
+    me: usize,
+    /// Where this node has the object.
+    place: usize,
+    state: State,
+}
+
+impl HomeLock {
+    /// The part of node `me`, which has the object at `place` of its table.
+    pub const fn new(at: HomeAt, me: usize, place: usize) -> Self {
+        Self { at, me, place, state: State::Idle }
+    }
+
+    /// Begins to acquire; `stamp` differs from those of this node's other acquisitions that may still be on their way.
+    pub fn acquire(&mut self, stamp: u32) -> Turn {
+        let mine = GlobalWord::held(self.me, stamp, false);
+        self.state = State::Trying { mine };
+        Turn::Ask(vec![self.swap(GlobalWord::FREE, mine), self.draw()])
+    }
+
+    /// Begins to release.
+    ///
+    /// # Panics
+    ///
+    /// When this node does not hold the lock, as far as the machine knows: a bug of the caller.
+    pub fn release(&mut self) -> Turn {
+        let State::Held { word } = self.state else { panic!("only who holds a lock releases it") };
+        self.free_or_choose(word)
+    }
+
+    /// Begins to take the claim back, of a machine that waits.
+    ///
+    /// # Panics
+    ///
+    /// When it does not wait: a bug of the caller.
+    pub fn withdraw(&mut self) -> Turn {
+        let State::Waiting { claim } = self.state else { panic!("only who waits can change its mind") };
+        self.state = State::Withdrawing { claim, seen: None };
+        Turn::Ask(vec![self.write_claim(0), Request::Read { at: self.at.hold }])
+    }
+
+    /// Reads the word, of a machine that waits: nothing has come for long, or somebody has failed.
+    pub fn look(&mut self) -> Turn {
+        let State::Waiting { claim } = self.state else { return Turn::Wait };
+        self.state = State::Looking { claim };
+        Turn::Ask(vec![Request::Read { at: self.at.hold }])
+    }
+
+    /// What the mailbox holds, of a machine that waits: which order was granted, and its first token.
+    pub fn receive(&mut self, order: u64, number: u64) -> Turn {
+        match self.state {
+            State::Waiting { claim } if claim.order() == order => {
+                self.state = State::Receiving { number };
+                Turn::Ask(vec![self.write_claim(0), Request::Read { at: self.at.hold }])
+            }
+            _ => Turn::Wait,
+        }
+    }
+
+    /// Whether it waits for its mailbox.
+    pub const fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
+    /// The mail is on its way.
+    pub fn mailed(&mut self) -> Turn {
+        match self.state {
+            State::Waiting { .. } => Turn::Wait,
+            _ => self.end(Outcome::Free),
+        }
+    }
+
+    /// Goes on with the answers to what was asked. `is_lost`: which nodes the job has lost.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many answers as were asked for: a bug of the caller.
+    pub fn answered(&mut self, answers: &[u64], is_lost: impl Fn(usize) -> bool) -> Turn {
+        let word = GlobalWord(answers[0]);
+        match self.state {
+            State::Trying { mine } => self.tried(mine, word, answers[1]),
+            State::Registering { claim, seen } if word == seen => self.registered(claim, word, &is_lost),
+            State::Taking { claim } if word == GlobalWord::FREE => self.take(claim),
+            State::Registering { claim, .. } | State::Taking { claim } => self.met(claim, word),
+            State::Looking { claim } => self.looked(claim, word, &is_lost),
+            State::Following { claim, seen } => match self.first(answers, &is_lost) {
+                Some(first) => self.appoint(claim, seen, first, answers),
+                None => unreachable!("this node has a claim"),
+            },
+            State::Appointing { claim, seen, first } if word == seen => self.appointed(claim, first, answers[1]),
+            State::Appointing { claim, .. } => self.looked(claim, word, &is_lost),
+            State::Drawing { claim } => self.hold(GlobalWord::held(self.me, claim.stamp(), true), answers[0]),
+            State::Receiving { number } => self.hold(word, number),
+            State::Freeing { seen } if word == seen => self.end(Outcome::Free),
+            State::Choosing { seen } => match self.first(answers, &|node| node == self.me || is_lost(node)) {
+                Some(first) => self.hand_over(seen, first, answers),
+                None => self.free(seen),
+            },
+            State::HandingOver { seen, first } if word == seen => {
+                let (node, claim) = first;
+                Turn::Mail(Mail { node, claim, number: answers[1] })
+            }
+            State::Freeing { seen } | State::HandingOver { seen, .. } => self.refused(seen, word),
+            State::Withdrawing { claim, seen } => self.withdrawing(claim, seen, word),
+            State::Idle | State::Waiting { .. } | State::Held { .. } => unreachable!("nothing was asked"),
+        }
+    }
+
+    fn tried(&mut self, mine: GlobalWord, found: GlobalWord, number: u64) -> Turn {
+        if found == GlobalWord::FREE {
+            return self.hold(mine, number);
+        }
+        let claim = NodeClaim::waiting(number / TOKENS, self.place);
+        self.state = State::Registering { claim, seen: found };
+        Turn::Ask(vec![self.write_claim(claim.0), self.swap(found, found.changed())])
+    }
+
+    /// The claim is where everybody finds it.
+    fn registered(&mut self, claim: NodeClaim, word: GlobalWord, is_lost: &impl Fn(usize) -> bool) -> Turn {
+        self.state = State::Waiting { claim };
+        match word.holder() {
+            Some(holder) if is_lost(holder) => self.look(),
+            _ => Turn::Wait,
+        }
+    }
+
+    /// The word was not what it had been.
+    fn met(&mut self, claim: NodeClaim, word: GlobalWord) -> Turn {
+        if word == GlobalWord::FREE {
+            self.state = State::Taking { claim };
+            return Turn::Ask(vec![self.swap(word, GlobalWord::held(self.me, claim.stamp(), true))]);
+        }
+        if word.is_held_by(self.me, claim.stamp()) {
+            self.state = State::Waiting { claim };
+            return Turn::Wait;
+        }
+        self.state = State::Registering { claim, seen: word };
+        Turn::Ask(vec![self.swap(word, word.changed())])
+    }
+
+    fn looked(&mut self, claim: NodeClaim, word: GlobalWord, is_lost: &impl Fn(usize) -> bool) -> Turn {
+        match word.holder() {
+            None => self.met(claim, word),
+            Some(_) if word.is_held_by(self.me, claim.stamp()) => self.take(claim),
+            Some(holder) if is_lost(holder) => {
+                self.state = State::Following { claim, seen: word };
+                Turn::Ask(self.read_claims())
+            }
+            Some(_) => {
+                self.state = State::Waiting { claim };
+                Turn::Wait
+            }
+        }
+    }
+
+    /// The word names this node.
+    fn take(&mut self, claim: NodeClaim) -> Turn {
+        self.state = State::Drawing { claim };
+        Turn::Ask(vec![self.write_claim(0), self.draw()])
+    }
+
+    fn appoint(&mut self, claim: NodeClaim, seen: GlobalWord, first: (usize, NodeClaim), claims: &[u64]) -> Turn {
+        self.state = State::Appointing { claim, seen, first };
+        Turn::Ask(vec![self.swap(seen, granted_to(first, claims)), self.draw()])
+    }
+
+    fn appointed(&mut self, claim: NodeClaim, first: (usize, NodeClaim), number: u64) -> Turn {
+        let (node, granted) = first;
+        if node == self.me {
+            return self.take(claim);
+        }
+        self.state = State::Waiting { claim };
+        Turn::Mail(Mail { node, claim: granted, number })
+    }
+
+    fn hold(&mut self, word: GlobalWord, number: u64) -> Turn {
+        self.state = State::Held { word };
+        Turn::Over(Outcome::Granted(number))
+    }
+
+    fn free_or_choose(&mut self, seen: GlobalWord) -> Turn {
+        match seen.0 & GlobalWord::WANTED {
+            0 => self.free(seen),
+            _ => {
+                self.state = State::Choosing { seen };
+                Turn::Ask(self.read_claims())
+            }
+        }
+    }
+
+    fn free(&mut self, seen: GlobalWord) -> Turn {
+        self.state = State::Freeing { seen };
+        Turn::Ask(vec![self.swap(seen, GlobalWord::FREE)])
+    }
+
+    fn hand_over(&mut self, seen: GlobalWord, first: (usize, NodeClaim), claims: &[u64]) -> Turn {
+        self.state = State::HandingOver { seen, first };
+        Turn::Ask(vec![self.swap(seen, granted_to(first, claims)), self.draw()])
+    }
+
+    /// The word that this node was to hold is another one: a claim has been made or taken back, or it holds it no more.
+    fn refused(&mut self, seen: GlobalWord, found: GlobalWord) -> Turn {
+        let is_still =
+            found.holder() == Some(self.me) && found.0 >> GlobalWord::STAMP_AT == seen.0 >> GlobalWord::STAMP_AT;
+        match is_still {
+            true => self.free_or_choose(found),
+            false => self.end(Outcome::Lost),
+        }
+    }
+
+    fn withdrawing(&mut self, claim: NodeClaim, seen: Option<GlobalWord>, found: GlobalWord) -> Turn {
+        if found.is_held_by(self.me, claim.stamp()) {
+            return self.free_or_choose(found);
+        }
+        if found == GlobalWord::FREE || seen == Some(found) {
+            return self.end(Outcome::Free);
+        }
+        self.state = State::Withdrawing { claim, seen: Some(found) };
+        Turn::Ask(vec![self.swap(found, found.changed())])
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Turn {
+        self.state = State::Idle;
+        Turn::Over(outcome)
+    }
+
+    /// The first of the claims, without those of lost nodes.
+    fn first(&self, claims: &[u64], is_lost: &impl Fn(usize) -> bool) -> Option<(usize, NodeClaim)> {
+        let claims = claims.iter().enumerate().map(|(node, claim)| (node, NodeClaim(*claim)));
+        let waiting = claims.filter(|(node, claim)| claim.is_waiting() && !is_lost(*node));
+        waiting.reduce(|first, other| if first.1.is_before(other.1) { first } else { other })
+    }
+
+    fn swap(&self, expected: GlobalWord, new: GlobalWord) -> Request {
+        Request::CompareSwap { at: self.at.hold, expected: expected.0, new: new.0 }
+    }
+
+    fn draw(&self) -> Request {
+        Request::FetchAdd { at: self.at.numbers, add: TOKENS }
+    }
+
+    fn write_claim(&self, claim: u64) -> Request {
+        Request::Write { at: self.at.claims.plus(self.me), value: claim }
+    }
+
+    fn read_claims(&self) -> Vec<Request> {
+        (0..self.at.nodes).map(|node| Request::Read { at: self.at.claims.plus(node) }).collect()
+    }
+}
+
+/// The word that names the first of the claims, and says whether there are others.
+fn granted_to((node, claim): (usize, NodeClaim), claims: &[u64]) -> GlobalWord {
+    let others = claims.iter().enumerate().any(|(other, claim)| other != node && NodeClaim(*claim).is_waiting());
+    GlobalWord::held(node, claim.stamp(), others)
+}

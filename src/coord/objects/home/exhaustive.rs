@@ -1,0 +1,286 @@
+//! The lock between nodes, tried exhaustively: every order of the requests of two or three nodes, of which some change
+//! their minds, and one may be lost at any moment.
+
+use std::collections::VecDeque;
+
+use super::{GlobalWord, HomeAt, HomeLock, Mail, Outcome, TOKENS, Turn};
+use crate::explorer::{Model, go_every_way};
+use crate::fabric::{Request, WordAt};
+
+const MOST_NODES: usize = 3;
+const HOLD: usize = 0;
+const NUMBERS: usize = 1;
+const CLAIMS: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    /// Between two acquisitions.
+    Outside,
+    Acquiring,
+    Inside,
+    Releasing,
+    Withdrawing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Node {
+    lock: HomeLock,
+    phase: Phase,
+    /// Acquisitions to come.
+    left: u8,
+    asked: VecDeque<Request>,
+    answers: Vec<u64>,
+    /// What it is to write into another node's mailbox.
+    mail: Option<Mail>,
+    mailbox: Option<(u64, u64)>,
+    may_withdraw: bool,
+    is_lost: bool,
+    /// The others know it.
+    is_known_lost: bool,
+    stamp: u32,
+}
+
+#[derive(Clone, Debug, Hash)]
+struct World {
+    words: Vec<u64>,
+    nodes: Vec<Node>,
+    losses: u8,
+    /// The greatest number that has been granted.
+    granted: u64,
+    /// Nodes whose claims are noted, in that order: who is to be served before the others.
+    registered: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Begin(usize),
+    /// The first of the node's requests takes effect.
+    Execute(usize),
+    /// A node writes another one's mailbox.
+    Post(usize),
+    /// A node reads its own.
+    Receive(usize),
+    Release(usize),
+    Withdraw(usize),
+    Lose(usize),
+    Learn(usize),
+    /// A node that waits looks at the word.
+    Look(usize),
+}
+
+impl World {
+    fn new(nodes: usize, acquisitions: u8, withdrawing: usize, losses: u8) -> Self {
+        let at = HomeAt { hold: WordAt(HOLD), numbers: WordAt(NUMBERS), claims: WordAt(CLAIMS), nodes };
+        let node = |me: usize| Node {
+            lock: HomeLock::new(at, me, me),
+            phase: Phase::Outside,
+            left: acquisitions,
+            asked: VecDeque::new(),
+            answers: Vec::new(),
+            mail: None,
+            mailbox: None,
+            may_withdraw: me < withdrawing,
+            is_lost: false,
+            is_known_lost: false,
+            stamp: 0,
+        };
+        let nodes: Vec<Node> = (0..nodes).map(node).collect();
+        Self { words: vec![0; CLAIMS + nodes.len()], nodes, losses, granted: 0, registered: Vec::new() }
+    }
+
+    fn hold(&self) -> GlobalWord {
+        GlobalWord(self.words[HOLD])
+    }
+
+    fn execute(&mut self, request: Request) -> Option<u64> {
+        let word = &mut self.words[request.at().0];
+        let before = *word;
+        match request {
+            Request::Write { value, .. } => {
+                *word = value;
+                return None;
+            }
+            Request::Read { .. } => {}
+            Request::FetchAdd { add, .. } => *word += add,
+            Request::CompareSwap { expected, new, .. } if before == expected => *word = new,
+            Request::CompareSwap { .. } => {}
+        }
+        Some(before)
+    }
+
+    fn turn(&mut self, node: usize, turn: Turn) {
+        match turn {
+            Turn::Ask(requests) => self.nodes[node].asked = requests.into(),
+            Turn::Mail(mail) => self.nodes[node].mail = Some(mail),
+            Turn::Wait => {}
+            Turn::Over(Outcome::Granted(number)) => self.grant(node, number),
+            Turn::Over(Outcome::Free) => self.nodes[node].phase = Phase::Outside,
+            Turn::Over(Outcome::Lost) => panic!("node {node} was not lost"),
+        }
+    }
+
+    fn grant(&mut self, node: usize, number: u64) {
+        let inside = |other: &Node| matches!(other.phase, Phase::Inside) && !other.is_lost;
+        assert!(!self.nodes.iter().any(inside), "node {node} has it beside another one");
+        assert!(number >= self.granted, "number {number} after tokens up to {}", self.granted);
+        assert_eq!(self.hold().holder(), Some(node));
+        self.granted = number + TOKENS;
+        self.registered.retain(|other| *other != node);
+        self.nodes[node].phase = Phase::Inside;
+    }
+
+    /// Nothing is on its way, and nobody has anything to do.
+    fn is_quiet(&self) -> bool {
+        let has_more = |event: &Event| !matches!(event, Event::Look(_) | Event::Lose(_));
+        !self.events().iter().any(has_more)
+    }
+}
+
+impl Model for World {
+    type Event = Event;
+
+    fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if node.is_lost {
+                if !node.is_known_lost {
+                    events.push(Event::Learn(index));
+                }
+                continue;
+            }
+            if self.losses > 0 {
+                events.push(Event::Lose(index));
+            }
+            if !node.asked.is_empty() {
+                events.push(Event::Execute(index));
+            } else if node.mail.is_some() {
+                events.push(Event::Post(index));
+            } else if node.lock.is_waiting() && node.phase == Phase::Acquiring {
+                if node.mailbox.is_some() {
+                    events.push(Event::Receive(index));
+                }
+                if node.may_withdraw {
+                    events.push(Event::Withdraw(index));
+                }
+                events.push(Event::Look(index));
+            } else if node.phase == Phase::Inside {
+                events.push(Event::Release(index));
+            } else if node.phase == Phase::Outside && node.left > 0 {
+                events.push(Event::Begin(index));
+            }
+        }
+        events
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Begin(index) => {
+                let node = &mut self.nodes[index];
+                node.left -= 1;
+                node.stamp += 1;
+                node.phase = Phase::Acquiring;
+                let turn = node.lock.acquire(1 << 31 | node.stamp);
+                self.turn(index, turn);
+            }
+            Event::Execute(index) => {
+                let request = self.nodes[index].asked.pop_front().expect("it has asked");
+                let answer = self.execute(request);
+                self.nodes[index].answers.extend(answer);
+                if self.nodes[index].asked.is_empty() {
+                    let answers = std::mem::take(&mut self.nodes[index].answers);
+                    let lost: Vec<bool> = self.nodes.iter().map(|node| node.is_known_lost).collect();
+                    let turn = self.nodes[index].lock.answered(&answers, |node| lost[node]);
+                    self.turn(index, turn);
+                }
+            }
+            Event::Post(index) => {
+                let mail = self.nodes[index].mail.take().expect("it has mail");
+                self.nodes[mail.node].mailbox = Some((mail.claim.order(), mail.number));
+                let turn = self.nodes[index].lock.mailed();
+                self.turn(index, turn);
+            }
+            Event::Receive(index) => {
+                let (order, number) = self.nodes[index].mailbox.take().expect("something has come");
+                let turn = self.nodes[index].lock.receive(order, number);
+                self.turn(index, turn);
+            }
+            Event::Release(index) => {
+                self.nodes[index].phase = Phase::Releasing;
+                let turn = self.nodes[index].lock.release();
+                self.turn(index, turn);
+            }
+            Event::Withdraw(index) => {
+                let node = &mut self.nodes[index];
+                (node.phase, node.may_withdraw) = (Phase::Withdrawing, false);
+                let turn = node.lock.withdraw();
+                self.turn(index, turn);
+            }
+            Event::Look(index) => {
+                let turn = self.nodes[index].lock.look();
+                self.turn(index, turn);
+            }
+            Event::Lose(index) => {
+                self.losses -= 1;
+                let node = &mut self.nodes[index];
+                node.is_lost = true;
+                // It is shut out before others are told; what it had posted takes effect before that, or not at all.
+                node.asked.clear();
+                node.mail = None;
+            }
+            Event::Learn(index) => self.nodes[index].is_known_lost = true,
+        }
+    }
+}
+
+fn check(world: World) {
+    let has_losses = world.losses > 0;
+    assert!(world.nodes.len() <= MOST_NODES, "more would take too long");
+    let mut states = 0;
+    let mut ends = 0;
+    go_every_way(world, |world, way| {
+        states += 1;
+        if !world.is_quiet() {
+            return;
+        }
+        let waiting: Vec<usize> = (0..world.nodes.len())
+            .filter(|node| world.nodes[*node].lock.is_waiting() && !world.nodes[*node].is_lost)
+            .collect();
+        if waiting.is_empty() {
+            ends += 1;
+            let holder = world.hold().holder();
+            assert!(holder.is_none_or(|node| world.nodes[node].is_lost), "{holder:?} holds it in the end: {way:?}");
+            return;
+        }
+        // Only a loss can have taken a message with it; then the word tells whoever looks.
+        let is_told = match world.hold().holder() {
+            Some(node) => waiting.contains(&node) || world.nodes[node].is_lost,
+            None => true,
+        };
+        let has_lost = world.nodes.iter().any(|node| node.is_lost);
+        assert!(has_losses && has_lost && is_told, "{waiting:?} are forgotten: {way:?}");
+    });
+    assert!(ends > 0);
+    println!("{states} states, {ends} of them ends");
+}
+
+#[test]
+fn two_nodes_in_every_order() {
+    check(World::new(2, 2, 0, 0));
+}
+
+#[test]
+fn three_nodes_in_every_order() {
+    check(World::new(3, 1, 0, 0));
+}
+
+#[test]
+fn nodes_that_change_their_minds() {
+    check(World::new(2, 2, 2, 0));
+    check(World::new(3, 1, 1, 0));
+}
+
+#[test]
+fn one_node_is_lost_at_any_moment() {
+    check(World::new(2, 2, 1, 1));
+    check(World::new(3, 1, 0, 1));
+}
