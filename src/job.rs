@@ -25,7 +25,7 @@ use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, MAX_RADI
 use crate::coord::drive::{CpuHint, Driver};
 use crate::coord::formation::{self, Member};
 use crate::coord::objects;
-use crate::coord::objects::layout::object_words;
+use crate::coord::objects::layout::{MOST_OBJECTS, object_words};
 use crate::coord::wait::{WaitPlan, WaitPolicy};
 use crate::error::{BootstrapError, JobError};
 use crate::fabric::node::{NodeLayout, UNIT_WORDS};
@@ -378,7 +378,9 @@ fn node_layout(ranks: usize, block_units: usize, groups: usize) -> Result<NodeLa
 fn with_objects(layout: NodeLayout, objects: usize) -> Result<NodeLayout, JobError> {
     let words = objects.checked_add(1).and_then(|places| places.checked_mul(object_words(layout.ranks())));
     match words {
-        Some(words) if words <= MOST_OBJECT_WORDS => Ok(objects::layout::with_objects(layout, objects)),
+        Some(words) if words <= MOST_OBJECT_WORDS && objects <= MOST_OBJECTS => {
+            Ok(objects::layout::with_objects(layout, objects))
+        }
         _ => Err(JobError::Objects { objects, ranks: layout.ranks() }),
     }
 }

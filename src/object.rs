@@ -53,13 +53,15 @@ impl Handle {
             };
             ObjectError::Name { rank, kind: nature.kind, text: text.to_owned(), why }
         })?;
-        let table = NodeLock::of_table(membership);
-        let locked = table.acquire().map_err(|source| ObjectError::Table { rank, name: text.to_owned(), source })?;
-        let opened = directory(membership).open(&name, nature);
-        drop(locked);
-        match opened {
-            Ok(at) => Ok(Self { membership: Arc::clone(membership), at, name }),
-            Err(fault) => Err(error_of(membership, name, nature, fault)),
+        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source };
+        loop {
+            let opened = with_table(membership, || directory(membership).open(&name, nature)).map_err(table_error)?;
+            match opened {
+                Ok(at) => return Ok(Self { membership: Arc::clone(membership), at, name }),
+                // By one that has been declared failed; this rank holds the table.
+                Err(DirectoryFault::Overtaken) => {}
+                Err(fault) => return Err(error_of(membership, &name, nature, fault)),
+            }
         }
     }
 
@@ -70,12 +72,16 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let table = NodeLock::of_table(&self.membership);
         // Where this rank has been declared failed its handles count no more.
-        if let Ok(_locked) = table.acquire() {
-            directory(&self.membership).close(&self.at);
-        }
+        let _ = with_table(&self.membership, || directory(&self.membership).close(&self.at));
     }
+}
+
+/// Does something while this rank has the table of objects for itself.
+fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Result<T, LockError> {
+    // Another thread of this rank would be taken for this one.
+    let _turn = membership.table_turn();
+    NodeLock::of_table(membership).during(act)
 }
 
 fn directory(membership: &Membership) -> Directory<'_, Segment, impl Fn(usize) -> bool> {
@@ -83,7 +89,7 @@ fn directory(membership: &Membership) -> Directory<'_, Segment, impl Fn(usize) -
     Directory::new(segment, segment.layout(), membership.local_of(membership.rank), |local| is_dead(segment, local))
 }
 
-fn error_of(membership: &Membership, name: Name, nature: Nature, fault: DirectoryFault) -> ObjectError {
+fn error_of(membership: &Membership, name: &Name, nature: Nature, fault: DirectoryFault) -> ObjectError {
     let (rank, kind) = (membership.rank, nature.kind);
     let name = name.text().to_owned();
     match fault {
@@ -96,9 +102,6 @@ fn error_of(membership: &Membership, name: Name, nature: Nature, fault: Director
             let (node, places) = (membership.here(), membership.segment.layout().objects());
             ObjectError::Exhausted { rank, name, node, places }
         }
-        DirectoryFault::Overtaken => {
-            let source = waiting::excluded(membership, &name);
-            ObjectError::Table { rank, name, source }
-        }
+        DirectoryFault::Overtaken => unreachable!("tried again"),
     }
 }

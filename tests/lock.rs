@@ -218,6 +218,85 @@ fn a_stopped_holder_is_followed_and_its_release_is_refused() {
     assert!(children.finish(1).1.success());
 }
 
+#[test]
+fn a_rank_with_a_claim_does_not_pass_itself_by() {
+    on_ranks(2, &JobOptions::new(), |job| {
+        let lock = job.lock("claimed").expect("a lock");
+        job.world().barrier().expect("all are there");
+        if job.rank() == 0 {
+            let guard = lock.acquire().expect("it is free");
+            job.world().barrier().expect("it is held");
+            await_queue(&lock, 1);
+            drop(guard);
+            return job.world().barrier().expect("all are through");
+        }
+        job.world().barrier().expect("it is held");
+        let request = lock.request().expect("a place in the queue");
+        loop {
+            match lock.acquire() {
+                Err(LockError::AlreadyRequested { .. }) => std::thread::yield_now(),
+                // It was handed over.
+                Err(LockError::AlreadyHeld { .. }) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(request.wait().expect("it is granted"));
+        drop(lock.acquire().expect("it is free"));
+        job.world().barrier().expect("all are through");
+    });
+}
+
+#[test]
+fn threads_of_one_rank_open_and_close_side_by_side() {
+    on_ranks(1, &JobOptions::new(), |job| {
+        let handles: Vec<Lock> = (0..200).map(|index| job.lock(&format!("lock {index}")).expect("room")).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(handles));
+            (0..200).for_each(|index| drop(job.lock(&format!("lock {index}")).expect("room")));
+        });
+        assert_eq!(job.lock("lock 7").expect("a new one").acquire().expect("it is free").token().0, 1);
+    });
+}
+
+/// Behind a holder wait one that is killed and one that is stopped: the last of the queue has the lock in the end, and the
+/// stopped one, when it comes back, is told.
+#[test]
+fn a_stopped_waiter_is_passed_by_after_the_time_out_also_behind_a_dead_one() {
+    const TEST: &str = "a_stopped_waiter_is_passed_by_after_the_time_out_also_behind_a_dead_one";
+    if role().is_some() {
+        let job = Job::from_env_with(&JobOptions::new().wait(phalanx::WaitPolicy::Park)).expect("a job");
+        let lock = job.lock("queue").expect("a lock");
+        job.world().barrier().expect("all are there");
+        if job.rank() == 0 {
+            let guard = lock.acquire().expect("it is free");
+            job.world().barrier().expect("it is held");
+            await_queue(&lock, 3);
+            answer("queued");
+            assert_eq!(await_line(), "go on");
+            guard.release().expect("it was held");
+            answer("released");
+            await_line();
+            return;
+        }
+        job.world().barrier().expect("it is held");
+        await_queue(&lock, job.rank() - 1);
+        match lock.acquire() {
+            Ok(guard) => answer(format!("{} {}", job.rank(), guard.release().is_ok())),
+            Err(error) => answer(matches!(error, LockError::Excluded { rank: 2, .. })),
+        }
+        return;
+    }
+    let mut children = Launch::new(4).start(TEST, "rank");
+    assert_eq!(children.next_answer(0), "queued");
+    children.kill(1);
+    children.stop(2);
+    children.say(0, "go on");
+    assert_eq!(children.next_answer(0), "released");
+    assert_eq!(children.next_answer(3), "3 true");
+    children.signal(2, rustix::process::Signal::CONT);
+    assert_eq!(children.next_answer(2), "true");
+}
+
 /// Ranks are killed at random moments while they use the lock as quickly as they can; the others always go on.
 #[test]
 fn whoever_is_killed_in_the_middle_holds_nobody_up() {

@@ -62,6 +62,8 @@ pub(crate) struct Membership {
     declined: Mutex<Vec<Declined>>,
     /// Groups that this rank has made and dropped, and others have not taken.
     untaken: Mutex<Vec<Untaken>>,
+    /// Held by the thread of this rank that uses its node's table of objects.
+    table_turn: Mutex<()>,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
     /// When somebody has failed.
@@ -160,6 +162,7 @@ impl Membership {
             half_made,
             declined,
             untaken,
+            table_turn: Mutex::default(),
             clocks,
             failure,
             watcher,
@@ -264,6 +267,10 @@ impl Membership {
 
     pub fn untaken(&self) -> MutexGuard<'_, Vec<Untaken>> {
         lock(&self.untaken)
+    }
+
+    pub fn table_turn(&self) -> MutexGuard<'_, ()> {
+        lock(&self.table_turn)
     }
 
     pub fn clocks(&self) -> MutexGuard<'_, HashMap<usize, NodeClock>> {

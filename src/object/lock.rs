@@ -25,7 +25,8 @@ impl fmt::Display for Token {
 ///
 /// Among the ranks of a node it is first come first served, but for ranks that sleep: while the first of them wakes up,
 /// another one may take the lock up to 64 times before it queues behind. A lock belongs to a rank and not to a thread, and
-/// is not re-entrant.
+/// is not re-entrant. A death is known when the kernel begins with it: what must not be written by a dying holder's last
+/// instructions is to be fenced by the token.
 ///
 /// ```
 /// use phalanx::Job;
@@ -230,7 +231,10 @@ impl<'lock> LockRequest<'lock> {
         self.is_open = false;
         let lock = self.lock;
         let token = match self.granted {
-            Some(token) => token,
+            Some(token) => {
+                lock.lock.look_at_oneself()?;
+                token
+            }
             None => lock.lock.wait(&mut self.wait, limit)?,
         };
         Ok(lock.guarded(token))

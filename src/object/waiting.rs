@@ -14,11 +14,11 @@ use super::error::LockError;
 use crate::cluster::view::{self, FailureCause, Unit};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
+use crate::coord::objects::queue::{Busy, NotHeld, QueueLock, Withdrawn};
 use crate::coord::wait::Step;
 use crate::fabric::node::header;
 use crate::fabric::shm::Segment;
-use crate::fabric::{Memory, Park};
+use crate::fabric::{Memory, Park, WordAt};
 use crate::job::{Membership, Sight};
 use crate::scheduling::Prompt;
 use crate::sync::{Ordering, spin_hint};
@@ -31,6 +31,8 @@ const PROMPT_AFTER: Duration = Duration::from_micros(200);
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 /// Between two such looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Two looks that are further apart than this say nothing of the time between them.
+const LAPSE: Duration = Duration::from_millis(40);
 
 /// One rank's use of a lock of its node.
 #[derive(Debug)]
@@ -38,25 +40,17 @@ pub(super) struct NodeLock {
     membership: Arc<Membership>,
     queue: QueueLock,
     name: String,
+    /// Where it is noted how this rank has ended.
+    end: WordAt,
     /// What the alarm held when this rank was seen not to have been declared failed.
     calm: Cell<u64>,
-}
-
-/// The table's own lock, while it is held.
-pub(super) struct Locked<'lock>(&'lock NodeLock);
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        // One that has been declared failed does not hold it any more.
-        let _ = self.0.release();
-    }
 }
 
 /// A wait as it goes on.
 #[derive(Debug)]
 pub(super) struct Wait {
     begun: Instant,
-    /// Since when some ranks of this node have been seen stopped.
+    /// Since when some ranks of this node have been seen stopped at each look.
     stopped: HashMap<usize, Instant>,
     looked: Instant,
 }
@@ -74,10 +68,11 @@ impl Wait {
 
 impl NodeLock {
     pub fn new(membership: &Arc<Membership>, at: &ObjectAt, name: &str) -> Self {
-        let queue = QueueLock::new(at.queue(), membership.local_of(membership.rank));
+        let local = membership.local_of(membership.rank);
+        let (queue, end) = (QueueLock::new(at.queue(), local), membership.segment.layout().end(local));
         // No alarm holds it.
         let calm = Cell::new(u64::MAX);
-        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), calm }
+        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), end, calm }
     }
 
     /// The lock of the node's table of objects.
@@ -85,13 +80,16 @@ impl NodeLock {
         Self::new(membership, &ObjectAt::of(&membership.segment.layout(), 0), "the table of objects")
     }
 
-    /// Acquires the table's lock.
-    pub fn acquire(&self) -> Result<Locked<'_>, LockError> {
+    /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was held to
+    /// the end, all of it was done by this rank alone.
+    pub fn during<T>(&self, act: impl FnOnce() -> T) -> Result<T, LockError> {
         if self.try_take()?.is_none() {
             self.request()?;
             self.wait(&mut Wait::new(), None)?;
         }
-        Ok(Locked(self))
+        let done = act();
+        self.release()?;
+        Ok(done)
     }
 
     pub fn rank(&self) -> usize {
@@ -116,17 +114,32 @@ impl NodeLock {
     #[inline]
     pub fn try_take(&self) -> Result<Option<u64>, LockError> {
         match self.queue.try_take(self.segment()) {
-            Some(token) if drive::alarm(self.segment()) == self.calm.get() => Ok(Some(token)),
+            Some(token) if self.is_calm() => Ok(Some(token)),
             Some(token) => self.look_at_oneself().map(|()| Some(token)),
             None => Ok(None),
         }
     }
 
+    /// Whether nothing has happened since this rank was seen not to have been declared failed.
+    #[inline]
+    fn is_calm(&self) -> bool {
+        // The alarm may be raised some time after the rank's end is noted. Relaxed: whoever takes this rank for failed does
+        // not wait for it to have seen that.
+        let end = self.segment().word(self.end).load(Ordering::Relaxed);
+        drive::alarm(self.segment()) == self.calm.get() && end == 0
+    }
+
     /// As [`try_take`](Self::try_take), also from a holder that has ended.
     pub fn try_take_thoroughly(&self) -> Result<Option<u64>, LockError> {
-        self.check_free_for_me()?;
+        self.look_at_oneself()?;
         match self.try_take()? {
             None => {
+                if self.queue.is_held(self.segment()) {
+                    return Err(self.busy(Busy::Held));
+                }
+                if self.queue.has_claim(self.segment()) {
+                    return Err(self.busy(Busy::Requested));
+                }
                 self.queue.free_from_the_dead(self.segment(), &self.has_ended());
                 self.try_take()
             }
@@ -136,21 +149,15 @@ impl NodeLock {
 
     /// Makes a claim.
     pub fn request(&self) -> Result<(), LockError> {
-        self.check_free_for_me()?;
-        self.queue.request(self.segment());
-        Ok(())
+        self.look_at_oneself()?;
+        self.queue.request(self.segment()).map_err(|busy| self.busy(busy))
     }
 
-    /// Before a call: this rank has not been declared failed, and neither holds the lock nor has asked for it.
-    fn check_free_for_me(&self) -> Result<(), LockError> {
-        self.look_at_oneself()?;
-        let (rank, name) = (self.rank(), || self.name.clone());
-        if self.queue.is_held(self.segment()) {
-            return Err(LockError::AlreadyHeld { rank, name: name() });
-        }
-        match self.queue.has_claim(self.segment()) {
-            true => Err(LockError::AlreadyRequested { rank, name: name() }),
-            false => Ok(()),
+    fn busy(&self, why: Busy) -> LockError {
+        let (rank, name) = (self.rank(), self.name.clone());
+        match why {
+            Busy::Held => LockError::AlreadyHeld { rank, name },
+            Busy::Requested => LockError::AlreadyRequested { rank, name },
         }
     }
 
@@ -168,9 +175,8 @@ impl NodeLock {
     /// Waits until the claim is granted.
     pub fn wait(&self, wait: &mut Wait, limit: Option<Duration>) -> Result<u64, LockError> {
         let mut alarm = drive::alarm(self.segment());
-        let mut awake_since = wait.begun;
-        let mut prompt = None;
         let begun = Instant::now();
+        let (mut awake_since, mut prompt) = (begun, None);
         loop {
             if let Some(token) = self.poll_a_few() {
                 self.look_at_oneself()?;
@@ -268,7 +274,7 @@ impl NodeLock {
 
     /// The ranks that wait, in their order.
     pub fn waiting_ranks(&self) -> Vec<usize> {
-        self.queue.queue(self.segment()).into_iter().map(|local| self.rank_at(local)).collect()
+        self.queue.queue(self.segment(), &self.has_ended()).into_iter().map(|local| self.rank_at(local)).collect()
     }
 
     /// Those of them who have asked before this rank.
@@ -281,12 +287,11 @@ impl NodeLock {
     }
 
     /// If this rank has been declared failed, it has neither the lock nor a claim.
-    #[cold]
-    fn look_at_oneself(&self) -> Result<(), LockError> {
-        let alarm = drive::alarm(self.segment());
-        if alarm == self.calm.get() {
+    pub fn look_at_oneself(&self) -> Result<(), LockError> {
+        if self.is_calm() {
             return Ok(());
         }
+        let alarm = drive::alarm(self.segment());
         let local = self.membership.local_of(self.rank());
         let is_excluded = self.segment().word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
         if !is_excluded && !self.has_ended()(local) {
@@ -306,18 +311,23 @@ impl NodeLock {
         if wait.waited() < LOOK_AFTER || wait.looked.elapsed() < LOOK_EVERY {
             return;
         }
-        wait.looked = Instant::now();
-        for local in self.queue.ahead(self.segment()).collect::<Vec<_>>() {
+        let now = Instant::now();
+        // Whoever has not looked for long, as it was stopped itself, say, does not know what has been meanwhile.
+        let has_lapsed = now - wait.looked > LAPSE.max(self.membership.failure.timeout);
+        let before = std::mem::take(&mut wait.stopped);
+        wait.looked = now;
+        for local in self.queue.ahead(self.segment(), &self.has_ended()) {
             let rank = self.rank_at(local);
             match self.membership.sight_of(rank) {
                 Sight::Stopped => {
-                    let since = *wait.stopped.entry(rank).or_insert(wait.looked);
-                    if wait.looked - since >= self.membership.failure.timeout {
+                    let since = before.get(&rank).filter(|_| !has_lapsed).map_or(now, |since| *since);
+                    if now - since >= self.membership.failure.timeout {
                         self.membership.declare_stopped(rank);
                     }
+                    wait.stopped.insert(rank, since);
                 }
                 Sight::Ending(cause) => self.membership.declare_ending(rank, cause),
-                Sight::Running | Sight::Left | Sight::Elsewhere => drop(wait.stopped.remove(&rank)),
+                Sight::Running | Sight::Left | Sight::Elsewhere => {}
             }
         }
     }

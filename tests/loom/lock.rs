@@ -25,8 +25,9 @@ struct Room {
 impl Room {
     fn new() -> Arc<Self> {
         let word = |index| WordAt(HEADER_WORDS + index);
-        let at = QueueAt { hold: word(0), high: word(1), arrivals: word(2), claims: word(3), ranks: 2 };
-        let node = ModelNode::new(HEADER_WORDS + 5);
+        let at =
+            QueueAt { hold: word(0), high: word(1), arrivals: word(2), claims: word(3), passings: word(5), ranks: 2 };
+        let node = ModelNode::new(HEADER_WORDS + 7);
         Arc::new(Self { node, at, note: AtomicU64::new(0), is_dead: AtomicU64::new(0) })
     }
 
@@ -59,7 +60,7 @@ impl Room {
 
     fn acquire(&self, lock: &QueueLock, manner: Manner) -> u64 {
         lock.try_take(&self.node).unwrap_or_else(|| {
-            lock.request(&self.node);
+            lock.request(&self.node).expect("no claim before");
             self.wait(lock, manner)
         })
     }
@@ -122,7 +123,7 @@ fn a_claim_that_is_taken_back_leaves_no_hole() {
     two_ranks(|room, me| {
         let lock = room.lock_of(me);
         if me == 0 {
-            lock.request(&room.node);
+            lock.request(&room.node).expect("no claim before");
             match lock.withdraw(&room.node, &|_| false) {
                 Withdrawn::Granted(token) => {
                     room.note(token);

@@ -3,8 +3,9 @@
 //! Each place of the node's table has a key word; the keys of all places stand side by side, so that looking for a
 //! name reads a few lines. Names are added and taken away by whoever holds the table's own lock (that of place 0), so that
 //! no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when it
-//! comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, and a place that
-//! it was filling is left alone until it is gone.
+//! comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows whenever
+//! the object is opened, too: who was about to take it away fails. A place that such a rank was filling is left alone
+//! until it is gone.
 //!
 //! An object is there for as long as a rank that has not ended has a handle of it.
 //!
@@ -63,8 +64,8 @@ pub struct Nature {
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–1 | state | 0 nobody's, 1 a rank is filling it, 2 an object's, 3 that rank has ended meanwhile |
-/// | 2–17 | generation | how often it has become an object's |
-/// | 18–63 | key | of the object's name; while it is being filled, the rank's place in the node's rank table |
+/// | 2–25 | generation | how often it has become an object's, or that was opened |
+/// | 26–63 | key | of the object's name; while it is being filled, the rank's place in the node's rank table |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyWord(pub u64);
 
@@ -79,8 +80,8 @@ enum State {
 
 impl KeyWord {
     const GENERATION_AT: u32 = 2;
-    const GENERATION: u64 = 0xffff;
-    const KEY_AT: u32 = 18;
+    const GENERATION: u64 = 0xff_ffff;
+    const KEY_AT: u32 = 26;
 
     #[allow(clippy::cast_possible_truncation, reason = "a rank's place")]
     const fn state(self) -> State {
@@ -107,6 +108,11 @@ impl KeyWord {
 
     const fn live(self, key: u64) -> Self {
         self.with(2, key, self.generation())
+    }
+
+    /// The same object, opened once more.
+    const fn opened(self) -> Self {
+        self.with(2, self.0 >> Self::KEY_AT, self.generation() + 1)
     }
 
     const fn orphaned(self) -> Self {
@@ -138,7 +144,7 @@ pub enum DirectoryFault {
     OtherParameter(u64),
     /// All places are taken.
     Full,
-    /// This rank has been declared failed meanwhile.
+    /// Another rank has changed the directory meanwhile: this one has been declared failed, or one that was comes back.
     Overtaken,
 }
 
@@ -163,13 +169,33 @@ impl<'memory, M: Memory, F: Fn(usize) -> bool> Directory<'memory, M, F> {
     ///
     /// [`DirectoryFault`].
     pub fn open(&self, name: &Name, nature: Nature) -> Result<ObjectAt, DirectoryFault> {
-        let found = self.places().find(|at| self.key(at).is_of(name));
-        let at = match found {
-            Some(at) => self.checked(at, name, nature)?,
+        let at = match self.find(name)? {
+            // One that only the dead have left.
+            Some((at, _)) if self.free_if_unused(&at) => self.make(name, nature)?,
+            Some((at, seen)) => {
+                self.check(&at, nature)?;
+                self.change_handles(&at, |handles| handles + 1);
+                if !self.swap(&at, seen, seen.opened()) {
+                    self.change_handles(&at, |handles| handles.saturating_sub(1));
+                    return Err(DirectoryFault::Overtaken);
+                }
+                return Ok(at);
+            }
             None => self.make(name, nature)?,
         };
         self.change_handles(&at, |handles| handles + 1);
         Ok(at)
+    }
+
+    /// The object of a name, if there is one.
+    fn find(&self, name: &Name) -> Result<Option<(ObjectAt, KeyWord)>, DirectoryFault> {
+        // Relaxed: ordered by the key word.
+        let load = |at| self.memory.word(at).load(Ordering::Relaxed);
+        let keys = self.places().map(|at| (at, self.key(&at)));
+        let mut found = keys.filter(|(at, key)| key.is_of(name) && load(at.check()) == name.check());
+        let Some((at, key)) = found.next() else { return Ok(None) };
+        let is_same = name.words().enumerate().all(|(index, word)| load(at.name(index)) == word);
+        if is_same { Ok(Some((at, key))) } else { Err(DirectoryFault::Collision) }
     }
 
     /// Takes a handle of this rank away, and the object with the last of all.
@@ -198,17 +224,15 @@ impl<'memory, M: Memory, F: Fn(usize) -> bool> Directory<'memory, M, F> {
         word.compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    fn checked(&self, at: ObjectAt, name: &Name, nature: Nature) -> Result<ObjectAt, DirectoryFault> {
+    /// Whether an object is what is wanted.
+    fn check(&self, at: &ObjectAt, nature: Nature) -> Result<(), DirectoryFault> {
         // Relaxed: ordered by the key word.
         let load = |at| self.memory.word(at).load(Ordering::Relaxed);
-        if load(at.check()) != name.check() {
-            return Err(DirectoryFault::Collision);
-        }
         match (ObjectKind::from_number(load(at.parameter(0))), load(at.parameter(1))) {
             (Some(kind), _) if kind != nature.kind => Err(DirectoryFault::OtherKind(kind)),
             (Some(_), found) if found != nature.parameter => Err(DirectoryFault::OtherParameter(found)),
-            (Some(_), _) => Ok(at),
-            (None, _) => Err(DirectoryFault::Collision),
+            (Some(_), _) => Ok(()),
+            (None, _) => Err(DirectoryFault::Overtaken),
         }
     }
 
@@ -240,7 +264,9 @@ impl<'memory, M: Memory, F: Fn(usize) -> bool> Directory<'memory, M, F> {
         match seen.state() {
             State::Free => true,
             State::Live => false,
-            State::Filling(rank) | State::Orphaned(rank) if (self.is_gone)(rank) => self.swap(at, seen, seen.freed()),
+            State::Filling(rank) | State::Orphaned(rank) if rank == self.me || (self.is_gone)(rank) => {
+                self.swap(at, seen, seen.freed())
+            }
             // Its rank had the lock that this one has now: it has been declared failed, and may come back.
             State::Filling(_) => {
                 self.swap(at, seen, seen.orphaned());
@@ -342,8 +368,10 @@ mod tests {
         assert_eq!(table.of(1).open(&name("a"), counter), Err(DirectoryFault::OtherKind(ObjectKind::Lock)));
         let other = Nature { parameter: 5, ..LOCK };
         assert_eq!(table.of(1).open(&name("a"), other), Err(DirectoryFault::OtherParameter(0)));
-        table.memory.word(made.check()).store(1, Ordering::Relaxed);
+        table.memory.word(made.name(0)).store(1, Ordering::Relaxed);
         assert_eq!(table.of(1).open(&name("a"), LOCK), Err(DirectoryFault::Collision));
+        table.memory.word(made.check()).store(1, Ordering::Relaxed);
+        assert_ne!(table.of(1).open(&name("a"), LOCK).expect("another object"), made);
     }
 
     #[test]
@@ -366,6 +394,28 @@ mod tests {
         assert!(!table.of(2).swap(&at, filling, filling.live(name("z").key())));
         table.gone.borrow_mut().push(2);
         assert!(table.of(0).open(&name("a"), LOCK).is_ok());
+    }
+
+    #[test]
+    fn a_late_close_does_not_free_an_object_that_was_opened_meanwhile() {
+        let table = Table::new(1);
+        let at = table.of(0).open(&name("a"), LOCK).expect("room");
+        // It has seen that nobody has a handle, and is stopped.
+        table.of(0).change_handles(&at, |_| 0);
+        let seen = table.of(0).key(&at);
+        assert_eq!(table.of(1).open(&name("a"), LOCK), Ok(at));
+        assert!(!table.of(0).swap(&at, seen, seen.freed()), "rank 1 has it");
+    }
+
+    #[test]
+    fn an_object_that_only_the_dead_have_left_is_not_found_again() {
+        let table = Table::new(2);
+        let at = table.of(0).open(&name("a"), LOCK).expect("room");
+        table.memory.word(at.value()).store(7, Ordering::Relaxed);
+        table.gone.borrow_mut().push(0);
+        let again =
+            table.of(1).open(&name("a"), Nature { kind: ObjectKind::Counter, parameter: 0 }).expect("a new one");
+        assert_eq!(table.memory.word(again.value()).load(Ordering::Relaxed), 0);
     }
 
     #[test]

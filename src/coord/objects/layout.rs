@@ -18,8 +18,11 @@ const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 
 /// Lines of an object, besides those with a word for each rank: who it is, its state, its arrivals.
 const LINES: usize = 3;
-/// Words for each rank: its claim, and how often it has opened the object.
-const RANK_WORDS: usize = 2;
+/// Words for each rank: its claim, how often it has passed others, and how many handles it has.
+const RANK_WORDS: usize = 3;
+
+/// The most objects that a node can have room for.
+pub const MOST_OBJECTS: usize = 1 << 20;
 
 /// Words of one object on a node of so many ranks.
 pub const fn object_words(ranks: usize) -> usize {
@@ -81,7 +84,8 @@ impl ObjectAt {
             hold: self.start.plus(LINE_WORDS),
             high: self.start.plus(LINE_WORDS + 1),
             arrivals: self.start.plus(2 * LINE_WORDS),
-            claims: self.start.plus(LINES * LINE_WORDS),
+            claims: self.of_ranks(0),
+            passings: self.of_ranks(1),
             ranks: self.ranks,
         }
     }
@@ -93,7 +97,12 @@ impl ObjectAt {
 
     /// How many handles a rank has of the object.
     pub const fn handles(&self, rank: usize) -> WordAt {
-        self.start.plus(LINES * LINE_WORDS + self.ranks.next_multiple_of(LINE_WORDS) + rank)
+        self.of_ranks(2).plus(rank)
+    }
+
+    /// The first of the ranks' words of a sort.
+    const fn of_ranks(&self, sort: usize) -> WordAt {
+        self.start.plus(LINES * LINE_WORDS + sort * self.ranks.next_multiple_of(LINE_WORDS))
     }
 
     /// How many ranks the node has.
@@ -121,6 +130,7 @@ pub const LAYOUT_HASH: u64 = {
             at.queue().high.0 as u64,
             at.queue().arrivals.0 as u64,
             at.queue().claims.0 as u64,
+            at.queue().passings.0 as u64,
             at.held_since().0 as u64,
             at.handles(1).0 as u64,
         ],
@@ -139,7 +149,7 @@ mod tests {
             let queue = at.queue();
             assert!(at.name(NAME_WORDS - 1) < queue.hold && queue.high < at.value() && at.value() < queue.arrivals);
             assert!(at.held_since() < queue.claims);
-            assert!(queue.claims.plus(ranks - 1) < at.handles(0));
+            assert!(queue.claims.plus(ranks - 1) < queue.passings && queue.passings.plus(ranks - 1) < at.handles(0));
             assert!(at.handles(ranks - 1) < ObjectAt::of(&node, 3).check());
             assert!(ObjectAt::of(&node, 3).handles(ranks - 1).0 < node.words());
             assert!(ObjectAt::of(&node, 3).key() < ObjectAt::of(&node, 0).check());

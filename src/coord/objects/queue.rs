@@ -15,20 +15,23 @@
 //! that has looked at the claims before fails and looks again. Who is about to sleep says so in its claim and then looks at
 //! the word; who changes the word looks at the claim afterwards: one sees the other.
 //!
+//! (One that is stopped between calling and waking holds the others up until they look by themselves, as they do.)
+//!
 //! *Death.* A holder that has ended is followed by the first in the queue, by a compare-and-swap of its name. Who
-//! waits looks for that when the node's alarm is raised; claims of ranks that have ended are passed over.
+//! waits looks for that when the node's alarm is raised; claims of ranks that have ended are passed over. A death is known
+//! when the kernel has begun with it: the last instructions of the dead one, on another CPU, may be later than the
+//! first of its follower. So what a lock guards is guarded by tokens, where that matters.
 //!
 //! Cost: free, two locked instructions on one line for lock and unlock together; handed over, two line transfers.
 
-use std::cell::Cell;
 use std::task::Poll;
 
 use super::word::{ClaimWord, HoldWord};
 use crate::fabric::{Memory, WordAt};
-use crate::sync::{Ordering, full_fence_after_rmw, publish};
+use crate::sync::{Ordering, full_fence, publish};
 
 /// How often a rank takes a lock that is free while the first of those who wait is on its way, before it queues itself.
-pub const MOST_PASSING: u32 = 64;
+pub const MOST_PASSING: u64 = 64;
 
 /// Where a lock's words stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct QueueAt {
     pub arrivals: WordAt,
     /// The claim of the node's first rank, with the others' behind it: [`ClaimWord`].
     pub claims: WordAt,
+    /// How often the node's first rank has passed others, with the other ranks' behind it.
+    pub passings: WordAt,
     /// How many ranks the node has.
     pub ranks: usize,
 }
@@ -48,6 +53,15 @@ pub struct QueueAt {
 /// This rank does not hold the lock (any more).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotHeld;
+
+/// Why a rank can make no claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// It holds the lock.
+    Held,
+    /// It has a claim.
+    Requested,
+}
 
 /// What becomes of a claim that is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +77,12 @@ pub enum Withdrawn {
 pub struct QueueLock {
     at: QueueAt,
     me: usize,
-    /// How often it has passed others since it queued last, or met nobody.
-    passing: Cell<u32>,
 }
 
 impl QueueLock {
     /// The part of the rank at place `me` of the node's rank table.
     pub const fn new(at: QueueAt, me: usize) -> Self {
-        Self { at, me, passing: Cell::new(0) }
+        Self { at, me }
     }
 
     /// Takes the lock if it is free and nobody is kept waiting by that for too long; gives the token.
@@ -80,19 +92,35 @@ impl QueueLock {
         // Relaxed: the compare-and-swap decides.
         let mut seen = HoldWord(word.load(Ordering::Relaxed));
         loop {
-            if seen.holder().is_some() || (seen.is_wanted() && self.passing.get() >= MOST_PASSING) {
+            if seen.holder().is_some() || (seen.is_wanted() && !self.may_pass(memory)) {
                 return None;
             }
             let taken = seen.granted_to(self.me);
             // SYNC POINT: hold. Acquire pairs with the release of the last holder.
             match word.compare_exchange_weak(seen.0, taken.0, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
-                    self.passing.set(if seen.is_wanted() { self.passing.get() + 1 } else { 0 });
+                    if seen.is_wanted() {
+                        self.note_passing(memory);
+                    }
                     return Some(self.token(memory, taken));
                 }
                 Err(found) => seen = HoldWord(found),
             }
         }
+    }
+
+    /// Whether this rank, which has no claim, may have the lock before those that wait.
+    #[cold]
+    fn may_pass(&self, memory: &impl Memory) -> bool {
+        // Relaxed: written by this rank.
+        let passings = memory.word(self.at.passings.plus(self.me)).load(Ordering::Relaxed);
+        passings < MOST_PASSING && !self.has_claim(memory)
+    }
+
+    #[cold]
+    fn note_passing(&self, memory: &impl Memory) {
+        // Relaxed: this rank's own.
+        memory.word(self.at.passings.plus(self.me)).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether this rank holds the lock.
@@ -106,12 +134,23 @@ impl QueueLock {
     }
 
     /// Makes this rank's claim: it is behind all those that were made before.
-    pub fn request(&self, memory: &impl Memory) {
-        self.passing.set(0);
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`]: there is nothing to claim, perhaps by another thread of this rank.
+    pub fn request(&self, memory: &impl Memory) -> Result<(), Busy> {
         let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
-        // SYNC POINT: claim. The change of the word releases it; see `change`.
-        memory.word(self.claim_at(self.me)).store(ClaimWord::waiting(order).0, Ordering::Release);
-        let _ = self.change(memory, |seen| Some(seen.wanted()));
+        let claim = memory.word(self.claim_at(self.me));
+        // SYNC POINT: claim. Released by the change of the word, too; see `change`.
+        if claim.compare_exchange(0, ClaimWord::waiting(order).0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return Err(Busy::Requested);
+        }
+        // From the change on this rank does not pass itself by.
+        let changed = self.change(memory, |seen| (seen.holder() != Some(self.me)).then(|| seen.wanted()));
+        changed.map(drop).map_err(|_| {
+            claim.store(0, Ordering::Release);
+            Busy::Held
+        })
     }
 
     /// Whether the lock is this rank's now: the token. The rank has a claim.
@@ -134,7 +173,8 @@ impl QueueLock {
                         self.call(memory, first);
                         return Poll::Pending;
                     }
-                    None => unreachable!("this rank has a claim"),
+                    // This rank has been declared failed itself.
+                    None => return Poll::Pending,
                 },
             };
             self.swap(memory, seen, wanted);
@@ -151,7 +191,8 @@ impl QueueLock {
 
     /// The lock has become this rank's.
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
-        // Relaxed: nobody looks at it but for the sake of a lock that is free.
+        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free.
+        memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
         memory.word(self.claim_at(self.me)).store(0, Ordering::Relaxed);
         self.token(memory, granted)
     }
@@ -222,9 +263,6 @@ impl QueueLock {
                 continue;
             }
             if let Some(first) = first {
-                // SYNC POINT: parking. The word is changed before the claim is looked at; `prepare_to_park` does it the
-                // other way round.
-                full_fence_after_rmw();
                 self.call(memory, first);
                 // Whoever has ended by now may have been missed by those who looked for its death before it was named.
                 if left.holder().is_some() && has_ended(first) {
@@ -239,22 +277,24 @@ impl QueueLock {
     fn bury(&self, memory: &impl Memory, dead: usize, has_ended: &impl Fn(usize) -> bool) {
         let freed = self.change(memory, |seen| (seen.holder() == Some(dead)).then(|| seen.freed(true).changed()));
         if let Ok(left) = freed {
-            full_fence_after_rmw();
             self.pass_on(memory, left, has_ended);
         }
     }
 
-    /// Frees the lock if its holder has ended: for who has no claim.
+    /// Frees the lock of those who have ended, its holder or who wait: for who has no claim.
     pub fn free_from_the_dead(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) {
-        if let Some(holder) = self.load(memory).holder().filter(|holder| has_ended(*holder)) {
-            self.bury(memory, holder, has_ended);
+        let seen = self.load(memory);
+        match seen.holder() {
+            Some(holder) if has_ended(holder) => self.bury(memory, holder, has_ended),
+            None if seen.is_wanted() => self.pass_on(memory, seen, has_ended),
+            _ => {}
         }
     }
 
     /// Before this rank sleeps on its claim: what the claim holds then; `None` if there is something to do.
     pub fn prepare_to_park(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Option<u64> {
         let claim = self.claim(memory, self.me).parked();
-        // SYNC POINT: parking. The claim before the word; see `release_wanted`.
+        // SYNC POINT: parking. The claim before the word; see `call`.
         publish(memory.word(self.claim_at(self.me)), claim.0);
         loop {
             let seen = self.load(memory);
@@ -288,12 +328,12 @@ impl QueueLock {
         self.claim_at(self.me)
     }
 
-    /// Those who hold this rank's claim up: the holder, who is next, and who is first in the queue.
-    pub fn ahead(&self, memory: &impl Memory) -> impl Iterator<Item = usize> {
+    /// Those who hold this rank's claim up: the holder, who is next, and who is first of those in the queue that have not
+    /// ended.
+    pub fn ahead(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Vec<usize> {
         let seen = self.load(memory);
-        let ahead = [seen.holder(), seen.next(), self.first(memory, &|_| false)];
-        let me = self.me;
-        ahead.into_iter().flatten().filter(move |rank| *rank != me)
+        let ahead = [seen.holder(), seen.next(), self.first(memory, has_ended)];
+        ahead.into_iter().flatten().filter(|rank| *rank != self.me).collect()
     }
 
     /// Who holds it.
@@ -301,16 +341,20 @@ impl QueueLock {
         self.load(memory).holder()
     }
 
-    /// Those who wait, the first of them first.
-    pub fn queue(&self, memory: &impl Memory) -> Vec<usize> {
-        let claim = |rank| self.claim(memory, rank);
-        let mut waiting: Vec<usize> = (0..self.at.ranks).filter(|rank| claim(*rank).is_waiting()).collect();
-        waiting.sort_by_key(|rank| claim(*rank).order());
-        waiting
+    /// Those who wait and have not ended, the first of them first.
+    pub fn queue(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Vec<usize> {
+        let claims = (0..self.at.ranks).map(|rank| (self.claim(memory, rank), rank));
+        let waiting = claims.filter(|(claim, rank)| claim.is_waiting() && !has_ended(*rank));
+        let mut orders: Vec<(u64, usize)> = waiting.map(|(claim, rank)| (claim.order(), rank)).collect();
+        orders.sort_unstable();
+        orders.into_iter().map(|(_, rank)| rank).collect()
     }
 
     /// Wakes a rank that sleeps on its claim.
     fn call(&self, memory: &impl Memory, rank: usize) {
+        // SYNC POINT: parking. The word was changed before the claim is looked at; `prepare_to_park` does it the other way
+        // round.
+        full_fence();
         let at = self.claim_at(rank);
         let claim = self.claim(memory, rank);
         // SYNC POINT: parking. Release: who is woken sees why.
@@ -382,7 +426,7 @@ impl QueueLock {
     /// Once in 2^40 grants the upper bits have to grow, by whoever sees it first.
     #[cold]
     fn token_of_another_half(&self, memory: &impl Memory, granted: HoldWord, high: u64) -> u64 {
-        if self.load(memory).version() == granted.version() {
+        if self.load(memory).holder() == Some(self.me) {
             // SYNC POINT: token. Release as above. It fails where others have gone on, and made it grow.
             let _ = memory.word(self.at.high).compare_exchange(high, high + 1, Ordering::AcqRel, Ordering::Relaxed);
             return granted.token(high + 1).expect("the other half");
