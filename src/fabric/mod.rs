@@ -153,7 +153,7 @@ pub const fn lower_half(word: u64) -> u32 {
 pub const BATCH_REQUESTS: usize = 64;
 
 /// One operation on a word of another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Stores `value`. Has no ticket.
     Write {

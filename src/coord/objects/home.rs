@@ -32,7 +32,7 @@ use crate::fabric::{Request, WordAt};
 pub const TOKENS: u64 = 256;
 
 /// Where the words of a lock stand at its home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HomeAt {
     /// Which node holds it: [`GlobalWord`].
     pub hold: WordAt,
@@ -52,7 +52,7 @@ pub struct HomeAt {
 /// | 16 | wanted | some nodes have claims |
 /// | 17–31 | changes | grows when a claim is made or taken back |
 /// | 32–63 | stamp | which of the holder's acquisitions it is |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GlobalWord(pub u64);
 
 impl GlobalWord {
@@ -99,7 +99,7 @@ impl GlobalWord {
 /// | 0 | waiting | there is one |
 /// | 1–24 | place | of the object in the table of that node, where its mailbox is |
 /// | 25–63 | order | the number that it has drawn; of two the later is the one less than half of all ahead |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NodeClaim(pub u64);
 
 impl NodeClaim {
