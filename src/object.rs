@@ -20,6 +20,7 @@ pub use self::counter::Counter;
 pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 use self::waiting::NodeLock;
+pub(crate) use self::waiting::Turn;
 use crate::coord::objects::directory::{Directory, DirectoryFault, Nature};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};

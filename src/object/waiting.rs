@@ -14,14 +14,14 @@ use super::error::LockError;
 use crate::cluster::view::{self, FailureCause, Unit};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::queue::{Busy, NotHeld, QueueLock, Withdrawn};
+use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
 use crate::coord::wait::Step;
 use crate::fabric::node::header;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Park, WordAt};
 use crate::job::{Membership, Sight};
 use crate::scheduling::Prompt;
-use crate::sync::{Ordering, spin_hint};
+use crate::sync::{AtomicU32, Ordering, spin_hint};
 
 /// How long a rank that shares its CPU spins before it sleeps: about what it costs to sleep and be woken.
 const SPIN_ON_SHARED: Duration = Duration::from_micros(4);
@@ -40,10 +40,40 @@ pub(super) struct NodeLock {
     membership: Arc<Membership>,
     queue: QueueLock,
     name: String,
+    /// What this rank does with the lock, whichever of its threads and handles.
+    turn: Arc<Turn>,
     /// Where it is noted how this rank has ended.
     end: WordAt,
     /// What the alarm held when this rank was seen not to have been declared failed.
     calm: Cell<u64>,
+}
+
+/// What a rank does with a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Nothing = 0,
+    /// It has a claim.
+    Requested = 1,
+    Held = 2,
+}
+
+/// What a rank does with a lock: the same for all of its handles. To others it is one, whatever its threads do.
+#[derive(Debug, Default)]
+pub(crate) struct Turn(AtomicU32);
+
+impl Turn {
+    /// Whether nothing was done with it, and now is.
+    #[inline]
+    fn begin(&self, what: Use) -> Result<(), u32> {
+        // Acquire pairs with `set`: the thread before this one is through.
+        self.0.compare_exchange(Use::Nothing as u32, what as u32, Ordering::Acquire, Ordering::Relaxed).map(drop)
+    }
+
+    #[inline]
+    fn set(&self, what: Use) {
+        // Release pairs with `begin`.
+        self.0.store(what as u32, Ordering::Release);
+    }
 }
 
 /// A wait as it goes on.
@@ -67,17 +97,18 @@ impl Wait {
 }
 
 impl NodeLock {
-    pub fn new(membership: &Arc<Membership>, at: &ObjectAt, name: &str) -> Self {
+    pub fn new(membership: &Arc<Membership>, at: &ObjectAt, name: &str, turn: Arc<Turn>) -> Self {
         let local = membership.local_of(membership.rank);
         let (queue, end) = (QueueLock::new(at.queue(), local), membership.segment.layout().end(local));
         // No alarm holds it.
         let calm = Cell::new(u64::MAX);
-        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), end, calm }
+        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), turn, end, calm }
     }
 
     /// The lock of the node's table of objects.
     pub fn of_table(membership: &Arc<Membership>) -> Self {
-        Self::new(membership, &ObjectAt::of(&membership.segment.layout(), 0), "the table of objects")
+        let table = ObjectAt::of(&membership.segment.layout(), 0);
+        Self::new(membership, &table, "the table of objects", Arc::default())
     }
 
     /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was held to
@@ -113,6 +144,72 @@ impl NodeLock {
     /// Takes the lock if that is possible at once.
     #[inline]
     pub fn try_take(&self) -> Result<Option<u64>, LockError> {
+        self.begin(Use::Held)?;
+        let taken = self.take_free();
+        if !matches!(taken, Ok(Some(_))) {
+            self.turn.set(Use::Nothing);
+        }
+        taken
+    }
+
+    /// As [`try_take`](Self::try_take), also from a holder that has ended.
+    pub fn try_take_thoroughly(&self) -> Result<Option<u64>, LockError> {
+        self.look_at_oneself()?;
+        match self.try_take()? {
+            None => {
+                self.queue.free_from_the_dead(self.segment(), &self.has_ended());
+                self.try_take()
+            }
+            taken => Ok(taken),
+        }
+    }
+
+    /// Makes a claim.
+    pub fn request(&self) -> Result<(), LockError> {
+        self.look_at_oneself()?;
+        self.begin(Use::Requested)?;
+        self.queue.request(self.segment());
+        Ok(())
+    }
+
+    /// Whether the claim has been granted. Where this fails it is taken back.
+    pub fn test(&self, wait: &mut Wait) -> Result<Option<u64>, LockError> {
+        let granted = match self.queue.poll(self.segment(), &self.has_ended()) {
+            Poll::Ready(token) => Some(token),
+            Poll::Pending => None,
+        };
+        self.look_at_oneself()?;
+        match granted {
+            Some(_) => self.turn.set(Use::Held),
+            None => self.look_if_long(wait),
+        }
+        Ok(granted)
+    }
+
+    /// Waits until the claim is granted. Where this fails it is taken back.
+    pub fn wait(&self, wait: &mut Wait, limit: Option<Duration>) -> Result<u64, LockError> {
+        let granted = self.wait_for_grant(wait, limit);
+        self.turn.set(if granted.is_ok() { Use::Held } else { Use::Nothing });
+        granted
+    }
+
+    /// This rank begins to do something with the lock.
+    #[inline]
+    fn begin(&self, what: Use) -> Result<(), LockError> {
+        self.turn.begin(what).map_err(|found| self.busy(found))
+    }
+
+    #[cold]
+    fn busy(&self, found: u32) -> LockError {
+        let (rank, name) = (self.rank(), self.name.clone());
+        match found == Use::Held as u32 {
+            true => LockError::AlreadyHeld { rank, name },
+            false => LockError::AlreadyRequested { rank, name },
+        }
+    }
+
+    #[inline]
+    fn take_free(&self) -> Result<Option<u64>, LockError> {
         match self.queue.try_take(self.segment()) {
             Some(token) if self.is_calm() => Ok(Some(token)),
             Some(token) => self.look_at_oneself().map(|()| Some(token)),
@@ -129,51 +226,7 @@ impl NodeLock {
         drive::alarm(self.segment()) == self.calm.get() && end == 0
     }
 
-    /// As [`try_take`](Self::try_take), also from a holder that has ended.
-    pub fn try_take_thoroughly(&self) -> Result<Option<u64>, LockError> {
-        self.look_at_oneself()?;
-        match self.try_take()? {
-            None => {
-                if self.queue.is_held(self.segment()) {
-                    return Err(self.busy(Busy::Held));
-                }
-                if self.queue.has_claim(self.segment()) {
-                    return Err(self.busy(Busy::Requested));
-                }
-                self.queue.free_from_the_dead(self.segment(), &self.has_ended());
-                self.try_take()
-            }
-            taken => Ok(taken),
-        }
-    }
-
-    /// Makes a claim.
-    pub fn request(&self) -> Result<(), LockError> {
-        self.look_at_oneself()?;
-        self.queue.request(self.segment()).map_err(|busy| self.busy(busy))
-    }
-
-    fn busy(&self, why: Busy) -> LockError {
-        let (rank, name) = (self.rank(), self.name.clone());
-        match why {
-            Busy::Held => LockError::AlreadyHeld { rank, name },
-            Busy::Requested => LockError::AlreadyRequested { rank, name },
-        }
-    }
-
-    /// Whether the claim has been granted.
-    pub fn test(&self, wait: &mut Wait) -> Result<Option<u64>, LockError> {
-        if let Poll::Ready(token) = self.queue.poll(self.segment(), &self.has_ended()) {
-            self.look_at_oneself()?;
-            return Ok(Some(token));
-        }
-        self.look_at_oneself()?;
-        self.look_if_long(wait);
-        Ok(None)
-    }
-
-    /// Waits until the claim is granted.
-    pub fn wait(&self, wait: &mut Wait, limit: Option<Duration>) -> Result<u64, LockError> {
+    fn wait_for_grant(&self, wait: &mut Wait, limit: Option<Duration>) -> Result<u64, LockError> {
         let mut alarm = drive::alarm(self.segment());
         let begun = Instant::now();
         let (mut awake_since, mut prompt) = (begun, None);
@@ -255,20 +308,17 @@ impl NodeLock {
 
     /// Takes the claim back, and what it has been granted. Whether it had not been granted.
     pub fn cancel(&self) -> bool {
-        match self.queue.withdraw(self.segment(), &self.has_ended()) {
-            Withdrawn::Cancelled => true,
-            Withdrawn::Granted(_) => {
-                // Lost where this rank has been declared failed: then there is nothing to release.
-                let _ = self.release();
-                false
-            }
-        }
+        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
+        // Fails where this rank has been declared failed: then there is nothing to release.
+        let _ = self.release();
+        withdrawn == Withdrawn::Cancelled
     }
 
     /// Gives the lock up.
     #[inline]
     pub fn release(&self) -> Result<(), LockError> {
         let released = self.queue.release(self.segment(), &self.has_ended());
+        self.turn.set(Use::Nothing);
         released.map_err(|NotHeld| excluded(&self.membership, &self.name))
     }
 
@@ -298,10 +348,11 @@ impl NodeLock {
             self.calm.set(alarm);
             return Ok(());
         }
-        match self.queue.is_held(self.segment()) {
-            true => drop(self.release()),
-            false if self.queue.has_claim(self.segment()) => drop(self.cancel()),
-            false => {}
+        // Perhaps of another thread of this rank, which will learn it as well.
+        if self.queue.has_claim(self.segment()) {
+            self.cancel();
+        } else if self.queue.is_held(self.segment()) {
+            let _ = self.release();
         }
         Err(excluded(&self.membership, &self.name))
     }

@@ -54,15 +54,6 @@ pub struct QueueAt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotHeld;
 
-/// Why a rank can make no claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Busy {
-    /// It holds the lock.
-    Held,
-    /// It has a claim.
-    Requested,
-}
-
 /// What becomes of a claim that is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withdrawn {
@@ -72,7 +63,7 @@ pub enum Withdrawn {
     Granted(u64),
 }
 
-/// One rank's part in a node's lock.
+/// One rank's part in a node's lock. (Its claim is changed by read-modify-writes only, since others change it, too.) One thread of the rank uses it at a time.
 #[derive(Debug)]
 pub struct QueueLock {
     at: QueueAt,
@@ -109,12 +100,11 @@ impl QueueLock {
         }
     }
 
-    /// Whether this rank, which has no claim, may have the lock before those that wait.
+    /// Whether this rank may have the lock before those that wait.
     #[cold]
     fn may_pass(&self, memory: &impl Memory) -> bool {
         // Relaxed: written by this rank.
-        let passings = memory.word(self.at.passings.plus(self.me)).load(Ordering::Relaxed);
-        passings < MOST_PASSING && !self.has_claim(memory)
+        memory.word(self.at.passings.plus(self.me)).load(Ordering::Relaxed) < MOST_PASSING
     }
 
     #[cold]
@@ -133,24 +123,12 @@ impl QueueLock {
         self.claim(memory, self.me).is_waiting()
     }
 
-    /// Makes this rank's claim: it is behind all those that were made before.
-    ///
-    /// # Errors
-    ///
-    /// [`Busy`]: there is nothing to claim, perhaps by another thread of this rank.
-    pub fn request(&self, memory: &impl Memory) -> Result<(), Busy> {
+    /// Makes this rank's claim: it is behind all those that were made before. The rank neither holds the lock nor has a claim.
+    pub fn request(&self, memory: &impl Memory) {
         let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
-        let claim = memory.word(self.claim_at(self.me));
         // SYNC POINT: claim. Released by the change of the word, too; see `change`.
-        if claim.compare_exchange(0, ClaimWord::waiting(order).0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return Err(Busy::Requested);
-        }
-        // From the change on this rank does not pass itself by.
-        let changed = self.change(memory, |seen| (seen.holder() != Some(self.me)).then(|| seen.wanted()));
-        changed.map(drop).map_err(|_| {
-            claim.store(0, Ordering::Release);
-            Busy::Held
-        })
+        memory.word(self.claim_at(self.me)).swap(ClaimWord::waiting(order).0, Ordering::Release);
+        let _ = self.change(memory, |seen| Some(seen.wanted()));
     }
 
     /// Whether the lock is this rank's now: the token. The rank has a claim.
@@ -193,14 +171,14 @@ impl QueueLock {
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free.
         memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
-        memory.word(self.claim_at(self.me)).store(0, Ordering::Relaxed);
+        memory.word(self.claim_at(self.me)).swap(0, Ordering::Relaxed);
         self.token(memory, granted)
     }
 
     /// Takes this rank's claim back. What it held up goes on.
     pub fn withdraw(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Withdrawn {
         // SYNC POINT: claim. Released by the change of the word.
-        memory.word(self.claim_at(self.me)).store(0, Ordering::Release);
+        memory.word(self.claim_at(self.me)).swap(0, Ordering::Release);
         let is_mine = |seen: HoldWord| seen.holder() == Some(self.me);
         let changed = self.change(memory, |seen| match seen.next() {
             _ if is_mine(seen) => None,
@@ -318,9 +296,8 @@ impl QueueLock {
 
     /// After it has slept.
     pub fn note_awake(&self, memory: &impl Memory) {
-        let claim = self.claim(memory, self.me);
         // Relaxed: who sees it late calls once too often.
-        memory.word(self.claim_at(self.me)).store(claim.awake().0, Ordering::Relaxed);
+        memory.word(self.claim_at(self.me)).fetch_and(ClaimWord::AWAKE, Ordering::Relaxed);
     }
 
     /// The word that this rank sleeps on.

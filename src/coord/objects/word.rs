@@ -166,11 +166,8 @@ impl ClaimWord {
         Self(self.0 & !Self::CALLED | Self::PARKED)
     }
 
-    /// Awake.
-    #[must_use]
-    pub const fn awake(self) -> Self {
-        Self(self.0 & !Self::CALLED & !Self::PARKED)
-    }
+    /// What is left of a claim's word when its rank is awake.
+    pub const AWAKE: u64 = !(Self::CALLED | Self::PARKED);
 
     /// Woken.
     #[must_use]
@@ -216,7 +213,7 @@ mod tests {
         assert!(claim.is_waiting() && !claim.is_parked() && !claim.is_called());
         let parked = claim.parked();
         assert!(parked.is_parked() && parked.called().is_called() && !parked.called().is_parked());
-        assert_eq!(parked.called().awake(), claim);
+        assert_eq!(parked.called().0 & ClaimWord::AWAKE, claim.0);
         assert_eq!((parked.order(), ClaimWord(0).is_waiting()), (77, false));
     }
 }
