@@ -72,6 +72,17 @@ static inline uint64_t in_ticks(const struct options *options, double ns)
     return (uint64_t)(ns / options->ns_per_tick);
 }
 
+/* The clock once all before is over: a counter may otherwise be read while the acquisition is still under way. */
+static inline uint64_t now_after(const struct options *options)
+{
+#if defined(__x86_64__)
+    _mm_lfence();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+    return now(options);
+}
+
 static inline struct options parse_contest(int count, char **arguments)
 {
     struct options options = parse_options(count, arguments);
@@ -128,7 +139,7 @@ __attribute__((always_inline)) static inline void hold_until(
         bool shared;
         draw(contest, &object, &shared);
         contestant.acquire(context, object, shared);
-        uint64_t acquired = now(options);
+        uint64_t acquired = now_after(options);
         uint64_t released = contest->hold ? spin_until(options, acquired + contest->hold) : acquired;
         if (contestant.release)
             contestant.release(context, object, shared);

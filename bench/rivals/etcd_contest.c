@@ -116,7 +116,7 @@ static void resign(void *context, uint64_t object, bool shared)
 static void run_rank(const struct options *options, int number)
 {
     struct rank rank = {.member = {team, number}};
-    connect_to(&rank.connection, options->port);
+    connect_to(&rank.connection, options);
     grant_lease(&rank);
     bool is_election = is_object(options, "election");
     struct contestant contestant = {

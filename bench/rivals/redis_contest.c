@@ -96,7 +96,7 @@ static void increment(void *context, uint64_t object, bool shared)
 static void run_rank(const struct options *options, int number)
 {
     struct rank rank = {.member = {team, number}};
-    connect_to(&rank.connection, options->port);
+    connect_to(&rank.connection, options);
     struct contestant contestant = {.meet = meet_team, .from_rank_0 = team_word_of_rank_0};
     if (number == 0)
         command(&rank.connection, 1, (const char *const[]){"FLUSHALL"});

@@ -131,12 +131,11 @@ impl<'job> Place<'job> {
         let mut done = 0;
         while done == 0 || (done < times && request < deadline) {
             let (object, is_shared) = self.draw();
-            contestant.acquire(object, is_shared)?;
+            let held = contestant.acquire(object, is_shared)?;
+            await_all_before();
             let acquired = self.clock.now();
             let released = if hold > 0 { self.spin_until(acquired + hold) } else { acquired };
-            if C::IS_HELD {
-                contestant.release(object)?;
-            }
+            C::release(held)?;
             head.count += u64::from(acquired <= deadline);
             if let Some(possession) = self.record.possessions.get_mut(done) {
                 *possession = Possession { request, acquired, released, object: object as u64, is_shared };
@@ -164,10 +163,7 @@ impl<'job> Place<'job> {
         while begin < deadline && self.record.batches.len() < MOST_BATCHES {
             for _ in 0..pairs {
                 let (object, is_shared) = self.draw();
-                contestant.acquire(object, is_shared)?;
-                if C::IS_HELD {
-                    contestant.release(object)?;
-                }
+                C::release(contestant.acquire(object, is_shared)?)?;
             }
             let end = self.clock.now();
             self.record.batches.push(end - begin);
@@ -201,6 +197,22 @@ impl<'job> Place<'job> {
     }
 }
 
+/// Waits until all instructions before are over: a counter may otherwise be read while the acquisition is under way.
+#[inline]
+#[allow(unsafe_code, reason = "waiting for instructions is an instruction")]
+fn await_all_before() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `lfence` is part of x86-64 and has no precondition.
+    unsafe {
+        core::arch::x86_64::_mm_lfence();
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: `isb` is part of AArch64 and has no precondition.
+    unsafe {
+        core::arch::asm!("isb", options(nostack));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -215,14 +227,22 @@ mod tests {
 
     impl Contestant for Channels<'_> {
         const IS_HELD: bool = true;
+        type Held<'own>
+            = &'own SyncSender<()>
+        where
+            Self: 'own;
 
-        fn acquire(&mut self, object: usize, _is_shared: bool) -> Result<(), RankError> {
-            self.0[object].1.lock().unwrap().recv().unwrap();
-            Ok(())
+        fn acquire(&mut self, object: usize, _is_shared: bool) -> Result<Self::Held<'_>, RankError> {
+            let (sender, receiver) = &self.0[object];
+            receiver.lock().unwrap().recv().unwrap();
+            Ok(sender)
         }
 
-        fn release(&mut self, object: usize) -> Result<(), RankError> {
-            self.0[object].0.send(()).unwrap();
+        fn release<'own>(held: Self::Held<'own>) -> Result<(), RankError>
+        where
+            Self: 'own,
+        {
+            held.send(()).unwrap();
             Ok(())
         }
     }
