@@ -142,8 +142,8 @@ pub enum BarrierError {
         /// Each of them: how long ago it was last seen alive, and its last call.
         late_by: Vec<Lateness>,
     },
-    /// Members have failed, or left the job, before they arrived: nobody can pass this barrier. The group is broken; its
-    /// later calls fail with the same cause. All members that survive are told the same ranks.
+    /// Members have failed, or left the job, before they arrived: nobody can pass this barrier. The group is broken;
+    /// its later calls fail with the same cause. All members that survive are told the same ranks.
     #[error(
         "rank {rank}: barrier {sequence} of group {group} cannot be passed: {} [epoch {epoch}] (remedy: go on without them in the group that Group::shrink makes, or end the job)", failed(.ranks, .causes)
     )]
@@ -161,8 +161,8 @@ pub enum BarrierError {
         /// The epoch that has declared it: the same for all survivors.
         epoch: u64,
     },
-    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed. The arrival stands:
-    /// a later call goes on with it, and works again when enough nodes answer.
+    /// Members cannot be reached, and the nodes that can be are too few to agree that they have failed. The arrival
+    /// stands: a later call goes on with it, and works again when enough nodes answer.
     #[error(
         "rank {rank}: barrier {sequence} of group {group} cannot be passed: ranks {ranks:?} on nodes {nodes:?} cannot be reached{}, and too few of the nodes that are left answer this one to agree that they have failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
     )]
@@ -180,8 +180,8 @@ pub enum BarrierError {
         /// How long this call has waited; zero where it failed at once.
         waited: Duration,
     },
-    /// Members have failed, and this call's time is over before the surviving ones' nodes have said whether one of them has
-    /// passed this barrier: then all do, and otherwise none. The arrival stands: a later call goes on with it.
+    /// Members have failed, and this call's time is over before the surviving ones' nodes have said whether one of them
+    /// has passed this barrier: then all do, and otherwise none. The arrival stands: a later call goes on with it.
     #[error(
         "rank {rank}: ranks {failed:?} have failed, and whether barrier {sequence} of group {group} is passed is not known: nodes {nodes:?} of the surviving ranks {ranks:?} have not said so within {waited:?} (remedy: call again, with more time; look whether these ranks' processes run and the network to their nodes is up)"
     )]
@@ -347,28 +347,32 @@ pub enum GroupError {
         /// The group's members.
         members: usize,
     },
-    /// The member that makes the group did not come in time.
+    /// A member that makes the group on its node did not come in time.
     #[error(
-        "rank {rank}: rank {leader}, the first of the new group's members, has not made it within {waited:?} (remedy: look at that rank)"
+        "rank {rank}: rank {leader} on node {node}, the first of the new group's members there, has not made it within {waited:?} (remedy: look at that rank)"
     )]
     LeaderMissing {
         /// This rank.
         rank: usize,
-        /// The member that makes the group.
+        /// The member that makes the group on its node.
         leader: usize,
+        /// Its node.
+        node: usize,
         /// How long it was waited.
         waited: Duration,
     },
-    /// A member's node does not answer, so that it is not known which group the member wants to be in. The split stands:
-    /// call it again, or abandon it.
+    /// A member's node does not answer, so that it is not known which group the member wants to be in. The split
+    /// stands: call it again, or abandon it.
     #[error(
-        "rank {rank}: the node of rank {member} has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up; then call split again with the same colour and key, or abandon)"
+        "rank {rank}: node {node}, where rank {member} is, has not answered within {waited:?} (remedy: look whether its ranks run and the network between is up; then call split again with the same colour and key, or abandon)"
     )]
     MemberUnreachable {
         /// This rank.
         rank: usize,
         /// The member.
         member: usize,
+        /// Its node.
+        node: usize,
         /// How long it was waited.
         waited: Duration,
     },

@@ -44,12 +44,11 @@ use std::time::Duration;
 
 pub use self::algorithm_choice::AlgorithmChoice;
 pub use self::arrival::Arrival;
-use self::arrival::Looks;
+use self::asking::Looks;
 use self::failures::Failures;
 use self::forming::Forming;
 use self::meeting::Meeting;
 pub(crate) use self::members::Abroad;
-pub(crate) use self::parting::Parted;
 use self::waiting::Standing;
 use crate::coord::arena;
 use crate::coord::barrier::layout::GroupLayout;
@@ -70,8 +69,8 @@ use crate::sync::Ordering;
 /// A group belongs to one thread at a time: it can be sent to another, not shared. Dropping it gives this member's
 /// hold back; the space is free when the last member has dropped.
 ///
-/// Cost of dropping: no wait on one node. Across nodes up to 20 ms until what was said has arrived, and 100 ms until reads
-/// have come back; what is left then is done by later calls that make or drop groups, or at the rank's end.
+/// Cost of dropping: no wait on one node. Across nodes up to 20 ms until what was said has arrived, and 100 ms until
+/// reads have come back; what is left then is done by later calls that make or drop groups, or at the rank's end.
 pub struct Group {
     membership: Arc<Membership>,
     /// The block of this node's members.
@@ -201,8 +200,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`BarrierError::RankFailed`] when a member has failed; [`BarrierError::Excluded`] when this rank is declared failed
-    /// itself; [`BarrierError::Unreachable`] while too few nodes answer to agree who has failed;
+    /// [`BarrierError::RankFailed`] when a member has failed; [`BarrierError::Excluded`] when this rank is declared
+    /// failed itself; [`BarrierError::Unreachable`] while too few nodes answer to agree who has failed;
     /// [`BarrierError::OperationMismatch`], [`BarrierError::ArrivalOutstanding`].
     #[inline]
     pub fn barrier(&self) -> Result<(), BarrierError> {
@@ -288,8 +287,11 @@ impl Group {
         }
     }
 
-    /// Who came last, who waited how long, who is missing: as all members have noted it. Works while others are stuck,
-    /// and costs a look at each member's lines.
+    /// Who came last, who waited how long, who is missing: as all members have noted it. Works while others are stuck.
+    ///
+    /// Cost: two transfers of a cache line for each member on this node, and as many when these members write there
+    /// next. For those on other nodes a round trip for all together, and the first time one more to each node, for its
+    /// clock; 200 ms at most for nodes that do not answer.
     pub fn stats(&self) -> GroupStats {
         self.read_stats()
     }
@@ -297,6 +299,9 @@ impl Group {
     /// Splits the group: members that give the same `color` form a new group, in the order of their `key`s (members
     /// with equal keys keep their order). Every member of this group calls it; each new group is made by its own
     /// members.
+    ///
+    /// Cost: a barrier of this group; for each member then a transfer of a cache line from each other one on its node,
+    /// and a round trip for all on other nodes together; and what a [`subgroup`](Self::subgroup) costs.
     ///
     /// # Errors
     ///
@@ -318,6 +323,11 @@ impl Group {
     /// Makes a group of the listed members (their numbers in this group, in the new group's order). Only they call it,
     /// all with the same list; nobody else takes part. Waits for the first in the list, who makes it. After a time-out
     /// call again with the same list.
+    ///
+    /// Cost: on each node the first of the members there writes some 200 bytes for each of them; each other one reads
+    /// its offers, seven cache lines of 64 bytes at most, swaps a word there, and reads two or three lines of what was
+    /// made. Across nodes these first ones ask each other before that, each all others: two round trips at least from
+    /// when the last of them has come. Who waits for more than 0.1 ms sleeps between two looks, up to 1 ms.
     ///
     /// # Errors
     ///

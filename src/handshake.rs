@@ -16,8 +16,9 @@
 //! authenticated: the key keeps strangers and other jobs out, not somebody who can change packets on the way.
 //!
 //! [`Client`] and [`Server`] are machines: bytes go in (`handle_bytes`) and come out (`poll_output`), and nothing in
-//! them knows a socket or a clock. Whoever owns the socket owns the deadline too. [`prove`] is for clients that may block.
-//! `key` is the secret and its MACs, `verdict` what a server can decide, `refusal_log` what is said of those refused.
+//! them knows a socket or a clock. Whoever owns the socket owns the deadline too. [`prove`] is for clients that may
+//! block. `key` is the secret and its MACs, `verdict` what a server can decide, `refusal_log` what is said of those
+//! refused.
 
 mod key;
 mod refusal_log;

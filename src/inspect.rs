@@ -1,10 +1,10 @@
 //! A job seen from outside, by somebody who is none of its ranks: facts read from a node's segment.
 //!
-//! Nothing here writes, and no rank takes part, so that a job can be looked at that is stuck, and is not disturbed when it
-//! is not. Each word is read by itself: facts about several ranks are a few nanoseconds apart.
+//! Nothing here writes, and no rank takes part, so that a job can be looked at that is stuck, and is not disturbed when
+//! it is not. Each word is read by itself: facts about several ranks are a few nanoseconds apart.
 //!
-//! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the world's
-//! barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`].
+//! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the
+//! world's barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`].
 
 use std::time::Duration;
 
@@ -104,7 +104,8 @@ fn call_of(segment: &ReadOnlySegment, local: usize) -> Option<LastCall> {
     })
 }
 
-/// Whom the node's rank `local` has entered as its process. Its pid is there before its start is: then it joins just now.
+/// Whom the node's rank `local` has entered as its process. Its pid is there before its start is: then it joins just
+/// now.
 fn process_of(segment: &ReadOnlySegment, local: usize) -> Option<ProcessId> {
     let node = segment.layout();
     let (pid, start_ticks) = (segment.load(node.process(local)), segment.load(node.started(local)));

@@ -30,7 +30,8 @@
 //!  coord/      cluster/      the primitives          how ranks find each other
 //!     \          /
 //!       fabric/              the contract, and what fulfils it: shared memory, TCP, RDMA, the simulator
-//!   sync.rs clock.rs machine.rs scheduling.rs interfaces.rs handshake.rs    atomics, time, CPUs, networks, who may connect
+//!   sync.rs clock.rs machine.rs scheduling.rs interfaces.rs    atomics, time, CPUs and their scheduler, networks
+//!   handshake.rs                            who may connect
 //!   trace/                                  the timeline that a rank writes on request
 //!   testing/                                with the feature `testing`: what every fabric must pass
 //! ```

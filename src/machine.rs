@@ -210,8 +210,8 @@ pub fn current_cpu() -> usize {
     rustix::thread::sched_getcpu()
 }
 
-/// Has the calling thread run only on one of the CPUs that it may use: `turn` counts around them. Where the kernel refuses,
-/// nothing changes.
+/// Has the calling thread run only on one of the CPUs that it may use: `turn` counts around them. Where the kernel
+/// refuses, nothing changes.
 pub fn stay_on_one_cpu(turn: usize) {
     let mask = CpuSet::of_this_thread();
     let Some(cpu) = mask.iter().nth(turn % mask.count().max(1)) else { return };

@@ -1,9 +1,10 @@
 //! How the kernel schedules the threads of this library that wait for something to happen and then have little to do.
 //!
-//! Under EEVDF a thread that wakes up runs before one that computes only if its deadline is earlier, and its deadline is
-//! as far away as its *slice* is long: with the usual 3 ms, and a tick of 4 ms, a death would be noticed milliseconds late
-//! on a node whose CPUs are busy. From Linux 6.12 on a thread may ask for a shorter slice of its own, without privileges:
-//! it then comes sooner and has its share of the CPU in smaller pieces. Its share is the same; nobody is starved.
+//! Under EEVDF a thread that wakes up runs before one that computes only if its deadline is earlier, and its deadline
+//! is as far away as its *slice* is long: with the usual 3 ms, and a tick of 4 ms, a death would be noticed
+//! milliseconds late on a node whose CPUs are busy. From Linux 6.12 on a thread may ask for a shorter slice of its own,
+//! without privileges: it then comes sooner and has its share of the CPU in smaller pieces. Its share is the same;
+//! nobody is starved.
 //!
 //! | thread | its slice |
 //! | --- | --- |

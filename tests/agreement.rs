@@ -15,13 +15,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use common::seeds::for_each_seed;
+use common::sieve::all_but_post_and_take;
 use phalanx::cluster::agreement::{
     AcceptorWord, Agreement, AgreementError, Announcement, Decision, Electorate, Listener, Proposal, Slot,
 };
 use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, SimFabric, World};
-use phalanx::fabric::{
-    AtomicScope, BATCH_REQUESTS, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt,
-};
+use phalanx::fabric::{BATCH_REQUESTS, Fabric, Memory, OperationError, PostError, Request, Ticket, WordAt};
 use phalanx::sync::Ordering;
 
 /// Faults happen until then, and are over afterwards.
@@ -326,29 +325,7 @@ struct Deaf<'world> {
 }
 
 impl Fabric for Deaf<'_> {
-    fn here(&self) -> usize {
-        self.fabric.here()
-    }
-
-    fn nodes(&self) -> usize {
-        self.fabric.nodes()
-    }
-
-    fn words_of(&self, node: usize) -> usize {
-        self.fabric.words_of(node)
-    }
-
-    fn kind_of(&self, node: usize) -> FabricKind {
-        self.fabric.kind_of(node)
-    }
-
-    fn atomic_scope(&self, node: usize) -> AtomicScope {
-        self.fabric.atomic_scope(node)
-    }
-
-    fn incarnation(&self, node: usize) -> u64 {
-        self.fabric.incarnation(node)
-    }
+    all_but_post_and_take!();
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         let posted = self.fabric.post(node, requests, tickets);
@@ -358,18 +335,10 @@ impl Fabric for Deaf<'_> {
         posted
     }
 
-    fn progress(&self) {
-        self.fabric.progress();
-    }
-
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
         let is_lost = self.lost.borrow().contains(&ticket);
         let lost = |_| Err(OperationError::Lost { node: 1, why: "a test".to_owned() });
         if is_lost { self.fabric.take(ticket).map(lost) } else { self.fabric.take(ticket) }
-    }
-
-    fn forget(&self, ticket: Ticket) {
-        self.fabric.forget(ticket);
     }
 }
 

@@ -301,7 +301,7 @@ fn a_leader_that_does_not_come_is_named_and_the_call_can_be_repeated() {
             if job.rank() == 1 {
                 for _ in 0..2 {
                     let error = job.world().subgroup(&[0, 1], SHORT).expect_err("rank 0 stands at the gate");
-                    assert!(matches!(error, GroupError::LeaderMissing { rank: 1, leader: 0, .. }), "{error}");
+                    assert!(matches!(error, GroupError::LeaderMissing { rank: 1, leader: 0, node: 0, .. }), "{error}");
                 }
             }
             gate.wait();

@@ -127,7 +127,9 @@ fn groups_that_are_given_up_half_made_leave_nothing_behind() {
             if job.rank() != absent {
                 for list in [&[0, 1, 2, 3][..], &[2, 3, 0, 1], &[0, 2, 3, 1]] {
                     let error = parent.subgroup(list, SHORT).expect_err("a leader does not come");
-                    assert!(matches!(error, GroupError::LeaderMissing { .. }), "{error}");
+                    let GroupError::LeaderMissing { leader, node, .. } = error else { panic!("{error}") };
+                    assert_eq!(node, NODES[leader], "{error}");
+                    assert!(error.to_string().contains(&format!("rank {leader} on node {node}")), "{error}");
                 }
             }
             marks.gate(&job, &format!("waited-{round}"));
@@ -211,7 +213,8 @@ fn a_split_whose_members_do_not_answer_is_resumed() {
             marks.wait([99], "stopped");
             for _ in 0..2 {
                 let error = world.split_timeout(color, 0, Duration::from_millis(300)).expect_err("a node is silent");
-                assert!(matches!(error, GroupError::MemberUnreachable { rank: 0, member: 2 | 3, .. }), "{error}");
+                let is_right = matches!(error, GroupError::MemberUnreachable { rank: 0, member: 2 | 3, node: 1, .. });
+                assert!(is_right && error.to_string().contains("node 1"), "{error}");
                 let error = world.barrier().expect_err("the split is not finished");
                 assert!(matches!(error, BarrierError::SplitUnfinished { .. }), "{error}");
             }

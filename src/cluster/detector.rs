@@ -1,11 +1,11 @@
 //! Whether another node still lives, judged by its heartbeats: a score for each watched node, adaptive to how evenly
 //! they come, so that a busy machine is called late and not dead.
 //!
-//! Each node's agent adds one to its [`HeartbeatWord`] every [`DetectorOptions::interval`] and pushes it into the memory
-//! of the few nodes that watch it. A watcher looks at the word at its own ticks and tells a [`Detector`]
+//! Each node's agent adds one to its [`HeartbeatWord`] every [`DetectorOptions::interval`] and pushes it into the
+//! memory of the few nodes that watch it. A watcher looks at the word at its own ticks and tells a [`Detector`]
 //! ([`Detector::observe`]), which answers with what has changed, for a log, and at any time with a [`Verdict`]
-//! ([`Detector::assess`]). There is no clock, no socket and no thread in here: `now` is a time since any origin. Heartbeats
-//! for tests and simulations are drawn by `model`.
+//! ([`Detector::assess`]). There is no clock, no socket and no thread in here: `now` is a time since any origin.
+//! Heartbeats for tests and simulations are drawn by `model`.
 //!
 //! # When silence counts
 //!
@@ -38,9 +38,9 @@
 //!
 //! # Words that make no sense
 //!
-//! Whatever changes the word is a sign of life, also a counter that jumps or goes back, but for an incarnation less than
-//! the one believed: that is an agent of before, which is no news of this one. A greater incarnation is believed when it
-//! has been seen to count on, so that a garbled word does not turn all right ones into old ones.
+//! Whatever changes the word is a sign of life, also a counter that jumps or goes back, but for an incarnation less
+//! than the one believed: that is an agent of before, which is no news of this one. A greater incarnation is believed
+//! when it has been seen to count on, so that a garbled word does not turn all right ones into old ones.
 //!
 //! # Costs
 //!
@@ -406,8 +406,8 @@ impl Detector {
         self.looks = Looks::new(ns(now));
     }
 
-    /// The node has shown otherwise that it lives, by an answer: its silence begins anew, also if it had been called silent.
-    /// How evenly its heartbeats come is another matter.
+    /// The node has shown otherwise that it lives, by an answer: its silence begins anew, also if it had been called
+    /// silent. How evenly its heartbeats come is another matter.
     pub fn note_life(&mut self, now: Duration) {
         self.looks.change(ns(now));
         if !matches!(self.state, State::Unheard) {

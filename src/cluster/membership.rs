@@ -9,15 +9,16 @@ use crate::fabric::{Park, WordAt};
 use crate::machine::{self, CpuSet};
 use crate::sync::{Ordering, full_fence};
 
-/// Enters the process, CPUs and place of the node's rank `rank`, which is `job_rank` in the job, and counts it in. `false`
-/// when somebody has entered as this rank.
+/// Enters the process, CPUs and place of the node's rank `rank`, which is `job_rank` in the job, and counts it in.
+/// `false` when somebody has entered as this rank.
 pub fn enter(memory: &impl Park, node: &NodeLayout, rank: usize, job_rank: usize, mask: &CpuSet) -> bool {
     let process = memory.word(node.process(rank));
     let pid = u64::from(std::process::id());
     if process.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return false;
     }
-    // Without a start time a process counts as gone, which nobody must take this one for; /proc is there on every Linux.
+    // Without a start time a process counts as gone, which nobody must take this one for; /proc is there on every
+    // Linux.
     let started = ProcessId::of_this_process().map_or(0, |process| process.start_ticks);
     memory.word(node.started(rank)).store(started, Ordering::Relaxed);
     memory.word(node.job_rank(rank)).store(job_rank as u64, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! Which ranks can share memory: those with equal node keys.
 //!
 //! Equal are the booted kernel, the user, and the namespaces in which a descriptor is passed (network: an abstract
-//! socket's name) and a process is known (pid; time, from whose zero its start is counted). Containers on one machine are nodes of their own, unless they share
-//! these. A launcher can pretend more nodes than there are (`PHALANX_NODE`).
+//! socket's name) and a process is known (pid; time, from whose zero its start is counted). Containers on one machine
+//! are nodes of their own, unless they share these. A launcher can pretend more nodes than there are (`PHALANX_NODE`).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

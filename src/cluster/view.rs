@@ -1,11 +1,11 @@
 //! The view log: which ranks and nodes the job has lost, one in each epoch.
 //!
 //! An *epoch* is the number of a membership view. Each declares exactly one *unit* failed, a rank or a whole node, and
-//! what has been decided for an epoch never changes. All nodes hold the same log, so that whatever follows from a part of
-//! it (who survives, which group is broken and by whom) is the same everywhere without further words.
+//! what has been decided for an epoch never changes. All nodes hold the same log, so that whatever follows from a part
+//! of it (who survives, which group is broken and by whom) is the same everywhere without further words.
 //!
-//! On the only node of a job whoever sees a death appends it ([`append`]), by compare-and-swap. Between nodes an epoch is
-//! agreed on first (`cluster::agreement`), and then learnt ([`learn`]).
+//! On the only node of a job whoever sees a death appends it ([`append`]), by compare-and-swap. Between nodes an epoch
+//! is agreed on first (`cluster::agreement`), and then learnt ([`learn`]).
 //!
 //! Beside the log each rank's entry in its node's table says how that rank has ended ([`note_end`]): what its own node
 //! knows before all agree.
@@ -170,8 +170,8 @@ impl Obituary {
         Some(Self { unit, cause })
     }
 
-    /// What a word says that belongs to a node of a job; `None` also where that has no such rank or node. Other nodes write
-    /// some of these words, and their readers have a place for each unit.
+    /// What a word says that belongs to a node of a job; `None` also where that has no such rank or node. Other nodes
+    /// write some of these words, and their readers have a place for each unit.
     pub fn unpack_in(node: &NodeLayout, word: u64) -> Option<Self> {
         Self::unpack(word).filter(|obituary| match obituary.unit {
             Unit::Rank(rank) => rank < node.job_ranks(),
@@ -191,14 +191,14 @@ pub fn obituary(memory: &impl Memory, node: &NodeLayout, epoch: u64) -> Option<O
 
 /// The last epoch that this node's ranks may go by.
 ///
-/// In a job of several nodes other nodes write the log, and the agent of this one drops its connections to the lost before
-/// it lets its ranks know ([`open_to`]): nothing that comes late from there takes effect behind their backs.
+/// In a job of several nodes other nodes write the log, and the agent of this one drops its connections to the lost
+/// before it lets its ranks know ([`open_to`]): nothing that comes late from there takes effect behind their backs.
 pub fn epoch(memory: &impl Memory, node: &NodeLayout) -> u64 {
     match node.nodes() {
         1 => {
             let last = logged(memory, node);
-            // SYNC POINT: open epoch. Release: who begins with this epoch in `logged` sees the entries up to it; acquire as
-            // below.
+            // SYNC POINT: open epoch. Release: who begins with this epoch in `logged` sees the entries up to it;
+            // acquire as below.
             memory.word(header::EPOCH).fetch_max(last, Ordering::AcqRel);
             last
         }
@@ -217,8 +217,8 @@ pub fn logged(memory: &impl Memory, node: &NodeLayout) -> u64 {
     last
 }
 
-/// Lets this node's ranks go by the log up to `epoch`, and raises their alarm if that is news: the agent has shut out whom
-/// it has lost. Whether it is news.
+/// Lets this node's ranks go by the log up to `epoch`, and raises their alarm if that is news: the agent has shut out
+/// whom it has lost. Whether it is news.
 pub fn open_to(memory: &impl Memory, epoch: u64) -> bool {
     // SYNC POINT: open epoch. Release: whoever goes by it sees nothing come from the lost any more.
     let is_news = memory.word(header::EPOCH).fetch_max(epoch, Ordering::AcqRel) < epoch;

@@ -1,9 +1,9 @@
 //! The witness: one acceptor more, kept by whoever has started the job and outlives its ranks (`phalanx run --nodes`).
 //!
-//! Of an even number of nodes half may be cut off from the other half, or silent: neither half is a majority, and in a job
-//! of two nodes there never is one. The witness has the vote that decides then ([`Electorate`]). It is asked and told as a
-//! node is, by its number, the one after the last node's, and it never proposes. No program runs in it but the fabric's:
-//! it is memory, served to whoever knows the job's key.
+//! Of an even number of nodes half may be cut off from the other half, or silent: neither half is a majority, and in a
+//! job of two nodes there never is one. The witness has the vote that decides then ([`Electorate`]). It is asked and
+//! told as a node is, by its number, the one after the last node's, and it never proposes. No program runs in it but
+//! the fabric's: it is memory, served to whoever knows the job's key.
 //!
 //! Whether there is one, and where, all ranks learn from rank 0's card (`src/job/across.rs`), which has it from the
 //! launcher's environment: so all know alike.

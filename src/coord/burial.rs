@@ -1,20 +1,21 @@
 //! What the dead held: a rank that ends without dropping its groups lets nothing go, so others do it.
 //!
-//! Whoever learns of a death goes through all blocks of the node, and holds each while it looks. Each dead member's hold is
-//! taken away once, whoever comes first, and let go. A dead leader's offers are withdrawn with it: who has not taken them
-//! will not be told of a group without that member. Who has died before taking an offer takes nothing: its place is given
-//! back.
+//! Whoever learns of a death goes through all blocks of the node, and holds each while it looks. Each dead member's
+//! hold is taken away once, whoever comes first, and let go. A dead leader's offers are withdrawn with it: who has not
+//! taken them will not be told of a group without that member. Who has died before taking an offer takes nothing: its
+//! place is given back.
 //!
-//! *Dead* is who does nothing any more. A rank that was declared failed because it was stopped may come back, in the middle
-//! of an arrival, and write into its line: it keeps what it holds until its process ends, or it drops its groups itself.
+//! *Dead* is who does nothing any more. A rank that was declared failed because it was stopped may come back, in the
+//! middle of an arrival, and write into its line: it keeps what it holds until its process ends, or it drops its groups
+//! itself.
 //!
-//! *Groups across nodes.* What a dead member has written to other nodes may still be on its way there, until they know that it
-//! has failed. So its hold is let go only when this node knows the epoch that has lost it, and whoever then finds the node
-//! departed asks for that epoch, too ([`super::farewell`]). Of a rank that has left with something on its way nobody can say
-//! when that has come: it keeps its hold.
+//! *Groups across nodes.* What a dead member has written to other nodes may still be on its way there, until they know
+//! that it has failed. So its hold is let go only when this node knows the epoch that has lost it, and whoever then
+//! finds the node departed asks for that epoch, too ([`super::farewell`]). Of a rank that has left with something on
+//! its way nobody can say when that has come: it keeps its hold.
 //!
-//! (A rank that dies between taking an offer and noting so, or while it does this, leaves a hold that nobody lets go: the
-//! block is lost until the job ends.)
+//! (A rank that dies between taking an offer and noting so, or while it does this, leaves a hold that nobody lets go:
+//! the block is lost until the job ends.)
 
 use super::barrier::layout::{GroupLayout, MemberWord};
 use super::barrier::spanning::Schedule;
@@ -25,7 +26,8 @@ use crate::fabric::node::NodeLayout;
 use crate::fabric::{Memory, WordAt};
 use crate::sync::Ordering;
 
-/// Lets go what the dead hold of the blocks of groups of this node alone. They are known by their places in the rank table.
+/// Lets go what the dead hold of the blocks of groups of this node alone. They are known by their places in the rank
+/// table.
 pub fn bury(memory: &impl Memory, node: &NodeLayout, is_dead: impl Fn(usize) -> bool) {
     let dead = Dead::new(memory, node, is_dead);
     if dead.ranks.is_empty() {
@@ -38,8 +40,8 @@ pub fn bury(memory: &impl Memory, node: &NodeLayout, is_dead: impl Fn(usize) -> 
     }
 }
 
-/// Lets go what the dead hold of the blocks of groups that span nodes; the exchange between so many nodes is `schedule_for`.
-/// Blocks of which that was all are departed now, with `heir`.
+/// Lets go what the dead hold of the blocks of groups that span nodes; the exchange between so many nodes is
+/// `schedule_for`. Blocks of which that was all are departed now, with `heir`.
 pub fn bury_abroad(
     memory: &impl Memory,
     node: &NodeLayout,
@@ -78,8 +80,8 @@ pub fn inherit(
     arena::taken_units(memory, node).filter_map(inherit).collect()
 }
 
-/// Takes away what the dead hold of a block that the caller holds, and that starts at `start`; how many holds that are, for
-/// the caller to let go.
+/// Takes away what the dead hold of a block that the caller holds, and that starts at `start`; how many holds that are,
+/// for the caller to let go.
 pub fn take_from_the_dead(
     memory: &impl Memory,
     node: &NodeLayout,
@@ -119,8 +121,8 @@ impl Dead {
     }
 }
 
-/// Takes a dead member's hold away; how many holds are to be let go for that. `leader` is the leader's place in the rank
-/// table, `start` where the block starts that it offers.
+/// Takes a dead member's hold away; how many holds are to be let go for that. `leader` is the leader's place in the
+/// rank table, `start` where the block starts that it offers.
 fn take_from(
     memory: &impl Memory,
     node: &NodeLayout,

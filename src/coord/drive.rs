@@ -235,6 +235,21 @@ pub struct Bounds {
     pub patience: Duration,
 }
 
+impl Bounds {
+    /// How a wait ends now that began at `entered`, unless the barrier is passed: `None` while no bound is reached.
+    fn reached(&self, alarm: u64, now: u64, waited: Duration, entered: u64) -> Option<Waited> {
+        if alarm != self.alarm {
+            Some(Waited::Alarmed { since: entered })
+        } else if self.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(Waited::TimedOut)
+        } else if waited >= self.patience {
+            Some(Waited::Long { since: entered })
+        } else {
+            None
+        }
+    }
+}
+
 /// How a wait has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waited {
@@ -252,6 +267,39 @@ pub enum Waited {
         /// By the clock.
         since: u64,
     },
+}
+
+/// The looks of a long wait that cost more than a poll, and when each is due, counted from the wait's beginning.
+struct DearLooks {
+    thorough_at: Duration,
+    repair_at: Duration,
+}
+
+impl DearLooks {
+    fn new() -> Self {
+        Self { thorough_at: THOROUGH_AFTER, repair_at: REPAIR_AFTER }
+    }
+
+    /// Looks in those ways that are due after `waited`; `is_to_be_sure`: thoroughly in any case.
+    fn look<W, B: Machine<W>>(
+        &mut self,
+        barrier: &mut B,
+        world: &W,
+        waited: Duration,
+        is_to_be_sure: bool,
+    ) -> Poll<Outcome> {
+        if is_to_be_sure || waited >= self.thorough_at {
+            self.thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
+            if let ready @ Poll::Ready(_) = barrier.poll_thoroughly(world) {
+                return ready;
+            }
+        }
+        if B::IS_REMOTE && waited >= self.repair_at {
+            self.repair_at = waited + waited.min(REPAIR_AT_LEAST_EVERY);
+            return barrier.repair(world);
+        }
+        Poll::Pending
+    }
 }
 
 /// An arrival that a driver has made: what the wait for it needs to know.
@@ -346,43 +394,22 @@ impl Driver {
         entered: u64,
     ) -> Waited {
         let mut now = self.clock.now();
-        let mut thorough_at = THOROUGH_AFTER;
-        let mut repair_at = REPAIR_AFTER;
-        let mut prompt = None;
-        loop {
+        let (mut dear, mut prompt) = (DearLooks::new(), None);
+        let outcome = loop {
             let waited = Duration::from_nanos(self.clock.ns(now.saturating_sub(entered)));
-            let is_late = bounds.deadline.is_some_and(|deadline| now >= deadline);
-            let is_alarmed = barrier.alarm(world) != bounds.alarm;
-            let is_long = waited >= bounds.patience;
-            let is_over = is_late || is_alarmed || is_long;
+            let reached = bounds.reached(barrier.alarm(world), now, waited, entered);
             let neighbour_is_missing = arrived.cpu.is_some_and(|cpu| barrier.is_missing_on(world, cpu));
             let step = self.plan.step(waited, neighbour_is_missing);
-            if is_over || waited >= thorough_at || step == Step::Park {
-                thorough_at = waited + waited.min(THOROUGH_AT_LEAST_EVERY);
-                if let Poll::Ready(outcome) = barrier.poll_thoroughly(world) {
-                    self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                    return Waited::Passed(outcome);
-                }
+            let is_to_be_sure = reached.is_some() || step == Step::Park;
+            if let Poll::Ready(outcome) = dear.look(barrier, world, waited, is_to_be_sure) {
+                break outcome;
             }
-            if B::IS_REMOTE && waited >= repair_at {
-                repair_at = waited + waited.min(REPAIR_AT_LEAST_EVERY);
-                if let Poll::Ready(outcome) = barrier.repair(world) {
-                    self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                    return Waited::Passed(outcome);
-                }
-            }
-            if is_alarmed {
-                return Waited::Alarmed { since: entered };
-            }
-            if is_late {
+            if let Some(end) = reached {
                 // This call's share; a later one adds its own.
-                if cfg!(feature = "attribution") {
+                if cfg!(feature = "attribution") && end == Waited::TimedOut {
                     barrier.note_wait(world, now.saturating_sub(entered), false);
                 }
-                return Waited::TimedOut;
-            }
-            if is_long {
-                return Waited::Long { since: entered };
+                return end;
             }
             match step {
                 Step::Spin if B::IS_REMOTE => self.pause_between_looks(),
@@ -392,20 +419,25 @@ impl Driver {
                     if waited >= PROMPT_AFTER {
                         prompt.get_or_insert_with(Prompt::new);
                     }
-                    let left = bounds.deadline.map(|deadline| self.span(now, deadline));
-                    let repair = B::IS_REMOTE.then(|| repair_at.saturating_sub(waited));
-                    let patience = bounds.patience.saturating_sub(waited);
-                    let timeout = left.into_iter().chain(repair).fold(patience, Duration::min);
+                    let repair = B::IS_REMOTE.then(|| dear.repair_at.saturating_sub(waited));
+                    let timeout = self.left(&bounds, now, waited).min(repair.unwrap_or(Duration::MAX));
                     barrier.park(world, bounds.alarm, Some(timeout));
                 }
             }
             let looks = if B::IS_REMOTE { 1 } else { self.polls() };
             if let Poll::Ready(outcome) = self.poll_a_few(looks, barrier, world) {
-                self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
-                return Waited::Passed(outcome);
+                break outcome;
             }
             now = self.clock.now();
-        }
+        };
+        self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
+        Waited::Passed(outcome)
+    }
+
+    /// How long it is until a bound is reached that time alone reaches.
+    fn left(&self, bounds: &Bounds, now: u64, waited: Duration) -> Duration {
+        let patience = bounds.patience.saturating_sub(waited);
+        bounds.deadline.map_or(patience, |deadline| patience.min(self.span(now, deadline)))
     }
 
     fn span(&self, from: u64, to: u64) -> Duration {
@@ -460,8 +492,8 @@ impl Driver {
     }
 }
 
-/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason. For tests of
-/// the protocol by which sleepers are woken.
+/// Sleeps until something that the barrier waits for has changed, or `timeout` has passed, or for no reason. For tests
+/// of the protocol by which sleepers are woken.
 pub fn park(barrier: &Barrier, memory: &impl Park, timeout: Option<Duration>) {
     if let Some(awaited) = barrier.awaited(memory) {
         counted(memory, awaited, || memory.park(awaited.word, awaited.seen, timeout));

@@ -1,4 +1,5 @@
-//! What is left to do for groups that are made, given up, or left: nobody waits for it, and it is looked at now and then.
+//! What is left to do for groups that are made, given up, or left: nobody waits for it, and it is looked at now and
+//! then.
 
 use std::task::Poll;
 

@@ -1,7 +1,7 @@
 //! Leaving a group that spans nodes: when its block on this node can be given back.
 //!
-//! Other nodes read a node's block, and drivers write into it; so it must stay until nothing of theirs can come any more.
-//! Nobody is told so: each node says in its own block that it has departed, and who waits for it reads.
+//! Other nodes read a node's block, and drivers write into it; so it must stay until nothing of theirs can come any
+//! more. Nobody is told so: each node says in its own block that it has departed, and who waits for it reads.
 //!
 //! 1. A member that leaves first makes sure that nothing of its own is on its way: a read of each node that it has ever
 //!    reached has come back, and what it has posted before has taken effect, or is lost for good.
@@ -9,18 +9,18 @@
 //! 3. The heir reads the other nodes' marks. A block that is another group's by now was given back, by a node that
 //!    had departed, too. Once all have departed, this node's block is given back.
 //!
-//! *Failures.* A member that has died made sure of nothing; its hold is let go for it ([`super::burial`]) once its node knows
-//! the epoch that has lost it. So of a node that has departed the epoch is read, too, after its mark: when this node has come
-//! as far, everybody is shut out here for whom others have let go. A node that has been lost itself is shut out, and not
-//! waited for. (What a process of *this* node may still let in that was its agent, has been declared failed and lives, nobody
-//! can shut out: nothing is given back before that process has ended.)
+//! *Failures.* A member that has died made sure of nothing; its hold is let go for it ([`super::burial`]) once its node
+//! knows the epoch that has lost it. So of a node that has departed the epoch is read, too, after its mark: when this
+//! node has come as far, everybody is shut out here for whom others have let go. A node that has been lost itself is
+//! shut out, and not waited for. (What a process of *this* node may still let in that was its agent, has been declared
+//! failed and lives, nobody can shut out: nothing is given back before that process has ended.)
 //!
-//! A leader may have died after its vote, before it knew of the group. Others then may still find the votes, and make it. So
-//! a node that has another ballot in its block, or none yet, counts only if it knew the same epochs when that was read: a
-//! group that its members take from then on is broken for them before they can say a word in it.
+//! A leader may have died after its vote, before it knew of the group. Others then may still find the votes, and make
+//! it. So a node that has another ballot in its block, or none yet, counts only if it knew the same epochs when that
+//! was read: a group that its members take from then on is broken for them before they can say a word in it.
 //!
-//! Reading may be repeated as often as one likes. An heir that ends is followed by another rank of the node. A node that
-//! cannot be reached, and is not lost, keeps the others waiting.
+//! Reading may be repeated as often as one likes. An heir that ends is followed by another rank of the node. A node
+//! that cannot be reached, and is not lost, keeps the others waiting.
 
 use std::task::Poll;
 
@@ -61,8 +61,8 @@ enum Stage {
 }
 
 impl Farewell {
-    /// A member of this node, by its place among those, leaves the group of `block`, which has the list of the group's nodes.
-    /// `heir` is the place of its rank in the rank table, or of the rank that leaves for it.
+    /// A member of this node, by its place among those, leaves the group of `block`, which has the list of the group's
+    /// nodes. `heir` is the place of its rank in the rank table, or of the rank that leaves for it.
     pub fn of_member(memory: &impl Memory, block: SpanLayout, member: usize, heir: usize, here: usize) -> Self {
         Self::new(memory, block, heir, here, Stage::Fencing { member })
     }

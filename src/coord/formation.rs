@@ -4,9 +4,9 @@
 //! initialises it, and *offers* it under a key that all members compute alike. The others look for the key among the
 //! leader's offers and take it. Nobody else takes part, and groups that are made at the same time do not meet.
 //!
-//! *Holds.* A block stays for as long as somebody holds it: its leader from the beginning, the members of its node from when
-//! it is offered to them. Whoever lets the last hold go gives the block back. That of a group that spans nodes is *departed*
-//! first: other nodes may still use it, and one rank of the node, its *heir*, gives it back when they do not
+//! *Holds.* A block stays for as long as somebody holds it: its leader from the beginning, the members of its node from
+//! when it is offered to them. Whoever lets the last hold go gives the block back. That of a group that spans nodes is
+//! *departed* first: other nodes may still use it, and one rank of the node, its *heir*, gives it back when they do not
 //! ([`super::farewell`]). What a rank held that is dead, [`burial`] lets go.
 //!
 //! [`burial`]: super::burial
@@ -156,8 +156,8 @@ pub fn make_for(
     Ok(layout)
 }
 
-/// Claims and initialises this node's block of a group that spans nodes, for its `members` here. The first of them holds
-/// it.
+/// Claims and initialises this node's block of a group that spans nodes, for its `members` here. The first of them
+/// holds it.
 ///
 /// # Errors
 ///
@@ -251,7 +251,8 @@ pub fn leave(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, membe
     }
 }
 
-/// Lets holds on the block of a group of this node alone go that were taken away or back; the last gives the block back.
+/// Lets holds on the block of a group of this node alone go that were taken away or back; the last gives the block
+/// back.
 pub fn let_go(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, holds: u64) {
     if were_last(memory, node, layout.start(), holds) {
         give_back(memory, node, layout.start(), units(layout.size()));
@@ -260,8 +261,8 @@ pub fn let_go(memory: &impl Memory, node: &NodeLayout, layout: GroupLayout, hold
 
 /// Lets some holds go, and tells whether they were the last on this node.
 pub fn were_last(memory: &impl Memory, node: &NodeLayout, start: WordAt, holds: u64) -> bool {
-    // SYNC POINT: holds. Release: these holders' last use of the block comes before; acquire: the one that gives the block
-    // back has seen all others' last uses.
+    // SYNC POINT: holds. Release: these holders' last use of the block comes before; acquire: the one that gives the
+    // block back has seen all others' last uses.
     let before = memory.word(node.holds(node.unit_at(start))).fetch_sub(holds, Ordering::AcqRel);
     HoldsWord(before).holds() == holds
 }
@@ -277,14 +278,14 @@ pub fn hold_to_look(
         let found = HoldsWord(word);
         ((1..HoldsWord::HOLDS).contains(&found.holds()) && is_meant(found)).then_some(word + 1)
     };
-    // SYNC POINT: holds. Acquire pairs with the block's making: what it says of itself is seen. Nobody gives it back from
-    // here on but who lets this hold go.
+    // SYNC POINT: holds. Acquire pairs with the block's making: what it says of itself is seen. Nobody gives it back
+    // from here on but who lets this hold go.
     let held = memory.word(node.holds(unit)).fetch_update(Ordering::Acquire, Ordering::Relaxed, more);
     held.ok().map(HoldsWord)
 }
 
-/// Lets holds on a node's block of a spanning group go. `true`: they were the last, the block is departed, and `heir` has to
-/// see to it.
+/// Lets holds on a node's block of a spanning group go. `true`: they were the last, the block is departed, and `heir`
+/// has to see to it.
 pub fn let_go_spanning(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout, holds: u64, heir: usize) -> bool {
     let word = memory.word(node.holds(node.unit_at(layout.start())));
     let fewer = |word: u64| {
@@ -328,7 +329,8 @@ pub fn give_back_departed(memory: &impl Memory, node: &NodeLayout, layout: &Span
     }
 }
 
-/// Gives a node's block of a spanning group back of which there will be no group, and which nobody but its leader holds.
+/// Gives a node's block of a spanning group back of which there will be no group, and which nobody but its leader
+/// holds.
 pub fn discard(memory: &impl Memory, node: &NodeLayout, layout: &SpanLayout, leader: usize) {
     // Relaxed: who reads it learns that this node waits for nobody, and wants nothing.
     memory.word(layout.ballot()).store(0, Ordering::Relaxed);

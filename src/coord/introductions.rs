@@ -5,13 +5,13 @@
 //! nothing depends on one message, and asking twice does no harm.
 //!
 //! 1. A leader that has found all the others' blocks *votes* for the ballot: a hash of all blocks and attempts.
-//! 2. A leader that finds that all have voted for the same ballot has *agreed*: the group is made. Nobody can take a vote
-//!    back while its ballot may still win, so what one has found, all will find.
+//! 2. A leader that finds that all have voted for the same ballot has *agreed*: the group is made. Nobody can take a
+//!    vote back while its ballot may still win, so what one has found, all will find.
 //! 3. An offer that has been agreed upon stands until all others are seen to have agreed, too.
 //!
 //! *Giving up.* Before it has voted a leader just ends its attempt; others who had voted find the attempt gone, and a
-//! ballot with it that can win no more. A leader that has voted must know whether its ballot can still win. It *dooms* an
-//! attempt that has not voted for it: it raises that offer's doom word, and then looks at its stage *again*. Whoever
+//! ballot with it that can win no more. A leader that has voted must know whether its ballot can still win. It *dooms*
+//! an attempt that has not voted for it: it raises that offer's doom word, and then looks at its stage *again*. Whoever
 //! votes says first that it is about to, and then looks at its doom. One of the two sees the other.
 //!
 //! An attempt has a number that is never used again, so a leader that has given up may call again, as another attempt.
@@ -78,8 +78,8 @@ enum Said {
 }
 
 impl Said {
-    /// Of what is read at two places, what counts: the attempt that was voted for, any attempt at this call, then a later
-    /// call. (A leader that gives an attempt up may be at the next one before the first has ended.)
+    /// Of what is read at two places, what counts: the attempt that was voted for, any attempt at this call, then a
+    /// later call. (A leader that gives an attempt up may be at the next one before the first has ended.)
     fn or(self, other: Self, voted: Option<u64>) -> Self {
         match (self, other) {
             (Self::Attempt(_), Self::Attempt(attempt)) if voted == Some(attempt.group) => other,
@@ -249,8 +249,8 @@ impl Introductions {
         found.any(|(place, words)| matches!(self.understand(place, words), Said::Attempt(_)))
     }
 
-    /// It is wanted again, after some steps to give it up. A survey under way goes on: votes that it finds stand. What is
-    /// asked of a doom word may be about another attempt when the answer comes.
+    /// It is wanted again, after some steps to give it up. A survey under way goes on: votes that it finds stand. What
+    /// is asked of a doom word may be about another attempt when the answer comes.
     pub fn resume(&mut self, fabric: &impl Fabric) {
         if let Some(dooming) = self.dooming.take() {
             fabric.forget(dooming.ticket);
@@ -321,6 +321,8 @@ impl Introductions {
 
     fn agree(&mut self, memory: &impl Memory, offered: Offered, ballot: u64) {
         self.has_agreed = true;
+        // SYNC POINT: agreed. Release: this leader has read all votes before. Pairs with the other leaders' reads in
+        // `survey`, which fabrics serve as acquire loads: who finds this may end the attempt that its own vote was for.
         memory.word(offered.at.stage()).store(StageWord::new(Stage::Agreed, ballot).0, Ordering::Release);
     }
 
@@ -414,7 +416,8 @@ impl Introductions {
         }
     }
 
-    /// After [`Met::Agreed`]: ready when all others are known to have agreed, too, or to have ended, and the place is let go.
+    /// After [`Met::Agreed`]: ready when all others are known to have agreed, too, or to have ended, and the place is
+    /// let go.
     pub fn acknowledge(&mut self, memory: &impl Memory, fabric: &impl Fabric, losses: &Losses) -> Poll<()> {
         let (Some(offered), Some(vote)) = (self.offered, &self.vote) else { return Poll::Ready(()) };
         let (ballot, groups) = (vote.ballot, vote.groups.clone());
@@ -439,8 +442,8 @@ impl Introductions {
         Poll::Ready(())
     }
 
-    /// Whether some of those that this leader waits for did not answer when they were asked last: all that are to know that
-    /// there is a group, or any, to give up.
+    /// Whether some of those that this leader waits for did not answer when they were asked last: all that are to know
+    /// that there is a group, or any, to give up.
     pub fn is_unanswered(&self) -> bool {
         let mut awaited = self.said.iter().zip(&self.know).filter(|(_, know)| !**know).map(|(said, _)| said);
         let is_unread = |said: &Said| *said == Said::Unread;
@@ -458,8 +461,9 @@ impl Introductions {
 
     /// Gives up, if it can. [`GivenUp::NoGroup`]: the place is let go, and the block is the caller's to give back.
     ///
-    /// A leader that has ended may have told others of its vote, who then have found the group. Where all the rest have voted,
-    /// who gives up leaves the group as if it were made: its vote stands until they know, its block until they have departed.
+    /// A leader that has ended may have told others of its vote, who then have found the group. Where all the rest have
+    /// voted, who gives up leaves the group as if it were made: its vote stands until they know, its block until they
+    /// have departed.
     pub fn give_up(&mut self, memory: &impl Memory, fabric: &impl Fabric, losses: &Losses) -> Poll<GivenUp> {
         if self.has_agreed {
             return Poll::Ready(GivenUp::Agreed);

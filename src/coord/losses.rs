@@ -1,6 +1,7 @@
 //! What the job has lost, as those need to know it who give space back: a value, made by the layer above.
 //!
-//! It is a picture of one moment. What it shows stays so, and what comes later only keeps somebody waiting a little longer.
+//! It is a picture of one moment. What it shows stays so, and what comes later only keeps somebody waiting a little
+//! longer.
 
 use crate::fabric::{Memory, node::header};
 use crate::sync::Ordering;
@@ -14,8 +15,8 @@ pub struct Losses {
     pub nodes: Vec<usize>,
     /// Ranks of other nodes that have failed or left, by node and place in its rank table, but for those of `nodes`.
     pub ranks: Vec<(usize, usize)>,
-    /// Whether a process of this node that has been declared failed, and lives, may hold what other nodes have posted while
-    /// it spoke for the node: if it comes back that takes effect late.
+    /// Whether a process of this node that has been declared failed, and lives, may hold what other nodes have posted
+    /// while it spoke for the node: if it comes back that takes effect late.
     pub is_haunted: bool,
 }
 

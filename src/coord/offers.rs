@@ -1,8 +1,8 @@
 //! Offers: how a leader tells others where a new group's block is.
 //!
-//! A leader has [`OFFERS`] places for them in its entry of the rank table. Members of its own node *take* what is offered
-//! there, each once. Leaders of other nodes *read* it, as often as they like ([`super::introductions`]). A place is free
-//! again when its takers have come and the leaders have agreed; nobody has to be thanked.
+//! A leader has [`OFFERS`] places for them in its entry of the rank table. Members of its own node *take* what is
+//! offered there, each once. Leaders of other nodes *read* it, as often as they like ([`super::introductions`]). A
+//! place is free again when its takers have come and the leaders have agreed; nobody has to be thanked.
 //!
 //! An offer is found by its key and the number of the call: all members compute both alike. A member that finds a later
 //! call of its key has missed its own, which is over.
@@ -211,8 +211,8 @@ pub fn revoke(memory: &impl Memory, offered: Offered) -> usize {
     }
 }
 
-/// Takes back what a leader offers of the block that starts at `start`, up to `most` times; how many members can take it
-/// no more. For whoever holds that block: no other is offered as `start` meanwhile.
+/// Takes back what a leader offers of the block that starts at `start`, up to `most` times; how many members can take
+/// it no more. For whoever holds that block: no other is offered as `start` meanwhile.
 pub fn revoke_of(memory: &impl Memory, node: &NodeLayout, leader: usize, start: WordAt, most: usize) -> usize {
     let mut revoked = 0;
     for at in (0..OFFERS).map(|index| node.offer(leader, index)) {

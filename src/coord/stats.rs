@@ -89,7 +89,8 @@ pub fn record_words(layout: GroupLayout, index: usize) -> [WordAt; RECORD_WORDS]
 /// Reads the record of the group of `ranks` at `layout`, all of whose members live on this node.
 pub fn read(memory: &impl Memory, layout: GroupLayout, ranks: &[usize], clock: &Clock) -> GroupStats {
     let record = |index| {
-        // Acquire for the arrival word, the first; the others need no more than it.
+        // SYNC POINT: arrival. Acquire pairs with the member's own arriving, for the arrival word, the first: what it
+        // noted before is seen. The others need no more than that.
         let words = record_words(layout, index).map(|at| memory.word(at).load(Ordering::Acquire));
         Some((words, NodeClock::here(*clock)))
     };

@@ -17,20 +17,21 @@
 //! ```
 //!
 //! *Order.* An end whose connection broke does not know which of its writes are still on their way to the other end. So
-//! it is *held*: it posts nothing, by whatever way, until the other end has said that it has given up its own end of that
-//! connection, after which nothing comes by it any more. What was unfinished is lost by then, or has taken effect.
+//! it is *held*: it posts nothing, by whatever way, until the other end has said that it has given up its own end of
+//! that connection, after which nothing comes by it any more. What was unfinished is lost by then, or has taken effect.
 //!
-//! *Patience.* A held end's posts are refused as having no room, which says: wait. When the other end has not answered for
-//! a while, they are refused as unreachable, so that what is behind them can go on without them. Nothing is posted in
-//! either case.
+//! *Patience.* A held end's posts are refused as having no room, which says: wait. When the other end has not answered
+//! for a while, they are refused as unreachable, so that what is behind them can go on without them. Nothing is posted
+//! in either case.
 //!
 //! *No end at all.* A node that never had an end of the connection, because its own connecting failed in the beginning,
-//! has none to give up and says so ([`answer_without_end`]). It takes no offers: those come to nothing, ever more seldom.
+//! has none to give up and says so ([`answer_without_end`]). It takes no offers: those come to nothing, ever more
+//! seldom.
 //!
 //! *Loss.* Notes are lost with a TCP connection. Each is said again, or what it was about is given up, after a while.
 //!
-//! The node of the lower number leads: it makes the offers. Their delay doubles with each that comes to nothing, and with
-//! each connection that breaks soon.
+//! The node of the lower number leads: it makes the offers. Their delay doubles with each that comes to nothing, and
+//! with each connection that breaks soon.
 
 use std::time::{Duration, Instant};
 
@@ -179,8 +180,8 @@ impl Mending {
         matches!(self.state, State::Held { since, .. } if now.saturating_duration_since(since) >= ASK_EVERY)
     }
 
-    /// Whether this end is connected, as was seen after whatever else has been handled. A whole one that is not broke just
-    /// now, or before it was known to be whole; then this is `true`.
+    /// Whether this end is connected, as was seen after whatever else has been handled. A whole one that is not broke
+    /// just now, or before it was known to be whole; then this is `true`.
     pub fn handle_sight(&mut self, is_connected: bool, now: Instant) -> bool {
         let is_breach = self.is_whole() && !is_connected;
         if is_breach {

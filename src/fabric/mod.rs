@@ -38,10 +38,10 @@
 //! - **Back-pressure.** What there is no room for is refused whole ([`PostError::Full`]) and never lost; `progress` and
 //!   [`Fabric::take`] make room.
 //! - **Failure.** When a connection breaks, each request that was posted on it and has a ticket completes with
-//!   [`OperationError::Lost`], which is ambiguous: it may have taken effect or not. Unfinished writes are lost silently.
-//!   So writes must be idempotent, values swapped in must name their writer, and whoever depends on a write reads
-//!   ([`Fabric::incarnation`] tells that a connection is not the one that carried it). A later `post` tries to connect
-//!   anew; while that is impossible it fails with [`PostError::Unreachable`].
+//!   [`OperationError::Lost`], which is ambiguous: it may have taken effect or not. Unfinished writes are lost
+//!   silently. So writes must be idempotent, values swapped in must name their writer, and whoever depends on a write
+//!   reads ([`Fabric::incarnation`] tells that a connection is not the one that carried it). A later `post` tries to
+//!   connect anew; while that is impossible it fails with [`PostError::Unreachable`].
 //! - **Atomicity.** `fetch_add` and `compare_swap` are atomic among each other. Whether they are atomic against the
 //!   home node's own CPUs too, [`Fabric::atomic_scope`] tells; where they are not, the home's own ranks go through the
 //!   fabric as well. Loads and `write`s of a word are whole in either case.
@@ -53,8 +53,9 @@
 //! `&impl Park` and sleep.
 //!
 //! Implementations: [`shm`] is a node's shared memory. [`tcp`] and [`rdma`] join nodes, and [`network`] is what a job
-//! uses: both together. [`sim`] is a node, or a network of nodes, in one thread under a seeded scheduler, for tests that
-//! must replay. Model checkers use `model`. What requests have been answered is kept in `tickets` until it is taken.
+//! uses: both together. [`sim`] is a node, or a network of nodes, in one thread under a seeded scheduler, for tests
+//! that must replay. Model checkers use `model`. What requests have been answered is kept in `tickets` until it is
+//! taken.
 
 #[cfg(not(model))]
 pub mod mending;
@@ -127,6 +128,7 @@ pub trait Park: Memory {
 
     /// As [`park`](Self::park), but not while [`node::header::ALARM`] differs from `alarm`, and only until it does.
     fn park_heeding(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) {
+        // SYNC POINT: alarm. Acquire pairs with whoever raises it, here (`raise_alarm`) or through a fabric.
         if self.word(node::header::ALARM).load(Ordering::Acquire) == alarm {
             self.park(at, seen, timeout);
         }
@@ -398,13 +400,13 @@ pub trait Await: Fabric {
     fn hand_over(&self);
 
     /// Sleeps while the word at `at` of this node holds `seen`, until something has come in by this process's
-    /// connections, or `timeout` has passed, or for no reason; and not while [`node::header::ALARM`] differs from `alarm`
-    /// (whoever raises it in this process calls [`rouse`](Self::rouse)). `false`, at once, when nothing that this node
-    /// waits for comes in that way: sleep on the memory instead.
+    /// connections, or `timeout` has passed, or for no reason; and not while [`node::header::ALARM`] differs from
+    /// `alarm` (whoever raises it in this process calls [`rouse`](Self::rouse)). `false`, at once, when nothing that
+    /// this node waits for comes in that way: sleep on the memory instead.
     fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool;
 
-    /// Sleeps until something has come in by this process's connections (an answer, say), or `timeout` has passed, or for
-    /// no reason; and not while [`node::header::ALARM`] differs from `alarm`, as [`sleep`](Self::sleep).
+    /// Sleeps until something has come in by this process's connections (an answer, say), or `timeout` has passed, or
+    /// for no reason; and not while [`node::header::ALARM`] differs from `alarm`, as [`sleep`](Self::sleep).
     fn nap(&self, alarm: u64, timeout: Duration);
 
     /// Ends the sleep of all who [`sleep`](Self::sleep) in this process.

@@ -3,14 +3,14 @@
 //!
 //! An adapter's atomics are not atomic against the CPUs that serve TCP's, and not every process of a job has a way by
 //! RDMA to every node. So here atomics always go by TCP, where the home's CPU executes them, whoever asks; writes and
-//! reads take RDMA where it is. What comes by one way is not ordered against what comes by the other, so a node's way is
-//! changed only after a read by the old one has come back: meanwhile posts are refused as [`PostError::Full`].
+//! reads take RDMA where it is. What comes by one way is not ordered against what comes by the other, so a node's way
+//! is changed only after a read by the old one has come back: meanwhile posts are refused as [`PostError::Full`].
 //!
-//! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is posted
-//! to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are refused, as
-//! [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of outboxes mend what
-//! was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed it is not mended: the
-//! node's next agent is reached by TCP.
+//! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is
+//! posted to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are
+//! refused, as [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of
+//! outboxes mend what was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed
+//! it is not mended: the node's next agent is reached by TCP.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
@@ -24,19 +24,19 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Marks the tickets of the RDMA fabric: the highest bit of the slot.
 const BY_RDMA: u32 = 1 << 31;
-/// Where all of this node's partners are reached by RDMA, what is waited for comes into memory by itself: completions and
-/// sockets are looked at this seldom.
+/// Where all of this node's partners are reached by RDMA, what is waited for comes into memory by itself: completions
+/// and sockets are looked at this seldom.
 const COMPLETIONS_EVERY: u32 = 8;
 const SOCKETS_EVERY: u32 = 64;
 /// While connections are being mended, it is looked this seldom whether time has come for something.
 const MENDING_EVERY: u32 = 16;
 /// How long a rank sleeps between two looks at memory that an adapter may have written.
 const NAP: Duration = Duration::from_micros(100);
-/// Work requests that are kept for each node: a barrier's messages to a node go to two words in turn, in each round of it
-/// that has one; the world's do so by RDMA.
+/// Work requests that are kept for each node: a barrier's messages to a node go to two words in turn, in each round of
+/// it that has one; the world's do so by RDMA.
 const MOST_PREPARED: usize = 8;
-/// How long a network that is dropped waits for what it has posted by RDMA: some repetitions of a lost packet. A partner
-/// that has ended already answers no more.
+/// How long a network that is dropped waits for what it has posted by RDMA: some repetitions of a lost packet. A
+/// partner that has ended already answers no more.
 const LINGER: Duration = Duration::from_millis(250);
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
 const ANY_WORD: WordAt = WordAt(0);
@@ -53,7 +53,8 @@ pub struct Network {
 #[derive(Debug)]
 struct Rdma {
     fabric: RdmaFabric,
-    /// 1 while all nodes with which barriers' messages are exchanged have a connection by RDMA, or are to have one again.
+    /// 1 while all nodes with which barriers' messages are exchanged have a connection by RDMA, or are to have one
+    /// again.
     reaches_all_partners: AtomicU32,
     /// The nodes that had one.
     reached: Box<[usize]>,
@@ -148,8 +149,8 @@ impl Network {
         self.tcp.acknowledged(node)
     }
 
-    /// Shuts a rank out that has been declared failed: what it has sent and is not here yet takes no effect. A node that it
-    /// has spoken for by RDMA is reached by TCP, and its next agent.
+    /// Shuts a rank out that has been declared failed: what it has sent and is not here yet takes no effect. A node
+    /// that it has spoken for by RDMA is reached by TCP, and its next agent.
     pub fn exclude_rank(&self, rank: usize) {
         let reached = self.rdma.as_deref().into_iter().flat_map(|rdma| rdma.reached.iter());
         let spoken_for = reached.copied().find(|node| self.tcp.first_rank_of(*node) == Some(rank));
@@ -197,7 +198,8 @@ impl Network {
     /// Gives the connection by RDMA to a node up for good, if there is one.
     fn leave_rdma(&self, node: usize, why: &str) {
         let Some(rdma) = self.rdma.as_deref().filter(|rdma| rdma.reached.contains(&node)) else { return };
-        // At once, and not only when whoever connects to the node just now is done. What it connects then is ended below.
+        // At once, and not only when whoever connects to the node just now is done. What it connects then is ended
+        // below.
         rdma.fabric.disconnect(node, why);
         let mut way = rdma.way(node);
         rdma.fabric.disconnect(node, why);
@@ -322,8 +324,8 @@ impl Network {
 }
 
 impl Drop for Network {
-    /// Whoever has passed a barrier may end, and others wait for what it has posted: a queue pair that goes takes with it
-    /// what it has not sent, or would have to send again.
+    /// Whoever has passed a barrier may end, and others wait for what it has posted: a queue pair that goes takes with
+    /// it what it has not sent, or would have to send again.
     fn drop(&mut self) {
         let Some(rdma) = &self.rdma else { return };
         let limit = Instant::now() + LINGER;
@@ -384,8 +386,8 @@ impl Rdma {
         let mut way = self.way(node);
         let now = Instant::now();
         let Some(mending) = way.mending.as_mut() else {
-            // A node that this one could not connect to in the beginning, but that has connected; or one whose connection is
-            // given up for good.
+            // A node that this one could not connect to in the beginning, but that has connected; or one whose
+            // connection is given up for good.
             let answer = answer_without_end(note)?;
             self.fabric.disconnect(node, "there is to be no connection to it");
             return Some(answer);
@@ -460,7 +462,8 @@ impl Rdma {
         }
         (way.is_counted, way.was_held) = (is_mended, is_held);
         if is_mended {
-            // Nothing is on that connection any more once the node is not held, and nothing has been posted on the next.
+            // Nothing is on that connection any more once the node is not held, and nothing has been posted on the
+            // next.
             self.leave_way(way);
         }
     }

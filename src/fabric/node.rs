@@ -113,7 +113,8 @@ impl OfferAt {
         self.0.plus(5)
     }
 
-    /// The last attempt in this place that another node wants to see ended. Changed through the fabric only; only grows.
+    /// The last attempt in this place that another node wants to see ended. Changed through the fabric only; only
+    /// grows.
     pub const fn doom(self) -> WordAt {
         self.0.plus(6)
     }
@@ -297,8 +298,8 @@ impl NodeLayout {
         self.bitmap_start().plus(index)
     }
 
-    /// Who holds the block that begins at a unit of the arena; see [`crate::coord::formation::HoldsWord`]. It stands outside
-    /// of the block, so that it can be asked without a hold.
+    /// Who holds the block that begins at a unit of the arena; see [`crate::coord::formation::HoldsWord`]. It stands
+    /// outside of the block, so that it can be asked without a hold.
     pub const fn holds(&self, unit: usize) -> WordAt {
         self.bitmap_start().plus(self.bitmap_words().next_multiple_of(LINE_WORDS) + unit)
     }

@@ -1,9 +1,9 @@
 //! Where a fabric keeps the values of requests until they are taken.
 //!
-//! A table of slots. A request that has a ticket takes a free slot when it is posted, its completion fills the slot, and
-//! taking the value frees it. A slot's generation grows whenever it is freed, so that a spent ticket is told from the
-//! slot's next user. The table grows as it is used, up to a limit: a fabric that has no free slot refuses the batch, which
-//! is the back-pressure of the contract.
+//! A table of slots. A request that has a ticket takes a free slot when it is posted, its completion fills the slot,
+//! and taking the value frees it. A slot's generation grows whenever it is freed, so that a spent ticket is told from
+//! the slot's next user. The table grows as it is used, up to a limit: a fabric that has no free slot refuses the
+//! batch, which is the back-pressure of the contract.
 //!
 //! | state | after | then |
 //! | --- | --- | --- |

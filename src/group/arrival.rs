@@ -12,49 +12,6 @@ use crate::coord::barrier::{Contribution, Withdrawal};
 use crate::coord::drive;
 use crate::error::BarrierError;
 
-/// So many calls of a rank that only looks go by between two looks at the clock.
-const LOOKS_PER_TICK: u32 = 16;
-
-/// How long a rank that only looks, or comes with short time-outs, has done so for the same barrier.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    count: u32,
-    sequence: u64,
-    /// By the clock; since the first look at it for this barrier.
-    since: u64,
-    /// By the clock: not before then other nodes are asked again.
-    next: u64,
-}
-
-impl Looks {
-    /// One more look at barrier `sequence`. Since when it has been looked at, if it is time to ask how long that is.
-    pub fn one_more(&mut self, sequence: u64, now: impl Fn() -> u64) -> Option<u64> {
-        self.count += 1;
-        if self.count < LOOKS_PER_TICK {
-            return None;
-        }
-        Some(self.since(sequence, now))
-    }
-
-    /// Since when barrier `sequence` has been looked at.
-    pub fn since(&mut self, sequence: u64, now: impl Fn() -> u64) -> u64 {
-        self.count = 0;
-        if self.sequence != sequence {
-            (self.sequence, self.since, self.next) = (sequence, now(), 0);
-        }
-        self.since
-    }
-
-    /// Whether it is time to ask other nodes; the next time is a `period` later.
-    pub fn take_turn(&mut self, now: u64, period: u64) -> bool {
-        let is_time = now >= self.next;
-        if is_time {
-            self.next = now.saturating_add(period);
-        }
-        is_time
-    }
-}
-
 /// What a finished arrival gives back: nothing, or a reduced word.
 pub trait Carried: sealed::Sealed + Sized {
     #[doc(hidden)]
@@ -94,7 +51,8 @@ impl<'group, T: Carried> Arrival<'group, T> {
     }
 
     /// Whether all have arrived. Does not wait for that; once true, waiting returns at once. Who calls it for long asks
-    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10 ms.
+    /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10
+    /// ms.
     ///
     /// # Errors
     ///
@@ -188,7 +146,8 @@ impl Group {
         Ok(Arrival::new(self))
     }
 
-    /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an end.
+    /// As [`test_outstanding`](Self::test_outstanding), for one who does not wait: whether the arrival has come to an
+    /// end.
     fn look_whether_ended(&self, core: &mut Core) -> Option<Result<u64, BarrierError>> {
         if let Some(outcome) = self.test_outstanding(core) {
             return Some(self.result(core, outcome));

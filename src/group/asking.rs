@@ -1,8 +1,8 @@
 //! Asking after the members that a long wait misses: whether they run, are stopped, or have left.
 //!
-//! Each question is a look into `/proc` or a message, which whoever computes on that CPU meanwhile pays for. So one member
-//! asks for all of its node, a wait that has lasted long asks more seldom, and one question is about a bounded number of
-//! nodes and ranks: the others have their turn with the next ones.
+//! Each question is a look into `/proc` or a message, which whoever computes on that CPU meanwhile pays for. So one
+//! member asks for all of its node, a wait that has lasted long asks more seldom, and one question is about a bounded
+//! number of nodes and ranks: the others have their turn with the next ones.
 
 use std::time::Duration;
 
@@ -27,6 +27,48 @@ pub(super) const LOOKING_PATIENCE: Duration = Duration::from_millis(2);
 const MOST_ASKED_NODES: usize = 64;
 /// How many ranks one question asks after.
 const MOST_ASKED_AFTER: usize = 64;
+/// So many calls of a rank that only looks go by between two looks at the clock.
+const LOOKS_PER_TICK: u32 = 16;
+
+/// How long a rank that only looks, or comes with short time-outs, has done so for the same barrier.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    count: u32,
+    sequence: u64,
+    /// By the clock; since the first look at it for this barrier.
+    since: u64,
+    /// By the clock: not before then other nodes are asked again.
+    next: u64,
+}
+
+impl Looks {
+    /// One more look at barrier `sequence`. Since when it has been looked at, if it is time to ask how long that is.
+    pub fn one_more(&mut self, sequence: u64, now: impl Fn() -> u64) -> Option<u64> {
+        self.count += 1;
+        if self.count < LOOKS_PER_TICK {
+            return None;
+        }
+        Some(self.since(sequence, now))
+    }
+
+    /// Since when barrier `sequence` has been looked at.
+    pub fn since(&mut self, sequence: u64, now: impl Fn() -> u64) -> u64 {
+        self.count = 0;
+        if self.sequence != sequence {
+            (self.sequence, self.since, self.next) = (sequence, now(), 0);
+        }
+        self.since
+    }
+
+    /// Whether it is time to ask other nodes; the next time is a `period` later.
+    pub fn take_turn(&mut self, now: u64, period: u64) -> bool {
+        let is_time = now >= self.next;
+        if is_time {
+            self.next = now.saturating_add(period);
+        }
+        is_time
+    }
+}
 
 impl Group {
     /// How long a wait that has lasted for `waited` goes on before this rank asks again.
@@ -35,10 +77,10 @@ impl Group {
         (waited / 2).clamp(ASK_EVERY, longest)
     }
 
-    /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have been
-    /// stopped for too long are declared failed, and other nodes' agents are told that somebody waits. Whoever comes
-    /// while another has just asked, or is about to, leaves it to that one. Waits for other nodes' answers for `patience`,
-    /// twice at most.
+    /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have
+    /// been stopped for too long are declared failed, and other nodes' agents are told that somebody waits. Whoever
+    /// comes while another has just asked, or is about to, leaves it to that one. Waits for other nodes' answers for
+    /// `patience`, twice at most.
     #[cold]
     pub(super) fn ask_after_missing(&self, core: &mut Core, waited: Duration, patience: Duration) {
         let sequence = core.barrier.passed() + 1;

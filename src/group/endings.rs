@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::members::Abroad;
-use super::{Group, Parted, position};
+use super::{Group, position};
 use crate::cluster::sentinel::ring::is_in_log;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::barrier::spanning::layout::SpanLayout;
@@ -14,7 +14,7 @@ use crate::coord::endings::{Awaited, Ending, TakenBack, Why};
 use crate::coord::farewell::Farewell;
 use crate::coord::formation;
 use crate::coord::offers::{self, Named};
-use crate::job::{Declined, GroupBlock, Membership, Untaken, is_dead};
+use crate::job::{Declined, GroupBlock, Membership, Parted, Untaken, is_dead};
 use crate::sync::Ordering;
 
 /// How long a member that leaves a group waits for what it has posted to arrive. What has not by then is seen to later.
@@ -54,8 +54,8 @@ impl Membership {
         }
     }
 
-    /// If somebody of this node has ended since the last time: lets go what the dead hold of groups across nodes, and becomes
-    /// the heir of what they have left.
+    /// If somebody of this node has ended since the last time: lets go what the dead hold of groups across nodes, and
+    /// becomes the heir of what they have left.
     fn bury_abroad(&self, endings: &mut Vec<Ending>) {
         let (segment, node) = (&*self.segment, self.segment.layout());
         // The alarm first: it is raised after what it tells of.
@@ -74,8 +74,8 @@ impl Membership {
         endings.extend(departed.into_iter().map(farewell));
     }
 
-    /// Whether a rank of this node has failed by the log and does nothing any more. Of one that has left something may still
-    /// be on its way.
+    /// Whether a rank of this node has failed by the log and does nothing any more. Of one that has left something may
+    /// still be on its way.
     fn is_buried_abroad(&self, local: usize) -> bool {
         let (segment, node) = (&*self.segment, self.segment.layout());
         let Some(end) = view::end_of(segment, &node, local) else { return false };
@@ -84,7 +84,7 @@ impl Membership {
 
     /// Before this rank ends: a leader that has voted must find what came of it, or one has a group that another never
     /// gets. Nobody is waited for who has ended before.
-    fn linger(&self) {
+    pub fn linger(&self) {
         let (begun, mut nap) = (Instant::now(), Duration::from_micros(20));
         loop {
             self.settle_endings();
@@ -133,8 +133,8 @@ impl Membership {
         formation::checked_spanning_block(&*self.segment, &self.segment.layout(), value, schedule, members)
     }
 
-    /// This rank, by its place among its node's members, leaves a spanning group, and will not touch any of its blocks any
-    /// more.
+    /// This rank, by its place among its node's members, leaves a spanning group, and will not touch any of its blocks
+    /// any more.
     pub fn leave_spanning(&self, block: SpanLayout, member: usize) {
         let (node, fabric) = (self.segment.layout(), self.reach().fabric);
         let mut farewell = Farewell::of_member(&*self.segment, block, member, self.local_of(self.rank), self.here());
@@ -210,24 +210,11 @@ impl Membership {
     }
 }
 
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if let Some(network) = &self.network {
-            self.part();
-            self.linger();
-            for ending in &mut *self.endings() {
-                ending.abandon(&**network);
-            }
-        }
-        self.say_goodbye();
-    }
-}
-
 impl Group {
     /// Gives this member's hold on the group's block back.
     pub(super) fn leave(&self, parted: Option<Parted>) {
-        // Nobody makes anything of the world's block when the job ends, and to ask all nodes whether they have left would
-        // connect each with all others.
+        // Nobody makes anything of the world's block when the job ends, and to ask all nodes whether they have left
+        // would connect each with all others.
         if self.abroad.is_some() && self.id() == super::forming::WORLD {
             return self.membership.parted().extend(parted);
         }
@@ -257,7 +244,8 @@ impl Group {
         formation::leave(segment, &node, self.layout, self.me);
     }
 
-    /// What dead members of this node hold of the block; whoever buries the dead may have come before this group was made.
+    /// What dead members of this node hold of the block; whoever buries the dead may have come before this group was
+    /// made.
     fn take_from_the_dead(&self, is_dead: impl Fn(usize) -> bool) -> usize {
         let (segment, node) = (self.segment(), self.segment().layout());
         let start = self.abroad.as_ref().map_or(self.layout.start(), |abroad| abroad.layout().start());
@@ -275,8 +263,8 @@ impl Group {
             .retain_mut(|ending| !ending.conclude(self.segment(), offered, self.membership.reach().fabric));
     }
 
-    /// What others have not taken yet of a group that this rank has made stands, unless they would make nothing of it: how
-    /// many holds that is.
+    /// What others have not taken yet of a group that this rank has made stands, unless they would make nothing of it:
+    /// how many holds that is.
     fn see_to_untaken(&self, block: GroupBlock) -> usize {
         let segment = self.segment();
         let Some(offered) = self.offered.filter(|offered| offers::is_untaken(segment, *offered)) else { return 0 };

@@ -1,15 +1,15 @@
 //! What a group makes of failures: which barriers nobody can pass any more, and what its survivors are told.
 //!
-//! The view log (`cluster::view`) says which ranks the job has lost, in the same order everywhere. A group is broken by the
-//! first epoch that has a member of it: every barrier that is not passed by then is lost, though that member may have
-//! arrived at it. (Where it has died in the middle of its arrival, or comes back later and goes on with it, its arrival
-//! would say one thing to one survivor and another to the next; the log says the same to all.) Whoever fails takes its own
-//! arrival back first, by the way that decides between "taken back" and "passed" for all alike. So in a group of one node
-//! either nobody passes a barrier, or nobody fails at it. Across nodes the survivors find out together which it is
-//! (`coord::barrier::spanning::freeze`).
+//! The view log (`cluster::view`) says which ranks the job has lost, in the same order everywhere. A group is broken by
+//! the first epoch that has a member of it: every barrier that is not passed by then is lost, though that member may
+//! have arrived at it. (Where it has died in the middle of its arrival, or comes back later and goes on with it, its
+//! arrival would say one thing to one survivor and another to the next; the log says the same to all.) Whoever fails
+//! takes its own arrival back first, by the way that decides between "taken back" and "passed" for all alike. So in a
+//! group of one node either nobody passes a barrier, or nobody fails at it. Across nodes the survivors find out
+//! together which it is (`coord::barrier::spanning::freeze`).
 //!
-//! A rank that has *left* was through with all that it had begun: barriers that it had arrived at can still be passed, and
-//! its arrivals are looked up.
+//! A rank that has *left* was through with all that it had begun: barriers that it had arrived at can still be passed,
+//! and its arrivals are looked up.
 //!
 //! | file | is |
 //! | --- | --- |
@@ -156,8 +156,8 @@ impl Group {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Whether there is something to look at though no alarm says so: whoever was to raise it may have been stopped on the
-    /// way, and members that have left are looked at again and again.
+    /// Whether there is something to look at though no alarm says so: whoever was to raise it may have been stopped on
+    /// the way, and members that have left are looked at again and again.
     pub(super) fn has_more_to_heed(&self, failures: &Failures) -> bool {
         failures.calm == NEVER || view::epoch(self.segment(), &self.segment().layout()) > failures.epoch
     }

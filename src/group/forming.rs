@@ -1,8 +1,8 @@
 //! Making groups out of a group: splits and lists of members.
 //!
 //! Only the new group's members take part. On each node of the group the first member there, its *leader*, makes the
-//! node's block; in a group that spans nodes the leaders then introduce themselves to each other; and each leader offers
-//! the block to its node's other members.
+//! node's block; in a group that spans nodes the leaders then introduce themselves to each other; and each leader
+//! offers the block to its node's other members.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -292,8 +292,8 @@ impl Group {
         self.patiently(limit, attempt).ok().or_else(offer)
     }
 
-    /// A place for an offer is needed. What this leader has begun makes room at once, since that can be begun again; what
-    /// it has made and dropped, and others have not taken, after a while.
+    /// A place for an offer is needed. What this leader has begun makes room at once, since that can be begun again;
+    /// what it has made and dropped, and others have not taken, after a while.
     fn make_room(&self, since: Instant) {
         if !self.membership.give_up_oldest() && since.elapsed() > PLACE_PATIENCE {
             self.membership.revoke_untaken();
@@ -310,25 +310,8 @@ impl Group {
             Some(TakenBack::Missed) => return Err(refused),
             None => self.begin_spanning(ranks, named, limit)?,
         };
-        let fabric = membership.reach().fabric;
-        let (begun, mut asker) = (Instant::now(), Asker::new(self));
-        let met = self.patiently(limit, || match half.poll(segment, fabric) {
-            Poll::Ready(Met::Ended) => {
-                half.begin_again(segment, membership.next_number());
-                None
-            }
-            Poll::Ready(met) => Some(met),
-            Poll::Pending if half.is_offered() => {
-                half.missing().iter().for_each(|stranger| asker.ask_after(self.leader_of(ranks, stranger.node)));
-                None
-            }
-            Poll::Pending => {
-                self.make_room(begun);
-                None
-            }
-        });
         let takers = half.block().local().size() - 1;
-        match met {
+        match self.meet_leaders(&mut half, ranks, limit) {
             Ok(Met::Agreed) => {
                 let offered = half.open(segment, takers, false);
                 let block = half.block();
@@ -339,7 +322,7 @@ impl Group {
             }
             Ok(Met::Refused | Met::Ended) => {
                 let block = half.block();
-                half.close(segment, fabric, takers);
+                half.close(segment, membership.reach().fabric, takers);
                 formation::discard(segment, &segment.layout(), &block, membership.local_of(membership.rank));
                 Err(refused)
             }
@@ -353,6 +336,28 @@ impl Group {
                 Err(error)
             }
         }
+    }
+
+    /// Introduces this node's leader to the others until it is known what comes of it. The error is how long that has
+    /// taken by the limit.
+    fn meet_leaders(&self, half: &mut Introductions, ranks: &[usize], limit: Option<Limit>) -> Result<Met, Duration> {
+        let (segment, fabric) = (self.segment(), self.membership.reach().fabric);
+        let (begun, mut asker) = (Instant::now(), Asker::new(self));
+        self.patiently(limit, || match half.poll(segment, fabric) {
+            Poll::Ready(Met::Ended) => {
+                half.begin_again(segment, self.membership.next_number());
+                None
+            }
+            Poll::Ready(met) => Some(met),
+            Poll::Pending if half.is_offered() => {
+                half.missing().iter().for_each(|stranger| asker.ask_after(self.leader_of(ranks, stranger.node)));
+                None
+            }
+            Poll::Pending => {
+                self.make_room(begun);
+                None
+            }
+        })
     }
 
     fn begin_spanning(&self, ranks: &[usize], named: Named, limit: Option<Limit>) -> Result<Introductions, GroupError> {
@@ -398,7 +403,7 @@ impl Group {
     fn leader_missing(&self, ranks: &[usize], half: &Introductions, waited: Duration) -> GroupError {
         let membership = &self.membership;
         let node = half.missing().map_or(membership.here(), |stranger| stranger.node);
-        GroupError::LeaderMissing { rank: membership.rank, leader: self.leader_of(ranks, node), waited }
+        GroupError::LeaderMissing { rank: membership.rank, leader: self.leader_of(ranks, node), node, waited }
     }
 
     /// The first of some ranks on a node.
@@ -416,7 +421,10 @@ impl Group {
                 None
             })
         });
-        let value = taken.map_err(|waited| GroupError::LeaderMissing { rank, leader, waited })?;
+        let value = taken.map_err(|waited| {
+            let node = self.membership.here();
+            GroupError::LeaderMissing { rank, leader, node, waited }
+        })?;
         if value == REFUSED {
             return Err(GroupError::Refused { rank, leader, members: ranks.len() });
         }
@@ -470,8 +478,8 @@ impl Group {
     }
 }
 
-/// Asks after a leader that is waited for, so that a wait for one that is stopped or has left ends: its failure raises the
-/// alarm, which interrupts the attempt.
+/// Asks after a leader that is waited for, so that a wait for one that is stopped or has left ends: its failure raises
+/// the alarm, which interrupts the attempt.
 struct Asker<'group> {
     group: &'group Group,
     begun: Instant,

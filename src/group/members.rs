@@ -244,7 +244,8 @@ impl Group {
         }
         let mut words = self.read_abroad(places, patience);
         let contest = match is_home_here {
-            // Acquire pairs with the fabric's compare-and-swap for whoever settles the contest, as where it is read abroad.
+            // Acquire pairs with the fabric's compare-and-swap for whoever settles the contest, as where it is read
+            // abroad.
             true => Some(self.segment().word(first.contest()).load(Ordering::Acquire)),
             false => words.pop().flatten(),
         };
@@ -291,8 +292,8 @@ impl Group {
             }
             // A connection that has broken is made anew.
             if self.left(limit).is_none_or(|left| left.is_zero()) {
-                let (rank, waited) = (self.membership.rank, self.waited(limit));
-                return Err(GroupError::MemberUnreachable { rank, member, waited });
+                let (rank, node) = (self.membership.rank, self.membership.node_of(member));
+                return Err(GroupError::MemberUnreachable { rank, member, node, waited: self.waited(limit) });
             }
             std::thread::sleep(READ_AGAIN_AFTER);
         }

@@ -1,9 +1,9 @@
-//! Before a member of a group that spans nodes leaves: others may still need what its node has said last, and its process may
-//! be about to end.
+//! Before a member of a group that spans nodes leaves: others may still need what its node has said last, and its
+//! process may be about to end.
 //!
-//! Whoever drops a group does not wait for nodes that are slow to answer, or may be gone: the rest is done along with its
-//! later calls. Its node's outboxes stay meanwhile, for others to read from: the block is not given back before they have
-//! left, too. It is the end of the process that waits, once for all groups.
+//! Whoever drops a group does not wait for nodes that are slow to answer, or may be gone: the rest is done along with
+//! its later calls. Its node's outboxes stay meanwhile, for others to read from: the block is not given back before
+//! they have left, too. It is the end of the process that waits, once for all groups.
 
 use std::time::{Duration, Instant};
 
@@ -11,27 +11,16 @@ use super::forming::WORLD;
 use super::meeting::{Meeting, Patience};
 use super::{Abroad, Core, Group};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::coord::barrier::spanning::Parting;
-use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::fabric::network::Network;
 use crate::fabric::tcp::Ports;
-use crate::job::Membership;
+use crate::job::{Membership, Parted};
 
 /// How long a member that drops a group waits for other nodes that should answer within a round trip.
 const DROPPING_PATIENCE: Duration = Duration::from_millis(20);
 
-/// A member on its way out of a group, whose words have not been seen to arrive everywhere.
-#[derive(Debug)]
-pub(crate) struct Parted {
-    parting: Parting,
-    /// The block that it then leaves, and its place among its node's members: not of the world, whose block stays.
-    leaves: Option<(SpanLayout, usize)>,
-    ranks: Vec<usize>,
-}
-
 impl Group {
-    /// Sees to it that what this member has said to other nodes has arrived there, as long as they live: soon, or else along
-    /// with this rank's later calls.
+    /// Sees to it that what this member has said to other nodes has arrived there, as long as they live: soon, or else
+    /// along with this rank's later calls.
     pub(super) fn see_words_off(&self, core: &mut Core) -> Option<Parted> {
         let membership = &self.membership;
         // Of a group that a failure has broken no barrier is passed by messages any more.
@@ -68,8 +57,8 @@ impl Group {
 }
 
 impl Membership {
-    /// Goes on seeing off what groups have said that were dropped, and leaves those of which all has arrived, or nothing
-    /// matters any more.
+    /// Goes on seeing off what groups have said that were dropped, and leaves those of which all has arrived, or
+    /// nothing matters any more.
     pub(super) fn see_parted_off(&self) {
         let parted = std::mem::take(&mut *self.parted());
         let Some(network) = &self.network else { return };
@@ -84,7 +73,7 @@ impl Membership {
     }
 
     /// Before this rank ends: waits for what it has said to arrive, for at most the failure time-out.
-    pub(super) fn part(&self) {
+    pub fn part(&self) {
         let begun = Instant::now();
         let mut patience = Patience::new();
         loop {

@@ -1,10 +1,10 @@
 //! Who survives, and going on without those who have failed: a new group of a group's survivors.
 //!
-//! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of it.
-//! A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them. If one
-//! of them fails meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know it try
-//! again with theirs. Whoever gets a group passes one barrier of it before it is given to the caller: all survivors have
-//! passed it, or none has, so that all have the group, or none keeps it.
+//! Who survives follows from the view log, which is the same for all; so all that is left to agree on is how much of
+//! it. A member proposes the survivors that it knows, under a name that says which epoch has last taken one from them.
+//! If one of them fails meanwhile, or a member knows of a later epoch, there is no such group, and all who come to know
+//! it try again with theirs. Whoever gets a group passes one barrier of it before it is given to the caller: all
+//! survivors have passed it, or none has, so that all have the group, or none keeps it.
 
 use std::time::Duration;
 
@@ -35,9 +35,9 @@ impl Group {
         view::epoch(self.segment(), &self.segment().layout())
     }
 
-    /// Makes a group of those members that have not failed, in the same order. All of them call it; within `deadline` it
-    /// gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it as it
-    /// is.
+    /// Makes a group of those members that have not failed, in the same order. All of them call it; within `deadline`
+    /// it gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it
+    /// as it is.
     ///
     /// Cost: as [`subgroup`](Self::subgroup), and a barrier of the new group.
     ///

@@ -1,5 +1,5 @@
-//! What only some orders of steps lead to, a death within a microsecond or two say, brought about by hand: all ranks are one
-//! thread's, and what others would have written stands in the node's memory.
+//! What only some orders of steps lead to, a death within a microsecond or two say, brought about by hand: all ranks
+//! are one thread's, and what others would have written stands in the node's memory.
 
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ fn a_barrier_that_is_found_passed_when_it_is_given_up_is_passed() {
     }
 }
 
-/// The alarm has been heeded, and the arrival stands: whoever waits for it must look all the same before its time is over.
+/// The alarm has been heeded, and the arrival stands: whoever waits for it must look all the same before its time is
+/// over.
 #[test]
 fn a_wait_for_an_arrival_that_an_error_has_left_standing_looks_at_once() {
     let jobs = ranks(2);

@@ -1,6 +1,6 @@
 //! A blocking call on a group's barrier, from its beginning to its end: what an earlier call has left is settled, the
-//! member arrives, and waits; whatever interrupts the wait is looked at, until the barrier is passed or lost, or the time is
-//! over.
+//! member arrives, and waits; whatever interrupts the wait is looked at, until the barrier is passed or lost, or the
+//! time is over.
 //!
 //! After a time-out the arrival stands. Who answers for it then, [`Standing`] says.
 
@@ -37,7 +37,8 @@ pub(super) enum Standing {
 }
 
 impl Group {
-    /// Arrives and waits, for as long as the limit says; goes on with an arrival of the same kind that a time-out has left.
+    /// Arrives and waits, for as long as the limit says; goes on with an arrival of the same kind that a time-out has
+    /// left.
     #[inline]
     pub(super) fn meet(&self, contribution: Contribution, limit: Option<Limit>) -> Result<u64, BarrierError> {
         let mut core = self.core.borrow_mut();
@@ -58,8 +59,8 @@ impl Group {
         }
     }
 
-    /// Something has happened since the last call: whether the next barrier can still be passed. Where that is not known
-    /// at once, the arrival that it hangs on stands.
+    /// Something has happened since the last call: whether the next barrier can still be passed. Where that is not
+    /// known at once, the arrival that it hangs on stands.
     #[cold]
     fn look_before(&self, core: &mut Core, stay: Stay) -> Result<(), BarrierError> {
         match core.standing {
@@ -143,8 +144,8 @@ impl Group {
         self.result(core, outcome)
     }
 
-    /// Goes on waiting after something has interrupted it: an alarm, the time to ask after those who are missing, or the
-    /// end of the time.
+    /// Goes on waiting after something has interrupted it: an alarm, the time to ask after those who are missing, or
+    /// the end of the time.
     #[cold]
     fn finish_long(
         &self,

@@ -341,8 +341,8 @@ impl Place {
         cpu_share(&masks)
     }
 
-    /// How many of this machine's nodes there are for each CPU that their agents may use. The quota counts where the nodes
-    /// are pretended: containers each have their own.
+    /// How many of this machine's nodes there are for each CPU that their agents may use. The quota counts where the
+    /// nodes are pretended: containers each have their own.
     fn nodes_per_cpu(&self, cards: &[RankCard], is_pretended: bool) -> f64 {
         let own = cards[self.rank].machine();
         let agents = (0..self.topology.nodes()).map(|node| &cards[self.topology.ranks_of(node)[0]]);
@@ -395,15 +395,19 @@ impl Place {
         if self.topology.nodes() == 1 {
             return Ok(Group::attach(membership, layout.local(), everyone));
         }
+        let abroad = Abroad::new(&membership, layout, self.span_of_all(starts), &everyone);
+        Ok(Group::attach_spanning(membership, abroad, everyone))
+    }
+
+    /// All nodes, whose blocks begin there.
+    fn span_of_all(&self, starts: Vec<WordAt>) -> Span {
         let members = |node: usize| self.topology.ranks_of(node).len();
         let is_uniform = (0..starts.len()).all(|node| starts[node] == starts[0] && members(node) == members(0));
         let node = |(node, start)| SpanNode { node, start, members: members(node) };
-        let span = match is_uniform {
+        match is_uniform {
             true => Span::All { nodes: starts.len(), start: starts[0], members: members(0) },
             false => Span::Some(starts.into_iter().enumerate().map(node).collect()),
-        };
-        let abroad = Abroad::new(&membership, layout, span, &everyone);
-        Ok(Group::attach_spanning(membership, abroad, everyone))
+        }
     }
 }
 

@@ -74,8 +74,8 @@ pub(super) enum Process {
     Gone,
 }
 
-/// Notes how a rank of this node has ended, unless somebody has, and raises the alarm. What it held is let go when it does
-/// nothing any more.
+/// Notes how a rank of this node has ended, unless somebody has, and raises the alarm. What it held is let go when it
+/// does nothing any more.
 pub(super) fn note_end(segment: &Segment, local: usize, end: Obituary, process: Process) {
     let node = segment.layout();
     // SYNC POINT: end. Release pairs with `is_dead`: all that it did is seen.
@@ -102,7 +102,8 @@ pub(crate) fn is_dead(segment: &Segment, local: usize) -> bool {
     segment.word(segment.layout().gone(local)).load(Ordering::Acquire) != 0
 }
 
-/// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its way.
+/// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its
+/// way.
 pub(super) fn shut_out(network: &Network, here: usize, lost: Obituary) {
     match lost.unit {
         _ if lost.cause == FailureCause::Left => {}
@@ -207,8 +208,8 @@ impl Membership {
         self.ask_watchers_of(home, network);
     }
 
-    /// Tells those who watch a node that somebody misses it: they know whether it has left. One that turns out to have left
-    /// itself is passed over when the question is repeated.
+    /// Tells those who watch a node that somebody misses it: they know whether it has left. One that turns out to have
+    /// left itself is passed over when the question is repeated.
     fn ask_watchers_of(&self, home: usize, network: &Network) {
         let (here, node) = (self.here(), self.segment.layout());
         let is_gone = |other| other != here && network.ports(other) == Ports::Closed;
@@ -222,8 +223,8 @@ impl Membership {
         }
     }
 
-    /// What the job has lost, as this node's ranks go by it. Nothing of that takes effect here any more, and no answer from
-    /// there is waited for.
+    /// What the job has lost, as this node's ranks go by it. Nothing of that takes effect here any more, and no answer
+    /// from there is waited for.
     pub fn losses(&self) -> Losses {
         self.open_log();
         let (segment, node) = (&*self.segment, self.segment.layout());
@@ -243,8 +244,8 @@ impl Membership {
         losses
     }
 
-    /// Whether a rank of this node has been declared failed, may act still, and may have spoken for the node before: it may be the
-    /// first of those that have not ended, with all below it.
+    /// Whether a rank of this node has been declared failed, may act still, and may have spoken for the node before: it
+    /// may be the first of those that have not ended, with all below it.
     fn is_haunted(&self) -> bool {
         let (segment, node) = (&*self.segment, self.segment.layout());
         let ends = (0..node.ranks()).map_while(|local| view::end_of(segment, &node, local));

@@ -8,6 +8,7 @@ use super::watcher::Watcher;
 use crate::cluster::view::FailureCause;
 use crate::coord::barrier::Algorithm;
 use crate::coord::barrier::layout::GroupLayout;
+use crate::coord::barrier::spanning::Parting;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::spanning::schedule::{Costs, ExchangePattern, Schedule};
 use crate::coord::drive::Driver;
@@ -20,7 +21,6 @@ use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
-use crate::group::Parted;
 use crate::sync::{AtomicU64, Ordering};
 use crate::trace::Trace;
 
@@ -74,6 +74,16 @@ pub(crate) struct Membership {
 #[derive(Debug)]
 pub(crate) struct Declined {
     pub named: Named,
+    pub ranks: Vec<usize>,
+}
+
+/// A member on its way out of a group, whose words have not been seen to arrive everywhere.
+#[derive(Debug)]
+pub(crate) struct Parted {
+    pub parting: Parting,
+    /// The block that it then leaves, and its place among its node's members: not of the world, whose block stays.
+    pub leaves: Option<(SpanLayout, usize)>,
+    /// The group's members.
     pub ranks: Vec<usize>,
 }
 
@@ -157,7 +167,7 @@ impl Membership {
     }
 
     /// Before this rank ends: the others are told that it has left, or, if a panic ends it, that it has failed.
-    pub fn say_goodbye(&self) {
+    fn say_goodbye(&self) {
         let cause = if std::thread::panicking() { FailureCause::Panicked } else { FailureCause::Left };
         self.note_own_end(cause);
         drop(lock(&self.watcher).take());
@@ -258,6 +268,19 @@ impl Membership {
 
     pub fn clocks(&self) -> MutexGuard<'_, HashMap<usize, NodeClock>> {
         lock(&self.clocks)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(network) = &self.network {
+            self.part();
+            self.linger();
+            for ending in &mut *self.endings() {
+                ending.abandon(&**network);
+            }
+        }
+        self.say_goodbye();
     }
 }
 

@@ -1,8 +1,8 @@
 //! Who empties the rings: one thread for all timelines of the process, asleep in between.
 //!
 //! It wakes every 10 ms, or when a ring is half full, writes what is there, in whole lines, and sleeps again. It lives
-//! while there is a timeline. What is still in a ring when a timeline is dropped is written by whoever drops it, so that
-//! nothing depends on when the thread runs last.
+//! while there is a timeline. What is still in a ring when a timeline is dropped is written by whoever drops it, so
+//! that nothing depends on when the thread runs last.
 
 use std::fs::File;
 use std::io::{self, Write};

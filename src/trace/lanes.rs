@@ -1,5 +1,5 @@
-//! Tracks for waits. A viewer shows what overlaps on one track only where one lies within the other, and waits need not:
-//! a rank can arrive in two groups and then pass them in the same order, or use its groups in several threads.
+//! Tracks for waits. A viewer shows what overlaps on one track only where one lies within the other, and waits need
+//! not: a rank can arrive in two groups and then pass them in the same order, or use its groups in several threads.
 //!
 //! The first lane that can show a wait gets it. Nearly always that is lane 0, the rank's own track.
 

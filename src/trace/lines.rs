@@ -1,10 +1,10 @@
 //! The lines of a timeline: Chrome's Trace Event Format, as an array with an event on each line, so that a file that
 //! breaks off at any line can still be read.
 //!
-//! A process of the format is a node, a thread a rank. Times are microseconds since the origin of the node's clock, which
-//! its ranks share; the file's first lines say when that was, so that `phalanx trace merge` can set nodes against each
-//! other. (Microseconds since 1970 would be too many for a viewer that reads them as floating point: it would round to
-//! a quarter of a microsecond, longer than a barrier takes.)
+//! A process of the format is a node, a thread a rank. Times are microseconds since the origin of the node's clock,
+//! which its ranks share; the file's first lines say when that was, so that `phalanx trace merge` can set nodes against
+//! each other. (Microseconds since 1970 would be too many for a viewer that reads them as floating point: it would
+//! round to a quarter of a microsecond, longer than a barrier takes.)
 
 use std::io::Write;
 

@@ -2,14 +2,14 @@
 //!
 //! What is frequent goes as a record of fixed size into a [`ring`] that never blocks and counts what it cannot hold;
 //! what is rare, and has a list or a text with it, is a [`Remark`] in a vector. One background thread for each process
-//! turns both into lines of JSON, about every 10 ms, sooner when a ring fills (`drain.rs`; the lines are in `lines.rs`, and
-//! which wait goes on which track is in `lanes.rs`). A rank's own handle is in `recorder.rs`.
+//! turns both into lines of JSON, about every 10 ms, sooner when a ring fills (`drain.rs`; the lines are in `lines.rs`,
+//! and which wait goes on which track is in `lanes.rs`). A rank's own handle is in `recorder.rs`.
 //! Whoever drops a [`Trace`] completes its file.
 //!
 //! docs/design.md, "The timeline", has the picture and the reasons.
 //!
-//! This is a base module: it knows the clock, and neither ranks' memory nor barriers. A kind is added here, and recorded
-//! by one call where it happens.
+//! This is a base module: it knows the clock, and neither ranks' memory nor barriers. A kind is added here, and
+//! recorded by one call where it happens.
 
 #[cfg(not(model))]
 mod drain;

@@ -15,6 +15,8 @@ pub mod ranks;
 #[cfg(not(model))]
 pub mod seeds;
 #[cfg(not(model))]
+pub mod sieve;
+#[cfg(not(model))]
 pub mod spanned;
 #[cfg(not(model))]
 pub mod wires;

@@ -102,7 +102,30 @@ fn nanoseconds(pause: Duration) -> u64 {
     u64::try_from(pause.as_nanos()).expect("short")
 }
 
+impl Meeting {
+    pub fn new(machine: Spanning) -> Self {
+        Self { machine, stand: Stand::Computing(0), looked_at: 0, alarm: 0, is_doubtful: false }
+    }
+}
+
 impl Actor {
+    pub fn new(rank: usize, node: usize, sentinel: Sentinel, meeting: Option<Meeting>) -> Self {
+        Self {
+            rank,
+            node,
+            sentinel,
+            // Processes do not begin together.
+            due: (rank as u64 * 7_919_993) % (20 * MS),
+            looked_at: 0,
+            is_busy: false,
+            alarm: 0,
+            has_breach: false,
+            is_dead: false,
+            leaving: Leaving::Stays,
+            meeting,
+        }
+    }
+
     /// As the thread does that drives a sentinel.
     pub fn look(&mut self, gate: &Gate<'_>, place: &Place<'_>, now: u64) {
         let site = Site { memory: gate.memory, fabric: gate, surroundings: place, now: Duration::from_nanos(now) };

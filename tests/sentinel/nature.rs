@@ -12,8 +12,10 @@ use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::fabric::node::{NodeLayout, header};
 use phalanx::fabric::sim::{SimFabric, SimNode};
 use phalanx::fabric::tcp::Ports;
-use phalanx::fabric::{AtomicScope, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, Topology};
+use phalanx::fabric::{Fabric, Memory, OperationError, PostError, Request, Ticket, Topology};
 use phalanx::sync::Ordering;
+
+use crate::common::sieve::all_but_post_and_take;
 
 /// What happens to a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,29 +72,7 @@ pub struct Gate<'run> {
 }
 
 impl Fabric for Gate<'_> {
-    fn here(&self) -> usize {
-        self.fabric.here()
-    }
-
-    fn nodes(&self) -> usize {
-        self.fabric.nodes()
-    }
-
-    fn words_of(&self, node: usize) -> usize {
-        self.fabric.words_of(node)
-    }
-
-    fn kind_of(&self, node: usize) -> FabricKind {
-        self.fabric.kind_of(node)
-    }
-
-    fn atomic_scope(&self, node: usize) -> AtomicScope {
-        self.fabric.atomic_scope(node)
-    }
-
-    fn incarnation(&self, node: usize) -> u64 {
-        self.fabric.incarnation(node)
-    }
+    all_but_post_and_take!();
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
         let nature = self.nature.borrow();
@@ -109,14 +89,8 @@ impl Fabric for Gate<'_> {
         self.fabric.post(node, requests, tickets)
     }
 
-    fn progress(&self) {}
-
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
         self.fabric.take(ticket)
-    }
-
-    fn forget(&self, ticket: Ticket) {
-        self.fabric.forget(ticket);
     }
 }
 

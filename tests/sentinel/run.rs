@@ -12,13 +12,15 @@ use phalanx::cluster::sentinel::{Post, Sentinel, SentinelOptions};
 use phalanx::cluster::view::{self, Obituary, Unit};
 use phalanx::cluster::witness;
 use phalanx::coord::barrier::Algorithm;
+use phalanx::coord::barrier::spanning::layout::SpanLayout;
 use phalanx::coord::barrier::spanning::{Schedule, Span, SpanNode, Spanning};
-use phalanx::coord::formation::{self, Member};
+use phalanx::coord::formation;
 use phalanx::fabric::Topology;
 use phalanx::fabric::node::{NodeLayout, UNIT_WORDS};
 use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Rates, Seeded, World};
 
 use crate::actor::{Actor, Leaving, Meeting, Stand, Table};
+use crate::common::spanned::members;
 use crate::nature::{Gate, Nature, Place, Trouble};
 use crate::oracle::check_told;
 
@@ -75,6 +77,41 @@ pub struct Shape {
     pub failed_per_million: u32,
 }
 
+/// How such a world's messages travel.
+fn any_options(nodes: usize, failed_per_million: u32, random: &mut Seeded) -> Options {
+    let mut options = Options::new(nodes, 0);
+    options.seed = random.number();
+    options.requests_max = 8192;
+    options.detection_ns = [100_000, MS][random.below(2)];
+    let jitters = [
+        Jitter::Uniform { most_ns: 50_000 },
+        Jitter::HeavyTail { mean_ns: 20_000, most_ns: 5 * MS },
+        Jitter::Exponential { mean_ns: 200_000 },
+    ];
+    options.costs = Costs { latency_ns: 20_000, jitter: jitters[random.below(3)], ..Costs::default() };
+    options.rates = Rates { failed_per_million, duplicated_per_million: 0 };
+    options
+}
+
+/// The blocks of the group of all ranks, and where they are.
+fn make_world(
+    world: &World,
+    layouts: &[NodeLayout],
+    counts: &[usize],
+    schedule: Schedule,
+    random: &mut Seeded,
+) -> (Vec<SpanLayout>, Span) {
+    let (mut blocks, mut list) = (Vec::new(), Vec::new());
+    for (node, count) in counts.iter().enumerate() {
+        let (memory, algorithm) = (world.memory(node), Algorithm::ALL[random.below(3)]);
+        let made = formation::make_spanning(memory, &layouts[node], schedule, &members(*count), algorithm);
+        let block = made.expect("space");
+        list.push(SpanNode { node, start: block.start(), members: *count });
+        blocks.push(block);
+    }
+    (blocks, Span::Some(list.into()))
+}
+
 impl Run {
     pub fn new(seed: u64, shape: Shape) -> Self {
         let mut random = Seeded::new(seed);
@@ -103,32 +140,9 @@ impl Run {
         let layouts = counts.iter().map(|count| NodeLayout::new(*count, arena(*count)).in_job(ranks, nodes));
         let layouts: Arc<[NodeLayout]> = layouts.collect();
         let of_witness = witness::layout(ranks, nodes);
-        let mut options = Options::new(nodes + usize::from(has_witness), 0);
-        options.seed = random.number();
-        options.requests_max = 8192;
-        options.detection_ns = [100_000, MS][random.below(2)];
-        let jitters = [
-            Jitter::Uniform { most_ns: 50_000 },
-            Jitter::HeavyTail { mean_ns: 20_000, most_ns: 5 * MS },
-            Jitter::Exponential { mean_ns: 200_000 },
-        ];
-        options.costs = Costs { latency_ns: 20_000, jitter: jitters[random.below(3)], ..Costs::default() };
-        options.rates = Rates { failed_per_million, duplicated_per_million: 0 };
+        let options = any_options(nodes + usize::from(has_witness), failed_per_million, &mut random);
         let world = World::with_words(options, |node| layouts.get(node).unwrap_or(&of_witness).words());
-        let span_layouts: Vec<_> = (0..if rounds > 0 { nodes } else { 0 })
-            .map(|node| {
-                let members: Vec<Member> = (0..counts[node]).map(|local| Member { rank: local, local }).collect();
-                let algorithm = Algorithm::ALL[random.below(3)];
-                formation::make_spanning(world.memory(node), &layouts[node], schedule, &members, algorithm)
-                    .expect("space")
-            })
-            .collect();
-        let place = |(node, layout): (usize, &phalanx::coord::barrier::spanning::layout::SpanLayout)| SpanNode {
-            node,
-            start: layout.start(),
-            members: counts[node],
-        };
-        let span = Span::Some(span_layouts.iter().enumerate().map(place).collect());
+        let group = (rounds > 0).then(|| make_world(&world, &layouts, &counts, schedule, &mut random));
         let actor = |rank: usize| {
             let node = topology.node_of(rank);
             let post = Post {
@@ -139,34 +153,11 @@ impl Run {
                 options: SentinelOptions { timeout: TIMEOUT, heartbeat: HEARTBEAT },
                 seed,
             };
-            let meeting = (rounds > 0).then(|| Meeting {
-                machine: Spanning::new(
-                    world.memory(node),
-                    span_layouts[node],
-                    span.clone(),
-                    node,
-                    topology.local_of(rank),
-                ),
-                stand: Stand::Computing(0),
-                looked_at: 0,
-                alarm: 0,
-                is_doubtful: false,
+            let meeting = group.as_ref().map(|(blocks, span)| {
+                let (memory, local) = (world.memory(node), topology.local_of(rank));
+                Meeting::new(Spanning::new(memory, blocks[node], span.clone(), node, local))
             });
-            // Processes do not begin together.
-            let due = (rank as u64 * 7_919_993) % (20 * MS);
-            Actor {
-                rank,
-                node,
-                sentinel: Sentinel::new(post),
-                due,
-                looked_at: 0,
-                is_busy: false,
-                alarm: 0,
-                has_breach: false,
-                is_dead: false,
-                leaving: Leaving::Stays,
-                meeting,
-            }
+            Actor::new(rank, node, Sentinel::new(post), meeting)
         };
         let actors = (0..ranks).map(actor).collect();
         Self {
@@ -253,48 +244,25 @@ impl Run {
         }
         let now = self.world.now_ns();
         self.history.push((now / MS, trouble.clone()));
-        if let Trouble::Killed(rank) = *trouble
-            && self.is_last(rank)
-        {
-            return self.apply(&Trouble::Gone(self.topology.node_of(rank)));
-        }
-        let mut blame = |unit| {
-            self.reasons.entry(unit).or_insert(now);
-        };
         match *trouble {
-            Trouble::Gone(node) | Trouble::Silent(node) => {
-                blame(Unit::Node(node));
-                self.actors.iter_mut().filter(|actor| actor.node == node).for_each(|actor| actor.is_dead = true);
-                match trouble {
-                    Trouble::Gone(_) => self.end_node(node),
-                    _ => self.world.apply(&Fault::Crash { node }),
-                }
+            Trouble::Gone(node) => {
+                self.kill_all_of(node);
+                self.end_node(node);
+            }
+            Trouble::Silent(node) => {
+                self.kill_all_of(node);
+                self.world.apply(&Fault::Crash { node });
             }
             Trouble::Leaves(rank) => {
                 self.nature.borrow_mut().leaving += 1;
                 self.actors[rank].leaving = Leaving::Wants(now);
             }
-            Trouble::Killed(rank) => {
-                blame(Unit::Rank(rank));
-                self.actors[rank].is_dead = true;
-                let (node, local) = (self.topology.node_of(rank), self.topology.local_of(rank));
-                let killed = Obituary { unit: Unit::Rank(rank), cause: FailureCause::Killed { signal: 9 } };
-                view::note_end(self.world.memory(node), self.layouts[node].end(local), killed);
-                view::raise_alarm(self.world.memory(node));
-            }
-            Trouble::Stopped(rank) => {
-                blame(Unit::Rank(rank));
-                let node = self.topology.node_of(rank);
-                let mut nature = self.nature.borrow_mut();
-                nature.stopped.insert(rank);
-                let is_idle = |rank: &usize| nature.stopped.contains(rank) || self.actors[*rank].is_dead;
-                if self.topology.ranks_of(node).iter().all(is_idle) {
-                    blame(Unit::Node(node));
-                }
-            }
+            Trouble::Killed(rank) if self.is_last(rank) => self.apply(&Trouble::Gone(self.topology.node_of(rank))),
+            Trouble::Killed(rank) => self.kill(rank),
+            Trouble::Stopped(rank) => self.stop(rank),
             Trouble::Continued(rank) => drop(self.nature.borrow_mut().stopped.remove(&rank)),
             Trouble::Cut(from, to) => {
-                [from, to].into_iter().for_each(|node| blame(Unit::Node(node)));
+                [from, to].into_iter().for_each(|node| self.blame(Unit::Node(node)));
                 self.nature.borrow_mut().cuts.insert((from, to));
                 self.world.apply(&Fault::Cut { from, to });
             }
@@ -305,19 +273,50 @@ impl Run {
                     self.world.apply(&Fault::Mend { from, to });
                 }
             }
-            Trouble::Partition(ref sides) => {
-                (0..sides.len()).for_each(|node| blame(Unit::Node(node)));
-                // The witness is where node 0 is, unless it is said.
-                let mut sides = sides.clone();
-                sides.resize(self.world.nodes(), sides[0]);
-                self.nature.borrow_mut().sides = Some(sides.clone());
-                self.world.apply(&Fault::Partition { sides });
-            }
+            Trouble::Partition(ref sides) => self.part(sides.clone()),
             Trouble::Unite => {
                 self.nature.borrow_mut().sides = None;
                 self.world.apply(&Fault::Unite);
             }
         }
+    }
+
+    /// From now on there is a reason to declare it failed.
+    fn blame(&mut self, unit: Unit) {
+        self.reasons.entry(unit).or_insert(self.world.now_ns());
+    }
+
+    fn kill_all_of(&mut self, node: usize) {
+        self.blame(Unit::Node(node));
+        self.actors.iter_mut().filter(|actor| actor.node == node).for_each(|actor| actor.is_dead = true);
+    }
+
+    /// A rank that others of its node survive, who note its end.
+    fn kill(&mut self, rank: usize) {
+        self.blame(Unit::Rank(rank));
+        self.actors[rank].is_dead = true;
+        let (node, local) = (self.topology.node_of(rank), self.topology.local_of(rank));
+        let killed = Obituary { unit: Unit::Rank(rank), cause: FailureCause::Killed { signal: 9 } };
+        view::note_end(self.world.memory(node), self.layouts[node].end(local), killed);
+        view::raise_alarm(self.world.memory(node));
+    }
+
+    fn stop(&mut self, rank: usize) {
+        self.blame(Unit::Rank(rank));
+        self.nature.borrow_mut().stopped.insert(rank);
+        let node = self.topology.node_of(rank);
+        let is_idle = |rank: &usize| self.nature.borrow().stopped.contains(rank) || self.actors[*rank].is_dead;
+        if self.topology.ranks_of(node).iter().all(is_idle) {
+            self.blame(Unit::Node(node));
+        }
+    }
+
+    fn part(&mut self, mut sides: Vec<u32>) {
+        (0..sides.len()).for_each(|node| self.blame(Unit::Node(node)));
+        // The witness is where node 0 is, unless it is said.
+        sides.resize(self.world.nodes(), sides[0]);
+        self.nature.borrow_mut().sides = Some(sides.clone());
+        self.world.apply(&Fault::Partition { sides });
     }
 
     /// What comes from those who are shut out is not read.

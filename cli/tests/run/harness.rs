@@ -15,8 +15,16 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The launcher with these arguments, without a job around it.
 pub fn phalanx(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
-    command.args(arguments).stdin(Stdio::null());
+    let mut command = undisturbed();
+    command.arg(env!("CARGO_BIN_EXE_phalanx")).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs the program that its arguments name. What a shell in the background has its programs ignore, Ctrl-C for one, is not
+/// ignored by that.
+pub fn undisturbed() -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal");
     command
 }
 

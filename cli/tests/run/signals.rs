@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{Job, eventually, phalanx, send, state};
+use crate::harness::{Job, eventually, phalanx, send, state, undisturbed};
 
 /// Prints `ready`, and then what it is sent. Only TERM ends it.
 const LISTENER: &str = "
@@ -88,8 +88,9 @@ fn start_on_terminal(script: &str) -> (Job, File, BufReader<File>) {
     unlockpt(&master).expect("an open terminal");
     let name = ptsname(&master, Vec::new()).expect("a terminal's name").into_string().expect("UTF-8");
     let terminal = File::options().read(true).write(true).open(name).expect("open the terminal");
-    let mut command = Command::new("setsid");
+    let mut command = undisturbed();
     command.args([
+        "setsid",
         "--ctty",
         env!("CARGO_BIN_EXE_phalanx"),
         "run",

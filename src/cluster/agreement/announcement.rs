@@ -40,21 +40,22 @@ enum Progress {
     Missed,
 }
 
-/// Tells nodes a decision: closes each one's acceptor word, by compare-and-swap, and then writes its decided word. A node
-/// that does not know the instance before is not told.
+/// Tells nodes a decision: closes each one's acceptor word, by compare-and-swap, and then writes its decided word. A
+/// node that does not know the instance before is not told.
 ///
-/// In this order, because what a process has posted may take effect after its node is gone, when the survivors have gone
-/// on without it: a swap that finds a word of a later time does nothing then, and a plain write would contradict them. A
-/// node whose acceptor word holds the decided value, by its own vote or closed, may be told by a plain write, too.
+/// In this order, because what a process has posted may take effect after its node is gone, when the survivors have
+/// gone on without it: a swap that finds a word of a later time does nothing then, and a plain write would contradict
+/// them. A node whose acceptor word holds the decided value, by its own vote or closed, may be told by a plain write,
+/// too.
 ///
-/// Only a process that knows of the decision by its own [`Agreement`](super::Agreement) or by its own node's decided word
-/// may announce it: its node's word has the value then, and those who go on without it know that it is gone.
+/// Only a process that knows of the decision by its own [`Agreement`](super::Agreement) or by its own node's decided
+/// word may announce it: its node's word has the value then, and those who go on without it know that it is gone.
 ///
-/// Who is told has shown it: the decided word is asked for behind what is written, and found there. Where that answer is
-/// lost, all is written again.
+/// Who is told has shown it: the decided word is asked for behind what is written, and found there. Where that answer
+/// is lost, all is written again.
 ///
-/// Two round trips for each node that has voted for the value, a round trip more for each change in between, and one where
-/// it is to be looked first whether the node knows the instance before.
+/// Two round trips for each node that has voted for the value, a round trip more for each change in between, and one
+/// where it is to be looked first whether the node knows the instance before.
 #[derive(Debug)]
 pub struct Announcement {
     value: u32,

@@ -1,8 +1,9 @@
 //! Who votes on an epoch.
 //!
-//! All that propose for an epoch know the log up to the one before, and who votes follows from that: the nodes that it has
-//! not lost, and, where that number is even and the job has a *witness*, the witness. So a majority shrinks with the job:
-//! of three nodes two decide that the third is lost, and then one of them and the witness what becomes of the other.
+//! All that propose for an epoch know the log up to the one before, and who votes follows from that: the nodes that it
+//! has not lost, and, where that number is even and the job has a *witness*, the witness. So a majority shrinks with
+//! the job: of three nodes two decide that the third is lost, and then one of them and the witness what becomes of the
+//! other.
 
 /// What an acceptor is in an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,5 +1,5 @@
-//! The model check of two epochs, one after the other, whose voters differ: the first one's decision says who votes on the
-//! second. The real [`Proposer`]s go every way, to the bounds of a trial, or thousands of random ones.
+//! The model check of two epochs, one after the other, whose voters differ: the first one's decision says who votes on
+//! the second. The real [`Proposer`]s go every way, to the bounds of a trial, or thousands of random ones.
 //!
 //! As in `exhaustive.rs`, whose events these are; what is added:
 //!
@@ -7,8 +7,8 @@
 //! - who asks a node for its part in the second epoch that does not know the first tells it of that;
 //! - what an announcement closes, it says in the decided word as well, at once.
 //!
-//! In each state all that is decided for an epoch, *on acceptors that are not gone*, is one value; and an acceptor that has
-//! voted on the second epoch, or had its word closed, knows the first.
+//! In each state all that is decided for an epoch, *on acceptors that are not gone*, is one value; and an acceptor that
+//! has voted on the second epoch, or had its word closed, knows the first.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -390,8 +390,8 @@ fn trial(accused: &[Option<usize>], has_witness: bool) -> Trial {
     Trial { nodes, has_witness, accused, is_half_known, announces_last, losses, pauses, crashes, seed }
 }
 
-/// The third node of three is lost, and each of the two that are left would lose the other. They tell the witness of the
-/// first epoch while they ask it about the second.
+/// The third node of three is lost, and each of the two that are left would lose the other. They tell the witness of
+/// the first epoch while they ask it about the second.
 fn two_left_of_three() -> Trial {
     Trial { is_half_known: true, announces_last: false, ..trial(&[None; 3], true) }
 }

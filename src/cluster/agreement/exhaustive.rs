@@ -1,7 +1,7 @@
 //! The model check: the real [`Proposer`]s in every order of events, to the bounds of a trial.
 //!
-//! A state is the acceptors' words, the proposers, and the swaps under way. From each state every event is tried that can
-//! happen:
+//! A state is the acceptors' words, the proposers, and the swaps under way. From each state every event is tried that
+//! can happen:
 //!
 //! - a swap takes effect: in no order with others, even of the same proposer, and also long after it was given up (that
 //!   it never does needs no event: the states before are checked, too);
@@ -10,9 +10,9 @@
 //! - a proposer's pauses are over;
 //! - a node is gone, with its word and all its processes; a proposer gets to know that.
 //!
-//! A proposer that dies alone needs no event either: it is one that is not looked at any more. Who has decided announces
-//! it, as [`Announcement`](super::Announcement) does: closes other nodes' words, beginning with the vote that it expects
-//! and trying again with what it finds.
+//! A proposer that dies alone needs no event either: it is one that is not looked at any more. Who has decided
+//! announces it, as [`Announcement`](super::Announcement) does: closes other nodes' words, beginning with the vote that
+//! it expects and trying again with what it finds.
 //!
 //! Trials that are too large for this go thousands of random ways instead.
 //!
@@ -390,7 +390,8 @@ fn two_nodes_and_the_witness_of_which_one_crashes() {
     explore(&Trial { crashes: 1, ..Trial::with_witness(3, &[0, 1]) });
 }
 
-/// The witness does not vote, is looked at, and is asked with the one that is left when two of the three nodes are gone.
+/// The witness does not vote, is looked at, and is asked with the one that is left when two of the three nodes are
+/// gone.
 #[test]
 fn the_last_of_three_nodes_and_the_witness() {
     explore(&Trial { crashes: 2, ..Trial::with_witness(4, &[0]) });

@@ -44,8 +44,8 @@ pub fn go_every_way<M: Model>(start: M, mut look: impl FnMut(&M, &[M::Event])) {
     }
 }
 
-/// Goes one way at random, to its end; `look` as in [`go_every_way`]. With too much trouble nobody gets far: an event that
-/// is some is drawn again, once.
+/// Goes one way at random, to its end; `look` as in [`go_every_way`]. With too much trouble nobody gets far: an event
+/// that is some is drawn again, once.
 pub fn go_one_way<M: Model>(
     start: M,
     seed: u64,

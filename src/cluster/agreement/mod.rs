@@ -1,57 +1,58 @@
 //! Agreement: processes of different nodes settle on one value, though some of them die meanwhile.
 //!
 //! Single-decree Paxos whose acceptors are words, changed by one-sided compare-and-swap: nobody's program runs at an
-//! acceptor, so a node takes part as long as any of its processes serves its words. One instance is one word on each node
-//! ([`AcceptorWord`]), empty at first; a decided instance is never used again. Instances follow each other as the epochs of
-//! a log do, and who votes in one follows from those before.
+//! acceptor, so a node takes part as long as any of its processes serves its words. One instance is one word on each
+//! node ([`AcceptorWord`]), empty at first; a decided instance is never used again. Instances follow each other as the
+//! epochs of a log do, and who votes in one follows from those before.
 //!
-//! After L. Lamport, *The Part-Time Parliament* (1998), and E. Gafni and L. Lamport, *Disk Paxos* (2003), whose acceptors
-//! are passive, too; that one word and one swap a phase are enough is from *Velos: One-sided Paxos for RDMA applications*
-//! (R. Guerraoui, A. Murat, A. Xygkis, 2021). What differs is [`Rule::Survivors`].
+//! After L. Lamport, *The Part-Time Parliament* (1998), and E. Gafni and L. Lamport, *Disk Paxos* (2003), whose
+//! acceptors are passive, too; that one word and one swap a phase are enough is from *Velos: One-sided Paxos for RDMA
+//! applications* (R. Guerraoui, A. Murat, A. Xygkis, 2021). What differs is [`Rule::Survivors`].
 //!
 //! # Protocol
 //!
 //! A proposer draws a ballot `b` above all that it has seen.
 //!
 //! 1. *Prepare.* At every node it swaps `{p, a, v}`, with `p < b`, for `{b, a, v}`; a swap that finds another word is
-//!    tried again with that one while `p < b`. The first swap expects an empty word, so that nothing is read in advance.
+//!    tried again with that one while `p < b`. The first swap expects an empty word, so that nothing is read in
+//!    advance.
 //! 2. *Choose.* When a quorum has promised, its own node among it, it takes the value with the highest `a` among those
 //!    that promised, or its own if there is none.
-//! 3. *Accept.* At those nodes it swaps exactly what its promise has left, `{b, a, v}`, for `{b, b, value}`. The value is
-//!    decided once a quorum, its own node among it, has taken that.
+//! 3. *Accept.* At those nodes it swaps exactly what its promise has left, `{b, a, v}`, for `{b, b, value}`. The value
+//!    is decided once a quorum, its own node among it, has taken that.
 //!
 //! Refused by higher ballots, it pauses and begins again with a higher one. Two round trips where nobody disturbs it.
 //!
-//! *Ballots are nobody's.* Two proposers may use the same `b`. A word is swapped to `b` once at most, since it must have
-//! promised less, so at each acceptor one swap owns `b`; a promise counts only for who knows that its own swap succeeded.
-//! Quorums intersect, so one proposer at most has a quorum of promises for `b`, and only it swaps in values with that
-//! ballot. A promise whose answer was lost counts for nobody; a vote whose answer was lost is asked for again, and found
-//! there if it was given, because nobody but the owner of the promise can have given it.
+//! *Ballots are nobody's.* Two proposers may use the same `b`. A word is swapped to `b` once at most, since it must
+//! have promised less, so at each acceptor one swap owns `b`; a promise counts only for who knows that its own swap
+//! succeeded. Quorums intersect, so one proposer at most has a quorum of promises for `b`, and only it swaps in values
+//! with that ballot. A promise whose answer was lost counts for nobody; a vote whose answer was lost is asked for
+//! again, and found there if it was given, because nobody but the owner of the promise can have given it.
 //!
 //! *Coming late.* A promise that comes after the choice is used if what it had accepted is not of a higher ballot than
 //! what was chosen: then the choice would have been the same.
 //!
 //! # Quorums
 //!
-//! Of `n` voters a quorum is `n/2 + 1`. Who votes says an [`Electorate`]: the nodes, and the *witness*, a word that belongs
-//! to no node, where that makes their number odd. Some voters may be *gone*: surely without any process, for good. Their
-//! words cannot be asked, and nobody there knows anything. When those left are no majority, a proposer votes by
-//! [`Rule::Survivors`]: its quorum is *all* that are not gone, the witness among them if there is one, voter or not, with
-//! these conditions:
+//! Of `n` voters a quorum is `n/2 + 1`. Who votes says an [`Electorate`]: the nodes, and the *witness*, a word that
+//! belongs to no node, where that makes their number odd. Some voters may be *gone*: surely without any process, for
+//! good. Their words cannot be asked, and nobody there knows anything. When those left are no majority, a proposer
+//! votes by [`Rule::Survivors`]: its quorum is *all* that are not gone, the witness among them if there is one, voter
+//! or not, with these conditions:
 //!
 //! - (i) it prepares after all others are gone (when the set grows, it begins again);
 //! - (ii) its ballots are above all those by a majority;
 //! - (iii) every quorum, of either rule, contains the proposer's own node.
 //!
-//! **Claim.** When two proposers decide, at different times, and the node of the one with the lower ballot still lives when
-//! the other decides, they decide the same. (If it does not live, nobody on it knows of its decision.)
+//! **Claim.** When two proposers decide, at different times, and the node of the one with the lower ballot still lives
+//! when the other decides, they decide the same. (If it does not live, nobody on it knows of its decision.)
 //!
-//! *Proof.* Let the lower be `L` at node `l`, with ballot `b`, value `v` and quorum `Q`. As in Paxos it is enough that each
-//! proposal with a higher ballot from which the other decision can stem was prepared at a node of `Q`. Then its swap
-//! there came after `L`'s vote (or `L`'s would have failed) and saw `v` or a later value, which is `v` by induction. Such
-//! a proposal by a majority: then `b`, being lower, is by a majority, too, by (ii), and majorities intersect. By survivors:
-//! `l` has not been gone while it was prepared, so it was prepared at `l`, which is in `Q` by (iii). Two quorums with the
-//! same ballot intersect likewise, and one swap only owns the ballot there. ∎
+//! *Proof.* Let the lower be `L` at node `l`, with ballot `b`, value `v` and quorum `Q`. As in Paxos it is enough that
+//! each proposal with a higher ballot from which the other decision can stem was prepared at a node of `Q`. Then its
+//! swap there came after `L`'s vote (or `L`'s would have failed) and saw `v` or a later value, which is `v` by
+//! induction. Such a proposal by a majority: then `b`, being lower, is by a majority, too, by (ii), and majorities
+//! intersect. By survivors: `l` has not been gone while it was prepared, so it was prepared at `l`, which is in `Q` by
+//! (iii). Two quorums with the same ballot intersect likewise, and one swap only owns the ballot there. ∎
 //!
 //! The witness is an acceptor like the others in this; it has no proposer, so that (iii) asks nothing of it.
 //!
@@ -60,40 +61,42 @@
 //!
 //! # One instance after the other
 //!
-//! Who votes on an epoch follows from the log before it, so all that propose for it must know that log alike. Those that
-//! live do, as will be shown; those that are gone may have known another one, which survivors of theirs have not found, and
-//! so other voters: their quorums need not intersect those of the survivors. Hence one condition more:
+//! Who votes on an epoch follows from the log before it, so all that propose for it must know that log alike. Those
+//! that live do, as will be shown; those that are gone may have known another one, which survivors of theirs have not
+//! found, and so other voters: their quorums need not intersect those of the survivors. Hence one condition more:
 //!
 //! - (iv) an acceptor takes a vote, and its word is closed, only if it knows the instance before: a proposer counts a
-//!   promise only if the read that goes with it has found the decided word of that instance, and who announces looks first.
+//!   promise only if the read that goes with it has found the decided word of that instance, and who announces looks
+//!   first.
 //!
-//! **Claim.** At any time all that live, nodes and the witness, agree on each instance that they know, and a word of a living
-//! acceptor holds only votes of proposers whose log up to there was the same as that of whoever lives and knows it.
+//! **Claim.** At any time all that live, nodes and the witness, agree on each instance that they know, and a word of a
+//! living acceptor holds only votes of proposers whose log up to there was the same as that of whoever lives and knows
+//! it.
 //!
-//! *Proof.* By induction over the instances; let it hold for those before `e`. An acceptor with a vote on `e` knows those
-//! before, by (iv) again and again. When the promise was counted, its proposer lived and so did the acceptor, and they
-//! agreed on all those instances. What an acceptor knows it knows for good; so whoever reads the vote, and lives and knows
-//! the same instances, agrees with the acceptor on them, and so with the vote's proposer, though that may be gone by then.
-//! This is the second half. For the first half take two decisions of `e` as above, of `L` and of another that decides while
-//! `l` lives: their logs are the same, by induction. Each proposal from which the other one stems has left a vote that was
-//! read at a living acceptor, so its log was the same, too, and its voters. The proof above then holds, with the voters for
-//! nodes. ∎
+//! *Proof.* By induction over the instances; let it hold for those before `e`. An acceptor with a vote on `e` knows
+//! those before, by (iv) again and again. When the promise was counted, its proposer lived and so did the acceptor, and
+//! they agreed on all those instances. What an acceptor knows it knows for good; so whoever reads the vote, and lives
+//! and knows the same instances, agrees with the acceptor on them, and so with the vote's proposer, though that may be
+//! gone by then. This is the second half. For the first half take two decisions of `e` as above, of `L` and of another
+//! that decides while `l` lives: their logs are the same, by induction. Each proposal from which the other one stems
+//! has left a vote that was read at a living acceptor, so its log was the same, too, and its voters. The proof above
+//! then holds, with the voters for nodes. ∎
 //!
-//! For the survivors' rule this needs the witness in their quorum even where it does not vote: it may hold votes on later
-//! instances, and knows those before.
+//! For the survivors' rule this needs the witness in their quorum even where it does not vote: it may hold votes on
+//! later instances, and knows those before.
 //!
-//! In between, an acceptor may have promised for another log. A promise says nothing of values; it only makes others draw a
-//! higher ballot.
+//! In between, an acceptor may have promised for another log. A promise says nothing of values; it only makes others
+//! draw a higher ballot.
 //!
 //! # Learning
 //!
 //! What is decided is learned without a vote of one's own from a *closed* word, from a decided word that is not 0, or
-//! from a majority of voters' words with the same vote (by a majority's ballot). An observer, which has no vote, is looked
-//! at for this. The one from whom it is learned may be gone a
-//! moment later, and then survivors may decide anew; so who learns swaps its own node's word, *as it was known before it
-//! asked*, for the closed word, and only then knows. If that succeeds no survivors can have prepared since: they would
-//! have needed this word after the others were gone. If it fails, what was seen may be old, and everything begins again. A
-//! closed word on its own node, or a decided word there, is the decision at once.
+//! from a majority of voters' words with the same vote (by a majority's ballot). An observer, which has no vote, is
+//! looked at for this. The one from whom it is learned may be gone a
+//! moment later, and then survivors may decide anew; so who learns swaps its own node's word, *as it was known before
+//! it asked*, for the closed word, and only then knows. If that succeeds no survivors can have prepared since: they
+//! would have needed this word after the others were gone. If it fails, what was seen may be old, and everything begins
+//! again. A closed word on its own node, or a decided word there, is the decision at once.
 //!
 //! For the same reason whoever spreads the decision closes words before it writes them: see [`Announcement`].
 //!
@@ -230,8 +233,8 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Begins. `slots`: where each acceptor's words are, by its number. `deadline`: on the clock of [`poll`](Self::poll)'s
-    /// `now`; without one it goes on until there is a decision.
+    /// Begins. `slots`: where each acceptor's words are, by its number. `deadline`: on the clock of
+    /// [`poll`](Self::poll)'s `now`; without one it goes on until there is a decision.
     ///
     /// # Panics
     ///
@@ -252,8 +255,8 @@ impl Agreement {
         }
     }
 
-    /// What is proposed is that this node is silent. If it answers before votes are asked for, nothing is proposed any more
-    /// ([`AgreementError::Answered`]). Afterwards its answer is one like the others'.
+    /// What is proposed is that this node is silent. If it answers before votes are asked for, nothing is proposed any
+    /// more ([`AgreementError::Answered`]). Afterwards its answer is one like the others'.
     #[must_use]
     pub fn accusing(self, node: usize) -> Self {
         Self { accused: Some(node), ..self }

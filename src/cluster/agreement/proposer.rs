@@ -1,8 +1,8 @@
 //! One proposer as a pure machine: what to ask of the acceptors, and what follows from their answers.
 //!
-//! It posts nothing and reads no clock. [`Proposer::asks`] says which swaps are to be posted, [`Proposer::handle`] takes
-//! what came of one, and [`Proposer::advance`] draws the conclusions. `mod.rs` has the protocol and its argument; the
-//! model check (`exhaustive.rs`) drives this very code through all orders of events.
+//! It posts nothing and reads no clock. [`Proposer::asks`] says which swaps are to be posted, [`Proposer::handle`]
+//! takes what came of one, and [`Proposer::advance`] draws the conclusions. `mod.rs` has the protocol and its argument;
+//! the model check (`exhaustive.rs`) drives this very code through all orders of events.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -85,8 +85,8 @@ struct Acceptor {
     asked: Option<Swap>,
     /// The word that it held last, as far as is known.
     known: AcceptorWord,
-    /// What it has shown by an answer that was asked for after this node's own word was known, if it has answered in this
-    /// round. What its decided word says counts as a closed word.
+    /// What it has shown by an answer that was asked for after this node's own word was known, if it has answered in
+    /// this round. What its decided word says counts as a closed word.
     shown: Option<AcceptorWord>,
     /// What is under way was posted after this node's own word was known.
     is_fresh: bool,
@@ -210,8 +210,8 @@ impl Proposer {
     }
 
     /// Takes what came of a swap of a round: the word that it found, if its answer has come (if not it may have taken
-    /// effect, or may yet), and what the node's decided word held, if that is known. Answers to earlier rounds are passed
-    /// over. Of a node that does not know the epoch before, say so first: [`note_behind`](Self::note_behind).
+    /// effect, or may yet), and what the node's decided word held, if that is known. Answers to earlier rounds are
+    /// passed over. Of a node that does not know the epoch before, say so first: [`note_behind`](Self::note_behind).
     pub fn handle(
         &mut self,
         round: u32,
@@ -240,8 +240,8 @@ impl Proposer {
         }
     }
 
-    /// Notes that a node did not know the epoch before when it was asked: its promise does not count in this round, and so
-    /// its vote is not asked for.
+    /// Notes that a node did not know the epoch before when it was asked: its promise does not count in this round, and
+    /// so its vote is not asked for.
     pub fn note_behind(&mut self, round: u32, node: usize) {
         if round == self.round && self.acceptors[node].standing == Standing::ToPrepare {
             self.acceptors[node].is_behind = true;
@@ -253,8 +253,8 @@ impl Proposer {
         self.acceptors[node].asked = None;
     }
 
-    /// Notes what an acceptor has shown. What was asked for before this node's own word was known is asked for again, if
-    /// it matters.
+    /// Notes what an acceptor has shown. What was asked for before this node's own word was known is asked for again,
+    /// if it matters.
     fn show(&mut self, node: usize, word: AcceptorWord) {
         let is_own = node == self.proposal.here;
         let acceptor = &mut self.acceptors[node];
@@ -298,8 +298,8 @@ impl Proposer {
         self.show(node, known);
     }
 
-    /// A promise that may have been given cannot be told from another proposer's, since ballots are nobody's: if it was,
-    /// the next attempt finds it and counts the acceptor out.
+    /// A promise that may have been given cannot be told from another proposer's, since ballots are nobody's: if it
+    /// was, the next attempt finds it and counts the acceptor out.
     fn take_failure(&mut self, node: usize, now: Duration) {
         let pause = self.pause_after(self.acceptors[node].failures, node);
         let acceptor = &mut self.acceptors[node];

@@ -11,9 +11,9 @@ use crate::fabric::WordAt;
 /// | 48–63 | promised | the highest ballot seen; not less than `accepted` |
 ///
 /// A ballot is a number: 1 to 32,767 by a majority, from 32,768 to 65,534 by all survivors
-/// ([`Rule`](super::Rule)), and 65,535 stands for *closed*: the value is decided and the word changes no more. Changed by
-/// compare-and-swap through the fabric only, and every change makes it larger in (promised, accepted): a word that holds
-/// what it held has not changed in between.
+/// ([`Rule`](super::Rule)), and 65,535 stands for *closed*: the value is decided and the word changes no more. Changed
+/// by compare-and-swap through the fabric only, and every change makes it larger in (promised, accepted): a word that
+/// holds what it held has not changed in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AcceptorWord(pub u64);
 

@@ -1,9 +1,9 @@
-//! Heartbeats in virtual time: an agent that sends them and a watcher that looks, both as late as a machine's load makes
-//! them. For tests of the [`Detector`], and for `phalanx simulate detector`.
+//! Heartbeats in virtual time: an agent that sends them and a watcher that looks, both as late as a machine's load
+//! makes them. For tests of the [`Detector`], and for `phalanx simulate detector`.
 //!
 //! A [`Load`] says how late a process comes to run when its timer has rung. A [`Trial`] has a watcher and a node that
-//! lives for a while and then dies, again and again, and counts what the detector says of it. All times are nanoseconds;
-//! a run is a function of its seed.
+//! lives for a while and then dies, again and again, and counts what the detector says of it. All times are
+//! nanoseconds; a run is a function of its seed.
 
 use std::time::Duration;
 

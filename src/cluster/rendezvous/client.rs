@@ -76,8 +76,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`RendezvousError::RanksMissing`] when `limit` is over, [`RendezvousError::RanksGone`] as soon as a rank has left
-    /// that is needed, others when the server has ended. After an error this client is of no more use.
+    /// [`RendezvousError::RanksMissing`] when `limit` is over, [`RendezvousError::RanksGone`] as soon as a rank has
+    /// left that is needed, others when the server has ended. After an error this client is of no more use.
     pub fn allgather(&mut self, blob: &[u8], limit: Duration) -> Result<Vec<Vec<u8>>, RendezvousError> {
         let begun = Instant::now();
         let (rank, address) = (self.rank, self.address.clone());
@@ -135,8 +135,8 @@ impl Client {
         })
     }
 
-    /// The next frame, with its head, which must be this round's; `None` at the deadline. What has come of it by then is
-    /// kept.
+    /// The next frame, with its head, which must be this round's; `None` at the deadline. What has come of it by then
+    /// is kept.
     fn next_frame(&mut self, deadline: Instant) -> Result<Option<(Kind, Vec<u8>)>, RendezvousError> {
         loop {
             if let Some(frame) = self.take_frame()? {

@@ -296,8 +296,8 @@ impl Service {
         }
     }
 
-    /// Forgets a member, and tells those that wait for it. (Who cannot be told departs in its turn, which ends: there is
-    /// one member fewer each time.)
+    /// Forgets a member, and tells those that wait for it. (Who cannot be told departs in its turn, which ends: there
+    /// is one member fewer each time.)
     fn part_with(&mut self, rank: usize, departed: Departed) {
         let Some(member) = self.members[rank].take() else { return };
         if departed == Departed::Broke {

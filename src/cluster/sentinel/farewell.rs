@@ -1,20 +1,20 @@
 //! Who has left, told to those next to it in the ring.
 //!
-//! A node that has left is in no log before somebody asks after it. But whoever came next to it must know: those behind it
-//! are watched by others now, and those before it watch others. So what the last rank of a node says before it ends, the
-//! node's *farewell*, goes to the two before it and to the two behind it; and every node tells its own neighbours of all
-//! that have left between them and a little beyond, as soon as it has news for one of them, or a new neighbour.
+//! A node that has left is in no log before somebody asks after it. But whoever came next to it must know: those behind
+//! it are watched by others now, and those before it watch others. So what the last rank of a node says before it ends,
+//! the node's *farewell*, goes to the two before it and to the two behind it; and every node tells its own neighbours
+//! of all that have left between them and a little beyond, as soon as it has news for one of them, or a new neighbour.
 //!
 //! ```text
 //!   6   7   8   9  10      8 leaves: it tells 6, 7, 9 and 10. These watch each other now: 6 ▶ 7, 9   7 ▶ 9, 10
 //!   6   7   ×   9  10      9 leaves: it tells 6, 7, 10 and 11 of 8, and then of itself
 //! ```
 //!
-//! A node that leaves ends when they have heard it. Otherwise its ports could be found closed while its farewell is on its
-//! way, and a node that has left as it should be declared gone, with the barriers that others are about to pass. With each
-//! answer comes the listener's own heartbeat. If that is a farewell, too, the listener may have said it to others before it
-//! heard this one; they then are told from here. If not, it will say both, its own last. So nobody believes that it has
-//! a new neighbour before it knows of those that left before.
+//! A node that leaves ends when they have heard it. Otherwise its ports could be found closed while its farewell is on
+//! its way, and a node that has left as it should be declared gone, with the barriers that others are about to pass.
+//! With each answer comes the listener's own heartbeat. If that is a farewell, too, the listener may have said it to
+//! others before it heard this one; they then are told from here. If not, it will say both, its own last. So nobody
+//! believes that it has a new neighbour before it knows of those that left before.
 
 use std::task::Poll;
 
@@ -47,8 +47,8 @@ pub(super) struct Farewells {
 }
 
 impl Farewells {
-    /// Tells those next to this node whatever they have not heard; whether they have heard all, or cannot be reached. Never
-    /// blocks.
+    /// Tells those next to this node whatever they have not heard; whether they have heard all, or cannot be reached.
+    /// Never blocks.
     pub fn spread<M: Memory, F: Fabric, S>(&mut self, post: &Post, site: &Site<'_, M, F, S>, absent: &[bool]) -> bool {
         let (layout, here) = (post.layout(), post.here());
         let (before, behind) = (ring::before(absent, here), ring::behind(absent, here));

@@ -1,5 +1,5 @@
-//! What a node does so that all nodes know who has failed: it sends heartbeats and watches those of other nodes, proposes
-//! epochs for the failures that it sees, and passes on what is decided.
+//! What a node does so that all nodes know who has failed: it sends heartbeats and watches those of other nodes,
+//! proposes epochs for the failures that it sees, and passes on what is decided.
 //!
 //! ```text
 //!   a rank's end in the table ─┐             ┌── the next attempt ◀─ others were quicker, or may yet answer ─┐
@@ -21,9 +21,9 @@
 //! | all have ended, and it was given up when it was stopped, and runs again | what an agent does: nobody else is left |
 //! | its node has been declared failed, or refused by others | nothing any more |
 //!
-//! A machine without input or output: time, memory, fabric and what else there is ([`Surroundings`]) come with each call,
-//! as a [`Site`]. [`Sentinel::step`] moves everything on, never blocks, and says when it wants to be called again. The
-//! driver is a thread (`src/job/watcher`), or the simulator (`tests/sentinel/`).
+//! A machine without input or output: time, memory, fabric and what else there is ([`Surroundings`]) come with each
+//! call, as a [`Site`]. [`Sentinel::step`] moves everything on, never blocks, and says when it wants to be called
+//! again. The driver is a thread (`src/job/watcher`), or the simulator (`tests/sentinel/`).
 //!
 //! | room | holds |
 //! | --- | --- |
@@ -85,8 +85,8 @@ pub trait Surroundings {
     fn probe(&self, node: usize);
     /// What the last look has shown of a node's processes.
     fn ports(&self, node: usize) -> Ports;
-    /// How long ago the kernel of a node has acknowledged something, whether its processes run or not; `None` where that
-    /// is not known.
+    /// How long ago the kernel of a node has acknowledged something, whether its processes run or not; `None` where
+    /// that is not known.
     fn acknowledged(&self, node: usize) -> Option<Duration>;
     /// Has nothing take effect any more that comes from a unit that has failed.
     fn shut_out(&self, lost: Obituary);
@@ -184,7 +184,8 @@ impl Post {
     }
 
     /// Whether this rank speaks for its node. Where all have ended, one that was given up when it was stopped, and runs
-    /// again, does: nobody else is left to say who has died after it, and its node would answer, and be heard of, for ever.
+    /// again, does: nobody else is left to say who has died after it, and its node would answer, and be heard of, for
+    /// ever.
     fn is_speaker(&self, memory: &impl Memory) -> bool {
         match self.speaker(memory) {
             Some(speaker) => speaker == self.local(),
@@ -345,6 +346,7 @@ impl Sentinel {
         if self.post.next_living(site.memory, speaker + 1) != Some(self.post.local()) {
             return None;
         }
+        // SYNC POINT: heartbeat. Acquire pairs with the agent's, in `say` and `say_farewell`.
         let word = site.memory.word(self.post.layout().heartbeat(self.post.here())).load(Ordering::Acquire);
         let since = match self.followed {
             Some((of, seen, since)) if (of, seen) == (speaker, word) => since,
@@ -400,7 +402,8 @@ impl Sentinel {
         self.wanted.retain(|wanted| !is_settled(post, site.memory, wanted.unit));
     }
 
-    /// Whoever wants the next epoch proposes in its turn, so that one at a time asks everybody. Where they are few, all may.
+    /// Whoever wants the next epoch proposes in its turn, so that one at a time asks everybody. Where they are few, all
+    /// may.
     fn await_turn<M: Memory, F, S>(&mut self, site: &Site<'_, M, F, S>, lost: Unit) {
         let at = match lost {
             Unit::Rank(rank) => self.post.topology.node_of(rank),
@@ -489,10 +492,11 @@ impl Sentinel {
         }
     }
 
-    /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when those
-    /// next to the node in the ring have heard, or after some time. A rank that was stopped counts as ended, and its process
-    /// may live all the same: then nothing is said, and its ports tell. So do they where a rank has failed and that has not
-    /// been decided: who speaks ends, and the others would take the node for one that has left as it should.
+    /// If this is the last rank of its node: says that the node has left. Any of its processes may say so. Ready when
+    /// those next to the node in the ring have heard, or after some time. A rank that was stopped counts as ended, and
+    /// its process may live all the same: then nothing is said, and its ports tell. So do they where a rank has failed
+    /// and that has not been decided: who speaks ends, and the others would take the node for one that has left as it
+    /// should.
     pub fn say_farewell<M: Memory, F: Fabric, S>(&mut self, site: &Site<'_, M, F, S>) -> Poll<()> {
         let node = self.post.layout();
         let is_told = |end: Obituary| end.cause == FailureCause::Left || is_settled(&self.post, site.memory, end.unit);

@@ -1,6 +1,6 @@
-//! Which nodes watch which: each is watched by the two before it in a ring of the job's nodes, of those that have neither
-//! failed nor left. Who has failed all find in the same view log. Who has left is known where it matters, to those next to
-//! it in the ring on both sides (`farewell.rs`).
+//! Which nodes watch which: each is watched by the two before it in a ring of the job's nodes, of those that have
+//! neither failed nor left. Who has failed all find in the same view log. Who has left is known where it matters, to
+//! those next to it in the ring on both sides (`farewell.rs`).
 
 use super::has_left;
 use crate::cluster::view::{self, Unit};
@@ -89,8 +89,8 @@ pub(super) fn is_small(absent: &[bool]) -> bool {
 }
 
 /// How many turns a node lets pass before it proposes the next epoch after one that has lost something `at` a node: the
-/// nearer before that, the fewer, and the same number for as many nodes as have a lower one. So if few want something they
-/// are not late, and if many do, some near one is first, and its epoch has all others begin to wait anew.
+/// nearer before that, the fewer, and the same number for as many nodes as have a lower one. So if few want something
+/// they are not late, and if many do, some near one is first, and its epoch has all others begin to wait anew.
 pub(super) fn turns_after(absent: &[bool], at: usize, node: usize) -> u32 {
     let nodes = absent.len();
     if is_small(absent) {
@@ -101,8 +101,8 @@ pub(super) fn turns_after(absent: &[bool], at: usize, node: usize) -> u32 {
     (between + 1).ilog2() + 1
 }
 
-/// The nodes that watch a node, as far as is known here. Who is far from them in the ring is not told that one of them has
-/// left: `is_gone` says what it has seen itself, that nobody answers for a node any more. It is asked of few.
+/// The nodes that watch a node, as far as is known here. Who is far from them in the ring is not told that one of them
+/// has left: `is_gone` says what it has seen itself, that nobody answers for a node any more. It is asked of few.
 pub fn watchers_of(
     memory: &impl Memory,
     layout: &NodeLayout,

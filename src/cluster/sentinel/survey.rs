@@ -1,11 +1,11 @@
-//! Doubts: too few nodes answer to decide anything. Those that do not are doubtful, and waits for them end; all are asked
-//! again, at every beat in a small job, and when enough answer the doubts end. A node that answers has not failed, so that
-//! a partition that heals before anybody could decide anything leaves nothing behind.
+//! Doubts: too few nodes answer to decide anything. Those that do not are doubtful, and waits for them end; all are
+//! asked again, at every beat in a small job, and when enough answer the doubts end. A node that answers has not
+//! failed, so that a partition that heals before anybody could decide anything leaves nothing behind.
 //!
 //! Where the job has a witness, that may know what was decided without those who doubt: then they learn it from there.
 //!
-//! A node that watches none of those that are cut off from it would doubt nobody. So whoever doubts says so to those next to
-//! it in the ring that answer ([`NodeLayout::missed`]), and who is told asks all for itself.
+//! A node that watches none of those that are cut off from it would doubt nobody. So whoever doubts says so to those
+//! next to it in the ring that answer ([`NodeLayout::missed`]), and who is told asks all for itself.
 //!
 //! [`NodeLayout::missed`]: crate::fabric::node::NodeLayout::missed
 
@@ -45,8 +45,8 @@ pub(super) struct Survey {
     /// Since when each node has not answered.
     since: Vec<Duration>,
     doubtful: Vec<bool>,
-    /// Whether so many are doubtful, or were, that nothing can be decided. Until then nobody is told of a doubt: answers may
-    /// be on their way.
+    /// Whether so many are doubtful, or were, that nothing can be decided. Until then nobody is told of a doubt:
+    /// answers may be on their way.
     is_stuck: bool,
     /// The last epoch that the witness is known to know, of those that this node did not know when it asked.
     news: Option<u64>,
@@ -73,8 +73,9 @@ impl Rounds {
 }
 
 impl Survey {
-    /// Takes the answers that have come since the last call, and asks anew whom no question is under way to, if it is time.
-    /// The witness is asked in each call, for what was decided for the next epoch: `next`. Which nodes have answered in this call.
+    /// Takes the answers that have come since the last call, and asks anew whom no question is under way to, if it is
+    /// time. The witness is asked in each call, for what was decided for the next epoch: `next`. Which nodes have
+    /// answered in this call.
     fn turn(&mut self, fabric: &impl Fabric, now: Duration, next: Option<NextAtWitness>) -> Vec<usize> {
         fabric.progress();
         let (begins, here, mut fresh) = (self.rounds.begins(now), fabric.here(), Vec::new());
@@ -101,8 +102,8 @@ impl Survey {
         fresh
     }
 
-    /// Whether nodes are doubted, so that nothing can be decided, and the `next` epoch has not been, so that it could be
-    /// learnt.
+    /// Whether nodes are doubted, so that nothing can be decided, and the `next` epoch has not been, so that it could
+    /// be learnt.
     pub fn has_doubts(&self, next: u64) -> bool {
         self.is_stuck && self.news != Some(next)
     }

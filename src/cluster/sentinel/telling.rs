@@ -1,15 +1,17 @@
 //! Who is told of an epoch by whom.
 //!
-//! In a small job whoever has decided tells everybody, and whoever has learnt tells everybody again at its next beat. In a
-//! larger one they form a tree of the nodes that the log has not lost by then, whose root changes from epoch to epoch:
+//! In a small job whoever has decided tells everybody, and whoever has learnt tells everybody again at its next beat.
+//! In a larger one they form a tree of the nodes that the log has not lost by then, whose root changes from epoch to
+//! epoch:
 //!
 //! ```text
 //!   who has decided ──▶ root ──▶ its branches ──▶ theirs …        at once
 //!   everybody       ──▶ the two neighbours in the ring            at the next beat
 //! ```
 //!
-//! Who cannot be reached is tried again, ever more seldom, until the log has lost it; meanwhile whoever tried tells those
-//! below it. A branch that has died silently keeps its own from hearing until that is known; they hear from neighbours.
+//! Who cannot be reached is tried again, ever more seldom, until the log has lost it; meanwhile whoever tried tells
+//! those below it. A branch that has died silently keeps its own from hearing until that is known; they hear from
+//! neighbours.
 
 use std::collections::HashMap;
 use std::task::Poll;

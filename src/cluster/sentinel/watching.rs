@@ -1,12 +1,13 @@
-//! What a node sees of those that it watches: their heartbeats, their answers, and whether their ports refuse everybody.
+//! What a node sees of those that it watches: their heartbeats, their answers, and whether their ports refuse
+//! everybody.
 //!
-//! Silence means neither heartbeats nor answers. A node that has missed some heartbeats is asked for a word of its memory,
-//! once a beat: on a machine that has too much to do, the thread that says them may be late while its node works. So a
-//! node is silent that has answered nothing that was asked since its last heartbeat.
+//! Silence means neither heartbeats nor answers. A node that has missed some heartbeats is asked for a word of its
+//! memory, once a beat: on a machine that has too much to do, the thread that says them may be late while its node
+//! works. So a node is silent that has answered nothing that was asked since its last heartbeat.
 //!
-//! Where its *kernel* still acknowledges what is sent to it, the machine and the network live, and the node is *stalled*:
-//! its process is stopped, or does not get a CPU. (A virtual CPU that its host does not run for a quarter of a second
-//! holds up all threads that wait for it.) That is no death that others must hear of at once; it has
+//! Where its *kernel* still acknowledges what is sent to it, the machine and the network live, and the node is
+//! *stalled*: its process is stopped, or does not get a CPU. (A virtual CPU that its host does not run for a quarter of
+//! a second holds up all threads that wait for it.) That is no death that others must hear of at once; it has
 //! [`STALLED_TIMEOUTS`] times as long before it counts as silent.
 
 use std::task::Poll;
@@ -78,9 +79,10 @@ impl Watched {
         surroundings.probe(self.node);
     }
 
-    /// Takes the answer, if one has come, and asks anew a node that is late. One that has not answered is sent something
-    /// all the same (`own`: this node's heartbeat, and where it has its place there), for its kernel to acknowledge: not
-    /// more than needed, since what nobody reads fills that kernel's buffer until it acknowledges nothing more.
+    /// Takes the answer, if one has come, and asks anew a node that is late. One that has not answered is sent
+    /// something all the same (`own`: this node's heartbeat, and where it has its place there), for its kernel to
+    /// acknowledge: not more than needed, since what nobody reads fills that kernel's buffer until it acknowledges
+    /// nothing more.
     fn ask(&mut self, fabric: &impl Fabric, now: Duration, own: (WordAt, u64), pause: Duration) {
         if let Some(ticket) = self.question {
             let Poll::Ready(answer) = fabric.take(ticket) else {
@@ -140,8 +142,8 @@ impl Watching {
         Self { options, watched: Vec::new(), has_begun: false }
     }
 
-    /// Watches these nodes from now on, and no others. Who is new, after the beginning, is looked at at once: it may have
-    /// gone together with those who watched it.
+    /// Watches these nodes from now on, and no others. Who is new, after the beginning, is looked at at once: it may
+    /// have gone together with those who watched it.
     pub fn follow_ring<M, F: Fabric, S: Surroundings>(&mut self, nodes: &[usize], site: &Site<'_, M, F, S>) {
         let others = self.watched.extract_if(.., |known| !nodes.contains(&known.node));
         others.for_each(|mut other| other.let_go(site.fabric));
@@ -172,8 +174,8 @@ impl Watching {
     fn detector(&self, now: Duration) -> Option<Detector> {
         let SentinelOptions { timeout, heartbeat } = self.options;
         let defaults = DetectorOptions::default();
-        // At the beginning of a job nodes may come up late. Later a node that lives answers, though it may not know yet that
-        // it is watched from here.
+        // At the beginning of a job nodes may come up late. Later a node that lives answers, though it may not know yet
+        // that it is watched from here.
         let grace = if self.has_begun { timeout } else { defaults.grace.max(timeout) };
         let window = defaults.window.max(timeout);
         let options = DetectorOptions { interval: heartbeat, tick: heartbeat, timeout, grace, window, ..defaults };
@@ -219,6 +221,7 @@ impl Watching {
             if has_left(site.memory, layout, watched.node) {
                 continue;
             }
+            // SYNC POINT: heartbeat. Acquire pairs with the fabric's release of the other node's write.
             let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
             let event = watched.detector.observe(word, site.now);
             let place = post.layouts[watched.node].heartbeat(here);
@@ -264,7 +267,8 @@ impl Watching {
                 }
                 _ if site.now >= until => watched.probed_until = None,
                 ports => {
-                    // One of its processes lives, and the role may be on its way: how long that takes is what counts now.
+                    // One of its processes lives, and the role may be on its way: how long that takes is what counts
+                    // now.
                     if ports == Ports::Kept {
                         watched.detector.note_life(site.now);
                     }

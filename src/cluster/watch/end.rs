@@ -83,8 +83,8 @@ fn zombie_status(process: ProcessId) -> Option<u32> {
     }
 }
 
-/// Whether the kernel lets this process read what it keeps from strangers. A zombie has no program any more, so that the
-/// link to it cannot be read by anyone, but strangers are told another reason.
+/// Whether the kernel lets this process read what it keeps from strangers. A zombie has no program any more, so that
+/// the link to it cannot be read by anyone, but strangers are told another reason.
 fn may_trace(process: ProcessId) -> bool {
     let program = std::fs::read_link(format!("/proc/{}/exe", process.pid));
     program.err().is_none_or(|error| Errno::from_io_error(&error) == Some(Errno::NOENT))

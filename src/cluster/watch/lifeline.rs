@@ -1,16 +1,17 @@
 //! Learning that a process dies before it is dead.
 //!
 //! A pidfd tells of an end when the kernel has taken the whole process down, and that lasts as long as its memory is
-//! large: half a millisecond for a small one, a fifth of a second for each GB in use. Long before that, each thread that
-//! dies lets go what its *robust list* names (`get_robust_list(2)`; Documentation/locking/robust-futexes.rst of the kernel):
-//! the kernel marks these words, and of those who sleep on each it wakes one. So each process has a thread that holds some
-//! words of shared memory, the *strands* of its *lifeline*, and others sleep on them, each on one: if the kernel wakes one
-//! of them on the CPU where it goes on to free the dead one's memory, there are others.
+//! large: half a millisecond for a small one, a fifth of a second for each GB in use. Long before that, each thread
+//! that dies lets go what its *robust list* names (`get_robust_list(2)`; Documentation/locking/robust-futexes.rst of
+//! the kernel): the kernel marks these words, and of those who sleep on each it wakes one. So each process has a thread
+//! that holds some words of shared memory, the *strands* of its *lifeline*, and others sleep on them, each on one: if
+//! the kernel wakes one of them on the CPU where it goes on to free the dead one's memory, there are others.
 //!
-//! What a cut lifeline proves is that this thread is past its last instruction. Usually the whole process is ending, and
-//! `/proc` says how already ([`ProcessId::ending`](super::ProcessId::ending)). Or it goes on as another program
-//! (`execve` ends all other threads, and no pidfd tells of it). In either case another of its threads may be in the middle
-//! of something on another CPU for a moment. Whoever must know that the process does nothing any more waits for the pidfd.
+//! What a cut lifeline proves is that this thread is past its last instruction. Usually the whole process is ending,
+//! and `/proc` says how already ([`ProcessId::ending`](super::ProcessId::ending)). Or it goes on as another program
+//! (`execve` ends all other threads, and no pidfd tells of it). In either case another of its threads may be in the
+//! middle of something on another CPU for a moment. Whoever must know that the process does nothing any more waits for
+//! the pidfd.
 //!
 //! A strand, as the kernel defines it:
 //!
@@ -38,8 +39,8 @@ struct Link {
     next: *const Link,
 }
 
-/// What the kernel walks: a head, and links as far from each other as the strands are, since it finds each strand at the
-/// same distance from its link.
+/// What the kernel walks: a head, and links as far from each other as the strands are, since it finds each strand at
+/// the same distance from its link.
 #[repr(C)]
 struct List {
     head: Head,
@@ -58,8 +59,8 @@ struct Head {
 
 /// Words held by the calling thread until this is dropped, or the thread dies.
 ///
-/// The thread must not use robust mutexes of the C library meanwhile: it has one list only. The pointers keep it on this
-/// thread.
+/// The thread must not use robust mutexes of the C library meanwhile: it has one list only. The pointers keep it on
+/// this thread.
 pub struct Lifeline<'memory> {
     strands: [&'memory AtomicU32; STRANDS],
     /// Where the kernel finds them; freed after it has been told to look elsewhere.
@@ -73,8 +74,8 @@ impl<'memory> Lifeline<'memory> {
     ///
     /// # Errors
     ///
-    /// When the kernel has no robust lists, and where pointers, and so the links of its lists, are narrower than the words
-    /// are far from each other.
+    /// When the kernel has no robust lists, and where pointers, and so the links of its lists, are narrower than the
+    /// words are far from each other.
     pub fn hold(strands: [&'memory AtomicU32; STRANDS]) -> io::Result<Self> {
         let at = |index: usize| strands[index].as_ptr().addr();
         if (0..STRANDS).any(|index| at(index) != at(0) + index * size_of::<Link>()) {
@@ -85,8 +86,8 @@ impl<'memory> Lifeline<'memory> {
         let lifeline = Self { strands, list, before };
         let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
         for strand in strands {
-            // SYNC POINT: lifeline. Release pairs with a vigil's look. What the thread does later only the kernel's mark
-            // publishes, and nothing relies on it.
+            // SYNC POINT: lifeline. Release pairs with a vigil's look. What the thread does later only the kernel's
+            // mark publishes, and nothing relies on it.
             strand.store((thread & TID_MASK) | futex::WAITERS, Ordering::Release);
         }
         // SAFETY: the list is a closed circle, and stays until `drop` has put the former list back.

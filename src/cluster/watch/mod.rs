@@ -1,7 +1,7 @@
 //! The processes of this machine: who they are, whether they run, and learning of their deaths at once.
 //!
-//! Nothing here knows of ranks or jobs. A process is a pid together with the time at which it started, since a pid alone
-//! is soon another process's.
+//! Nothing here knows of ranks or jobs. A process is a pid together with the time at which it started, since a pid
+//! alone is soon another process's.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -10,9 +10,9 @@
 //! | [`deaths`] | many processes watched by one sleeping thread |
 //! | [`lifeline`] | learning that a process dies before it is dead |
 //!
-//! Pids and `/proc` are those of one pid namespace, and start times those of one time namespace. Ranks of one node share
-//! both ([`node_key`](super::node_key)): in different time namespaces they would take each other's processes for recycled
-//! ones.
+//! Pids and `/proc` are those of one pid namespace, and start times those of one time namespace. Ranks of one node
+//! share both ([`node_key`](super::node_key)): in different time namespaces they would take each other's processes for
+//! recycled ones.
 
 pub mod deaths;
 pub mod end;

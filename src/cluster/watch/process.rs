@@ -72,9 +72,9 @@ impl ProcessId {
         Ok(self.stat()?.map_or(ProcessState::Gone, |stat| stat.state()))
     }
 
-    /// How it is ending, if that is known otherwise: while the kernel takes it down, or writes its core file. `None` when it is
-    /// dead, and where nobody says: also of one that exits with status 0. (Of a process that lives, and that a debugger looks
-    /// at, there may be any signal.)
+    /// How it is ending, if that is known otherwise: while the kernel takes it down, or writes its core file. `None`
+    /// when it is dead, and where nobody says: also of one that exits with status 0. (Of a process that lives, and that
+    /// a debugger looks at, there may be any signal.)
     ///
     /// # Errors
     ///

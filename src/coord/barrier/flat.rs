@@ -142,8 +142,8 @@ pub(super) fn withdraw(scan: &mut Scan, side: &mut Side, memory: &impl Memory) -
     }
 }
 
-/// Settles the arrival of a member that has died while it took it back, as that member would have: by the same look at the
-/// others, with the same rule. Whoever is first does it for all.
+/// Settles the arrival of a member that has died while it took it back, as that member would have: by the same look at
+/// the others, with the same rule. Whoever is first does it for all.
 pub(super) fn bury(side: &Side, memory: &impl Memory, dead: usize) {
     let word = side.arrival(memory, dead);
     if !is_retreat(side, word) {

@@ -284,8 +284,8 @@ impl StoppedWord {
         }
     }
 
-    /// For how many milliseconds, if it has been seen so while barrier `sequence` was waited for, and last no longer ago
-    /// than `lapse_ms`.
+    /// For how many milliseconds, if it has been seen so while barrier `sequence` was waited for, and last no longer
+    /// ago than `lapse_ms`.
     pub const fn span_ms(self, sequence: u64, now_ms: u64, lapse_ms: u64) -> Option<u64> {
         let is_of_it = self.0 != 0 && self.0 >> Self::SEQUENCE_AT == sequence & Self::SEQUENCES;
         let has_lapsed = now_ms.wrapping_sub(self.0 >> Self::TIME_BITS) & Self::TIME > lapse_ms;

@@ -209,8 +209,8 @@ impl Barrier {
         }
     }
 
-    /// Notes when this member arrived, for [`stats`](crate::coord::stats). Separate from [`arrive`](Self::arrive) so that a driver reads
-    /// its clock after publishing, while the line travels.
+    /// Notes when this member arrived, for [`stats`](crate::coord::stats). Separate from [`arrive`](Self::arrive) so
+    /// that a driver reads its clock after publishing, while the line travels.
     #[inline]
     pub fn note_arrival_time(&self, memory: &impl Memory, ticks: u64) {
         let side = &self.side;
@@ -367,7 +367,8 @@ impl Barrier {
         self.side.me
     }
 
-    /// Whether this member is the first: in a spanning group the one that speaks for its node. In a tree it is the root.
+    /// Whether this member is the first: in a spanning group the one that speaks for its node. In a tree it is the
+    /// root.
     fn is_leader(&self) -> bool {
         self.side.me == 0
     }

@@ -1,7 +1,7 @@
 //! A connection to one node: turns requests into work requests, and completions into values.
 //!
-//! Each request has a word in the connection's ring: a write's value is sent from there, an answer lands there. The word
-//! is used again only when the request has completed. A batch is one list of work requests, posted at once.
+//! Each request has a word in the connection's ring: a write's value is sent from there, an answer lands there. The
+//! word is used again only when the request has completed. A batch is one list of work requests, posted at once.
 //!
 //! A completion is not taken for an answer. Before a read or an atomic is posted, a mark that nobody can foresee is put
 //! where its answer is to land (`marks`); if the mark is still there at the completion, nothing has landed, and the
@@ -308,7 +308,8 @@ impl Connection {
         if result == 0 { Ok(()) } else { Err((format!("posting failed: {}", post_error(result)), bad != first)) }
     }
 
-    /// Takes what has completed, and posts what waited for that. An error breaks the connection: the caller then ends it.
+    /// Takes what has completed, and posts what waited for that. An error breaks the connection: the caller then ends
+    /// it.
     pub fn poll(&mut self, batch: &mut Batch, table: &mut TicketTable) -> Result<(), String> {
         let mut room = [const { MaybeUninit::uninit() }; COMPLETIONS];
         loop {

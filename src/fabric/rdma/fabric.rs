@@ -30,8 +30,8 @@ const TICKETS_MAX: usize = 1 << 16;
 
 /// Other nodes' words by one-sided RDMA. See the module for how connections come about.
 ///
-/// All who do atomics on one segment must reach it through one device: on a node whose ranks each have a fabric, give all
-/// of them the agent's ([`RdmaOptions::device`], from [`choice`](Self::choice)).
+/// All who do atomics on one segment must reach it through one device: on a node whose ranks each have a fabric, give
+/// all of them the agent's ([`RdmaOptions::device`], from [`choice`](Self::choice)).
 pub struct RdmaFabric {
     // Dropped first, so that no queue pair is left when the segment goes.
     state: Mutex<State>,
@@ -74,7 +74,8 @@ enum Link {
     Broken(String),
 }
 
-/// A queue pair by which another process reaches this one's segment, and this one nothing. It serves until it is dropped.
+/// A queue pair by which another process reaches this one's segment, and this one nothing. It serves until it is
+/// dropped.
 pub struct Served {
     _endpoint: Endpoint,
     _segment: Arc<Registration>,
@@ -144,8 +145,8 @@ impl RdmaFabric {
         self.breaches.load(Ordering::Relaxed)
     }
 
-    /// Has the device break the connection to a node, which the next request finds out; for tests. `false` where there is
-    /// none.
+    /// Has the device break the connection to a node, which the next request finds out; for tests. `false` where there
+    /// is none.
     #[cfg(feature = "testing")]
     pub fn break_connection(&self, node: usize) -> bool {
         let state = self.state();
@@ -171,8 +172,8 @@ impl RdmaFabric {
         Ok(offer)
     }
 
-    /// Finishes the connection with the other end's offer. On Ethernet the peer's address is looked up, so that this may
-    /// take a moment; posts to other nodes go on meanwhile.
+    /// Finishes the connection with the other end's offer. On Ethernet the peer's address is looked up, so that this
+    /// may take a moment; posts to other nodes go on meanwhile.
     ///
     /// # Errors
     ///
@@ -220,8 +221,8 @@ impl RdmaFabric {
         Ok(Connection::new(endpoint, ring, self.options.queue_depth, RemoteSegment::of(peer), quirks))
     }
 
-    /// Serves a process that made an offer with [`offer`](Self::offer) and wants nothing of its own served: one answer for
-    /// each process of a node whose ranks each reach this node. The other end connects to the offer given back.
+    /// Serves a process that made an offer with [`offer`](Self::offer) and wants nothing of its own served: one answer
+    /// for each process of a node whose ranks each reach this node. The other end connects to the offer given back.
     ///
     /// # Errors
     ///

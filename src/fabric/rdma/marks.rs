@@ -1,10 +1,11 @@
 //! Marks where answers are to land, so that a request that completes without an answer is not given what lay there
 //! before.
 //!
-//! Soft-RoCE completes a read or an atomic without its answer when packets are lost in an unlucky order (docs/design.md,
-//! "RDMA"). The answer's word then holds what was stored there before the post: a mark. A mark differs from request to
-//! request and begins at a random number that never leaves this process, so that a true answer is mistaken for it once in
-//! 2^64, whatever others write. Making one costs a multiplication; checking it makes it again, instead of keeping it.
+//! Soft-RoCE completes a read or an atomic without its answer when packets are lost in an unlucky order
+//! (docs/design.md, "RDMA"). The answer's word then holds what was stored there before the post: a mark. A mark differs
+//! from request to request and begins at a random number that never leaves this process, so that a true answer is
+//! mistaken for it once in 2^64, whatever others write. Making one costs a multiplication; checking it makes it again,
+//! instead of keeping it.
 
 /// Odd, with its bits well mixed: its multiples meet each number once before they repeat.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

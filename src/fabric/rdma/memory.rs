@@ -172,8 +172,8 @@ impl Rings {
     }
 }
 
-/// Words that the adapter reads values from and puts answers into. Goes back when dropped, by when no queue pair may use
-/// it any more.
+/// Words that the adapter reads values from and puts answers into. Goes back when dropped, by when no queue pair may
+/// use it any more.
 pub(super) struct Ring {
     words: *const AtomicU64,
     depth: usize,

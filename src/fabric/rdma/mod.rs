@@ -13,11 +13,11 @@
 //! | failure | a completion with an error ends the connection; so do a post that fails, and a completion without an answer (`marks`) |
 //! | atomicity | the device's ([`AtomicCapability`]); the own node is reached through the device too |
 //!
-//! The pieces, from the bottom: `verbs` declares the C library and loads it; `device` lists and chooses devices; `memory`
-//! registers memory; `endpoint` is a queue pair; `window` (which requests are under way) and `marks` (whether an answer has
-//! landed) are plain bookkeeping without a device; `connection` puts them together; `fabric` has one for each node. Beside
-//! them: `options`, what a user can choose, and errors; `offer`, what the ends exchange; `probe` tries out what a device's
-//! atomics answer; `prepared` is a write whose work request is made once.
+//! The pieces, from the bottom: `verbs` declares the C library and loads it; `device` lists and chooses devices;
+//! `memory` registers memory; `endpoint` is a queue pair; `window` (which requests are under way) and `marks` (whether
+//! an answer has landed) are plain bookkeeping without a device; `connection` puts them together; `fabric` has one for
+//! each node. Beside them: `options`, what a user can choose, and errors; `offer`, what the ends exchange; `probe`
+//! tries out what a device's atomics answer; `prepared` is a write whose work request is made once.
 //!
 //! A connection costs 3 KiB of this process's own memory: a word for each of its 128 places, and what each is used for.
 //! The driver's queues come on top: some 16 KiB where a work request has 64 bytes, 60 KiB with soft-RoCE.

@@ -28,7 +28,8 @@ pub struct RdmaOptions {
     /// How long an acknowledgement is waited for: 4.096 µs × 2^this, 1 to 31. A peer that does not answer is lost
     /// after about this times `retries` + 1.
     pub timeout_exponent: u8,
-    /// How often a packet is sent again, 0 to 7. Soft-RoCE takes 7 for ever, so that a peer that has died is never lost.
+    /// How often a packet is sent again, 0 to 7. Soft-RoCE takes 7 for ever, so that a peer that has died is never
+    /// lost.
     pub retries: u8,
     /// How often a peer that is not ready is asked again, 0 to 7; 7 is for ever.
     pub rnr_retries: u8,

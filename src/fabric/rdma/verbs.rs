@@ -7,7 +7,8 @@
 //! ([`Context`], [`QueuePair`], [`CompletionQueue`], …) are declared as far as that and never made here.
 //!
 //! Posting and polling are inline functions in C that go through the context's table of functions
-//! ([`ContextOps`]), so that no lookup stands between a caller and its driver; [`post_send`] and [`poll_cq`] do the same.
+//! ([`ContextOps`]), so that no lookup stands between a caller and its driver; [`post_send`] and [`poll_cq`] do the
+//! same.
 #![allow(unsafe_code, reason = "declares and calls a C library")]
 #![allow(missing_docs, reason = "the fields are those of ibv_*(3), which documents them")]
 
@@ -97,8 +98,8 @@ pub const ATOMIC_NONE: c_uint = 0;
 pub const ATOMIC_HCA: c_uint = 1;
 pub const ATOMIC_GLOB: c_uint = 2;
 
-/// Newer headers have more at its end, which the function that the library exports by the name of `ibv_query_port` does not
-/// fill: headers go round it by a macro.
+/// Newer headers have more at its end, which the function that the library exports by the name of `ibv_query_port` does
+/// not fill: headers go round it by a macro.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PortAttr {

@@ -9,11 +9,11 @@
 //! allows no exception, so it is fenced if there is such a one that is not known to be complete. What is posted behind
 //! a fenced request is behind all that the fence waited for, and needs no second one.
 //!
-//! Soft-RoCE is given no fences ([`Fencing::Soft`]): when a packet is lost it sends again from the oldest request on, and
-//! a fenced one then waits for the reads and atomics behind it, or for itself, for ever. It executes requests strictly in
-//! order, and repeats no atomic; only a read whose answer was lost is executed again, and would see what came after it.
-//! So what may overtake a read must not be posted before that is complete ([`Window::must_wait`]): the connection holds
-//! it back.
+//! Soft-RoCE is given no fences ([`Fencing::Soft`]): when a packet is lost it sends again from the oldest request on,
+//! and a fenced one then waits for the reads and atomics behind it, or for itself, for ever. It executes requests
+//! strictly in order, and repeats no atomic; only a read whose answer was lost is executed again, and would see what
+//! came after it. So what may overtake a read must not be posted before that is complete ([`Window::must_wait`]): the
+//! connection holds it back.
 
 use crate::fabric::{Request, Ticket};
 
@@ -29,8 +29,8 @@ pub(super) enum Entry {
     Value { ticket: Ticket, is_atomic: bool },
 }
 
-/// How many requests may be under way in a ring of so many places: a little fewer, because drivers that keep a place or two of
-/// their own free would round a full power of two up to the next.
+/// How many requests may be under way in a ring of so many places: a little fewer, because drivers that keep a place or
+/// two of their own free would round a full power of two up to the next.
 pub(super) fn capacity(depth: usize) -> usize {
     depth - 2
 }
@@ -125,8 +125,8 @@ impl Window {
         self.posted -= requests as u64;
     }
 
-    /// Request number `count` has completed, and all before it: gives each to `each`, with its number and its place in the
-    /// ring. Stops before one that `each` does not accept, which is still under way then; `false` tells that.
+    /// Request number `count` has completed, and all before it: gives each to `each`, with its number and its place in
+    /// the ring. Stops before one that `each` does not accept, which is still under way then; `false` tells that.
     #[inline]
     pub fn complete_through(&mut self, count: u64, mut each: impl FnMut(u64, usize, Entry) -> bool) -> bool {
         let end = count.saturating_add(1).min(self.posted);

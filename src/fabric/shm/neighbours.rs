@@ -5,8 +5,8 @@
 //! `post` returns. Its atomics are the CPU's. A node can leave and come back, as a process would that is restarted; its
 //! words stay.
 //!
-//! Requests take effect in the order posted for every observer, also a write before a read of another word. On a CPU with
-//! store buffers that takes sequentially consistent operations, so all are.
+//! Requests take effect in the order posted for every observer, also a write before a read of another word. On a CPU
+//! with store buffers that takes sequentially consistent operations, so all are.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -87,8 +87,8 @@ impl<M: Memory> Neighbours<M> {
 
     fn execute(&self, node: usize, request: Request) -> u64 {
         let word = self.neighbourhood.memories[node].word(request.at());
-        // SYNC POINT: fabric-request. Each is a release, whose partner is the acquire load of the home's rank, and keeps
-        // its place among the others of this process.
+        // SYNC POINT: fabric-request. Each is a release, whose partner is the acquire load of the home's rank, and
+        // keeps its place among the others of this process.
         match request {
             Request::Write { value, .. } => {
                 publish(word, value);

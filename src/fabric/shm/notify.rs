@@ -1,7 +1,7 @@
 //! Sleeping on a word and waking those who sleep: the kernel's futex, shared between processes.
 //!
-//! A rank that waits sleeps on two words at once, the awaited one and the node's alarm (`futex_waitv`, Linux 5.16). Where
-//! there is no such call it sleeps on the first, and looks at the alarm now and then.
+//! A rank that waits sleeps on two words at once, the awaited one and the node's alarm (`futex_waitv`, Linux 5.16).
+//! Where there is no such call it sleeps on the first, and looks at the alarm now and then.
 
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ impl Park for Segment {
         let until = timeout.and_then(deadline);
         // As above: whatever ends it, the caller looks again.
         let waited = futex::waitv(&waits, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic);
+        // SYNC POINT: alarm. Acquire pairs with whoever raises it, here (`raise_alarm`) or through a fabric.
         if matches!(waited, Err(Errno::NOSYS | Errno::PERM))
             && self.word(header::ALARM).load(Ordering::Acquire) == alarm
         {

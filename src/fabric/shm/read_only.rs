@@ -1,7 +1,7 @@
 //! A segment seen by somebody who is no rank: mapped so that it can be read and not written.
 //!
-//! A store would be a fault of this process, and a rank's words are none of its business; so no references to atomics are
-//! handed out, only values.
+//! A store would be a fault of this process, and a rank's words are none of its business; so no references to atomics
+//! are handed out, only values.
 #![allow(unsafe_code, reason = "turns positions in mapped memory into references to atomics")]
 
 use std::os::fd::OwnedFd;
@@ -23,7 +23,8 @@ pub struct ReadOnlySegment {
 }
 
 impl ReadOnlySegment {
-    /// Maps the segment behind a descriptor that is open for reading, of whatever job it is, after checking that it is one.
+    /// Maps the segment behind a descriptor that is open for reading, of whatever job it is, after checking that it is
+    /// one.
     ///
     /// # Errors
     ///

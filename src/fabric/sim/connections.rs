@@ -1,8 +1,8 @@
 //! What each pair of nodes knows of the connection between them.
 //!
-//! A connection carries requests in order. When one of its messages is lost it is *doomed*: nothing after the lost message
-//! gets through. Its poster learns of it a while later, when it *breaks*; the next post connects anew, under the next
-//! incarnation, and messages of the one before that are still under way count as lost.
+//! A connection carries requests in order. When one of its messages is lost it is *doomed*: nothing after the lost
+//! message gets through. Its poster learns of it a while later, when it *breaks*; the next post connects anew, under
+//! the next incarnation, and messages of the one before that are still under way count as lost.
 
 /// One node's connection to another.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,8 +25,8 @@ pub struct Connection {
 
 /// All connections that there have been, each with a number by which messages name it.
 ///
-/// Each source has a small table of its targets, with open addressing. One map for all pairs would be met cold by nearly
-/// every message of a large world: it took half of the time of a barrier of 65,536 nodes.
+/// Each source has a small table of its targets, with open addressing. One map for all pairs would be met cold by
+/// nearly every message of a large world: it took half of the time of a barrier of 65,536 nodes.
 #[derive(Debug)]
 pub struct Connections {
     connections: Vec<Connection>,

@@ -7,8 +7,8 @@
 //! | g | [`Costs::gap_ns`] between two messages; [`Costs::receive_gap_ns`] | the adapter |
 //! | G | none: every message carries one word | |
 //!
-//! A CPU that posts `k` messages at `t` hands the `i`-th (from 0) to its adapter at `t + (i + 1) o` and is busy until the
-//! last. The adapter sends it then, or when the gap after the message before is over; it arrives a latency later.
+//! A CPU that posts `k` messages at `t` hands the `i`-th (from 0) to its adapter at `t + (i + 1) o` and is busy until
+//! the last. The adapter sends it then, or when the gap after the message before is over; it arrives a latency later.
 
 use super::Seeded;
 

@@ -100,8 +100,8 @@ impl Links {
     }
 }
 
-/// A random plan of faults within a span of time, for property tests: some crashes with and without a restart, cuts that
-/// are mended, partitions that end. All but the crashes without a restart are over by the end.
+/// A random plan of faults within a span of time, for property tests: some crashes with and without a restart, cuts
+/// that are mended, partitions that end. All but the crashes without a restart are over by the end.
 ///
 /// `spared` nodes from the first on never crash.
 pub fn random_plan(random: &mut Seeded, nodes: usize, spared: usize, span_ns: u64) -> Vec<(u64, Fault)> {

@@ -4,12 +4,12 @@
 //! seed, so that a failing run is named by its seed and repeats exactly. (Interleavings inside one poll are the model
 //! checkers' business.)
 //!
-//! [`World`] is many nodes and the network between them. Its time is virtual, in nanoseconds, and moves from one event to
-//! the next; each node's way to the others is a [`SimFabric`]. Messages cost what [`Costs`] say. Between two nodes they
-//! keep their order; messages of different pairs overtake each other as jitter has it. [`Fault`]s and [`Rates`] make nodes
-//! crash, links break, completions fail and writes repeat. Where the network's atomics are an adapter's
-//! ([`Atomics::Adapter`]), a read-modify-write takes time between its read and its write, and what the home's CPU changes
-//! meanwhile is lost: a primitive that mixes the two domains loses updates here as it would on the wire.
+//! [`World`] is many nodes and the network between them. Its time is virtual, in nanoseconds, and moves from one event
+//! to the next; each node's way to the others is a [`SimFabric`]. Messages cost what [`Costs`] say. Between two nodes
+//! they keep their order; messages of different pairs overtake each other as jitter has it. [`Fault`]s and [`Rates`]
+//! make nodes crash, links break, completions fail and writes repeat. Where the network's atomics are an adapter's
+//! ([`Atomics::Adapter`]), a read-modify-write takes time between its read and its write, and what the home's CPU
+//! changes meanwhile is lost: a primitive that mixes the two domains loses updates here as it would on the wire.
 //!
 //! The same seed gives the same run, event by event: [`World::trace`] is a hash over all of them.
 //!

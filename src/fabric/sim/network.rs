@@ -1,8 +1,8 @@
 //! Messages, from the adapter that sends them to the word that they change, and back.
 //!
-//! A posted request becomes a message in a slab and an event at the time of its arrival. When it arrives it takes effect,
-//! and if it has a ticket the same message goes back as its reply; then its place in the slab is free. Nothing is
-//! allocated for a message once slab and queue have grown.
+//! A posted request becomes a message in a slab and an event at the time of its arrival. When it arrives it takes
+//! effect, and if it has a ticket the same message goes back as its reply; then its place in the slab is free. Nothing
+//! is allocated for a message once slab and queue have grown.
 //!
 //! ```text
 //! post ── Arrive ─┬─ effect ──────────────────────┬─ (write) done

@@ -51,8 +51,8 @@ impl Options {
 pub enum Atomics {
     /// The home's CPU: atomic against everything.
     Cpu,
-    /// The home's adapter: it reads the word, and writes it later. Read-modify-writes of the network wait for each other;
-    /// what the home's CPU stores meanwhile is overwritten.
+    /// The home's adapter: it reads the word, and writes it later. Read-modify-writes of the network wait for each
+    /// other; what the home's CPU stores meanwhile is overwritten.
     Adapter {
         /// From the read to the write.
         apart_ns: u64,

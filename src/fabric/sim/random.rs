@@ -45,7 +45,8 @@ impl Seeded {
     }
 }
 
-/// The natural logarithm of a number above 0 and at most 1, to nine digits: `m · 2^e`, and the series of `artanh` for `m`.
+/// The natural logarithm of a number above 0 and at most 1, to nine digits: `m · 2^e`, and the series of `artanh` for
+/// `m`.
 fn logarithm(number: f64) -> f64 {
     let (mut mantissa, mut exponent) = (number, 0.0);
     while mantissa < 0.75 {

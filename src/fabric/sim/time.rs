@@ -1,10 +1,11 @@
 //! Virtual time: the queue of what is to happen, in nanoseconds.
 //!
 //! A radix heap. Nothing is ever scheduled before what has happened last, so entries are kept in 65 buckets by the
-//! highest bit in which their time differs from the last one taken; only the lowest bucket in use is ever looked through,
-//! and its entries move to lower ones. An entry moves once per bit of the time that it still has to wait, a push is an
-//! append, and once the buckets have grown nothing is allocated. Entries of the same time come out in the order in which
-//! they went in: two such are always in one bucket, and moving keeps their order. So a run is determined by its seed.
+//! highest bit in which their time differs from the last one taken; only the lowest bucket in use is ever looked
+//! through, and its entries move to lower ones. An entry moves once per bit of the time that it still has to wait, a
+//! push is an append, and once the buckets have grown nothing is allocated. Entries of the same time come out in the
+//! order in which they went in: two such are always in one bucket, and moving keeps their order. So a run is determined
+//! by its seed.
 
 /// A queue of events by their time.
 #[derive(Debug)]

@@ -125,11 +125,11 @@ impl World {
     }
 
     /// Polls every node's machine until it is ready: at first, whenever something has arrived at the node, and when its
-    /// CPU is free again after posting. Gives the time at which each node was ready and had posted everything, `None` for
-    /// those that crashed or that nothing can move any more.
+    /// CPU is free again after posting. Gives the time at which each node was ready and had posted everything, `None`
+    /// for those that crashed or that nothing can move any more.
     ///
-    /// A machine may also ask to be polled ([`SimFabric::alarm`]) and make its CPU busy ([`SimFabric::compute`]). Events
-    /// that are still to come when the last node is ready are left for later runs.
+    /// A machine may also ask to be polled ([`SimFabric::alarm`]) and make its CPU busy ([`SimFabric::compute`]).
+    /// Events that are still to come when the last node is ready are left for later runs.
     pub fn run(&mut self, poll: impl FnMut(usize, &SimNode, &SimFabric) -> Poll<()>) -> Vec<Option<u64>> {
         self.run_until(u64::MAX, poll)
     }

@@ -1,7 +1,7 @@
 //! What the kernel knows of a connection's other end: when that end's kernel last acknowledged something.
 //!
-//! A kernel acknowledges what comes in whether its process reads it or not, within 40 ms; so an acknowledgement shows that
-//! the other machine and the way there and back live, and nothing of the process.
+//! A kernel acknowledges what comes in whether its process reads it or not, within 40 ms; so an acknowledgement shows
+//! that the other machine and the way there and back live, and nothing of the process.
 
 #![allow(unsafe_code, reason = "rustix does not read this option of a socket")]
 

@@ -1,9 +1,9 @@
 //! One process's connections: dialling, letting in, executing what comes in, sending what waits.
 //!
 //! All of it never blocks. Whoever holds the engine's lock takes a *turn*: looks at the links that are ready to carry
-//! frames, and now and then at everything else that the kernel has to tell. `dialling` makes connections, `strangers` lets
-//! them in; `guests` serves processes that do not speak for a node; `by_ring` moves many connections' bytes at once;
-//! `exclusion` shuts ranks and nodes out; `calls` notes what the layer above wants to be told.
+//! frames, and now and then at everything else that the kernel has to tell. `dialling` makes connections, `strangers`
+//! lets them in; `guests` serves processes that do not speak for a node; `by_ring` moves many connections' bytes at
+//! once; `exclusion` shuts ranks and nodes out; `calls` notes what the layer above wants to be told.
 
 mod by_ring;
 mod calls;
@@ -226,8 +226,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Speaks for this node from now on, and lets in who knocks. Connections that there are already, as a guest's, stay as
-    /// they are, so that nothing that is on them is lost; what is dialled from now on is an agent's.
+    /// Speaks for this node from now on, and lets in who knocks. Connections that there are already, as a guest's, stay
+    /// as they are, so that nothing that is on them is lost; what is dialled from now on is an agent's.
     ///
     /// # Errors
     ///
@@ -441,6 +441,8 @@ impl Engine {
 
     /// Whether a word of this node's memory holds something else.
     pub fn holds_other(&self, at: WordAt, seen: u64) -> bool {
+        // SYNC POINT: inbox, alarm. Acquire pairs with `execute`, by which other nodes change words of this one, and
+        // with `raise_alarm`.
         self.memory.word(at).load(Ordering::Acquire) != seen
     }
 
@@ -640,8 +642,8 @@ impl Engine {
     }
 }
 
-/// Asks the kernel to tell when a socket has something, and, if `room`, when it has room. A socket that cannot be watched
-/// any more has an error, which the next use of it shows.
+/// Asks the kernel to tell when a socket has something, and, if `room`, when it has room. A socket that cannot be
+/// watched any more has an error, which the next use of it shows.
 fn watch(epoll: &OwnedFd, socket: &TcpStream, token: Token, room: bool) {
     let flags = if room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
     let _ = epoll::modify(epoll, socket.as_fd(), token.pack(), flags);
@@ -658,7 +660,8 @@ fn watch_room(epoll: &OwnedFd, link: &mut Link) {
     }
 }
 
-/// Executes a request on this node's memory; gives the word's old value (0 for a write), and whether the word has changed.
+/// Executes a request on this node's memory; gives the word's old value (0 for a write), and whether the word has
+/// changed.
 #[inline]
 fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool) {
     let word = memory.word(request.at());

@@ -13,8 +13,8 @@
 //! | 16–23 | first operand | value | 0 | added | expected | the word's old value | a word |
 //! | 24–31 | second operand | 0 | 0 | 0 | new | 0 | a word |
 //!
-//! A *letter* is what one node's agent has to say to another's beside all requests: nine words in three frames, one after
-//! the other.
+//! A *letter* is what one node's agent has to say to another's beside all requests: nine words in three frames, one
+//! after the other.
 
 use crate::fabric::{Request, WordAt};
 

@@ -10,16 +10,16 @@
 //!   Failed ◀─────────────┴──────────────────────────────┘         any ──▶ Shut
 //! ```
 //!
-//! A node is any of its ranks. Each keeps a port for as long as it lives, and one of them lets others in there. Dialling
-//! goes through them. When none lets this process in, and one of them lives, the role of the one that has spoken for the
-//! node may just be passing on, and the link is *passing on*, too: it dials again and again for a while, and what is posted
-//! meanwhile waits. When the ports of all are closed, none lives, and the link fails at once. A node that has been declared
-//! failed, or has declared this process failed, is shut out for good.
+//! A node is any of its ranks. Each keeps a port for as long as it lives, and one of them lets others in there.
+//! Dialling goes through them. When none lets this process in, and one of them lives, the role of the one that has
+//! spoken for the node may just be passing on, and the link is *passing on*, too: it dials again and again for a while,
+//! and what is posted meanwhile waits. When the ports of all are closed, none lives, and the link fails at once. A node
+//! that has been declared failed, or has declared this process failed, is shut out for good.
 //!
 //! Both ends may dial at the same time. Then the connection that the lower node dialled is kept: the lower one refuses
-//! the higher one's as *crossed*, which waits a moment for the lower one's and then dials again. What the lower node gets
-//! while its link is ready may be such a dial that has been overtaken; it refuses one, and takes the next for what it
-//! is: the other end has lost the connection.
+//! the higher one's as *crossed*, which waits a moment for the lower one's and then dials again. What the lower node
+//! gets while its link is ready may be such a dial that has been overtaken; it refuses one, and takes the next for what
+//! it is: the other end has lost the connection.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -34,13 +34,13 @@ use crate::handshake::Purpose;
 
 /// How long after a failure posting fails at once, instead of dialling again.
 const FAILED_FOR: Duration = Duration::from_millis(100);
-/// How long what is posted to a node waits while some of its ranks live and none lets this process in: one of them may be
-/// about to become the agent.
+/// How long what is posted to a node waits while some of its ranks live and none lets this process in: one of them may
+/// be about to become the agent.
 const PASSING_LIMIT: Duration = Duration::from_secs(3);
 /// How long one address is tried.
 pub const DIAL_LIMIT: Duration = Duration::from_secs(3);
-/// How long a process that has accepted the connection may say nothing, where another of its node may be the agent. Doubled
-/// with each attempt, for agents that are slow or far away.
+/// How long a process that has accepted the connection may say nothing, where another of its node may be the agent.
+/// Doubled with each attempt, for agents that are slow or far away.
 const FIRST_PATIENCE: Duration = Duration::from_millis(20);
 /// The pause before the second attempt. Each is as long as all before it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -264,8 +264,8 @@ impl Attempt {
         self.is_refused &= outcome == Outcome::Refused;
         self.is_kept |= matches!(outcome, Outcome::Closed | Outcome::Silent);
         self.is_silent |= outcome == Outcome::Silent;
-        // It is the node's own kernel that has told how the process is. Its other addresses are no better, and may not even
-        // be this node's.
+        // It is the node's own kernel that has told how the process is. Its other addresses are no better, and may not
+        // even be this node's.
         if outcome != Outcome::Unclear && host == Some(target.address.ip()) {
             self.others.retain(|other| other.candidate != target.candidate);
         }
@@ -385,7 +385,8 @@ impl Link {
         self.crossings = 0;
     }
 
-    /// An attempt has come to nothing. Where the role may be passing on there will be another; otherwise the link fails.
+    /// An attempt has come to nothing. Where the role may be passing on there will be another; otherwise the link
+    /// fails.
     pub fn end_attempt(&mut self, attempt: &Attempt, may_pass_on: bool, why: &str, tickets: &mut TicketTable) {
         let now = Instant::now();
         self.ports = attempt.ports();

@@ -1,20 +1,20 @@
 //! TCP: nodes joined by sockets, for where there is no RDMA, and for trying everything on one machine.
 //!
 //! Requests travel as fixed-size frames ([`frame`]) over one connection for each pair of nodes ([`link`]), which begins
-//! with proofs of the job's key ([`crate::handshake`]). Sockets do not execute anything by themselves, so each node has a
-//! process that does, its *agent*, which lets others in. All the others reach other nodes as guests, and any of
-//! them can become agent ([`TcpFabric::become_agent`]); [`peer`] says how it is found then. Whoever has been declared failed
-//! is shut out ([`TcpFabric::exclude_rank`]).
+//! with proofs of the job's key ([`crate::handshake`]). Sockets do not execute anything by themselves, so each node has
+//! a process that does, its *agent*, which lets others in. All the others reach other nodes as guests, and any of
+//! them can become agent ([`TcpFabric::become_agent`]); [`peer`] says how it is found then. Whoever has been declared
+//! failed is shut out ([`TcpFabric::exclude_rank`]).
 //!
 //! Agents can also send each other letters ([`TcpFabric::send_letter`]), for what is neither a word nor a request.
 //!
 //! # Progress stealing
 //!
 //! In each process a background thread serves the connections while the application computes. A rank that waits polls
-//! them itself ([`Fabric::progress`]): a message then needs no wake-up and no change of threads. Both at once would fight:
-//! each message would wake the thread. So the first poll *steals* the progress: the thread leaves the sockets and sleeps
-//! on a word of memory, and looks now and then whether somebody still polls. When nobody has for a while, or when the
-//! rank goes to sleep ([`Await::hand_over`]), it takes the sockets back.
+//! them itself ([`Fabric::progress`]): a message then needs no wake-up and no change of threads. Both at once would
+//! fight: each message would wake the thread. So the first poll *steals* the progress: the thread leaves the sockets
+//! and sleeps on a word of memory, and looks now and then whether somebody still polls. When nobody has for a while, or
+//! when the rank goes to sleep ([`Await::hand_over`]), it takes the sockets back.
 //!
 //! ```text
 //!              progress()                        nobody polled for STEAL_LASTS, or hand_over()
@@ -25,8 +25,8 @@
 //! # Two engines
 //!
 //! Bytes move by `read` and `write`, or by a ring of the kernel's that does both for many connections in one call
-//! (`uring`; [`TcpEngine`] chooses). The ring is an addition: whoever may not enter it, and whatever is no frame, goes by
-//! the sockets as ever, and nothing but a rank's polls knows of it.
+//! (`uring`; [`TcpEngine`] chooses). The ring is an addition: whoever may not enter it, and whatever is no frame, goes
+//! by the sockets as ever, and nothing but a rank's polls knows of it.
 //!
 //! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from; for a ring some 50 KiB in all.
 
@@ -232,7 +232,8 @@ enum Progress {
 }
 
 impl TcpFabric {
-    /// Joins the nodes of `peers` (by number). With an open `door` this process speaks for its node and serves `memory`.
+    /// Joins the nodes of `peers` (by number). With an open `door` this process speaks for its node and serves
+    /// `memory`.
     ///
     /// # Errors
     ///
@@ -307,8 +308,8 @@ impl TcpFabric {
         sent
     }
 
-    /// Speaks for this node from now on: other nodes that connect are let in, and what they ask is executed. Does nothing
-    /// where it has done so before. What this process has posted goes on by the connections that it has.
+    /// Speaks for this node from now on: other nodes that connect are let in, and what they ask is executed. Does
+    /// nothing where it has done so before. What this process has posted goes on by the connections that it has.
     ///
     /// # Errors
     ///
@@ -330,19 +331,20 @@ impl TcpFabric {
         self.shared.peers[node].candidates.first().map(|candidate| candidate.rank)
     }
 
-    /// Begins to connect to a node, if there is no connection and nobody does so already, though nothing is posted: to see
-    /// whether it lets anybody in ([`ports`](Self::ports)).
+    /// Begins to connect to a node, if there is no connection and nobody does so already, though nothing is posted: to
+    /// see whether it lets anybody in ([`ports`](Self::ports)).
     pub fn probe(&self, node: usize) {
         let mut engine = self.shared.engine();
         engine.probe(node);
         self.shared.leave(engine);
     }
 
-    /// What the last attempt to reach a node has shown of its processes. Each keeps its port for as long as it lives and has
-    /// not left, its node's agent or not. So where all are [closed](Ports::Closed), says the machine's kernel, none is left.
+    /// What the last attempt to reach a node has shown of its processes. Each keeps its port for as long as it lives
+    /// and has not left, its node's agent or not. So where all are [closed](Ports::Closed), says the machine's kernel,
+    /// none is left.
     ///
-    /// Ranks that have been [excluded](Self::exclude_rank) are not tried. Where several hosts are known, the one counts at
-    /// which the node has been reached before, since others may not even be its own; before that all count.
+    /// Ranks that have been [excluded](Self::exclude_rank) are not tried. Where several hosts are known, the one counts
+    /// at which the node has been reached before, since others may not even be its own; before that all count.
     pub fn ports(&self, node: usize) -> Ports {
         self.shared.engine().ports(node)
     }
@@ -352,8 +354,8 @@ impl TcpFabric {
         self.ports(node) == Ports::Closed
     }
 
-    /// How long ago a node's kernel has acknowledged something on the connection to it, be there a process that reads it or
-    /// not; `None` without a connection. Only what has been sent can be acknowledged.
+    /// How long ago a node's kernel has acknowledged something on the connection to it, be there a process that reads
+    /// it or not; `None` without a connection. Only what has been sent can be acknowledged.
     pub fn acknowledged(&self, node: usize) -> Option<Duration> {
         self.shared.engine().acknowledged(node)
     }
@@ -396,9 +398,9 @@ impl TcpFabric {
         let _ = self.shared.hooks.breach.set(hook);
     }
 
-    /// Has `hook` called after requests of other nodes have changed a word of this one from now on: once or more for all
-    /// that have come in together, by whichever thread looks at the connections, the background one included; by several
-    /// at once, perhaps. It may use the fabric, and must not wait.
+    /// Has `hook` called after requests of other nodes have changed a word of this one from now on: once or more for
+    /// all that have come in together, by whichever thread looks at the connections, the background one included; by
+    /// several at once, perhaps. It may use the fabric, and must not wait.
     ///
     /// # Panics
     ///
@@ -418,6 +420,7 @@ impl TcpFabric {
 impl Drop for TcpFabric {
     fn drop(&mut self) {
         self.shared.linger();
+        // SYNC POINT: nap. Before `wake_thread` looks at the nap; the thread looks at this after it has begun its nap.
         self.shared.progress.store(Progress::Over as u32, Ordering::SeqCst);
         self.shared.wake_thread();
         self.shared.kick();
@@ -450,8 +453,8 @@ impl Shared {
         }
     }
 
-    /// As [`deliver`](Self::deliver), for a caller that may hold what a hook or a reader of letters waits for: it is the
-    /// background thread that tells those above, unless somebody polls.
+    /// As [`deliver`](Self::deliver), for a caller that may hold what a hook or a reader of letters waits for: it is
+    /// the background thread that tells those above, unless somebody polls.
     #[inline]
     fn leave(&self, mut engine: MutexGuard<'_, Engine>) {
         engine.tell_sleepers();
@@ -469,8 +472,8 @@ impl Shared {
         }
     }
 
-    /// Tells those above what has come in until there is nothing, unless somebody else reads letters. Nobody waits for a
-    /// reader: it may take long.
+    /// Tells those above what has come in until there is nothing, unless somebody else reads letters. Nobody waits for
+    /// a reader: it may take long.
     #[cold]
     fn call(&self) {
         loop {
@@ -483,7 +486,8 @@ impl Shared {
                     self.reader.turn.clear_poison();
                     continue;
                 }
-                // Its holder looks again when it has given the turn back, and finds what this thread has taken in before.
+                // Its holder looks again when it has given the turn back, and finds what this thread has taken in
+                // before.
                 Err(TryLockError::WouldBlock) => return,
             }
             if !self.engine().has_calls() {
@@ -551,7 +555,8 @@ impl Shared {
     /// Sleeps for as long as somebody polls or sleeps on the connections, and then takes them back.
     fn sleep_while_stolen(&self) {
         let seen = self.polls.load(Ordering::Relaxed);
-        // SYNC POINT: nap. Before the two looks below; whoever changes what they see does so before it looks at the nap.
+        // SYNC POINT: nap. Before the two looks below; whoever changes what they see does so before it looks at the
+        // nap.
         self.nap.store(1, Ordering::SeqCst);
         let is_stolen = self.progress.load(Ordering::SeqCst) == Progress::Stolen as u32;
         if is_stolen {
@@ -568,19 +573,20 @@ impl Shared {
         }
     }
 
-    /// Sleeps until something comes in by this process's connections, or somebody rouses those who sleep, or for no reason;
-    /// not where `has_changed` says that what is waited for is there.
+    /// Sleeps until something comes in by this process's connections, or somebody rouses those who sleep, or for no
+    /// reason; not where `has_changed` says that what is waited for is there.
     fn sleep_unless(&self, has_changed: impl FnOnce(&Engine) -> bool, timeout: Option<Duration>) {
-        // SYNC POINT: nap. The thread looks at it after it has begun its nap, which then lasts until it is woken; if it has
-        // looked before, the nap has an end.
+        // SYNC POINT: nap. The thread looks at it after it has begun its nap, which then lasts until it is woken; if it
+        // has looked before, the nap has an end.
         self.asleep.fetch_add(1, Ordering::SeqCst);
         self.steal();
-        // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has come
-        // before is seen.
+        // From here on the thread takes nothing in. Another rank's thread that polls tells those who sleep; what has
+        // come before is seen.
         let sleep = {
             let mut engine = self.engine();
             engine.watch_links();
-            // Whoever raises the alarm rouses those who sleep after it, under the same lock; and so does who sets a limit.
+            // Whoever raises the alarm rouses those who sleep after it, under the same lock; and so does who sets a
+            // limit.
             (!has_changed(&engine)).then(|| engine.fall_asleep())
         };
         if let Some(sleep) = sleep {
@@ -595,7 +601,8 @@ impl Shared {
             engine.wake_up(&sleep);
             self.deliver(engine);
         }
-        // SYNC POINT: nap. Before `wake_thread` looks at the nap: a nap that is not seen there has not looked at this yet.
+        // SYNC POINT: nap. Before `wake_thread` looks at the nap: a nap that is not seen there has not looked at this
+        // yet.
         self.asleep.fetch_sub(1, Ordering::SeqCst);
         self.wake_thread();
     }
@@ -631,8 +638,8 @@ impl Shared {
         }
     }
 
-    /// Sends what is on its way: whoever has passed a barrier may end, and others wait for what it has posted, perhaps to
-    /// a node to which it is only just connecting.
+    /// Sends what is on its way: whoever has passed a barrier may end, and others wait for what it has posted, perhaps
+    /// to a node to which it is only just connecting.
     fn linger(&self) {
         let limit = Instant::now() + LINGER;
         loop {
@@ -657,24 +664,30 @@ impl Shared {
 
     /// Sleeps until those have woken for whom the bell rings. They are about to look around.
     fn wait_for_quiet(&self, peals: u32, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let timeout = timespec(timeout);
         let _ = futex::wait(&self.peals, futex::Flags::PRIVATE, peals, timeout.as_ref());
     }
 
-    /// As [`wait_for_events`](Self::wait_for_events), for the background thread, until it is kicked. A kick is none of the
-    /// events: it would keep those awake who sleep on the connections, and have stolen them, until this thread has a CPU.
+    /// As [`wait_for_events`](Self::wait_for_events), for the background thread, until it is kicked. A kick is none of
+    /// the events: it would keep those awake who sleep on the connections, and have stolen them, until this thread has
+    /// a CPU.
     fn wait_for_events_or_kick(&self, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let timeout = timespec(timeout);
         let waits = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
         let _ = poll(&mut [waits(self.epoll.as_fd()), waits(self.kick.as_fd())], timeout.as_ref());
     }
 
     /// Sleeps until the kernel has something to tell of a connection; it stays to be told.
     fn wait_for_events(&self, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        let timeout = timespec(timeout);
         let mut events = Vec::with_capacity(1);
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
     }
+}
+
+/// A time-out for the kernel. One too long for its type is for ever.
+fn timespec(timeout: Option<Duration>) -> Option<Timespec> {
+    timeout.and_then(|span| Timespec::try_from(span).ok())
 }
 
 impl Fabric for TcpFabric {
@@ -749,8 +762,8 @@ impl Fabric for TcpFabric {
 
 impl Await for TcpFabric {
     fn hand_over(&self) {
-        // SYNC POINT: nap. Whoever sleeps on the connections looks at them, and has the thread take over when it wakes up
-        // and goes. Two that wait for the same events would wake for each other's, again and again.
+        // SYNC POINT: nap. Whoever sleeps on the connections looks at them, and has the thread take over when it wakes
+        // up and goes. Two that wait for the same events would wake for each other's, again and again.
         if self.shared.asleep.load(Ordering::SeqCst) != 0 {
             return;
         }

@@ -1,8 +1,9 @@
 //! Nodes as others reach them, and the socket by which this process is reached.
 //!
 //! Any rank of a node can become its agent, so each has a socket that listens for as long as the process lives. Whoever
-//! dials a node tries its ranks' sockets until one lets it in. One that does not speak for its node accepts and closes at
-//! once, which shows that it lives; the kernel refuses for one whose process has ended, which shows that it does not.
+//! dials a node tries its ranks' sockets until one lets it in. One that does not speak for its node accepts and closes
+//! at once, which shows that it lives; the kernel refuses for one whose process has ended, which shows that it does
+//! not.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -10,7 +11,8 @@ use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
-/// Connections that wait to be let in, at most; the kernel may allow fewer. When a role has passed on, all come at once.
+/// Connections that wait to be let in, at most; the kernel may allow fewer. When a role has passed on, all come at
+/// once.
 const BACKLOG: i32 = 4096;
 
 /// A rank that may speak for its node.

@@ -1,7 +1,8 @@
 //! A connection whose ends have proved themselves: frames in, frames out, never blocking.
 //!
 //! Outgoing frames gather in a buffer and leave in one system call. Incoming bytes are cut into frames as they come.
-//! Both buffers are bounded, so that a peer that does not read, or that asks without end, costs a fixed amount of memory.
+//! Both buffers are bounded, so that a peer that does not read, or that asks without end, costs a fixed amount of
+//! memory.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,5 +1,5 @@
-//! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each engine. `agents` has
-//! nodes of several ranks.
+//! Two and more processes' worth of connections in one: who dials whom, what breaks, who is refused. All by each
+//! engine. `agents` has nodes of several ranks.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};

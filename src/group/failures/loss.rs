@@ -1,8 +1,8 @@
 //! Which barrier is lost, and by whom.
 //!
 //! A member that has failed arrives nowhere any more, for all that counts. One that has left may have arrived at later
-//! barriers; where nobody can tell, its node having left with it, the barrier is lost by *desertion*: when nobody but those
-//! who have left has been missing for a second.
+//! barriers; where nobody can tell, its node having left with it, the barrier is lost by *desertion*: when nobody but
+//! those who have left has been missing for a second.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::coord::barrier::arrivals_in;
 use crate::error::BarrierError;
 use crate::group::Core;
 
-/// How long nobody but those who have left must be missing before the barrier is lost. One of the others may have what it
-/// takes to pass it in its memory, and compute between `arrive` and `wait`.
+/// How long nobody but those who have left must be missing before the barrier is lost. One of the others may have what
+/// it takes to pass it in its memory, and compute between `arrive` and `wait`.
 const DESERTION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// By whom a barrier was lost.
@@ -27,7 +27,8 @@ pub(super) struct Loss {
 }
 
 impl Group {
-    /// By whom barrier `sequence` is lost: the first epoch with a member that will not arrive there, for all that counts.
+    /// By whom barrier `sequence` is lost: the first epoch with a member that will not arrive there, for all that
+    /// counts.
     pub(super) fn loss_at(&self, failed: &[FailedMember], sequence: u64, stay: Stay) -> Option<Loss> {
         if failed.is_empty() {
             return None;
@@ -52,8 +53,8 @@ impl Group {
         }
     }
 
-    /// At how many barriers each member that has left had arrived; `None` where its node does not say, and for those who
-    /// have failed.
+    /// At how many barriers each member that has left had arrived; `None` where its node does not say, and for those
+    /// who have failed.
     fn arrivals_of_left(&self, failed: &[FailedMember], stay: Stay) -> Vec<Option<u64>> {
         let is_asked = |failed: &&FailedMember| {
             failed.cause == FailureCause::Left

@@ -1,8 +1,9 @@
 //! How the barrier ends at which a failure breaks the group, for a member that has arrived there.
 //!
-//! On one node the member takes its arrival back, by the way that decides between "taken back" and "passed" for all alike.
-//! Across nodes it finds out with the other survivors whether any of them has passed (`coord::barrier::spanning::freeze`):
-//! then all do, and otherwise none. Where their nodes do not say in time, the arrival stands, and a later call goes on.
+//! On one node the member takes its arrival back, by the way that decides between "taken back" and "passed" for all
+//! alike. Across nodes it finds out with the other survivors whether any of them has passed
+//! (`coord::barrier::spanning::freeze`): then all do, and otherwise none. Where their nodes do not say in time, the
+//! arrival stands, and a later call goes on.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -19,8 +20,8 @@ use crate::group::meeting::{Dead, Meeting, Patience};
 const SETTLING_GRACE: Duration = Duration::from_millis(20);
 
 impl Group {
-    /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed. The arrival stands after an
-    /// error that leaves the barrier's end open ([`BarrierError::is_open`]), and is gone otherwise.
+    /// After the alarm: what ends the wait for the outstanding arrival, if it cannot be passed. The arrival stands
+    /// after an error that leaves the barrier's end open ([`BarrierError::is_open`]), and is gone otherwise.
     #[cold]
     pub(in crate::group) fn heed_while_waiting(
         &self,
@@ -65,8 +66,8 @@ impl Group {
         self.result(core, outcome)
     }
 
-    /// While this rank waits: survivors of other nodes may know more of what has failed, or have waited for longer for who
-    /// has left, and have closed the barrier.
+    /// While this rank waits: survivors of other nodes may know more of what has failed, or have waited for longer for
+    /// who has left, and have closed the barrier.
     fn frozen_at(&self, core: &mut Core, sequence: u64, stay: Stay) -> Option<BarrierError> {
         let Meeting::Spanning(barrier) = &core.barrier else { return None };
         let first = core.failures.failed.first()?.epoch;

@@ -1,9 +1,10 @@
 //! The threads by which a process learns what becomes of the others of its node.
 //!
-//! One sleeps on a pidfd for each of them and uses no CPU meanwhile; another one ([`vigil`]) often knows of a death before. A process that has ended without leaving the job has
-//! failed: its ranks' ends are noted in the node's table and, in a job of one node, in the view log; the alarm wakes
-//! whoever waits. Every process does this, so that no single death or stopped process can keep a failure from being seen;
-//! the first note stands, and the log holds each rank once.
+//! One sleeps on a pidfd for each of them and uses no CPU meanwhile; another one ([`vigil`]) often knows of a death
+//! before. A process that has ended without leaving the job has failed: its ranks' ends are noted in the node's table
+//! and, in a job of one node, in the view log; the alarm wakes whoever waits. Every process does this, so that no
+//! single death or stopped process can keep a failure from being seen; the first note stands, and the log holds each
+//! rank once.
 //!
 //! In a job of several nodes the first also drives the rank's sentinel (`cluster::sentinel`).
 
@@ -19,7 +20,7 @@ use self::vigil::{Lookout, Vigil};
 use super::failure::{FailureOptions, Process, note_end};
 use crate::cluster::sentinel;
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
-use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId, ProcessState};
+use crate::cluster::watch::{Added, Bell, Deaths, End, ProcessId, ProcessState, WatchError};
 use crate::error::JobError;
 use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, header};
@@ -107,20 +108,7 @@ impl Watcher {
             has_breach: Arc::new(AtomicU32::new(0)),
         };
         watch.listen();
-        let local = watch.local;
-        let ranks = topology.ranks_of(watch.here).len();
-        let mut watched = Vec::new();
-        for step in 1..ranks.min(MOST_WATCHED + 1) {
-            let other = (local + step) % ranks;
-            let process = process_of(segment, other);
-            if process.pid == std::process::id() {
-                continue;
-            }
-            watched.push(other);
-            if let Added::DeadAlready(end) = watch.deaths.add(other as u64, process).map_err(refused)? {
-                watch.note_death(other, end);
-            }
-        }
+        let watched = watch.add_neighbours().map_err(refused)?;
         if watched.is_empty() && watch.sentinel.is_none() {
             return Ok(None);
         }
@@ -205,6 +193,25 @@ impl Watch {
         }
     }
 
+    /// Begins to watch other processes of this node, and notes the ends of those that are gone already. Their ranks, by
+    /// their places on the node.
+    fn add_neighbours(&mut self) -> Result<Vec<usize>, WatchError> {
+        let ranks = self.topology.ranks_of(self.here).len();
+        let mut watched = Vec::new();
+        for step in 1..ranks.min(MOST_WATCHED + 1) {
+            let other = (self.local + step) % ranks;
+            let process = process_of(&self.segment, other);
+            if process.pid == std::process::id() {
+                continue;
+            }
+            watched.push(other);
+            if let Added::DeadAlready(end) = self.deaths.add(other as u64, process)? {
+                self.note_death(other, end);
+            }
+        }
+        Ok(watched)
+    }
+
     /// Has the bell rung when other nodes have something to say, or are gone.
     fn listen(&self) {
         let (Some(network), Some(_)) = (&self.network, &self.sentinel) else { return };
@@ -219,8 +226,11 @@ impl Watch {
         let end = segment.layout().end(self.local);
         network.when_excluded(Box::new(move |_| {
             // A rank that its own node has given up is refused alone; its node goes on.
+            // SYNC POINT: end. Acquire pairs with `view::note_end`; whoever heeds the alarm below sees it, too.
             if segment.word(end).load(Ordering::Acquire) == 0 {
-                segment.word(header::EXCLUDED).store(1, Ordering::Release);
+                // Relaxed: the alarm publishes it (SYNC POINT: alarm), and who looks without one reads nothing else by
+                // it.
+                segment.word(header::EXCLUDED).store(1, Ordering::Relaxed);
             }
             view::raise_alarm(&*segment);
             bell.ring();

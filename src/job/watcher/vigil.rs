@@ -1,14 +1,16 @@
 //! The thread that learns first that another process of its node dies.
 //!
 //! It holds its own process's lifeline (`cluster::watch::lifeline`) and sleeps on those of the others. When one is cut,
-//! `/proc` says how that process is ending, and the rank's end is noted: survivors have their errors while the kernel still
-//! frees the dead one's memory. What the dead held is taken when its pidfd tells that it is gone ([`super::Watcher`]).
+//! `/proc` says how that process is ending, and the rank's end is noted: survivors have their errors while the kernel
+//! still frees the dead one's memory. What the dead held is taken when its pidfd tells that it is gone
+//! ([`super::Watcher`]).
 //!
-//! Where `/proc` does not say how (an exit with status 0; a kernel before 5.17), the pidfd is waited for. If the process is
-//! still there after the failure time-out, it runs another program, or is long in dying: it has failed.
+//! Where `/proc` does not say how (an exit with status 0; a kernel before 5.17), the pidfd is waited for. If the
+//! process is still there after the failure time-out, it runs another program, or is long in dying: it has failed.
 //!
-//! The kernel wakes only one of those who sleep on a strand of a lifeline. On a job's only node the alarm that it raises tells all
-//! others; where ranks sleep on connections, too, it wakes the others that sleep there, and each rouses its own process.
+//! The kernel wakes only one of those who sleep on a strand of a lifeline. On a job's only node the alarm that it
+//! raises tells all others; where ranks sleep on connections, too, it wakes the others that sleep there, and each
+//! rouses its own process.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -98,8 +100,8 @@ struct Suspect {
 impl Lookout {
     fn run(mut self, is_over: &AtomicU32, begun: &Sender<()>) {
         crate::scheduling::wake_soon();
-        // The vigils of a node's processes on different CPUs: on one of them the kernel frees the dead one's memory, and lets
-        // nobody run there meanwhile.
+        // The vigils of a node's processes on different CPUs: on one of them the kernel frees the dead one's memory,
+        // and lets nobody run there meanwhile.
         crate::machine::stay_on_one_cpu(self.local);
         // A process whose own lifeline cannot be held is told of by its pidfd.
         let segment = Arc::clone(&self.segment);

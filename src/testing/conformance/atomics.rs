@@ -8,7 +8,8 @@ use super::trial::{SURE_ROOM, Trial};
 use crate::fabric::{AtomicScope, Fabric, Memory, Request, Ticket};
 use crate::sync::Ordering;
 
-/// All nodes, the home among them, add through the fabric, many at a time: no addition is lost, no old value given twice.
+/// All nodes, the home among them, add through the fabric, many at a time: no addition is lost, no old value given
+/// twice.
 pub fn sums_of_all_nodes_are_exact<R: Rig>(rig: &mut R) {
     const EACH: usize = 400;
     let mut trial = Trial::new(rig, "sums_of_all_nodes_are_exact");

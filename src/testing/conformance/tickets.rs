@@ -8,8 +8,8 @@ use super::trial::{SURE_ROOM, Trial};
 use crate::fabric::sim::Seeded;
 use crate::fabric::{Fabric, PostError, Request, Ticket};
 
-/// Posts as fast as it is let, to all nodes: where there is no room the batch is refused whole and posted again, so that
-/// everything is executed exactly once.
+/// Posts as fast as it is let, to all nodes: where there is no room the batch is refused whole and posted again, so
+/// that everything is executed exactly once.
 pub fn thousands_outstanding_lose_nothing<R: Rig>(rig: &mut R) {
     const BATCHES: usize = 3000;
     const LENGTH: usize = 8;

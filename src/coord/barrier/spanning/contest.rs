@@ -1,8 +1,8 @@
 //! Taking an arrival back when it has been told to other nodes, and what becomes of that barrier.
 //!
 //! In the usual way nobody decides that a spanning barrier is passed: each node knows by itself, when the words of all
-//! nodes have reached it. So what has been told cannot be taken back, unless the usual way is closed first; a barrier at
-//! which that happens is *contested*, and decided by one word: the *decision word* in the block of the group's first
+//! nodes have reached it. So what has been told cannot be taken back, unless the usual way is closed first; a barrier
+//! at which that happens is *contested*, and decided by one word: the *decision word* in the block of the group's first
 //! node, its home.
 //!
 //! # Closing the usual way
@@ -14,17 +14,18 @@
 //! 1. opens the contest in the decision word,
 //! 2. looks for a node that is not complete, raises its gate, and looks at its completion word again. Still not
 //!    complete: since that node looks at its gate only after it has begun to complete, it will find it raised, and
-//!    tell nobody. The words of all nodes are needed for passing, so nobody passes in the usual way any more. Complete and
-//!    closed: somebody else has done it. Complete and open: the next node. If all are, the barrier is passed, for all.
+//!    tell nobody. The words of all nodes are needed for passing, so nobody passes in the usual way any more. Complete
+//!    and closed: somebody else has done it. Complete and open: the next node. If all are, the barrier is passed, for
+//!    all.
 //!
 //! # Deciding
 //!
-//! From then on it is as in a tree (`tree.rs`): the member marks its own word as withdrawn and then counts itself in the
-//! decision word. Whoever finds the contest (members of closed nodes, members that come back, and members that wait for
-//! long) reads the decision word, then of each node the completion word and after it its members' own words, and if all
-//! stand swaps the decision word. Before a node is complete its members may withdraw without being counted; after that a
-//! withdrawal in between has changed the decision word and makes the swap fail. So a barrier is decided, or a withdrawal
-//! is counted, never both.
+//! From then on it is as in a tree (`tree.rs`): the member marks its own word as withdrawn and then counts itself in
+//! the decision word. Whoever finds the contest (members of closed nodes, members that come back, and members that wait
+//! for long) reads the decision word, then of each node the completion word and after it its members' own words, and if
+//! all stand swaps the decision word. Before a node is complete its members may withdraw without being counted; after
+//! that a withdrawal in between has changed the decision word and makes the swap fail. So a barrier is decided, or a
+//! withdrawal is counted, never both.
 
 use std::task::Poll;
 
@@ -125,8 +126,8 @@ impl ContestWord {
     }
 }
 
-/// Whether all members of a node have arrived at a barrier and none of them has taken that back, by the node's completion
-/// word and the group's contest word. `false` where their own words have to tell.
+/// Whether all members of a node have arrived at a barrier and none of them has taken that back, by the node's
+/// completion word and the group's contest word. `false` where their own words have to tell.
 pub const fn are_all_there(completion: u64, contest: u64, sequence: u64) -> bool {
     CompletionWord(completion).sequence() >= sequence && ContestWord(contest).sequence() < sequence
 }
@@ -180,8 +181,8 @@ impl Field<'_> {
     }
 }
 
-/// Reads those words again that have failed. Of a node whose completion word is among them, all: its members' words were
-/// not read after it.
+/// Reads those words again that have failed. Of a node whose completion word is among them, all: its members' words
+/// were not read after it.
 fn read_again(field: &Field<'_>, reads: &mut Reads) {
     let mut first = 0;
     for index in 0..field.span.len() {
@@ -248,6 +249,15 @@ pub(super) enum Seen {
     Passed(Brought),
 }
 
+/// Where a look has come to with one step.
+enum Moved {
+    /// To its next question, or to the answer that is there already.
+    On(Look),
+    /// It still waits for an answer.
+    Nowhere(Look),
+    ToEnd(Seen),
+}
+
 impl Look {
     /// Begins, if none is under way and there is room.
     pub fn begin(&mut self, field: &Field<'_>, fabric: &impl Fabric) {
@@ -269,61 +279,73 @@ impl Look {
 
     /// Moves on. Ready once, at the end of a look that was begun.
     ///
-    /// `may_tell`: this member is the one of its node that writes to others. What another one wrote could come after all
-    /// have left the group, by a connection of its own.
+    /// `may_tell`: this member is the one of its node that writes to others. What another one wrote could come after
+    /// all have left the group, by a connection of its own.
     pub fn poll(&mut self, field: &Field<'_>, may_tell: bool, fabric: &impl Fabric) -> Poll<Seen> {
         loop {
-            let (next, seen) = match std::mem::take(self) {
+            let moved = match std::mem::take(self) {
                 Self::Idle => return Poll::Pending,
-                Self::AtDecision(ticket) => match fabric.take(ticket) {
-                    Poll::Pending => (Self::AtDecision(ticket), None),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Seen::NoContest),
-                    Poll::Ready(Ok(word)) => {
-                        let word = ContestWord(word);
-                        if !word.has_passed(field.sequence) && !word.is_open_at(field.sequence) {
-                            return Poll::Ready(Seen::NoContest);
-                        }
-                        (Self::AtMembers(word, Reads::new(field.members())), Some(()))
-                    }
-                },
-                Self::AtMembers(word, mut reads) => match reads.poll(fabric) {
-                    Poll::Pending => (Self::AtMembers(word, reads), None),
-                    // Of a barrier that is passed the rest can still be read; of another one, too, since a withdrawal
-                    // meanwhile would make the swap fail.
-                    Poll::Ready(()) if reads.has_failed() => {
-                        read_again(field, &mut reads);
-                        (Self::AtMembers(word, reads), None)
-                    }
-                    Poll::Ready(()) => {
-                        let Some(brought) = brought_by_all(field, &reads.into_values(fabric)) else {
-                            return Poll::Ready(Seen::Undecided);
-                        };
-                        if word.has_passed(field.sequence) {
-                            return Poll::Ready(Seen::Passed(brought));
-                        }
-                        let (node, at) = field.decision();
-                        match fabric.compare_swap(node, at, word.0, word.decided().0) {
-                            Ok(ticket) => (Self::Deciding(ticket, word, brought), Some(())),
-                            Err(_) => return Poll::Ready(Seen::Undecided),
-                        }
-                    }
-                },
+                Self::AtDecision(ticket) => Self::take_decision(ticket, field, fabric),
+                Self::AtMembers(word, reads) => Self::take_members(word, reads, field, fabric),
                 Self::Deciding(ticket, word, brought) => match fabric.take(ticket) {
-                    Poll::Pending => (Self::Deciding(ticket, word, brought), None),
+                    Poll::Pending => Moved::Nowhere(Self::Deciding(ticket, word, brought)),
                     Poll::Ready(Ok(found)) if found == word.0 => {
                         if may_tell {
                             Self::tell(field, fabric);
                         }
-                        return Poll::Ready(Seen::Passed(brought));
+                        Moved::ToEnd(Seen::Passed(brought))
                     }
                     // Somebody else was quicker, or the answer was lost: the next look tells.
-                    Poll::Ready(_) => return Poll::Ready(Seen::Undecided),
+                    Poll::Ready(_) => Moved::ToEnd(Seen::Undecided),
                 },
             };
-            *self = next;
-            if seen.is_none() {
-                return Poll::Pending;
+            match moved {
+                Moved::On(next) => *self = next,
+                Moved::Nowhere(same) => {
+                    *self = same;
+                    return Poll::Pending;
+                }
+                Moved::ToEnd(seen) => return Poll::Ready(seen),
             }
+        }
+    }
+
+    /// The decision word, if it has come: whether the members' words are worth reading.
+    fn take_decision(ticket: Ticket, field: &Field<'_>, fabric: &impl Fabric) -> Moved {
+        match fabric.take(ticket) {
+            Poll::Pending => Moved::Nowhere(Self::AtDecision(ticket)),
+            Poll::Ready(Err(_)) => Moved::ToEnd(Seen::NoContest),
+            Poll::Ready(Ok(word)) => {
+                let word = ContestWord(word);
+                if !word.has_passed(field.sequence) && !word.is_open_at(field.sequence) {
+                    return Moved::ToEnd(Seen::NoContest);
+                }
+                Moved::On(Self::AtMembers(word, Reads::new(field.members())))
+            }
+        }
+    }
+
+    /// All members' words, if they have come. If all stand, and nobody has decided yet, that is tried next.
+    fn take_members(word: ContestWord, mut reads: Reads, field: &Field<'_>, fabric: &impl Fabric) -> Moved {
+        if reads.poll(fabric).is_pending() {
+            return Moved::Nowhere(Self::AtMembers(word, reads));
+        }
+        // Of a barrier that is passed the rest can still be read; of another one, too, since a withdrawal meanwhile
+        // would make the swap fail.
+        if reads.has_failed() {
+            read_again(field, &mut reads);
+            return Moved::Nowhere(Self::AtMembers(word, reads));
+        }
+        let Some(brought) = brought_by_all(field, &reads.into_values(fabric)) else {
+            return Moved::ToEnd(Seen::Undecided);
+        };
+        if word.has_passed(field.sequence) {
+            return Moved::ToEnd(Seen::Passed(brought));
+        }
+        let (node, at) = field.decision();
+        match fabric.compare_swap(node, at, word.0, word.decided().0) {
+            Ok(ticket) => Moved::On(Self::Deciding(ticket, word, brought)),
+            Err(_) => Moved::ToEnd(Seen::Undecided),
         }
     }
 
@@ -367,8 +389,8 @@ fn brought_by_all(field: &Field<'_>, values: &[Option<u64>]) -> Option<Brought> 
 
 /// A member's way back: what it asks next, and the answer that is on its way.
 ///
-/// Each request is posted again until it can be, and reads are posted again when they are lost. After a swap that is lost
-/// the word is read again: raising a gate or counting a withdrawal twice does no harm.
+/// Each request is posted again until it can be, and reads are posted again when they are lost. After a swap that is
+/// lost the word is read again: raising a gate or counting a withdrawal twice does no harm.
 #[derive(Debug, Default)]
 pub(super) struct Retreat {
     request: Option<Ask>,

@@ -179,8 +179,8 @@ impl Spanning {
                 continue;
             }
             let at = self.layout.inbox(message.slot, self.next());
-            // SYNC POINT: inbox. Acquire pairs with the fabric's release of a remote write: it brings the value, and all
-            // that the sender's members did before they arrived.
+            // SYNC POINT: inbox. Acquire pairs with the fabric's release of a remote write: it brings the value, and
+            // all that the sender's members did before they arrived.
             let word = ExchangeWord(memory.word(at).load(Ordering::Acquire));
             if word.sequence() < self.next() {
                 is_complete = false;

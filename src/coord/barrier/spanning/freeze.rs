@@ -1,38 +1,38 @@
 //! What becomes of the barrier at which a failure breaks a group: all survivors pass it, or all fail at it.
 //!
 //! In the usual way each node knows by itself that a barrier is passed, and one may know it while another never will: a
-//! node that has died may have told the one and not the other. So whoever is about to fail first asks the survivors' nodes
-//! how far they have come, and sees to it that none of them goes further meanwhile.
+//! node that has died may have told the one and not the other. So whoever is about to fail first asks the survivors'
+//! nodes how far they have come, and sees to it that none of them goes further meanwhile.
 //!
-//! Every member of a node is released by the node's *release word* ([`ReleaseWord`]), and by nothing else. A survivor that
-//! knows the view log up to epoch `v`
+//! Every member of a node is released by the node's *release word* ([`ReleaseWord`]), and by nothing else. A survivor
+//! that knows the view log up to epoch `v`
 //!
 //! 1. *freezes* that word on each node that has a survivor by that log, its own the first: a compare-and-swap sets the
 //!    highest bit, so that `fetch_max` changes the word no more, and writes `v` beside it. Where it is frozen with an
-//!    earlier epoch, `v` takes that one's place; where with a later one, the survivor waits until it knows that one, too,
-//!    and begins again;
-//! 2. takes the highest barrier that it has found, `P`, and swaps it into its own node's word, as *settled*, if `v` still
-//!    stands there; and begins again if not;
-//! 3. passes its barrier if that is not above `P`, and fails at it otherwise. Its neighbours find the word settled, and do
-//!    the same without asking anybody.
+//!    earlier epoch, `v` takes that one's place; where with a later one, the survivor waits until it knows that one,
+//!    too, and begins again;
+//! 2. takes the highest barrier that it has found, `P`, and swaps it into its own node's word, as *settled*, if `v`
+//!    still stands there; and begins again if not;
+//! 3. passes its barrier if that is not above `P`, and fails at it otherwise. Its neighbours find the word settled, and
+//!    do the same without asking anybody.
 //!
 //! # Why all survivors do the same
 //!
-//! Take two that have settled: X with `v`, and Y with `w ≥ v`, both of them alive by the log up to `w`, so that X's node is
-//! among those that Y asks.
+//! Take two that have settled: X with `v`, and Y with `w ≥ v`, both of them alive by the log up to `w`, so that X's
+//! node is among those that Y asks.
 //!
-//! *`w = v`.* They ask the same nodes. When a node's word has been frozen with `v` it changes only by being settled (and
-//! by later epochs), at the highest that is found with `v`; so both find the same.
+//! *`w = v`.* They ask the same nodes. When a node's word has been frozen with `v` it changes only by being settled
+//! (and by later epochs), at the highest that is found with `v`; so both find the same.
 //!
-//! *`w > v`.* X's node was settled while `v` stood in its word, so before Y froze it with `w`: Y finds `P` there, or more.
-//! And it finds no more: it asks only nodes that X has asked (a log only grows, and so do the dead), in each of which X has
-//! found `P` at most, and which have since been settled only at what was found in such nodes.
+//! *`w > v`.* X's node was settled while `v` stood in its word, so before Y froze it with `w`: Y finds `P` there, or
+//! more. And it finds no more: it asks only nodes that X has asked (a log only grows, and so do the dead), in each of
+//! which X has found `P` at most, and which have since been settled only at what was found in such nodes.
 //!
-//! It makes no difference how many die meanwhile, in which order, or whether X has settled by what it has found on a node
-//! that Y cannot ask any more. Whoever cannot reach a node that has survivors waits: it will answer, or be declared failed
-//! (a later epoch), or nobody can agree on that (then the wait ends as unreachable, and the arrival stands). Nobody needs
-//! the ranks of a node to look: its agent's fabric executes the swaps, and a rank that computes meanwhile finds the word
-//! frozen when it looks again.
+//! It makes no difference how many die meanwhile, in which order, or whether X has settled by what it has found on a
+//! node that Y cannot ask any more. Whoever cannot reach a node that has survivors waits: it will answer, or be
+//! declared failed (a later epoch), or nobody can agree on that (then the wait ends as unreachable, and the arrival
+//! stands). Nobody needs the ranks of a node to look: its agent's fabric executes the swaps, and a rank that computes
+//! meanwhile finds the word frozen when it looks again.
 //!
 //! What a barrier brought is the same wherever it has been released, so whoever is behind takes it from there.
 
@@ -90,8 +90,8 @@ enum Value {
 }
 
 impl Spanning {
-    /// How the outstanding barrier of a group ends that is broken; `epoch` is the last of the view log that is known here,
-    /// and `has_survivor` says of a node, by its index in the group, whether by that log a member survives there.
+    /// How the outstanding barrier of a group ends that is broken; `epoch` is the last of the view log that is known
+    /// here, and `has_survivor` says of a node, by its index in the group, whether by that log a member survives there.
     ///
     /// Ready at once where a neighbour has been quicker. Cost: two round trips to each node, all at a time, and a third
     /// where this node is behind and the barrier carries a value.
@@ -153,6 +153,7 @@ impl Spanning {
     /// Freezes this node's word for the survivors of an epoch, or of the later one that it is frozen for already.
     fn freeze_here(&self, memory: &impl Memory, epoch: u64) -> ReleaseWord {
         let word = memory.word(self.layout.release());
+        // SYNC POINT: release. Acquire: of whoever has released last, or frozen the word.
         let mut found = ReleaseWord(word.load(Ordering::Acquire));
         while found.epoch() < epoch {
             // SYNC POINT: release. Acquire: of whoever has released last; release: of the value, which a member that is
@@ -177,8 +178,8 @@ impl Spanning {
         for asked in &mut freeze.asked {
             asked.step(self.place_of(asked.index, SpanLayout::release), freeze.epoch, fabric);
         }
-        // No node can have been released from a later barrier than this one, at which this member is: so the first that has
-        // been released from it is as far as any, and what that brought is the same in all of them.
+        // No node can have been released from a later barrier than this one, at which this member is: so the first that
+        // has been released from it is as far as any, and what that brought is the same in all of them.
         let mut highest = None;
         for asked in &freeze.asked {
             match asked.ask {

@@ -95,8 +95,8 @@ impl SpanLayout {
         self.start.plus(8)
     }
 
-    /// What the group's leaders have agreed on, the same on all nodes: tells the block from others that stand here before
-    /// it or after it; see [`crate::coord::introductions`].
+    /// What the group's leaders have agreed on, the same on all nodes: tells the block from others that stand here
+    /// before it or after it; see [`crate::coord::introductions`].
     pub const fn ballot(&self) -> WordAt {
         self.start.plus(9)
     }
@@ -152,8 +152,8 @@ impl ExchangeWord {
     }
 }
 
-/// The last barrier that a node's members have been released from, and what they need to know of it. While it is open it
-/// is raised by `fetch_max`, by whichever of them sees the end first. Once it is *frozen* it is none of theirs: the
+/// The last barrier that a node's members have been released from, and what they need to know of it. While it is open
+/// it is raised by `fetch_max`, by whichever of them sees the end first. Once it is *frozen* it is none of theirs: the
 /// survivors of a failure, of this node and of others, find out by compare-and-swaps what it shall be for good, and
 /// `fetch_max` changes it no more; see [`super::freeze`].
 ///

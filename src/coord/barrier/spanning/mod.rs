@@ -4,8 +4,9 @@
 //!    the local member of index 0, needs to see that all have.
 //! 2. *Exchange.* The driver tells other nodes by writes into their inboxes, in the rounds of a [`Schedule`], and waits
 //!    for the words of others in its own node's inbox. Nobody reads and nobody adds: a round is half a round trip.
-//! 3. *Release.* Whichever of the node's members sees the end first, as a rule the driver, raises the node's release word
-//!    by `fetch_max`; all others of the node wait on that. After a failure survivors may have frozen it: then they decide.
+//! 3. *Release.* Whichever of the node's members sees the end first, as a rule the driver, raises the node's release
+//!    word by `fetch_max`; all others of the node wait on that. After a failure survivors may have frozen it: then they
+//!    decide.
 //!
 //! | file | is |
 //! | --- | --- |
@@ -28,9 +29,9 @@
 //! ([`Spanning::begin`]): whoever misses its word in a later round reads the first round's outboxes of all the nodes of
 //! which that word would have told.
 //!
-//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way. Where a failure breaks the
-//! group, [`freeze`] has its survivors pass the last barrier together, or fail at it together. Who leaves for good sees to it
-//! that its words have arrived ([`Spanning::part`]).
+//! An arrival that has been told to other nodes can still be taken back: [`contest`] has the way. Where a failure
+//! breaks the group, [`freeze`] has its survivors pass the last barrier together, or fail at it together. Who leaves
+//! for good sees to it that its words have arrived ([`Spanning::part`]).
 //!
 //! Contributions flow with the words: a mask of the operations that were named, and the reduced value. AND, OR, MIN and
 //! MAX are idempotent, so that it does no harm when a node's value reaches another twice.
@@ -546,8 +547,8 @@ impl Spanning {
         self.exchange.has_looked = false;
     }
 
-    /// Leaves a barrier that cannot be passed any more, because a member of another node will never arrive: while members
-    /// of this node are missing by taking the arrival back, and otherwise by looking no more.
+    /// Leaves a barrier that cannot be passed any more, because a member of another node will never arrive: while
+    /// members of this node are missing by taking the arrival back, and otherwise by looking no more.
     pub fn give_up(&mut self, memory: &impl Memory, fabric: &impl Fabric) {
         self.let_go(fabric);
         if self.retreat.is_under_way() {
@@ -603,7 +604,8 @@ impl Spanning {
         })
     }
 
-    /// Whether yielding the CPU may help: a member of this node that shares it is missing, or another process is awaited.
+    /// Whether yielding the CPU may help: a member of this node that shares it is missing, or another process is
+    /// awaited.
     pub fn is_missing_on(&mut self, memory: &impl Memory, cpu: usize) -> bool {
         match self.stage {
             Stage::Gathering => !self.is_driver() || self.local.is_missing_on(memory, cpu),

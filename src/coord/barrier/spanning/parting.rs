@@ -2,12 +2,12 @@
 //!
 //! Messages are not acknowledged. One that dies with its connection (its post had succeeded: the other end's agent had
 //! just ended, say) is mended by whoever misses it, who reads the outbox it was sent from. So a process that ends takes
-//! with it what others may still have to read. Before it does, it reads the words that it has written to other nodes, and
-//! writes again what is not there. Its own outboxes hold what that was.
+//! with it what others may still have to read. Before it does, it reads the words that it has written to other nodes,
+//! and writes again what is not there. Its own outboxes hold what that was.
 //!
 //! This is the driver's duty, who alone writes to other nodes; or that of any other member when the driver has ended
-//! before. (What a process that has ended had on its way is no newer than what is in the outboxes.) Of a barrier that was
-//! contested messages say nothing; there it is waited until the others have released it.
+//! before. (What a process that has ended had on its way is no newer than what is in the outboxes.) Of a barrier that
+//! was contested messages say nothing; there it is waited until the others have released it.
 
 use std::task::Poll;
 
@@ -80,7 +80,8 @@ impl Spanning {
     /// What this node has said of the barrier passed last, and of the one after it.
     fn owed(&self, memory: &impl Memory) -> Vec<Owed> {
         let schedule = *self.layout.schedule();
-        // SYNC POINT: release. Acquire pairs with the releasing member's exchange: what it stored in the outbox is seen.
+        // SYNC POINT: release. Acquire pairs with the releasing member's exchange: what it stored in the outbox is
+        // seen.
         let released = ReleaseWord(memory.word(self.layout.release()).load(Ordering::Acquire));
         let was_contested = released.was_contested() && released.has_released(self.passed) && self.passed > 0;
         let mut owed = Vec::new();
@@ -150,7 +151,8 @@ impl Owed {
         false
     }
 
-    /// Reads the word, after writing it if it is to be said again. What cannot be posted is tried again at the next look.
+    /// Reads the word, after writing it if it is to be said again. What cannot be posted is tried again at the next
+    /// look.
     fn ask(&mut self, fabric: &impl Fabric, said: Option<(u64, u64)>) {
         let Place { node, at } = self.place;
         let mut requests = Vec::with_capacity(3);

@@ -1,4 +1,5 @@
-//! The engine's turns by a ring: many connections' bytes with one system call. [`Ring`] says who may and what it promises.
+//! The engine's turns by a ring: many connections' bytes with one system call. [`Ring`] says who may and what it
+//! promises.
 //!
 //! Whatever is to be sent while completions are handled gathers in `unsent` and leaves in one batch; so do the batches
 //! of a fan-out ([`crate::fabric::Fabric::post_more`]). One connection's bytes alone leave by a plain `write`, which is

@@ -1,7 +1,8 @@
-//! What the layer above is told without its asking: words that other nodes have changed, connections that have broken, and
-//! its own exclusion.
+//! What the layer above is told without its asking: words that other nodes have changed, connections that have broken,
+//! and its own exclusion.
 //!
-//! What has happened is noted under the engine's lock, and told when that has been given back ([`super::super::Shared`]).
+//! What has happened is noted under the engine's lock, and told when that has been given back
+//! ([`super::super::Shared`]).
 
 use super::{Engine, Memory, Request, WordAt, execute};
 

@@ -1,7 +1,7 @@
 //! Guests: connections from processes that do not speak for a node. They ask and are answered.
 //!
-//! So is an agent's connection while this process has one to that node from the time before it became agent itself: that
-//! one carries what this end has to ask.
+//! So is an agent's connection while this process has one to that node from the time before it became agent itself:
+//! that one carries what this end has to ask.
 
 use std::net::SocketAddr;
 

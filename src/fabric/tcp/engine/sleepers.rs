@@ -1,9 +1,10 @@
 //! Those who sleep on the connections while another thread of their process may look at them.
 //!
-//! All sleep on one set of descriptors, in which is a *bell*: whoever takes in what they wait for rings it, since the kernel
-//! has nothing to tell them of it any more. It rings until all have woken who slept then. Who falls asleep meanwhile must
-//! not hear it: it would wake at once, find nothing, and sleep again, on the CPU that those others need to wake up. (It
-//! took up to 4 ms, a tick of the scheduler.) So it sleeps on a word until the bell is quiet, or rings anew, for it too.
+//! All sleep on one set of descriptors, in which is a *bell*: whoever takes in what they wait for rings it, since the
+//! kernel has nothing to tell them of it any more. It rings until all have woken who slept then. Who falls asleep
+//! meanwhile must not hear it: it would wake at once, find nothing, and sleep again, on the CPU that those others need
+//! to wake up. (It took up to 4 ms, a tick of the scheduler.) So it sleeps on a word until the bell is quiet, or rings
+//! anew, for it too.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,8 +30,9 @@ pub struct Sleepers {
     pub has_news: bool,
     /// When the one who fell asleep last will wake up at the latest, and look at what is late.
     pub limit: Option<Instant>,
-    /// Who falls asleep while the bell rings for others would be woken by it at once, again and again, and keep those others
-    /// from the CPU. It sleeps on this word instead, which changes when the bell is quiet, and when it rings for all anew.
+    /// Who falls asleep while the bell rings for others would be woken by it at once, again and again, and keep those
+    /// others from the CPU. It sleeps on this word instead, which changes when the bell is quiet, and when it rings for
+    /// all anew.
     pub peals: Arc<AtomicU32>,
     /// How many do.
     waiting: u32,

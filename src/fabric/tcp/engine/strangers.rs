@@ -1,10 +1,10 @@
 //! Who knocks at this process's port: connections that have not proved themselves, and what becomes of them.
 //!
-//! Where this process does not speak for its node they are closed at once, whoever it is. It has nothing to be asked, and
-//! says by that that it lives. No state is kept for them, by the kernel neither.
+//! Where this process does not speak for its node they are closed at once, whoever it is. It has nothing to be asked,
+//! and says by that that it lives. No state is kept for them, by the kernel neither.
 //!
-//! A stranger is bounded in time and in number; one that proves to speak for a node becomes a link, any other process of
-//! the job a guest. Whoever is excluded is told so, when it has proved who it is.
+//! A stranger is bounded in time and in number; one that proves to speak for a node becomes a link, any other process
+//! of the job a guest. Whoever is excluded is told so, when it has proved who it is.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -67,8 +67,8 @@ impl Engine {
         }
     }
 
-    /// There is no room for another connection: leaves those that knock waiting for a while. They would be told of again
-    /// and again, and nothing else would be done.
+    /// There is no room for another connection: leaves those that knock waiting for a while. They would be told of
+    /// again and again, and nothing else would be done.
     pub(super) fn rest(&mut self, error: &io::Error) {
         let Some(listener) = self.door.listener() else { return };
         let _ = epoll::delete(&self.epoll, listener);
@@ -91,8 +91,8 @@ impl Engine {
         }
     }
 
-    /// The oldest stranger that has not shown the job's tag: a rank shows it as soon as it is let in, so that a flood of
-    /// others keeps none out.
+    /// The oldest stranger that has not shown the job's tag: a rank shows it as soon as it is let in, so that a flood
+    /// of others keeps none out.
     pub(super) fn expendable(&self) -> Option<u32> {
         let silent = self.strangers.iter().filter(|(_, stranger)| !stranger.server.has_heard_hello());
         silent.min_by_key(|(_, stranger)| stranger.until).map(|(id, _)| *id)
@@ -175,8 +175,9 @@ impl Engine {
             Role::Guest { node } => return self.receive_guest(stranger, rank, node),
             Role::Agent { node, candidate } => (node, candidate),
         };
-        // A new connection of the same process, or of the next agent: the old one is dead, whether this end has noticed or
-        // not. What of it has not been read must not be executed after what comes by the new one, and is dropped with it.
+        // A new connection of the same process, or of the next agent: the old one is dead, whether this end has noticed
+        // or not. What of it has not been read must not be executed after what comes by the new one, and is dropped
+        // with it.
         self.guests.retain(|_, guest| guest.rank != rank);
         if self.ready.contains(&node) {
             self.break_off(node, &StreamError::Closed);
@@ -198,8 +199,8 @@ enum Role {
     Agent { node: usize, candidate: usize },
 }
 
-/// Whether this end has a connection to a candidate, made when it was no agent, that stays beside the candidate's own: what
-/// is on its way by it would be lost.
+/// Whether this end has a connection to a candidate, made when it was no agent, that stays beside the candidate's own:
+/// what is on its way by it would be lost.
 fn is_kept_beside(link: &Link, candidate: usize) -> bool {
     match &link.state {
         LinkState::Dialing(dial) => dial.purpose == Purpose::Fabric && dial.target.candidate == candidate,

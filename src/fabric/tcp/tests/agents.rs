@@ -237,8 +237,8 @@ fn a_slow_agent_is_waited_for_though_others_are_tried_first(engine: TcpEngine) {
     assert_eq!((patience(), job.of(2).incarnation(0)), (first, 1));
 }
 
-/// It has been a guest of the other node's agent, and speaks to it by that connection, which loses nothing. The other one
-/// makes its own. Letters go both ways.
+/// It has been a guest of the other node's agent, and speaks to it by that connection, which loses nothing. The other
+/// one makes its own. Letters go both ways.
 fn the_next_agent_keeps_what_it_has_on_its_way(engine: TcpEngine) {
     for (counts, next, other, home, there) in [(&[2, 1], 1, 2, 0, 1), (&[1, 2], 2, 0, 1, 0)] {
         let mut job = Job::new(counts, engine);
