@@ -2,13 +2,15 @@
 # Measures Phalanx's barrier beside its rivals on this machine, and writes what the README shows.
 #
 #   scripts/compare.sh [--quick] [--no-install] [--ranks "2 4 8 16"] [--nodes "2 8"] [--torch debian|pypi|none]
-#                      [-- BENCH-OPTIONS…]
+#                      [--contests] [-- BENCH-OPTIONS…]
 #
 # It installs the rivals, runs `phalanx bench barrier --vs all` for each number of ranks, appends the results to
 # bench/results/barrier.json (one JSON object a line), and renders barrier.md, barrier.svg and barrier.png beside it
 # and the table of figures in README.md. Then it does the same across pretended nodes of one rank each, joined by TCP
 # (barrier-nodes.json, barrier-nodes.md and README.md's second table): two minutes, six at most. An empty list of ranks
 # or nodes leaves that part out.
+# `--contests` does none of this: it measures locks and their family beside their rivals, and appends the results to
+# bench/results/contests.json. Debian starts the Redis and the etcd that it installs; `phalanx bench` uses its own.
 # Whatever cannot be installed is said and left out; `phalanx bench` names it as skipped.
 #
 # Torch, which has the Gloo barriers, comes from Debian: CPU only, 151 MB to download with all that it needs. PyPI's
@@ -25,12 +27,13 @@ venv=target/rivals-venv
 ranks="2 4 8 16"
 nodes="2 8"
 install=yes
+contests=no
 torch=debian
 [ "$(uname -m)" = aarch64 ] && torch=pypi
 bench_options=()
 
 usage() {
-    sed -n '2,17s/^# \{0,1\}//p' "$0"
+    sed -n '2,19s/^# \{0,1\}//p' "$0"
 }
 
 while [ $# -gt 0 ]; do
@@ -41,6 +44,10 @@ while [ $# -gt 0 ]; do
             bench_options+=(--iterations 20000)
             ;;
         --no-install) install=no ;;
+        --contests)
+            contests=yes
+            torch=none
+            ;;
         --ranks)
             ranks="${2?--ranks needs a list}"
             shift
@@ -105,6 +112,11 @@ install_debian_packages() {
     debian_install gcc libc6-dev python3 python3-venv || without "gcc or python3-venv"
     debian_install openmpi-bin libopenmpi-dev || without "Open MPI"
     debian_install mpich libmpich-dev || without "MPICH"
+    if [ "$contests" = yes ]; then
+        debian_install redis-server python3-redis util-linux || without "Redis"
+        debian_install etcd-server || without "etcd"
+        debian_install zookeeper python3-kazoo || without "ZooKeeper"
+    fi
     if [ "$torch" = debian ]; then
         debian_install python3-torch || without "Gloo: python3-torch cannot be installed"
     fi
@@ -126,6 +138,10 @@ make_venv() {
     # shellcheck disable=SC2086
     "$python" -m venv --clear $visibility "$venv"
     "$venv/bin/pip" install --quiet matplotlib "$numpy" || without "the table and the plot: no matplotlib"
+    if [ "$contests" = yes ]; then
+        # Debian's kazoo has locks with readers that deadlock.
+        "$venv/bin/pip" install --quiet "kazoo>=2.9" || without "ZooKeeper's locks with readers: no kazoo 2.9"
+    fi
     if [ "$torch" = pypi ]; then
         timeout 600 "$venv/bin/pip" install --quiet torch || without "Gloo: torch was not installed within ten minutes"
     fi
@@ -179,12 +195,27 @@ measure_nodes() {
         timeout "$left" "$phalanx" bench barrier --nodes "$1" --ranks "$1" --fabric tcp --rounds 5
 }
 
+# What each object is measured at: alone and together on a node, more ranks than CPUs, and from another node.
+measure_contests() {
+    local object options
+    for object in lock rwlock semaphore counter election; do
+        for options in "--busy 1" "--ranks 2" "--ranks 16" "--nodes 2 --busy 1" "--nodes 2"; do
+            # shellcheck disable=SC2086 # words of options
+            measure "$results/contests.json" "$object $options" "$phalanx" bench $object $options
+        done
+    done
+}
+
 if [ "$install" = yes ]; then
     install_debian_packages
     make_venv
 fi
 cargo build --release --quiet -p phalanx-cli
 mkdir -p "$results"
+if [ "$contests" = yes ]; then
+    measure_contests
+    exit 0
+fi
 for count in $ranks; do
     measure_ranks "$count"
 done

@@ -169,6 +169,20 @@ for result in results:
 PYTHON
 }
 
+# The same of ranks that contend, beside rivals that every machine has.
+contest_smoke() {
+    cargo run --locked -q --release -p phalanx-cli -- bench lock --vs pthread,flock --seconds 0.1 --rounds 2 --json \
+        >"$scratch/contest.json" || return
+    python3 - "$scratch/contest.json" <<'PYTHON'
+import json, sys
+results = [json.loads(line) for line in open(sys.argv[1]) if line.strip()]
+assert results, "no result printed"
+for result in results:
+    assert result["bench"] == "lock" and result["acquire_p50_ns"] > 0 and result["overlaps"] == 0, result
+    print(f'{result["system"]}: {result["throughput_per_s"]:.0f} a second, Jain {result["jain"]}')
+PYTHON
+}
+
 # A few faults of each kind, timed: that all survivors have their errors, not how soon.
 failure_smoke() {
     cargo run --locked -q --release -p phalanx-cli -- bench failure --faults 5 --json >"$scratch/failure.json" || return
@@ -266,6 +280,7 @@ if [ $quick = no ]; then
     step 'examples, build' cargo build --locked --release -p phalanx -p phalanx-cli --examples --bins
     examples
     step 'phalanx bench barrier --json' command_smoke
+    step 'phalanx bench lock --json' contest_smoke
     step 'phalanx bench failure --json' failure_smoke
     step 'campaign of faults, 35 s' scripts/campaign.sh --minutes 0.58 --seed 1
     rdma

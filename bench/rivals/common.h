@@ -1,6 +1,7 @@
 /*
  * What every rival of `phalanx bench barrier` has in common, so that each program is little more than its barrier:
- * the arguments, the common clock, pinning, the arrival patterns, the time budget, the record and its file.
+ * the arguments, the common clock, pinning, the arrival patterns, the time budget, the record and its file. Rivals of
+ * locks take the arguments, the clock and pinning from here, and the rest from `contest.h`.
  *
  * A program calls `parse_options`, starts its ranks, and has each rank call `measure` with two functions: one that
  * meets all the ranks, and one that hands rank 0's number to all of them. `measure` is always inlined, so that the
@@ -50,6 +51,17 @@ struct options {
     const char *out;
     double max_seconds;
     bool threads;
+    /* From here on: for contests only, see `contest.h`. */
+    const char *object;
+    int nodes;
+    int busy;
+    uint64_t objects;
+    uint64_t hold_ns;
+    uint64_t think_ns;
+    double readers;
+    uint64_t permits;
+    uint64_t most_samples;
+    int port;
 };
 
 struct sample {
@@ -108,6 +120,32 @@ static inline void parse_cpus(struct options *options, const char *text)
     }
 }
 
+static inline void parse_contest_option(struct options *options, const char *name, const char *value)
+{
+    if (!strcmp(name, "--object"))
+        options->object = value;
+    else if (!strcmp(name, "--nodes"))
+        options->nodes = (int)parse_number(name, value);
+    else if (!strcmp(name, "--busy"))
+        options->busy = (int)parse_number(name, value);
+    else if (!strcmp(name, "--objects"))
+        options->objects = parse_number(name, value);
+    else if (!strcmp(name, "--hold-ns"))
+        options->hold_ns = parse_number(name, value);
+    else if (!strcmp(name, "--think-ns"))
+        options->think_ns = parse_number(name, value);
+    else if (!strcmp(name, "--readers"))
+        options->readers = strtod(value, NULL);
+    else if (!strcmp(name, "--permits"))
+        options->permits = parse_number(name, value);
+    else if (!strcmp(name, "--most-samples"))
+        options->most_samples = parse_number(name, value);
+    else if (!strcmp(name, "--port"))
+        options->port = (int)parse_number(name, value);
+    else
+        die("unknown option: %s", name);
+}
+
 static inline void parse_option(struct options *options, const char *name, const char *value)
 {
     if (!strcmp(name, "--ranks"))
@@ -133,7 +171,7 @@ static inline void parse_option(struct options *options, const char *name, const
     else if (!strcmp(name, "--max-seconds"))
         options->max_seconds = parse_positive(name, value);
     else
-        die("unknown option: %s", name);
+        parse_contest_option(options, name, value);
 }
 
 static inline struct options parse_options(int count, char **arguments)

@@ -13,10 +13,10 @@ use crate::figures::{Figures, median_of};
 use crate::limit;
 use crate::rank::{Choice, RankTask};
 use crate::report::{Common, Ratios, Report, System};
-use crate::rivals::{PreparedRival, Rival, RivalError, Skipped};
+use crate::rivals::{Bench, PreparedRival, Rival, RivalError, Skipped};
 use crate::samples::{self, SamplesError};
 use crate::turn::{self, TurnError};
-use crate::workload::{ArrivalPattern, Workload};
+use crate::workload::{ArrivalPattern, Placement, Workload};
 
 /// How long a system's turn lasts when no number of iterations is asked for.
 const TURN: Duration = Duration::from_millis(400);
@@ -136,7 +136,7 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
     let turns = request.rounds * systems.len();
     for round in 0..request.rounds {
         // The limit before and after would be the same cores seconds apart; once a round is enough.
-        rounds.limits.push(limit::one_way_ns(&choice.fabric, &workload.cpus, &clock));
+        rounds.limits.push(limit::one_way_ns(&choice.fabric, &workload.placement.cpus, &clock));
         for (index, system) in systems.iter().enumerate() {
             if is_out[index] {
                 continue;
@@ -162,7 +162,7 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
                     }
                 }
             };
-            let record = samples::read_all(&records, workload.ranks)
+            let record = samples::read_all(&records, workload.placement.ranks)
                 .map_err(|source| CompareError::Samples { system: system.label.clone(), source })?;
             rounds.figures[index].push(Figures::of_round(&record, workload.ns_per_tick));
         }
@@ -212,9 +212,7 @@ fn plan(request: &Request, clock: &Clock) -> Result<Workload, CompareError> {
         )));
     }
     Ok(Workload {
-        ranks,
-        nodes: request.nodes,
-        cpus: cpus.into_iter().take(ranks).collect(),
+        placement: Placement { ranks, nodes: request.nodes, cpus: cpus.into_iter().take(ranks).collect() },
         iterations: per_round,
         warmup: request.warmup,
         arrival: request.arrival,
@@ -233,7 +231,7 @@ fn prepare(request: &Request, directory: &Path) -> (Vec<PreparedRival>, Vec<Skip
             skipped.push(Skipped { rival: *rival, reason, remedy: None });
             continue;
         }
-        match rival.prepare(&directory.join("build")) {
+        match rival.prepare(Bench::Barrier, &directory.join("build")) {
             Ok(prepared) if request.threads => rivals.push(prepared.with_threads()),
             Ok(prepared) => rivals.push(prepared),
             Err(missing) => skipped.push(missing),
@@ -273,12 +271,12 @@ fn trial(task: &RankTask, request: &Request) -> Result<(Choice, usize), CompareE
     task.workload.iterations = task.workload.iterations.min(TRIAL_ITERATIONS);
     turn::run(&task, request.threads)?;
     let choice = Choice::read(&task.directory).map_err(TurnError::Rank)?;
-    let record = samples::read_all(&task.directory, task.workload.ranks)
+    let record = samples::read_all(&task.directory, task.workload.placement.ranks)
         .map_err(|source| CompareError::Samples { system: "Phalanx".to_owned(), source })?;
     let (first, last) = (record[0][0], record[0][record[0].len() - 1]);
     let took = last.exit.saturating_sub(first.enter) as f64 * task.workload.ns_per_tick / record[0].len() as f64;
     let fit = (TURN.as_nanos() as f64 / took.max(1.0)) as usize;
-    Ok((choice, fit.clamp(100, MOST_SAMPLES / task.workload.ranks / 4).max(1)))
+    Ok((choice, fit.clamp(100, MOST_SAMPLES / task.workload.placement.ranks / 4).max(1)))
 }
 
 /// Each system's figures in each round, Phalanx first.
@@ -299,8 +297,13 @@ impl Rounds {
             let ratio = |(phalanx, own): (&Figures, &Figures)| figure(phalanx) / figure(own).max(1.0);
             median_of(self.figures[0].iter().zip(own).map(ratio))
         };
-        let to_limit = || median_of(own.iter().zip(&self.limits).filter_map(|(own, limit)| Some(own.p50 / (*limit)?)));
-        Ratios { limit: self.limit().map(|_| to_limit()), p50: of(|round| round.p50), mean: of(|round| round.mean) }
+        let to_limit =
+            || median_of(own.iter().zip(&self.limits).filter_map(|(own, limit)| Some(own.waits.p50 / (*limit)?)));
+        Ratios {
+            limit: self.limit().map(|_| to_limit()),
+            p50: of(|round| round.waits.p50),
+            mean: of(|round| round.waits.mean),
+        }
     }
 }
 

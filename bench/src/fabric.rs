@@ -319,10 +319,10 @@ impl Series {
     }
 
     fn report(&self, about: &About) -> Report {
-        let figures = Figures::of_rounds(&self.figures);
+        let figures = Figures::of_rounds(&self.figures).waits;
         let tenth = |number: f64| (number * 10.0).round() / 10.0;
         let has_limit = about.limits.iter().any(Option::is_some);
-        let ratios = self.figures.iter().zip(&about.limits).filter_map(|(own, limit)| Some(own.p50 / (*limit)?));
+        let ratios = self.figures.iter().zip(&about.limits).filter_map(|(own, limit)| Some(own.waits.p50 / (*limit)?));
         let ratio = (median_of(ratios) * 1000.0).round() / 1000.0;
         Report {
             bench: "fabric",
@@ -332,7 +332,7 @@ impl Series {
             peer: Some(self.peer.name()),
             operation: self.operation.name(),
             outstanding: self.outstanding,
-            operations: figures.waits,
+            operations: figures.count,
             rate_per_s: Some(tenth(median_of(self.rates.iter().copied()))),
             mean_ns: tenth(figures.mean),
             min_ns: figures.min,

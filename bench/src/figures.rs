@@ -12,18 +12,16 @@ use crate::samples::Sample;
 /// The longest wait that a histogram tells apart from longer ones: ten minutes.
 const LONGEST_NS: u64 = 600_000_000_000;
 
-/// The figures of one round, in nanoseconds.
+/// How times are spread, in nanoseconds.
 #[derive(Clone, Debug)]
-pub struct Figures {
-    /// Waits recorded, over all ranks.
-    pub waits: u64,
-    /// Iterations of each rank.
-    pub iterations: usize,
-    /// Mean wait.
+pub struct Spread {
+    /// How many.
+    pub count: u64,
+    /// Mean.
     pub mean: f64,
-    /// Shortest wait.
+    /// The shortest.
     pub min: f64,
-    /// Median wait.
+    /// Median.
     pub p50: f64,
     /// 90th percentile.
     pub p90: f64,
@@ -31,34 +29,28 @@ pub struct Figures {
     pub p99: f64,
     /// 99.9th percentile.
     pub p999: f64,
-    /// Longest wait.
+    /// The longest.
     pub max: f64,
-    /// Median over iterations of last exit minus last entry.
-    pub span_p50: f64,
-    /// All waits.
+    /// All of them.
     pub histogram: Histogram<u64>,
 }
 
-impl Figures {
-    /// The figures of a record.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "nanoseconds of a wait are positive and fit"
-    )]
-    pub fn of_round(ranks: &[Vec<Sample>], ns_per_tick: f64) -> Self {
+impl Spread {
+    /// The spread of times in nanoseconds; `None` of none.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds are positive and fit")]
+    pub fn of(times: impl Iterator<Item = f64>) -> Option<Self> {
         let mut histogram = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("valid bounds");
-        let ns = |ticks: u64| ticks as f64 * ns_per_tick;
         let mut sum = 0.0;
-        for sample in ranks.iter().flatten() {
-            let wait = ns(sample.exit.saturating_sub(sample.enter));
-            sum += wait;
-            histogram.saturating_record((wait.round() as u64).max(1));
+        for time in times {
+            sum += time;
+            histogram.saturating_record((time.round() as u64).max(1));
+        }
+        if histogram.is_empty() {
+            return None;
         }
         let quantile = |q| histogram.value_at_quantile(q) as f64;
-        Self {
-            waits: histogram.len(),
-            iterations: ranks[0].len(),
+        Some(Self {
+            count: histogram.len(),
             mean: sum / histogram.len() as f64,
             min: histogram.min() as f64,
             p50: quantile(0.5),
@@ -66,21 +58,20 @@ impl Figures {
             p99: quantile(0.99),
             p999: quantile(0.999),
             max: histogram.max() as f64,
-            span_p50: ns(median(spans(ranks))),
             histogram,
-        }
+        })
     }
 
-    /// The median over rounds of each figure; the extremes over all of them.
-    pub fn of_rounds(rounds: &[Self]) -> Self {
-        let middle = |figure: fn(&Self) -> f64| median_of(rounds.iter().map(figure));
-        let mut histogram = rounds[0].histogram.clone();
+    /// The median over rounds of each figure; the extremes over all of them; `None` of none.
+    pub fn of_rounds<'round>(rounds: impl Iterator<Item = &'round Self>) -> Option<Self> {
+        let rounds: Vec<&Self> = rounds.collect();
+        let middle = |figure: fn(&Self) -> f64| median_of(rounds.iter().map(|round| figure(round)));
+        let mut histogram = rounds.first()?.histogram.clone();
         for round in &rounds[1..] {
             histogram.add(&round.histogram).expect("equal bounds");
         }
-        Self {
-            waits: rounds.iter().map(|round| round.waits).sum(),
-            iterations: rounds.iter().map(|round| round.iterations).sum(),
+        Some(Self {
+            count: rounds.iter().map(|round| round.count).sum(),
             mean: middle(|round| round.mean),
             min: rounds.iter().map(|round| round.min).fold(f64::INFINITY, f64::min),
             p50: middle(|round| round.p50),
@@ -88,8 +79,48 @@ impl Figures {
             p99: middle(|round| round.p99),
             p999: middle(|round| round.p999),
             max: rounds.iter().map(|round| round.max).fold(0.0, f64::max),
-            span_p50: middle(|round| round.span_p50),
             histogram,
+        })
+    }
+}
+
+/// The figures of one round of barriers.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The waits of all ranks.
+    pub waits: Spread,
+    /// Iterations of each rank.
+    pub iterations: usize,
+    /// Median over iterations of last exit minus last entry.
+    pub span_p50: f64,
+}
+
+impl Figures {
+    /// The figures of a record.
+    ///
+    /// # Panics
+    ///
+    /// For an empty record, which nobody reads: see [`crate::samples::read_all`].
+    pub fn of_round(ranks: &[Vec<Sample>], ns_per_tick: f64) -> Self {
+        let ns = |ticks: u64| ticks as f64 * ns_per_tick;
+        let waits = ranks.iter().flatten().map(|sample| ns(sample.exit.saturating_sub(sample.enter)));
+        Self {
+            waits: Spread::of(waits).expect("a record has samples"),
+            iterations: ranks[0].len(),
+            span_p50: ns(median(spans(ranks))),
+        }
+    }
+
+    /// The median over rounds of each figure; the extremes over all of them.
+    ///
+    /// # Panics
+    ///
+    /// For no rounds.
+    pub fn of_rounds(rounds: &[Self]) -> Self {
+        Self {
+            waits: Spread::of_rounds(rounds.iter().map(|round| &round.waits)).expect("there was a round"),
+            iterations: rounds.iter().map(|round| round.iterations).sum(),
+            span_p50: median_of(rounds.iter().map(|round| round.span_p50)),
         }
     }
 }
@@ -138,8 +169,9 @@ mod tests {
     #[test]
     fn figures_are_those_of_all_ranks_waits() {
         let figures = Figures::of_round(&[record(&[10, 20, 30]), record(&[10, 20, 30])], 2.0);
-        assert_eq!((figures.waits, figures.iterations), (6, 3));
-        assert_eq!((figures.min, figures.p50, figures.max, figures.mean), (20.0, 40.0, 60.0, 40.0));
+        let waits = &figures.waits;
+        assert_eq!((waits.count, figures.iterations), (6, 3));
+        assert_eq!((waits.min, waits.p50, waits.max, waits.mean), (20.0, 40.0, 60.0, 40.0));
     }
 
     #[test]
@@ -153,8 +185,8 @@ mod tests {
     fn rounds_are_summed_up_by_medians_and_extremes() {
         let rounds: Vec<Figures> =
             [[10, 10], [12, 12], [500, 500]].iter().map(|waits| Figures::of_round(&[record(waits)], 1.0)).collect();
-        let figures = Figures::of_rounds(&rounds);
-        assert_eq!((figures.p50, figures.min, figures.max, figures.waits), (12.0, 10.0, 500.0, 6));
+        let waits = Figures::of_rounds(&rounds).waits;
+        assert_eq!((waits.p50, waits.min, waits.max, waits.count), (12.0, 10.0, 500.0, 6));
         assert_eq!(median_of([1.0, 4.0].into_iter()), 2.5);
         assert_eq!(median_of(std::iter::empty()), 0.0);
     }

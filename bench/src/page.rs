@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::compare::Comparison;
-use crate::figures::Figures;
+use crate::figures::Spread;
 use crate::report::Report;
 
 /// Width of the longest bar.
@@ -16,7 +16,7 @@ pub fn render(comparison: &Comparison) -> String {
     let mut page = String::new();
     head(&mut page, comparison);
     table(&mut page, comparison);
-    picture(&mut page, &comparison.figures[0]);
+    picture(&mut page, &comparison.figures[0].waits);
     foot(&mut page, comparison);
     page
 }
@@ -24,24 +24,24 @@ pub fn render(comparison: &Comparison) -> String {
 fn head(page: &mut String, comparison: &Comparison) {
     let (workload, report) = (&comparison.workload, &comparison.reports[0]);
     let ranks = if report.threads { "threads" } else { "processes" };
-    let nodes = match workload.nodes {
+    let nodes = match workload.placement.nodes {
         1 => String::new(),
         nodes => format!("{nodes} nodes by {} and ", report.fabric),
     };
     let _ = writeln!(
         page,
         "\nBarrier of {} {ranks} on {nodes}{} CPUs, {} arrivals",
-        workload.ranks, report.cpus, report.arrival
+        workload.placement.ranks, report.cpus, report.arrival
     );
     let _ = writeln!(page, "  algorithm  {} ({})", comparison.choice.algorithm, comparison.choice.reason);
     let _ = writeln!(page, "  waiting    {}", report.wait.as_deref().unwrap_or("-"));
     let _ = writeln!(page, "  machine    {}", machine());
-    let cpus: Vec<String> = workload.cpus.iter().map(ToString::to_string).collect();
+    let cpus: Vec<String> = workload.placement.cpus.iter().map(ToString::to_string).collect();
     let _ = writeln!(page, "  ranks on   CPU {}", cpus.join(", "));
     if let Some(limit) = report.limit_ns {
         let what = match report.fabric.as_str() {
             "rdma" => "a word by raw RDMA writes",
-            _ if workload.nodes == 1 => "a cache line",
+            _ if workload.placement.nodes == 1 => "a cache line",
             _ => "32 bytes by raw sockets",
         };
         let _ = writeln!(page, "  limit      {} for {what} from CPU to CPU, one way, in the same rounds", ns(limit));
@@ -84,30 +84,30 @@ fn ratio(ratio: f64) -> String {
 }
 
 /// Phalanx's waits, a row for each step of a factor, from the shortest to the 99.99th percentile.
-fn picture(page: &mut String, figures: &Figures) {
-    let rows = buckets(figures);
+fn picture(page: &mut String, waits: &Spread) {
+    let rows = buckets(waits);
     let most = rows.iter().map(|row| row.2).max().unwrap_or(1).max(1);
     let _ =
         writeln!(page, "\n  waits of Phalanx (each row: up to the time on its left; the share of all on the right)");
     for (_, upper, count) in rows {
         let length = (count as f64 / most as f64 * BAR as f64 * 8.0).round();
-        let share = count as f64 * 100.0 / figures.waits as f64;
+        let share = count as f64 * 100.0 / waits.count as f64;
         let _ = writeln!(page, "  {:>9} │{:<BAR$} {share:>6.2} %", ns(upper), bar(length));
     }
 }
 
 /// Rows of equal factors: lower bound, upper bound, count. The last row takes all that is longer.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounds are positive nanoseconds")]
-fn buckets(figures: &Figures) -> Vec<(f64, f64, u64)> {
-    let low = figures.min.max(1.0);
-    let high = (figures.histogram.value_at_quantile(0.9999) as f64).max(low * 2.0);
+fn buckets(waits: &Spread) -> Vec<(f64, f64, u64)> {
+    let low = waits.min.max(1.0);
+    let high = (waits.histogram.value_at_quantile(0.9999) as f64).max(low * 2.0);
     let factor = (high / low).powf(1.0 / (ROWS - 1) as f64);
-    let mut rows = vec![(0.0, low, figures.histogram.count_between(0, low as u64))];
+    let mut rows = vec![(0.0, low, waits.histogram.count_between(0, low as u64))];
     let mut lower = low;
     for row in 1..ROWS {
-        let upper = if row == ROWS - 1 { figures.max.max(high) } else { lower * factor };
+        let upper = if row == ROWS - 1 { waits.max.max(high) } else { lower * factor };
         let count = match (lower as u64 + 1, upper as u64) {
-            (from, to) if from <= to => figures.histogram.count_between(from, to),
+            (from, to) if from <= to => waits.histogram.count_between(from, to),
             _ => 0,
         };
         rows.push((lower, upper, count));
@@ -156,6 +156,20 @@ pub fn ns(ns: f64) -> String {
     }
 }
 
+/// A count with three figures.
+pub fn count(number: f64) -> String {
+    let (value, unit) = match number {
+        number if number < 1e3 => (number, ""),
+        number if number < 1e6 => (number / 1e3, " k"),
+        number => (number / 1e6, " M"),
+    };
+    match value {
+        value if value < 10.0 => format!("{value:.2}{unit}"),
+        value if value < 100.0 => format!("{value:.1}{unit}"),
+        value => format!("{value:.0}{unit}"),
+    }
+}
+
 /// The machine in a line.
 pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -179,7 +193,6 @@ pub fn json_lines(reports: &[Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::Sample;
 
     #[test]
     fn times_have_three_figures_and_a_unit() {
@@ -192,11 +205,10 @@ mod tests {
 
     #[test]
     fn the_picture_shows_every_wait_once() {
-        let record: Vec<Sample> = (1..5000).map(|wait| Sample { enter: 0, exit: wait * 7 }).collect();
-        let figures = Figures::of_round(&[record], 1.0);
-        let shown: u64 = buckets(&figures).iter().map(|row| row.2).sum();
+        let waits = Spread::of((1..5000).map(|wait| f64::from(wait * 7))).unwrap();
+        let shown: u64 = buckets(&waits).iter().map(|row| row.2).sum();
         // Buckets of the histogram that straddle two rows may count in both.
-        assert!(shown >= figures.waits && shown < figures.waits + figures.waits / 50, "{shown} of {}", figures.waits);
+        assert!(shown >= waits.count && shown < waits.count + waits.count / 50, "{shown} of {}", waits.count);
         assert_eq!(bar(12.0), "█▌");
     }
 }

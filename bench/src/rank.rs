@@ -9,7 +9,7 @@ use phalanx::{Algorithm, BarrierError, FabricChoice, Group, Job, JobOptions, Ope
 use serde::{Deserialize, Serialize};
 
 use crate::samples::{self, Sample, SamplesError};
-use crate::workload::{ArrivalPattern, Workload};
+use crate::workload::{ArrivalPattern, Placement, Workload};
 
 /// What a rank is told: handed to a rank's process as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Choice {
 impl Choice {
     const FILE: &str = "choice.json";
 
-    fn of(job: &Job) -> Self {
+    pub(crate) fn of(job: &Job) -> Self {
         let chosen = job.world().algorithm();
         let reason = match job.exchange() {
             None => chosen.reason,
@@ -49,7 +49,7 @@ impl Choice {
         Self { algorithm: chosen.algorithm.name().to_owned(), reason, fabric: job.fabric().name().to_owned() }
     }
 
-    fn write(&self, directory: &Path) -> Result<(), RankError> {
+    pub(crate) fn write(&self, directory: &Path) -> Result<(), RankError> {
         let text = serde_json::to_string(self).expect("texts");
         let path = directory.join(Self::FILE);
         fs::write(&path, text).map_err(|source| SamplesError::File { path, source }.into())
@@ -83,6 +83,14 @@ pub enum RankError {
     /// The record could not be written.
     #[error(transparent)]
     Samples(#[from] SamplesError),
+    /// What ranks contend for failed.
+    #[error("{object}: {why}")]
+    Object {
+        /// What it is.
+        object: &'static str,
+        /// What the library said.
+        why: String,
+    },
 }
 
 impl RankTask {
@@ -92,25 +100,16 @@ impl RankTask {
     ///
     /// [`RankError::Task`] for names that mean nothing.
     pub fn options(&self) -> Result<JobOptions, RankError> {
-        let mut options = JobOptions::new();
-        if let Some(name) = &self.algorithm {
-            options = options.barrier(name.parse::<Algorithm>().map_err(RankError::Task)?);
-        }
-        if let Some(name) = &self.wait {
-            options = options.wait(name.parse::<WaitPolicy>().map_err(RankError::Task)?);
-        }
-        if let Some(name) = &self.fabric {
-            options = options.fabric(name.parse::<FabricChoice>().map_err(RankError::Task)?);
-        }
-        Ok(options)
+        let options = job_options(self.wait.as_deref(), self.fabric.as_deref())?;
+        Ok(match &self.algorithm {
+            Some(name) => options.barrier(name.parse::<Algorithm>().map_err(RankError::Task)?),
+            None => options,
+        })
     }
 
     /// Pins the calling thread as rank `rank` is to be pinned.
     pub fn pin_rank(&self, rank: usize) {
-        let cpus = &self.workload.cpus;
-        if !cpus.is_empty() {
-            pin(cpus[rank % cpus.len()]);
-        }
+        pin_in(&self.workload.placement, rank);
     }
 
     /// Measures as a rank of `job` and leaves the record.
@@ -146,6 +145,30 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
     task.run(&job)
 }
 
+/// The options of a measured job, whichever of its settings are not the library's own choice.
+///
+/// # Errors
+///
+/// [`RankError::Task`] for names that mean nothing.
+pub(crate) fn job_options(wait: Option<&str>, fabric: Option<&str>) -> Result<JobOptions, RankError> {
+    let mut options = JobOptions::new();
+    if let Some(name) = wait {
+        options = options.wait(name.parse::<WaitPolicy>().map_err(RankError::Task)?);
+    }
+    if let Some(name) = fabric {
+        options = options.fabric(name.parse::<FabricChoice>().map_err(RankError::Task)?);
+    }
+    Ok(options)
+}
+
+/// Pins the calling thread as this rank is to be pinned.
+pub(crate) fn pin_in(placement: &Placement, rank: usize) {
+    let cpus = &placement.cpus;
+    if !cpus.is_empty() {
+        pin(cpus[rank % cpus.len()]);
+    }
+}
+
 /// Pins the calling thread to a CPU. Where that is not allowed, it runs where the system lets it.
 pub fn pin(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
@@ -157,13 +180,13 @@ struct Rank<'job> {
     workload: &'job Workload,
     world: &'job Group,
     clock: Clock,
-    random: u64,
+    random: Random,
     start: u64,
 }
 
 impl<'job> Rank<'job> {
     fn new(workload: &'job Workload, world: &'job Group, clock: Clock) -> Self {
-        let random = workload.seed.wrapping_add(world.rank() as u64);
+        let random = Random(workload.seed.wrapping_add(world.rank() as u64));
         Self { workload, world, clock, random, start: 0 }
     }
 
@@ -217,9 +240,9 @@ impl<'job> Rank<'job> {
         let late = self.ticks(self.workload.late_ns as f64);
         match self.workload.arrival {
             ArrivalPattern::BackToBack => left,
-            ArrivalPattern::RotateLate if iteration % self.workload.ranks == self.world.rank() => left + late,
+            ArrivalPattern::RotateLate if iteration % self.workload.placement.ranks == self.world.rank() => left + late,
             ArrivalPattern::RotateLate => left,
-            ArrivalPattern::RandomLate => left + self.random_below(late),
+            ArrivalPattern::RandomLate => left + self.random.below(late),
             ArrivalPattern::OpenLoop => self.start + self.ticks(iteration as f64 * self.workload.period_ns as f64),
         }
     }
@@ -237,14 +260,23 @@ impl<'job> Rank<'job> {
     fn ticks(&self, ns: f64) -> u64 {
         (ns / self.workload.ns_per_tick) as u64
     }
+}
 
-    /// SplitMix64, the rivals' generator, so that every system meets the same delays.
-    #[allow(clippy::cast_possible_truncation, reason = "the upper half of a product is below the bound")]
-    fn random_below(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
+/// SplitMix64, the rivals' generator, so that every system meets the same delays.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((u128::from(z ^ (z >> 31)) * u128::from(bound)) >> 64) as u64
+        z ^ (z >> 31)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the upper half of a product is below the bound")]
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }

@@ -1,141 +1,74 @@
-//! The barriers that Phalanx is measured against, and how each is built and run.
+//! What Phalanx is measured against, and how each rival is built and run; who they are: [`Rival`].
 //!
 //! Each rival is a small program of `bench/rivals/`, embedded here so that an installed `phalanx` can build it too: its
 //! source is written to a build directory and compiled there by the system's compiler when it is first asked for. All
-//! take the same arguments and leave the same record, one `<rank>.samples` file for each rank. A rival whose compiler
-//! or library is missing is [`Skipped`], with the package to install.
+//! take the same arguments and leave the same record, one file for each rank. A rival whose compiler, library or server
+//! is missing is [`Skipped`], with the package to install.
 //!
 //! Each runs at its best known settings: busy waiting while every rank has a CPU of its own, yielding when not. The
 //! reasons stand where the settings are made.
 
 mod build;
 mod process;
+mod roster;
+mod server;
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::workload::Workload;
+pub use self::roster::{Bench, Object, Rival};
+use self::server::Server;
+use crate::workload::{Placement, Workload};
 
-/// A barrier that is not ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rival {
-    /// `MPI_Barrier` of Open MPI.
-    OpenMpi,
-    /// `MPI_Barrier` of MPICH.
-    Mpich,
-    /// `#pragma omp barrier` of GCC's OpenMP.
-    Libgomp,
-    /// `pthread_barrier_wait` on a process-shared barrier.
-    PthreadBarrier,
-    /// `std::sync::Barrier`.
-    StdBarrier,
-    /// `torch.distributed.barrier` over Gloo.
-    GlooBarrier,
-    /// `torch.distributed.monitored_barrier` over Gloo.
-    GlooMonitoredBarrier,
+/// What a rival is to do: says it to the rival's program, and knows the record that the program leaves.
+pub trait Task {
+    /// The ranks, and where they are.
+    fn placement(&self) -> &Placement;
+
+    /// What the names of records end with.
+    fn record_extension(&self) -> &'static str;
+
+    /// Adds the arguments that say what to do, all but `--out`.
+    fn append_to(&self, command: &mut Command, max_seconds: f64);
+
+    /// Whether the lengths of all ranks' records are sound.
+    ///
+    /// # Errors
+    ///
+    /// [`RivalError::Record`].
+    fn check_lengths(&self, rival: Rival, lengths: &[u64]) -> Result<(), RivalError>;
 }
 
 impl Rival {
-    /// All rivals, in the order in which reports list them.
-    pub const ALL: [Self; 7] = [
-        Self::OpenMpi,
-        Self::Mpich,
-        Self::Libgomp,
-        Self::PthreadBarrier,
-        Self::StdBarrier,
-        Self::GlooBarrier,
-        Self::GlooMonitoredBarrier,
-    ];
-
-    /// The name on the command line and in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OpenMpi => "openmpi",
-            Self::Mpich => "mpich",
-            Self::Libgomp => "libgomp",
-            Self::PthreadBarrier => "pthread",
-            Self::StdBarrier => "std",
-            Self::GlooBarrier => "gloo",
-            Self::GlooMonitoredBarrier => "gloo-monitored",
-        }
-    }
-
-    /// The name in what people read.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::OpenMpi => "Open MPI",
-            Self::Mpich => "MPICH",
-            Self::Libgomp => "libgomp",
-            Self::PthreadBarrier => "pthread_barrier",
-            Self::StdBarrier => "std::sync::Barrier",
-            Self::GlooBarrier => "Gloo barrier",
-            Self::GlooMonitoredBarrier => "Gloo monitored_barrier",
-        }
-    }
-
-    /// Reads `all`, or names separated by commas. A name said twice counts once.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
-        if text.trim() == "all" {
-            return Ok(Self::ALL.to_vec());
-        }
-        let mut rivals = Vec::new();
-        for name in text.split(',').map(str::trim) {
-            let rival = Self::ALL.into_iter().find(|rival| rival.name() == name).ok_or_else(|| {
-                let names = Self::ALL.map(Self::name).join(", ");
-                format!("unknown rival {name:?}; choose all, or some of {names}")
-            })?;
-            if !rivals.contains(&rival) {
-                rivals.push(rival);
-            }
-        }
-        Ok(rivals)
-    }
-
-    /// Whether ranks can only be threads of one process, and so are to be compared with Phalanx's `--threads`.
-    pub fn uses_threads(self) -> bool {
-        matches!(self, Self::Libgomp | Self::StdBarrier)
-    }
-
-    /// Whether it has a way between nodes, so that its ranks need not share memory.
-    pub fn spans_nodes(self) -> bool {
-        matches!(self, Self::OpenMpi | Self::Mpich | Self::GlooBarrier | Self::GlooMonitoredBarrier)
-    }
-
-    /// Builds the rival's program in `build_dir`, which is created if need be. Several processes may use one directory
-    /// at a time, but not several threads of one.
-    pub fn prepare(self, build_dir: &Path) -> Result<PreparedRival, Skipped> {
-        let builder = build::Builder { rival: self, build_dir };
+    /// Makes the rival ready for a benchmark: builds its program in `build_dir`, which is created if need be, and starts
+    /// its server if it has one. Several processes may use one directory at a time, but not several threads of one.
+    ///
+    /// # Errors
+    ///
+    /// [`Skipped`] when something is missing.
+    pub fn prepare(self, bench: Bench, build_dir: &Path) -> Result<PreparedRival, Skipped> {
+        let builder = build::Builder { rival: self, bench, build_dir };
         match self {
             Self::OpenMpi | Self::Mpich => builder.build_mpi(),
             Self::Libgomp => builder.build_libgomp(),
             Self::PthreadBarrier => builder.build_pthread(),
             Self::StdBarrier => builder.build_std(),
             Self::GlooBarrier | Self::GlooMonitoredBarrier => builder.prepare_gloo(),
+            Self::RobustMutex => builder.build_local("robust"),
+            Self::PthreadRwLock => builder.build_local("rwlock"),
+            Self::PosixSemaphore => builder.build_local("semaphore"),
+            Self::Flock => builder.build_local("flock"),
+            Self::Atomic => builder.build_local("atomic"),
+            Self::Redis => builder.build_redis(),
+            Self::RedisPy => builder.prepare_redis_py(),
+            Self::Etcd => builder.build_etcd(),
+            Self::ZooKeeper => builder.prepare_zookeeper(),
         }
-    }
-
-    fn install_hint(self) -> &'static str {
-        match self {
-            Self::OpenMpi => "Debian: apt-get install openmpi-bin libopenmpi-dev gcc",
-            Self::Mpich => "Debian: apt-get install mpich libmpich-dev gcc",
-            Self::Libgomp | Self::PthreadBarrier => "Debian: apt-get install gcc libc6-dev",
-            Self::StdBarrier => "needs rustc and gcc",
-            Self::GlooBarrier | Self::GlooMonitoredBarrier => {
-                "Debian: apt-get install python3-torch, or scripts/compare.sh; PHALANX_RIVALS_PYTHON names the interpreter"
-            }
-        }
-    }
-}
-
-impl fmt::Display for Rival {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -195,7 +128,7 @@ pub enum RivalError {
         /// The end of what it printed.
         output: String,
     },
-    /// The program ended well but its ranks' records are not there or not equally long.
+    /// The program ended well but its ranks' records are not there or of a wrong length.
     #[error("{rival}: rank {rank} left a record of {bytes} bytes where {expected} were expected")]
     Record {
         /// Which one.
@@ -222,6 +155,7 @@ pub struct PreparedRival {
     program: PathBuf,
     /// What stands before the common arguments.
     arguments: Vec<OsString>,
+    server: Option<Server>,
 }
 
 impl PreparedRival {
@@ -243,77 +177,76 @@ impl PreparedRival {
         self
     }
 
-    /// Runs one round, which leaves `<rank>.samples` in `out_dir` for each rank.
+    /// Runs one round, which leaves a record in `out_dir` for each rank.
     ///
-    /// The rival stops by itself after about `max_seconds`, with fewer iterations than asked for if need be, but with
-    /// the same number on each rank. One that does not is ended.
+    /// The rival stops by itself after about `max_seconds`, with fewer iterations than asked for if need be, but at
+    /// barriers with the same number on each rank. One that does not is ended.
     ///
     /// It inherits the caller's CPU affinity, so a caller that has pinned itself must undo that first.
-    pub fn run(&self, workload: &Workload, max_seconds: f64, out_dir: &Path) -> Result<(), RivalError> {
-        let start_and_end = if self.may_hang_at_its_end(workload) { 8.0 } else { 30.0 };
+    pub fn run(&self, task: &impl Task, max_seconds: f64, out_dir: &Path) -> Result<(), RivalError> {
+        let start_and_end = if self.may_hang_at_its_end(task) { 8.0 } else { 30.0 };
         let limit = Duration::from_secs_f64(max_seconds * 3.0 + start_and_end);
-        self.run_within(limit, workload, max_seconds, out_dir)
+        self.run_within(limit, task, max_seconds, out_dir)
     }
 
     fn run_within(
         &self,
         limit: Duration,
-        workload: &Workload,
+        task: &impl Task,
         max_seconds: f64,
         out_dir: &Path,
     ) -> Result<(), RivalError> {
         let rival = self.rival;
         let directory = |source| RivalError::Directory { rival, path: out_dir.to_owned(), source };
         fs::create_dir_all(out_dir).map_err(directory)?;
-        remove_records(out_dir).map_err(directory)?;
+        remove_records(out_dir, task.record_extension()).map_err(directory)?;
 
-        let mut command = self.command(workload);
-        append_workload(&mut command, workload, max_seconds, out_dir);
+        let mut command = self.command(task);
+        task.append_to(&mut command, max_seconds);
+        if let Some(server) = &self.server {
+            command.args(["--port", &server.port().to_string()]);
+        }
+        command.arg("--out").arg(out_dir);
         let program = command.get_program().to_string_lossy().into_owned();
+        let _awake = self.server.as_ref().map(Server::awake);
         let end = process::run(command, &log_in(out_dir), limit).map_err(|source| RivalError::Start {
             rival,
             program,
             source,
         })?;
-        self.conclude(end, workload, limit, out_dir)
+        self.conclude(end, task, limit, out_dir)
     }
 
     /// What a run that has come to this end is worth.
-    fn conclude(
-        &self,
-        end: process::End,
-        workload: &Workload,
-        limit: Duration,
-        out_dir: &Path,
-    ) -> Result<(), RivalError> {
+    fn conclude(&self, end: process::End, task: &impl Task, limit: Duration, out_dir: &Path) -> Result<(), RivalError> {
         let (rival, log) = (self.rival, log_in(out_dir));
-        let has_record = check_records(rival, workload.ranks, out_dir);
+        let has_record = check_records(rival, task, out_dir);
         match end {
             process::End::Exited(status) if status.success() => has_record,
             process::End::Exited(status) => {
                 Err(RivalError::Failed { rival, status: status.to_string(), output: process::tail(&log) })
             }
-            process::End::TimedOut if has_record.is_ok() && self.may_hang_at_its_end(workload) => Ok(()),
+            process::End::TimedOut if has_record.is_ok() && self.may_hang_at_its_end(task) => Ok(()),
             process::End::TimedOut => Err(RivalError::TimedOut { rival, limit, output: process::tail(&log) }),
         }
     }
 
     /// MPICH 4.0.2 over UCX's TCP hangs in `MPI_Finalize` in one of four runs when its ranks share CPUs: after the ranks
     /// have written what they measured, which therefore counts.
-    fn may_hang_at_its_end(&self, workload: &Workload) -> bool {
-        self.rival == Rival::Mpich && workload.nodes > 1
+    fn may_hang_at_its_end(&self, task: &impl Task) -> bool {
+        self.rival == Rival::Mpich && task.placement().nodes > 1
     }
 
-    fn command(&self, workload: &Workload) -> Command {
+    fn command(&self, task: &impl Task) -> Command {
         let mut command = match &self.launcher {
             Some(launcher) => Command::new(launcher),
             None => Command::new(&self.program),
         };
-        let oversubscribed = workload.ranks > usable_cpus(workload);
+        let placement = task.placement();
         match self.rival {
-            Rival::OpenMpi => add_open_mpi_settings(&mut command, workload, oversubscribed),
-            Rival::Mpich => add_mpich_settings(&mut command, workload),
-            Rival::Libgomp => add_libgomp_settings(&mut command, oversubscribed),
+            Rival::OpenMpi => add_open_mpi_settings(&mut command, placement),
+            Rival::Mpich => add_mpich_settings(&mut command, placement),
+            Rival::Libgomp => add_libgomp_settings(&mut command, placement.is_oversubscribed()),
             _ => {}
         }
         if self.launcher.is_some() {
@@ -329,29 +262,18 @@ fn log_in(out_dir: &Path) -> PathBuf {
     out_dir.join("rival.log")
 }
 
-/// How many CPUs the ranks have between them.
-fn usable_cpus(workload: &Workload) -> usize {
-    if workload.cpus.is_empty() {
-        return std::thread::available_parallelism().map_or(1, usize::from);
-    }
-    let mut cpus = workload.cpus.clone();
-    cpus.sort_unstable();
-    cpus.dedup();
-    cpus.len()
-}
-
 /// On one node the shared-memory transport and nothing else; across nodes TCP and nothing else, on the loopback
-/// interface, also between ranks of one pretended node: they cannot be told from the others. No binding because ranks pin themselves, and `sched_yield` in the
-/// progress loop exactly when ranks share CPUs: spinning then costs whole time slices, yielding otherwise costs system
-/// calls.
-fn add_open_mpi_settings(command: &mut Command, workload: &Workload, oversubscribed: bool) {
-    let yields = if oversubscribed { "1" } else { "0" };
+/// interface, also between ranks of one pretended node: they cannot be told from the others. Windows are then of the
+/// component that has only messages: the others share memory between processes of one machine, whatever they are told. No binding because ranks pin themselves, and `sched_yield` in the progress loop exactly when ranks share
+/// CPUs: spinning then costs whole time slices, yielding otherwise costs system calls.
+fn add_open_mpi_settings(command: &mut Command, placement: &Placement) {
+    let yields = if placement.is_oversubscribed() { "1" } else { "0" };
     command
-        .args(["-n", &workload.ranks.to_string(), "--bind-to", "none", "--oversubscribe"])
+        .args(["-n", &placement.ranks.to_string(), "--bind-to", "none", "--oversubscribe"])
         .args(["--mca", "pml", "ob1"])
-        .args(match workload.nodes {
+        .args(match placement.nodes {
             1 => ["--mca", "btl", "self,vader"].as_slice(),
-            _ => &["--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo"],
+            _ => &["--mca", "btl", "self,tcp", "--mca", "btl_tcp_if_include", "lo", "--mca", "osc", "pt2pt"],
         })
         .args(["--mca", "mpi_yield_when_idle", yields])
         // Containers and CI run as root, which Open MPI refuses unless told twice.
@@ -365,9 +287,9 @@ fn add_open_mpi_settings(command: &mut Command, workload: &Workload, oversubscri
 /// Across nodes: MPICH has no TCP of its own. Debian's goes through UCX, others' through libfabric; each is told to use
 /// TCP on the loopback interface, and the one that is not there does not look. `NOLOCAL` keeps MPICH itself out of
 /// shared memory.
-fn add_mpich_settings(command: &mut Command, workload: &Workload) {
-    command.args(["-launcher", "fork", "-bind-to", "none", "-n", &workload.ranks.to_string()]);
-    if workload.nodes > 1 {
+fn add_mpich_settings(command: &mut Command, placement: &Placement) {
+    command.args(["-launcher", "fork", "-bind-to", "none", "-n", &placement.ranks.to_string()]);
+    if placement.nodes > 1 {
         command.envs([
             ("MPIR_CVAR_NOLOCAL", "1"),
             ("UCX_TLS", "tcp,self"),
@@ -391,46 +313,64 @@ fn add_libgomp_settings(command: &mut Command, oversubscribed: bool) {
     }
 }
 
-fn append_workload(command: &mut Command, workload: &Workload, max_seconds: f64, out_dir: &Path) {
-    let cpus: Vec<String> = workload.cpus.iter().map(usize::to_string).collect();
-    let mut option = |name: &str, value: String| {
-        command.args([name, &value]);
-    };
-    option("--ranks", workload.ranks.to_string());
-    option("--iterations", workload.iterations.to_string());
-    option("--warmup", workload.warmup.to_string());
-    option("--arrival", workload.arrival.to_string());
-    option("--late-ns", workload.late_ns.to_string());
-    option("--period-ns", workload.period_ns.to_string());
-    option("--seed", workload.seed.to_string());
-    option("--ns-per-tick", workload.ns_per_tick.to_string());
-    option("--cpus", cpus.join(","));
-    option("--max-seconds", max_seconds.to_string());
-    command.arg("--out").arg(out_dir);
+impl Task for Workload {
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn record_extension(&self) -> &'static str {
+        "samples"
+    }
+
+    fn append_to(&self, command: &mut Command, max_seconds: f64) {
+        append_placement(command, &self.placement);
+        let mut option = |name: &str, value: String| {
+            command.args([name, &value]);
+        };
+        option("--iterations", self.iterations.to_string());
+        option("--warmup", self.warmup.to_string());
+        option("--arrival", self.arrival.to_string());
+        option("--late-ns", self.late_ns.to_string());
+        option("--period-ns", self.period_ns.to_string());
+        option("--seed", self.seed.to_string());
+        option("--ns-per-tick", self.ns_per_tick.to_string());
+        option("--max-seconds", max_seconds.to_string());
+    }
+
+    fn check_lengths(&self, rival: Rival, lengths: &[u64]) -> Result<(), RivalError> {
+        let expected = lengths[0];
+        if expected == 0 || !expected.is_multiple_of(SAMPLE_BYTES) {
+            return Err(RivalError::Record { rival, rank: 0, bytes: expected, expected: SAMPLE_BYTES });
+        }
+        match lengths.iter().position(|length| *length != expected) {
+            Some(rank) => Err(RivalError::Record { rival, rank, bytes: lengths[rank], expected }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The arguments that say where ranks are; how many nodes, only who must know is told.
+pub(crate) fn append_placement(command: &mut Command, placement: &Placement) {
+    let cpus: Vec<String> = placement.cpus.iter().map(usize::to_string).collect();
+    command.args(["--ranks", &placement.ranks.to_string(), "--cpus", &cpus.join(",")]);
 }
 
 /// Removes what an earlier round left, so that a rank that writes nothing is noticed.
-fn remove_records(out_dir: &Path) -> io::Result<()> {
+fn remove_records(out_dir: &Path, extension: &str) -> io::Result<()> {
     for entry in fs::read_dir(out_dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "samples") {
+        if path.extension().is_some_and(|found| found == extension) {
             fs::remove_file(path)?;
         }
     }
     Ok(())
 }
 
-fn check_records(rival: Rival, ranks: usize, out_dir: &Path) -> Result<(), RivalError> {
-    let length =
-        |rank: usize| fs::metadata(out_dir.join(format!("{rank}.samples"))).map_or(0, |metadata| metadata.len());
-    let expected = length(0);
-    if expected == 0 || expected % SAMPLE_BYTES != 0 {
-        return Err(RivalError::Record { rival, rank: 0, bytes: expected, expected: SAMPLE_BYTES });
-    }
-    match (1..ranks).find(|&rank| length(rank) != expected) {
-        Some(rank) => Err(RivalError::Record { rival, rank, bytes: length(rank), expected }),
-        None => Ok(()),
-    }
+fn check_records(rival: Rival, task: &impl Task, out_dir: &Path) -> Result<(), RivalError> {
+    let path = |rank: usize| out_dir.join(format!("{rank}.{}", task.record_extension()));
+    let length = |rank| fs::metadata(path(rank)).map_or(0, |metadata| metadata.len());
+    let lengths: Vec<u64> = (0..task.placement().ranks).map(length).collect();
+    task.check_lengths(rival, &lengths)
 }
 
 #[cfg(test)]
@@ -439,30 +379,9 @@ mod tests {
     use crate::workload::ArrivalPattern;
     use std::time::Instant;
 
-    #[test]
-    fn lists_of_names_are_read() {
-        assert_eq!(Rival::parse_list("all"), Ok(Rival::ALL.to_vec()));
-        assert_eq!(Rival::parse_list("std, openmpi,std"), Ok(vec![Rival::StdBarrier, Rival::OpenMpi]));
-        for rival in Rival::ALL {
-            assert_eq!(Rival::parse_list(rival.name()), Ok(vec![rival]));
-        }
-    }
-
-    #[test]
-    fn a_bad_name_is_answered_with_the_good_ones() {
-        for text in ["", "openmpi,", "OpenMPI", "all,std"] {
-            let message = Rival::parse_list(text).expect_err(text);
-            for rival in Rival::ALL {
-                assert!(message.contains(rival.name()), "{message}");
-            }
-        }
-    }
-
     fn workload() -> Workload {
         Workload {
-            ranks: 2,
-            nodes: 1,
-            cpus: Vec::new(),
+            placement: Placement { ranks: 2, nodes: 1, cpus: Vec::new() },
             iterations: 10,
             warmup: 1,
             arrival: ArrivalPattern::BackToBack,
@@ -480,6 +399,7 @@ mod tests {
             launcher: None,
             program: PathBuf::from("/bin/sh"),
             arguments: vec!["-c".into(), script.into()],
+            server: None,
         }
     }
 
@@ -518,7 +438,7 @@ mod tests {
     fn only_who_is_known_to_hang_at_its_end_is_forgiven() {
         let out = scratch("finalize");
         fs::create_dir_all(&out).unwrap();
-        let across = Workload { nodes: 2, ..workload() };
+        let across = Workload { placement: Placement { ranks: 2, nodes: 2, cpus: Vec::new() }, ..workload() };
         let conclude = |rival: Rival, workload: &Workload| {
             let rival = PreparedRival { rival, ..stub("") };
             rival.conclude(process::End::TimedOut, workload, Duration::from_secs(1), &out)
@@ -536,7 +456,7 @@ mod tests {
 
     #[test]
     fn across_nodes_nobody_is_left_a_way_through_shared_memory() {
-        let across = Workload { nodes: 2, ..workload() };
+        let across = Workload { placement: Placement { ranks: 2, nodes: 2, cpus: Vec::new() }, ..workload() };
         let text = |rival: Rival, workload: &Workload| {
             let rival = PreparedRival { rival, launcher: Some("mpirun".to_owned()), ..stub("") };
             format!("{:?}", rival.command(workload))
@@ -575,7 +495,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_the_package_to_install() {
-        let builder = build::Builder { rival: Rival::Mpich, build_dir: Path::new("/nonexistent") };
+        let builder =
+            build::Builder { rival: Rival::Mpich, bench: Bench::Barrier, build_dir: Path::new("/nonexistent") };
         let skipped = builder.output_of(&mut Command::new("phalanx-no-such-compiler")).unwrap_err();
         let message = skipped.to_string();
         assert!(message.contains("MPICH is not run: phalanx-no-such-compiler is not installed"), "{message}");

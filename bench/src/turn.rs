@@ -11,7 +11,7 @@ use phalanx::cluster::environment::{Identity, LAUNCHER_VARIABLES, LocalPlace};
 use phalanx::cluster::rendezvous;
 
 use crate::rank::{RankError, RankTask};
-use crate::workload::Workload;
+use crate::workload::Placement;
 
 /// The hidden subcommand that makes this program a rank; its argument is a [`RankTask`] as JSON.
 pub const RANK_COMMAND: &str = "bench-rank";
@@ -63,13 +63,13 @@ pub fn run(task: &RankTask, as_threads: bool) -> Result<(), TurnError> {
     if as_threads { run_threads(task) } else { run_processes(task) }
 }
 
-fn directory_error(path: &Path, source: std::io::Error) -> TurnError {
+pub(crate) fn directory_error(path: &Path, source: std::io::Error) -> TurnError {
     TurnError::Directory { path: path.display().to_string(), source }
 }
 
 /// Ranks as threads. The job is made before they are pinned: it notes that its ranks may run wherever this thread may.
 fn run_threads(task: &RankTask) -> Result<(), TurnError> {
-    let jobs = Job::threads_with(task.workload.ranks, &task.options()?).map_err(RankError::Job)?;
+    let jobs = Job::threads_with(task.workload.placement.ranks, &task.options()?).map_err(RankError::Job)?;
     std::thread::scope(|scope| {
         let start = |job: Job| {
             scope.spawn(move || {
@@ -104,11 +104,11 @@ pub(crate) struct Meeting {
 }
 
 impl Meeting {
-    fn new(workload: &Workload) -> std::io::Result<Self> {
-        if workload.nodes == 1 {
-            return Ok(Self { identity: Identity::random(workload.ranks)?, _rendezvous: None });
+    fn new(placement: &Placement) -> std::io::Result<Self> {
+        if placement.nodes == 1 {
+            return Ok(Self { identity: Identity::random(placement.ranks)?, _rendezvous: None });
         }
-        Self::across(workload.ranks)
+        Self::across(placement.ranks)
     }
 
     /// For ranks of several nodes.
@@ -125,12 +125,12 @@ impl Meeting {
         self.identity.variables_at(rank, place)
     }
 
-    fn variables(&self, workload: &Workload, rank: usize) -> Vec<(&'static str, String)> {
-        if workload.nodes == 1 {
+    fn variables(&self, placement: &Placement, rank: usize) -> Vec<(&'static str, String)> {
+        if placement.nodes == 1 {
             return self.identity.variables(rank);
         }
-        let node = workload.node_of(rank);
-        let neighbours = workload.ranks_of(node);
+        let node = placement.node_of(rank);
+        let neighbours = placement.ranks_of(node);
         let place = LocalPlace {
             pretended_node: u32::try_from(node).ok(),
             local_rank: rank - neighbours.start,
@@ -141,12 +141,20 @@ impl Meeting {
 }
 
 fn run_processes(task: &RankTask) -> Result<(), TurnError> {
-    let workload = &task.workload;
-    let meeting = Meeting::new(workload).map_err(|source| TurnError::Start { rank: 0, source })?;
     let text = serde_json::to_string(task).map_err(|error| RankError::Task(error.to_string()))?;
+    run_ranks(&task.workload.placement, &[RANK_COMMAND, &text])
+}
+
+/// Runs a job whose ranks are this program with these arguments, until all have ended well or one has not.
+///
+/// # Errors
+///
+/// [`TurnError`]; no process is left behind.
+pub(crate) fn run_ranks(placement: &Placement, arguments: &[&str]) -> Result<(), TurnError> {
+    let meeting = Meeting::new(placement).map_err(|source| TurnError::Start { rank: 0, source })?;
     let mut ranks = Ranks::default();
-    for rank in 0..workload.ranks {
-        ranks.start(&[RANK_COMMAND, &text], meeting.variables(workload, rank))?;
+    for rank in 0..placement.ranks {
+        ranks.start(arguments, meeting.variables(placement, rank))?;
     }
     ranks.await_all()
 }

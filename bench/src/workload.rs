@@ -55,15 +55,46 @@ impl FromStr for ArrivalPattern {
     }
 }
 
-/// One round of one system.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Workload {
-    /// How many ranks meet.
+/// How many ranks there are, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// How many ranks.
     pub ranks: usize,
     /// Over how many nodes, in blocks: the first ranks are on node 0.
     pub nodes: usize,
     /// The CPU of each rank, `cpus[rank % cpus.len()]`; empty: not pinned.
     pub cpus: Vec<usize>,
+}
+
+impl Placement {
+    /// A rank's node.
+    pub fn node_of(&self, rank: usize) -> usize {
+        rank * self.nodes / self.ranks
+    }
+
+    /// The ranks of a node.
+    pub fn ranks_of(&self, node: usize) -> std::ops::Range<usize> {
+        let first = |node: usize| (node * self.ranks).div_ceil(self.nodes);
+        first(node)..first(node + 1)
+    }
+
+    /// Whether ranks share CPUs.
+    pub fn is_oversubscribed(&self) -> bool {
+        if self.cpus.is_empty() {
+            return self.ranks > std::thread::available_parallelism().map_or(1, usize::from);
+        }
+        let mut cpus = self.cpus.clone();
+        cpus.sort_unstable();
+        cpus.dedup();
+        self.ranks > cpus.len()
+    }
+}
+
+/// One round of one system.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Workload {
+    /// Who meets.
+    pub placement: Placement,
     /// Iterations that are recorded, after `warmup` that are not.
     pub iterations: usize,
     /// Iterations before the record begins.
@@ -81,19 +112,6 @@ pub struct Workload {
     pub ns_per_tick: f64,
 }
 
-impl Workload {
-    /// A rank's node.
-    pub fn node_of(&self, rank: usize) -> usize {
-        rank * self.nodes / self.ranks
-    }
-
-    /// The ranks of a node.
-    pub fn ranks_of(&self, node: usize) -> std::ops::Range<usize> {
-        let first = |node: usize| (node * self.ranks).div_ceil(self.nodes);
-        first(node)..first(node + 1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,23 +120,12 @@ mod tests {
     fn blocks_of_ranks_are_nodes_and_none_is_empty() {
         for ranks in 1..20 {
             for nodes in 1..=ranks {
-                let workload = Workload {
-                    ranks,
-                    nodes,
-                    cpus: Vec::new(),
-                    iterations: 1,
-                    warmup: 0,
-                    arrival: ArrivalPattern::BackToBack,
-                    late_ns: 0,
-                    period_ns: 0,
-                    seed: 0,
-                    ns_per_tick: 1.0,
-                };
-                let blocks: Vec<_> = (0..nodes).map(|node| workload.ranks_of(node)).collect();
+                let placement = Placement { ranks, nodes, cpus: Vec::new() };
+                let blocks: Vec<_> = (0..nodes).map(|node| placement.ranks_of(node)).collect();
                 assert!(blocks.iter().all(|block| !block.is_empty()));
                 assert!(blocks.iter().cloned().flatten().eq(0..ranks), "{ranks} ranks on {nodes} nodes: {blocks:?}");
                 for (node, mut block) in blocks.into_iter().enumerate() {
-                    assert!(block.all(|rank| workload.node_of(rank) == node));
+                    assert!(block.all(|rank| placement.node_of(rank) == node));
                 }
             }
         }

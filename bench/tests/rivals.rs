@@ -1,11 +1,13 @@
-//! Every rival that is installed here leaves the record that it promises, for every arrival pattern. One that is not
-//! installed is named on standard output and counts as not run.
+//! Every rival that is installed here leaves the record that it promises: of barriers for every arrival pattern, and of
+//! contests for each object that it has. One that is not installed is named on standard output and counts as not run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use phalanx_bench::rivals::{PreparedRival, Rival};
-use phalanx_bench::workload::{ArrivalPattern, Workload};
+use phalanx_bench::contest::record::{self, Record};
+use phalanx_bench::contest::{self, Contest, Object};
+use phalanx_bench::rivals::{Bench, PreparedRival, Rival};
+use phalanx_bench::workload::{ArrivalPattern, Placement, Workload};
 
 const ITERATIONS: usize = 300;
 const MAX_SECONDS: f64 = 4.0;
@@ -16,7 +18,7 @@ fn directory(name: &str) -> PathBuf {
 
 /// Builds in a directory of the test's own, since tests run side by side.
 fn prepare(rival: Rival, test: &str) -> Option<PreparedRival> {
-    match rival.prepare(&directory("build").join(test)) {
+    match rival.prepare(Bench::Barrier, &directory("build").join(test)) {
         Ok(prepared) => Some(prepared),
         Err(skipped) => {
             println!("{skipped}");
@@ -27,9 +29,7 @@ fn prepare(rival: Rival, test: &str) -> Option<PreparedRival> {
 
 fn workload(arrival: ArrivalPattern) -> Workload {
     Workload {
-        ranks: 2,
-        nodes: 1,
-        cpus: Vec::new(),
+        placement: Placement { ranks: 2, nodes: 1, cpus: Vec::new() },
         iterations: ITERATIONS,
         warmup: 20,
         arrival,
@@ -77,7 +77,10 @@ fn check_across_nodes(rival: Rival) {
     assert!(rival.spans_nodes());
     let Some(prepared) = prepare(rival, &format!("{rival}-nodes")) else { return };
     let out = directory("out").join(rival.name()).join("nodes");
-    let workload = Workload { nodes: 2, ..workload(ArrivalPattern::BackToBack) };
+    let workload = Workload {
+        placement: Placement { ranks: 2, nodes: 2, cpus: Vec::new() },
+        ..workload(ArrivalPattern::BackToBack)
+    };
     prepared.run(&workload, MAX_SECONDS, &out).unwrap();
     let ranks: Vec<_> = (0..2).map(|rank| read_samples(&out, rank)).collect();
     check_barrier(&ranks);
@@ -149,9 +152,143 @@ fn gloo_monitored_barrier_leaves_its_record() {
 fn a_short_budget_shortens_the_record_equally() {
     let Some(prepared) = prepare(Rival::PthreadBarrier, "budget") else { return };
     let out = directory("out").join("budget");
-    let workload = Workload { iterations: 5_000_000, cpus: vec![0], ..workload(ArrivalPattern::BackToBack) };
+    let workload = Workload {
+        placement: Placement { ranks: 2, nodes: 1, cpus: vec![0] },
+        iterations: 5_000_000,
+        ..workload(ArrivalPattern::BackToBack)
+    };
     prepared.run(&workload, 0.2, &out).unwrap();
     let lengths: Vec<_> = (0..2).map(|rank| read_samples(&out, rank).len()).collect();
     assert_eq!(lengths[0], lengths[1]);
     assert!(lengths[0] < workload.iterations);
+}
+
+fn contest(object: Object) -> Contest {
+    Contest {
+        object,
+        placement: Placement { ranks: 3, nodes: 1, cpus: Vec::new() },
+        busy: 2,
+        objects: 2,
+        hold_ns: if object.is_held() { 20_000 } else { 0 },
+        think_ns: 1000,
+        readers: if object == Object::RwLock { 0.5 } else { 0.0 },
+        permits: 2,
+        seconds: 0.3,
+        iterations: 300,
+        warmup: 5,
+        most_samples: 300,
+        seed: 7,
+        ns_per_tick: 1.0,
+    }
+}
+
+/// That the rival leaves a sound record of a contest: its times in order, no more than was asked for, objects and readers
+/// as drawn, and nothing held twice at once.
+fn check_record(rival: Rival, contest: &Contest, records: &[Record]) {
+    for (rank, record) in records.iter().enumerate() {
+        let is_busy = rank < contest.busy;
+        assert_eq!(!record.possessions.is_empty(), is_busy, "{rival}: rank {rank}");
+        assert!(record.possessions.len() <= contest.iterations);
+        assert!(record.head.count <= record.possessions.len() as u64 && record.head.start <= record.head.end);
+        for possession in &record.possessions {
+            assert!(possession.request <= possession.acquired, "{rival}: {possession:?}");
+            assert!(possession.released - possession.acquired >= contest.hold_ns, "{rival}: {possession:?}");
+            assert!(possession.object < contest.objects as u64);
+            assert!(!possession.is_shared || contest.readers > 0.0);
+        }
+        for pair in record.possessions.windows(2) {
+            assert!(pair[0].released <= pair[1].request, "{rival}: {pair:?}");
+        }
+    }
+    let figures = contest::figures::Figures::of_round(records, contest);
+    assert_eq!(figures.overlaps, 0, "{rival} lets two own a {} at once", contest.object.name());
+}
+
+fn prepare_contest(rival: Rival, object: Object, test: &str) -> Option<PreparedRival> {
+    let name = format!("{rival}-{}-{test}", object.name());
+    match rival.prepare(Bench::Contest(object), &directory("build").join(name)) {
+        Ok(prepared) => {
+            assert!(prepared.version().contains(|c: char| c.is_ascii_digit()), "{}", prepared.version());
+            Some(prepared)
+        }
+        Err(skipped) => {
+            println!("{skipped}");
+            None
+        }
+    }
+}
+
+fn run_contest(prepared: &PreparedRival, contest: &Contest, test: &str) -> Vec<Record> {
+    let out = directory("out").join(format!("{}-{}-{test}", prepared.rival(), contest.object.name()));
+    prepared.run(contest, contest.seconds, &out).unwrap();
+    let records = record::read_all(&out, contest.placement.ranks).unwrap();
+    check_record(prepared.rival(), contest, &records);
+    records
+}
+
+/// Contends, and then has it alone.
+fn check_contest(rival: Rival, object: Object) {
+    let Some(prepared) = prepare_contest(rival, object, "node") else { return };
+    let mut contest = contest(object);
+    if rival.spans_nodes() && object.is_held() {
+        // A good part of what a request of a server takes, so that two owners at once would show.
+        contest.hold_ns = 1_000_000;
+    }
+    run_contest(&prepared, &contest, "together");
+    let alone = Contest { busy: 1, ..contest };
+    let records = run_contest(&prepared, &alone, "alone");
+    assert!(records[0].head.pairs_of_batch > 0 && !records[0].batches.is_empty(), "{rival}: pairs were timed");
+    assert_eq!(records[1], Record::default(), "{rival}: an idle rank leaves zeros");
+}
+
+#[test]
+fn mpi_has_locks_with_readers_and_counters() {
+    for rival in [Rival::OpenMpi, Rival::Mpich] {
+        for object in [Object::Lock, Object::RwLock, Object::Counter] {
+            check_contest(rival, object);
+        }
+    }
+}
+
+#[test]
+fn mpi_locks_go_by_tcp_across_nodes() {
+    for rival in [Rival::OpenMpi, Rival::Mpich] {
+        let placement = Placement { ranks: 2, nodes: 2, cpus: Vec::new() };
+        let contest = Contest { placement, objects: 1, ..contest(Object::Lock) };
+        let Some(prepared) = prepare_contest(rival, Object::Lock, "nodes") else { continue };
+        let records = run_contest(&prepared, &contest, "nodes");
+        // Of the rank that is not where the lock lives.
+        let shortest = records[0].possessions.iter().map(|possession| possession.acquired - possession.request).min();
+        assert!(shortest > Some(500), "{rival} took {shortest:?} ns: that was shared memory");
+    }
+}
+
+#[test]
+fn the_c_librarys_objects_and_file_locks_contend() {
+    check_contest(Rival::RobustMutex, Object::Lock);
+    check_contest(Rival::PthreadRwLock, Object::RwLock);
+    check_contest(Rival::PosixSemaphore, Object::Semaphore);
+    check_contest(Rival::Flock, Object::Lock);
+    check_contest(Rival::Flock, Object::RwLock);
+    check_contest(Rival::Atomic, Object::Counter);
+}
+
+#[test]
+fn redis_locks_and_counts() {
+    check_contest(Rival::Redis, Object::Lock);
+    check_contest(Rival::Redis, Object::Counter);
+    check_contest(Rival::RedisPy, Object::Lock);
+}
+
+#[test]
+fn etcd_locks_and_elects() {
+    check_contest(Rival::Etcd, Object::Lock);
+    check_contest(Rival::Etcd, Object::Election);
+}
+
+#[test]
+fn zookeeper_has_all_but_counters() {
+    for object in [Object::Lock, Object::RwLock, Object::Semaphore, Object::Election] {
+        check_contest(Rival::ZooKeeper, object);
+    }
 }

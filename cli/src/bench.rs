@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 use phalanx::fabric::FabricKind;
 use phalanx::{Algorithm, FabricChoice, WaitPolicy};
 use phalanx_bench::compare::{self, Progress, Request};
-use phalanx_bench::rivals::Rival;
+use phalanx_bench::contest::{self, Object};
+use phalanx_bench::rivals::{Bench, Rival};
 use phalanx_bench::workload::ArrivalPattern;
 use phalanx_bench::{fabric, failure, page};
 
@@ -21,6 +22,39 @@ Examples:
   phalanx bench barrier --arrival rotate-late    one rank is late, another one each time
   phalanx bench barrier --json --vs openmpi      one JSON object for each system
   phalanx bench barrier --nodes 2 --ranks 2      across two pretended nodes, by TCP
+";
+
+const LOCK_EXAMPLES: &str = "\
+Examples:
+  phalanx bench lock                             every rank contends for one lock
+  phalanx bench lock --busy 1                    one rank has it to itself: what a pair of acquire and release costs
+  phalanx bench lock --ranks 16 --vs pthread     more ranks than CPUs, beside a robust mutex in the same rounds
+  phalanx bench lock --nodes 2 --busy 1 --vs openmpi,redis,etcd    from another node, by TCP
+  phalanx bench lock --objects 1000 --hold-ns 2000 --json          many locks; one JSON object for each system
+";
+
+const RWLOCK_EXAMPLES: &str = "\
+Examples:
+  phalanx bench rwlock --readers 0.99            one in a hundred writes
+  phalanx bench rwlock --ranks 8 --vs all --json
+";
+
+const SEMAPHORE_EXAMPLES: &str = "\
+Examples:
+  phalanx bench semaphore --ranks 8 --permits 2  eight ranks, of which two go on
+  phalanx bench semaphore --vs posix,zookeeper
+";
+
+const COUNTER_EXAMPLES: &str = "\
+Examples:
+  phalanx bench counter --busy 1 --vs atomic     what adding costs, beside the processor's own addition
+  phalanx bench counter --nodes 2 --vs openmpi,redis
+";
+
+const ELECTION_EXAMPLES: &str = "\
+Examples:
+  phalanx bench election --ranks 4               all want to be leader, and resign at once
+  phalanx bench election --nodes 3 --vs etcd,zookeeper
 ";
 
 const FABRIC_EXAMPLES: &str = "\
@@ -52,6 +86,12 @@ pub struct Options {
 #[derive(Subcommand)]
 enum What {
     Barrier(BarrierOptions),
+    Lock(LockOptions),
+    #[command(name = "rwlock")]
+    RwLock(RwLockOptions),
+    Semaphore(SemaphoreOptions),
+    Counter(CounterOptions),
+    Election(ElectionOptions),
     Fabric(FabricOptions),
     Failure(FailureOptions),
     Calm(CalmOptions),
@@ -100,6 +140,119 @@ struct BarrierOptions {
     #[arg(long, value_name = "N", default_value_t = 7)]
     rounds: usize,
     /// Seed of the random delays
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+/// Measure exclusive locks: how soon acquired, handed over, how many a second, how fairly
+#[derive(Args)]
+#[command(after_help = LOCK_EXAMPLES)]
+struct LockOptions {
+    #[command(flatten)]
+    contest: ContestOptions,
+    /// How long each possession lasts, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 0)]
+    hold_ns: u64,
+    /// Rivals to measure in the same rounds: names separated by commas, or "all"
+    #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Lock, text))]
+    vs: Option<RivalList>,
+}
+
+/// Measure locks with readers
+#[derive(Args)]
+#[command(after_help = RWLOCK_EXAMPLES)]
+struct RwLockOptions {
+    #[command(flatten)]
+    contest: ContestOptions,
+    /// How long each possession lasts, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 0)]
+    hold_ns: u64,
+    /// The share of readers, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
+    readers: f64,
+    /// Rivals to measure in the same rounds: names separated by commas, or "all"
+    #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::RwLock, text))]
+    vs: Option<RivalList>,
+}
+
+/// Measure counting semaphores
+#[derive(Args)]
+#[command(after_help = SEMAPHORE_EXAMPLES)]
+struct SemaphoreOptions {
+    #[command(flatten)]
+    contest: ContestOptions,
+    /// How long each possession lasts, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 0)]
+    hold_ns: u64,
+    /// How many may hold it at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    permits: u32,
+    /// Rivals to measure in the same rounds: names separated by commas, or "all"
+    #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Semaphore, text))]
+    vs: Option<RivalList>,
+}
+
+/// Measure counters, to which ranks add
+#[derive(Args)]
+#[command(after_help = COUNTER_EXAMPLES)]
+struct CounterOptions {
+    #[command(flatten)]
+    contest: ContestOptions,
+    /// Rivals to measure in the same rounds: names separated by commas, or "all"
+    #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Counter, text))]
+    vs: Option<RivalList>,
+}
+
+/// Measure elections: to become leader, and to resign
+#[derive(Args)]
+#[command(after_help = ELECTION_EXAMPLES)]
+struct ElectionOptions {
+    #[command(flatten)]
+    contest: ContestOptions,
+    /// How long each leads, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 0)]
+    hold_ns: u64,
+    /// Rivals to measure in the same rounds: names separated by commas, or "all"
+    #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Election, text))]
+    vs: Option<RivalList>,
+}
+
+// What ranks that contend for objects have in common. (No doc comment: clap would show it as the command's.)
+#[derive(Args)]
+struct ContestOptions {
+    /// Ranks of the job [default: as many as usable CPUs, and one a node at least]
+    #[arg(long, value_name = "N")]
+    ranks: Option<usize>,
+    /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
+    #[arg(long, value_name = "M", default_value_t = 1)]
+    nodes: usize,
+    /// How many ranks contend, from the first; the others are idle [default: all]
+    #[arg(long, value_name = "N")]
+    busy: Option<usize>,
+    /// Objects that each rank draws from, at random: number k lives on the k-th node from the last
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    objects: usize,
+    /// How long a rank waits after it has given back, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 0)]
+    think_ns: u64,
+    /// The length of a turn
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    seconds: f64,
+    /// The most possessions of each rank in a turn [default: as many as the time allows]
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Possessions of each rank before each turn's record begins
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    warmup: usize,
+    #[command(flatten)]
+    means: Means,
+    /// One JSON object for each system instead of the page
+    #[arg(long)]
+    json: bool,
+    /// Rounds in which every system has its turn
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// Seed of what is drawn at random
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 }
@@ -235,13 +388,38 @@ fn parse_arrival(text: &str) -> Result<ArrivalPattern, String> {
 }
 
 fn parse_rivals(text: &str) -> Result<RivalList, String> {
-    Rival::parse_list(text).map(RivalList)
+    Bench::Barrier.parse_rivals(text).map(RivalList)
+}
+
+fn parse_rivals_of(object: Object, text: &str) -> Result<RivalList, String> {
+    Bench::Contest(object).parse_rivals(text).map(RivalList)
 }
 
 /// Runs the benchmark that the options name.
 pub fn main(options: Options) -> ExitCode {
     match options.what {
         What::Barrier(options) => barrier(options),
+        What::Lock(options) => {
+            let request =
+                contest::compare::Request { hold_ns: options.hold_ns, ..options.contest.request(Object::Lock) };
+            contend(&options.contest, request, options.vs)
+        }
+        What::RwLock(options) => {
+            let (hold_ns, readers) = (options.hold_ns, options.readers);
+            let request = contest::compare::Request { hold_ns, readers, ..options.contest.request(Object::RwLock) };
+            contend(&options.contest, request, options.vs)
+        }
+        What::Semaphore(options) => {
+            let (hold_ns, permits) = (options.hold_ns, options.permits);
+            let request = contest::compare::Request { hold_ns, permits, ..options.contest.request(Object::Semaphore) };
+            contend(&options.contest, request, options.vs)
+        }
+        What::Counter(options) => contend(&options.contest, options.contest.request(Object::Counter), options.vs),
+        What::Election(options) => {
+            let hold_ns = options.hold_ns;
+            let request = contest::compare::Request { hold_ns, ..options.contest.request(Object::Election) };
+            contend(&options.contest, request, options.vs)
+        }
         What::Fabric(options) => fabric(options),
         What::Failure(options) => failure(options),
         What::Calm(options) => calm(options),
@@ -271,6 +449,42 @@ fn barrier(options: BarrierOptions) -> ExitCode {
         }
         comparison.skipped.iter().for_each(skipped);
         print(&page::json_lines(&comparison.reports))
+    })
+}
+
+impl ContestOptions {
+    /// What is asked for, but for what one object alone has, and the rivals.
+    fn request(&self, object: Object) -> contest::compare::Request {
+        contest::compare::Request {
+            object,
+            ranks: self.ranks,
+            nodes: self.nodes,
+            busy: self.busy,
+            objects: self.objects,
+            hold_ns: 0,
+            think_ns: self.think_ns,
+            readers: 0.0,
+            permits: 1,
+            seconds: self.seconds,
+            iterations: self.iterations,
+            warmup: self.warmup,
+            wait: self.means.wait(),
+            fabric: self.means.fabric(),
+            rivals: Vec::new(),
+            rounds: self.rounds,
+            seed: self.seed,
+        }
+    }
+}
+
+fn contend(options: &ContestOptions, request: contest::compare::Request, vs: Option<RivalList>) -> ExitCode {
+    let request = contest::compare::Request { rivals: vs.map_or_else(Vec::new, |list| list.0), ..request };
+    show(watched(|bar| contest::compare::run(&request, bar)), |comparison| {
+        if !options.json {
+            return print(&contest::render(&comparison));
+        }
+        comparison.skipped.iter().for_each(skipped);
+        print(&contest::json_lines(&comparison.reports))
     })
 }
 
@@ -344,6 +558,11 @@ fn skipped(what: impl std::fmt::Display) {
 /// Is a rank of a benchmark.
 pub fn rank(task: &str) -> ExitCode {
     exit(phalanx_bench::rank::run_process(task))
+}
+
+/// Is a rank of a contest.
+pub fn contestant(task: &str) -> ExitCode {
+    exit(contest::rank::run_process(task))
 }
 
 /// Is an end of a benchmark of operations.

@@ -49,6 +49,11 @@ enum Task {
     BenchRank {
         task: String,
     },
+    /// A rank of a contest for locks: started by `bench`, not by people.
+    #[command(name = phalanx_bench::contest::rank::CONTESTANT_COMMAND, hide = true)]
+    BenchContestant {
+        task: String,
+    },
     /// An end of a benchmark of operations: started by `bench`, not by people.
     #[command(name = phalanx_bench::fabric::ENDPOINT_COMMAND, hide = true)]
     BenchFabricEnd {
@@ -82,6 +87,7 @@ fn main() -> ExitCode {
         Task::Simulate(options) => simulate::main(options),
         Task::Trace(options) => trace::main(&options),
         Task::BenchRank { task } => bench::rank(&task),
+        Task::BenchContestant { task } => bench::contestant(&task),
         Task::BenchFabricEnd { task } => bench::fabric_end(&task),
         Task::DoomedRank { task } => bench::doomed_rank(&task),
         Task::DoomedSweep { owner, nodes } => {

@@ -131,3 +131,127 @@ fn operations_by_rdma_are_measured_or_refused_with_a_remedy() {
     assert_eq!(lines.lines().count(), 28, "{lines}");
     assert!(lines.lines().all(|line| field(line, "fabric") == "\"rdma\""), "{lines}");
 }
+
+const SHORT_TURNS: [&str; 6] = ["--seconds", "0.05", "--warmup", "5", "--rounds", "2"];
+
+fn contest(arguments: &[&str]) -> Command {
+    let (object, rest) = arguments.split_first().expect("an object");
+    bench(&[&[*object], &SHORT_TURNS[..], rest].concat())
+}
+
+#[test]
+fn contests_are_reported_with_the_same_fields_whatever_ranks_contend_for() {
+    let names = |line: &str| -> Vec<String> {
+        line.split(',').map(|part| part.split(':').next().unwrap_or_default().to_owned()).collect()
+    };
+    let mut known: Option<Vec<String>> = None;
+    for (object, rival, more) in [
+        ("lock", "pthread", &["--hold-ns", "1000"][..]),
+        ("rwlock", "pthread", &["--readers", "0.5"]),
+        ("semaphore", "posix", &["--permits", "2"]),
+        ("counter", "atomic", &["--objects", "3"]),
+    ] {
+        let arguments = [&[object, "--ranks", "2", "--vs", rival, "--json"], more].concat();
+        let (is_well, stdout, stderr) = output(&mut contest(&arguments));
+        assert!(is_well, "{stderr}");
+        for line in stdout.lines() {
+            assert_eq!(known.get_or_insert_with(|| names(line)), &names(line));
+            assert_eq!((field(line, "bench"), field(line, "busy")), (&*format!("\"{object}\""), "2"));
+            assert!(number(line, "acquisitions") > 0.0 && number(line, "throughput_per_s") > 0.0, "{line}");
+            assert!(number(line, "acquire_p999_ns") >= number(line, "acquire_p50_ns"), "{line}");
+            assert!((0.5..=1.0).contains(&number(line, "jain")), "of two ranks: {line}");
+            assert_eq!((field(line, "overlaps"), field(line, "pair_ns")), ("0", "null"));
+            assert_eq!(field(line, "readers"), if object == "rwlock" { "0.5" } else { "null" });
+            assert_eq!(field(line, "permits"), if object == "semaphore" { "2" } else { "null" });
+        }
+        let last = stdout.lines().last().unwrap_or_default();
+        assert_eq!(field(last, "system"), format!("\"{rival}\""), "the rival comes last: {stderr}");
+    }
+}
+
+#[test]
+fn one_busy_rank_has_pairs_and_nobody_to_hand_over_to() {
+    let (is_well, stdout, stderr) = output(&mut contest(&["lock", "--busy", "1", "--vs", "pthread,flock", "--json"]));
+    assert!(is_well, "{stderr}");
+    for line in stdout.lines() {
+        assert!(number(line, "pair_ns") > 0.0, "{line}");
+        assert_eq!((field(line, "handovers"), field(line, "handover_p50_ns")), ("0", "null"));
+        assert_eq!(field(line, "jain"), "1.0");
+    }
+}
+
+#[test]
+fn a_contests_page_names_what_was_asked_for_and_what_is_left_out() {
+    let arguments = ["rwlock", "--ranks", "3", "--busy", "2", "--hold-ns", "500", "--readers", "0.25", "--vs", "flock"];
+    let (is_well, page, stderr) = output(&mut contest(&arguments));
+    assert!(is_well, "{stderr}");
+    for part in ["One lock with readers among 2 of 3 processes", ", 25 % readers, held for 500 ns", "flock", "Jain"] {
+        assert!(page.contains(part), "no {part:?} in {page}");
+    }
+    let across = ["lock", "--nodes", "2", "--vs", "flock,openmpi,mpich,redis"];
+    let (is_well, page, stderr) = output(&mut contest(&across));
+    if is_well {
+        assert!(page.contains("flock is not run: it needs shared memory"), "{page}");
+        assert!(page.contains("2 nodes by"), "{page}");
+    } else {
+        assert!(stderr.contains("nothing to measure"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_contest_that_cannot_be_is_refused() {
+    for (arguments, part) in [
+        (&["lock", "--ranks", "2", "--busy", "3"][..], "1 to 2 can contend, not 3"),
+        (&["lock", "--busy", "0"], "can contend, not 0"),
+        (&["lock", "--ranks", "2", "--nodes", "3"], "2 ranks cannot be on 3 nodes"),
+        (&["lock", "--objects", "0"], "at least 1"),
+        (&["semaphore", "--permits", "0"], "at least 1"),
+        (&["rwlock", "--readers", "1.5"], "0 to 1, not 1.5"),
+        (&["election", "--seconds", "0"], "0 seconds"),
+        (&["counter", "--vs", "etcd"], "openmpi, mpich, atomic, redis"),
+        (&["counter", "--hold-ns", "5"], "--hold-ns"),
+    ] {
+        let (object, rest) = arguments.split_first().expect("an object");
+        let (is_well, stdout, stderr) = output(&mut bench(&[&[*object], rest].concat()));
+        assert!(!is_well && stderr.contains(part) && stdout.is_empty(), "{arguments:?}: {stderr}");
+    }
+}
+
+/// Which of a process's children runs a program of this name in a benchmark's directory, and which that is.
+fn server_of(parent: u32, name: &str) -> Option<(String, std::path::PathBuf)> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    children.split_whitespace().find_map(|pid| {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        let files = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        let is_server = comm.trim() == name && files.to_string_lossy().contains("phalanx-bench-");
+        is_server.then(|| (format!("/proc/{pid}"), files))
+    })
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_benchmark_that_is_killed_takes_its_servers_along() {
+    let mut arguments = bench(&["lock", "--vs", "redis", "--seconds", "600", "--rounds", "1"]);
+    let mut child = arguments.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let started = wait_for("a server, or an end without one", || {
+        let server = server_of(child.id(), "redis-server");
+        let has_ended = child.try_wait().unwrap().is_some();
+        (has_ended || server.is_some()).then_some(server)
+    });
+    let Some((process, files)) = started else { return println!("not run: there is no Redis here") };
+    assert!(files.exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("the server ends", || (!std::path::Path::new(&process).exists()).then_some(()));
+    wait_for("its files go", || (!files.exists()).then_some(()));
+}

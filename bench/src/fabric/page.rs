@@ -5,7 +5,7 @@ use std::fmt::Write;
 use phalanx::fabric::FabricKind;
 
 use super::{Measured, Report, WINDOWS};
-use crate::page::{machine, ns};
+use crate::page::{count, machine, ns};
 
 /// The whole page: latencies of one operation at a time, then rates by window.
 pub fn render(measured: &Measured) -> String {
@@ -78,20 +78,6 @@ fn rates(page: &mut String, measured: &Measured) {
         let _ = write!(page, "{:>10}", count(rate));
     }
     page.push('\n');
-}
-
-/// A count with three figures.
-fn count(number: f64) -> String {
-    let (value, unit) = match number {
-        number if number < 1e3 => (number, ""),
-        number if number < 1e6 => (number / 1e3, " k"),
-        number => (number / 1e6, " M"),
-    };
-    match value {
-        value if value < 10.0 => format!("{value:.2}{unit}"),
-        value if value < 100.0 => format!("{value:.1}{unit}"),
-        value => format!("{value:.0}{unit}"),
-    }
 }
 
 /// One line of JSON for each result.

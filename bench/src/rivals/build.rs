@@ -6,15 +6,26 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{PreparedRival, Rival, Skipped};
+use super::server::{self, Server};
+use super::{Bench, Object, PreparedRival, Rival, Skipped};
 
 /// Flags of every C program. `-Wall` is for whoever reads the log of a failed build on an unknown compiler.
 const C_FLAGS: [&str; 4] = ["-O2", "-std=gnu11", "-Wall", "-pthread"];
+
+/// What the programs in C share.
+const HEADERS: [(&str, &str); 4] = [
+    ("common.h", include_str!("../../rivals/common.h")),
+    ("contest.h", include_str!("../../rivals/contest.h")),
+    ("processes.h", include_str!("../../rivals/processes.h")),
+    ("connection.h", include_str!("../../rivals/connection.h")),
+];
 
 /// Turns a rival into a [`PreparedRival`], or says why not.
 pub struct Builder<'a> {
     /// Which one.
     pub rival: Rival,
+    /// For which benchmark.
+    pub bench: Bench,
     /// Where sources and programs go.
     pub build_dir: &'a Path,
 }
@@ -22,7 +33,10 @@ pub struct Builder<'a> {
 impl Builder<'_> {
     pub fn build_mpi(&self) -> Result<PreparedRival, Skipped> {
         let mpi = find_mpi(self.rival).ok_or_else(|| self.skipped("its launcher is not installed"))?;
-        let source = self.write("mpi_barrier.c", include_str!("../../rivals/mpi_barrier.c"))?;
+        let source = match self.bench {
+            Bench::Barrier => self.write("mpi_barrier.c", include_str!("../../rivals/mpi_barrier.c"))?,
+            Bench::Contest(_) => self.write("mpi_contest.c", include_str!("../../rivals/mpi_contest.c"))?,
+        };
         let program = self.compile_c(&mpi.compiler, &[], &[&source])?;
         Ok(PreparedRival { launcher: Some(mpi.launcher), ..self.prepared(mpi.version, program) })
     }
@@ -37,8 +51,98 @@ impl Builder<'_> {
     pub fn build_pthread(&self) -> Result<PreparedRival, Skipped> {
         let source = self.write("pthread_barrier.c", include_str!("../../rivals/pthread_barrier.c"))?;
         let program = self.compile_c("gcc", &[], &[&source])?;
+        Ok(self.prepared(self.c_library(), program))
+    }
+
+    pub fn build_local(&self, system: &str) -> Result<PreparedRival, Skipped> {
+        let source = self.write("local_contest.c", include_str!("../../rivals/local_contest.c"))?;
+        let program = self.compile_c("gcc", &[], &[&source])?;
+        let version = match self.rival {
+            Rival::Flock => {
+                format!("Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim())
+            }
+            _ => self.c_library(),
+        };
+        Ok(PreparedRival { arguments: vec![system.into()], ..self.prepared(version, program) })
+    }
+
+    pub fn build_redis(&self) -> Result<PreparedRival, Skipped> {
+        let source = self.write("redis_contest.c", include_str!("../../rivals/redis_contest.c"))?;
+        let program = self.compile_c("gcc", &[], &[&source])?;
+        Ok(PreparedRival {
+            server: Some(self.start_server(server::Kind::Redis)?),
+            ..self.prepared(self.redis()?, program)
+        })
+    }
+
+    pub fn prepare_redis_py(&self) -> Result<PreparedRival, Skipped> {
+        let (python, version) = self.python_with("redis")?;
+        let script = self.write("redis_py_contest.py", include_str!("../../rivals/redis_py_contest.py"))?;
+        Ok(PreparedRival {
+            arguments: vec![script.into_os_string()],
+            server: Some(self.start_server(server::Kind::Redis)?),
+            ..self.prepared(format!("redis-py {version}, {}", self.redis()?), python)
+        })
+    }
+
+    pub fn build_etcd(&self) -> Result<PreparedRival, Skipped> {
+        // `etcd Version: 3.4.23`.
+        let version = self.first_line(Command::new("etcd").arg("--version"))?.replace(" Version:", "");
+        let source = self.write("etcd_contest.c", include_str!("../../rivals/etcd_contest.c"))?;
+        let program = self.compile_c("gcc", &[], &[&source])?;
+        Ok(PreparedRival { server: Some(self.start_server(server::Kind::Etcd)?), ..self.prepared(version, program) })
+    }
+
+    pub fn prepare_zookeeper(&self) -> Result<PreparedRival, Skipped> {
+        let (python, version) = self.python_with("kazoo")?;
+        if self.bench == Bench::Contest(Object::RwLock) && has_deadlocking_readers(&version) {
+            return Err(self.skipped(format!("a reader and a writer of kazoo {version} wait for each other for ever")));
+        }
+        let script = self.write("zookeeper_contest.py", include_str!("../../rivals/zookeeper_contest.py"))?;
+        Ok(PreparedRival {
+            arguments: vec![script.into_os_string()],
+            server: Some(self.start_server(server::Kind::ZooKeeper)?),
+            ..self.prepared(format!("kazoo {version}"), python)
+        })
+    }
+
+    /// `Redis server v=7.0.15 sha=…`.
+    fn redis(&self) -> Result<String, Skipped> {
+        let line = self.first_line(Command::new("redis-server").arg("--version"))?;
+        let number = line.split_whitespace().find_map(|word| word.strip_prefix("v="));
+        Ok(format!("Redis {}", number.unwrap_or("of unknown version")))
+    }
+
+    fn start_server(&self, kind: server::Kind) -> Result<Server, Skipped> {
+        if let Some(missing) = kind.missing() {
+            return Err(self.skipped(missing));
+        }
+        self.output_of(Command::new(kind.program()).arg(if kind == server::Kind::ZooKeeper {
+            "-version"
+        } else {
+            "--version"
+        }))?;
+        let directory = self.build_dir.join(format!("{}-server", self.rival));
+        Server::start(kind, &directory).map_err(|why| self.skipped(why))
+    }
+
+    /// An interpreter that has this module, and the module's version. What contests in Python share goes beside them.
+    fn python_with(&self, module: &str) -> Result<(PathBuf, String), Skipped> {
+        self.write("contest.py", include_str!("../../rivals/contest.py"))?;
+        let probe = format!("import {module}; print({module}.__version__)");
+        let mut missing = None;
+        for python in rivals_pythons() {
+            match self.first_line(Command::new(&python).args(["-c", &probe])) {
+                Ok(version) => return Ok((python, version)),
+                Err(why) => missing = Some(why),
+            }
+        }
+        Err(missing.unwrap_or_else(|| self.skipped("there is no Python")))
+    }
+
+    fn c_library(&self) -> String {
         let version = self.first_line(Command::new("getconf").arg("GNU_LIBC_VERSION"));
-        Ok(self.prepared(version.unwrap_or_else(|_| "C library of unknown version".to_owned()), program))
+        version.unwrap_or_else(|_| "C library of unknown version".to_owned())
     }
 
     pub fn build_std(&self) -> Result<PreparedRival, Skipped> {
@@ -58,7 +162,7 @@ impl Builder<'_> {
     }
 
     pub fn prepare_gloo(&self) -> Result<PreparedRival, Skipped> {
-        let python = rivals_python();
+        let python = rivals_pythons().remove(0);
         let probe = "import torch, torch.distributed as d; d.ProcessGroupGloo; print(torch.__version__)";
         let version = self.first_line(Command::new(&python).args(["-c", probe]))?;
         let script = self.write("gloo_barrier.py", include_str!("../../rivals/gloo_barrier.py"))?;
@@ -70,17 +174,19 @@ impl Builder<'_> {
     }
 
     fn prepared(&self, version: String, program: PathBuf) -> PreparedRival {
-        PreparedRival { rival: self.rival, version, launcher: None, program, arguments: Vec::new() }
+        PreparedRival { rival: self.rival, version, launcher: None, program, arguments: Vec::new(), server: None }
     }
 
     fn skipped(&self, reason: impl Into<String>) -> Skipped {
         Skipped { rival: self.rival, reason: reason.into(), remedy: Some(self.rival.install_hint()) }
     }
 
-    /// Compiles `inputs` and the common header into a program named after the rival.
+    /// Compiles `inputs` and the headers into a program named after the rival.
     fn compile_c(&self, compiler: &str, flags: &[&str], inputs: &[&Path]) -> Result<PathBuf, Skipped> {
-        self.write("common.h", include_str!("../../rivals/common.h"))?;
-        self.build_output(&format!("{}_barrier", self.rival), |output| {
+        for (name, text) in HEADERS {
+            self.write(name, text)?;
+        }
+        self.build_output(&format!("{}_{}", self.rival, self.bench.name()), |output| {
             let mut command = Command::new(compiler);
             command.args(C_FLAGS).args(flags).args(inputs).args(["-lm", "-ldl", "-o"]).arg(output);
             command
@@ -129,6 +235,12 @@ impl Builder<'_> {
     }
 }
 
+/// Up to 2.8 a reader waits for a writer that came after it and waits for it.
+fn has_deadlocking_readers(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) < (Some(2), Some(9))
+}
+
 /// An MPI's programs.
 struct Mpi {
     compiler: String,
@@ -158,15 +270,27 @@ fn find_mpi(rival: Rival) -> Option<Mpi> {
     })
 }
 
-/// The interpreter that has torch: the one named in the environment, the one that `scripts/compare.sh` made, or the
-/// system's.
-fn rivals_python() -> PathBuf {
+/// The interpreters that may have what a rival needs: the one named in the environment and no other, or else the one
+/// that `scripts/compare.sh` made, the first of the path, and Debian's, which alone has Debian's modules.
+fn rivals_pythons() -> Vec<PathBuf> {
     if let Some(python) = env::var_os("PHALANX_RIVALS_PYTHON") {
-        return PathBuf::from(python);
+        return vec![PathBuf::from(python)];
     }
     let made_by_script = Path::new("target/rivals-venv/bin/python");
+    let mut pythons = vec![PathBuf::from("python3"), PathBuf::from("/usr/bin/python3")];
     if made_by_script.exists() {
-        return made_by_script.to_owned();
+        pythons.insert(0, made_by_script.to_owned());
     }
-    PathBuf::from("python3")
+    pythons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kazoos_readers_are_left_alone_until_they_are_mended() {
+        let versions = ["1.9", "2.8.0", "2.9.0", "2.11.0", "3.0"];
+        assert_eq!(versions.map(has_deadlocking_readers), [true, true, false, false, false]);
+    }
 }

@@ -12,7 +12,7 @@ use phalanx::clock::Clock;
 use phalanx::fabric::sim::Costs;
 use phalanx_bench::rank::RankTask;
 use phalanx_bench::simulate::Scenario;
-use phalanx_bench::workload::{ArrivalPattern, Workload};
+use phalanx_bench::workload::{ArrivalPattern, Placement, Workload};
 use phalanx_bench::{figures, samples};
 
 const SIZES: [usize; 4] = [2, 4, 8, 16];
@@ -46,9 +46,7 @@ fn measure(nodes: usize, round: usize) -> f64 {
     let directory = scratch(&format!("{nodes}-{round}"));
     let ns_per_tick = Clock::calibrate().ns_per_tick();
     let workload = Workload {
-        ranks: nodes,
-        nodes,
-        cpus: cpus(),
+        placement: Placement { ranks: nodes, nodes, cpus: cpus() },
         iterations: BARRIERS,
         warmup: 50,
         arrival: ArrivalPattern::BackToBack,
