@@ -376,7 +376,8 @@ fn node_layout(ranks: usize, block_units: usize, groups: usize) -> Result<NodeLa
 
 /// The same with space for so many named objects.
 fn with_objects(layout: NodeLayout, objects: usize) -> Result<NodeLayout, JobError> {
-    let words = objects.checked_add(1).and_then(|places| places.checked_mul(object_words(layout.ranks())));
+    let words_of_one: usize = object_words(&layout).into_iter().sum();
+    let words = objects.checked_add(1).and_then(|places| places.checked_mul(words_of_one));
     match words {
         Some(words) if words <= MOST_OBJECT_WORDS && objects <= MOST_OBJECTS => {
             Ok(objects::layout::with_objects(layout, objects))

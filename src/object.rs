@@ -4,41 +4,54 @@
 //! | file | is |
 //! | --- | --- |
 //! | `lock.rs` | the lock: handle, guard, request |
-//! | `waiting.rs` | the wait for a lock |
+//! | `waiting.rs` | the wait for a lock of this node |
+//! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
+//! | `catalogue.rs` | how an object is found on this node, and at its home |
+//! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
 //! | `error.rs` | what can go wrong |
 
+mod catalogue;
+mod climb;
 mod counter;
 mod error;
 mod lock;
+mod reach;
+mod site;
 mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
 
+use self::catalogue::{Opened, Refused};
 pub use self::counter::Counter;
 pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
+pub(crate) use self::reach::Reach;
+use self::site::Site;
 use self::waiting::NodeLock;
 pub(crate) use self::waiting::Turn;
-use crate::coord::objects::directory::{Directory, DirectoryFault, Nature};
+use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};
 use crate::fabric::shm::Segment;
-use crate::job::{Membership, is_dead};
+use crate::job::Membership;
 
 pub use crate::coord::objects::directory::ObjectKind;
 
-/// A rank's handle of an object.
+/// A rank's handle of an object: its place among those of its node, and at its home.
 pub(crate) struct Handle {
     membership: Arc<Membership>,
     at: ObjectAt,
+    site: Site,
+    at_home: ObjectAt,
     name: Name,
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("name", &self.name.text()).field("at", &self.at).finish_non_exhaustive()
+        let home = self.site.home;
+        f.debug_struct("Handle").field("name", &self.name.text()).field("at", &self.at).field("home", &home).finish()
     }
 }
 
@@ -56,12 +69,21 @@ impl Handle {
         })?;
         let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source };
         loop {
-            let opened = with_table(membership, || directory(membership).open(&name, nature)).map_err(table_error)?;
+            let opened =
+                with_table(membership, || catalogue::open(&membership.reach, &name, nature)).map_err(table_error)?;
             match opened {
-                Ok(at) => return Ok(Self { membership: Arc::clone(membership), at, name }),
-                // By one that has been declared failed; this rank holds the table.
-                Err(DirectoryFault::Overtaken) => {}
-                Err(fault) => return Err(error_of(membership, &name, nature, fault)),
+                Ok(Opened { at, home, at_home }) => {
+                    let site = Site { reach: membership.reach.clone(), home };
+                    return Ok(Self { membership: Arc::clone(membership), at, site, at_home, name });
+                }
+                // By one that has been declared failed, and this rank holds the table; or it has not come through.
+                Err(Refused {
+                    fault: DirectoryFault::Overtaken | DirectoryFault::Away(SiteFault::Broken { .. }),
+                    ..
+                }) => {}
+                // Where the home was lost meanwhile there is another one.
+                Err(Refused { fault: DirectoryFault::Away(SiteFault::Lost { .. }), .. }) => {}
+                Err(refused) => return Err(error_of(membership, &name, nature, refused)),
             }
         }
     }
@@ -73,36 +95,36 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Where this rank has been declared failed its handles count no more.
-        let _ = with_table(&self.membership, || directory(&self.membership).close(&self.at));
+        // Where this rank has been declared failed its handles count no more, nor do its node's at a home that is lost.
+        let close = || catalogue::close(&self.membership.reach, &self.at);
+        let _ = with_table(&self.membership, close);
     }
 }
 
-/// Does something while this rank has the table of objects for itself.
+/// Does something while this rank has the node's table of objects for itself.
 fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Result<T, LockError> {
     // Another thread of this rank would be taken for this one.
-    let _turn = membership.table_turn();
+    let _turn = membership.reach.uses.table();
     NodeLock::of_table(membership).during(act)
 }
 
-fn directory(membership: &Membership) -> Directory<'_, Segment, impl Fn(usize) -> bool> {
-    let segment = &*membership.segment;
-    Directory::new(segment, segment.layout(), membership.local_of(membership.rank), |local| is_dead(segment, local))
-}
-
-fn error_of(membership: &Membership, name: &Name, nature: Nature, fault: DirectoryFault) -> ObjectError {
-    let (rank, kind) = (membership.rank, nature.kind);
+fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refused) -> ObjectError {
+    let (rank, kind, node) = (membership.rank, nature.kind, refused.node);
     let name = name.text().to_owned();
-    match fault {
+    match refused.fault {
         DirectoryFault::Collision => ObjectError::Collision { rank, name },
         DirectoryFault::OtherKind(found) => ObjectError::OtherKind { rank, name, kind, found },
         DirectoryFault::OtherParameter(found) => {
             ObjectError::OtherParameter { rank, name, kind, wanted: nature.parameter, found }
         }
         DirectoryFault::Full => {
-            let (node, places) = (membership.here(), membership.segment.layout().objects());
+            let places = membership.layout_of(node).objects();
             ObjectError::Exhausted { rank, name, node, places }
         }
-        DirectoryFault::Overtaken => unreachable!("tried again"),
+        DirectoryFault::Away(SiteFault::Excluded) => {
+            let source = waiting::excluded(membership, &name);
+            ObjectError::Table { rank, name, source }
+        }
+        DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),
     }
 }

@@ -79,7 +79,7 @@ pub mod topology;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, publish};
 pub use topology::Topology;
 
 /// Bytes from one writer's words to the next writer's: two 64-byte lines, because x86 fetches lines in pairs and some
@@ -440,5 +440,44 @@ pub fn check_batch(fabric: &(impl Fabric + ?Sized), node: usize, requests: &[Req
     match requests.iter().find(|request| request.at().0 >= words) {
         Some(request) => invalid(format!("word {} lies outside its segment of {words} words", request.at().0)),
         None => Ok(()),
+    }
+}
+
+/// Executes a request on this node's memory; gives the word's old value (0 for a write), and whether the word has
+/// changed.
+#[inline]
+pub fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool) {
+    let word = memory.word(request.at());
+    let (value, has_changed) = match request {
+        Request::Write { value, .. } => {
+            // SYNC POINT: inbox, fabric sleepers. A full fence: it releases all that came in before, and is visible
+            // before the sleepers are counted.
+            publish(word, value);
+            (0, true)
+        }
+        // SYNC POINT: outbox, gate. Pairs with the release of whoever of this node wrote the word; and a word that is
+        // read after another has been changed is read after it.
+        Request::Read { .. } => (word.load(Ordering::SeqCst), false),
+        Request::FetchAdd { add, .. } => (word.fetch_add(add, Ordering::SeqCst), true),
+        Request::CompareSwap { expected, new, .. } => {
+            let found = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::Acquire);
+            (found.unwrap_or_else(|found| found), found.is_ok())
+        }
+    };
+    if has_changed {
+        wake_sleepers(memory, request.at());
+    }
+    (value, has_changed)
+}
+
+/// Ends the sleep of those who wait for another node's word, if there are any. On the alarm all sleep who wait for
+/// anything.
+fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
+    if at == node::header::ALARM {
+        return memory.wake(at);
+    }
+    // SYNC POINT: fabric sleepers. A rank that parks counts itself, fences, and looks at the word again.
+    if memory.word(node::header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
+        memory.wake(at);
     }
 }

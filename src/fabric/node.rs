@@ -23,7 +23,7 @@ const FIRST_STRAND: usize = 10;
 pub const OFFER_WORDS: usize = 7;
 
 const _: () = assert!(OFFERS * OFFER_WORDS <= 4 * LINE_WORDS);
-const _: () = assert!(FIRST_STRAND + STRANDS <= LINE_WORDS);
+const _: () = assert!(FIRST_STRAND + STRANDS < LINE_WORDS);
 const _: () = assert!(MASK_CPUS == 64 * LINE_WORDS);
 
 /// The header's words.
@@ -65,8 +65,8 @@ pub mod header {
     pub const NODES: WordAt = WordAt(12);
     /// Geometry: places for named objects.
     pub const OBJECTS: WordAt = WordAt(13);
-    /// Geometry: words of a named object.
-    pub const OBJECT_WORDS: WordAt = WordAt(21);
+    /// Geometry: words of a named object, and of one that is at home here.
+    pub const OBJECT_WORDS: [WordAt; 2] = [WordAt(21), WordAt(22)];
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
     /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
@@ -140,6 +140,15 @@ impl EpochAt {
     }
 }
 
+/// Which of a node's tables of named objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectTable {
+    /// Those that its ranks have.
+    Here = 0,
+    /// Those that are at home on it.
+    Home = 1,
+}
+
 /// Words of an epoch's entry.
 const EPOCH_WORDS: usize = 2;
 
@@ -149,8 +158,8 @@ pub struct NodeLayout {
     ranks: usize,
     arena_units: usize,
     objects: usize,
-    /// Words of an object.
-    object_words: usize,
+    /// Words of an object in each of the two tables.
+    object_words: [usize; 2],
     /// Ranks and nodes of the whole job.
     job_ranks: usize,
     nodes: usize,
@@ -160,12 +169,13 @@ impl NodeLayout {
     /// The only node of a job of `ranks` ranks, with an arena of at least `arena_words`.
     pub const fn new(ranks: usize, arena_words: usize) -> Self {
         let arena_units = arena_words.div_ceil(UNIT_WORDS);
-        Self { ranks, arena_units, objects: 0, object_words: 0, job_ranks: ranks, nodes: 1 }
+        Self { ranks, arena_units, objects: 0, object_words: [0; 2], job_ranks: ranks, nodes: 1 }
     }
 
-    /// The same with places for so many named objects of so many words each, besides the table's own.
+    /// The same with places for so many named objects, besides the table's own, in each of two tables: those that the
+    /// node's ranks have, and those that are at home here. An object has so many words there and there.
     #[must_use]
-    pub const fn with_objects(self, objects: usize, object_words: usize) -> Self {
+    pub const fn with_objects(self, objects: usize, object_words: [usize; 2]) -> Self {
         Self { objects, object_words, ..self }
     }
 
@@ -256,6 +266,12 @@ impl NodeLayout {
         self.entry(rank).plus(FIRST_STRAND + strand)
     }
 
+    /// Counts how often somebody has had the rank look at a named object that it waits for. Changed through the fabric,
+    /// too.
+    pub const fn poked(&self, rank: usize) -> WordAt {
+        self.entry(rank).plus(FIRST_STRAND + STRANDS)
+    }
+
     /// Word `index` of the mask of CPUs that a rank may use.
     pub const fn mask(&self, rank: usize, index: usize) -> WordAt {
         self.entry(rank).plus(LINE_WORDS + index)
@@ -333,26 +349,31 @@ impl NodeLayout {
         self.objects
     }
 
-    /// Words of a named object.
-    pub const fn object_words(&self) -> usize {
+    /// Words of an object in each table.
+    pub const fn object_words(&self) -> [usize; 2] {
         self.object_words
     }
 
-    /// Whose place `index` of the table of objects is; see [`crate::coord::objects`]. Place 0 is the table's own.
-    pub const fn object_key(&self, index: usize) -> WordAt {
-        self.unit(self.arena_units).plus(index)
+    /// Whose place `index` of a table of objects is; see [`crate::coord::objects`]. Place 0 is the table's own.
+    pub const fn object_key(&self, table: ObjectTable, index: usize) -> WordAt {
+        let start = match table {
+            ObjectTable::Here => self.unit(self.arena_units),
+            ObjectTable::Home => self.object(ObjectTable::Here, self.objects + 1),
+        };
+        start.plus(index)
     }
 
-    /// The first word of the object at place `index`.
-    pub const fn object(&self, index: usize) -> WordAt {
-        self.object_key((self.objects + 1).next_multiple_of(LINE_WORDS)).plus(index * self.object_words)
+    /// The first word of the object at place `index` of a table.
+    pub const fn object(&self, table: ObjectTable, index: usize) -> WordAt {
+        let first = self.object_key(table, (self.objects + 1).next_multiple_of(LINE_WORDS));
+        first.plus(index * self.object_words[table as usize])
     }
 
     /// Words of the whole segment.
     pub const fn words(&self) -> usize {
         match self.object_words {
-            0 => self.unit(self.arena_units).0,
-            _ => self.object(self.objects + 1).0,
+            [0, _] => self.unit(self.arena_units).0,
+            _ => self.object(ObjectTable::Home, self.objects + 1).0,
         }
     }
 }
@@ -395,7 +416,8 @@ pub const LAYOUT_HASH: u64 = hash(
         EPOCH_WORDS as u64,
         LINE_WORDS as u64,
         NodeLayout::new(3, 1000).holds(1).0 as u64,
-        NodeLayout::new(3, 1000).with_objects(5, 32).object(1).0 as u64,
+        NodeLayout::new(3, 1000).with_objects(5, [32, 64]).object(ObjectTable::Home, 1).0 as u64,
+        NodeLayout::new(3, 1000).poked(1).0 as u64,
         header::OBJECTS.0 as u64,
     ],
 );

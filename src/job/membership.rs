@@ -1,7 +1,7 @@
 //! What all groups of a rank share: who and where it is, its node's memory, and its way to the other nodes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::failure::FailureOptions;
 use super::watcher::Watcher;
@@ -20,8 +20,8 @@ use crate::coord::stats::NodeClock;
 use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
-use crate::fabric::{Memory, Topology, WordAt};
-use crate::object::Turn;
+use crate::fabric::{Memory, Topology};
+use crate::object::Reach;
 use crate::sync::{AtomicU64, Ordering};
 use crate::trace::Trace;
 
@@ -63,10 +63,8 @@ pub(crate) struct Membership {
     declined: Mutex<Vec<Declined>>,
     /// Groups that this rank has made and dropped, and others have not taken.
     untaken: Mutex<Vec<Untaken>>,
-    /// What this rank does with the locks that it has opened, by the places of their keys.
-    turns: Mutex<HashMap<WordAt, Weak<Turn>>>,
-    /// Held by the thread of this rank that uses its node's table of objects.
-    table_turn: Mutex<()>,
+    /// What named objects need of all this.
+    pub reach: Reach,
     /// The clocks of other nodes that have been asked for.
     clocks: Mutex<HashMap<usize, NodeClock>>,
     /// When somebody has failed.
@@ -146,6 +144,15 @@ impl Membership {
         let (failure, trace, watcher) = (parts.failure, parts.trace, Mutex::new(parts.watcher));
         let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (untaken, clocks) = (Mutex::default(), Mutex::default());
+        let reach = Reach {
+            segment: Arc::clone(&segment),
+            rank,
+            topology: Arc::clone(&topology),
+            layouts: Arc::clone(&layouts),
+            network: network.clone(),
+            plan: driver.plan,
+            uses: Arc::default(),
+        };
         Self {
             segment,
             rank,
@@ -165,8 +172,7 @@ impl Membership {
             half_made,
             declined,
             untaken,
-            turns: Mutex::default(),
-            table_turn: Mutex::default(),
+            reach,
             clocks,
             failure,
             watcher,
@@ -271,22 +277,6 @@ impl Membership {
 
     pub fn untaken(&self) -> MutexGuard<'_, Vec<Untaken>> {
         lock(&self.untaken)
-    }
-
-    /// What this rank does with the lock whose key stands at a place: one for all of its handles.
-    pub fn turn_at(&self, key: WordAt) -> Arc<Turn> {
-        let mut turns = lock(&self.turns);
-        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        turns.insert(key, Arc::downgrade(&turn));
-        turn
-    }
-
-    pub fn table_turn(&self) -> MutexGuard<'_, ()> {
-        lock(&self.table_turn)
     }
 
     pub fn clocks(&self) -> MutexGuard<'_, HashMap<usize, NodeClock>> {

@@ -61,7 +61,7 @@ impl Job {
 impl Lock {
     fn open(membership: &Arc<Membership>, name: &str) -> Result<Self, ObjectError> {
         let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Lock, parameter: 0 })?;
-        let lock = NodeLock::new(membership, &handle.at, name, membership.turn_at(handle.at.key()));
+        let lock = NodeLock::new(membership, &handle.at, name, membership.reach.uses.turn_at(handle.at.key()));
         Ok(Self { lock, _handle: handle })
     }
 

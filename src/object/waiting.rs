@@ -11,12 +11,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::error::LockError;
-use crate::cluster::view::{self, FailureCause, Unit};
+use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
 use crate::coord::wait::Step;
-use crate::fabric::node::header;
+use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Park, WordAt};
 use crate::job::{Membership, Sight};
@@ -107,7 +107,7 @@ impl NodeLock {
 
     /// The lock of the node's table of objects.
     pub fn of_table(membership: &Arc<Membership>) -> Self {
-        let table = ObjectAt::of(&membership.segment.layout(), 0);
+        let table = ObjectAt::of(&membership.segment.layout(), ObjectTable::Here, 0);
         Self::new(membership, &table, "the table of objects", Arc::default())
     }
 
@@ -386,17 +386,6 @@ impl NodeLock {
 
 /// The error of a rank that has been declared failed.
 pub(super) fn excluded(membership: &Membership, name: &str) -> LockError {
-    let (segment, node) = (&*membership.segment, membership.segment.layout());
-    let rank = membership.rank;
-    let is_mine = |unit| match unit {
-        Unit::Rank(lost) => lost == rank,
-        Unit::Node(lost) => lost == membership.here(),
-    };
-    let epochs = 1..=view::epoch(segment, &node);
-    let mut lost = epochs.filter_map(|epoch| Some((epoch, view::obituary(segment, &node, epoch)?)));
-    let (epoch, cause) = match lost.find(|(_, lost)| is_mine(lost.unit)) {
-        Some((epoch, lost)) => (epoch, lost.cause),
-        None => (0, membership.end_of(rank).unwrap_or(FailureCause::Silent)),
-    };
-    LockError::Excluded { rank, name: name.to_owned(), epoch, cause }
+    let (epoch, cause) = membership.reach.own_end().unwrap_or((0, FailureCause::Silent));
+    LockError::Excluded { rank: membership.rank, name: name.to_owned(), epoch, cause }
 }

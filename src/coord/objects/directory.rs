@@ -1,20 +1,21 @@
-//! The directory: which object of a node has which name.
+//! The directory: which object of a node has which name. A node has two: of the objects that its ranks have, and of those
+//! that are at home on it. The first's *members*, who have handles, are the node's ranks, the second's the job's nodes.
 //!
-//! Each place of the node's table has a key word; the keys of all places stand side by side, so that looking for a
+//! Each place of a table has a key word; the keys of all places stand side by side, so that looking for a
 //! name reads a few lines. Names are added and taken away by whoever holds the table's own lock (that of place 0), so that
 //! no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when it
 //! comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows whenever
 //! the object is opened, too: who was about to take it away fails. A place that such a rank was filling is left alone
 //! until it is gone.
 //!
-//! An object is there for as long as a rank that has not ended has a handle of it.
+//! An object is there for as long as a member that has not ended has a handle of it.
 //!
 //! Cost of opening: the table's lock, and a look at each key; closing costs a store, and for the last handle as much.
 
-use super::layout::ObjectAt;
+use super::layout::{NAME_WORDS, ObjectAt};
 use super::name::Name;
-use crate::fabric::Memory;
-use crate::fabric::node::NodeLayout;
+use crate::fabric::node::{NodeLayout, ObjectTable};
+use crate::fabric::{Memory, WordAt};
 use crate::sync::Ordering;
 
 /// What a named object is.
@@ -144,91 +145,203 @@ pub enum DirectoryFault {
     OtherParameter(u64),
     /// All places are taken.
     Full,
-    /// Another rank has changed the directory meanwhile: this one has been declared failed, or one that was comes back.
+    /// Another member has changed the directory meanwhile: this one has been declared failed, or one that was comes back.
     Overtaken,
+    /// The directory cannot be reached.
+    Away(SiteFault),
 }
 
-/// A node's directory, as one of its ranks uses it. Its methods want the table's lock to be held.
+impl From<SiteFault> for DirectoryFault {
+    fn from(fault: SiteFault) -> Self {
+        Self::Away(fault)
+    }
+}
+
+/// Why words of an object's home could not be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteFault {
+    /// The home is lost to the job.
+    Lost {
+        /// The node.
+        home: usize,
+    },
+    /// This rank or its node has been declared failed.
+    Excluded,
+    /// The connection broke: what was asked for may have taken effect or not.
+    Broken {
+        /// The node.
+        home: usize,
+    },
+}
+
+/// A directory's words, wherever they are.
+pub trait Words {
+    /// What some words hold.
+    ///
+    /// # Errors
+    ///
+    /// [`SiteFault`]: they cannot be reached.
+    fn load(&self, at: &[WordAt]) -> Result<Vec<u64>, SiteFault>;
+
+    /// Has some words hold something.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    fn store(&self, words: &[(WordAt, u64)]) -> Result<(), SiteFault>;
+
+    /// Changes a word that holds what was seen in it; whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    fn swap(&self, at: WordAt, seen: u64, wanted: u64) -> Result<bool, SiteFault>;
+}
+
+impl<M: Memory> Words for &M {
+    fn load(&self, at: &[WordAt]) -> Result<Vec<u64>, SiteFault> {
+        // SYNC POINT: directory. Acquire pairs with the object's making.
+        Ok(at.iter().map(|at| self.word(*at).load(Ordering::Acquire)).collect())
+    }
+
+    fn store(&self, words: &[(WordAt, u64)]) -> Result<(), SiteFault> {
+        // Relaxed: published by a key word.
+        words.iter().for_each(|(at, value)| self.word(*at).store(*value, Ordering::Relaxed));
+        Ok(())
+    }
+
+    fn swap(&self, at: WordAt, seen: u64, wanted: u64) -> Result<bool, SiteFault> {
+        // SYNC POINT: directory. Release: who finds the object finds it made.
+        Ok(self.word(at).compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+}
+
+/// One of a node's two directories, as one of its members uses it. Its methods want the table's lock to be held.
 #[derive(Debug)]
-pub struct Directory<'memory, M, F> {
-    memory: &'memory M,
+pub struct Directory<W, F> {
+    words: W,
     node: NodeLayout,
+    table: ObjectTable,
     me: usize,
+    /// What the numbers of a lock that is made begin with.
+    first_number: u64,
     is_gone: F,
 }
 
-impl<'memory, M: Memory, F: Fn(usize) -> bool> Directory<'memory, M, F> {
-    /// The directory of a node, as the rank at place `me` uses it; `is_gone` tells which ranks do nothing any more.
-    pub fn new(memory: &'memory M, node: NodeLayout, me: usize, is_gone: F) -> Self {
-        Self { memory, node, me, is_gone }
+type Fallible<T> = Result<T, DirectoryFault>;
+
+impl<W: Words, F: Fn(usize) -> bool> Directory<W, F> {
+    /// A directory as its member `me` uses it; `is_gone` tells which members do nothing any more.
+    pub fn new(words: W, node: NodeLayout, table: ObjectTable, me: usize, is_gone: F) -> Self {
+        Self { words, node, table, me, first_number: 0, is_gone }
     }
 
-    /// Adds a handle of this rank to the object of a name, which is made if there is none.
+    /// The same, where the numbers of a lock that is made begin with this one.
+    #[must_use]
+    pub fn numbering_from(self, first_number: u64) -> Self {
+        Self { first_number, ..self }
+    }
+
+    /// Adds a handle of this member to the object of a name, which is made if there is none.
     ///
     /// # Errors
     ///
     /// [`DirectoryFault`].
-    pub fn open(&self, name: &Name, nature: Nature) -> Result<ObjectAt, DirectoryFault> {
+    pub fn open(&self, name: &Name, nature: Nature) -> Fallible<ObjectAt> {
         let at = match self.find(name)? {
             // One that only the dead have left.
-            Some((at, _)) if self.free_if_unused(&at) => self.make(name, nature)?,
+            Some((at, seen)) if self.free_if_unused(&at, seen)? => self.make(name, nature)?,
             Some((at, seen)) => {
                 self.check(&at, nature)?;
-                self.change_handles(&at, |handles| handles + 1);
-                if !self.swap(&at, seen, seen.opened()) {
-                    self.change_handles(&at, |handles| handles.saturating_sub(1));
+                self.change_handles(&at, |handles| self.with_one(handles))?;
+                if !self.swap(&at, seen, seen.opened())? {
+                    self.change_handles(&at, |handles| handles.saturating_sub(1))?;
                     return Err(DirectoryFault::Overtaken);
                 }
                 return Ok(at);
             }
             None => self.make(name, nature)?,
         };
-        self.change_handles(&at, |handles| handles + 1);
+        self.change_handles(&at, |handles| self.with_one(handles))?;
         Ok(at)
     }
 
+    /// The handles of a member that opens an object: a node has one at a home, for all of its ranks.
+    fn with_one(&self, handles: u64) -> u64 {
+        match self.table {
+            ObjectTable::Here => handles + 1,
+            ObjectTable::Home => 1,
+        }
+    }
+
     /// The object of a name, if there is one.
-    fn find(&self, name: &Name) -> Result<Option<(ObjectAt, KeyWord)>, DirectoryFault> {
-        // Relaxed: ordered by the key word.
-        let load = |at| self.memory.word(at).load(Ordering::Relaxed);
-        let keys = self.places().map(|at| (at, self.key(&at)));
-        let mut found = keys.filter(|(at, key)| key.is_of(name) && load(at.check()) == name.check());
-        let Some((at, key)) = found.next() else { return Ok(None) };
-        let is_same = name.words().enumerate().all(|(index, word)| load(at.name(index)) == word);
-        if is_same { Ok(Some((at, key))) } else { Err(DirectoryFault::Collision) }
+    fn find(&self, name: &Name) -> Fallible<Option<(ObjectAt, KeyWord)>> {
+        for (at, key) in self.keys()?.into_iter().filter(|(_, key)| key.is_of(name)) {
+            let facts: Vec<WordAt> =
+                std::iter::once(at.check()).chain((0..NAME_WORDS).map(|index| at.name(index))).collect();
+            let facts = self.words.load(&facts)?;
+            if facts[0] == name.check() {
+                let is_same = name.words().eq(facts[1..].iter().copied());
+                return if is_same { Ok(Some((at, key))) } else { Err(DirectoryFault::Collision) };
+            }
+        }
+        Ok(None)
     }
 
-    /// Takes a handle of this rank away, and the object with the last of all.
-    pub fn close(&self, at: &ObjectAt) {
-        self.change_handles(at, |handles| handles.saturating_sub(1));
-        self.free_if_unused(at);
+    /// Takes a handle of this member away, and the object with the last of all. Whether it is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn close(&self, at: &ObjectAt) -> Fallible<bool> {
+        self.change_handles(at, |handles| handles.saturating_sub(1))?;
+        self.free_if_unused(at, self.key(at)?)
     }
 
-    /// How many objects there are.
-    pub fn count(&self) -> usize {
-        self.places().filter(|at| self.key(at).is_live()).count()
+    /// Whether others than this member have handles of an object, or this one has several.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn has_other_handles(&self, at: &ObjectAt) -> Fallible<bool> {
+        let handles = self.all_handles(at)?;
+        let in_use = |(member, count): (usize, &u64)| *count > u64::from(member == self.me) && !(self.is_gone)(member);
+        Ok(handles.iter().enumerate().any(in_use))
     }
 
-    fn places(&self) -> impl Iterator<Item = ObjectAt> {
-        (1..=self.node.objects()).map(|index| ObjectAt::of(&self.node, index))
+    /// The objects that there are.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn all(&self) -> Fallible<Vec<ObjectAt>> {
+        Ok(self.keys()?.into_iter().filter(|(_, key)| key.is_live()).map(|(at, _)| at).collect())
     }
 
-    fn key(&self, at: &ObjectAt) -> KeyWord {
-        // SYNC POINT: directory. Acquire pairs with the object's making.
-        KeyWord(self.memory.word(at.key()).load(Ordering::Acquire))
+    fn place(&self, index: usize) -> ObjectAt {
+        ObjectAt::of(&self.node, self.table, index)
     }
 
-    fn swap(&self, at: &ObjectAt, seen: KeyWord, wanted: KeyWord) -> bool {
-        // SYNC POINT: directory. Release: who finds the object finds it made.
-        let word = self.memory.word(at.key());
-        word.compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    /// Whose the places are.
+    fn keys(&self) -> Fallible<Vec<(ObjectAt, KeyWord)>> {
+        let places = (1..=self.node.objects()).map(|index| self.place(index));
+        let keys: Vec<WordAt> = places.clone().map(|at| at.key()).collect();
+        let keys = self.words.load(&keys)?;
+        Ok(places.zip(keys.into_iter().map(KeyWord)).collect())
+    }
+
+    fn key(&self, at: &ObjectAt) -> Fallible<KeyWord> {
+        Ok(KeyWord(self.words.load(&[at.key()])?[0]))
+    }
+
+    fn swap(&self, at: &ObjectAt, seen: KeyWord, wanted: KeyWord) -> Fallible<bool> {
+        Ok(self.words.swap(at.key(), seen.0, wanted.0)?)
     }
 
     /// Whether an object is what is wanted.
-    fn check(&self, at: &ObjectAt, nature: Nature) -> Result<(), DirectoryFault> {
-        // Relaxed: ordered by the key word.
-        let load = |at| self.memory.word(at).load(Ordering::Relaxed);
-        match (ObjectKind::from_number(load(at.parameter(0))), load(at.parameter(1))) {
+    fn check(&self, at: &ObjectAt, nature: Nature) -> Fallible<()> {
+        let found = self.words.load(&[at.parameter(0), at.parameter(1)])?;
+        match (ObjectKind::from_number(found[0]), found[1]) {
             (Some(kind), _) if kind != nature.kind => Err(DirectoryFault::OtherKind(kind)),
             (Some(_), found) if found != nature.parameter => Err(DirectoryFault::OtherParameter(found)),
             (Some(_), _) => Ok(()),
@@ -236,61 +349,77 @@ impl<'memory, M: Memory, F: Fn(usize) -> bool> Directory<'memory, M, F> {
         }
     }
 
-    fn make(&self, name: &Name, nature: Nature) -> Result<ObjectAt, DirectoryFault> {
-        let free = self.places().find(|at| self.is_free(at));
-        let free = free.or_else(|| self.places().find(|at| self.key(at).is_live() && self.free_if_unused(at)));
-        let at = free.ok_or(DirectoryFault::Full)?;
-        let seen = self.key(&at);
+    fn make(&self, name: &Name, nature: Nature) -> Fallible<ObjectAt> {
+        let (at, seen) = self.free_place()?;
         let filling = seen.filled_by(self.me);
-        if !self.swap(&at, seen, filling) {
+        if !self.swap(&at, seen, filling)? {
             return Err(DirectoryFault::Overtaken);
         }
-        // Relaxed: published by the key word.
-        let store = |at, value| self.memory.word(at).store(value, Ordering::Relaxed);
-        at.state().for_each(|at| store(at, 0));
-        store(at.check(), name.check());
-        store(at.parameter(0), nature.kind as u64);
-        store(at.parameter(1), nature.parameter);
-        name.words().enumerate().for_each(|(index, word)| store(at.name(index), word));
-        match self.swap(&at, filling, filling.live(name.key())) {
+        let facts =
+            [(at.check(), name.check()), (at.parameter(0), nature.kind as u64), (at.parameter(1), nature.parameter)];
+        let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
+        let number = [(at.home().numbers, self.first_number)];
+        let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
+        self.words.store(&all)?;
+        match self.swap(&at, filling, filling.live(name.key()))? {
             true => Ok(at),
             false => Err(DirectoryFault::Overtaken),
         }
     }
 
-    /// Whether a place is nobody's; one that was being filled by a rank that is gone becomes so.
-    fn is_free(&self, at: &ObjectAt) -> bool {
-        let seen = self.key(at);
+    /// A place that is nobody's: one that was, or else one of an object that only the dead have left.
+    fn free_place(&self) -> Fallible<(ObjectAt, KeyWord)> {
+        let keys = self.keys()?;
+        for (at, seen) in &keys {
+            if let Some(free) = self.freed(at, *seen)? {
+                return Ok((*at, free));
+            }
+        }
+        for (at, seen) in keys.into_iter().filter(|(_, seen)| seen.is_live()) {
+            if self.free_if_unused(&at, seen)? {
+                return Ok((at, seen.freed()));
+            }
+        }
+        Err(DirectoryFault::Full)
+    }
+
+    /// A place's word if it is nobody's; one that was being filled by a member that is gone becomes so.
+    fn freed(&self, at: &ObjectAt, seen: KeyWord) -> Fallible<Option<KeyWord>> {
         match seen.state() {
-            State::Free => true,
-            State::Live => false,
-            State::Filling(rank) | State::Orphaned(rank) if rank == self.me || (self.is_gone)(rank) => {
-                self.swap(at, seen, seen.freed())
+            State::Free => Ok(Some(seen)),
+            State::Live => Ok(None),
+            State::Filling(member) | State::Orphaned(member) if member == self.me || (self.is_gone)(member) => {
+                Ok(self.swap(at, seen, seen.freed())?.then(|| seen.freed()))
             }
-            // Its rank had the lock that this one has now: it has been declared failed, and may come back.
+            // Its member had the lock that this one has now: it has been declared failed, and may come back.
             State::Filling(_) => {
-                self.swap(at, seen, seen.orphaned());
-                false
+                self.swap(at, seen, seen.orphaned())?;
+                Ok(None)
             }
-            State::Orphaned(_) => false,
+            State::Orphaned(_) => Ok(None),
         }
     }
 
     /// Frees an object's place if nobody has a handle of it. Whether it is free.
-    fn free_if_unused(&self, at: &ObjectAt) -> bool {
-        let seen = self.key(at);
-        let has_handle = |rank: usize| self.handles(at, rank) > 0 && !(self.is_gone)(rank);
-        seen.is_live() && !(0..at.ranks()).any(has_handle) && self.swap(at, seen, seen.freed())
+    fn free_if_unused(&self, at: &ObjectAt, seen: KeyWord) -> Fallible<bool> {
+        if !seen.is_live() {
+            return Ok(false);
+        }
+        let handles = self.all_handles(at)?;
+        let is_used = handles.iter().enumerate().any(|(member, count)| *count > 0 && !(self.is_gone)(member));
+        Ok(!is_used && self.swap(at, seen, seen.freed())?)
     }
 
-    fn handles(&self, at: &ObjectAt, rank: usize) -> u64 {
-        // Relaxed: ordered by the table's lock.
-        self.memory.word(at.handles(rank)).load(Ordering::Relaxed)
+    fn all_handles(&self, at: &ObjectAt) -> Fallible<Vec<u64>> {
+        let places: Vec<WordAt> = (0..at.members()).map(|member| at.handles(member)).collect();
+        Ok(self.words.load(&places)?)
     }
 
-    fn change_handles(&self, at: &ObjectAt, changed: impl Fn(u64) -> u64) {
-        // Relaxed, and no read-modify-write: only this rank writes it.
-        self.memory.word(at.handles(self.me)).store(changed(self.handles(at, self.me)), Ordering::Relaxed);
+    fn change_handles(&self, at: &ObjectAt, changed: impl Fn(u64) -> u64) -> Fallible<()> {
+        // No read-modify-write: only this member writes it.
+        let own = at.handles(self.me);
+        let handles = self.words.load(&[own])?[0];
+        Ok(self.words.store(&[(own, changed(handles))])?)
     }
 }
 
@@ -316,8 +445,8 @@ mod tests {
             Self { node, memory: SimNode::new(node.words()), gone: RefCell::default() }
         }
 
-        fn of(&self, rank: usize) -> Directory<'_, SimNode, impl Fn(usize) -> bool> {
-            Directory::new(&self.memory, self.node, rank, |rank| self.gone.borrow().contains(&rank))
+        fn of(&self, rank: usize) -> Directory<&SimNode, impl Fn(usize) -> bool> {
+            Directory::new(&self.memory, self.node, ObjectTable::Here, rank, |rank| self.gone.borrow().contains(&rank))
         }
     }
 
@@ -333,11 +462,11 @@ mod tests {
         assert_eq!(table.of(1).open(&name("a"), LOCK), Ok(made));
         assert_ne!(table.of(2).open(&name("b"), LOCK), Ok(made));
         assert_eq!(table.of(2).open(&name("c"), LOCK), Err(DirectoryFault::Full));
-        table.of(0).close(&made);
-        table.of(1).close(&made);
-        assert_eq!(table.of(2).count(), 2, "rank 1 has one handle left");
-        table.of(1).close(&made);
-        assert_eq!(table.of(2).count(), 1);
+        table.of(0).close(&made).expect("in reach");
+        table.of(1).close(&made).expect("in reach");
+        assert_eq!(table.of(2).all().map(|all| all.len()), Ok(2), "rank 1 has one handle left");
+        table.of(1).close(&made).expect("in reach");
+        assert_eq!(table.of(2).all().map(|all| all.len()), Ok(1));
         assert!(table.of(2).open(&name("c"), LOCK).is_ok());
     }
 
@@ -348,7 +477,7 @@ mod tests {
         for at in [first.queue().hold, first.value(), first.queue().claims] {
             table.memory.word(at).store(7, Ordering::Relaxed);
         }
-        table.of(0).close(&first);
+        table.of(0).close(&first).expect("in reach");
         let second = table.of(0).open(&name("b"), LOCK).expect("room");
         assert!(
             second.state().filter(|at| *at != second.handles(0)).all(|at| table
@@ -386,12 +515,12 @@ mod tests {
     #[test]
     fn a_place_that_a_stopped_rank_was_filling_is_left_alone_until_it_is_gone() {
         let table = Table::new(1);
-        let at = ObjectAt::of(&table.node, 1);
+        let at = ObjectAt::of(&table.node, ObjectTable::Here, 1);
         let filling = KeyWord(0).filled_by(2);
         table.memory.word(at.key()).store(filling.0, Ordering::Relaxed);
         assert_eq!(table.of(0).open(&name("a"), LOCK), Err(DirectoryFault::Full));
         // What it would do when it comes back.
-        assert!(!table.of(2).swap(&at, filling, filling.live(name("z").key())));
+        assert_eq!(table.of(2).swap(&at, filling, filling.live(name("z").key())), Ok(false));
         table.gone.borrow_mut().push(2);
         assert!(table.of(0).open(&name("a"), LOCK).is_ok());
     }
@@ -401,10 +530,10 @@ mod tests {
         let table = Table::new(1);
         let at = table.of(0).open(&name("a"), LOCK).expect("room");
         // It has seen that nobody has a handle, and is stopped.
-        table.of(0).change_handles(&at, |_| 0);
-        let seen = table.of(0).key(&at);
+        table.of(0).change_handles(&at, |_| 0).expect("in reach");
+        let seen = table.of(0).key(&at).expect("in reach");
         assert_eq!(table.of(1).open(&name("a"), LOCK), Ok(at));
-        assert!(!table.of(0).swap(&at, seen, seen.freed()), "rank 1 has it");
+        assert_eq!(table.of(0).swap(&at, seen, seen.freed()), Ok(false), "rank 1 has it");
     }
 
     #[test]
@@ -422,9 +551,9 @@ mod tests {
     fn a_late_close_does_not_free_a_later_object_of_the_same_name() {
         let table = Table::new(1);
         let at = table.of(0).open(&name("a"), LOCK).expect("room");
-        let seen = table.of(0).key(&at);
-        table.of(0).close(&at);
+        let seen = table.of(0).key(&at).expect("in reach");
+        table.of(0).close(&at).expect("in reach");
         table.of(1).open(&name("a"), LOCK).expect("room");
-        assert!(!table.of(0).swap(&at, seen, seen.freed()), "another generation");
+        assert_eq!(table.of(0).swap(&at, seen, seen.freed()), Ok(false), "another generation");
     }
 }

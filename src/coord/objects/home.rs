@@ -31,6 +31,9 @@ use crate::fabric::{Request, WordAt};
 /// Tokens for each number that is drawn: a node's ranks may hand the lock to each other as often, less one.
 pub const TOKENS: u64 = 256;
 
+/// Marks the stamps of acquisitions that found the lock free.
+const AT_ONCE: u32 = 1 << 31;
+
 /// Where the words of a lock stand at its home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HomeAt {
@@ -134,10 +137,10 @@ impl NodeClaim {
         ahead < 1 << (Self::ORDER_BITS - 1)
     }
 
-    /// What tells this acquisition of its node from others.
+    /// What tells this acquisition of its node from others: never one of those that did not wait.
     #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn stamp(self) -> u32 {
-        self.order() as u32
+        self.order() as u32 & !AT_ONCE
     }
 }
 
@@ -183,6 +186,7 @@ enum State {
     /// Swapping the word from free; drawing a number.
     Trying {
         mine: GlobalWord,
+        is_patient: bool,
     },
     /// The claim is being written, and noted in the word.
     Registering {
@@ -236,9 +240,9 @@ enum State {
         seen: GlobalWord,
         first: (usize, NodeClaim),
     },
-    /// Taking the claim away; reading the word, or noting that in it.
+    /// Taking the claim away, or whatever this node has there; reading the word, or noting that in it.
     Withdrawing {
-        claim: NodeClaim,
+        claim: Option<NodeClaim>,
         seen: Option<GlobalWord>,
     },
 }
@@ -259,10 +263,29 @@ impl HomeLock {
         Self { at, me, place, state: State::Idle }
     }
 
+    /// As it stands where this node holds the lock by this word.
+    pub const fn holding(at: HomeAt, me: usize, place: usize, word: GlobalWord) -> Self {
+        Self { at, me, place, state: State::Held { word } }
+    }
+
+    /// As it stands where this node has a claim.
+    pub const fn waiting(at: HomeAt, me: usize, place: usize, claim: NodeClaim) -> Self {
+        Self { at, me, place, state: State::Waiting { claim } }
+    }
+
     /// Begins to acquire; `stamp` differs from those of this node's other acquisitions that may still be on their way.
     pub fn acquire(&mut self, stamp: u32) -> Turn {
-        let mine = GlobalWord::held(self.me, stamp, false);
-        self.state = State::Trying { mine };
+        self.begin(stamp, true)
+    }
+
+    /// Acquires the lock if it is free: it is over as [`Outcome::Free`] if not.
+    pub fn try_acquire(&mut self, stamp: u32) -> Turn {
+        self.begin(stamp, false)
+    }
+
+    fn begin(&mut self, stamp: u32, is_patient: bool) -> Turn {
+        let mine = GlobalWord::held(self.me, stamp | AT_ONCE, false);
+        self.state = State::Trying { mine, is_patient };
         Turn::Ask(vec![self.swap(GlobalWord::FREE, mine), self.draw()])
     }
 
@@ -283,6 +306,16 @@ impl HomeLock {
     /// When it does not wait: a bug of the caller.
     pub fn withdraw(&mut self) -> Turn {
         let State::Waiting { claim } = self.state else { panic!("only who waits can change its mind") };
+        self.withdraw_any(Some(claim))
+    }
+
+    /// Begins to take back whatever this node has there: what a rank has left that ended in the middle of a call, or a
+    /// connection that broke. Nothing of that may still be on its way.
+    pub fn recover(&mut self) -> Turn {
+        self.withdraw_any(None)
+    }
+
+    fn withdraw_any(&mut self, claim: Option<NodeClaim>) -> Turn {
         self.state = State::Withdrawing { claim, seen: None };
         Turn::Ask(vec![self.write_claim(0), Request::Read { at: self.at.hold }])
     }
@@ -305,9 +338,20 @@ impl HomeLock {
         }
     }
 
-    /// Whether it waits for its mailbox.
-    pub const fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting { .. })
+    /// The claim, of a machine that waits for its mailbox.
+    pub const fn claim(&self) -> Option<NodeClaim> {
+        match self.state {
+            State::Waiting { claim } => Some(claim),
+            _ => None,
+        }
+    }
+
+    /// The word, of a machine that holds the lock.
+    pub const fn held(&self) -> Option<GlobalWord> {
+        match self.state {
+            State::Held { word } => Some(word),
+            _ => None,
+        }
     }
 
     /// The mail is on its way.
@@ -326,7 +370,7 @@ impl HomeLock {
     pub fn answered(&mut self, answers: &[u64], is_lost: impl Fn(usize) -> bool) -> Turn {
         let word = GlobalWord(answers[0]);
         match self.state {
-            State::Trying { mine } => self.tried(mine, word, answers[1]),
+            State::Trying { mine, is_patient } => self.tried(mine, is_patient, word, answers[1]),
             State::Registering { claim, seen } if word == seen => self.registered(claim, word, &is_lost),
             State::Taking { claim } if word == GlobalWord::FREE => self.take(claim),
             State::Registering { claim, .. } | State::Taking { claim } => self.met(claim, word),
@@ -354,9 +398,12 @@ impl HomeLock {
         }
     }
 
-    fn tried(&mut self, mine: GlobalWord, found: GlobalWord, number: u64) -> Turn {
+    fn tried(&mut self, mine: GlobalWord, is_patient: bool, found: GlobalWord, number: u64) -> Turn {
         if found == GlobalWord::FREE {
             return self.hold(mine, number);
+        }
+        if !is_patient {
+            return self.end(Outcome::Free);
         }
         let claim = NodeClaim::waiting(number / TOKENS, self.place);
         self.state = State::Registering { claim, seen: found };
@@ -456,8 +503,9 @@ impl HomeLock {
         }
     }
 
-    fn withdrawing(&mut self, claim: NodeClaim, seen: Option<GlobalWord>, found: GlobalWord) -> Turn {
-        if found.is_held_by(self.me, claim.stamp()) {
+    fn withdrawing(&mut self, claim: Option<NodeClaim>, seen: Option<GlobalWord>, found: GlobalWord) -> Turn {
+        let is_mine = claim.map_or(found.holder() == Some(self.me), |claim| found.is_held_by(self.me, claim.stamp()));
+        if is_mine {
             return self.free_or_choose(found);
         }
         if found == GlobalWord::FREE || seen == Some(found) {

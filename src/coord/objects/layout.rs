@@ -3,8 +3,9 @@
 //! Each object has a place of the same size, whatever it is: the ranks that open it under a name find it by that name
 //! ([`super::directory`]). The picture stands in docs/design.md, "Objects".
 
+use super::home::HomeAt;
 use super::queue::QueueAt;
-use crate::fabric::node::{NodeLayout, hash};
+use crate::fabric::node::{NodeLayout, ObjectTable, hash};
 use crate::fabric::{LINE_WORDS, WordAt};
 
 /// The longest name of an object, in bytes.
@@ -16,30 +17,41 @@ const FACTS: usize = 4;
 
 const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 
-/// Lines of an object, besides those with a word for each rank: who it is, its state, its arrivals.
-const LINES: usize = 3;
-/// Words for each rank: its claim, how often it has passed others, and how many handles it has.
-const RANK_WORDS: usize = 3;
+/// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what its members
+/// have written last.
+const LINES: usize = 4;
+/// Words for each member: its claim, how often it has passed others, and how many handles it has.
+const MEMBER_WORDS: usize = 3;
 
 /// The most objects that a node can have room for.
 pub const MOST_OBJECTS: usize = 1 << 20;
 
-/// Words of one object on a node of so many ranks.
-pub const fn object_words(ranks: usize) -> usize {
-    LINES * LINE_WORDS + RANK_WORDS * ranks.next_multiple_of(LINE_WORDS)
+/// Words of one object in each of a node's tables. Where it is used its members are the node's ranks; at its home they are
+/// the job's nodes, and each rank of the job has a word besides.
+pub const fn object_words(node: &NodeLayout) -> [usize; 2] {
+    let of_ranks = node.job_ranks().next_multiple_of(LINE_WORDS);
+    [words_of_members(node.ranks()), words_of_members(node.nodes()) + of_ranks]
+}
+
+const fn words_of_members(members: usize) -> usize {
+    LINES * LINE_WORDS + MEMBER_WORDS * members.next_multiple_of(LINE_WORDS)
 }
 
 /// A node's division with places for so many objects.
 pub const fn with_objects(node: NodeLayout, objects: usize) -> NodeLayout {
-    node.with_objects(objects, object_words(node.ranks()))
+    node.with_objects(objects, object_words(&node))
 }
 
-/// Where the words of one object stand.
+/// Where the words of one object stand, in one of a node's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectAt {
     key: WordAt,
     start: WordAt,
-    ranks: usize,
+    members: usize,
+    /// Words of it in all.
+    words: usize,
+    /// Its place in the table.
+    index: usize,
 }
 
 impl ObjectAt {
@@ -48,9 +60,19 @@ impl ObjectAt {
     /// # Panics
     ///
     /// When there is no such place.
-    pub const fn of(node: &NodeLayout, index: usize) -> Self {
+    pub const fn of(node: &NodeLayout, table: ObjectTable, index: usize) -> Self {
         assert!(index <= node.objects(), "there is no such object");
-        Self { key: node.object_key(index), start: node.object(index), ranks: node.ranks() }
+        let members = match table {
+            ObjectTable::Here => node.ranks(),
+            ObjectTable::Home => node.nodes(),
+        };
+        let (key, start) = (node.object_key(table, index), node.object(table, index));
+        Self { key, start, members, words: node.object_words()[table as usize], index }
+    }
+
+    /// Its place in the table.
+    pub const fn index(&self) -> usize {
+        self.index
     }
 
     /// Whose place it is; see [`super::directory::KeyWord`].
@@ -78,15 +100,32 @@ impl ObjectAt {
         self.start.plus(LINE_WORDS + 2)
     }
 
-    /// The lock.
+    /// Word `index` of those that each kind of object uses as it likes.
+    pub const fn own(&self, index: usize) -> WordAt {
+        assert!(index < LINE_WORDS, "a line of them");
+        self.start.plus(3 * LINE_WORDS + index)
+    }
+
+    /// A rank's word: only it writes there. In the home's table.
+    pub const fn of_rank(&self, job_rank: usize) -> WordAt {
+        self.start.plus(words_of_members(self.members) + job_rank)
+    }
+
+    /// The lock between nodes, in the home's table.
+    pub const fn home(&self) -> HomeAt {
+        let queue = self.queue();
+        HomeAt { hold: queue.hold, numbers: queue.high, claims: queue.claims, nodes: self.members }
+    }
+
+    /// The lock of one node's ranks, in the table of the objects that they have.
     pub const fn queue(&self) -> QueueAt {
         QueueAt {
             hold: self.start.plus(LINE_WORDS),
             high: self.start.plus(LINE_WORDS + 1),
             arrivals: self.start.plus(2 * LINE_WORDS),
-            claims: self.of_ranks(0),
-            passings: self.of_ranks(1),
-            ranks: self.ranks,
+            claims: self.of_members(0),
+            passings: self.of_members(1),
+            ranks: self.members,
         }
     }
 
@@ -95,35 +134,37 @@ impl ObjectAt {
         self.start.plus(2 * LINE_WORDS + 1)
     }
 
-    /// How many handles a rank has of the object.
-    pub const fn handles(&self, rank: usize) -> WordAt {
-        self.of_ranks(2).plus(rank)
+    /// How many handles a member has of the object.
+    pub const fn handles(&self, member: usize) -> WordAt {
+        self.of_members(2).plus(member)
     }
 
-    /// The first of the ranks' words of a sort.
-    const fn of_ranks(&self, sort: usize) -> WordAt {
-        self.start.plus(LINES * LINE_WORDS + sort * self.ranks.next_multiple_of(LINE_WORDS))
+    /// The first of the members' words of a sort.
+    const fn of_members(&self, sort: usize) -> WordAt {
+        self.start.plus(LINES * LINE_WORDS + sort * self.members.next_multiple_of(LINE_WORDS))
     }
 
-    /// How many ranks the node has.
-    pub const fn ranks(&self) -> usize {
-        self.ranks
+    /// How many members it has: the node's ranks, or the job's nodes.
+    pub const fn members(&self) -> usize {
+        self.members
     }
 
     /// All words of the object that are 0 when it is new: those behind who it is.
     pub fn state(&self) -> impl Iterator<Item = WordAt> {
         let start = self.start;
-        (LINE_WORDS..object_words(self.ranks)).map(move |offset| start.plus(offset))
+        (LINE_WORDS..self.words).map(move |offset| start.plus(offset))
     }
 }
 
 /// Hash over the positions in this file.
 pub const LAYOUT_HASH: u64 = {
-    let at = ObjectAt { key: WordAt(10), start: WordAt(1000), ranks: 3 };
+    let at = ObjectAt { key: WordAt(10), start: WordAt(1000), members: 3, words: 0, index: 1 };
     hash(
         7,
         &[
-            object_words(3) as u64,
+            words_of_members(3) as u64,
+            at.own(1).0 as u64,
+            at.of_rank(1).0 as u64,
             at.parameter(1).0 as u64,
             at.name(1).0 as u64,
             at.value().0 as u64,
@@ -144,17 +185,26 @@ mod tests {
     #[test]
     fn the_words_of_an_object_do_not_overlap() {
         for ranks in [1, 2, 16, 17, 1000] {
-            let node = with_objects(NodeLayout::new(ranks, 1), 3);
-            let at = ObjectAt::of(&node, 2);
-            let queue = at.queue();
-            assert!(at.name(NAME_WORDS - 1) < queue.hold && queue.high < at.value() && at.value() < queue.arrivals);
-            assert!(at.held_since() < queue.claims);
-            assert!(queue.claims.plus(ranks - 1) < queue.passings && queue.passings.plus(ranks - 1) < at.handles(0));
-            assert!(at.handles(ranks - 1) < ObjectAt::of(&node, 3).check());
-            assert!(ObjectAt::of(&node, 3).handles(ranks - 1).0 < node.words());
-            assert!(ObjectAt::of(&node, 3).key() < ObjectAt::of(&node, 0).check());
-            assert!(ObjectAt::of(&node, 2).key() < ObjectAt::of(&node, 3).key());
-            assert_eq!((at.check().0 % LINE_WORDS, queue.claims.0 % LINE_WORDS), (0, 0));
+            let node = with_objects(NodeLayout::new(ranks, 1).in_job(ranks + 7, 3), 3);
+            for table in [ObjectTable::Here, ObjectTable::Home] {
+                let at = ObjectAt::of(&node, table, 2);
+                let (queue, members) = (at.queue(), at.members());
+                assert!(at.name(NAME_WORDS - 1) < queue.hold && queue.high < at.value() && at.value() < queue.arrivals);
+                assert!(at.held_since() < at.own(0) && at.own(LINE_WORDS - 1) < queue.claims);
+                assert!(queue.claims.plus(members - 1) < queue.passings);
+                assert!(queue.passings.plus(members - 1) < at.handles(0));
+                let next = ObjectAt::of(&node, table, 3);
+                let last = |at: ObjectAt| match table {
+                    ObjectTable::Here => at.handles(members - 1),
+                    ObjectTable::Home => at.of_rank(ranks + 6),
+                };
+                assert!(at.handles(members - 1) < at.of_rank(0) && last(at) < next.check());
+                assert!(last(next).0 < node.words());
+                assert!(next.key() < ObjectAt::of(&node, table, 0).check() && at.key() < next.key());
+                assert_eq!((at.check().0 % LINE_WORDS, queue.claims.0 % LINE_WORDS), (0, 0));
+            }
+            let last = ObjectAt::of(&node, ObjectTable::Here, 3).handles(ranks - 1);
+            assert!(last < ObjectAt::of(&node, ObjectTable::Home, 0).key());
         }
     }
 }

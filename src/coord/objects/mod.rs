@@ -8,10 +8,12 @@
 //! | [`word`] | the packed words of a lock |
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
+//! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
 
 pub mod directory;
 pub mod home;
 pub mod layout;
 pub mod name;
 pub mod queue;
+pub mod tenure;
 pub mod word;

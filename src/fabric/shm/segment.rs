@@ -180,7 +180,8 @@ impl Segment {
             (header::JOB_RANKS, self.layout.job_ranks() as u64),
             (header::NODES, self.layout.nodes() as u64),
             (header::OBJECTS, self.layout.objects() as u64),
-            (header::OBJECT_WORDS, self.layout.object_words() as u64),
+            (header::OBJECT_WORDS[0], self.layout.object_words()[0] as u64),
+            (header::OBJECT_WORDS[1], self.layout.object_words()[1] as u64),
             (header::MAGIC, MAGIC),
         ];
         for (at, value) in words {
@@ -325,7 +326,7 @@ pub(super) fn check_geometry(
         usize::try_from(units).unwrap_or(usize::MAX).saturating_mul(crate::fabric::node::UNIT_WORDS),
     )
     .in_job(expected.job_ranks, expected.nodes)
-    .with_objects(bounded(header::OBJECTS), bounded(header::OBJECT_WORDS));
+    .with_objects(bounded(header::OBJECTS), header::OBJECT_WORDS.map(bounded));
     equal("arena in units", read(header::ARENA_UNITS), layout.arena_units() as u64)?;
     equal("size in words", layout.words() as u64, bytes / 8)?;
     Ok(layout)

@@ -33,11 +33,10 @@ use super::link::{Dial, Link, LinkState, Outcome};
 use super::stream::{Outgoing, Stream, StreamError, answer};
 use super::uring::{Carrier, Ring, Serial};
 use super::{Door, Peer, Services};
-use crate::fabric::node::header;
 use crate::fabric::tickets::TicketTable;
-use crate::fabric::{Memory, PostError, Request, Ticket, WordAt};
+use crate::fabric::{Memory, PostError, Request, Ticket, WordAt, execute};
 use crate::handshake::{HandshakeError, Purpose, Refusal, RefusalLog, Verdict};
-use crate::sync::{AtomicU32, Ordering, publish};
+use crate::sync::{AtomicU32, Ordering};
 
 /// Values on their way or not taken, at most.
 const MOST_TICKETS: usize = 1 << 14;
@@ -657,44 +656,5 @@ fn watch_room(epoll: &OwnedFd, link: &mut Link) {
     if waits != link.watches_room {
         link.watches_room = waits;
         watch(epoll, stream.socket(), Token::Link(link.node), waits);
-    }
-}
-
-/// Executes a request on this node's memory; gives the word's old value (0 for a write), and whether the word has
-/// changed.
-#[inline]
-fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool) {
-    let word = memory.word(request.at());
-    let (value, has_changed) = match request {
-        Request::Write { value, .. } => {
-            // SYNC POINT: inbox, fabric sleepers. A full fence: it releases all that came in before, and is visible
-            // before the sleepers are counted.
-            publish(word, value);
-            (0, true)
-        }
-        // SYNC POINT: outbox, gate. Pairs with the release of whoever of this node wrote the word; and a word that is
-        // read after another has been changed is read after it.
-        Request::Read { .. } => (word.load(Ordering::SeqCst), false),
-        Request::FetchAdd { add, .. } => (word.fetch_add(add, Ordering::SeqCst), true),
-        Request::CompareSwap { expected, new, .. } => {
-            let found = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::Acquire);
-            (found.unwrap_or_else(|found| found), found.is_ok())
-        }
-    };
-    if has_changed {
-        wake_sleepers(memory, request.at());
-    }
-    (value, has_changed)
-}
-
-/// Ends the sleep of those who wait for another node's word, if there are any. On the alarm all sleep who wait for
-/// anything.
-fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
-    if at == header::ALARM {
-        return memory.wake(at);
-    }
-    // SYNC POINT: fabric sleepers. A rank that parks counts itself, fences, and looks at the word again.
-    if memory.word(header::FABRIC_SLEEPERS).load(Ordering::Relaxed) != 0 {
-        memory.wake(at);
     }
 }

@@ -72,7 +72,7 @@ enum Event {
 
 impl Node {
     fn is_waiting_since_before(&self) -> bool {
-        self.phase == Phase::Acquiring && self.lock.is_waiting() && !self.is_lost
+        self.phase == Phase::Acquiring && self.lock.claim().is_some() && !self.is_lost
     }
 }
 
@@ -174,7 +174,7 @@ impl Model for World {
                 events.push(Event::Execute(index));
             } else if node.mail.is_some() {
                 events.push(Event::Post(index));
-            } else if node.lock.is_waiting() && node.phase == Phase::Acquiring {
+            } else if node.lock.claim().is_some() && node.phase == Phase::Acquiring {
                 if node.mailbox.is_some() {
                     events.push(Event::Receive(index));
                 }
@@ -204,7 +204,7 @@ impl Model for World {
                 node.left -= 1;
                 node.stamp += 1;
                 node.phase = Phase::Acquiring;
-                let turn = node.lock.acquire(1 << 31 | node.stamp);
+                let turn = node.lock.acquire(node.stamp);
                 self.turn(index, turn);
             }
             Event::Execute(index) => {
@@ -268,7 +268,7 @@ fn check(world: World) {
             return;
         }
         let waiting: Vec<usize> = (0..world.nodes.len())
-            .filter(|node| world.nodes[*node].lock.is_waiting() && !world.nodes[*node].is_lost)
+            .filter(|node| world.nodes[*node].lock.claim().is_some() && !world.nodes[*node].is_lost)
             .collect();
         if waiting.is_empty() {
             ends += 1;

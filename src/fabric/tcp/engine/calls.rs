@@ -4,7 +4,8 @@
 //! What has happened is noted under the engine's lock, and told when that has been given back
 //! ([`super::super::Shared`]).
 
-use super::{Engine, Memory, Request, WordAt, execute};
+use super::{Engine, Memory, Request, WordAt};
+use crate::fabric::execute;
 
 /// Words that can be watched.
 pub const MOST_WATCHED: usize = 2;

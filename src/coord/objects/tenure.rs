@@ -1,0 +1,137 @@
+//! A node's hold of a lock that is at home somewhere: the words by which its ranks pass it on to each other.
+//!
+//! Only the rank that has the node's own lock ([`super::queue`]) changes them, by compare-and-swap with a version: one that
+//! was declared failed and comes back changes nothing. Before it asks the home for anything that changes words there it
+//! says so here ([`Tenure::Underway`]); if it ends meanwhile, the next one finds that, and asks the home how far it came.
+
+use super::layout::ObjectAt;
+use crate::fabric::{Memory, WordAt};
+use crate::sync::Ordering;
+
+/// How far a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// It has nothing to do with the lock.
+    Nothing,
+    /// A rank, by its place on the node, is in the middle of something at the home.
+    Underway(usize),
+    /// It has a claim there.
+    Waiting,
+    /// It holds the lock, and its ranks have passed it on so often.
+    Held(u64),
+}
+
+/// A [`Tenure`], packed.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–1 | state | 0 nothing, 1 under way, 2 waiting, 3 held |
+/// | 2–12 | rank | under way: whose place on the node it is |
+/// | 13–20 | passed | held: how often it was passed on |
+/// | 21–63 | version | grows with each change |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenureWord(pub u64);
+
+impl TenureWord {
+    const RANK_AT: u32 = 2;
+    const RANK: u64 = 0x7ff;
+    const PASSED_AT: u32 = 13;
+    const PASSED: u64 = 0xff;
+    const VERSION_AT: u32 = 21;
+
+    /// What it says.
+    #[allow(clippy::cast_possible_truncation, reason = "11 bits")]
+    pub const fn tenure(self) -> Tenure {
+        match self.0 & 3 {
+            0 => Tenure::Nothing,
+            1 => Tenure::Underway((self.0 >> Self::RANK_AT & Self::RANK) as usize),
+            2 => Tenure::Waiting,
+            _ => Tenure::Held(self.0 >> Self::PASSED_AT & Self::PASSED),
+        }
+    }
+
+    /// The next word.
+    #[must_use]
+    pub const fn then(self, tenure: Tenure) -> Self {
+        let version = (self.0 >> Self::VERSION_AT).wrapping_add(1) << Self::VERSION_AT;
+        let state = match tenure {
+            Tenure::Nothing => 0,
+            Tenure::Underway(rank) => 1 | (rank as u64 & Self::RANK) << Self::RANK_AT,
+            Tenure::Waiting => 2,
+            Tenure::Held(passed) => 3 | (passed & Self::PASSED) << Self::PASSED_AT,
+        };
+        Self(version | state)
+    }
+}
+
+/// Where the words stand, in the table of objects that the node's ranks have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenureAt(pub ObjectAt);
+
+impl TenureAt {
+    /// How far the node is: [`TenureWord`].
+    pub const fn word(self) -> WordAt {
+        self.0.own(0)
+    }
+
+    /// Its claim, while it waits.
+    pub const fn claim(self) -> WordAt {
+        self.0.own(1)
+    }
+
+    /// The number of its hold: its tokens are that and the next ones.
+    pub const fn number(self) -> WordAt {
+        self.0.own(2)
+    }
+
+    /// The word by which it holds the lock at the home.
+    pub const fn hold(self) -> WordAt {
+        self.0.own(3)
+    }
+
+    /// Its mailbox: the claim that was granted. Written by whoever grants it, after the number.
+    pub const fn granted(self) -> WordAt {
+        self.0.own(4)
+    }
+
+    /// Its mailbox: the number of that hold.
+    pub const fn granted_number(self) -> WordAt {
+        self.0.own(5)
+    }
+
+    /// Where the object is at home: the node, plus 1, in the upper half, and its place in the home's table.
+    pub const fn home(self) -> WordAt {
+        self.0.own(6)
+    }
+
+    /// What the word holds.
+    pub fn load(self, memory: &impl Memory) -> TenureWord {
+        // SYNC POINT: tenure. Acquire pairs with `change`: the other words are those that were stored before.
+        TenureWord(memory.word(self.word()).load(Ordering::Acquire))
+    }
+
+    /// Changes it; `None` where somebody else has.
+    pub fn change(self, memory: &impl Memory, seen: TenureWord, tenure: Tenure) -> Option<TenureWord> {
+        let wanted = seen.then(tenure);
+        // SYNC POINT: tenure. Release pairs with `load`.
+        let changed = memory.word(self.word()).compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed);
+        changed.is_ok().then_some(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenure_is_read_as_it_was_packed_and_each_word_is_new() {
+        let all = [Tenure::Nothing, Tenure::Underway(1023), Tenure::Waiting, Tenure::Held(0), Tenure::Held(254)];
+        let mut word = TenureWord(0);
+        for tenure in all.into_iter().chain(all) {
+            let next = word.then(tenure);
+            assert_eq!(next.tenure(), tenure);
+            assert_eq!(next.0 >> TenureWord::VERSION_AT, (word.0 >> TenureWord::VERSION_AT) + 1);
+            word = next;
+        }
+    }
+}

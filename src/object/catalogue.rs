@@ -1,0 +1,136 @@
+//! How an object is found: in this node's directory, and in that of its home, where each node counts as one.
+//!
+//! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of the
+//! node's handles and given back with the last. The home's table is guarded by the lock between nodes of its place 0. A rank
+//! that dies in between leaves the node's object with a home's handle too many or too few; only the dead have handles of it
+//! then, and whoever opens the name next makes it anew.
+
+use super::climb::Climb;
+use super::reach::Reach;
+use super::site::Site;
+use crate::coord::objects::directory::{Directory, DirectoryFault, Nature};
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::name::Name;
+use crate::coord::objects::tenure::TenureAt;
+use crate::fabric::Memory;
+use crate::fabric::node::ObjectTable;
+use crate::fabric::shm::Segment;
+use crate::job::is_dead;
+use crate::sync::Ordering;
+
+/// An object that was found.
+pub(super) struct Opened {
+    pub at: ObjectAt,
+    pub home: usize,
+    pub at_home: ObjectAt,
+}
+
+/// An object was not opened.
+pub(super) struct Refused {
+    pub fault: DirectoryFault,
+    /// By the directory of which node.
+    pub node: usize,
+}
+
+/// In the word of an object of this node that says where it is at home: where the node begins.
+pub(super) const HOME_NODE_AT: u32 = 32;
+/// The numbers of an object that is made in a later epoch are greater: one of the same name may have been lost with its
+/// home.
+const EPOCH_AT: u32 = 44;
+
+/// Opens an object, whose name may be new. The caller has this node's table.
+pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened, Refused> {
+    let refused = |node| move |fault| Refused { fault, node };
+    let here = here(reach);
+    let at = here.open(name, nature).map_err(refused(reach.here()))?;
+    if !reach.spans_nodes() {
+        let at_home = ObjectAt::of(&reach.segment.layout(), ObjectTable::Home, at.index());
+        home_of_one(reach, &at, &at_home);
+        return Ok(Opened { at, home: 0, at_home });
+    }
+    let (home, at_home) = match known_home(reach, &at) {
+        Some(known) => known,
+        None => match open_at_home(reach, name, nature) {
+            Ok(found) => found,
+            Err(refused) => {
+                let _ = here.close(&at);
+                return Err(refused);
+            }
+        },
+    };
+    note_home(reach, &at, home, &at_home);
+    Ok(Opened { at, home, at_home })
+}
+
+/// Gives a handle back. The caller has this node's table.
+pub(super) fn close(reach: &Reach, at: &ObjectAt) -> Result<(), DirectoryFault> {
+    let here = here(reach);
+    if reach.spans_nodes()
+        && !here.has_other_handles(at)?
+        && let Some((home, at_home)) = known_home(reach, at)
+    {
+        // A home that is lost has nothing to give back.
+        let site = Site { reach: reach.clone(), home };
+        let _ = with_home(&site, |directory| directory.close(&at_home).map(drop));
+    }
+    here.close(at).map(drop)
+}
+
+/// Where an object of this node is at home, as long as that is there.
+fn known_home(reach: &Reach, at: &ObjectAt) -> Option<(usize, ObjectAt)> {
+    let (home, at_home) = noted_home(reach, at)?;
+    (!reach.has_lost(home)).then_some((home, at_home))
+}
+
+/// Where an object of this node is at home, by what was noted when it was opened first.
+#[allow(clippy::cast_possible_truncation, reason = "packed below")]
+pub(super) fn noted_home(reach: &Reach, at: &ObjectAt) -> Option<(usize, ObjectAt)> {
+    let word = reach.load(TenureAt(*at).home());
+    let home = (word >> HOME_NODE_AT).checked_sub(1)? as usize;
+    let index = (word & ((1 << HOME_NODE_AT) - 1)) as usize;
+    Some((home, ObjectAt::of(&reach.layouts[home], ObjectTable::Home, index)))
+}
+
+fn note_home(reach: &Reach, at: &ObjectAt, home: usize, at_home: &ObjectAt) {
+    let word = (home as u64 + 1) << HOME_NODE_AT | at_home.index() as u64;
+    // Release pairs with `load`: whoever finds the home finds the object there.
+    reach.segment.word(TenureAt(*at).home()).store(word, Ordering::Release);
+}
+
+/// On a job's only node an object has the same place at its home.
+fn home_of_one(reach: &Reach, at: &ObjectAt, at_home: &ObjectAt) {
+    if reach.load(TenureAt(*at).home()) == 0 {
+        at_home.state().for_each(|at| reach.segment.word(at).store(0, Ordering::Relaxed));
+        note_home(reach, at, 0, at_home);
+    }
+}
+
+fn open_at_home(reach: &Reach, name: &Name, nature: Nature) -> Result<(usize, ObjectAt), Refused> {
+    let home = name.home(reach.live_nodes()).expect("this node");
+    let site = Site { reach: reach.clone(), home };
+    let at_home =
+        with_home(&site, |directory| directory.open(name, nature)).map_err(|fault| Refused { fault, node: home })?;
+    Ok((home, at_home))
+}
+
+fn here(reach: &Reach) -> Directory<&Segment, impl Fn(usize) -> bool> {
+    let segment = &*reach.segment;
+    Directory::new(segment, segment.layout(), ObjectTable::Here, reach.local(), |local| is_dead(segment, local))
+}
+
+/// Does something with the directory of a home, while this node has its table.
+fn with_home<T>(
+    site: &Site,
+    act: impl FnOnce(&Directory<&Site, &dyn Fn(usize) -> bool>) -> Result<T, DirectoryFault>,
+) -> Result<T, DirectoryFault> {
+    let reach = &site.reach;
+    let layout = reach.layouts[site.home];
+    let lock = Climb::of_table(site);
+    lock.acquire_alone()?;
+    let is_gone = |node: usize| reach.has_lost(node);
+    let directory = Directory::new(site, layout, ObjectTable::Home, reach.here(), &is_gone as &dyn Fn(usize) -> bool)
+        .numbering_from(reach.epoch() << EPOCH_AT);
+    let done = act(&directory);
+    lock.release_alone()?;
+    done
+}

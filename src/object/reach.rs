@@ -1,0 +1,181 @@
+//! What a rank can reach for the sake of named objects: its node's words, the other nodes, and who of the job has ended.
+//!
+//! A part of the membership, so that the steward's thread ([`super::steward`]) can have it, too.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use super::Turn;
+use crate::cluster::sentinel::{self, ring};
+use crate::cluster::view::{self, FailureCause, Obituary, Unit};
+use crate::coord::drive;
+use crate::coord::wait::WaitPlan;
+use crate::fabric::network::Network;
+use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::shm::Segment;
+use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, execute};
+use crate::sync::{Ordering, full_fence};
+
+/// A rank's way to everything that named objects are made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    pub segment: Arc<Segment>,
+    pub rank: usize,
+    pub topology: Arc<Topology>,
+    /// How each node's segment is divided.
+    pub layouts: Arc<[NodeLayout]>,
+    /// The way to the other nodes, if there are any.
+    pub network: Option<Arc<Network>>,
+    /// How to wait.
+    pub plan: WaitPlan,
+    pub uses: Arc<Uses>,
+}
+
+/// What this rank does with objects, whichever of its threads and handles.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    /// By the places of their keys.
+    turns: Mutex<HashMap<WordAt, Weak<Turn>>>,
+    /// Held by the thread of this rank that uses its node's table of objects.
+    table: Mutex<()>,
+}
+
+impl Uses {
+    /// What this rank does with the lock whose key stands at a place: one for all of its handles.
+    pub fn turn_at(&self, key: WordAt) -> Arc<Turn> {
+        let mut turns = lock(&self.turns);
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Taken by the thread of this rank that is to use the table.
+    pub fn table(&self) -> MutexGuard<'_, ()> {
+        lock(&self.table)
+    }
+}
+
+impl Reach {
+    /// This rank's node.
+    pub fn here(&self) -> usize {
+        self.topology.node_of(self.rank)
+    }
+
+    /// This rank's place in its node's rank table.
+    pub fn local(&self) -> usize {
+        self.topology.local_of(self.rank)
+    }
+
+    /// Whether the job has several nodes.
+    pub fn spans_nodes(&self) -> bool {
+        self.topology.nodes() > 1
+    }
+
+    /// Whether a node is lost to the job: it has been declared failed, or all of its ranks have left.
+    pub fn has_lost(&self, node: usize) -> bool {
+        let layout = self.segment.layout();
+        ring::has_failed(&*self.segment, &layout, node) || sentinel::has_left(&*self.segment, &layout, node)
+    }
+
+    /// The nodes that are not lost.
+    pub fn live_nodes(&self) -> impl Iterator<Item = usize> {
+        (0..self.topology.nodes()).filter(|node| !self.has_lost(*node))
+    }
+
+    /// Whether a rank of the job has ended, as this node's ranks go by it.
+    pub fn has_ended(&self, rank: usize) -> bool {
+        let (segment, layout) = (&*self.segment, self.segment.layout());
+        let node = self.topology.node_of(rank);
+        if node == self.here() {
+            return view::end_of(segment, &layout, self.topology.local_of(rank)).is_some();
+        }
+        self.has_lost(node) || self.epoch_of(rank).is_some()
+    }
+
+    /// The epoch in which the job has lost a rank.
+    pub fn epoch_of(&self, rank: usize) -> Option<u64> {
+        let (segment, layout) = (&*self.segment, self.segment.layout());
+        let is_of = |epoch: &u64| matches!(view::obituary(segment, &layout, *epoch), Some(lost) if lost.unit == Unit::Rank(rank));
+        (1..=view::epoch(segment, &layout)).find(is_of)
+    }
+
+    /// The last epoch that this node's ranks go by.
+    pub fn epoch(&self) -> u64 {
+        view::epoch(&*self.segment, &self.segment.layout())
+    }
+
+    /// How this rank has ended, in the eyes of the others, and in which epoch; 0 where that is not known.
+    pub fn own_end(&self) -> Option<(u64, FailureCause)> {
+        let (segment, layout) = (&*self.segment, self.segment.layout());
+        let noted = view::end_of(segment, &layout, self.local());
+        // Relaxed: the alarm that was raised after it is what tells.
+        if noted.is_none() && segment.word(header::EXCLUDED).load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let is_mine = |lost: &Obituary| lost.unit == Unit::Rank(self.rank) || lost.unit == Unit::Node(self.here());
+        let epochs = 1..=view::epoch(segment, &layout);
+        let mut lost = epochs.filter_map(|epoch| Some((epoch, view::obituary(segment, &layout, epoch)?)));
+        let logged = lost.find(|(_, lost)| is_mine(lost)).map(|(epoch, lost)| (epoch, lost.cause));
+        Some(logged.unwrap_or((0, noted.map_or(FailureCause::Silent, |end| end.cause))))
+    }
+
+    /// What the alarm holds.
+    pub fn alarm(&self) -> u64 {
+        drive::alarm(&*self.segment)
+    }
+
+    /// A request to a word of this node.
+    pub fn execute(&self, request: Request) -> u64 {
+        execute(&*self.segment, request).0
+    }
+
+    /// Has a rank look at what it waits for.
+    pub fn poke(&self, rank: usize) {
+        let node = self.topology.node_of(rank);
+        let at = self.layouts[node].poked(self.topology.local_of(rank));
+        if node == self.here() {
+            self.execute(Request::FetchAdd { at, add: 1 });
+        } else if let Some(network) = &self.network
+            && let Ok(ticket) = network.fetch_add(node, at, 1)
+        {
+            network.forget(ticket);
+        }
+    }
+
+    /// The word by which others have this rank look.
+    pub fn poked_at(&self) -> WordAt {
+        self.segment.layout().poked(self.local())
+    }
+
+    /// What a word of this node holds.
+    pub fn load(&self, at: WordAt) -> u64 {
+        // SYNC POINT: poke. Acquire pairs with who has changed it, here or through a fabric.
+        self.segment.word(at).load(Ordering::Acquire)
+    }
+
+    /// Sleeps while a word of this node, which others change through the fabric or by [`execute`](Self::execute), holds
+    /// what was seen in it; not while the alarm differs from `alarm`, and not for longer than `timeout`.
+    pub fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Duration) {
+        let longest = self.network.as_deref().and_then(Await::longest_nap).unwrap_or(timeout);
+        if let Some(network) = &self.network {
+            network.hand_over();
+        }
+        let sleepers = self.segment.word(header::FABRIC_SLEEPERS);
+        sleepers.fetch_add(1, Ordering::Relaxed);
+        // SYNC POINT: fabric sleepers. Counted before the word is compared (by the kernel); `execute` does it the other way
+        // round.
+        full_fence();
+        self.segment.park_heeding(at, seen, alarm, Some(timeout.min(longest)));
+        sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// No code panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,193 @@
+//! An object's words at its home, wherever that is: on this node in memory, on another one by its fabric.
+
+use std::collections::VecDeque;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::reach::Reach;
+use crate::coord::objects::directory::{SiteFault, Words};
+use crate::coord::wait::Step;
+use crate::fabric::network::Network;
+use crate::fabric::{Await, BATCH_REQUESTS, Fabric, PostError, Request, Ticket, WordAt};
+use crate::sync::spin_hint;
+
+/// The longest sleep while answers are waited for: they end it.
+const NAP: Duration = Duration::from_millis(1);
+
+/// A home, as one rank reaches it.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    pub reach: Reach,
+    pub home: usize,
+}
+
+/// Requests to a home, and their answers as far as they have come.
+#[derive(Debug)]
+pub(super) struct Asked {
+    unposted: VecDeque<Request>,
+    tickets: VecDeque<Ticket>,
+    answers: Vec<u64>,
+    /// The connection that has carried the first of them.
+    incarnation: Option<u64>,
+}
+
+impl Site {
+    /// Whether the home is this node.
+    pub fn is_here(&self) -> bool {
+        self.home == self.reach.here()
+    }
+
+    /// Does some requests in order, and waits for their answers: the old values of all that are no writes.
+    ///
+    /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
+    ///
+    /// # Errors
+    ///
+    /// [`SiteFault`].
+    pub fn ask(&self, requests: &[Request]) -> Result<Vec<u64>, SiteFault> {
+        let mut asked = self.begin(requests);
+        let begun = Instant::now();
+        loop {
+            if let Poll::Ready(answers) = self.poll(&mut asked) {
+                return answers;
+            }
+            self.pause(begun.elapsed());
+        }
+    }
+
+    /// Posts requests, whose answers [`poll`](Self::poll) gives. Never blocks.
+    pub fn begin(&self, requests: &[Request]) -> Asked {
+        if self.is_here() {
+            let asked = requests.iter().filter_map(|request| {
+                let value = self.reach.execute(*request);
+                request.has_ticket().then_some(value)
+            });
+            let answers = asked.collect();
+            return Asked { unposted: VecDeque::new(), tickets: VecDeque::new(), answers, incarnation: None };
+        }
+        let (unposted, tickets) = (requests.iter().copied().collect(), VecDeque::new());
+        let mut asked = Asked { unposted, tickets, answers: Vec::with_capacity(requests.len()), incarnation: None };
+        // What is wrong with posting is wrong with the next attempt, too, which returns it.
+        let _ = self.post(&mut asked);
+        asked
+    }
+
+    /// The answers, when all are there. Never blocks.
+    pub fn poll(&self, asked: &mut Asked) -> Poll<Result<Vec<u64>, SiteFault>> {
+        if let Some(network) = self.reach.network.as_deref().filter(|_| !self.is_here()) {
+            network.progress();
+            self.post(asked)?;
+            while let Some(ticket) = asked.tickets.front() {
+                let Poll::Ready(value) = network.take(*ticket) else { return self.look_around(asked) };
+                asked.tickets.pop_front();
+                match value {
+                    Ok(value) => asked.answers.push(value),
+                    Err(_) => return Poll::Ready(Err(self.broken(asked))),
+                }
+            }
+            if !asked.unposted.is_empty() {
+                return self.look_around(asked);
+            }
+            if asked.incarnation != Some(network.incarnation(self.home)) {
+                return Poll::Ready(Err(self.broken(asked)));
+            }
+        }
+        Poll::Ready(Ok(std::mem::take(&mut asked.answers)))
+    }
+
+    /// Waits a little for answers, after so long.
+    pub fn pause(&self, waited: Duration) {
+        match self.reach.plan.step(waited, false) {
+            Step::Spin => spin_hint(),
+            Step::Yield => crate::machine::yield_cpu(),
+            Step::Park => {
+                if let Some(network) = &self.reach.network {
+                    network.nap(self.reach.alarm(), NAP);
+                }
+            }
+        }
+    }
+
+    /// Posts what there is room for.
+    fn post(&self, asked: &mut Asked) -> Result<(), SiteFault> {
+        let Some(network) = self.reach.network.as_deref() else { return Ok(()) };
+        while !asked.unposted.is_empty() {
+            let batch = asked.unposted.len().min(BATCH_REQUESTS);
+            let mut tickets = Vec::with_capacity(batch);
+            let requests = &asked.unposted.make_contiguous()[..batch];
+            match network.post(self.home, requests, &mut tickets) {
+                Ok(()) => {
+                    asked.unposted.drain(..batch);
+                    asked.tickets.extend(tickets);
+                    self.note_connection(asked, network)?;
+                }
+                Err(PostError::Full { .. }) => return Ok(()),
+                Err(_) if self.reach.has_lost(self.home) => return Err(SiteFault::Lost { home: self.home }),
+                // It may be reached in a moment, or be declared failed.
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes by which connection the first of the requests went; what goes by another one is not in order with it.
+    fn note_connection(&self, asked: &mut Asked, network: &Network) -> Result<(), SiteFault> {
+        let now = network.incarnation(self.home);
+        match asked.incarnation {
+            Some(first) if first != now => Err(self.broken(asked)),
+            _ => {
+                asked.incarnation = Some(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Something is not there yet: whether it will be.
+    fn look_around(&self, asked: &mut Asked) -> Poll<Result<Vec<u64>, SiteFault>> {
+        if self.reach.has_lost(self.home) {
+            self.forget(asked);
+            return Poll::Ready(Err(SiteFault::Lost { home: self.home }));
+        }
+        if self.reach.own_end().is_some() {
+            self.forget(asked);
+            return Poll::Ready(Err(SiteFault::Excluded));
+        }
+        Poll::Pending
+    }
+
+    fn broken(&self, asked: &mut Asked) -> SiteFault {
+        self.forget(asked);
+        let home = self.home;
+        match self.reach.has_lost(home) {
+            true => SiteFault::Lost { home },
+            false => SiteFault::Broken { home },
+        }
+    }
+
+    fn forget(&self, asked: &mut Asked) {
+        asked.unposted.clear();
+        if let Some(network) = &self.reach.network {
+            asked.tickets.drain(..).for_each(|ticket| network.forget(ticket));
+        }
+    }
+}
+
+impl Words for &Site {
+    fn load(&self, at: &[WordAt]) -> Result<Vec<u64>, SiteFault> {
+        let reads: Vec<Request> = at.iter().map(|at| Request::Read { at: *at }).collect();
+        self.ask(&reads)
+    }
+
+    fn store(&self, words: &[(WordAt, u64)]) -> Result<(), SiteFault> {
+        let writes = words.iter().map(|(at, value)| Request::Write { at: *at, value: *value });
+        // The read's answer says that the writes have arrived.
+        let read = words.first().map(|(at, _)| Request::Read { at: *at });
+        let all: Vec<Request> = writes.chain(read).collect();
+        self.ask(&all).map(drop)
+    }
+
+    fn swap(&self, at: WordAt, seen: u64, wanted: u64) -> Result<bool, SiteFault> {
+        let found = self.ask(&[Request::CompareSwap { at, expected: seen, new: wanted }])?;
+        Ok(found[0] == seen)
+    }
+}
