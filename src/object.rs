@@ -5,8 +5,10 @@
 //! | --- | --- |
 //! | `lock.rs` | the lock: handle, guard, request |
 //! | `waiting.rs` | the wait for a lock of this node |
+//! | `exclusive.rs` | both together: the lock that every kind of object uses that needs one |
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
 //! | `catalogue.rs` | how an object is found on this node, and at its home |
+//! | `steward.rs` | gives back what the dead have left at homes |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
 //! | `error.rs` | what can go wrong |
@@ -15,9 +17,11 @@ mod catalogue;
 mod climb;
 mod counter;
 mod error;
+mod exclusive;
 mod lock;
 mod reach;
 mod site;
+mod steward;
 mod waiting;
 
 use std::fmt;
@@ -29,6 +33,7 @@ pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
 use self::site::Site;
+pub(crate) use self::steward::Steward;
 use self::waiting::NodeLock;
 pub(crate) use self::waiting::Turn;
 use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};

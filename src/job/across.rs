@@ -402,6 +402,7 @@ impl Place {
         if self.topology.nodes() == 1 {
             return Ok(Group::attach(membership, layout.local(), everyone));
         }
+        membership.start_steward().map_err(system(self.rank, "start the thread that looks after named objects"))?;
         let abroad = Abroad::new(&membership, layout, self.span_of_all(starts), &everyone);
         Ok(Group::attach_spanning(membership, abroad, everyone))
     }

@@ -21,7 +21,7 @@ use crate::fabric::network::Network;
 use crate::fabric::node::NodeLayout;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Topology};
-use crate::object::Reach;
+use crate::object::{Reach, Steward};
 use crate::sync::{AtomicU64, Ordering};
 use crate::trace::Trace;
 
@@ -71,6 +71,8 @@ pub(crate) struct Membership {
     pub failure: FailureOptions,
     /// Watches the node's other processes.
     watcher: Mutex<Option<Watcher>>,
+    /// Looks after named objects of those who have ended, in a job of several nodes.
+    steward: Mutex<Option<Steward>>,
 }
 
 /// A group that a rank does not want any more, and that its node's leader may still offer.
@@ -176,7 +178,18 @@ impl Membership {
             clocks,
             failure,
             watcher,
+            steward: Mutex::default(),
         }
+    }
+
+    /// Starts to look after named objects of those who have ended.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn start_steward(&self) -> std::io::Result<()> {
+        *lock(&self.steward) = Some(Steward::start(&self.reach)?);
+        Ok(())
     }
 
     /// Before this rank ends: the others are told that it has left, or, if a panic ends it, that it has failed.
@@ -286,6 +299,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        drop(lock(&self.steward).take());
         if let Some(network) = &self.network {
             self.part();
             self.linger();

@@ -150,6 +150,12 @@ impl Climb {
             && !self.is_home_lost()
     }
 
+    /// Which node holds the lock, as far as that can be learnt now.
+    pub fn holder(&self) -> Option<usize> {
+        let word = self.site.ask(&[Request::Read { at: self.at_home.home().hold }]).ok()?;
+        GlobalWord(word[0]).holder()
+    }
+
     fn is_home_lost(&self) -> bool {
         self.reach().has_lost(self.site.home)
     }

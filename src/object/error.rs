@@ -105,7 +105,7 @@ pub enum LockError {
         name: String,
     },
     /// The time is over. This rank has no claim any more.
-    #[error("rank {rank} did not get the lock {name:?} in {waited:.1?}: {} (remedy: look at the holder with `phalanx inspect`, or allow more time)", who_is_ahead(*.holder, .ahead))]
+    #[error("rank {rank} did not get the lock {name:?} in {waited:.1?}: {} (remedy: look at the holder with `phalanx inspect`, or allow more time)", who_is_ahead(*.holder, *.holder_node, .ahead))]
     TimedOut {
         /// This rank.
         rank: usize,
@@ -113,10 +113,25 @@ pub enum LockError {
         name: String,
         /// For how long it was waited for.
         waited: Duration,
-        /// Who holds it.
+        /// Which rank of this node holds it, or has asked the home for it.
         holder: Option<usize>,
+        /// Which node holds it.
+        holder_node: Option<usize>,
         /// Who has asked before this rank, in order.
         ahead: Vec<usize>,
+    },
+    /// The node where the lock is at home is lost to the job, and with it who held it and who waited. It can be opened
+    /// again: it then is at home elsewhere, and its tokens are greater than all before.
+    #[error(
+        "rank {rank} neither holds the lock {name:?} nor has a claim any more: its home, node {home}, is lost to the job (remedy: drop the handle and open the name again)"
+    )]
+    HomeLost {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+        /// Where it was at home.
+        home: usize,
     },
     /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
     #[error(
@@ -134,8 +149,12 @@ pub enum LockError {
     },
 }
 
-fn who_is_ahead(holder: Option<usize>, ahead: &[usize]) -> String {
-    let holder = holder.map_or("nobody holds it".to_owned(), |rank| format!("rank {rank} holds it"));
+fn who_is_ahead(holder: Option<usize>, node: Option<usize>, ahead: &[usize]) -> String {
+    let holder = match (holder, node) {
+        (Some(rank), _) => format!("rank {rank} holds it"),
+        (None, Some(node)) => format!("node {node} holds it"),
+        (None, None) => "nobody holds it".to_owned(),
+    };
     match ahead {
         [] => holder,
         _ => format!("{holder}, ranks {ahead:?} come before"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{LockError, ObjectError};
-use super::waiting::{NodeLock, Wait};
+use super::exclusive::{Exclusive, Queued};
 use super::{Handle, ObjectKind};
 use crate::coord::objects::directory::Nature;
 use crate::job::{Job, Membership};
@@ -23,7 +23,8 @@ impl fmt::Display for Token {
 
 /// A named lock, as one rank holds it. Its holder's death releases it.
 ///
-/// Among the ranks of a node it is first come first served, but for ranks that sleep: while the first of them wakes up,
+/// Between nodes it is first come first served: a node that has it passes it on among its own ranks, at most 64 times while
+/// another one waits. Among the ranks of a node it is first come first served, but for ranks that sleep: while the first of them wakes up,
 /// another one may take the lock up to 64 times before it queues behind. A lock belongs to a rank and not to a thread, and
 /// is not re-entrant. A death is known when the kernel begins with it: what must not be written by a dying holder's last
 /// instructions is to be fenced by the token.
@@ -40,7 +41,7 @@ impl fmt::Display for Token {
 /// ```
 #[derive(Debug)]
 pub struct Lock {
-    lock: NodeLock,
+    lock: Exclusive,
     // Dropped after the lock's other parts; it gives the name back.
     _handle: Handle,
 }
@@ -61,8 +62,7 @@ impl Job {
 impl Lock {
     fn open(membership: &Arc<Membership>, name: &str) -> Result<Self, ObjectError> {
         let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Lock, parameter: 0 })?;
-        let lock = NodeLock::new(membership, &handle.at, name, membership.reach.uses.turn_at(handle.at.key()));
-        Ok(Self { lock, _handle: handle })
+        Ok(Self { lock: Exclusive::new(&handle), _handle: handle })
     }
 
     /// The lock's name.
@@ -73,17 +73,15 @@ impl Lock {
     /// Waits until this rank holds the lock.
     ///
     /// Cost on a node: one locked instruction if it is free; two transfers of a cache line when it is handed over between
-    /// two CPUs.
+    /// two CPUs. In a job of several nodes also: a round trip to the lock's home if no node has it (docs/design.md,
+    /// "Objects").
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`].
+    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`], [`LockError::HomeLost`].
     #[inline]
     pub fn acquire(&self) -> Result<LockGuard<'_>, LockError> {
-        match self.lock.try_take()? {
-            Some(token) => Ok(self.guarded(token)),
-            None => self.acquire_long(None),
-        }
+        Ok(self.guarded(self.lock.acquire(None)?))
     }
 
     /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank has no claim any more.
@@ -93,10 +91,7 @@ impl Lock {
     /// As [`acquire`](Self::acquire), and [`LockError::TimedOut`], which says who holds the lock and who came before.
     #[inline]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockError> {
-        match self.lock.try_take()? {
-            Some(token) => Ok(self.guarded(token)),
-            None => self.acquire_long(Some(timeout)),
-        }
+        Ok(self.guarded(self.lock.acquire(Some(timeout))?))
     }
 
     /// Takes the lock if nobody holds it and nobody would be passed by for too long.
@@ -106,7 +101,7 @@ impl Lock {
     /// As [`acquire`](Self::acquire).
     #[inline]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>, LockError> {
-        Ok(self.lock.try_take_thoroughly()?.map(|token| self.guarded(token)))
+        Ok(self.lock.try_acquire()?.map(|token| self.guarded(token)))
     }
 
     /// Asks for the lock without waiting: this rank has its place in the queue. The request is finished by
@@ -116,26 +111,12 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
-        let granted = match self.lock.try_take()? {
-            Some(token) => Some(token),
-            None => {
-                self.lock.request()?;
-                None
-            }
-        };
-        Ok(LockRequest { lock: self, granted, is_open: true, wait: Wait::new() })
+        Ok(LockRequest { lock: self, place: Place::Queued(self.lock.request()?) })
     }
 
-    /// The ranks that wait for the lock, in the order in which they will have it. Cost: a look at each rank's claim.
+    /// The ranks of this node that wait for the lock, in the order in which they will have it. Cost: a look at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.lock.waiting_ranks()
-    }
-
-    #[cold]
-    fn acquire_long(&self, limit: Option<Duration>) -> Result<LockGuard<'_>, LockError> {
-        self.lock.request()?;
-        let token = self.lock.wait(&mut Wait::new(), limit)?;
-        Ok(self.guarded(token))
     }
 
     #[inline]
@@ -162,7 +143,8 @@ impl LockGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since.
+    /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since;
+    /// [`LockError::HomeLost`] likewise.
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);
@@ -183,9 +165,16 @@ impl Drop for LockGuard<'_> {
 #[must_use = "the place in the queue is given up when this is dropped"]
 pub struct LockRequest<'lock> {
     lock: &'lock Lock,
-    granted: Option<u64>,
-    is_open: bool,
-    wait: Wait,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Queued(Queued),
+    /// With its token.
+    Granted(u64),
+    /// Given up, or made a guard.
+    None,
 }
 
 impl<'lock> LockRequest<'lock> {
@@ -194,21 +183,26 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`], [`LockError::HomeLost`]: the place is lost.
     pub fn test(&mut self) -> Result<bool, LockError> {
-        if self.granted.is_none() {
-            let tested = self.lock.lock.test(&mut self.wait);
-            self.is_open = tested.is_ok();
-            self.granted = tested?;
+        if let Place::Queued(queued) = &mut self.place {
+            match self.lock.lock.test(queued) {
+                Ok(Some(token)) => self.place = Place::Granted(token),
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    self.place = Place::None;
+                    return Err(error);
+                }
+            }
         }
-        Ok(self.granted.is_some())
+        Ok(matches!(self.place, Place::Granted(_)))
     }
 
     /// Waits until the lock is granted.
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
+    /// As [`test`](Self::test).
     pub fn wait(self) -> Result<LockGuard<'lock>, LockError> {
         self.finish(None)
     }
@@ -228,29 +222,28 @@ impl<'lock> LockRequest<'lock> {
     }
 
     fn finish(mut self, limit: Option<Duration>) -> Result<LockGuard<'lock>, LockError> {
-        self.is_open = false;
         let lock = self.lock;
-        let token = match self.granted {
-            Some(token) => {
+        let token = match std::mem::replace(&mut self.place, Place::None) {
+            Place::Granted(token) => {
                 lock.lock.look_at_oneself()?;
                 token
             }
-            None => lock.lock.wait(&mut self.wait, limit)?,
+            Place::Queued(queued) => lock.lock.wait(queued, limit)?,
+            // It was lost, as `test` has said.
+            Place::None => lock.lock.acquire(limit)?,
         };
         Ok(lock.guarded(token))
     }
 
     fn give_up(&mut self) -> bool {
-        if !std::mem::replace(&mut self.is_open, false) {
-            return true;
-        }
-        match self.granted {
-            Some(_) => {
+        match std::mem::replace(&mut self.place, Place::None) {
+            Place::Queued(queued) => self.lock.lock.cancel(queued),
+            Place::Granted(_) => {
                 // Where this rank has been declared failed there is nothing to release.
                 let _ = self.lock.lock.release();
                 false
             }
-            None => self.lock.lock.cancel(),
+            Place::None => true,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::error::LockError;
+use super::reach::Reach;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
@@ -34,6 +35,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Two looks that are further apart than this say nothing of the time between them.
 const LAPSE: Duration = Duration::from_millis(40);
 
+/// Between two looks whether this rank's steward is through with a lock.
+const SWEEP_PAUSE: Duration = Duration::from_micros(20);
+
 /// One rank's use of a lock of its node.
 #[derive(Debug)]
 pub(super) struct NodeLock {
@@ -55,6 +59,8 @@ enum Use {
     /// It has a claim.
     Requested = 1,
     Held = 2,
+    /// Its steward uses it, for a moment.
+    Swept = 3,
 }
 
 /// What a rank does with a lock: the same for all of its handles. To others it is one, whatever its threads do.
@@ -67,6 +73,15 @@ impl Turn {
     fn begin(&self, what: Use) -> Result<(), u32> {
         // Acquire pairs with `set`: the thread before this one is through.
         self.0.compare_exchange(Use::Nothing as u32, what as u32, Ordering::Acquire, Ordering::Relaxed).map(drop)
+    }
+
+    /// The steward begins to use the lock, if nobody does.
+    pub fn begin_sweeping(&self) -> bool {
+        self.begin(Use::Swept).is_ok()
+    }
+
+    pub fn end_sweeping(&self) {
+        self.set(Use::Nothing);
     }
 
     #[inline]
@@ -108,7 +123,8 @@ impl NodeLock {
     /// The lock of the node's table of objects.
     pub fn of_table(membership: &Arc<Membership>) -> Self {
         let table = ObjectAt::of(&membership.segment.layout(), ObjectTable::Here, 0);
-        Self::new(membership, &table, "the table of objects", Arc::default())
+        let turn = membership.reach.uses.turn_at(table.key());
+        Self::new(membership, &table, "the table of objects", turn)
     }
 
     /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was held to
@@ -131,8 +147,33 @@ impl NodeLock {
         &self.name
     }
 
+    pub fn reach(&self) -> &Reach {
+        &self.membership.reach
+    }
+
     fn segment(&self) -> &Segment {
         &self.membership.segment
+    }
+
+    /// Whether nobody has the lock, or a claim.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_idle(self.segment())
+    }
+
+    /// Whether others of the node wait.
+    pub fn others_wait(&self) -> bool {
+        self.queue.is_wanted(self.segment()) && !self.queue.queue(self.segment(), &self.has_ended()).is_empty()
+    }
+
+    /// The error of this rank where it has been declared failed.
+    pub fn excluded(&self) -> LockError {
+        excluded(&self.membership, &self.name)
+    }
+
+    /// The error of a rank whose time is over, and that has no claim any more. A node other than this one may hold the lock.
+    pub fn timed_out(&self, wait: &Wait, holder_node: Option<usize>) -> LockError {
+        let (rank, name, waited) = (self.rank(), self.name.clone(), wait.waited());
+        LockError::TimedOut { rank, name, waited, holder: None, holder_node, ahead: Vec::new() }
     }
 
     /// Whether a rank of this node has ended.
@@ -196,15 +237,22 @@ impl NodeLock {
     /// This rank begins to do something with the lock.
     #[inline]
     fn begin(&self, what: Use) -> Result<(), LockError> {
-        self.turn.begin(what).map_err(|found| self.busy(found))
+        self.turn.begin(what).or_else(|found| self.begin_later(what, found))
     }
 
     #[cold]
-    fn busy(&self, found: u32) -> LockError {
+    fn begin_later(&self, what: Use, mut found: u32) -> Result<(), LockError> {
+        while found == Use::Swept as u32 {
+            std::thread::sleep(SWEEP_PAUSE);
+            match self.turn.begin(what) {
+                Ok(()) => return Ok(()),
+                Err(now) => found = now,
+            }
+        }
         let (rank, name) = (self.rank(), self.name.clone());
         match found == Use::Held as u32 {
-            true => LockError::AlreadyHeld { rank, name },
-            false => LockError::AlreadyRequested { rank, name },
+            true => Err(LockError::AlreadyHeld { rank, name }),
+            false => Err(LockError::AlreadyRequested { rank, name }),
         }
     }
 
@@ -301,6 +349,7 @@ impl NodeLock {
                 name: self.name.clone(),
                 waited: wait.waited(),
                 holder: holder.map(|local| self.rank_at(local)),
+                holder_node: holder.map(|_| self.membership.here()),
                 ahead,
             }),
         }

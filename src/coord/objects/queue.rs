@@ -118,6 +118,17 @@ impl QueueLock {
         self.load(memory).holder() == Some(self.me)
     }
 
+    /// Whether nobody has it, or a claim.
+    pub fn is_idle(&self, memory: &impl Memory) -> bool {
+        let seen = self.load(memory);
+        seen.holder().is_none() && !seen.is_wanted()
+    }
+
+    /// Whether some claims may be waiting.
+    pub fn is_wanted(&self, memory: &impl Memory) -> bool {
+        self.load(memory).is_wanted()
+    }
+
     /// Whether this rank has a claim.
     pub fn has_claim(&self, memory: &impl Memory) -> bool {
         self.claim(memory, self.me).is_waiting()

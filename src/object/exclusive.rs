@@ -1,0 +1,256 @@
+//! The exclusive lock inside of every kind of object that has one: its node's lock, and above it that of all nodes.
+//!
+//! In a job of one node the node's lock is all there is. In a job of several, whoever has it climbs on to the object's home
+//! ([`Climb`]); a release leaves the node's hold there in place if others of the node wait, for a bounded number of times.
+
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::climb::{Ascent, Climb, Summit};
+use super::error::LockError;
+use super::waiting::{NodeLock, Wait};
+use super::{Handle, reach::Reach};
+use crate::coord::objects::directory::SiteFault;
+
+/// A lock, as one rank has it.
+#[derive(Debug)]
+pub(super) struct Exclusive {
+    node: NodeLock,
+    /// In a job of several nodes.
+    climb: Option<Climb>,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(super) struct Queued {
+    wait: Wait,
+    /// The node's lock is this rank's: the way on to the home.
+    ascent: Option<Ascent>,
+    /// The grant of the node's lock, where it is not on its way yet.
+    granted: Option<u64>,
+}
+
+impl Exclusive {
+    pub fn new(handle: &Handle) -> Self {
+        let membership = &handle.membership;
+        let turn = membership.reach.uses.turn_at(handle.at.key());
+        let node = NodeLock::new(membership, &handle.at, handle.name.text(), turn);
+        let climb = membership.reach.spans_nodes().then(|| Climb::new(handle.site.clone(), handle.at, handle.at_home));
+        Self { node, climb }
+    }
+
+    pub fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    /// Waits until this rank holds the lock, for at most `limit`; gives the token.
+    #[inline]
+    pub fn acquire(&self, limit: Option<Duration>) -> Result<u64, LockError> {
+        match self.node.try_take()? {
+            Some(token) if self.climb.is_none() => Ok(token),
+            taken => self.acquire_long(taken, limit),
+        }
+    }
+
+    #[cold]
+    fn acquire_long(&self, granted: Option<u64>, limit: Option<Duration>) -> Result<u64, LockError> {
+        if granted.is_none() {
+            self.node.request()?;
+        }
+        self.wait(Queued { wait: Wait::new(), ascent: None, granted }, limit)
+    }
+
+    /// Takes the lock if nobody holds it and nobody would be passed by for too long.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<u64>, LockError> {
+        match (self.node.try_take_thoroughly()?, &self.climb) {
+            (Some(granted), Some(climb)) => self.try_to_climb(climb, granted),
+            (taken, _) => Ok(taken),
+        }
+    }
+
+    #[cold]
+    fn try_to_climb(&self, climb: &Climb, granted: u64) -> Result<Option<u64>, LockError> {
+        let mut ascent = climb.begin_to_try(granted);
+        match climb.wait(&mut ascent, Instant::now(), None).expect("without a limit") {
+            Ok(Summit::Held(token)) => Ok(Some(token)),
+            Ok(Summit::Free) => self.leave(climb).map(|()| None),
+            Err(fault) => Err(self.fail(climb, fault)),
+        }
+    }
+
+    /// Makes a claim, or takes the node's lock at once.
+    pub fn request(&self) -> Result<Queued, LockError> {
+        let granted = self.node.try_take()?;
+        if granted.is_none() {
+            self.node.request()?;
+        }
+        Ok(Queued { wait: Wait::new(), ascent: None, granted })
+    }
+
+    /// Whether the claim has been granted: the token. Where this fails it is taken back.
+    pub fn test(&self, queued: &mut Queued) -> Result<Option<u64>, LockError> {
+        if queued.ascent.is_none() {
+            let granted = match queued.granted.take() {
+                Some(granted) => Some(granted),
+                None => self.node.test(&mut queued.wait)?,
+            };
+            match (granted, &self.climb) {
+                (Some(granted), Some(climb)) => queued.ascent = Some(climb.begin(granted)),
+                (granted, _) => return Ok(granted),
+            }
+        }
+        let (Some(ascent), Some(climb)) = (&mut queued.ascent, &self.climb) else { return Ok(None) };
+        match climb.poll(ascent) {
+            Poll::Ready(Ok(Summit::Held(token))) => Ok(Some(token)),
+            Poll::Ready(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
+            Poll::Ready(Err(fault)) => Err(self.fail(climb, fault)),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    /// Waits until the claim is granted. Where this fails it is taken back.
+    pub fn wait(&self, mut queued: Queued, limit: Option<Duration>) -> Result<u64, LockError> {
+        let begun = Instant::now();
+        if queued.ascent.is_none() {
+            let granted = match queued.granted.take() {
+                Some(granted) => granted,
+                None => self.node.wait(&mut queued.wait, limit).inspect_err(|_| self.settle())?,
+            };
+            match &self.climb {
+                Some(climb) => queued.ascent = Some(climb.begin(granted)),
+                None => return Ok(granted),
+            }
+        }
+        let (Some(mut ascent), Some(climb)) = (queued.ascent, &self.climb) else { unreachable!("it climbs") };
+        match climb.wait(&mut ascent, begun, limit) {
+            Some(Ok(Summit::Held(token))) => Ok(token),
+            Some(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
+            Some(Err(fault)) => Err(self.fail(climb, fault)),
+            None => Err(self.give_up(climb, &mut ascent, &queued.wait)),
+        }
+    }
+
+    /// Takes a claim back, or what it has been granted. Whether it had not been granted.
+    pub fn cancel(&self, queued: Queued) -> bool {
+        let (Some(climb), None, None) = (&self.climb, &queued.ascent, queued.granted) else {
+            return self.cancel_granted(queued);
+        };
+        let was_waiting = self.node.cancel();
+        self.settle_above(climb);
+        was_waiting
+    }
+
+    /// As above, where the node's lock may be this rank's.
+    fn cancel_granted(&self, queued: Queued) -> bool {
+        match (&self.climb, queued.ascent, queued.granted) {
+            (Some(climb), Some(mut ascent), _) => {
+                // Where this rank has been declared failed, or the home is lost, there is nothing to give back.
+                let _ = climb.abandon(&mut ascent, self.node.others_wait());
+                let _ = self.leave(climb);
+                true
+            }
+            (_, _, Some(_)) => {
+                let _ = self.release();
+                false
+            }
+            _ => self.node.cancel(),
+        }
+    }
+
+    /// Gives the lock up.
+    #[inline]
+    pub fn release(&self) -> Result<(), LockError> {
+        match &self.climb {
+            None => self.node.release(),
+            Some(climb) => self.release_above(climb),
+        }
+    }
+
+    #[cold]
+    fn release_above(&self, climb: &Climb) -> Result<(), LockError> {
+        self.node.look_at_oneself()?;
+        if self.node.others_wait() && climb.may_pass_on() {
+            return self.leave(climb);
+        }
+        match climb.descend() {
+            Ok(()) => self.leave(climb),
+            Err(fault) => Err(self.fail(climb, fault)),
+        }
+    }
+
+    /// Gives the node's lock up. What the node has at the home stays if others of it have use of it.
+    fn leave(&self, climb: &Climb) -> Result<(), LockError> {
+        let released = self.node.release();
+        self.settle_above(climb);
+        released
+    }
+
+    fn settle(&self) {
+        if let Some(climb) = &self.climb {
+            self.settle_above(climb);
+        }
+    }
+
+    /// If the node has something at the home, and nobody of it has or wants its lock any more: gives that back.
+    fn settle_above(&self, climb: &Climb) {
+        while self.node.is_idle() && climb.is_engaged() {
+            // Another rank of the node may have come; or another thread of this one.
+            let Ok(Some(_)) = self.node.try_take() else { return };
+            let settled = climb.descend().or_else(|fault| match fault {
+                SiteFault::Lost { .. } => climb.forget_home(),
+                other => Err(other),
+            });
+            if self.node.release().is_err() || settled.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The home could not be asked: the lock is not this rank's any more.
+    fn fail(&self, climb: &Climb, fault: SiteFault) -> LockError {
+        if matches!(fault, SiteFault::Lost { .. }) {
+            // Fails where others have gone on.
+            let _ = climb.forget_home();
+        }
+        let _ = self.node.release();
+        match fault {
+            SiteFault::Lost { home } => self.home_lost(home),
+            SiteFault::Broken { .. } | SiteFault::Excluded if self.reach().has_lost(climb.site.home) => {
+                self.home_lost(climb.site.home)
+            }
+            SiteFault::Broken { .. } | SiteFault::Excluded => self.node.excluded(),
+        }
+    }
+
+    fn home_lost(&self, home: usize) -> LockError {
+        LockError::HomeLost { rank: self.node.rank(), name: self.name().to_owned(), home }
+    }
+
+    /// The time is over.
+    fn give_up(&self, climb: &Climb, ascent: &mut Ascent, wait: &Wait) -> LockError {
+        let holder_node = climb.holder();
+        let abandoned = climb.abandon(ascent, self.node.others_wait());
+        if let Err(fault) = abandoned {
+            return self.fail(climb, fault);
+        }
+        match self.leave(climb) {
+            Ok(()) => self.node.timed_out(wait, holder_node),
+            Err(error) => error,
+        }
+    }
+
+    fn reach(&self) -> &Reach {
+        self.node.reach()
+    }
+
+    /// The ranks of this node that wait, in their order.
+    pub fn waiting_ranks(&self) -> Vec<usize> {
+        self.node.waiting_ranks()
+    }
+
+    /// If this rank has been declared failed, it has neither the lock nor a claim.
+    pub fn look_at_oneself(&self) -> Result<(), LockError> {
+        self.node.look_at_oneself()
+    }
+}
