@@ -262,3 +262,55 @@ fn whoever_is_killed_in_the_middle_holds_nobody_up() {
         check(&entries(&across.marks.join("log")), &VICTIMS);
     }
 }
+
+/// A node is killed where some locks are at home while another one holds them: whoever waits has them when they are
+/// released, and not before.
+#[test]
+fn a_lost_home_changes_nothing_for_the_holder() {
+    const TEST: &str = "a_lost_home_changes_nothing_for_the_holder";
+    const LOCKS: usize = 12;
+    if role().is_some() {
+        let job = join();
+        let locks: Vec<Lock> = (0..LOCKS).map(|index| job.lock(&format!("kept {index}")).expect("a lock")).collect();
+        job.world().barrier().expect("all are there");
+        let guards: Vec<_> = match job.rank() {
+            0 => locks.iter().map(|lock| lock.acquire().expect("it is free")).collect(),
+            _ => Vec::new(),
+        };
+        job.world().barrier().expect("all is held");
+        answer("ready");
+        await_line();
+        if job.rank() == 0 {
+            answer(guards.iter().map(|guard| guard.token().0.to_string()).collect::<Vec<_>>().join(" "));
+            await_line();
+            guards.into_iter().for_each(|guard| guard.release().expect("it was held all the time"));
+            await_line();
+            return;
+        }
+        for lock in &locks {
+            let error = lock.acquire_timeout(Duration::from_millis(50)).expect_err("rank 0 has it");
+            assert!(matches!(error, LockError::TimedOut { .. }), "{error}");
+        }
+        let mut requests: Vec<_> = locks.iter().map(|lock| lock.request().expect("a place")).collect();
+        assert!(!requests.iter_mut().any(|request| request.test().expect("nobody fails")));
+        answer("waiting");
+        let guards = requests.into_iter().map(|request| request.wait().expect("it was released").token().0.to_string());
+        answer(guards.collect::<Vec<_>>().join(" "));
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 1, 1, 2]);
+    let mut children = across.start(TEST, &[]);
+    (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    children.kill(1);
+    children.kill(2);
+    children.say(3, "go on");
+    assert_eq!(children.next_answer(3), "waiting");
+    children.say(0, "go on");
+    let tokens = |line: String| line.split(' ').map(|token| token.parse().expect("a token")).collect::<Vec<u64>>();
+    let before = tokens(children.next_answer(0));
+    children.say(0, "go on");
+    let after = tokens(children.next_answer(3));
+    assert_eq!((before.len(), after.len()), (LOCKS, LOCKS));
+    assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
+}
