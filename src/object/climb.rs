@@ -242,7 +242,7 @@ impl Climb {
         let (lock, me, place) = (ascent.home.at.home(), self.reach.here(), self.at.0.index());
         let load = |at| self.reach.load(at);
         let turn = match tenure {
-            _ if ascent.has_asked => ascent.machine.recover(),
+            _ if ascent.has_asked => ascent.machine.recover(ascent.stamp),
             Tenure::Nothing => self.pursue(ascent),
             Tenure::Held(_) => {
                 ascent.machine = HomeLock::holding(lock, me, place, GlobalWord(load(self.at.hold())));
@@ -292,7 +292,7 @@ impl Climb {
                 Poll::Pending => Poll::Pending,
             },
             Stage::Outliving { local, asked } => match self.outlive(&ascent.home.site, *local, asked) {
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(ascent.machine.recover()))),
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(ascent.machine.recover(ascent.stamp)))),
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
                 Poll::Pending => Poll::Pending,
             },
