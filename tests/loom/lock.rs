@@ -59,14 +59,14 @@ impl Room {
     }
 
     fn acquire(&self, lock: &QueueLock, manner: Manner) -> u64 {
-        lock.try_take(&self.node).unwrap_or_else(|| {
+        lock.try_take(&self.node, |passed| passed < MOST_PASSING).unwrap_or_else(|| {
             lock.request(&self.node);
             self.wait(lock, manner)
         })
     }
 
     fn release(&self, lock: &QueueLock) {
-        lock.release(&self.node, &|rank| self.has_ended(rank)).expect("it is held");
+        lock.release(&self.node, &|rank| self.has_ended(rank), |_| false).expect("it is held");
     }
 
     /// Notes the token under which it is held: greater than all before it, and nobody else's meanwhile.
@@ -161,7 +161,7 @@ fn a_holder_that_dies_is_followed() {
         let survivors = survivor.join().expect("the survivor has it");
         // What it does when it was only stopped, and comes back. (The survivor may also have been first, and taken back what it
         // had handed over.)
-        assert!(lock.release(&room.node, &|_| false).is_err() || token > survivors);
+        assert!(lock.release(&room.node, &|_| false, |_| false).is_err() || token > survivors);
         assert_eq!(room.node.word(room.at.claims.plus(1)).load(Ordering::Relaxed), 0);
     });
 }
