@@ -165,7 +165,15 @@ impl NodeLock {
         let (queue, end) = (QueueLock::new(at.queue(), local), membership.segment.layout().end(local));
         // No alarm holds it.
         let calm = Cell::new(u64::MAX);
-        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), turn, end, calm, passing_since: Cell::new(None) }
+        Self {
+            membership: Arc::clone(membership),
+            queue,
+            name: name.to_owned(),
+            turn,
+            end,
+            calm,
+            passing_since: Cell::new(None),
+        }
     }
 
     /// The lock of the node's table of objects.

@@ -266,7 +266,7 @@ impl QueueLock {
         let seen = self.load(memory);
         let is_coming = |rank| {
             let claim = self.claim(memory, rank);
-            claim.is_waiting() && !claim.is_parked()
+            claim.is_waiting() && !claim.is_parked() && !has_ended(rank)
         };
         let Some(called) = self.called.get().filter(|rank| is_coming(*rank)) else { return false };
         let is_held = seen.holder() == Some(self.me);
@@ -354,7 +354,14 @@ impl QueueLock {
                     continue;
                 }
                 Some(_) => true,
-                None => self.first(memory, has_ended).is_some_and(|first| first != self.me),
+                None => match self.first(memory, has_ended) {
+                    Some(first) if first != self.me => {
+                        // Whoever has freed it may have relied on this rank.
+                        self.call(memory, first);
+                        true
+                    }
+                    _ => false,
+                },
             };
             if is_waiting {
                 return Some(claim.0);
