@@ -96,7 +96,7 @@ impl Handle {
     pub fn open(membership: &Arc<Membership>, text: &str, nature: Nature) -> Result<Self, ObjectError> {
         let rank = membership.rank;
         let name = named(rank, nature.kind.name(), text)?;
-        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source };
+        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source: Box::new(source) };
         loop {
             let opened =
                 with_table(membership, || catalogue::open(&membership.reach, &name, nature)).map_err(table_error)?;
@@ -153,7 +153,7 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
             ObjectError::Exhausted { rank, name, node, places }
         }
         DirectoryFault::Away(SiteFault::Excluded) => {
-            let source = waiting::excluded(membership, &name);
+            let source = Box::new(waiting::excluded(membership, &name));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),
