@@ -36,7 +36,7 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
-pub(crate) use failure::{FailureOptions, Sight, is_dead};
+pub(crate) use failure::{FailureOptions, Sight, is_dead, shut_out};
 pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Parted, Untaken};
 use membership::{Exchange, Parts};
 use watcher::{Post, Watcher};
