@@ -26,10 +26,12 @@ pub enum ObjectKind {
     Lock = 1,
     /// A counter.
     Counter = 2,
+    /// An election.
+    Election = 6,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 2] = [Self::Lock, Self::Counter];
+    const ALL: [Self; 3] = [Self::Lock, Self::Counter, Self::Election];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -41,6 +43,7 @@ impl ObjectKind {
         match self {
             Self::Lock => "lock",
             Self::Counter => "counter",
+            Self::Election => "election",
         }
     }
 }
