@@ -361,7 +361,7 @@ impl<W: Words, F: Fn(usize) -> bool> Directory<W, F> {
         let facts =
             [(at.check(), name.check()), (at.parameter(0), nature.kind as u64), (at.parameter(1), nature.parameter)];
         let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
-        let number = [(at.home().numbers, self.first_number)];
+        let number = [(at.home().numbers, self.first_number), (at.held_since(), 0)];
         let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
         self.words.store(&all)?;
         match self.swap(&at, filling, filling.live(name.key()))? {
