@@ -336,6 +336,11 @@ impl Job {
         self.world.membership().topology.nodes()
     }
 
+    /// This rank's node, `0..nodes()`.
+    pub fn node(&self) -> usize {
+        self.world.membership().here()
+    }
+
     /// By what this rank reaches the job's other nodes; shared memory when there are none.
     pub fn fabric(&self) -> FabricKind {
         let membership = self.world.membership();
