@@ -4,7 +4,10 @@
 //! it is not. Each word is read by itself: facts about several ranks are a few nanoseconds apart.
 //!
 //! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the
-//! world's barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`].
+//! world's barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`]; named objects are
+//! in [`objects`].
+
+pub mod objects;
 
 use std::time::Duration;
 
@@ -35,6 +38,10 @@ pub struct NodeFacts {
     pub world: Option<u64>,
     /// Whom the job has lost, as far as this node knows: the first epoch's, the second's, and so on.
     pub losses: Vec<Obituary>,
+    /// The named objects that its ranks have.
+    pub objects: Vec<objects::ObjectFacts>,
+    /// Those that are at home on it, in a job of several nodes.
+    pub at_home: Vec<objects::HomeFacts>,
 }
 
 /// What a node's segment tells of a rank.
@@ -66,7 +73,8 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
         let rank = world.as_ref().map_or(local, |member| member.rank);
         RankFacts { rank, process, world, call: call_of(segment, local), end: end_of(segment, local) }
     };
-    let ranks = (0..segment.layout().ranks()).map(rank).collect();
+    let ranks: Vec<RankFacts> = (0..segment.layout().ranks()).map(rank).collect();
+    let objects = objects::here(segment, &ranks);
     let clock = segment.clock();
     Ok(NodeFacts {
         family: segment.load(header::FAMILY),
@@ -76,6 +84,8 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
         job_ranks: segment.layout().job_ranks(),
         world: world.map(|world| segment.load(world.id())),
         losses: losses(segment),
+        objects,
+        at_home: objects::at_home(segment),
     })
 }
 

@@ -36,7 +36,7 @@ use crate::fabric::{Fabric as _, FabricKind, Topology};
 use crate::group::{AlgorithmChoice, Group};
 use crate::machine::{self, CpuSet};
 pub use fabric_choice::FabricChoice;
-pub(crate) use failure::{FailureOptions, Sight, is_dead};
+pub(crate) use failure::{FailureOptions, Sight, is_dead, shut_out};
 pub(crate) use membership::{CpuShare, Declined, GroupBlock, Membership, Parted, Untaken};
 use membership::{Exchange, Parts};
 use watcher::{Post, Watcher};
@@ -334,6 +334,11 @@ impl Job {
     /// The nodes that the job's ranks are on.
     pub fn nodes(&self) -> usize {
         self.world.membership().topology.nodes()
+    }
+
+    /// This rank's node, `0..nodes()`.
+    pub fn node(&self) -> usize {
+        self.world.membership().here()
     }
 
     /// By what this rank reaches the job's other nodes; shared memory when there are none.

@@ -12,11 +12,13 @@
 //! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
+//! | `election.rs` | the election of a leader |
 //! | `error.rs` | what can go wrong |
 
 mod catalogue;
 mod climb;
 mod counter;
+mod election;
 mod error;
 mod exclusive;
 mod homes;
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 use self::catalogue::{Opened, Refused};
 pub use self::counter::Counter;
+pub use self::election::{Candidacy, Election, Leader, Leadership};
 pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;

@@ -72,6 +72,8 @@ struct Job {
     input: Option<ChildStdin>,
     _output: BufReader<ChildStdout>,
     pids: Vec<u32>,
+    /// What rank 0 says that it holds: a token, and a term.
+    held: Option<(u64, u64)>,
 }
 
 impl Job {
@@ -87,16 +89,20 @@ impl Job {
         let mut launcher = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start the launcher");
         let mut output = BufReader::new(launcher.stdout.take().expect("piped"));
         let input = launcher.stdin.take();
-        let mut pids = vec![None; ranks];
+        let (mut pids, mut held) = (vec![None; ranks], None);
+        let number = |text: &str| text.parse::<u64>().expect("a number");
         while pids.contains(&None) {
             let mut line = String::new();
             assert_ne!(output.read_line(&mut line).expect("text"), 0, "the job ended early");
             // The test runner may have begun the line.
+            if let Some((_, facts)) = line.split_once("HELD ") {
+                held = facts.trim().split_once(' ').map(|(token, term)| (number(token), number(term)));
+            }
             let Some((_, facts)) = line.split_once("RANK ") else { continue };
             let (rank, pid) = facts.trim().split_once(' ').expect("two numbers");
             pids[rank.parse::<usize>().expect("a rank")] = pid.parse::<u32>().ok();
         }
-        Self { launcher, input, _output: output, pids: pids.into_iter().flatten().collect() }
+        Self { launcher, input, _output: output, pids: pids.into_iter().flatten().collect(), held }
     }
 
     fn send(&self, rank: usize, signal: Signal) {
@@ -257,6 +263,91 @@ fn a_killed_rank_is_in_an_epoch_and_the_job_goes_on_without_it() {
     assert_eq!((&record["epochs"], &record["ranks"][2]["state"]), (&json!([epoch]), &json!("dead")));
     assert_eq!(record["ranks"][2]["end"], "killed by signal 9 (SIGKILL)");
     assert_eq!(job.end().code(), Some(128 + 9));
+}
+
+/// A rank of a job whose rank 0 holds a lock and leads, until its input ends, while the others wait in their order.
+fn be_a_waiter() {
+    let job = phalanx::Job::from_env().expect("started by phalanx run");
+    let (lock, election) = (job.lock("a lock").expect("room"), job.election("crown").expect("room"));
+    let held = (job.rank() == 0).then(|| {
+        let held = (lock.acquire().expect("it is free"), election.campaign().expect("nobody leads"));
+        println!("HELD {} {}", held.0.token(), held.1.term());
+        held
+    });
+    job.world().barrier().expect("rank 0 has it");
+    let mut request = None;
+    for rank in 1..job.size() {
+        if job.rank() == rank {
+            let mut place = lock.request().expect("a place in the queue");
+            assert!(!place.test().expect("nobody fails"));
+            request = Some(place);
+        }
+        job.world().barrier().expect("they come one after the other");
+    }
+    println!("RANK {} {}", job.rank(), std::process::id());
+    std::io::stdout().flush().expect("somebody reads");
+    match request {
+        Some(place) => drop(place.wait().expect("its turn comes")),
+        None => {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            drop(held);
+        }
+    }
+    job.world().barrier().expect("homes serve until all are through");
+}
+
+/// Looks at such a job: on how many nodes, and who waits on each.
+fn a_held_lock_is_shown(test: &str, options: &[&str], waiting: &[&[u64]]) {
+    let ranks = 4;
+    let job = Job::start(test, ranks, options, &[]);
+    let (token, term) = job.held.expect("rank 0 has said so");
+    let is_settled = |line: &str| {
+        let record: Value = serde_json::from_str(line).expect("one object");
+        // A node that waits at a home has asked first, and time passes.
+        let objects = record["objects"].as_array().expect("a list");
+        objects.len() == 2 * waiting.len() && !objects.iter().any(|object| object["tenure"] == "underway")
+    };
+    let record: Value = serde_json::from_str(&job.look_until(&["--json"], is_settled)).expect("one object");
+    for (node, waiting) in waiting.iter().enumerate() {
+        let [lock, election] = ["a lock", "crown"].map(|name| {
+            let objects = record["objects"].as_array().expect("a list").iter();
+            objects.clone().find(|object| object["name"] == name && object["node"] == node).expect("it is there")
+        });
+        assert_eq!((&lock["kind"], &election["kind"]), (&json!("lock"), &json!("election")));
+        assert_eq!(lock["waiting"], json!(waiting), "{lock}");
+        assert!(lock["home"].as_u64().is_some_and(|home| home < waiting.len().max(2) as u64), "{lock}");
+        let (holders, tokens) = ([&lock["holder"], &election["holder"]], [&lock["token"], &election["token"]]);
+        match node {
+            0 => assert_eq!((holders, tokens), ([&json!(0); 2], [&json!(token), &json!(term)]), "{record}"),
+            _ => assert_eq!((holders, tokens), ([&json!(null); 2], [&json!(null); 2]), "{record}"),
+        }
+        assert_eq!(lock["held_ns"].as_u64().is_some(), node == 0, "{lock}");
+        let tenures = if options.is_empty() { [json!(null), json!(null)] } else { [json!("held"), json!("waiting")] };
+        assert_eq!(lock["tenure"], tenures[node], "{lock}");
+    }
+    let page = job.look_until(&[], |_| true);
+    let row = page.lines().find(|row| row.starts_with("a lock ")).expect("a row of its own");
+    let names: Vec<String> = waiting[0].iter().map(u64::to_string).collect();
+    assert!(row.contains(&format!(" {token} ")) && row.ends_with(&format!(" {}", names.join(", "))), "{page}");
+    job.finish();
+}
+
+#[test]
+fn a_held_lock_is_shown_with_its_holder_and_who_waits() {
+    const TEST: &str = "a_held_lock_is_shown_with_its_holder_and_who_waits";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_waiter();
+    }
+    a_held_lock_is_shown(TEST, &[], &[&[1, 2, 3]]);
+}
+
+#[test]
+fn a_held_lock_is_shown_on_each_node() {
+    const TEST: &str = "a_held_lock_is_shown_on_each_node";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_waiter();
+    }
+    a_held_lock_is_shown(TEST, &["--nodes", "2"], &[&[1], &[2, 3]]);
 }
 
 #[test]

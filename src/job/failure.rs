@@ -104,7 +104,7 @@ pub(crate) fn is_dead(segment: &Segment, local: usize) -> bool {
 
 /// Drops the connections to whoever has failed. One that has left is left alone: what it has said last may be on its
 /// way.
-pub(super) fn shut_out(network: &Network, here: usize, lost: Obituary) {
+pub(crate) fn shut_out(network: &Network, here: usize, lost: Obituary) {
     match lost.unit {
         _ if lost.cause == FailureCause::Left => {}
         Unit::Rank(rank) => network.exclude_rank(rank),

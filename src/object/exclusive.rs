@@ -73,7 +73,7 @@ impl Exclusive {
     fn try_to_climb(&self, climb: &Climb, granted: u64) -> Result<Option<u64>, LockError> {
         let mut ascent = climb.begin_to_try(granted);
         match climb.wait(&mut ascent, Instant::now(), None).expect("without a limit") {
-            Ok(Summit::Held(token)) => Ok(Some(token)),
+            Ok(Summit::Held(token)) => Ok(Some(self.node.noted(token))),
             Ok(Summit::Free) => self.leave(climb).map(|()| None),
             Err(fault) => Err(self.fail(fault)),
         }
@@ -97,12 +97,12 @@ impl Exclusive {
             };
             match (granted, &self.climb) {
                 (Some(granted), Some(climb)) => queued.ascent = Some(climb.begin(granted)),
-                (granted, _) => return Ok(granted),
+                (granted, _) => return Ok(granted.map(|token| self.node.noted_if_long(token, &queued.wait))),
             }
         }
         let (Some(ascent), Some(climb)) = (&mut queued.ascent, &self.climb) else { return Ok(None) };
         match climb.poll(ascent) {
-            Poll::Ready(Ok(Summit::Held(token))) => Ok(Some(token)),
+            Poll::Ready(Ok(Summit::Held(token))) => Ok(Some(self.node.noted(token))),
             Poll::Ready(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
             Poll::Ready(Err(fault)) => Err(self.fail(fault)),
             Poll::Pending => Ok(None),
@@ -119,12 +119,12 @@ impl Exclusive {
             };
             match &self.climb {
                 Some(climb) => queued.ascent = Some(climb.begin(granted)),
-                None => return Ok(granted),
+                None => return Ok(self.node.noted_if_long(granted, &queued.wait)),
             }
         }
         let (Some(mut ascent), Some(climb)) = (queued.ascent, &self.climb) else { unreachable!("it climbs") };
         match climb.wait(&mut ascent, begun, limit) {
-            Some(Ok(Summit::Held(token))) => Ok(token),
+            Some(Ok(Summit::Held(token))) => Ok(self.node.noted(token)),
             Some(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
             Some(Err(fault)) => Err(self.fail(fault)),
             None => Err(self.give_up(climb, &mut ascent, &queued.wait)),

@@ -43,7 +43,7 @@ impl fmt::Display for Token {
 pub struct Lock {
     lock: Exclusive,
     // Dropped after the lock's other parts; it gives the name back.
-    _handle: Handle,
+    handle: Handle,
 }
 
 impl Job {
@@ -55,14 +55,24 @@ impl Job {
     ///
     /// [`ObjectError`]: no name, another kind of object under that name, no room.
     pub fn lock(&self, name: &str) -> Result<Lock, ObjectError> {
-        Lock::open(self.membership(), name)
+        Lock::open(self.membership(), name, ObjectKind::Lock)
     }
 }
 
 impl Lock {
-    fn open(membership: &Arc<Membership>, name: &str) -> Result<Self, ObjectError> {
-        let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Lock, parameter: 0 })?;
-        Ok(Self { lock: Exclusive::new(&handle), _handle: handle })
+    /// The lock that is an object of this kind, or its part.
+    pub(super) fn open(membership: &Arc<Membership>, name: &str, kind: ObjectKind) -> Result<Self, ObjectError> {
+        let handle = Handle::open(membership, name, Nature { kind, parameter: 0 })?;
+        Ok(Self { lock: Exclusive::new(&handle), handle })
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// If this rank has been declared failed, it has neither the lock nor a claim.
+    pub(super) fn look_at_oneself(&self) -> Result<(), LockError> {
+        self.lock.look_at_oneself()
     }
 
     /// The lock's name.

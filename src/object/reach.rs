@@ -15,7 +15,8 @@ use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, execute};
-use crate::sync::{Ordering, full_fence};
+use crate::job::shut_out;
+use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// How many ranks of a node are asked after at most.
 const MOST_ASKED_AFTER: usize = 64;
@@ -42,6 +43,8 @@ pub(crate) struct Uses {
     turns: Mutex<HashMap<WordAt, Weak<Turn>>>,
     /// Held by the thread of this rank that uses its node's table of objects.
     table: Mutex<()>,
+    /// To whom of those that the job has lost this process's connections are dropped: up to this epoch.
+    shut_out_to: AtomicU64,
 }
 
 impl Uses {
@@ -105,6 +108,18 @@ impl Reach {
         let (segment, layout) = (&*self.segment, self.segment.layout());
         let is_of = |epoch: &u64| matches!(view::obituary(segment, &layout, *epoch), Some(lost) if lost.unit == Unit::Rank(rank));
         (1..=view::epoch(segment, &layout)).find(is_of)
+    }
+
+    /// Drops this process's connections to whoever the job has lost: what waits for an agent that is stopped is lost with them,
+    /// and asked of the next one.
+    pub fn shut_out_the_lost(&self) {
+        let Some(network) = &self.network else { return };
+        let (segment, layout) = (&*self.segment, self.segment.layout());
+        let epoch = self.epoch();
+        // Relaxed: once is enough, and again does no harm.
+        let known = self.uses.shut_out_to.fetch_max(epoch, Ordering::Relaxed);
+        let lost = (known + 1..=epoch).filter_map(|epoch| view::obituary(segment, &layout, epoch));
+        lost.for_each(|lost| shut_out(network, self.here(), lost));
     }
 
     /// The last epoch that this node's ranks go by.

@@ -144,6 +144,7 @@ impl Site {
 
     /// Something is not there yet: whether it will be.
     fn look_around(&self, asked: &mut Asked) -> Poll<Result<Vec<u64>, SiteFault>> {
+        self.reach.shut_out_the_lost();
         if self.reach.has_lost(self.home) {
             self.forget(asked);
             return Poll::Ready(Err(SiteFault::Lost { home: self.home }));

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::catalogue;
 use super::climb::Climb;
+use super::election;
 use super::homes::{Home, name_of};
 use super::reach::Reach;
 use super::site::Site;
@@ -189,6 +190,10 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     let tenure = TenureAt(*at);
     let known = reach.load(tenure.number());
     raise_numbers(&new, known + JUMP)?;
+    if nature.kind == ObjectKind::Election {
+        // Before the object counts as moved: what fails here is done again.
+        election::move_announcement(reach, at, &new)?;
+    }
     loop {
         let seen = tenure.load(&*reach.segment);
         let kept = match seen.tenure() {

@@ -16,6 +16,7 @@ use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
+use crate::coord::objects::word::SinceWord;
 use crate::coord::wait::Step;
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::shm::Segment;
@@ -34,6 +35,9 @@ const LOOK_AFTER: Duration = Duration::from_millis(20);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Two looks that are further apart than this say nothing of the time between them.
 const LAPSE: Duration = Duration::from_millis(40);
+
+/// Who has waited for so long notes since when it holds the lock.
+const NOTE_AFTER: Duration = Duration::from_micros(100);
 
 /// Between two looks whether this rank's steward is through with a lock.
 const SWEEP_PAUSE: Duration = Duration::from_micros(20);
@@ -61,6 +65,8 @@ pub(super) struct NodeLock {
     turn: Arc<Turn>,
     /// Where it is noted how this rank has ended.
     end: WordAt,
+    /// Where it is noted since when the lock is held.
+    at: ObjectAt,
     /// What the alarm held when this rank was seen not to have been declared failed.
     calm: Cell<u64>,
     /// Since when it has taken the lock before others that wait.
@@ -171,6 +177,7 @@ impl NodeLock {
             name: name.to_owned(),
             turn,
             end,
+            at: *at,
             calm,
             passing_since: Cell::new(None),
         }
@@ -265,7 +272,11 @@ impl NodeLock {
     pub fn request(&self) -> Result<(), LockError> {
         self.look_at_oneself()?;
         self.begin(Use::Requested)?;
+        let undisputed = self.queue.undisputed_hold(self.segment());
         self.queue.request(self.segment());
+        if let Some((holder, token)) = undisputed {
+            self.note_waited_for(holder, token);
+        }
         Ok(())
     }
 
@@ -451,9 +462,47 @@ impl NodeLock {
     /// Gives the lock up.
     #[inline]
     pub fn release(&self) -> Result<(), LockError> {
+        self.clear_note();
         let released = self.queue.release(self.segment(), &self.has_ended(), |passed| self.keeps_free(passed));
         self.turn.set(Use::Nothing);
         released.map_err(|NotHeld| excluded(&self.membership, &self.name))
+    }
+
+    /// Since when this rank holds the lock, and by which token, is noted for those who look from outside; gives the token back.
+    pub fn noted(&self, token: u64) -> u64 {
+        let ticks = self.segment().clock().now();
+        self.note(SinceWord::granted(self.membership.local_of(self.rank()), ticks), token);
+        token
+    }
+
+    /// The same if the lock was waited for.
+    pub fn noted_if_long(&self, token: u64, wait: &Wait) -> u64 {
+        if wait.waited() >= NOTE_AFTER { self.noted(token) } else { token }
+    }
+
+    /// Somebody holds the lock by now; its token is 0 where that is not known.
+    fn note_waited_for(&self, holder: usize, token: u64) {
+        // Relaxed: for those who look.
+        let noted = SinceWord(self.segment().word(self.at.held_since()).load(Ordering::Relaxed));
+        if noted.holder() != Some(holder) {
+            self.note(SinceWord::waited_for(holder, self.segment().clock().now()), token);
+        }
+    }
+
+    fn note(&self, since: SinceWord, token: u64) {
+        self.segment().word(self.at.held_token()).store(token, Ordering::Relaxed);
+        // Release, for the token before it.
+        self.segment().word(self.at.held_since()).store(since.0, Ordering::Release);
+    }
+
+    /// Before the lock is released: what was noted is not of the next hold.
+    #[inline]
+    fn clear_note(&self) {
+        let since = self.segment().word(self.at.held_since());
+        // Relaxed, both: as above. Somebody may note it just now, and be wrong until the next one holds the lock.
+        if since.load(Ordering::Relaxed) != 0 {
+            since.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The ranks that wait, in their order.
@@ -501,6 +550,9 @@ impl NodeLock {
         let has_lapsed = now - wait.looked > LAPSE.max(self.membership.failure.timeout);
         let before = std::mem::take(&mut wait.stopped);
         wait.looked = now;
+        if let Some(holder) = self.queue.holder(self.segment()) {
+            self.note_waited_for(holder, 0);
+        }
         for local in self.queue.ahead(self.segment(), &self.has_ended()) {
             let rank = self.rank_at(local);
             match self.membership.sight_of(rank) {

@@ -3,7 +3,7 @@
 //! To add an object: name it in [`is_there`], and in [`contend`] hand a [`Contestant`] that wraps it to [`Place::run`].
 //! Its names are to be chosen so that object `k` lives on node [`Contest::home_of`]`(k)`, as the rivals' do.
 
-use phalanx::{Counter, Job, Lock, LockGuard};
+use phalanx::{Counter, Election, Job, Leadership, Lock, LockGuard};
 
 use crate::contest::rank::Place;
 use crate::contest::{Contest, Object};
@@ -39,8 +39,8 @@ pub trait Contestant {
 /// Whether this version of Phalanx has such an object.
 pub fn is_there(object: Object) -> bool {
     match object {
-        Object::Lock | Object::Counter => true,
-        Object::RwLock | Object::Semaphore | Object::Election => false,
+        Object::Lock | Object::Counter | Object::Election => true,
+        Object::RwLock | Object::Semaphore => false,
     }
 }
 
@@ -60,6 +60,10 @@ pub fn contend(job: &Job, contest: &Contest, place: &mut Place<'_>) -> Result<()
         Object::Counter => {
             let counters: Result<_, _> = names().map(|name| job.counter(&name)).collect();
             place.run(Counters(counters.map_err(|why| failed(object, &why))?))
+        }
+        Object::Election => {
+            let elections: Result<_, _> = names().map(|name| job.election(&name)).collect();
+            place.run(Elections(elections.map_err(|why| failed(object, &why))?))
         }
         _ => Err(failed(object, &"this version of Phalanx has none")),
     }
@@ -105,6 +109,24 @@ impl Contestant for Counters {
         Self: 'own,
     {
         Ok(())
+    }
+}
+
+struct Elections(Vec<Election>);
+
+impl Contestant for Elections {
+    const IS_HELD: bool = true;
+    type Held<'own> = Leadership<'own>;
+
+    fn acquire(&mut self, object: usize, _is_shared: bool) -> Result<Self::Held<'_>, RankError> {
+        self.0[object].campaign().map_err(|why| failed(Object::Election, &why))
+    }
+
+    fn release<'own>(held: Self::Held<'own>) -> Result<(), RankError>
+    where
+        Self: 'own,
+    {
+        held.resign().map_err(|why| failed(Object::Election, &why))
     }
 }
 

@@ -1,8 +1,9 @@
 //! `phalanx inspect`: what the jobs on this machine do now, read from their shared memory.
 //!
-//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom, and
-//! [`page`] prints it. No rank takes part or notices, so a job that is stuck can be looked at like any other.
+//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom,
+//! [`objects`] who has which named object, and [`page`] prints it. No rank takes part or notices, so a job that is stuck can be looked at like any other.
 
+mod objects;
 mod page;
 mod view;
 
@@ -32,12 +33,23 @@ The first line of each job says who holds it up. Below, for each rank:
             since when it waits in the world's barrier, and for which ranks; or how it has ended
 Then whom the job has lost: one rank or node in each epoch, as all nodes have agreed.
 
+Then its named objects, each once for every node whose ranks have it:
+  home      the node where the words are that all nodes share
+  tenure    what this node has to do with it there: nothing, underway (asking), waiting, or held; - in a job of one node
+  holder, token
+            the rank that holds it (of an election: leads), and its token (its term); - where that cannot be told
+  held      for how long, where somebody waits or has waited for it; with ≥ since somebody was seen to wait
+  waiting, value
+            this node's ranks that wait, in their order; what a counter holds
+
 With --json each job is an object on a line of its own:
   inspect, summary, nodes    the job's number, the first line, nodes seen on this machine
   completed, missing         barriers of the world that all have reached; the ranks that others wait for
   ranks     for each: rank, node, pid, state, barriers; waits, waits_ns; end (text, or null); and
             call (null, or name, group, sequence, inside, began_ns: how long ago it began)
   epochs    for each: epoch, unit (\"rank 3\", \"node 1\"), cause (text)
+  objects   for each, once for every node: kind, name, node, home, tenure; holder, token, held_ns (null where they are
+            not known), held_at_least (whether it may be longer), waiting (ranks), value (null but for counters)
 
 Jobs of the same user are seen, of programs built with this version of phalanx; a line on stderr names others. In a container with a pid
 namespace of its own, jobs are to be inspected from within.

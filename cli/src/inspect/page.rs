@@ -7,6 +7,7 @@ use phalanx::SegmentError;
 use phalanx_bench::page::ns;
 use serde::Serialize;
 
+use super::objects::Object;
 use super::view::{Call, Epoch, Job, Rank, State, Unreadable, Verdict};
 
 /// How many ranks are named in a sentence; of the others only the number is said.
@@ -33,6 +34,7 @@ struct Record<'a> {
     missing: Vec<usize>,
     ranks: &'a [Rank],
     epochs: &'a [Epoch],
+    objects: &'a [Object],
 }
 
 impl<'a> Record<'a> {
@@ -45,6 +47,7 @@ impl<'a> Record<'a> {
             missing: job.missing.iter().map(|index| job.ranks[*index].rank).collect(),
             ranks: &job.ranks,
             epochs: &job.epochs,
+            objects: &job.objects,
         }
     }
 }
@@ -105,7 +108,58 @@ fn section(job: &Job) -> String {
     for Epoch { epoch, unit, cause, .. } in &job.epochs {
         let _ = writeln!(text, "epoch {epoch}: {unit}, {cause}");
     }
+    text + &object_rows(&job.objects)
+}
+
+/// The table of named objects; nothing where there are none.
+fn object_rows(objects: &[Object]) -> String {
+    if objects.is_empty() {
+        return String::new();
+    }
+    let widest =
+        |head: &str, text: &dyn Fn(&Object) -> usize| objects.iter().map(text).max().unwrap_or(0).max(head.len());
+    let width = widest("object", &|object| object.name.chars().count());
+    let kinds = widest("kind", &|object| object.kind.len());
+    let [object, kind, node, home, tenure] = ["object", "kind", "node", "home", "tenure"];
+    let [holder, token, held] = ["holder", "token", "held"];
+    let mut text = format!(
+        "\n{object:<width$}  {kind:<kinds$} {node:>5} {home:>5}  {tenure:<8} {holder:>6} {token:>14} {held:>13}  waiting, value\n"
+    );
+    for object in objects {
+        let row = format!(
+            "{:<width$}  {:<kinds$} {:>5} {:>5}  {:<8} {:>6} {:>14} {:>13}  {}",
+            object.name,
+            object.kind,
+            object.node,
+            or_dash(object.home),
+            or_dash(object.tenure),
+            or_dash(object.holder),
+            or_dash(object.token),
+            held_text(object),
+            object_end(object),
+        );
+        let _ = writeln!(text, "{}", row.trim_end());
+    }
     text
+}
+
+fn or_dash(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn held_text(object: &Object) -> String {
+    let bound = if object.held_at_least { "≥ " } else { "" };
+    or_dash(object.held_ns.map(|span| format!("{bound}{}", span_text(Duration::from_nanos(span)))))
+}
+
+/// Who waits for an object, or what it counts.
+fn object_end(object: &Object) -> String {
+    let waiting: Vec<String> = object.waiting.iter().map(usize::to_string).collect();
+    match object.value {
+        Some(value) => format!("is {value}"),
+        None if waiting.is_empty() => String::new(),
+        None => format!("{} {}", plural(waiting.len(), "rank"), waiting.join(", ")),
+    }
 }
 
 /// What a rank waits in, and for how long; or what it was in last.
@@ -264,6 +318,52 @@ mod tests {
         assert!(page.ends_with("\n\nepoch 1: rank 1, killed by signal 9 (SIGKILL)\n"), "{page}");
     }
 
+    fn held_lock() -> Object {
+        Object {
+            kind: "lock",
+            name: "a".to_owned(),
+            node: 0,
+            home: Some(0),
+            tenure: None,
+            holder: Some(1),
+            token: Some(7),
+            held_ns: Some(1_500_000_000),
+            held_at_least: true,
+            waiting: vec![0],
+            value: None,
+        }
+    }
+
+    #[test]
+    fn objects_have_a_table_of_their_own() {
+        let mut job = job(&[8, 8], &[]);
+        let counter = Object {
+            kind: "counter",
+            name: "of what is done".to_owned(),
+            tenure: Some("held"),
+            holder: None,
+            token: None,
+            held_ns: None,
+            waiting: vec![],
+            value: Some(42),
+            ..held_lock()
+        };
+        let free =
+            Object { home: None, held_at_least: false, held_ns: Some(5_000), waiting: vec![1, 0], ..held_lock() };
+        job.objects = vec![held_lock(), free, counter];
+        let page = page(&[job]);
+        let rows: Vec<&str> = page.lines().skip_while(|line| !line.starts_with("object ")).collect();
+        assert_eq!(
+            rows,
+            [
+                "object           kind     node  home  tenure   holder          token          held  waiting, value",
+                "a                lock        0     0  -             1              7      ≥ 1.50 s  rank 0",
+                "a                lock        0     -  -             1              7       5.00 µs  ranks 1, 0",
+                "of what is done  counter     0     0  held          -              -             -  is 42",
+            ]
+        );
+    }
+
     #[test]
     fn many_are_named_in_part() {
         let summary = |arrivals: &[u64]| summary(&job(arrivals, &[]));
@@ -313,6 +413,7 @@ mod tests {
         let mut job = job(&[8, 7], &[(1, State::Stopped)]);
         lose_rank_1(&mut job);
         job.ranks[0].call = Some(CALL);
+        job.objects = vec![held_lock()];
         let line = json_lines(&[job]);
         let expected = concat!(
             r#"{"inspect":"0000000000001234","summary":"rank 1 (pid 101, stopped) holds up 1 rank for 3.00 s","nodes":1,"#,
@@ -321,7 +422,9 @@ mod tests {
             r#""call":{"name":"barrier","group":0,"sequence":8,"inside":true,"began_ns":2500000000},"end":null},"#,
             r#"{"rank":1,"node":0,"pid":101,"state":"stopped","barriers":7,"waits":false,"waits_ns":null,"call":null,"#,
             r#""end":"killed by signal 9 (SIGKILL)"}],"#,
-            r#""epochs":[{"epoch":1,"unit":"rank 1","cause":"killed by signal 9 (SIGKILL)"}]}"#,
+            r#""epochs":[{"epoch":1,"unit":"rank 1","cause":"killed by signal 9 (SIGKILL)"}],"#,
+            r#""objects":[{"kind":"lock","name":"a","node":0,"home":0,"tenure":null,"holder":1,"token":7,"#,
+            r#""held_ns":1500000000,"held_at_least":true,"waiting":[0],"value":null}]}"#,
             "\n"
         );
         assert_eq!(line, expected);

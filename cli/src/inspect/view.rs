@@ -9,6 +9,7 @@ use phalanx::inspect::{self, NodeFacts};
 use phalanx::{FailureCause, SegmentError};
 use serde::Serialize;
 
+use super::objects::{self, Object};
 use crate::segments::Found;
 
 /// A node's facts, and the processes that have its segment open.
@@ -127,6 +128,8 @@ pub struct Job {
     pub missing: Vec<usize>,
     /// Whom it has lost, as far as any of the nodes knows.
     pub epochs: Vec<Epoch>,
+    /// Its named objects, in the order of their names; once for each node whose ranks have them.
+    pub objects: Vec<Object>,
     /// All its ranks and nodes, seen here or not.
     pub size: (usize, usize),
 }
@@ -196,7 +199,9 @@ fn job(number: u64, mut nodes: Vec<Node>) -> Job {
         .map(|losses| (1..).zip(losses).map(|(epoch, lost)| Epoch::new(epoch, lost)).collect())
         .unwrap_or_default();
     let size = nodes.first().map_or((0, 0), |node| (node.facts.job_ranks, node.facts.nodes));
-    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing: Vec::new(), epochs, size };
+    let facts: Vec<&NodeFacts> = nodes.iter().map(|node| &node.facts).collect();
+    let objects = objects::of_nodes(&facts);
+    let mut job = Job { number, nodes: nodes.len(), ranks, completed, missing: Vec::new(), epochs, objects, size };
     job.blame_late();
     if job.missing.is_empty() {
         job.blame_halted(world);
@@ -343,7 +348,9 @@ pub mod tests {
 
     pub fn node(family: u64, ranks: Vec<RankFacts>) -> Node {
         let (job_ranks, world, losses) = (ranks.len(), Some(0), Vec::new());
-        let facts = NodeFacts { family, now_ns: 3_001_000_000, ranks, nodes: 1, job_ranks, world, losses };
+        let (objects, at_home) = (Vec::new(), Vec::new());
+        let now_ns = 3_001_000_000;
+        let facts = NodeFacts { family, now_ns, ranks, nodes: 1, job_ranks, world, losses, objects, at_home };
         Node { facts, holders: vec![std::process::id()] }
     }
 

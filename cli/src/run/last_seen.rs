@@ -189,7 +189,17 @@ mod tests {
     }
 
     fn node(ranks: Vec<RankFacts>) -> NodeFacts {
-        NodeFacts { family: 7, now_ns: 0, job_ranks: ranks.len(), ranks, nodes: 1, world: Some(0), losses: Vec::new() }
+        NodeFacts {
+            family: 7,
+            now_ns: 0,
+            job_ranks: ranks.len(),
+            ranks,
+            nodes: 1,
+            world: Some(0),
+            losses: Vec::new(),
+            objects: Vec::new(),
+            at_home: Vec::new(),
+        }
     }
 
     fn told(dead: usize, ranks: Vec<RankFacts>) -> String {

@@ -26,10 +26,12 @@ pub enum ObjectKind {
     Lock = 1,
     /// A counter.
     Counter = 2,
+    /// An election.
+    Election = 6,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 2] = [Self::Lock, Self::Counter];
+    const ALL: [Self; 3] = [Self::Lock, Self::Counter, Self::Election];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -41,6 +43,7 @@ impl ObjectKind {
         match self {
             Self::Lock => "lock",
             Self::Counter => "counter",
+            Self::Election => "election",
         }
     }
 }
@@ -358,7 +361,7 @@ impl<W: Words, F: Fn(usize) -> bool> Directory<W, F> {
         let facts =
             [(at.check(), name.check()), (at.parameter(0), nature.kind as u64), (at.parameter(1), nature.parameter)];
         let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
-        let number = [(at.home().numbers, self.first_number)];
+        let number = [(at.home().numbers, self.first_number), (at.held_since(), 0)];
         let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
         self.words.store(&all)?;
         match self.swap(&at, filling, filling.live(name.key()))? {

@@ -12,7 +12,7 @@ use crate::fabric::{LINE_WORDS, WordAt};
 pub const NAME_BYTES: usize = 96;
 /// Words of a name.
 pub const NAME_WORDS: usize = NAME_BYTES / 8;
-/// Words before the name: the check, and two parameters.
+/// Words before the name: the check, two parameters, and since when the object is held.
 const FACTS: usize = 4;
 
 const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
@@ -129,8 +129,14 @@ impl ObjectAt {
         }
     }
 
-    /// Since when the lock is held by its holder, in ticks: for those who look, where somebody has waited for it.
+    /// Since when the lock is held: [`super::word::SinceWord`]. For those who look from outside, and noted only where somebody
+    /// waits; in a line that is seldom written, as each release looks whether there is something to clear.
     pub const fn held_since(&self) -> WordAt {
+        self.start.plus(3)
+    }
+
+    /// The token of the hold that is noted there; 0 where it is not known.
+    pub const fn held_token(&self) -> WordAt {
         self.start.plus(2 * LINE_WORDS + 1)
     }
 
@@ -173,6 +179,7 @@ pub const LAYOUT_HASH: u64 = {
             at.queue().claims.0 as u64,
             at.queue().passings.0 as u64,
             at.held_since().0 as u64,
+            at.held_token().0 as u64,
             at.handles(1).0 as u64,
         ],
     )
@@ -190,7 +197,9 @@ mod tests {
                 let at = ObjectAt::of(&node, table, 2);
                 let (queue, members) = (at.queue(), at.members());
                 assert!(at.name(NAME_WORDS - 1) < queue.hold && queue.high < at.value() && at.value() < queue.arrivals);
-                assert!(at.held_since() < at.own(0) && at.own(LINE_WORDS - 1) < queue.claims);
+                assert!(at.parameter(1) < at.held_since() && at.held_since() < at.name(0));
+                assert!(queue.arrivals < at.held_token() && at.held_token() < at.own(0));
+                assert!(at.own(LINE_WORDS - 1) < queue.claims);
                 assert!(queue.claims.plus(members - 1) < queue.passings);
                 assert!(queue.passings.plus(members - 1) < at.handles(0));
                 let next = ObjectAt::of(&node, table, 3);

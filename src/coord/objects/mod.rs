@@ -9,8 +9,10 @@
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
+//! | [`election`] | who leads, as it is announced at an election's home |
 
 pub mod directory;
+pub mod election;
 pub mod home;
 pub mod layout;
 pub mod name;

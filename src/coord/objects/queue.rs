@@ -124,6 +124,15 @@ impl QueueLock {
         seen.holder().is_none() && !seen.is_wanted()
     }
 
+    /// Who holds it, and by which token, where nobody has waited for it since it was free.
+    pub fn undisputed_hold(&self, memory: &impl Memory) -> Option<(usize, u64)> {
+        let seen = self.load(memory);
+        let holder = seen.holder().filter(|_| !seen.is_wanted())?;
+        // SYNC POINT: token. Acquire pairs with who has made it grow.
+        let high = memory.word(self.at.high).load(Ordering::Acquire);
+        Some((holder, seen.token(high)?))
+    }
+
     /// Whether some claims may be waiting.
     pub fn is_wanted(&self, memory: &impl Memory) -> bool {
         self.load(memory).is_wanted()
@@ -192,10 +201,11 @@ impl QueueLock {
 
     /// The lock has become this rank's.
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
+        let token = self.token(memory, granted);
         // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free.
         memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
-        memory.word(self.claim_at(self.me)).swap(0, Ordering::Relaxed);
-        self.token(memory, granted)
+        memory.word(self.claim_at(self.me)).swap(ClaimWord::granted(token).0, Ordering::Relaxed);
+        token
     }
 
     /// Takes this rank's claim back. What it held up goes on.

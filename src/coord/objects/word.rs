@@ -125,7 +125,7 @@ const fn named(field: u64) -> Option<usize> {
 /// | 1 | parked | its rank sleeps, or is about to |
 /// | 2 | called | it was woken, and is on its way |
 /// | 3–15 | 0 | |
-/// | 16–63 | order | who has the least is first |
+/// | 16–63 | order | who has the least is first. Where there is no claim: the token that the last one was granted, as far as it fits |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimWord(pub u64);
 
@@ -138,6 +138,18 @@ impl ClaimWord {
     /// A claim, in its order.
     pub const fn waiting(order: u64) -> Self {
         Self(order << Self::ORDER_AT | Self::WAITING)
+    }
+
+    /// None any more: it was granted, with this token.
+    pub const fn granted(token: u64) -> Self {
+        Self(token << Self::ORDER_AT)
+    }
+
+    /// The token that the last claim was granted, where the object's word of their upper bits holds `high`.
+    pub const fn last_token(self, high: u64) -> Option<u64> {
+        let fitting = u64::MAX >> Self::ORDER_AT;
+        let token = (high << HoldWord::TOKEN_BITS) & !fitting | self.order();
+        if self.is_waiting() || token == 0 || token >> HoldWord::TOKEN_BITS != high { None } else { Some(token) }
     }
 
     /// Whether there is one.
@@ -173,6 +185,46 @@ impl ClaimWord {
     #[must_use]
     pub const fn called(self) -> Self {
         Self(self.0 & !Self::PARKED | Self::CALLED)
+    }
+}
+
+/// Since when a lock is held, for those who look from outside. 0: that was not noted.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–10 | holder | the holder's place in the node's rank table, plus 1: without meaning where another one holds the lock |
+/// | 11 | at least | it was held before: that is when somebody was seen to wait for it |
+/// | 12–63 | ticks | of the node's clock, less its lowest 12 bits |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinceWord(pub u64);
+
+impl SinceWord {
+    const AT_LEAST: u64 = 1 << NAME_BITS;
+    const BELOW_TICKS: u64 = (1 << (NAME_BITS + 1)) - 1;
+
+    /// Held since then.
+    pub const fn granted(holder: usize, ticks: u64) -> Self {
+        Self(ticks & !Self::BELOW_TICKS | (holder as u64 + 1))
+    }
+
+    /// Held by then.
+    pub const fn waited_for(holder: usize, ticks: u64) -> Self {
+        Self(Self::granted(holder, ticks).0 | Self::AT_LEAST)
+    }
+
+    /// Whose hold is meant.
+    pub const fn holder(self) -> Option<usize> {
+        named(self.0 & NAME)
+    }
+
+    /// Whether it was held before.
+    pub const fn is_at_least(self) -> bool {
+        self.0 & Self::AT_LEAST != 0
+    }
+
+    /// When that was.
+    pub const fn ticks(self) -> u64 {
+        self.0 & !Self::BELOW_TICKS
     }
 }
 
@@ -215,5 +267,25 @@ mod tests {
         assert!(parked.is_parked() && parked.called().is_called() && !parked.called().is_parked());
         assert_eq!(parked.called().0 & ClaimWord::AWAKE, claim.0);
         assert_eq!((parked.order(), ClaimWord(0).is_waiting()), (77, false));
+    }
+
+    #[test]
+    fn a_claim_that_was_granted_keeps_the_token() {
+        for token in [1, 255, (1 << 40) + 3, u64::MAX] {
+            let granted = ClaimWord::granted(token);
+            assert!(!granted.is_waiting() && !granted.is_parked() && !granted.is_called());
+            assert_eq!(granted.last_token(token >> 40), Some(token));
+            assert_eq!(granted.last_token((token >> 40) + 1), None, "of another half");
+        }
+        assert_eq!((ClaimWord(0).last_token(0), ClaimWord::waiting(7).last_token(0)), (None, None));
+    }
+
+    #[test]
+    fn since_when_is_told_with_whose_hold_it_is() {
+        let since = SinceWord::granted(1023, 0x1234_5678);
+        assert_eq!((since.holder(), since.is_at_least(), since.ticks()), (Some(1023), false, 0x1234_5000));
+        let since = SinceWord::waited_for(0, u64::MAX);
+        assert_eq!((since.holder(), since.is_at_least(), since.ticks()), (Some(0), true, u64::MAX << 12));
+        assert_eq!(SinceWord(0).holder(), None);
     }
 }

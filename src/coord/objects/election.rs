@@ -1,0 +1,273 @@
+//! An election's announcement: who leads, by which term, as it stands at the object's home. Written by whoever holds the
+//! election's lock, whose token is the term.
+//!
+//! Two words, since a term does not fit beside a rank: the whole term, and a word with the leader and an excerpt of the term
+//! ([`LeaderWord`]). There is a leader where both are of the same term. A leader changes the second word first, then the
+//! first, each by compare-and-swap from what it has read there before, and only where neither is of a later term: one that
+//! was stopped on the way and comes back when others have gone on changes nothing, or what the later one puts right before
+//! it takes itself for announced. The terms that are read only grow.
+//!
+//! The leader keeps a copy on its own node, from which that node's steward announces it anew where the object moves when its
+//! home is lost.
+
+use super::layout::ObjectAt;
+use crate::fabric::{Request, WordAt};
+
+/// Where the words of an election stand, at its home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ElectionAt {
+    /// The last term.
+    pub term: WordAt,
+    /// [`LeaderWord`].
+    pub leader: WordAt,
+    /// Whether somebody watches, or has: then the ranks' words say who.
+    pub watched: WordAt,
+}
+
+impl ElectionAt {
+    /// The words of an object at its home.
+    pub const fn of(at_home: &ObjectAt) -> Self {
+        Self { term: at_home.own(0), leader: at_home.own(1), watched: at_home.own(2) }
+    }
+
+    /// The leader's copy of the first two words, on its own node; the words before them tell what the node has to do with the
+    /// object's home.
+    pub const fn kept(here: &ObjectAt) -> [WordAt; 2] {
+        [here.own(8), here.own(9)]
+    }
+
+    /// What an [`Announcement`] is made of. In this order: who finds a leader in the second word has found its term in the
+    /// first, or nothing that fits.
+    pub const fn reads(self) -> [Request; 2] {
+        [Request::Read { at: self.term }, Request::Read { at: self.leader }]
+    }
+}
+
+/// Who leads. 0: nobody ever has.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–23 | leader | its rank in the job, plus 1; 0: it has resigned |
+/// | 24–63 | term | of the term, its lower 40 bits plus the upper 24 times 2^30 |
+///
+/// The excerpts of two terms that one object can have at the same time differ, and that of the later one is less than half of
+/// all ahead: terms grow by one at a time, and by 2^44 when the home is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaderWord(pub u64);
+
+impl LeaderWord {
+    const RANK_BITS: u32 = 24;
+    const TERM_BITS: u32 = u64::BITS - Self::RANK_BITS;
+    const TERM: u64 = (1 << Self::TERM_BITS) - 1;
+
+    /// What is upper in a term counts so much in its excerpt.
+    const UPPER_AT: u32 = 30;
+
+    /// A rank leads.
+    pub const fn led_by(rank: usize, term: u64) -> Self {
+        Self((rank as u64 + 1) | Self::excerpt(term) << Self::RANK_BITS)
+    }
+
+    /// The leader of a term has resigned.
+    pub const fn resigned(term: u64) -> Self {
+        Self(Self::excerpt(term) << Self::RANK_BITS)
+    }
+
+    const fn excerpt(term: u64) -> u64 {
+        term.wrapping_add(term >> Self::TERM_BITS << Self::UPPER_AT) & Self::TERM
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "24 bits")]
+    const fn leader(self) -> Option<usize> {
+        match self.0 & ((1 << Self::RANK_BITS) - 1) {
+            0 => None,
+            rank => Some(rank as usize - 1),
+        }
+    }
+
+    const fn is_of(self, term: u64) -> bool {
+        self.0 >> Self::RANK_BITS == Self::excerpt(term)
+    }
+
+    /// Whether it is of a later term than this one.
+    const fn is_after(self, term: u64) -> bool {
+        let ahead = (self.0 >> Self::RANK_BITS).wrapping_sub(Self::excerpt(term)) & Self::TERM;
+        self.0 != 0 && ahead != 0 && ahead < 1 << (Self::TERM_BITS - 1)
+    }
+}
+
+/// What was read of an election's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Announcement {
+    term: u64,
+    leader: LeaderWord,
+}
+
+/// What one that has been elected does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announcing {
+    /// These requests; then it reads again.
+    Ask([Request; 2]),
+    /// Nothing: all who look find it.
+    Done,
+    /// Nothing: another one has been elected since.
+    Superseded,
+}
+
+impl Announcement {
+    /// By the answers to [`ElectionAt::reads`].
+    pub const fn of(answers: [u64; 2]) -> Self {
+        Self { term: answers[0], leader: LeaderWord(answers[1]) }
+    }
+
+    /// Who leads, and by which term.
+    pub const fn leader(self) -> Option<(usize, u64)> {
+        match self.leader.leader() {
+            Some(rank) if self.leader.is_of(self.term) => Some((rank, self.term)),
+            _ => None,
+        }
+    }
+
+    /// How a rank announces that it leads, by a term.
+    pub fn announce(self, at: ElectionAt, rank: usize, term: u64) -> Announcing {
+        if self.term > term || self.leader.is_after(term) {
+            return Announcing::Superseded;
+        }
+        let leader = LeaderWord::led_by(rank, term);
+        if self == (Self { term, leader }) {
+            return Announcing::Done;
+        }
+        Announcing::Ask([
+            Request::CompareSwap { at: at.leader, expected: self.leader.0, new: leader.0 },
+            Request::CompareSwap { at: at.term, expected: self.term, new: term },
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashSet, VecDeque};
+
+    use super::*;
+
+    const AT: ElectionAt = ElectionAt { term: WordAt(0), leader: WordAt(1), watched: WordAt(2) };
+
+    /// One that has been elected, on its way.
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    struct Elected {
+        rank: usize,
+        term: u64,
+        unposted: VecDeque<Asked>,
+        answers: Vec<u64>,
+        end: Option<bool>,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    enum Asked {
+        Read(usize),
+        Swap(usize, u64, u64),
+    }
+
+    impl Elected {
+        fn new(rank: usize, term: u64) -> Self {
+            let unposted = [Asked::Read(0), Asked::Read(1)].into();
+            Self { rank, term, unposted, answers: Vec::new(), end: None }
+        }
+
+        /// One request takes effect.
+        fn step(&mut self, words: &mut [u64; 2]) {
+            match self.unposted.pop_front().expect("it is not at its end") {
+                Asked::Read(at) => self.answers.push(words[at]),
+                Asked::Swap(at, expected, new) if words[at] == expected => words[at] = new,
+                Asked::Swap(..) => {}
+            }
+            if !self.unposted.is_empty() {
+                return;
+            }
+            let seen = Announcement::of([self.answers[0], self.answers[1]]);
+            self.answers.clear();
+            match seen.announce(AT, self.rank, self.term) {
+                Announcing::Done => self.end = Some(true),
+                Announcing::Superseded => self.end = Some(false),
+                Announcing::Ask(requests) => {
+                    let asked = requests.into_iter().map(|request| match request {
+                        Request::CompareSwap { at, expected, new } => Asked::Swap(at.0, expected, new),
+                        other => panic!("{other:?} is no part of an announcement"),
+                    });
+                    self.unposted = asked.chain([Asked::Read(0), Asked::Read(1)]).collect();
+                }
+            }
+        }
+    }
+
+    /// All that can become of some who announce themselves at the same time, each of which may also stop anywhere.
+    fn explore(words: [u64; 2], elected: Vec<Elected>) -> usize {
+        let mut seen = HashSet::new();
+        let mut open = vec![(words, elected)];
+        while let Some((words, elected)) = open.pop() {
+            if !seen.insert((words, elected.clone())) {
+                continue;
+            }
+            check(words, &elected);
+            for index in 0..elected.len() {
+                if elected[index].end.is_none() {
+                    let (mut words, mut elected, before) = (words, elected.clone(), words);
+                    elected[index].step(&mut words);
+                    check_step(before, words);
+                    open.push((words, elected));
+                }
+            }
+        }
+        seen.len()
+    }
+
+    fn check(words: [u64; 2], elected: &[Elected]) {
+        let last = elected.iter().filter(|one| one.end == Some(true)).max_by_key(|one| one.term);
+        let started = elected.iter().max_by_key(|one| one.term).expect("some");
+        if let Some(last) = last.filter(|last| last.term == started.term) {
+            let leader = Announcement::of(words).leader();
+            assert_eq!(leader, Some((last.rank, last.term)), "nobody spoils the announcement of the last");
+        }
+        // Whatever the others have left, the last one is announced if it alone goes on.
+        let (mut words, mut alone) = (words, started.clone());
+        while alone.end.is_none() {
+            alone.step(&mut words);
+        }
+        assert_eq!(alone.end, Some(true));
+        assert_eq!(Announcement::of(words).leader(), Some((alone.rank, alone.term)));
+    }
+
+    fn check_step(before: [u64; 2], after: [u64; 2]) {
+        assert!(before[0] <= after[0], "terms grow");
+        // Who has read the first word before the step, and reads the second one now.
+        let torn = Announcement::of([before[0], after[1]]).leader();
+        let whole = [before, after].map(|words| Announcement::of(words).leader());
+        assert!(torn.is_none() || whole.contains(&torn), "{torn:?}");
+    }
+
+    #[test]
+    fn whoever_is_late_spoils_nothing_in_all_orders_of_steps() {
+        let lasts = [(1 << LeaderWord::TERM_BITS) - 2, 6, 41, (7 << 44) + 5];
+        // Also after the home was lost, and where the lower bits begin anew.
+        let steps = [[1, 2, 3], [1, 1 << 44, (1 << 44) + 1], [(1 << 44) - 3, 2 << 44, 3 << 44]];
+        for (last, steps) in lasts.into_iter().flat_map(|last| steps.map(|steps| (last, steps))) {
+            let announced = [last, LeaderWord::led_by(9, last).0];
+            for words in [announced, [last, LeaderWord::resigned(last).0], [0, 0]] {
+                let elected = (1..4).zip(steps).map(|(rank, step)| Elected::new(rank, last + step));
+                let states = explore(words, elected.clone().take(2).collect()) + explore(words, elected.collect());
+                assert!(states > 1000, "{states}");
+            }
+        }
+        explore([0, 0], vec![Elected::new(0, 1), Elected::new(1, 2)]);
+    }
+
+    #[test]
+    fn a_leader_is_read_as_it_was_announced() {
+        assert_eq!(Announcement::of([0, 0]).leader(), None);
+        for term in [1, 255, 1 << 40, u64::MAX] {
+            let read = |leader: LeaderWord| Announcement::of([term, leader.0]).leader();
+            assert_eq!(read(LeaderWord::led_by(1 << 23, term)), Some((1 << 23, term)));
+            assert_eq!((read(LeaderWord::resigned(term)), read(LeaderWord::led_by(0, term - 1))), (None, None));
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The election of a leader: a lock that is held long, whose token is the term, and an announcement at its home of who holds
+//! it.
+//!
+//! Candidates wait in the lock's queue, so that a leader's death or resignation elects the first of them, within the time in
+//! which a lock follows its holder. Whoever is elected announces itself before it leads, and has those look who watch. A
+//! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself, every
+//! [`LOOK_EVERY`] and whenever somebody has failed.
+
+use std::time::{Duration, Instant};
+
+use super::error::{LockError, ObjectError};
+use super::homes::Home;
+use super::lock::{Lock, LockGuard, LockRequest, Token};
+use super::reach::Reach;
+use super::{Handle, MOVING_PAUSE, ObjectKind, waiting};
+use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::election::{Announcement, Announcing, ElectionAt, LeaderWord};
+use crate::coord::objects::layout::ObjectAt;
+use crate::fabric::Request;
+use crate::group::Group;
+use crate::job::Job;
+
+/// How often a watcher looks by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Who leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Leader {
+    /// Its rank in the job.
+    pub rank: usize,
+    /// Of two leaders of the same election the later one has the greater term: what is done in the name of one is to be
+    /// refused wherever a greater one has been seen.
+    pub term: Token,
+}
+
+/// A named election, as one rank takes part in it: as a candidate, or as one that wants to know who leads.
+///
+/// There is at most one leader, and a rank that is one remains it until it resigns, by dropping its [`Leadership`], or ends.
+/// Candidates follow it in the order in which they have come, as they would have a [`Lock`] of that name.
+///
+/// ```
+/// use phalanx::Job;
+///
+/// let job = Job::from_env()?;
+/// let election = job.election("coordinator")?;
+/// let leadership = election.campaign()?;
+/// let leader = election.leader()?.expect("this rank leads");
+/// assert_eq!((leader.rank, leader.term), (job.rank(), leadership.term()));
+/// leadership.resign()?;
+/// assert_eq!(election.leader()?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Election {
+    lock: Lock,
+}
+
+impl Job {
+    /// The election of a name, the same for all ranks. It exists while some rank has a handle of it.
+    ///
+    /// Cost: the node's table of names is locked and looked through.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
+        Ok(Election { lock: Lock::open(self.membership(), name, ObjectKind::Election)? })
+    }
+}
+
+impl Group {
+    /// The election of a name among this group's members: another one than that of the same name in any other group. Its
+    /// leader is named by its rank in the job. Not collective: who takes part opens it.
+    ///
+    /// Cost: as [`Job::election`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::lock`]; the group's number takes up to 28 bytes of the name.
+    pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
+        let name = format!("{name} of group {}", self.id());
+        Ok(Election { lock: Lock::open(self.shared(), &name, ObjectKind::Election)? })
+    }
+}
+
+impl Election {
+    /// The election's name.
+    pub fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    /// Waits until this rank is elected.
+    ///
+    /// Cost: that of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node: four
+    /// locked instructions) and a poke for each watcher.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire`]: this rank leads already, or is a candidate already, or has been declared failed.
+    pub fn campaign(&self) -> Result<Leadership<'_>, LockError> {
+        self.lead(self.lock.acquire()?)
+    }
+
+    /// As [`campaign`](Self::campaign), for at most `timeout`. After that this rank is no candidate any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`campaign`](Self::campaign), and [`LockError::TimedOut`].
+    pub fn campaign_timeout(&self, timeout: Duration) -> Result<Leadership<'_>, LockError> {
+        self.lead(self.lock.acquire_timeout(timeout)?)
+    }
+
+    /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
+    /// [`Candidacy::wait`].
+    ///
+    /// # Errors
+    ///
+    /// As [`campaign`](Self::campaign).
+    pub fn stand(&self) -> Result<Candidacy<'_>, LockError> {
+        Ok(Candidacy { election: self, request: self.lock.request()? })
+    }
+
+    /// The candidates of this node, in the order in which they will be elected.
+    pub fn candidates(&self) -> Vec<usize> {
+        self.lock.queue()
+    }
+
+    /// Who leads now; nobody does from when a leader resigns or ends until the next one has announced itself. When the election's
+    /// home is lost nobody does for the moment until the leader is announced at the next one.
+    ///
+    /// Cost: a round trip to the election's home; on one node two memory accesses.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn leader(&self) -> Result<Option<Leader>, LockError> {
+        self.look(false)
+    }
+
+    /// Waits until somebody else leads than is known, in another term, or nobody any more; returns what is so then. After
+    /// `timeout` that is what was known.
+    ///
+    /// What comes and goes between two calls is not told: a term is seen only while it lasts.
+    ///
+    /// Cost: as [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the election
+    /// exists.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let job = phalanx::Job::from_env()?;
+    /// let election = job.election("coordinator")?;
+    /// let mut leader = None;
+    /// # let _leadership = election.campaign()?;
+    /// while leader.is_none() {
+    ///     leader = election.wait_for_change(leader, Duration::from_secs(1))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`leader`](Self::leader).
+    pub fn wait_for_change(&self, known: Option<Leader>, timeout: Duration) -> Result<Option<Leader>, LockError> {
+        let reach = &self.handle().site.reach;
+        let begun = Instant::now();
+        loop {
+            let (poked, alarm) = (reach.load(reach.poked_at()), reach.alarm());
+            let leader = self.look(true)?;
+            let left = timeout.saturating_sub(begun.elapsed());
+            if leader != known || left.is_zero() {
+                return Ok(leader);
+            }
+            reach.sleep(reach.poked_at(), poked, alarm, left.min(LOOK_EVERY));
+        }
+    }
+
+    fn handle(&self) -> &Handle {
+        self.lock.handle()
+    }
+
+    /// Who leads, by the words of the election's home.
+    fn look(&self, is_watching: bool) -> Result<Option<Leader>, LockError> {
+        let handle = self.handle();
+        let reach = &handle.site.reach;
+        let [term, leader] = loop {
+            let home = Home::of(reach, &handle.at);
+            let at = ElectionAt::of(&home.at);
+            // The watcher's words before the look; an announcement is made the other way round.
+            let noted = [home.at.of_rank(reach.rank), at.watched].map(|at| Request::Write { at, value: 1 });
+            let requests: Vec<Request> = noted.into_iter().filter(|_| is_watching).chain(at.reads()).collect();
+            match home.site.ask(&requests).as_deref() {
+                Ok([term, leader]) => break [*term, *leader],
+                Ok(_) => unreachable!("two reads"),
+                Err(fault) => self.await_mending(*fault)?,
+            }
+        };
+        if reach.own_end().is_some() {
+            return Err(self.excluded());
+        }
+        let announced = Announcement::of([term, leader]).leader();
+        let alive = announced.filter(|(rank, _)| *rank < reach.topology.ranks() && !reach.has_ended(*rank));
+        Ok(alive.map(|(rank, term)| Leader { rank, term: Token(term) }))
+    }
+
+    /// The home was not reached. What was asked for may be asked for again: there, or where the object moves.
+    fn await_mending(&self, fault: SiteFault) -> Result<(), LockError> {
+        if fault == SiteFault::Excluded || self.handle().site.reach.own_end().is_some() {
+            return Err(self.excluded());
+        }
+        std::thread::sleep(MOVING_PAUSE);
+        Ok(())
+    }
+
+    fn excluded(&self) -> LockError {
+        waiting::excluded(&self.handle().membership, self.name())
+    }
+
+    /// Announces that this rank has been elected. The guard is that of the election's lock.
+    fn lead<'election>(&'election self, guard: LockGuard<'election>) -> Result<Leadership<'election>, LockError> {
+        let term = guard.token();
+        if self.announce(term)? {
+            self.poke_watchers();
+        }
+        Ok(Leadership { election: self, guard: Some(guard), term })
+    }
+
+    /// Has all who look find this rank; gives whether somebody watches.
+    fn announce(&self, term: Token) -> Result<bool, LockError> {
+        let handle = self.handle();
+        let reach = &handle.site.reach;
+        loop {
+            let home = Home::of(reach, &handle.at);
+            match announce(&home, reach.rank, term.0) {
+                Ok(Some(is_watched)) => {
+                    self.keep(term);
+                    // Where the object has moved meanwhile nobody has found the copy.
+                    if Home::of(reach, &handle.at).site.home == home.site.home {
+                        return Ok(is_watched);
+                    }
+                }
+                Ok(None) => return Err(self.excluded()),
+                Err(fault) => self.await_mending(fault)?,
+            }
+        }
+    }
+
+    /// Takes the announcement of this rank's term back, if it is the last one; gives whether somebody watches.
+    fn withdraw(&self, term: Token) -> Result<bool, LockError> {
+        let handle = self.handle();
+        let reach = &handle.site.reach;
+        // First, so that a steward that announces it anew sees that it is not to.
+        self.forget(term);
+        loop {
+            match withdraw(&Home::of(reach, &handle.at), reach.rank, term.0) {
+                Ok(is_watched) => return Ok(is_watched),
+                Err(fault) => self.await_mending(fault)?,
+            }
+        }
+    }
+
+    /// Keeps a copy of the announcement on this node.
+    fn keep(&self, term: Token) {
+        let reach = &self.handle().site.reach;
+        let [term_at, leader_at] = ElectionAt::kept(&self.handle().at);
+        reach.execute(Request::Write { at: term_at, value: term.0 });
+        reach.execute(Request::Write { at: leader_at, value: LeaderWord::led_by(reach.rank, term.0).0 });
+    }
+
+    /// Keeps it no longer, if it is this rank's.
+    fn forget(&self, term: Token) {
+        let reach = &self.handle().site.reach;
+        let [_, at] = ElectionAt::kept(&self.handle().at);
+        let expected = LeaderWord::led_by(reach.rank, term.0).0;
+        reach.execute(Request::CompareSwap { at, expected, new: 0 });
+    }
+
+    /// Has those look who watch. Where that fails they look by themselves.
+    fn poke_watchers(&self) {
+        let handle = self.handle();
+        let reach = &handle.site.reach;
+        let home = Home::of(reach, &handle.at);
+        let ranks = 0..reach.topology.ranks();
+        let reads: Vec<Request> = ranks.clone().map(|rank| Request::Read { at: home.at.of_rank(rank) }).collect();
+        let watches = home.site.ask(&reads).unwrap_or_default();
+        let watchers = ranks.zip(watches).filter(|(rank, watches)| *watches != 0 && *rank != reach.rank);
+        watchers.filter(|(rank, _)| !reach.has_ended(*rank)).for_each(|(rank, _)| reach.poke(rank));
+    }
+}
+
+/// Announces at a home that a rank leads; gives whether somebody watches, or `None` where another one has been elected since.
+fn announce(home: &Home, rank: usize, term: u64) -> Result<Option<bool>, SiteFault> {
+    let at = ElectionAt::of(&home.at);
+    let reads = [Request::Read { at: at.watched }].into_iter().chain(at.reads());
+    let mut is_watched = false;
+    let mut requests: Vec<Request> = reads.clone().collect();
+    loop {
+        let answers = home.site.ask(&requests)?;
+        let [.., watched, term_found, leader_found] = answers[..] else { unreachable!("three reads at least") };
+        is_watched |= watched != 0;
+        match Announcement::of([term_found, leader_found]).announce(at, rank, term) {
+            Announcing::Done => return Ok(Some(is_watched)),
+            Announcing::Superseded => return Ok(None),
+            Announcing::Ask(swaps) => requests = swaps.into_iter().chain(reads.clone()).collect(),
+        }
+    }
+}
+
+/// Takes a rank's announcement back at a home, if it is the last one; gives whether somebody watches.
+fn withdraw(home: &Home, rank: usize, term: u64) -> Result<bool, SiteFault> {
+    let at = ElectionAt::of(&home.at);
+    let (mine, none) = (LeaderWord::led_by(rank, term), LeaderWord::resigned(term));
+    let swap = Request::CompareSwap { at: at.leader, expected: mine.0, new: none.0 };
+    let answers = home.site.ask(&[swap, Request::Read { at: at.watched }])?;
+    Ok(answers[1] != 0)
+}
+
+/// An election of this node has moved to another home: if a rank of this node leads, that is announced there.
+pub(super) fn move_announcement(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), SiteFault> {
+    let kept = || {
+        let words = ElectionAt::kept(at).map(|at| reach.execute(Request::Read { at }));
+        Announcement::of(words).leader().filter(|(rank, _)| !reach.has_ended(*rank))
+    };
+    let Some((rank, term)) = kept() else { return Ok(()) };
+    announce(home, rank, term)?;
+    if kept() != Some((rank, term)) {
+        withdraw(home, rank, term)?;
+    }
+    Ok(())
+}
+
+/// A rank's place among an election's candidates. Dropping it gives the place up.
+#[derive(Debug)]
+#[must_use = "the candidacy is given up when this is dropped"]
+pub struct Candidacy<'election> {
+    election: &'election Election,
+    request: LockRequest<'election>,
+}
+
+impl<'election> Candidacy<'election> {
+    /// Whether this rank is elected, without waiting. Until it takes that up by [`wait`](Self::wait) nobody leads.
+    ///
+    /// # Errors
+    ///
+    /// As [`LockRequest::test`].
+    pub fn test(&mut self) -> Result<bool, LockError> {
+        self.request.test()
+    }
+
+    /// Waits until this rank is elected.
+    ///
+    /// # Errors
+    ///
+    /// As [`Election::campaign`].
+    pub fn wait(self) -> Result<Leadership<'election>, LockError> {
+        self.election.lead(self.request.wait()?)
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`. After that this rank is no candidate any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Election::campaign_timeout`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Leadership<'election>, LockError> {
+        self.election.lead(self.request.wait_timeout(timeout)?)
+    }
+
+    /// Gives the candidacy up. Whether this rank had not been elected.
+    pub fn withdraw(self) -> bool {
+        self.request.cancel()
+    }
+}
+
+/// This rank leads, until this is dropped.
+#[derive(Debug)]
+#[must_use = "the rank resigns when this is dropped"]
+pub struct Leadership<'election> {
+    election: &'election Election,
+    /// Always there, but while it is dropped.
+    guard: Option<LockGuard<'election>>,
+    term: Token,
+}
+
+impl Leadership<'_> {
+    /// The term: greater than that of each leader before.
+    pub fn term(&self) -> Token {
+        self.term
+    }
+
+    /// Whether this rank leads still, as the election's home knows it. What is done afterwards is to be fenced by the term all
+    /// the same: a rank that is stopped after it has looked may be followed.
+    ///
+    /// Cost: as [`Election::leader`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`]: this rank was declared failed.
+    pub fn check(&self) -> Result<(), LockError> {
+        self.election.lock.look_at_oneself()?;
+        // It stands there, but where the home was lost just now.
+        self.election.announce(self.term).map(drop)
+    }
+
+    /// Resigns: the first candidate is elected. Tells whether this rank led to the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`LockGuard::release`].
+    pub fn resign(mut self) -> Result<(), LockError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), LockError> {
+        let Some(guard) = self.guard.take() else { return Ok(()) };
+        let withdrawn = self.election.withdraw(self.term);
+        guard.release()?;
+        // After the release: whoever is first is on its way while the others are told.
+        if withdrawn? {
+            self.election.poke_watchers();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Leadership<'_> {
+    fn drop(&mut self) {
+        // The error says that there is nothing to resign from; `resign` returns it.
+        let _ = self.end();
+    }
+}
