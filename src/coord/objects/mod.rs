@@ -9,11 +9,18 @@
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
+//! | [`sharing`] | a lock that readers share |
+//! | [`permits`] | a semaphore |
+//! | `trial` | tries the last two exhaustively (tests) |
 
 pub mod directory;
 pub mod home;
 pub mod layout;
 pub mod name;
+pub mod permits;
 pub mod queue;
+pub mod sharing;
 pub mod tenure;
+#[cfg(all(test, not(model)))]
+mod trial;
 pub mod word;
