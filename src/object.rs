@@ -7,8 +7,9 @@
 //! | `waiting.rs` | the wait for a lock of this node |
 //! | `exclusive.rs` | both together: the lock that every kind of object uses that needs one |
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
+//! | `homes.rs` | where an object is at home, and whether that node has all it must have |
 //! | `catalogue.rs` | how an object is found on this node, and at its home |
-//! | `steward.rs` | gives back what the dead have left at homes |
+//! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
 //! | `error.rs` | what can go wrong |
@@ -18,6 +19,7 @@ mod climb;
 mod counter;
 mod error;
 mod exclusive;
+mod homes;
 mod lock;
 mod reach;
 mod site;
@@ -26,6 +28,7 @@ mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::catalogue::{Opened, Refused};
 pub use self::counter::Counter;
@@ -43,6 +46,9 @@ use crate::fabric::shm::Segment;
 use crate::job::Membership;
 
 pub use crate::coord::objects::directory::ObjectKind;
+
+/// Between two looks whether an object has moved from a home that is lost.
+const MOVING_PAUSE: Duration = Duration::from_micros(200);
 
 /// A rank's handle of an object: its place among those of its node, and at its home.
 pub(crate) struct Handle {
@@ -86,8 +92,10 @@ impl Handle {
                     fault: DirectoryFault::Overtaken | DirectoryFault::Away(SiteFault::Broken { .. }),
                     ..
                 }) => {}
-                // Where the home was lost meanwhile there is another one.
-                Err(Refused { fault: DirectoryFault::Away(SiteFault::Lost { .. }), .. }) => {}
+                // The node's steward moves the object to another one.
+                Err(Refused { fault: DirectoryFault::Away(SiteFault::Lost { .. }), .. }) => {
+                    std::thread::sleep(MOVING_PAUSE);
+                }
                 Err(refused) => return Err(error_of(membership, &name, nature, refused)),
             }
         }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -181,10 +182,135 @@ fn a_holder_that_nobody_of_its_node_waits_for_is_followed() {
         assert_eq!(children.next_answer(2), "6");
         children.kill(2);
         let taken = children.next_answer(0);
-        let lost_with_home = nodes.len() == 3;
-        for one in taken.split(", ") {
-            assert!(one == "had" || (lost_with_home && one == "home lost"), "{taken}");
-        }
-        assert!(taken.contains("had"), "{taken}");
+        assert_eq!(taken, ["had"; 6].join(", "));
     }
+}
+
+/// One line of the log that the ranks keep together.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    rank: usize,
+    token: u64,
+    enters: bool,
+}
+
+/// What the ranks have written, in the order in which they did.
+fn entries(log: &Path) -> Vec<Entry> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let enters = words.next().expect("a word") == "in";
+        let mut number = || words.next().expect("a number").parse::<u64>().expect("a number");
+        Entry { enters, rank: usize::try_from(number()).expect("a rank"), token: number() }
+    };
+    text.lines().map(entry).collect()
+}
+
+/// Whoever enters does so with the greatest token, and after the one before it has left or was killed.
+fn check(entries: &[Entry], killed: &[usize]) {
+    let (mut last, mut inside): (u64, Option<Entry>) = (0, None);
+    for entry in entries {
+        if entry.enters {
+            assert!(entry.token > last, "{entry:?} after {last}");
+            assert!(inside.is_none_or(|other| killed.contains(&other.rank)), "{entry:?} beside {inside:?}");
+            (last, inside) = (entry.token, Some(*entry));
+        } else if inside.is_some_and(|other| other.rank == entry.rank) {
+            inside = None;
+        } else {
+            assert!(killed.contains(&entry.rank), "{entry:?} beside {inside:?}");
+        }
+    }
+}
+
+/// Ranks are killed at random moments while they use a lock as quickly as they can, until a node is gone, and another one;
+/// the others always go on, also where the home is lost.
+#[test]
+fn whoever_is_killed_in_the_middle_holds_nobody_up() {
+    const TEST: &str = "whoever_is_killed_in_the_middle_holds_nobody_up";
+    const NODES: [usize; 6] = [0, 0, 1, 1, 2, 2];
+    const VICTIMS: [usize; 5] = [5, 3, 1, 4, 2];
+    if role().is_some() {
+        let job = join();
+        let name = std::env::var("LOCK_NAME").expect("the test has set it");
+        let marks = Marks::of_this_rank();
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(marks.0.join("log")).expect("a file");
+        let lock = job.lock(&name).expect("a lock");
+        job.world().barrier().expect("all are there");
+        answer("ready");
+        for round in 0_u64.. {
+            let guard = lock.acquire_timeout(LIMIT).expect("whoever dies, the lock goes on");
+            let (rank, token) = (job.rank(), guard.token());
+            log.write_all(format!("in {rank} {token}\n").as_bytes()).expect("a line");
+            log.write_all(format!("out {rank} {token}\n").as_bytes()).expect("a line");
+            guard.release().expect("it was held");
+            if round % 50 == 0 {
+                answer("alive");
+            }
+        }
+    }
+    for turn in 0..6 {
+        let across = Across::new(&NODES);
+        let mut children = across.start(TEST, &[("LOCK_NAME", &format!("hot {turn}"))]);
+        (0..NODES.len()).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+        for (count, victim) in VICTIMS.into_iter().enumerate() {
+            let left = (0..NODES.len()).filter(|rank| !VICTIMS[..count].contains(rank));
+            left.for_each(|rank| assert_eq!(children.next_answer(rank), "alive", "turn {turn}"));
+            children.kill(victim);
+        }
+        (0..3).for_each(|_| assert_eq!(children.next_answer(0), "alive"));
+        children.kill(0);
+        check(&entries(&across.marks.join("log")), &VICTIMS);
+    }
+}
+
+/// A node is killed where some locks are at home while another one holds them: whoever waits has them when they are
+/// released, and not before.
+#[test]
+fn a_lost_home_changes_nothing_for_the_holder() {
+    const TEST: &str = "a_lost_home_changes_nothing_for_the_holder";
+    const LOCKS: usize = 12;
+    if role().is_some() {
+        let job = join();
+        let locks: Vec<Lock> = (0..LOCKS).map(|index| job.lock(&format!("kept {index}")).expect("a lock")).collect();
+        job.world().barrier().expect("all are there");
+        let guards: Vec<_> = match job.rank() {
+            0 => locks.iter().map(|lock| lock.acquire().expect("it is free")).collect(),
+            _ => Vec::new(),
+        };
+        job.world().barrier().expect("all is held");
+        answer("ready");
+        await_line();
+        if job.rank() == 0 {
+            answer(guards.iter().map(|guard| guard.token().0.to_string()).collect::<Vec<_>>().join(" "));
+            await_line();
+            guards.into_iter().for_each(|guard| guard.release().expect("it was held all the time"));
+            await_line();
+            return;
+        }
+        for lock in &locks {
+            let error = lock.acquire_timeout(Duration::from_millis(50)).expect_err("rank 0 has it");
+            assert!(matches!(error, LockError::TimedOut { .. }), "{error}");
+        }
+        let mut requests: Vec<_> = locks.iter().map(|lock| lock.request().expect("a place")).collect();
+        assert!(!requests.iter_mut().any(|request| request.test().expect("nobody fails")));
+        answer("waiting");
+        let guards = requests.into_iter().map(|request| request.wait().expect("it was released").token().0.to_string());
+        answer(guards.collect::<Vec<_>>().join(" "));
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 1, 1, 2]);
+    let mut children = across.start(TEST, &[]);
+    (0..4).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    children.kill(1);
+    children.kill(2);
+    children.say(3, "go on");
+    assert_eq!(children.next_answer(3), "waiting");
+    children.say(0, "go on");
+    let tokens = |line: String| line.split(' ').map(|token| token.parse().expect("a token")).collect::<Vec<u64>>();
+    let before = tokens(children.next_answer(0));
+    children.say(0, "go on");
+    let after = tokens(children.next_answer(3));
+    assert_eq!((before.len(), after.len()), (LOCKS, LOCKS));
+    assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
 }
