@@ -12,6 +12,9 @@
 //! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
+//! | `rwlock.rs` | the lock that readers share |
+//! | `semaphore.rs` | the semaphore |
+//! | `vigil.rs` | the wait of the last two for what others do at the home |
 //! | `error.rs` | what can go wrong |
 
 mod catalogue;
@@ -22,8 +25,11 @@ mod exclusive;
 mod homes;
 mod lock;
 mod reach;
+mod rwlock;
+mod semaphore;
 mod site;
 mod steward;
+mod vigil;
 mod waiting;
 
 use std::fmt;
@@ -35,6 +41,9 @@ pub use self::counter::Counter;
 pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
+pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};
+pub(crate) use self::semaphore::Holding;
+pub use self::semaphore::{Permits, Semaphore};
 use self::site::Site;
 pub(crate) use self::steward::Steward;
 use self::waiting::NodeLock;

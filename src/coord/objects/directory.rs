@@ -26,10 +26,14 @@ pub enum ObjectKind {
     Lock = 1,
     /// A counter.
     Counter = 2,
+    /// A reader-writer lock.
+    RwLock = 3,
+    /// A semaphore.
+    Semaphore = 4,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 2] = [Self::Lock, Self::Counter];
+    const ALL: [Self; 4] = [Self::Lock, Self::Counter, Self::RwLock, Self::Semaphore];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -41,6 +45,8 @@ impl ObjectKind {
         match self {
             Self::Lock => "lock",
             Self::Counter => "counter",
+            Self::RwLock => "reader-writer lock",
+            Self::Semaphore => "semaphore",
         }
     }
 }

@@ -69,12 +69,14 @@ pub struct Permits {
     state: State,
     /// How many the others had when they were counted last.
     others: u64,
+    /// Who they were, if they had too many.
+    holders: Vec<usize>,
 }
 
 impl Permits {
     /// The part of a rank, of so many permits in all.
     pub const fn new(at: PermitsAt, me: usize, permits: u64) -> Self {
-        Self { at, me, permits, state: State::Idle, others: 0 }
+        Self { at, me, permits, state: State::Idle, others: 0, holders: Vec::new() }
     }
 
     /// How many there are.
@@ -85,6 +87,11 @@ impl Permits {
     /// How many the others had when they were counted last.
     pub const fn others(&self) -> u64 {
         self.others
+    }
+
+    /// Who had some, where there were too few left for this rank.
+    pub fn holders(&self) -> &[usize] {
+        &self.holders
     }
 
     /// Begins to claim permits: this rank will have `own` with those that it has. It holds the exclusive lock, until this is
@@ -179,8 +186,12 @@ impl Permits {
     }
 
     fn is_enough(&mut self, held: &[u64], own: u64, has_ended: impl Fn(usize) -> bool) -> bool {
-        self.others = self.sum(held.iter().copied(), has_ended);
-        self.others.saturating_add(own) <= self.permits
+        self.others = self.sum(held.iter().copied(), &has_ended);
+        let is_enough = self.others.saturating_add(own) <= self.permits;
+        let holders =
+            held.iter().enumerate().filter(|(rank, held)| **held > 0 && *rank != self.me && !has_ended(*rank));
+        self.holders = if is_enough { Vec::new() } else { holders.map(|(rank, _)| rank).collect() };
+        is_enough
     }
 
     /// What the others have, without those that have ended.

@@ -1,0 +1,146 @@
+//! The wait at an object's home for what other ranks do there: they have this one look, by its word for that
+//! ([`Reach::poke`]).
+//!
+//! A poke can be lost with the rank or the connection that carried it, so the wait ends by itself now and then, and when
+//! the node's alarm is raised. After a while it is looked whether those run who are waited for, as with locks.
+
+use std::time::{Duration, Instant};
+
+use super::error::LockError;
+use super::waiting::{self, PROMPT_AFTER, Wait, step_after};
+use super::{Handle, Reach};
+use crate::coord::objects::directory::SiteFault;
+use crate::coord::wait::Step;
+use crate::fabric::{Fabric, Request};
+use crate::scheduling::Prompt;
+use crate::sync::spin_hint;
+
+/// After so long without a poke the rank looks by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// One call's wait, in which it may sleep several times.
+pub(super) struct Vigil<'handle> {
+    handle: &'handle Handle,
+    limit: Option<(Instant, Duration)>,
+    /// Since it has begun to wait.
+    wait: Option<Wait>,
+    prompt: Option<Prompt>,
+    /// What the word and the alarm held before this rank looked last.
+    seen: (u64, u64),
+}
+
+impl<'handle> Vigil<'handle> {
+    /// For at most so long, from now on.
+    pub fn new(handle: &'handle Handle, limit: Option<Duration>) -> Self {
+        let limit = limit.map(|limit| (Instant::now(), limit));
+        Self { handle, limit, wait: None, prompt: None, seen: (0, 0) }
+    }
+
+    fn reach(&self) -> &'handle Reach {
+        &self.handle.membership.reach
+    }
+
+    fn now(&self) -> (u64, u64) {
+        (self.reach().load(self.reach().poked_at()), self.reach().alarm())
+    }
+
+    /// What is left of the limit.
+    pub fn left(&self) -> Option<Duration> {
+        self.limit.map(|(begun, limit)| limit.saturating_sub(begun.elapsed()))
+    }
+
+    /// How long it has lasted.
+    pub fn waited(&self) -> Duration {
+        match (self.limit, &self.wait) {
+            (Some((begun, _)), _) => begun.elapsed(),
+            (None, Some(wait)) => wait.waited(),
+            (None, None) => Duration::ZERO,
+        }
+    }
+
+    /// Before this rank looks: what changes from now on ends the next sleep.
+    pub fn note(&mut self) {
+        self.seen = self.now();
+    }
+
+    /// Sleeps until this rank is to look; `false`: the time is over. `awaited`: ranks that are waited for.
+    pub fn pause(&mut self, awaited: &[usize]) -> bool {
+        if self.left() == Some(Duration::ZERO) {
+            return false;
+        }
+        let since = Instant::now();
+        let wait = self.wait.get_or_insert_with(Wait::new);
+        // It looks seldom, and late.
+        wait.look_at(&self.handle.membership, || awaited.to_vec());
+        if wait.waited() >= PROMPT_AFTER {
+            self.prompt.get_or_insert_with(Prompt::new);
+        }
+        while self.now() == self.seen {
+            let (waited, left) = (since.elapsed(), self.left());
+            if waited >= LOOK_EVERY || left == Some(Duration::ZERO) {
+                // Where the time is over this rank looks once more, and then is told so.
+                return true;
+            }
+            self.step(waited, left);
+        }
+        true
+    }
+
+    fn step(&self, waited: Duration, left: Option<Duration>) {
+        let reach = self.reach();
+        if let Some(network) = &reach.network {
+            network.progress();
+        }
+        match step_after(&reach.plan, waited) {
+            Step::Spin => spin_hint(),
+            Step::Yield => crate::machine::yield_cpu(),
+            Step::Park => {
+                let (poked, alarm) = self.seen;
+                let longest = LOOK_EVERY.saturating_sub(waited);
+                reach.sleep(reach.poked_at(), poked, alarm, left.into_iter().fold(longest, Duration::min));
+            }
+        }
+    }
+}
+
+impl Handle {
+    /// Does some requests at the home, which may be done several times, and waits for their answers.
+    ///
+    /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::HomeLost`], [`LockError::Excluded`].
+    pub(super) fn ask(&self, requests: &[Request]) -> Result<Vec<u64>, LockError> {
+        loop {
+            match self.site.ask(requests) {
+                Ok(answers) => return self.look_at_oneself().map(|()| answers),
+                // They may have been done or not: once more.
+                Err(SiteFault::Broken { .. }) => self.look_at_oneself()?,
+                Err(SiteFault::Lost { .. }) => return Err(self.home_lost()),
+                Err(SiteFault::Excluded) if self.membership.reach.has_lost(self.site.home) => {
+                    return Err(self.home_lost());
+                }
+                Err(SiteFault::Excluded) => return Err(self.excluded()),
+            }
+        }
+    }
+
+    /// Fails where this rank has been declared failed.
+    #[inline]
+    pub(super) fn look_at_oneself(&self) -> Result<(), LockError> {
+        match self.membership.reach.own_end().is_some() {
+            true => Err(self.excluded()),
+            false => Ok(()),
+        }
+    }
+
+    fn excluded(&self) -> LockError {
+        waiting::excluded(&self.membership, self.name.text())
+    }
+
+    fn home_lost(&self) -> LockError {
+        let (rank, name) = (self.membership.rank, self.name.text().to_owned());
+        LockError::HomeLost { rank, name, home: self.site.home }
+    }
+}
