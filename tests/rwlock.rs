@@ -387,7 +387,7 @@ fn a_stopped_reader_is_passed_by_and_its_release_is_refused() {
 
 /// Readers and writers as quickly as they can, with files for those who are inside; says that it lives now and then.
 fn use_it_hotly(lock: &RwLock, directory: &Path, rank: usize) {
-    let (written, mine) = (directory.join("writer"), directory.join(format!("reader.{rank}")));
+    let (written, mine) = (directory.join("writer"), directory.join(format!("reader.{}", std::process::id())));
     let last = directory.join(format!("token.{rank}"));
     for round in 0_usize.. {
         if (round + rank) % 3 == 0 {
@@ -395,7 +395,7 @@ fn use_it_hotly(lock: &RwLock, directory: &Path, rank: usize) {
             fs::write(&written, rank.to_string()).expect("a file");
             let readers = fs::read_dir(directory).expect("it is there").map(|entry| entry.expect("a file").path());
             let readers = readers.filter(|path| path.to_string_lossy().contains("reader."));
-            let readers: Vec<_> = readers.filter(|path| !is_of_the_dead(path)).collect();
+            let readers: Vec<_> = readers.filter(|path| lives(directory, path)).collect();
             assert!(readers.is_empty(), "{readers:?} read while rank {rank} writes");
             assert_eq!(fs::read_to_string(&written).expect("a file"), rank.to_string(), "somebody else writes");
             let tokens = fs::read_to_string(&last).unwrap_or_default();
@@ -404,7 +404,7 @@ fn use_it_hotly(lock: &RwLock, directory: &Path, rank: usize) {
             drop(guard);
         } else {
             let guard = lock.read_timeout(LIMIT).expect("whoever dies, the lock goes on");
-            fs::write(&mine, std::process::id().to_string()).expect("a file");
+            fs::write(&mine, "").expect("a file");
             let writer = fs::read_to_string(&written).unwrap_or_default();
             assert_eq!(
                 fs::read_to_string(&written).unwrap_or_default(),
@@ -420,20 +420,24 @@ fn use_it_hotly(lock: &RwLock, directory: &Path, rank: usize) {
     }
 }
 
-/// Whether a reader's file was left by a process that is no more.
-fn is_of_the_dead(path: &Path) -> bool {
-    let Ok(pid) = fs::read_to_string(path) else { return true };
-    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    status.is_empty() || status.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
+/// Whether a reader's file is one of a process that has not been killed.
+fn lives(directory: &Path, reader: &Path) -> bool {
+    let pid = reader.extension().expect("a process").to_string_lossy();
+    !directory.join(format!("killed {pid}")).exists()
+}
+
+fn kill(across: &Across, children: &mut Children, victim: usize) {
+    fs::write(across.marks.join(format!("killed {}", children.pid(victim))), "").expect("a file");
+    children.kill(victim);
 }
 
 /// Kills all but the last rank, one after another; the others go on.
-fn kill_one_after_another(children: &mut Children, ranks: usize) {
+fn kill_one_after_another(across: &Across, children: &mut Children, ranks: usize) {
     for victim in 0..ranks - 1 {
         for rank in victim..ranks {
             (0..2).for_each(|_| assert_eq!(children.next_answer(rank), "alive"));
         }
-        children.kill(victim);
+        kill(across, children, victim);
     }
     (0..3).for_each(|_| assert_eq!(children.next_answer(ranks - 1), "alive"));
 }
@@ -455,7 +459,7 @@ fn whoever_is_killed_in_the_middle_holds_nobody_up() {
             command.env("ACROSS_MARKS", &marks.marks);
             children.start(command);
         }
-        kill_one_after_another(&mut children, 4);
+        kill_one_after_another(&marks, &mut children, 4);
     }
 }
 
@@ -474,7 +478,7 @@ fn whoever_is_killed_in_the_middle_holds_nobody_up_on_other_nodes() {
         let mut children = across.start(TEST, &[("LOCK_NAME", name)]);
         for victim in [0, 1] {
             (victim..4).for_each(|rank| assert_eq!(children.next_answer(rank), "alive"));
-            children.kill(victim);
+            kill(&across, &mut children, victim);
         }
         (2..4).for_each(|rank| (0..4).for_each(|_| assert_eq!(children.next_answer(rank), "alive")));
     }

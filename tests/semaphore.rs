@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::{Across, Marks};
-use common::ranks::{LIMIT, on_ranks};
+use common::ranks::{Gate, LIMIT, on_ranks};
 use phalanx::{Job, JobOptions, LockError, ObjectError, ObjectKind, Semaphore, WaitPolicy};
 
 const SHORT: Duration = Duration::from_millis(30);
 
-/// Waits until somebody waits for permits, or has them all.
+/// Waits until somebody waits for permits, where one is left and nobody else takes it.
 fn await_none_left(semaphore: &Semaphore) {
     while let Some(permits) = semaphore.try_acquire(1).expect("a semaphore") {
         drop(permits);
@@ -61,7 +61,7 @@ fn there_are_never_more_out_than_there_are() {
 
 #[test]
 fn who_wants_many_is_not_passed_by() {
-    let order = Mutex::new(Vec::new());
+    let (order, gate) = (Mutex::new(Vec::new()), Gate::new(3));
     let note = |rank: usize| order.lock().expect("nobody panics with it").push(rank);
     on_ranks(4, &JobOptions::new(), |job| {
         let semaphore = job.semaphore("three", 3).expect("a semaphore");
@@ -71,6 +71,8 @@ fn who_wants_many_is_not_passed_by() {
             0 => {
                 let (first, second) = (semaphore.acquire(1).expect("three"), semaphore.acquire(1).expect("two"));
                 meet();
+                await_none_left(&semaphore);
+                gate.wait();
                 // Rank 1 wants all three, ranks 2 and 3 one each, of which one is left.
                 while semaphore.queue() != [2, 3] {
                     std::thread::yield_now();
@@ -87,7 +89,7 @@ fn who_wants_many_is_not_passed_by() {
             }
             rank => {
                 meet();
-                await_none_left(&semaphore);
+                gate.wait();
                 while semaphore.queue().len() != rank - 2 {
                     std::thread::yield_now();
                 }
@@ -256,10 +258,14 @@ fn use_it_hotly(semaphore: &Semaphore, marks: &Marks, rank: usize) {
     for round in 0_usize.. {
         let count = (round + rank) % permits + 1;
         let held = semaphore.acquire_timeout(count as u64, LIMIT).expect("whoever dies, the semaphore goes on");
-        let mine: Vec<_> = (0..count).map(|index| marks.0.join(format!("{}.{index}", std::process::id()))).collect();
+        let file = |index| marks.0.join(format!("{}.{round}.{index}", std::process::id()));
+        let mine: Vec<_> = (0..count).map(file).collect();
         mine.iter().for_each(|path| fs::write(path, "").expect("a file"));
-        let out = fs::read_dir(&marks.0).expect("it is there").filter_map(Result::ok);
-        let out = out.filter(|entry| lives(&entry.file_name().to_string_lossy())).count();
+        // Those that are there when all have been listed were so at one time: no two have one name.
+        let listed: Vec<_> = fs::read_dir(&marks.0).expect("it is there").filter_map(Result::ok).collect();
+        let out =
+            listed.iter().filter(|entry| entry.path().exists() && lives(marks, &entry.file_name().to_string_lossy()));
+        let out = out.count();
         assert!(out <= permits, "{out} of {permits} are out");
         mine.iter().for_each(|path| fs::remove_file(path).expect("this rank's"));
         drop(held);
@@ -269,11 +275,15 @@ fn use_it_hotly(semaphore: &Semaphore, marks: &Marks, rank: usize) {
     }
 }
 
-/// Whether the process that has made a file of this name lives.
-fn lives(name: &str) -> bool {
-    let Some((pid, _)) = name.split_once('.').filter(|(pid, _)| pid.parse::<u32>().is_ok()) else { return false };
-    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !status.is_empty() && status.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z"))
+/// Whether a file of this name is one of a process that has not been killed.
+fn lives(marks: &Marks, name: &str) -> bool {
+    let pid = name.split_once('.').and_then(|(pid, _)| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !marks.0.join(format!("killed {pid}")).exists())
+}
+
+fn kill(across: &Across, children: &mut Children, victim: usize) {
+    fs::write(across.marks.join(format!("killed {}", children.pid(victim))), "").expect("a file");
+    children.kill(victim);
 }
 
 fn start_hot(across: &Across, test: &str, name: &str) -> Children {
@@ -306,9 +316,10 @@ fn whoever_is_killed_in_the_middle_holds_nobody_up() {
         let mut children = start_hot(&across, TEST, name);
         for victim in [0, 1] {
             (victim..4).for_each(|rank| assert_eq!(children.next_answer(rank), "alive"));
-            children.kill(victim);
+            kill(&across, &mut children, victim);
         }
         (2..4).for_each(|rank| (0..4).for_each(|_| assert_eq!(children.next_answer(rank), "alive")));
+        (2..4).for_each(|rank| kill(&across, &mut children, rank));
     }
 }
 
@@ -329,7 +340,8 @@ fn ranks_of_several_nodes_share_the_permits() {
                 drop(permits);
             } else {
                 meet();
-                assert!(semaphore.try_acquire(1).expect("a semaphore").is_none());
+                let taken = semaphore.try_acquire(1).expect("a semaphore");
+                assert!(taken.is_none(), "{taken:?}");
                 let error = semaphore.acquire_timeout(1, SHORT).expect_err("rank 0 has them");
                 assert!(matches!(error, LockError::TooFewLeft { .. } | LockError::TimedOut { .. }), "{error}");
                 meet();
