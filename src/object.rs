@@ -52,7 +52,7 @@ use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};
 use crate::fabric::shm::Segment;
-use crate::job::Membership;
+use crate::job::{Job, Membership};
 
 pub use crate::coord::objects::directory::ObjectKind;
 
@@ -75,18 +75,36 @@ impl fmt::Debug for Handle {
     }
 }
 
+impl Job {
+    /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any more.
+    /// Its ranks reach it without a round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError::Name`].
+    pub fn home_of(&self, name: &str) -> Result<usize, ObjectError> {
+        let reach = &self.membership().reach;
+        let name = named(reach.rank, "object", name)?;
+        Ok(name.home(reach.live_nodes()).expect("this node lives"))
+    }
+}
+
+fn named(rank: usize, kind: &'static str, text: &str) -> Result<Name, ObjectError> {
+    Name::new(text).map_err(|fault| {
+        let why = match fault {
+            NameFault::Empty => "it is empty",
+            NameFault::TooLong => "it is too long",
+            NameFault::NotPrintable => "it has control characters",
+        };
+        ObjectError::Name { rank, kind, text: text.to_owned(), why }
+    })
+}
+
 impl Handle {
     /// Opens the object of a name, or makes it.
     pub fn open(membership: &Arc<Membership>, text: &str, nature: Nature) -> Result<Self, ObjectError> {
         let rank = membership.rank;
-        let name = Name::new(text).map_err(|fault| {
-            let why = match fault {
-                NameFault::Empty => "it is empty",
-                NameFault::TooLong => "it is too long",
-                NameFault::NotPrintable => "it has control characters",
-            };
-            ObjectError::Name { rank, kind: nature.kind, text: text.to_owned(), why }
-        })?;
+        let name = named(rank, nature.kind.name(), text)?;
         let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source };
         loop {
             let opened =

@@ -314,3 +314,47 @@ fn a_lost_home_changes_nothing_for_the_holder() {
     assert_eq!((before.len(), after.len()), (LOCKS, LOCKS));
     assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
 }
+
+/// A holder that is stopped is followed after the failure time-out by a rank of another node; when it comes back its release
+/// is refused.
+#[test]
+fn a_stopped_holder_is_followed_on_another_node_and_its_release_is_refused() {
+    const TEST: &str = "a_stopped_holder_is_followed_on_another_node_and_its_release_is_refused";
+    if role().is_some() {
+        let job = join();
+        let lock = job.lock("precious").expect("a lock");
+        job.world().barrier().expect("all are there");
+        if job.rank() == 3 {
+            let guard = lock.acquire().expect("it is free");
+            answer(guard.token());
+            // Stopped in here.
+            assert_eq!(await_line(), "go on");
+            let error = guard.release().expect_err("others have it");
+            assert!(matches!(error, LockError::Excluded { rank: 3, .. }), "{error}");
+            assert!(matches!(lock.acquire(), Err(LockError::Excluded { .. })));
+            return answer("refused");
+        }
+        if job.rank() == 0 {
+            assert_eq!(await_line(), "it is stopped");
+            let guard = lock.acquire_timeout(LIMIT).expect("its holder has failed");
+            answer(guard.token());
+            assert_eq!(await_line(), "go on");
+            guard.release().expect("the one that came back has not taken it");
+            answer("released");
+        }
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 0, 1, 1]);
+    let mut children = across.start(TEST, &[]);
+    let first: u64 = children.next_answer(3).parse().expect("a token");
+    children.stop(3);
+    children.say(0, "it is stopped");
+    let second: u64 = children.next_answer(0).parse().expect("a token");
+    assert!(first < second, "{first} {second}");
+    children.signal(3, rustix::process::Signal::CONT);
+    children.say(3, "go on");
+    assert_eq!(children.next_answer(3), "refused");
+    children.say(0, "go on");
+    assert_eq!(children.next_answer(0), "released");
+}

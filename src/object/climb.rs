@@ -90,6 +90,8 @@ pub(super) struct Ascent {
     word: TenureWord,
     /// When the home was looked at last, or is to be looked at as if it had been then.
     looked: Option<Instant>,
+    /// Whether what was asked for is a look at the word there.
+    is_looking: bool,
     alarm: u64,
 }
 
@@ -152,6 +154,7 @@ impl Climb {
             home,
             word,
             looked: None,
+            is_looking: false,
             alarm: self.reach.alarm(),
         }
     }
@@ -242,7 +245,7 @@ impl Climb {
         let (lock, me, place) = (ascent.home.at.home(), self.reach.here(), self.at.0.index());
         let load = |at| self.reach.load(at);
         let turn = match tenure {
-            _ if ascent.has_asked => ascent.machine.recover(),
+            _ if ascent.has_asked => ascent.machine.recover(ascent.stamp),
             Tenure::Nothing => self.pursue(ascent),
             Tenure::Held(_) => {
                 ascent.machine = HomeLock::holding(lock, me, place, GlobalWord(load(self.at.hold())));
@@ -292,13 +295,19 @@ impl Climb {
                 Poll::Pending => Poll::Pending,
             },
             Stage::Outliving { local, asked } => match self.outlive(&ascent.home.site, *local, asked) {
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(ascent.machine.recover()))),
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(ascent.machine.recover(ascent.stamp)))),
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
                 Poll::Pending => Poll::Pending,
             },
             Stage::Asking(asked) => match ascent.home.site.poll(asked) {
                 Poll::Ready(Ok(answers)) => {
                     let is_lost = |node| self.reach.has_lost(node);
+                    if std::mem::take(&mut ascent.is_looking)
+                        && let Some(holder) = GlobalWord(answers[0]).holder()
+                    {
+                        // One that is stopped is declared failed by its own node.
+                        self.reach.ask_after(holder);
+                    }
                     Poll::Ready(Ok(Some(ascent.machine.answered(&answers, is_lost))))
                 }
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
@@ -426,6 +435,7 @@ impl Climb {
         if reach.has_lost(ascent.home.site.home) {
             return Poll::Ready(Err(SiteFault::Lost { home: ascent.home.site.home }));
         }
+        ascent.is_looking = true;
         Poll::Ready(Ok(ascent.machine.look()))
     }
 

@@ -169,7 +169,11 @@ impl Exclusive {
 
     #[cold]
     fn release_above(&self, climb: &Climb) -> Result<(), LockError> {
-        self.node.look_at_oneself()?;
+        if let Err(error) = self.node.look_at_oneself() {
+            // There is nothing to give back, but this rank is through with it.
+            let _ = self.node.release();
+            return Err(error);
+        }
         if self.node.others_wait() && climb.may_pass_on() {
             return self.leave(climb);
         }
