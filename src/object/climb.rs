@@ -23,7 +23,7 @@ use super::reach::Reach;
 use super::site::{Asked, Site};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::home::{GlobalWord, HomeLock, Mail, NodeClaim, Outcome, TOKENS, Turn};
-use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
 use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Await, Fabric, Memory, PostError, Request, WordAt};
@@ -37,6 +37,11 @@ const WATCH: Duration = Duration::from_micros(50);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const _: () = assert!(MOST_PASSED < TOKENS - 1);
+
+/// In a claim, the place that stands for the table of home 0, with the other homes' behind it.
+const TABLES_AT: usize = 1 << 23;
+
+const _: () = assert!(MOST_OBJECTS < TABLES_AT);
 
 /// A lock between nodes, as a rank has it that can have its node's.
 #[derive(Clone, Debug)]
@@ -159,8 +164,17 @@ impl Climb {
         }
     }
 
+    /// Where a claim says that this node has the lock's mailbox. All homes' tables have one, and numbers of their own: each
+    /// is named by a place of its own, so that what one of them has granted is not taken for what another one is to grant.
+    fn place(&self) -> usize {
+        match &self.fixed {
+            Some(home) => TABLES_AT + home.site.home,
+            None => self.at.0.index(),
+        }
+    }
+
     fn machine_at(&self, home: &Home) -> HomeLock {
-        HomeLock::new(home.at.home(), self.reach.here(), self.at.0.index())
+        HomeLock::new(home.at.home(), self.reach.here(), self.place())
     }
 
     /// Whether the node holds the lock at its home, or has anything else to do with it.
@@ -242,7 +256,7 @@ impl Climb {
 
     /// The same where the home can be asked.
     fn set_out_for(&self, ascent: &mut Ascent, tenure: Tenure) -> Result<Option<Summit>, SiteFault> {
-        let (lock, me, place) = (ascent.home.at.home(), self.reach.here(), self.at.0.index());
+        let (lock, me, place) = (ascent.home.at.home(), self.reach.here(), self.place());
         let load = |at| self.reach.load(at);
         let turn = match tenure {
             _ if ascent.has_asked => ascent.machine.recover(ascent.stamp),
@@ -443,10 +457,11 @@ impl Climb {
     fn mail(&self, mail: &Mail) -> bool {
         let reach = &self.reach;
         let Some(network) = &reach.network else { return true };
-        if mail.claim.place() > reach.layouts[mail.node].objects() {
+        let place = if mail.claim.place() >= TABLES_AT { 0 } else { mail.claim.place() };
+        if place > reach.layouts[mail.node].objects() {
             return true;
         }
-        let at = TenureAt(ObjectAt::of(&reach.layouts[mail.node], ObjectTable::Here, mail.claim.place()));
+        let at = TenureAt(ObjectAt::of(&reach.layouts[mail.node], ObjectTable::Here, place));
         let writes = [
             Request::Write { at: at.granted_number(), value: mail.number },
             Request::Write { at: at.granted(), value: mail.claim.0 },

@@ -70,8 +70,14 @@ impl<'handle> Vigil<'handle> {
         }
         let since = Instant::now();
         let wait = self.wait.get_or_insert_with(Wait::new);
-        // It looks seldom, and late.
-        wait.look_at(&self.handle.membership, || awaited.to_vec());
+        let (reach, membership) = (&self.handle.membership.reach, &self.handle.membership);
+        // It looks seldom, and late. One on another node that is stopped is declared failed there.
+        wait.look_at(membership, || {
+            let mut nodes: Vec<usize> = awaited.iter().map(|rank| membership.node_of(*rank)).collect();
+            nodes.dedup();
+            nodes.into_iter().for_each(|node| reach.ask_after(node));
+            awaited.to_vec()
+        });
         if wait.waited() >= PROMPT_AFTER {
             self.prompt.get_or_insert_with(Prompt::new);
         }
