@@ -14,9 +14,11 @@
 //! | `counter.rs` | the counter |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
-//! | `vigil.rs` | the wait of the last two for what others do at the home |
+//! | `anchor.rs` | where the last two have their words, also when a home is lost |
+//! | `vigil.rs` | their wait for what others do there |
 //! | `error.rs` | what can go wrong |
 
+mod anchor;
 mod catalogue;
 mod climb;
 mod counter;
@@ -71,7 +73,12 @@ pub(crate) struct Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let home = self.site.home;
-        f.debug_struct("Handle").field("name", &self.name.text()).field("at", &self.at).field("home", &home).finish()
+        f.debug_struct("Handle")
+            .field("name", &self.name.text())
+            .field("at", &self.at)
+            .field("home", &home)
+            .field("at_home", &self.at_home)
+            .finish()
     }
 }
 
@@ -146,6 +153,11 @@ fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Resul
     // Another thread of this rank would be taken for this one.
     let _turn = membership.reach.uses.table();
     NodeLock::of_table(membership).during(act)
+}
+
+/// The error of an object whose home could not be asked.
+fn not_opened(handle: &Handle, source: LockError) -> ObjectError {
+    ObjectError::Table { rank: handle.membership.rank, name: handle.name.text().to_owned(), source }
 }
 
 fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refused) -> ObjectError {

@@ -574,3 +574,65 @@ fn attempts_and_time_outs_between_nodes_leave_no_hole() {
         assert_eq!(answers, ["done"]);
     }
 }
+
+/// A name of a lock that is at home on this node.
+fn name_at(job: &Job, home: usize) -> String {
+    (0..).map(|index| format!("lock {index}")).find(|name| job.home_of(name) == Ok(home)).expect("some name is")
+}
+
+/// The home is killed while one reads, then while one writes: at the next home others find that.
+#[test]
+fn who_reads_or_writes_does_so_still_when_the_home_is_lost() {
+    const TEST: &str = "who_reads_or_writes_does_so_still_when_the_home_is_lost";
+    const LONG: Duration = Duration::from_millis(400);
+    if role().is_some() {
+        let job = join();
+        let writes = std::env::var("WRITES").is_ok();
+        let lock = job.rwlock(&name_at(&job, 2)).expect("a lock");
+        job.world().barrier().expect("all are there");
+        match (job.rank(), writes) {
+            (0, false) => {
+                let guard = lock.read().expect("it is free");
+                answer("has it");
+                assert_eq!(await_line(), "leave");
+                guard.release().expect("it reads still");
+            }
+            (0, true) => {
+                let guard = lock.write().expect("it is free");
+                answer("has it");
+                assert_eq!(await_line(), "leave");
+                let guard = guard.downgrade().expect("it writes still");
+                guard.release().expect("it reads");
+            }
+            (1, _) => {
+                assert_eq!(await_line(), "the home is killed");
+                if writes {
+                    let error = lock.read_timeout(LONG).expect_err("rank 0 writes");
+                    assert!(matches!(error, LockError::TimedOut { holder: Some(0), .. }), "{error}");
+                } else {
+                    let error = lock.write_timeout(LONG).expect_err("rank 0 reads");
+                    assert!(matches!(&error, LockError::StillRead { readers, .. } if *readers == [0]), "{error}");
+                    lock.read_timeout(LIMIT).expect("nobody writes").release().expect("it reads");
+                }
+                answer("waits");
+                lock.write_timeout(LIMIT).expect("rank 0 leaves").release().expect("it writes");
+                drop(lock.read_timeout(LIMIT).expect("nobody writes"));
+                answer("had it");
+            }
+            _ => answer("home"),
+        }
+        await_line();
+        return;
+    }
+    for variables in [&[][..], &[("WRITES", "1")]] {
+        let across = Across::new(&[0, 1, 2]);
+        let mut children = across.start(TEST, variables);
+        assert_eq!(children.next_answer(0), "has it");
+        assert_eq!(children.next_answer(2), "home");
+        children.kill(2);
+        children.say(1, "the home is killed");
+        assert_eq!(children.next_answer(1), "waits");
+        children.say(0, "leave");
+        assert_eq!(children.next_answer(1), "had it");
+    }
+}

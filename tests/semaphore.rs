@@ -360,3 +360,44 @@ fn ranks_of_several_nodes_share_the_permits() {
         }
     }
 }
+
+/// The home is killed while permits are out, and while others wait for them.
+#[test]
+fn permits_are_out_still_when_the_home_is_lost() {
+    const TEST: &str = "permits_are_out_still_when_the_home_is_lost";
+    if role().is_some() {
+        let job = join();
+        let names = (0..).map(|index| format!("semaphore {index}"));
+        let name = names.clone().find(|name| job.home_of(name) == Ok(2)).expect("some name is at home there");
+        let semaphore = job.semaphore(&name, 3).expect("a semaphore");
+        job.world().barrier().expect("all are there");
+        if job.rank() == 0 {
+            let permits = semaphore.acquire(2).expect("three");
+            answer("has");
+            assert_eq!(await_line(), "the home is killed");
+            // Rank 1 waits for three; it has not taken the one that is left.
+            permits.release().expect("it had them");
+            answer("released");
+        }
+        if job.rank() == 1 {
+            assert_eq!(await_line(), "ask");
+            let error = semaphore.acquire_timeout(3, SHORT).expect_err("one is left");
+            assert!(matches!(error, LockError::TooFewLeft { left: 1, .. }), "{error}");
+            answer("asks");
+            // The home is killed in here.
+            assert_eq!(semaphore.acquire_timeout(3, LIMIT).expect("they are returned").count(), 3);
+            answer("had");
+        }
+        await_line();
+        return;
+    }
+    let across = Across::new(&[0, 1, 2]);
+    let mut children = across.start(TEST, &[]);
+    assert_eq!(children.next_answer(0), "has");
+    children.say(1, "ask");
+    assert_eq!(children.next_answer(1), "asks");
+    children.kill(2);
+    children.say(0, "the home is killed");
+    assert_eq!(children.next_answer(0), "released");
+    assert_eq!(children.next_answer(1), "had");
+}

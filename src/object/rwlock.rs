@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::anchor::{self, Anchor};
 use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
 use super::lock::Token;
 use super::vigil::Vigil;
 use super::waiting::{Turn as UseTurn, Use};
-use super::{Handle, ObjectKind};
+use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::sharing::{Sharing, SharingAt, Turn};
 use crate::job::Job;
@@ -43,15 +44,12 @@ use crate::job::Job;
 pub struct RwLock {
     writers: Exclusive,
     part: RefCell<Sharing>,
-    at: SharingAt,
+    anchor: Anchor,
     /// What this rank does with it, whichever of its threads and handles.
     turn: Arc<UseTurn>,
     // Dropped after the other parts; it gives the name back.
     handle: Handle,
 }
-
-/// In the home's words of each object that its kind uses as it likes: the phase.
-const PHASE_INDEX: usize = 0;
 
 /// How a call has ended that did not fail.
 enum End {
@@ -73,12 +71,12 @@ impl Job {
     /// The node's table of names is locked and looked through; the home's too, for the node's first handle.
     pub fn rwlock(&self, name: &str) -> Result<RwLock, ObjectError> {
         let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::RwLock, parameter: 0 })?;
-        let ranks = handle.membership.topology.ranks();
-        let at = SharingAt { phase: handle.at_home.own(PHASE_INDEX), parts: handle.at_home.of_rank(0), ranks };
+        let anchor = Anchor::of(&handle).map_err(|source| not_opened(&handle, source))?;
+        let at = SharingAt::of(&anchor.words(), handle.membership.topology.ranks());
         // Another place than that of the lock inside.
         let turn = handle.membership.reach.uses.turn_at(handle.at.check());
         let part = RefCell::new(Sharing::new(at, handle.membership.rank));
-        Ok(RwLock { writers: Exclusive::new(&handle), part, at, turn, handle })
+        Ok(RwLock { writers: Exclusive::new(&handle), part, anchor, turn, handle })
     }
 }
 
@@ -93,7 +91,7 @@ impl RwLock {
     /// # Errors
     ///
     /// [`LockError::AlreadyReading`], [`LockError::AlreadyHeld`] where this rank writes, [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`], [`LockError::HomeLost`].
+    /// [`LockError::Excluded`].
     ///
     /// # Cost
     ///
@@ -127,7 +125,7 @@ impl RwLock {
     /// # Errors
     ///
     /// [`LockError::UpgradeRefused`] where this rank reads; [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`], [`LockError::HomeLost`].
+    /// [`LockError::Excluded`].
     ///
     /// # Cost
     ///
@@ -172,9 +170,10 @@ impl RwLock {
     #[inline]
     fn read_within(&self, limit: Option<Duration>) -> Result<Result<ReadGuard<'_>, Vec<usize>>, LockError> {
         self.begin(Asked::ToRead)?;
-        let is_at_once = self.handle.site.is_here() && self.part.borrow_mut().read_here(self.handle.segment());
+        self.anchor.note_stake(&self.handle, Sharing::READS);
+        let is_at_once = self.anchor.is_here() && self.part.borrow_mut().read_here(self.handle.segment());
         let ended = match is_at_once {
-            true => self.handle.look_at_oneself().map(|()| End::In),
+            true => anchor::look_at_oneself(&self.handle).map(|()| End::In),
             false => self.read_long(limit),
         };
         let is_in = matches!(ended, Ok(End::In));
@@ -212,9 +211,16 @@ impl RwLock {
     /// This rank has the writers' lock. Whether the readers have left in time; else who reads: then it has given it up.
     fn enter(&self, token: u64, limit: Option<Duration>) -> Result<Result<u64, Vec<usize>>, LockError> {
         let turn = self.part.borrow_mut().write();
-        let ended = self.drive(turn, &mut Vigil::new(&self.handle, limit));
-        if let Ok(End::In) = ended {
-            return Ok(Ok(token));
+        let mut vigil = Vigil::new(&self.handle, limit);
+        let mut ended = self.drive(turn, &mut vigil);
+        while let Ok(End::In) = ended {
+            self.anchor.note_stake(&self.handle, Sharing::WRITES);
+            if !self.anchor.is_lost() {
+                return Ok(Ok(token));
+            }
+            // Perhaps nobody tells the next home that this rank writes.
+            self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
+            ended = self.restart().and_then(|turn| self.drive(turn, &mut vigil));
         }
         let released = self.writers.release();
         match ended? {
@@ -231,9 +237,11 @@ impl RwLock {
             turn = match turn {
                 Turn::Ask(requests) => {
                     vigil.note();
-                    let answers = self.handle.ask(&requests).inspect_err(|_| self.forget())?;
                     let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
-                    self.part.borrow_mut().answered(&answers, has_ended, poke)
+                    match self.anchor.ask(&self.handle, &requests).inspect_err(|_| self.forget())? {
+                        Some(answers) => self.part.borrow_mut().answered(&answers, has_ended, poke),
+                        None => self.restart()?,
+                    }
                 }
                 Turn::Wait => {
                     let awaited = self.part.borrow().awaited();
@@ -241,6 +249,7 @@ impl RwLock {
                         true => self.part.borrow_mut().look(),
                         false => {
                             given_up = Some(awaited);
+                            self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
                             self.part.borrow_mut().leave()
                         }
                     }
@@ -251,10 +260,19 @@ impl RwLock {
         }
     }
 
-    /// This rank has nothing to do with the lock any more: it was declared failed, or the home is lost.
+    /// Goes on at the next home.
+    #[cold]
+    fn restart(&self) -> Result<Turn, LockError> {
+        let words = self.anchor.await_next(&self.handle).inspect_err(|_| self.forget())?;
+        Ok(self.part.borrow_mut().restart(SharingAt::of(&words, self.handle.membership.topology.ranks())))
+    }
+
+    /// This rank was declared failed, and has nothing to do with the lock any more.
     #[cold]
     fn forget(&self) {
-        *self.part.borrow_mut() = Sharing::new(self.at, self.handle.membership.rank);
+        let at = SharingAt::of(&self.anchor.words(), self.handle.membership.topology.ranks());
+        self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
+        *self.part.borrow_mut() = Sharing::new(at, self.handle.membership.rank);
     }
 
     #[inline]
@@ -290,11 +308,12 @@ impl RwLock {
 
     #[inline]
     fn stop_reading(&self) -> Result<(), LockError> {
-        let left = match self.handle.site.is_here() {
+        self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
+        let left = match self.anchor.is_here() {
             true => {
                 let writer = self.part.borrow_mut().leave_here(self.handle.segment());
                 writer.into_iter().for_each(|writer| self.handle.membership.reach.poke(writer));
-                self.handle.look_at_oneself()
+                anchor::look_at_oneself(&self.handle)
             }
             false => self.leave(),
         };
@@ -303,6 +322,7 @@ impl RwLock {
     }
 
     fn stop_writing(&self) -> Result<(), LockError> {
+        self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
         let left = self.leave();
         let released = self.writers.release();
         self.turn.set(Use::Nothing);
@@ -316,6 +336,7 @@ impl RwLock {
     }
 
     fn read_on(&self) -> Result<(), LockError> {
+        self.anchor.note_stake(&self.handle, Sharing::READS);
         let turn = self.part.borrow_mut().downgrade();
         let reads = self.drive(turn, &mut Vigil::new(&self.handle, None));
         let released = self.writers.release();
@@ -346,8 +367,7 @@ impl ReadGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have written since;
-    /// [`LockError::HomeLost`] likewise.
+    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have written since.
     ///
     /// # Cost
     ///
@@ -385,8 +405,7 @@ impl<'lock> WriteGuard<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had the lock since;
-    /// [`LockError::HomeLost`] likewise.
+    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had the lock since.
     ///
     /// # Cost
     ///

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::anchor::{self, Anchor};
 use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind};
+use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::permits::{Permits as Part, PermitsAt};
 use crate::coord::objects::sharing::Turn;
@@ -36,16 +37,12 @@ use crate::job::Job;
 pub struct Semaphore {
     queue: Exclusive,
     part: RefCell<Part>,
-    at: PermitsAt,
+    anchor: Anchor,
     /// What this rank has, whichever of its threads and handles.
     holding: Arc<Mutex<Holding>>,
     // Dropped after the other parts; it gives the name back.
     handle: Handle,
 }
-
-/// In the home's words of each object that its kind uses as it likes: who waits for permits. Another one than what other
-/// kinds use: what one that has died has asked for may come late, when the place is another object's.
-const WAITER_INDEX: usize = 1;
 
 /// How long an attempt waits for its turn to look, where nobody waits for permits.
 const TURN_WAIT: Duration = Duration::from_millis(5);
@@ -84,12 +81,12 @@ impl Job {
     pub fn semaphore(&self, name: &str, permits: u64) -> Result<Semaphore, ObjectError> {
         let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::Semaphore, parameter: permits })?;
         let membership = &handle.membership;
-        let (waiter, held) = (handle.at_home.own(WAITER_INDEX), handle.at_home.of_rank(0));
-        let at = PermitsAt { waiter, held, ranks: membership.topology.ranks() };
+        let anchor = Anchor::of(&handle).map_err(|source| not_opened(&handle, source))?;
+        let at = PermitsAt::of(&anchor.words(), membership.topology.ranks());
         let holding = membership.reach.uses.holding_at(handle.at.key());
         let part = RefCell::new(Part::new(at, membership.rank, permits));
-        let semaphore = Semaphore { queue: Exclusive::new(&handle), part, at, holding, handle };
-        semaphore.recall().map_err(|source| ObjectError::Table { rank: self.rank(), name: name.to_owned(), source })?;
+        let semaphore = Semaphore { queue: Exclusive::new(&handle), part, anchor, holding, handle };
+        semaphore.recall().map_err(|source| not_opened(&semaphore.handle, source))?;
         Ok(semaphore)
     }
 }
@@ -110,7 +107,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`] where another
-    /// thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::HomeLost`].
+    /// thread of this rank is acquiring. [`LockError::Excluded`].
     ///
     /// # Cost
     ///
@@ -152,7 +149,9 @@ impl Semaphore {
 
     /// Others may be about to take permits, or wait for them: whether this rank has come to hold the queue's lock.
     fn awaits_turn(&self) -> Result<bool, LockError> {
-        if self.handle.ask(&[Request::Read { at: self.at.waiter }])?[0] != 0 {
+        // Where the home is lost, who has the queue's lock finds the next one.
+        let waiter = self.anchor.ask(&self.handle, &[Request::Read { at: self.at().waiter }])?;
+        if waiter.is_some_and(|waiter| waiter[0] != 0) {
             return Ok(false);
         }
         match self.queue.acquire(Some(TURN_WAIT)) {
@@ -196,7 +195,7 @@ impl Semaphore {
     fn claim(&self, count: u64, vigil: &mut Vigil<'_>) -> Result<bool, LockError> {
         let is_patient = vigil.left() != Some(Duration::ZERO);
         if self.claim_at_once(count) {
-            return self.handle.look_at_oneself().map(|()| true);
+            return anchor::look_at_oneself(&self.handle).map(|()| true);
         }
         let mut turn = self.step(vigil, |part, holding| {
             holding.claimed = count;
@@ -216,12 +215,13 @@ impl Semaphore {
     }
 
     fn claim_at_once(&self, count: u64) -> bool {
-        if !self.handle.site.is_here() {
+        if !self.anchor.is_here() {
             return false;
         }
         let (mut holding, reach) = (self.holding(), &self.handle.membership.reach);
         let has_ended = |rank| reach.has_ended(rank);
         let own = holding.all() + count;
+        self.anchor.note_stake(&self.handle, own);
         let is_enough = self.part.borrow_mut().claim_here(self.handle.segment(), own, has_ended);
         if is_enough {
             holding.held += count;
@@ -237,11 +237,17 @@ impl Semaphore {
     ) -> Result<Turn, LockError> {
         let (mut holding, reach) = (self.holding(), &self.handle.membership.reach);
         let mut turn = begin(&mut self.part.borrow_mut(), &mut holding);
+        self.anchor.note_stake(&self.handle, holding.all());
         while let Turn::Ask(requests) = turn {
             vigil.note();
-            let answers = self.handle.ask(&requests)?;
             let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
-            turn = self.part.borrow_mut().answered(&answers, holding.all(), has_ended, poke);
+            turn = match self.anchor.ask(&self.handle, &requests)? {
+                Some(answers) => self.part.borrow_mut().answered(&answers, holding.all(), has_ended, poke),
+                None => {
+                    self.anchor.await_next(&self.handle)?;
+                    self.part.borrow_mut().restart(self.at(), holding.all())
+                }
+            };
         }
         if turn == Turn::In {
             holding.settle();
@@ -251,12 +257,13 @@ impl Semaphore {
 
     /// Returns permits.
     fn give_back(&self, count: u64) -> Result<(), LockError> {
-        if self.handle.site.is_here() {
+        if self.anchor.is_here() {
             let mut holding = self.holding();
             holding.held -= count;
+            self.anchor.note_stake(&self.handle, holding.all());
             let waiter = self.part.borrow().return_here(self.handle.segment(), holding.all());
             waiter.into_iter().for_each(|waiter| self.handle.membership.reach.poke(waiter));
-            return self.handle.look_at_oneself();
+            return anchor::look_at_oneself(&self.handle);
         }
         let returned = self.step(&mut Vigil::new(&self.handle, None), |part, holding| {
             holding.held -= count;
@@ -268,17 +275,33 @@ impl Semaphore {
     /// What the home says this rank has: guards may have been forgotten together with an earlier handle.
     fn recall(&self) -> Result<(), LockError> {
         let mut holding = self.holding();
-        let own = self.at.held.plus(self.handle.membership.rank);
-        let found = self.handle.ask(&[Request::Read { at: own }])?[0];
-        holding.held = found.saturating_sub(holding.claimed);
-        Ok(())
+        loop {
+            let own = self.at().held.plus(self.handle.membership.rank);
+            if let Some(found) = self.anchor.ask(&self.handle, &[Request::Read { at: own }])? {
+                holding.held = found[0].saturating_sub(holding.claimed);
+                return Ok(());
+            }
+            self.anchor.await_next(&self.handle)?;
+            let part = self.new_part();
+            *self.part.borrow_mut() = part;
+        }
     }
 
-    /// This rank was declared failed, or the home is lost.
+    /// Where the words are.
+    fn at(&self) -> PermitsAt {
+        PermitsAt::of(&self.anchor.words(), self.handle.membership.topology.ranks())
+    }
+
+    fn new_part(&self) -> Part {
+        Part::new(self.at(), self.handle.membership.rank, self.permits())
+    }
+
+    /// This rank was declared failed.
     #[cold]
     fn forget_claim(&self) {
         self.holding().claimed = 0;
-        *self.part.borrow_mut() = Part::new(self.at, self.handle.membership.rank, self.permits());
+        let part = self.new_part();
+        *self.part.borrow_mut() = part;
     }
 
     fn holding(&self) -> MutexGuard<'_, Holding> {
@@ -305,8 +328,7 @@ impl Permits<'_> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had them since;
-    /// [`LockError::HomeLost`] likewise.
+    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had them since.
     ///
     /// # Cost
     ///

@@ -6,12 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::LockError;
-use super::waiting::{self, PROMPT_AFTER, Wait, step_after};
+use super::waiting::{PROMPT_AFTER, Wait, step_after};
 use super::{Handle, Reach};
-use crate::coord::objects::directory::SiteFault;
 use crate::coord::wait::Step;
-use crate::fabric::{Fabric, Request};
+use crate::fabric::Fabric;
 use crate::scheduling::Prompt;
 use crate::sync::spin_hint;
 
@@ -106,47 +104,5 @@ impl<'handle> Vigil<'handle> {
                 reach.sleep(reach.poked_at(), poked, alarm, left.into_iter().fold(longest, Duration::min));
             }
         }
-    }
-}
-
-impl Handle {
-    /// Does some requests at the home, which may be done several times, and waits for their answers.
-    ///
-    /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::HomeLost`], [`LockError::Excluded`].
-    pub(super) fn ask(&self, requests: &[Request]) -> Result<Vec<u64>, LockError> {
-        loop {
-            match self.site.ask(requests) {
-                Ok(answers) => return self.look_at_oneself().map(|()| answers),
-                // They may have been done or not: once more.
-                Err(SiteFault::Broken { .. }) => self.look_at_oneself()?,
-                Err(SiteFault::Lost { .. }) => return Err(self.home_lost()),
-                Err(SiteFault::Excluded) if self.membership.reach.has_lost(self.site.home) => {
-                    return Err(self.home_lost());
-                }
-                Err(SiteFault::Excluded) => return Err(self.excluded()),
-            }
-        }
-    }
-
-    /// Fails where this rank has been declared failed.
-    #[inline]
-    pub(super) fn look_at_oneself(&self) -> Result<(), LockError> {
-        match self.membership.reach.own_end().is_some() {
-            true => Err(self.excluded()),
-            false => Ok(()),
-        }
-    }
-
-    fn excluded(&self) -> LockError {
-        waiting::excluded(&self.membership, self.name.text())
-    }
-
-    fn home_lost(&self) -> LockError {
-        let (rank, name) = (self.membership.rank, self.name.text().to_owned());
-        LockError::HomeLost { rank, name, home: self.site.home }
     }
 }

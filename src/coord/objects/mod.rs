@@ -11,7 +11,7 @@
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
 //! | [`sharing`] | a lock that readers share |
 //! | [`permits`] | a semaphore |
-//! | `trial` | tries the last two exhaustively (tests) |
+//! | `trial` | tries the last two exhaustively (tests: `sharing/exhaustive.rs`, `permits/exhaustive.rs`) |
 
 pub mod directory;
 pub mod home;

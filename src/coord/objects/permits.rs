@@ -23,6 +23,7 @@
 #[cfg(all(test, not(model)))]
 mod exhaustive;
 
+use super::layout::ObjectAt;
 use super::sharing::Turn;
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::{Ordering, publish};
@@ -36,6 +37,19 @@ pub struct PermitsAt {
     pub held: WordAt,
     /// The job's ranks.
     pub ranks: usize,
+}
+
+impl PermitsAt {
+    /// In an object's place at its home, in a job of so many ranks. (The waiter's word is another one than what other kinds
+    /// use: what a rank that has died has asked for may come late, when the place is another object's.)
+    pub const fn of(home: &ObjectAt, ranks: usize) -> Self {
+        Self { waiter: home.own(1), held: home.of_rank(0), ranks }
+    }
+
+    /// What says at a new home, where nobody has asked for anything, what a rank had at the last one.
+    pub fn carry(&self, rank: usize, stake: u64) -> Option<Request> {
+        (stake > 0).then(|| Request::Write { at: self.held.plus(rank), value: stake })
+    }
 }
 
 /// What the answers to come belong to.
@@ -131,6 +145,22 @@ impl Permits {
         // SYNC POINT: permits. A full fence: this rank sees who waits, or that one sees that these are returned.
         publish(memory.word(self.own_at()), own);
         self.waiter(memory.word(self.at.waiter).load(Ordering::SeqCst))
+    }
+
+    /// Begins anew what is under way, as its home is lost, at the next one; `own` is what the rank has, with its claim.
+    ///
+    /// # Panics
+    ///
+    /// When nothing is under way: a bug of the caller.
+    pub fn restart(&mut self, at: PermitsAt, own: u64) -> Turn {
+        self.at = at;
+        match self.state {
+            State::Claiming { is_patient } => self.claim(own, is_patient),
+            State::Announcing | State::Waiting | State::Looking | State::Settling => self.claim(own, true),
+            State::Withdrawing => self.withdraw(own),
+            State::Returning => self.give_back(own),
+            State::Idle => panic!("only what is under way begins anew"),
+        }
     }
 
     /// Looks, where it waits.

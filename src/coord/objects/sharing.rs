@@ -32,6 +32,7 @@
 #[cfg(all(test, not(model)))]
 mod exhaustive;
 
+use super::layout::ObjectAt;
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::{Ordering, publish};
 
@@ -171,11 +172,32 @@ enum State {
     Writing {
         mine: PhaseWord,
     },
+    /// As `Passing`, at another home: reading the phase there.
+    Resuming {
+        reads_then: bool,
+    },
     /// Swapping the phase to the next, reading who waits; after that it reads, or not.
     Passing {
         mine: PhaseWord,
         reads_then: bool,
     },
+}
+
+impl SharingAt {
+    /// In an object's place at its home, in a job of so many ranks.
+    pub const fn of(home: &ObjectAt, ranks: usize) -> Self {
+        Self { phase: home.own(0), parts: home.of_rank(0), ranks }
+    }
+
+    /// What says at a new home, where nobody has asked for anything, what a rank had at the last one.
+    pub fn carry(&self, rank: usize, stake: u64) -> Option<Request> {
+        let written = PhaseWord(0).with_writer(rank);
+        match stake {
+            Sharing::READS => Some(Request::Write { at: self.parts.plus(rank), value: PartWord::READING.0 }),
+            Sharing::WRITES => Some(Request::CompareSwap { at: self.phase, expected: 0, new: written.0 }),
+            _ => None,
+        }
+    }
 }
 
 /// One rank's part in a sharing.
@@ -271,6 +293,42 @@ impl Sharing {
         }
     }
 
+    /// Begins anew what is under way, as its home is lost, at the next one: no phase of the last one counts there.
+    ///
+    /// # Panics
+    ///
+    /// When nothing is under way: a bug of the caller.
+    pub fn restart(&mut self, at: SharingAt) -> Turn {
+        (self.at, self.guess) = (at, PhaseWord(0));
+        match std::mem::replace(&mut self.state, State::Out) {
+            State::Coming
+            | State::Registering { .. }
+            | State::Waiting { .. }
+            | State::Looking { .. }
+            | State::Following { .. } => self.read(),
+            State::Entering { .. } | State::Draining { .. } | State::Counting { .. } | State::Writing { .. } => {
+                self.write()
+            }
+            State::Leaving => {
+                self.state = State::Leaving;
+                Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.read_phase()])
+            }
+            State::Passing { reads_then, .. } | State::Resuming { reads_then } => {
+                self.state = State::Resuming { reads_then };
+                let part = if reads_then { PartWord::READING } else { PartWord::NOTHING };
+                Turn::Ask(vec![self.write_part(part), self.read_phase()])
+            }
+            State::Out | State::Reading => panic!("only what is under way begins anew"),
+        }
+    }
+
+    /// What a rank notes of what it has at the home, for whoever moves that to the next one: see [`SharingAt::carry`].
+    pub const NO_STAKE: u64 = 0;
+    /// It reads, or is about to.
+    pub const READS: u64 = 1;
+    /// It writes.
+    pub const WRITES: u64 = 2;
+
     /// Whether it reads.
     pub fn is_reading(&self) -> bool {
         self.state == State::Reading
@@ -307,6 +365,11 @@ impl Sharing {
             }
             State::Entering { seen } => self.entered(seen, found, &answers[1..], has_ended),
             State::Counting { mine } => self.drain(mine, answers, has_ended),
+            State::Resuming { reads_then } => match found.writer() {
+                Some(writer) if writer == self.me => self.pass(found, reads_then),
+                _ if reads_then => self.reads(),
+                _ => Turn::Out,
+            },
             State::Passing { mine, reads_then } => {
                 self.wake(mine, &answers[1..], poke);
                 self.guess = mine.over();
