@@ -112,7 +112,7 @@ impl Handle {
     pub fn open(membership: &Arc<Membership>, text: &str, nature: Nature) -> Result<Self, ObjectError> {
         let rank = membership.rank;
         let name = named(rank, nature.kind.name(), text)?;
-        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source };
+        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source: Box::new(source) };
         loop {
             let opened =
                 with_table(membership, || catalogue::open(&membership.reach, &name, nature)).map_err(table_error)?;
@@ -157,7 +157,7 @@ fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Resul
 
 /// The error of an object whose home could not be asked.
 fn not_opened(handle: &Handle, source: LockError) -> ObjectError {
-    ObjectError::Table { rank: handle.membership.rank, name: handle.name.text().to_owned(), source }
+    ObjectError::Table { rank: handle.membership.rank, name: handle.name.text().to_owned(), source: Box::new(source) }
 }
 
 fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refused) -> ObjectError {
@@ -174,7 +174,7 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
             ObjectError::Exhausted { rank, name, node, places }
         }
         DirectoryFault::Away(SiteFault::Excluded) => {
-            let source = waiting::excluded(membership, &name);
+            let source = Box::new(waiting::excluded(membership, &name));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),

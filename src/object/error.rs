@@ -80,7 +80,7 @@ pub enum ObjectError {
         name: String,
         /// Why.
         #[source]
-        source: LockError,
+        source: Box<LockError>,
     },
 }
 

@@ -34,6 +34,8 @@ use crate::sync::{AtomicU32, Ordering, full_fence};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// While the table of objects is waited for.
 const TABLE_PAUSE: Duration = Duration::from_micros(100);
+/// How often it is taken before others.
+const MOST_PASSED: u64 = 64;
 /// A lock's numbers at its next home are greater than those that its ranks know by this much: more than any home gives out.
 const JUMP: u64 = 1 << 44;
 
@@ -116,10 +118,10 @@ pub(super) fn settle(reach: &Reach, at: &ObjectAt) {
     if !turn.begin_sweeping() {
         return;
     }
-    if queue.try_take(segment).is_some() {
+    if queue.try_take(segment, |_| false).is_some() {
         // Fails where this rank has been declared failed, as the rest does.
         let _ = climb.settle();
-        let _ = queue.release(segment, &has_ended);
+        let _ = queue.release(segment, &has_ended, |_| false);
     }
     turn.end_sweeping();
 }
@@ -162,7 +164,7 @@ fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
     let (segment, layout) = (&*reach.segment, reach.segment.layout());
     let has_ended = |local| view::end_of(segment, &layout, local).is_some();
     let table = QueueLock::new(ObjectAt::of(&layout, ObjectTable::Here, 0).queue(), reach.local());
-    while table.try_take(segment).is_none() {
+    while table.try_take(segment, |passed| passed < MOST_PASSED).is_none() {
         if reach.own_end().is_some() {
             return Err(SiteFault::Excluded);
         }
@@ -172,7 +174,7 @@ fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
     let objects = catalogue::here(reach).all().unwrap_or_default();
     let is_homeless = |at: &&ObjectAt| catalogue::noted_home(reach, at).is_some_and(|(home, _)| reach.has_lost(home));
     let moved = objects.iter().filter(is_homeless).try_for_each(|at| move_object(reach, at));
-    table.release(segment, &has_ended).map_err(|_| SiteFault::Excluded)?;
+    table.release(segment, &has_ended, |_| false).map_err(|_| SiteFault::Excluded)?;
     moved
 }
 
