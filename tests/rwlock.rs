@@ -390,7 +390,7 @@ fn use_it_hotly(lock: &RwLock, directory: &Path, rank: usize) {
     let (written, mine) = (directory.join("writer"), directory.join(format!("reader.{}", std::process::id())));
     let last = directory.join(format!("token.{rank}"));
     for round in 0_usize.. {
-        if (round + rank) % 3 == 0 {
+        if (round + rank).is_multiple_of(3) {
             let guard = lock.write_timeout(LIMIT).expect("whoever dies, the lock goes on");
             fs::write(&written, rank.to_string()).expect("a file");
             let readers = fs::read_dir(directory).expect("it is there").map(|entry| entry.expect("a file").path());
@@ -497,7 +497,7 @@ fn readers_and_writers_of_several_nodes_exclude_each_other() {
             for (index, lock) in locks.iter().enumerate() {
                 let file = marks.0.join(format!("value {index}"));
                 let value = || fs::read_to_string(&file).unwrap_or_else(|_| "0".to_owned());
-                if (round + job.rank()) % 4 == 0 {
+                if (round + job.rank()).is_multiple_of(4) {
                     let guard = lock.write().expect("nobody fails");
                     let next = value().parse::<usize>().expect("whole") + 1;
                     // Not at once: who reads in between finds nothing.
