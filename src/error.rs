@@ -9,6 +9,7 @@ pub use crate::cluster::rendezvous::RendezvousError;
 use crate::cluster::view::{FailureCause, Lateness};
 use crate::coord::barrier::Operation;
 pub use crate::fabric::shm::SegmentError;
+use crate::object::{LockError, ObjectError};
 
 /// Why a job could not be joined or made.
 #[derive(Debug, thiserror::Error)]
@@ -433,6 +434,12 @@ pub enum Error {
     /// A barrier was not passed.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+    /// A named object could not be opened.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// A lock was not acquired, or was lost.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 impl std::fmt::Debug for Error {

@@ -111,7 +111,7 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
-        Ok(LockRequest { lock: self, place: Place::Queued(self.lock.request()?) })
+        Ok(LockRequest { lock: self, place: Place::Queued(Box::new(self.lock.request()?)) })
     }
 
     /// The ranks of this node that wait for the lock, in the order in which they will have it. Cost: a look at each rank's claim.
@@ -170,7 +170,7 @@ pub struct LockRequest<'lock> {
 
 #[derive(Debug)]
 enum Place {
-    Queued(Queued),
+    Queued(Box<Queued>),
     /// With its token.
     Granted(u64),
     /// Given up, or made a guard.
@@ -228,7 +228,7 @@ impl<'lock> LockRequest<'lock> {
                 lock.lock.look_at_oneself()?;
                 token
             }
-            Place::Queued(queued) => lock.lock.wait(queued, limit)?,
+            Place::Queued(queued) => lock.lock.wait(*queued, limit)?,
             // It was lost, as `test` has said.
             Place::None => lock.lock.acquire(limit)?,
         };
@@ -237,7 +237,7 @@ impl<'lock> LockRequest<'lock> {
 
     fn give_up(&mut self) -> bool {
         match std::mem::replace(&mut self.place, Place::None) {
-            Place::Queued(queued) => self.lock.lock.cancel(queued),
+            Place::Queued(queued) => self.lock.lock.cancel(*queued),
             Place::Granted(_) => {
                 // Where this rank has been declared failed there is nothing to release.
                 let _ = self.lock.lock.release();

@@ -12,7 +12,12 @@ use crate::tree::{File, Finding, Tree};
 const BASE: &[&str] = &["sync", "clock", "machine", "interfaces", "scheduling", "handshake", "trace", "error"];
 
 /// Each layer, with the layers below it. A top-level module that is neither here nor in `BASE` belongs to the API.
-const LAYERS: &[(&str, &[&str])] = &[("fabric", &[]), ("coord", &["fabric"]), ("cluster", &["fabric"])];
+const LAYERS: &[(&str, &[&str])] = &[
+    ("fabric", &[]),
+    ("explorer", &["fabric"]),
+    ("coord", &["fabric", "explorer"]),
+    ("cluster", &["fabric", "explorer"]),
+];
 
 /// Members that stand on the library, and the folders that must not know of them.
 const ABOVE: &[(&str, &[&str])] = &[("phalanx_cli", &["src/", "bench/"]), ("phalanx_bench", &["src/"])];
@@ -62,7 +67,9 @@ fn may_use(home: &str, below_root: &[String]) -> bool {
         // What errors are about, and are named with.
         let named = ["Operation", "FailureCause", "Lateness"];
         let is_its_own = |segment: &String| segment.ends_with("Error") || named.contains(&segment.as_str());
-        return is_layered(target) && below_root.iter().any(is_its_own);
+        // The errors of named objects stand beside them.
+        let has_errors = is_layered(target) || target == "object";
+        return has_errors && below_root.iter().any(is_its_own);
     }
     LAYERS.iter().any(|(layer, below)| *layer == home && below.contains(&target.as_str()))
 }

@@ -71,7 +71,7 @@ impl GlobalWord {
     /// Held by a node, which acquires it as `stamp` says.
     pub const fn held(node: usize, stamp: u32, is_wanted: bool) -> Self {
         let changes = if is_wanted { Self::CHANGE } else { 0 };
-        Self(node as u64 + 1 | changes | (stamp as u64) << Self::STAMP_AT)
+        Self((node as u64 + 1) | changes | (stamp as u64) << Self::STAMP_AT)
     }
 
     /// The node that holds it.
@@ -99,7 +99,7 @@ impl GlobalWord {
     }
 
     const fn changes(self) -> u64 {
-        self.0 / Self::CHANGE & Self::CHANGES
+        (self.0 / Self::CHANGE) & Self::CHANGES
     }
 
     /// After a claim has been made or taken back.
