@@ -86,5 +86,5 @@ pub use job::{FabricChoice, Job, JobOptions};
 #[cfg(not(model))]
 pub use object::{
     Candidacy, Counter, Election, Leader, Leadership, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind,
-    Token,
+    Permits, ReadGuard, RwLock, Semaphore, Token, WriteGuard,
 };

@@ -12,9 +12,14 @@
 //! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
+//! | `rwlock.rs` | the lock that readers share |
+//! | `semaphore.rs` | the semaphore |
+//! | `anchor.rs` | where the last two have their words, also when a home is lost |
+//! | `vigil.rs` | their wait for what others do there |
 //! | `election.rs` | the election of a leader |
 //! | `error.rs` | what can go wrong |
 
+mod anchor;
 mod catalogue;
 mod climb;
 mod counter;
@@ -24,8 +29,11 @@ mod exclusive;
 mod homes;
 mod lock;
 mod reach;
+mod rwlock;
+mod semaphore;
 mod site;
 mod steward;
+mod vigil;
 mod waiting;
 
 use std::fmt;
@@ -38,6 +46,9 @@ pub use self::election::{Candidacy, Election, Leader, Leadership};
 pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
+pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};
+pub(crate) use self::semaphore::Holding;
+pub use self::semaphore::{Permits, Semaphore};
 use self::site::Site;
 pub(crate) use self::steward::Steward;
 use self::waiting::NodeLock;
@@ -65,7 +76,12 @@ pub(crate) struct Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let home = self.site.home;
-        f.debug_struct("Handle").field("name", &self.name.text()).field("at", &self.at).field("home", &home).finish()
+        f.debug_struct("Handle")
+            .field("name", &self.name.text())
+            .field("at", &self.at)
+            .field("home", &home)
+            .field("at_home", &self.at_home)
+            .finish()
     }
 }
 
@@ -140,6 +156,11 @@ fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Resul
     // Another thread of this rank would be taken for this one.
     let _turn = membership.reach.uses.table();
     NodeLock::of_table(membership).during(act)
+}
+
+/// The error of an object whose home could not be asked.
+fn not_opened(handle: &Handle, source: LockError) -> ObjectError {
+    ObjectError::Table { rank: handle.membership.rank, name: handle.name.text().to_owned(), source: Box::new(source) }
 }
 
 fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refused) -> ObjectError {

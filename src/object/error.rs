@@ -84,7 +84,7 @@ pub enum ObjectError {
     },
 }
 
-/// Why a lock was not acquired or released.
+/// Why a lock, a reader-writer lock or a semaphore was not acquired or released.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
@@ -119,6 +119,68 @@ pub enum LockError {
         holder_node: Option<usize>,
         /// Who has asked before this rank, in order.
         ahead: Vec<usize>,
+    },
+    /// This rank reads already.
+    #[error("rank {rank} reads under the lock {name:?} already (remedy: drop its read guard first; a rank reads once)")]
+    AlreadyReading {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+    },
+    /// This rank reads, and asks to write: two that did would wait for each other.
+    #[error(
+        "rank {rank} reads under the lock {name:?} and cannot go over to writing (remedy: drop its read guard first, or write from the beginning and downgrade)"
+    )]
+    UpgradeRefused {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+    },
+    /// The time is over, and others still read. This rank has no claim any more.
+    #[error(
+        "rank {rank} could not write under the lock {name:?} in {waited:.1?}: ranks {readers:?} read (remedy: look at them, or allow more time)"
+    )]
+    StillRead {
+        /// This rank.
+        rank: usize,
+        /// The lock.
+        name: String,
+        /// For how long it has waited.
+        waited: Duration,
+        /// Who reads.
+        readers: Vec<usize>,
+    },
+    /// The semaphore has not as many permits.
+    #[error(
+        "rank {rank} wants {wanted} permits of the semaphore {name:?}, which has {permits} in all (remedy: ask for fewer, or open it with more)"
+    )]
+    TooMany {
+        /// This rank.
+        rank: usize,
+        /// The semaphore.
+        name: String,
+        /// How many it wants.
+        wanted: u64,
+        /// How many there are.
+        permits: u64,
+    },
+    /// The time is over, and not enough permits were returned. This rank has no claim any more.
+    #[error(
+        "rank {rank} did not get {wanted} permits of the semaphore {name:?} in {waited:.1?}: {left} are left (remedy: look at those who have the others, or allow more time)"
+    )]
+    TooFewLeft {
+        /// This rank.
+        rank: usize,
+        /// The semaphore.
+        name: String,
+        /// For how long it has waited.
+        waited: Duration,
+        /// How many it wants.
+        wanted: u64,
+        /// How many are left.
+        left: u64,
     },
     /// The node where the lock is at home is lost to the job, and with it who held it and who waited. It can be opened
     /// again: it then is at home elsewhere, and its tokens are greater than all before.

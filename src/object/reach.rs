@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::Turn;
+use super::{Holding, Turn};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::coord::drive;
@@ -41,6 +41,8 @@ pub(crate) struct Reach {
 pub(crate) struct Uses {
     /// By the places of their keys.
     turns: Mutex<HashMap<WordAt, Weak<Turn>>>,
+    /// Permits, likewise.
+    holdings: Mutex<HashMap<WordAt, Weak<Mutex<Holding>>>>,
     /// Held by the thread of this rank that uses its node's table of objects.
     table: Mutex<()>,
     /// To whom of those that the job has lost this process's connections are dropped: up to this epoch.
@@ -50,14 +52,12 @@ pub(crate) struct Uses {
 impl Uses {
     /// What this rank does with the lock whose key stands at a place: one for all of its handles.
     pub fn turn_at(&self, key: WordAt) -> Arc<Turn> {
-        let mut turns = lock(&self.turns);
-        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        turns.insert(key, Arc::downgrade(&turn));
-        turn
+        shared_at(&self.turns, key)
+    }
+
+    /// What this rank has of the semaphore whose key stands at a place.
+    pub fn holding_at(&self, key: WordAt) -> Arc<Mutex<Holding>> {
+        shared_at(&self.holdings, key)
     }
 
     /// Taken by the thread of this rank that is to use the table.
@@ -202,6 +202,18 @@ impl Reach {
         self.segment.park_heeding(at, seen, alarm, Some(timeout.min(longest)));
         sleepers.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What all handles of a rank share of an object.
+fn shared_at<T: Default>(all: &Mutex<HashMap<WordAt, Weak<T>>>, key: WordAt) -> Arc<T> {
+    let mut all = lock(all);
+    if let Some(shared) = all.get(&key).and_then(Weak::upgrade) {
+        return shared;
+    }
+    all.retain(|_, shared| shared.strong_count() > 0);
+    let shared = Arc::default();
+    all.insert(key, Arc::downgrade(&shared));
+    shared
 }
 
 /// No code panics while it holds one of these locks.

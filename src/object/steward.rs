@@ -23,11 +23,13 @@ use crate::cluster::view;
 use crate::coord::objects::directory::{Nature, ObjectKind, SiteFault};
 use crate::coord::objects::home::{GlobalWord, TOKENS};
 use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::permits::PermitsAt;
 use crate::coord::objects::queue::QueueLock;
+use crate::coord::objects::sharing::SharingAt;
 use crate::coord::objects::tenure::{Tenure, TenureAt};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Park, Request, raise_alarm};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, full_fence};
 
 /// How often it is looked whether this process has come to speak for its node, and whether something is left to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -190,8 +192,9 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     let tenure = TenureAt(*at);
     let known = reach.load(tenure.number());
     raise_numbers(&new, known + JUMP)?;
+    // Before the object counts as moved: what fails here is done again.
+    carry_stakes(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::Election {
-        // Before the object counts as moved: what fails here is done again.
         election::move_announcement(reach, at, &new)?;
     }
     loop {
@@ -209,6 +212,26 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
             return Ok(());
         }
     }
+}
+
+/// Tells a new home what ranks of this node had at the last one.
+fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> Result<(), SiteFault> {
+    let (segment, layout, ranks) = (&*reach.segment, reach.segment.layout(), reach.topology.ranks());
+    // SYNC POINT: stake. The home was seen lost before: pairs with the ranks that note a stake and then look for that.
+    full_fence();
+    let all = reach.topology.ranks_of(reach.here()).iter().enumerate();
+    let living = all.filter(|(local, _)| view::end_of(segment, &layout, *local).is_none());
+    let carried = living.filter_map(|(local, rank)| {
+        let stake = reach.load(at.stake(local));
+        match kind {
+            ObjectKind::RwLock => SharingAt::of(&new.at, ranks).carry(*rank, stake),
+            ObjectKind::Semaphore => PermitsAt::of(&new.at, ranks).carry(*rank, stake),
+            ObjectKind::Lock | ObjectKind::Counter => None,
+        }
+    });
+    // The read's answer says that all has arrived.
+    let requests: Vec<Request> = carried.chain([Request::Read { at: new.at.key() }]).collect();
+    new.site.ask(&requests).map(drop)
 }
 
 /// Has a lock's numbers at a home begin with this one, or a later one.

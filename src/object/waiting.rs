@@ -11,13 +11,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::error::LockError;
-use super::reach::Reach;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
 use crate::coord::objects::word::SinceWord;
-use crate::coord::wait::Step;
+use crate::coord::wait::{Step, WaitPlan};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Park, WordAt};
@@ -28,7 +27,7 @@ use crate::sync::{AtomicU32, Ordering, spin_hint};
 /// How long a rank that shares its CPU spins before it sleeps: about what it costs to sleep and be woken.
 const SPIN_ON_SHARED: Duration = Duration::from_micros(4);
 /// After so long the kernel is to run a rank that sleeps as soon as it is woken.
-const PROMPT_AFTER: Duration = Duration::from_micros(200);
+pub(super) const PROMPT_AFTER: Duration = Duration::from_micros(200);
 /// How long a wait lasts before this rank looks whether those run who hold it up.
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 /// Between two such looks.
@@ -75,13 +74,15 @@ pub(super) struct NodeLock {
 
 /// What a rank does with a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Nothing = 0,
     /// It has a claim.
     Requested = 1,
     Held = 2,
     /// Its steward uses it, for a moment.
     Swept = 3,
+    /// It has it together with others.
+    Shared = 4,
 }
 
 /// What a rank does with a lock: the same for all of its handles. To others it is one, whatever its threads do.
@@ -91,7 +92,7 @@ pub(crate) struct Turn(AtomicU32);
 impl Turn {
     /// Whether nothing was done with it, and now is.
     #[inline]
-    fn begin(&self, what: Use) -> Result<(), u32> {
+    pub(super) fn begin(&self, what: Use) -> Result<(), u32> {
         // Acquire pairs with `set`: the thread before this one is through.
         self.0.compare_exchange(Use::Nothing as u32, what as u32, Ordering::Acquire, Ordering::Relaxed).map(drop)
     }
@@ -106,7 +107,7 @@ impl Turn {
     }
 
     #[inline]
-    fn set(&self, what: Use) {
+    pub(super) fn set(&self, what: Use) {
         // Release pairs with `begin`.
         self.0.store(what as u32, Ordering::Release);
     }
@@ -129,6 +130,31 @@ impl Wait {
 
     pub fn waited(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// If it is time: looks whether those run who hold this rank up.
+    pub fn look_at(&mut self, membership: &Membership, awaited: impl FnOnce() -> Vec<usize>) {
+        if self.waited() < LOOK_AFTER || self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        let now = Instant::now();
+        // Whoever has not looked for long, as it was stopped itself, say, does not know what has been meanwhile.
+        let has_lapsed = now - self.looked > LAPSE.max(membership.failure.timeout);
+        let before = std::mem::take(&mut self.stopped);
+        self.looked = now;
+        for rank in awaited() {
+            match membership.sight_of(rank) {
+                Sight::Stopped => {
+                    let since = before.get(&rank).filter(|_| !has_lapsed).map_or(now, |since| *since);
+                    if now - since >= membership.failure.timeout {
+                        membership.declare_stopped(rank);
+                    }
+                    self.stopped.insert(rank, since);
+                }
+                Sight::Ending(cause) => membership.declare_ending(rank, cause),
+                Sight::Running | Sight::Left | Sight::Elsewhere => {}
+            }
+        }
     }
 }
 
@@ -208,10 +234,6 @@ impl NodeLock {
 
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    pub fn reach(&self) -> &Reach {
-        &self.membership.reach
     }
 
     fn segment(&self) -> &Segment {
@@ -385,7 +407,8 @@ impl NodeLock {
                 return self.give_up(wait);
             }
             self.look_if_long(wait);
-            match self.step(now - awake_since.max(heat.felt.get().unwrap_or(begun))) {
+            let awake = now - awake_since.max(heat.felt.get().unwrap_or(begun));
+            match step_after(&self.membership.driver.plan, awake) {
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
@@ -398,16 +421,6 @@ impl NodeLock {
                 }
             }
         }
-    }
-
-    /// The next step of a rank that has been awake for so long.
-    fn step(&self, awake: Duration) -> Step {
-        let plan = &self.membership.driver.plan;
-        // Whoever holds the lock may need this CPU, and a rank that yields would be handed the lock while it does not run.
-        if plan.shares_cpus {
-            return if awake < SPIN_ON_SHARED.min(plan.yield_until) { Step::Spin } else { Step::Park };
-        }
-        plan.step(awake, false)
     }
 
     fn poll_a_few(&self, heat: &Heat) -> Option<u64> {
@@ -540,34 +553,24 @@ impl NodeLock {
         Err(excluded(&self.membership, &self.name))
     }
 
-    /// If it is time: looks whether those run who hold this rank up.
     fn look_if_long(&self, wait: &mut Wait) {
-        if wait.waited() < LOOK_AFTER || wait.looked.elapsed() < LOOK_EVERY {
-            return;
-        }
-        let now = Instant::now();
-        // Whoever has not looked for long, as it was stopped itself, say, does not know what has been meanwhile.
-        let has_lapsed = now - wait.looked > LAPSE.max(self.membership.failure.timeout);
-        let before = std::mem::take(&mut wait.stopped);
-        wait.looked = now;
-        if let Some(holder) = self.queue.holder(self.segment()) {
-            self.note_waited_for(holder, 0);
-        }
-        for local in self.queue.ahead(self.segment(), &self.has_ended()) {
-            let rank = self.rank_at(local);
-            match self.membership.sight_of(rank) {
-                Sight::Stopped => {
-                    let since = before.get(&rank).filter(|_| !has_lapsed).map_or(now, |since| *since);
-                    if now - since >= self.membership.failure.timeout {
-                        self.membership.declare_stopped(rank);
-                    }
-                    wait.stopped.insert(rank, since);
-                }
-                Sight::Ending(cause) => self.membership.declare_ending(rank, cause),
-                Sight::Running | Sight::Left | Sight::Elsewhere => {}
+        wait.look_at(&self.membership, || {
+            if let Some(holder) = self.queue.holder(self.segment()) {
+                self.note_waited_for(holder, 0);
             }
-        }
+            let ahead = self.queue.ahead(self.segment(), &self.has_ended());
+            ahead.into_iter().map(|local| self.rank_at(local)).collect()
+        });
     }
+}
+
+/// The next step of a rank that waits and has been awake for so long.
+pub(super) fn step_after(plan: &WaitPlan, awake: Duration) -> Step {
+    // Whoever holds this rank up may need this CPU, and a rank that yields would be handed the lock while it does not run.
+    if plan.shares_cpus {
+        return if awake < SPIN_ON_SHARED.min(plan.yield_until) { Step::Spin } else { Step::Park };
+    }
+    plan.step(awake, false)
 }
 
 /// The error of a rank that has been declared failed.

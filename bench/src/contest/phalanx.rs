@@ -3,7 +3,9 @@
 //! To add an object: name it in [`is_there`], and in [`contend`] hand a [`Contestant`] that wraps it to [`Place::run`].
 //! Its names are to be chosen so that object `k` lives on node [`Contest::home_of`]`(k)`, as the rivals' do.
 
-use phalanx::{Counter, Election, Job, Leadership, Lock, LockGuard};
+use phalanx::{
+    Counter, Election, Job, Leadership, Lock, LockGuard, Permits, ReadGuard, RwLock, Semaphore, WriteGuard,
+};
 
 use crate::contest::rank::Place;
 use crate::contest::{Contest, Object};
@@ -39,8 +41,7 @@ pub trait Contestant {
 /// Whether this version of Phalanx has such an object.
 pub fn is_there(object: Object) -> bool {
     match object {
-        Object::Lock | Object::Counter | Object::Election => true,
-        Object::RwLock | Object::Semaphore => false,
+        Object::Lock | Object::RwLock | Object::Semaphore | Object::Counter | Object::Election => true,
     }
 }
 
@@ -57,6 +58,15 @@ pub fn contend(job: &Job, contest: &Contest, place: &mut Place<'_>) -> Result<()
             let locks: Result<_, _> = names().map(|name| job.lock(&name)).collect();
             place.run(Locks(locks.map_err(|why| failed(object, &why))?))
         }
+        Object::RwLock => {
+            let locks: Result<_, _> = names().map(|name| job.rwlock(&name)).collect();
+            place.run(RwLocks(locks.map_err(|why| failed(object, &why))?))
+        }
+        Object::Semaphore => {
+            let permits = u64::from(contest.permits);
+            let semaphores: Result<_, _> = names().map(|name| job.semaphore(&name, permits)).collect();
+            place.run(Semaphores(semaphores.map_err(|why| failed(object, &why))?))
+        }
         Object::Counter => {
             let counters: Result<_, _> = names().map(|name| job.counter(&name)).collect();
             place.run(Counters(counters.map_err(|why| failed(object, &why))?))
@@ -65,7 +75,6 @@ pub fn contend(job: &Job, contest: &Contest, place: &mut Place<'_>) -> Result<()
             let elections: Result<_, _> = names().map(|name| job.election(&name)).collect();
             place.run(Elections(elections.map_err(|why| failed(object, &why))?))
         }
-        _ => Err(failed(object, &"this version of Phalanx has none")),
     }
 }
 
@@ -90,6 +99,57 @@ impl Contestant for Locks {
         Self: 'own,
     {
         held.release().map_err(|why| failed(Object::Lock, &why))
+    }
+}
+
+struct RwLocks(Vec<RwLock>);
+
+/// A lock with readers, as it is held.
+enum Shared<'own> {
+    Read(ReadGuard<'own>),
+    Write(WriteGuard<'own>),
+}
+
+impl Contestant for RwLocks {
+    const IS_HELD: bool = true;
+    type Held<'own> = Shared<'own>;
+
+    fn acquire(&mut self, object: usize, is_shared: bool) -> Result<Self::Held<'_>, RankError> {
+        let lock = &self.0[object];
+        let held = match is_shared {
+            true => lock.read().map(Shared::Read),
+            false => lock.write().map(Shared::Write),
+        };
+        held.map_err(|why| failed(Object::RwLock, &why))
+    }
+
+    fn release<'own>(held: Self::Held<'own>) -> Result<(), RankError>
+    where
+        Self: 'own,
+    {
+        let released = match held {
+            Shared::Read(guard) => guard.release(),
+            Shared::Write(guard) => guard.release(),
+        };
+        released.map_err(|why| failed(Object::RwLock, &why))
+    }
+}
+
+struct Semaphores(Vec<Semaphore>);
+
+impl Contestant for Semaphores {
+    const IS_HELD: bool = true;
+    type Held<'own> = Permits<'own>;
+
+    fn acquire(&mut self, object: usize, _is_shared: bool) -> Result<Self::Held<'_>, RankError> {
+        self.0[object].acquire(1).map_err(|why| failed(Object::Semaphore, &why))
+    }
+
+    fn release<'own>(held: Self::Held<'own>) -> Result<(), RankError>
+    where
+        Self: 'own,
+    {
+        held.release().map_err(|why| failed(Object::Semaphore, &why))
     }
 }
 

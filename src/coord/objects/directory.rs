@@ -26,12 +26,16 @@ pub enum ObjectKind {
     Lock = 1,
     /// A counter.
     Counter = 2,
+    /// A reader-writer lock.
+    RwLock = 3,
+    /// A semaphore.
+    Semaphore = 4,
     /// An election.
-    Election = 6,
+    Election = 7,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 3] = [Self::Lock, Self::Counter, Self::Election];
+    const ALL: [Self; 5] = [Self::Lock, Self::Counter, Self::RwLock, Self::Semaphore, Self::Election];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -43,6 +47,8 @@ impl ObjectKind {
         match self {
             Self::Lock => "lock",
             Self::Counter => "counter",
+            Self::RwLock => "reader-writer lock",
+            Self::Semaphore => "semaphore",
             Self::Election => "election",
         }
     }

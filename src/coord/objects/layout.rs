@@ -20,8 +20,8 @@ const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 /// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what its members
 /// have written last.
 const LINES: usize = 4;
-/// Words for each member: its claim, how often it has passed others, and how many handles it has.
-const MEMBER_WORDS: usize = 3;
+/// Words for each member: its claim, how often it has passed others, how many handles it has, and its stake.
+const MEMBER_WORDS: usize = 4;
 
 /// The most objects that a node can have room for.
 pub const MOST_OBJECTS: usize = 1 << 20;
@@ -145,6 +145,11 @@ impl ObjectAt {
         self.of_members(2).plus(member)
     }
 
+    /// What a rank of the node has at the object's home, as its kind says that: for whoever moves it to the next home.
+    pub const fn stake(&self, member: usize) -> WordAt {
+        self.of_members(3).plus(member)
+    }
+
     /// The first of the members' words of a sort.
     const fn of_members(&self, sort: usize) -> WordAt {
         self.start.plus(LINES * LINE_WORDS + sort * self.members.next_multiple_of(LINE_WORDS))
@@ -181,6 +186,7 @@ pub const LAYOUT_HASH: u64 = {
             at.held_since().0 as u64,
             at.held_token().0 as u64,
             at.handles(1).0 as u64,
+            at.stake(1).0 as u64,
         ],
     )
 };
@@ -202,17 +208,18 @@ mod tests {
                 assert!(at.own(LINE_WORDS - 1) < queue.claims);
                 assert!(queue.claims.plus(members - 1) < queue.passings);
                 assert!(queue.passings.plus(members - 1) < at.handles(0));
+                assert!(at.handles(members - 1) < at.stake(0));
                 let next = ObjectAt::of(&node, table, 3);
                 let last = |at: ObjectAt| match table {
-                    ObjectTable::Here => at.handles(members - 1),
+                    ObjectTable::Here => at.stake(members - 1),
                     ObjectTable::Home => at.of_rank(ranks + 6),
                 };
-                assert!(at.handles(members - 1) < at.of_rank(0) && last(at) < next.check());
+                assert!(at.stake(members - 1) < at.of_rank(0) && last(at) < next.check());
                 assert!(last(next).0 < node.words());
                 assert!(next.key() < ObjectAt::of(&node, table, 0).check() && at.key() < next.key());
                 assert_eq!((at.check().0 % LINE_WORDS, queue.claims.0 % LINE_WORDS), (0, 0));
             }
-            let last = ObjectAt::of(&node, ObjectTable::Here, 3).handles(ranks - 1);
+            let last = ObjectAt::of(&node, ObjectTable::Here, 3).stake(ranks - 1);
             assert!(last < ObjectAt::of(&node, ObjectTable::Home, 0).key());
         }
     }

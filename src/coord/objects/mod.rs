@@ -9,13 +9,20 @@
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
+//! | [`sharing`] | a lock that readers share |
+//! | [`permits`] | a semaphore |
 //! | [`election`] | who leads, as it is announced at an election's home |
+//! | `trial` | tries sharing and permits exhaustively (tests: `sharing/exhaustive.rs`, `permits/exhaustive.rs`) |
 
 pub mod directory;
 pub mod election;
 pub mod home;
 pub mod layout;
 pub mod name;
+pub mod permits;
 pub mod queue;
+pub mod sharing;
 pub mod tenure;
+#[cfg(all(test, not(model)))]
+mod trial;
 pub mod word;

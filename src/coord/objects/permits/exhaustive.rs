@@ -1,0 +1,111 @@
+//! The semaphore, tried exhaustively ([`crate::coord::objects::trial`]): never more permits out than there are, nobody
+//! forgotten.
+
+use super::{Permits, PermitsAt, State, Turn};
+use crate::coord::objects::trial::{Actor, Protocol, World, check};
+use crate::fabric::WordAt;
+
+const WAITER: usize = 0;
+const HELD: usize = 1;
+
+/// So many permits at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Take {
+    count: u64,
+    is_patient: bool,
+}
+
+impl Protocol for Permits {
+    type Act = Take;
+
+    fn begins_with_lock(_act: Take) -> bool {
+        true
+    }
+
+    fn begin(&mut self, act: Take) -> Turn {
+        self.claim(act.count, act.is_patient)
+    }
+
+    fn look(&mut self) -> Turn {
+        self.look()
+    }
+
+    fn give_up(&mut self, _act: Take) -> Turn {
+        self.withdraw(0)
+    }
+
+    fn go_on(&mut self, _act: Take) -> Turn {
+        self.give_back(0)
+    }
+
+    fn answered(
+        &mut self,
+        act: Take,
+        answers: &[u64],
+        has_ended: impl Fn(usize) -> bool,
+        poke: impl FnMut(usize),
+    ) -> Turn {
+        let is_trying = matches!(self.state, State::Claiming { is_patient: false });
+        match self.answered(answers, act.count, has_ended, poke) {
+            Turn::Wait if is_trying => self.withdraw(0),
+            turn => turn,
+        }
+    }
+
+    fn keeps_lock(&self) -> bool {
+        false
+    }
+
+    fn check_entry(rank: usize, words: &[u64], ranks: &[Actor<Self>], inside: &[usize]) {
+        let out: u64 = inside.iter().map(|rank| ranks[*rank].act.count).sum();
+        let permits = ranks[rank].part.permits();
+        assert!(out <= permits, "{inside:?} have {out} of {permits} permits");
+        assert!(inside.iter().all(|rank| words[HELD + rank] == ranks[*rank].act.count));
+    }
+
+    fn note_beginning(_words: &[u64]) -> u64 {
+        0
+    }
+}
+
+/// Ranks with what they take, one after another; 0 stands for an attempt to take 2.
+fn world(permits: u64, takes: &[&[u64]]) -> World<Permits> {
+    let at = PermitsAt { waiter: WordAt(WAITER), held: WordAt(HELD), ranks: takes.len() };
+    let take = |count: &u64| match count {
+        0 => Take { count: 2, is_patient: false },
+        count => Take { count: *count, is_patient: true },
+    };
+    let rank = |(rank, takes): (usize, &&[u64])| (Permits::new(at, rank, permits), takes.iter().map(take).collect());
+    World::new(HELD + takes.len(), takes.iter().enumerate().map(rank).collect())
+}
+
+#[test]
+fn two_ranks_in_every_order() {
+    check(world(2, &[&[1, 2, 1], &[2, 0, 1]]));
+    check(world(1, &[&[1, 1], &[1, 1]]).looking_early());
+}
+
+#[test]
+fn three_ranks_in_every_order() {
+    check(world(2, &[&[1], &[2], &[1]]));
+    check(world(3, &[&[2], &[0], &[2, 1]]));
+}
+
+#[test]
+fn ranks_that_give_up() {
+    check(world(2, &[&[1, 2], &[2, 1]]).with_doubts());
+    check(world(2, &[&[1], &[2], &[2]]).with_doubts());
+}
+
+#[test]
+fn one_dies_at_any_moment() {
+    check(world(2, &[&[1, 2], &[2, 0]]).with_deaths(1));
+    check(world(2, &[&[1], &[2], &[2]]).with_deaths(1));
+}
+
+#[test]
+#[ignore = "minutes: millions of states"]
+fn two_of_three_die_or_give_up_at_any_moment() {
+    check(world(2, &[&[1], &[2], &[2]]).with_deaths(2).with_doubts());
+    check(world(3, &[&[2, 1], &[2], &[1, 3]]).with_deaths(1));
+}

@@ -1,0 +1,133 @@
+//! Where an object is at home, for kinds that keep a word of each rank there.
+//!
+//! What a rank has at the home it also notes on its own node, its *stake*: before it asks for it, and no longer than it has
+//! it. When the home is lost, its node's steward writes the stakes of its living ranks to the next home, before anybody may
+//! ask that one ([`super::homes`]). A rank that has noted its stake and finds the home lost after that, begins anew at
+//! the next home; one that does not find it lost knows that the steward will find the stake.
+
+use std::cell::{Ref, RefCell};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::Handle;
+use super::error::LockError;
+use super::homes::{Completion, Home};
+use super::waiting;
+use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::layout::ObjectAt;
+use crate::fabric::{Memory, Request};
+use crate::sync::publish;
+
+/// Between two looks whether the next home has all that the survivors had at the last one.
+const MOVING_PAUSE: Duration = Duration::from_micros(100);
+
+/// An object's home, as one handle of a rank has seen it last.
+#[derive(Debug)]
+pub(super) struct Anchor {
+    home: RefCell<Home>,
+    spans_nodes: bool,
+}
+
+impl Anchor {
+    /// The home of an object, as soon as it can be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn of(handle: &Handle) -> Result<Self, LockError> {
+        let reach = &handle.membership.reach;
+        let anchor = Self { home: RefCell::new(Home::of(reach, &handle.at)), spans_nodes: reach.spans_nodes() };
+        if anchor.spans_nodes {
+            anchor.await_next(handle)?;
+        }
+        Ok(anchor)
+    }
+
+    /// The object's words there.
+    pub fn words(&self) -> ObjectAt {
+        self.home().at
+    }
+
+    /// Whether the home is this node: then its words are this node's memory.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.home().site.is_here()
+    }
+
+    fn home(&self) -> Ref<'_, Home> {
+        self.home.borrow()
+    }
+
+    /// Whether the home is lost.
+    pub fn is_lost(&self) -> bool {
+        let home = self.home();
+        self.spans_nodes && home.site.reach.has_lost(home.site.home)
+    }
+
+    /// Notes what this rank has at the home, in a word of its own node: before it asks for it.
+    #[inline]
+    pub fn note_stake(&self, handle: &Handle, stake: u64) {
+        if self.spans_nodes {
+            // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
+            publish(handle.segment().word(handle.at.stake(handle.membership.reach.local())), stake);
+        }
+    }
+
+    /// Does some requests at the home, which may be done several times, and waits for their answers; `None`: it is lost, and
+    /// what it did counts for nothing.
+    ///
+    /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn ask(&self, handle: &Handle, requests: &[Request]) -> Result<Option<Vec<u64>>, LockError> {
+        loop {
+            let asked = self.home().site.ask(requests);
+            look_at_oneself(handle)?;
+            match asked {
+                Ok(answers) => return Ok((!self.is_lost()).then_some(answers)),
+                // They may have been done or not: once more.
+                Err(SiteFault::Broken { .. }) => {}
+                Err(SiteFault::Lost { .. }) => return Ok(None),
+                // This node was, and with it this rank.
+                Err(SiteFault::Excluded) => return Err(waiting::excluded(&handle.membership, handle.name.text())),
+            }
+        }
+    }
+
+    /// Waits until there is a home that has all that survivors had at those before it; the object's words there.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn await_next(&self, handle: &Handle) -> Result<ObjectAt, LockError> {
+        let reach = &handle.membership.reach;
+        let mut asked: Option<(Home, Completion)> = None;
+        loop {
+            look_at_oneself(handle)?;
+            let home = Home::of(reach, &handle.at);
+            let (asking, completion) = match asked.take() {
+                Some(asked) if asked.0.site.home == home.site.home => asked,
+                _ => (home, Completion::default()),
+            };
+            let (asking, completion) = asked.insert((asking, completion));
+            let is_lost = reach.has_lost(asking.site.home);
+            if !is_lost && matches!(completion.poll(asking, &handle.at), Poll::Ready(Ok(()))) {
+                let words = asking.at;
+                *self.home.borrow_mut() = asking.clone();
+                return Ok(words);
+            }
+            std::thread::sleep(MOVING_PAUSE);
+        }
+    }
+}
+
+/// Fails where this rank has been declared failed.
+#[inline]
+pub(super) fn look_at_oneself(handle: &Handle) -> Result<(), LockError> {
+    match handle.membership.reach.own_end() {
+        Some(_) => Err(waiting::excluded(&handle.membership, handle.name.text())),
+        None => Ok(()),
+    }
+}

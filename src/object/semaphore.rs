@@ -1,0 +1,348 @@
+//! The semaphore: permits, first come first served, returned by death.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::anchor::{self, Anchor};
+use super::error::{LockError, ObjectError};
+use super::exclusive::Exclusive;
+use super::vigil::Vigil;
+use super::{Handle, ObjectKind, not_opened};
+use crate::coord::objects::directory::Nature;
+use crate::coord::objects::permits::{Permits as Part, PermitsAt};
+use crate::coord::objects::sharing::Turn;
+use crate::fabric::Request;
+use crate::job::Job;
+
+/// A named semaphore: so many permits, of which ranks take some for as long as they need them. A rank's death returns its
+/// permits.
+///
+/// First come first served: who wants many waits at the head of the queue until there are enough, and nobody passes it by
+/// who wants few. A rank may acquire more where it has some already; that it does not wait for what it holds itself is its own
+/// care. Its threads acquire one at a time.
+///
+/// ```
+/// use phalanx::Job;
+///
+/// let job = Job::from_env()?;
+/// // No more than 4 ranks write to the file system at a time.
+/// let writers = job.semaphore("writers", 4)?;
+/// let permit = writers.acquire(1)?;
+/// // … write …
+/// drop(permit);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Semaphore {
+    queue: Exclusive,
+    part: RefCell<Part>,
+    anchor: Anchor,
+    /// What this rank has, whichever of its threads and handles.
+    holding: Arc<Mutex<Holding>>,
+    // Dropped after the other parts; it gives the name back.
+    handle: Handle,
+}
+
+/// How long an attempt waits for its turn to look, where nobody waits for permits.
+const TURN_WAIT: Duration = Duration::from_millis(5);
+
+/// A rank's permits of one semaphore. Its lock is held while the word at the home is written.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    held: u64,
+    /// What is being acquired.
+    claimed: u64,
+}
+
+impl Holding {
+    /// What the word at the home is to hold.
+    fn all(&self) -> u64 {
+        self.held + self.claimed
+    }
+
+    fn settle(&mut self) {
+        self.held += std::mem::take(&mut self.claimed);
+    }
+}
+
+impl Job {
+    /// The semaphore of a name, the same for all ranks, with so many permits: all have to name the same number. It exists
+    /// while some rank has a handle of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), and [`ObjectError::OtherParameter`] where it was made with another number of permits.
+    ///
+    /// # Cost
+    ///
+    /// The node's table of names is locked and looked through; the home's too, for the node's first handle; and a round trip
+    /// to the home.
+    pub fn semaphore(&self, name: &str, permits: u64) -> Result<Semaphore, ObjectError> {
+        let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::Semaphore, parameter: permits })?;
+        let membership = &handle.membership;
+        let anchor = Anchor::of(&handle).map_err(|source| not_opened(&handle, source))?;
+        let at = PermitsAt::of(&anchor.words(), membership.topology.ranks());
+        let holding = membership.reach.uses.holding_at(handle.at.key());
+        let part = RefCell::new(Part::new(at, membership.rank, permits));
+        let semaphore = Semaphore { queue: Exclusive::new(&handle), part, anchor, holding, handle };
+        semaphore.recall().map_err(|source| not_opened(&semaphore.handle, source))?;
+        Ok(semaphore)
+    }
+}
+
+impl Semaphore {
+    /// The semaphore's name.
+    pub fn name(&self) -> &str {
+        self.queue.name()
+    }
+
+    /// How many permits there are, taken or not.
+    pub fn permits(&self) -> u64 {
+        self.part.borrow().permits()
+    }
+
+    /// Waits until this rank has `count` permits more.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`] where another
+    /// thread of this rank is acquiring. [`LockError::Excluded`].
+    ///
+    /// # Cost
+    ///
+    /// That of a [`Lock`](super::Lock), acquired and released, and one round trip to the home for each 63 ranks of the job
+    /// (on the home: a look at each rank's word). Where it has to wait: until enough are returned, and two round trips.
+    pub fn acquire(&self, count: u64) -> Result<Permits<'_>, LockError> {
+        self.acquire_within(count, None)
+    }
+
+    /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank waits no more, and nobody for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire); [`LockError::TimedOut`]: others were before this rank; [`LockError::TooFewLeft`]: it
+    /// was first, and not enough were returned.
+    pub fn acquire_timeout(&self, count: u64, timeout: Duration) -> Result<Permits<'_>, LockError> {
+        self.acquire_within(count, Some(timeout))
+    }
+
+    /// Takes permits if enough are left and nobody waits for some.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn try_acquire(&self, count: u64) -> Result<Option<Permits<'_>>, LockError> {
+        self.check(count)?;
+        if self.queue.try_acquire()?.is_none() && !self.awaits_turn()? {
+            return Ok(None);
+        }
+        let claimed = self.claim(count, &mut Vigil::new(&self.handle, Some(Duration::ZERO)));
+        Ok(self.after_claim(claimed)?.then(|| Permits { semaphore: self, count }))
+    }
+
+    /// The ranks of this node that wait for their turn, in their order, without the one that waits for permits to be returned.
+    /// Cost: a look at each rank's claim.
+    pub fn queue(&self) -> Vec<usize> {
+        self.queue.waiting_ranks()
+    }
+
+    /// Others may be about to take permits, or wait for them: whether this rank has come to hold the queue's lock.
+    fn awaits_turn(&self) -> Result<bool, LockError> {
+        // Where the home is lost, who has the queue's lock finds the next one.
+        let waiter = self.anchor.ask(&self.handle, &[Request::Read { at: self.at().waiter }])?;
+        if waiter.is_some_and(|waiter| waiter[0] != 0) {
+            return Ok(false);
+        }
+        match self.queue.acquire(Some(TURN_WAIT)) {
+            Ok(_) => Ok(true),
+            Err(LockError::TimedOut { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn acquire_within(&self, count: u64, limit: Option<Duration>) -> Result<Permits<'_>, LockError> {
+        self.check(count)?;
+        let mut vigil = Vigil::new(&self.handle, limit);
+        self.queue.acquire(limit)?;
+        let claimed = self.claim(count, &mut vigil);
+        match self.after_claim(claimed)? {
+            true => Ok(Permits { semaphore: self, count }),
+            false => Err(self.too_few_left(count, vigil.waited())),
+        }
+    }
+
+    /// Gives the queue's lock up, whatever became of the claim.
+    fn after_claim(&self, claimed: Result<bool, LockError>) -> Result<bool, LockError> {
+        let released = self.queue.release();
+        claimed.and_then(|claimed| released.map(|()| claimed)).inspect_err(|_| self.forget_claim())
+    }
+
+    fn check(&self, wanted: u64) -> Result<(), LockError> {
+        let (rank, permits) = (self.handle.membership.rank, self.permits());
+        match wanted > permits {
+            true => Err(LockError::TooMany { rank, name: self.name().to_owned(), wanted, permits }),
+            false => Ok(()),
+        }
+    }
+
+    fn too_few_left(&self, wanted: u64, waited: Duration) -> LockError {
+        let left = self.permits().saturating_sub(self.part.borrow().others()).saturating_sub(self.holding().held);
+        LockError::TooFewLeft { rank: self.handle.membership.rank, name: self.name().to_owned(), waited, wanted, left }
+    }
+
+    /// This rank has the queue's lock. Whether it has come to have as many permits more.
+    fn claim(&self, count: u64, vigil: &mut Vigil<'_>) -> Result<bool, LockError> {
+        let is_patient = vigil.left() != Some(Duration::ZERO);
+        if self.claim_at_once(count) {
+            return anchor::look_at_oneself(&self.handle).map(|()| true);
+        }
+        let mut turn = self.step(vigil, |part, holding| {
+            holding.claimed = count;
+            part.claim(holding.all(), is_patient)
+        })?;
+        while turn == Turn::Wait {
+            let awaited = self.part.borrow().holders().to_vec();
+            turn = match is_patient && vigil.pause(&awaited) {
+                true => self.step(vigil, |part, _| part.look())?,
+                false => self.step(vigil, |part, holding| {
+                    holding.claimed = 0;
+                    part.withdraw(holding.all())
+                })?,
+            };
+        }
+        Ok(turn == Turn::In)
+    }
+
+    fn claim_at_once(&self, count: u64) -> bool {
+        if !self.anchor.is_here() {
+            return false;
+        }
+        let (mut holding, reach) = (self.holding(), &self.handle.membership.reach);
+        let has_ended = |rank| reach.has_ended(rank);
+        let own = holding.all() + count;
+        self.anchor.note_stake(&self.handle, own);
+        let is_enough = self.part.borrow_mut().claim_here(self.handle.segment(), own, has_ended);
+        if is_enough {
+            holding.held += count;
+        }
+        is_enough
+    }
+
+    /// Does what the machine wants, until it waits or has ended. While its words are written no other thread writes them.
+    fn step(
+        &self,
+        vigil: &mut Vigil<'_>,
+        begin: impl FnOnce(&mut Part, &mut Holding) -> Turn,
+    ) -> Result<Turn, LockError> {
+        let (mut holding, reach) = (self.holding(), &self.handle.membership.reach);
+        let mut turn = begin(&mut self.part.borrow_mut(), &mut holding);
+        self.anchor.note_stake(&self.handle, holding.all());
+        while let Turn::Ask(requests) = turn {
+            vigil.note();
+            let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
+            turn = match self.anchor.ask(&self.handle, &requests)? {
+                Some(answers) => self.part.borrow_mut().answered(&answers, holding.all(), has_ended, poke),
+                None => {
+                    self.anchor.await_next(&self.handle)?;
+                    self.part.borrow_mut().restart(self.at(), holding.all())
+                }
+            };
+        }
+        if turn == Turn::In {
+            holding.settle();
+        }
+        Ok(turn)
+    }
+
+    /// Returns permits.
+    fn give_back(&self, count: u64) -> Result<(), LockError> {
+        if self.anchor.is_here() {
+            let mut holding = self.holding();
+            holding.held -= count;
+            self.anchor.note_stake(&self.handle, holding.all());
+            let waiter = self.part.borrow().return_here(self.handle.segment(), holding.all());
+            waiter.into_iter().for_each(|waiter| self.handle.membership.reach.poke(waiter));
+            return anchor::look_at_oneself(&self.handle);
+        }
+        let returned = self.step(&mut Vigil::new(&self.handle, None), |part, holding| {
+            holding.held -= count;
+            part.give_back(holding.all())
+        });
+        returned.map(drop)
+    }
+
+    /// What the home says this rank has: guards may have been forgotten together with an earlier handle.
+    fn recall(&self) -> Result<(), LockError> {
+        let mut holding = self.holding();
+        loop {
+            let own = self.at().held.plus(self.handle.membership.rank);
+            if let Some(found) = self.anchor.ask(&self.handle, &[Request::Read { at: own }])? {
+                holding.held = found[0].saturating_sub(holding.claimed);
+                return Ok(());
+            }
+            self.anchor.await_next(&self.handle)?;
+            let part = self.new_part();
+            *self.part.borrow_mut() = part;
+        }
+    }
+
+    /// Where the words are.
+    fn at(&self) -> PermitsAt {
+        PermitsAt::of(&self.anchor.words(), self.handle.membership.topology.ranks())
+    }
+
+    fn new_part(&self) -> Part {
+        Part::new(self.at(), self.handle.membership.rank, self.permits())
+    }
+
+    /// This rank was declared failed.
+    #[cold]
+    fn forget_claim(&self) {
+        self.holding().claimed = 0;
+        let part = self.new_part();
+        *self.part.borrow_mut() = part;
+    }
+
+    fn holding(&self) -> MutexGuard<'_, Holding> {
+        // No code panics while it holds it.
+        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Permits of a semaphore, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the permits are returned when this is dropped"]
+pub struct Permits<'semaphore> {
+    semaphore: &'semaphore Semaphore,
+    count: u64,
+}
+
+impl Permits<'_> {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns them, and tells whether this rank has had them to the end.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had them since.
+    ///
+    /// # Cost
+    ///
+    /// On the home one locked exchange and a load, from another node a round trip.
+    pub fn release(self) -> Result<(), LockError> {
+        let (semaphore, count) = (self.semaphore, self.count);
+        std::mem::forget(self);
+        semaphore.give_back(count)
+    }
+}
+
+impl Drop for Permits<'_> {
+    fn drop(&mut self) {
+        // The error says that there is nothing to return; `release` returns it.
+        let _ = self.semaphore.give_back(self.count);
+    }
+}
