@@ -84,4 +84,4 @@ pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 #[cfg(not(model))]
 pub use job::{FabricChoice, Job, JobOptions};
 #[cfg(not(model))]
-pub use object::{Counter, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Token};
+pub use object::{Counter, CounterError, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Token};

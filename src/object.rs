@@ -28,7 +28,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::catalogue::{Opened, Refused};
-pub use self::counter::Counter;
+pub use self::counter::{Counter, CounterError};
 pub use self::error::{LockError, ObjectError};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;

@@ -237,8 +237,7 @@ fn whoever_is_killed_in_the_middle_holds_nobody_up() {
         let job = join();
         let name = std::env::var("LOCK_NAME").expect("the test has set it");
         let marks = Marks::of_this_rank();
-        let mut log =
-            fs::OpenOptions::new().append(true).create(true).open(marks.0.join("log")).expect("a file");
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(marks.0.join("log")).expect("a file");
         let mut lock = job.lock(&name).expect("a lock");
         job.world().barrier().expect("all are there");
         answer("ready");

@@ -2,6 +2,7 @@
 //!
 //! A part of the membership, so that the steward's thread ([`super::steward`]) can have it, too.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, execute};
-use crate::sync::{Ordering, full_fence};
+use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// A rank's way to everything that named objects are made of.
 #[derive(Clone, Debug)]
@@ -39,6 +40,10 @@ pub(crate) struct Uses {
     turns: Mutex<HashMap<WordAt, Weak<Turn>>>,
     /// Held by the thread of this rank that uses its node's table of objects.
     table: Mutex<()>,
+    /// What its handles of an object share besides, likewise.
+    shared: Mutex<HashMap<WordAt, Weak<dyn Any + Send + Sync>>>,
+    /// Numbers that it has given to what it does at homes.
+    numbers: AtomicU64,
 }
 
 impl Uses {
@@ -52,6 +57,25 @@ impl Uses {
         let turn = Arc::default();
         turns.insert(key, Arc::downgrade(&turn));
         turn
+    }
+
+    /// What this rank's handles share of the object whose key stands at a place: one for all of them.
+    pub fn shared_at<T: Any + Send + Sync + Default>(&self, key: WordAt) -> Arc<T> {
+        let mut shared = lock(&self.shared);
+        let known = shared.get(&key).and_then(Weak::upgrade).and_then(|known| known.downcast::<T>().ok());
+        if let Some(known) = known {
+            return known;
+        }
+        shared.retain(|_, known| known.strong_count() > 0);
+        let new: Arc<T> = Arc::default();
+        let weak: Weak<T> = Arc::downgrade(&new);
+        shared.insert(key, weak);
+        new
+    }
+
+    /// A number that this rank has not had before.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Taken by the thread of this rank that is to use the table.

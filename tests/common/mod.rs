@@ -7,6 +7,8 @@ pub mod children;
 #[cfg(not(model))]
 pub mod conduct;
 #[cfg(not(model))]
+pub mod cutting;
+#[cfg(not(model))]
 pub mod dissemination;
 #[cfg(not(model))]
 pub mod nodes;

@@ -9,7 +9,9 @@
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
+//! | [`block`] | a counter's numbers that a node has taken at once |
 
+pub mod block;
 pub mod directory;
 pub mod home;
 pub mod layout;
