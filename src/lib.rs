@@ -84,4 +84,7 @@ pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 #[cfg(not(model))]
 pub use job::{FabricChoice, Job, JobOptions};
 #[cfg(not(model))]
-pub use object::{Counter, CounterError, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Token};
+pub use object::{
+    Counter, CounterError, Fenced, FencedError, FencedWord, Lock, LockError, LockGuard, LockRequest, ObjectError,
+    ObjectKind, Token,
+};

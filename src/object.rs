@@ -11,6 +11,7 @@
 //! | `steward.rs` | gives back what the dead have left at homes |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
+//! | `fenced.rs` | words that are written under a token |
 //! | `error.rs` | what can go wrong |
 
 mod catalogue;
@@ -18,6 +19,7 @@ mod climb;
 mod counter;
 mod error;
 mod exclusive;
+mod fenced;
 mod lock;
 mod reach;
 mod site;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use self::catalogue::{Opened, Refused};
 pub use self::counter::{Counter, CounterError};
 pub use self::error::{LockError, ObjectError};
+pub use self::fenced::{Fenced, FencedError, FencedWord};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
 use self::site::Site;

@@ -10,23 +10,18 @@ use std::time::Duration;
 
 use common::children::{answer, await_line, role};
 use common::cutting::cut_until;
+use common::homes::{at_home, meet};
 use common::nodes::Across;
-use common::ranks::{LIMIT, on_ranks};
+use common::ranks::on_ranks;
 use phalanx::{Counter, CounterError, Job, JobOptions};
 
 fn join() -> Job {
     Job::from_env().expect("a job across nodes")
 }
 
-fn meet(job: &Job) {
-    job.world().barrier().expect("all are there");
-}
-
 /// A counter that is at home on a node.
 fn counter_at(job: &Job, home: usize, what: &str) -> Counter {
-    let counters = (0..64).map(|index| job.counter(&format!("{what} {index}")).expect("room"));
-    let is_there = |counter: &Counter| format!("{counter:?}").contains(&format!("home: {home}"));
-    counters.into_iter().find(is_there).expect("one of so many names")
+    at_home(home, what, |name| job.counter(name).expect("room"))
 }
 
 fn numbers_of(answers: &[Vec<String>]) -> Vec<u64> {
@@ -213,9 +208,9 @@ fn nothing_is_lost_or_doubled_where_connections_break() {
         });
         answer(said(done.iter().copied()));
         answer(format!("{} {without_answer} {uncertain} {cut}", done.len()));
-        job.world().barrier_timeout(LIMIT).expect("nobody has failed");
+        meet(&job);
         answer(counter.load().expect("in reach"));
-        job.world().barrier_timeout(LIMIT).expect("nobody has failed");
+        meet(&job);
         return;
     }
     let answers = Across::of_counts(&[1, 2]).run(TEST, &[]);

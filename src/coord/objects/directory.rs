@@ -26,10 +26,12 @@ pub enum ObjectKind {
     Lock = 1,
     /// A counter.
     Counter = 2,
+    /// A word that is written under a token.
+    Fenced = 3,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 2] = [Self::Lock, Self::Counter];
+    const ALL: [Self; 3] = [Self::Lock, Self::Counter, Self::Fenced];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -41,6 +43,7 @@ impl ObjectKind {
         match self {
             Self::Lock => "lock",
             Self::Counter => "counter",
+            Self::Fenced => "fenced word",
         }
     }
 }

@@ -9,10 +9,12 @@
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
+//! | [`fenced`] | words that are written under a token |
 //! | [`block`] | a counter's numbers that a node has taken at once |
 
 pub mod block;
 pub mod directory;
+pub mod fenced;
 pub mod home;
 pub mod layout;
 pub mod name;
