@@ -28,10 +28,12 @@ pub enum ObjectKind {
     Counter = 2,
     /// A word that is written under a token.
     Fenced = 3,
+    /// A lock with a time to live.
+    Lease = 4,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 3] = [Self::Lock, Self::Counter, Self::Fenced];
+    const ALL: [Self; 4] = [Self::Lock, Self::Counter, Self::Fenced, Self::Lease];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -44,6 +46,7 @@ impl ObjectKind {
             Self::Lock => "lock",
             Self::Counter => "counter",
             Self::Fenced => "fenced word",
+            Self::Lease => "lease",
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
+//! | [`lease`] | a lock with a time to live |
 //! | [`fenced`] | words that are written under a token |
 //! | [`block`] | a counter's numbers that a node has taken at once |
 
@@ -17,6 +18,7 @@ pub mod directory;
 pub mod fenced;
 pub mod home;
 pub mod layout;
+pub mod lease;
 pub mod name;
 pub mod queue;
 pub mod tenure;

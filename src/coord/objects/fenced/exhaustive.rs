@@ -90,7 +90,8 @@ impl World {
         let (last_token, last_value) = *self.current.last().expect("there is always one");
         assert!(last_token <= token, "token {token} after {last_token}");
         // Only where another write of the same token has come between is it made again.
-        assert!(self.ranks[index].effect.is_none_or(|_| last_token == token), "a write has taken effect twice");
+        let is_again = |effect: usize| effect + 1 < self.current.len() && last_token == token;
+        assert!(self.ranks[index].effect.is_none_or(is_again), "a write has taken effect twice");
         self.ranks[index].effect = Some(self.current.len());
         self.current.push((token, value.unwrap_or(last_value)));
     }
