@@ -85,6 +85,6 @@ pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 pub use job::{FabricChoice, Job, JobOptions};
 #[cfg(not(model))]
 pub use object::{
-    Counter, CounterError, Fenced, FencedError, FencedWord, Lock, LockError, LockGuard, LockRequest, ObjectError,
-    ObjectKind, Token,
+    Counter, CounterError, Fenced, FencedError, FencedWord, Lease, LeaseError, LeaseGuard, Lock, LockError, LockGuard,
+    LockRequest, ObjectError, ObjectKind, Token,
 };

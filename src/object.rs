@@ -12,6 +12,7 @@
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
 //! | `fenced.rs` | words that are written under a token |
+//! | `lease.rs` | a lock with a time to live |
 //! | `error.rs` | what can go wrong |
 
 mod catalogue;
@@ -20,6 +21,7 @@ mod counter;
 mod error;
 mod exclusive;
 mod fenced;
+mod lease;
 mod lock;
 mod reach;
 mod site;
@@ -33,6 +35,7 @@ use self::catalogue::{Opened, Refused};
 pub use self::counter::{Counter, CounterError};
 pub use self::error::{LockError, ObjectError};
 pub use self::fenced::{Fenced, FencedError, FencedWord};
+pub use self::lease::{Lease, LeaseError, LeaseGuard};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
 use self::site::Site;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::children::{Launch, answer, await_line, role};
 use common::cutting::cut_until;
-use common::homes::{at_home, meet};
+use common::homes::{UNDISTURBED, at_home, meet};
 use common::nodes::Across;
 use common::ranks::{LIMIT, on_ranks};
 use phalanx::{Fenced, FencedError, Job, JobOptions, ObjectError, ObjectKind, Token};
@@ -108,7 +108,7 @@ fn nodes_read_whole_pairs_whose_tokens_grow_also_where_connections_break() {
         meet(&job);
         return answer("done");
     }
-    for variables in [&[][..], &[("FENCED_CUTS", "1")]] {
+    for variables in [&[][..], &[("FENCED_CUTS", "1"), UNDISTURBED]] {
         for answers in Across::of_counts(&[2, 2]).run(TEST, variables) {
             assert_eq!(answers, ["done"]);
         }

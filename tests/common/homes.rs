@@ -7,6 +7,9 @@ use phalanx::{BarrierError, Job};
 
 use super::ranks::LIMIT;
 
+/// For a job whose connections are cut so often that nothing may be heard of a node for a while.
+pub const UNDISTURBED: (&str, &str) = ("PHALANX_FAILURE_TIMEOUT_MS", "10000");
+
 /// An object that is at home on a node: the first of some names that is, the same for all ranks.
 pub fn at_home<T: Debug>(home: usize, what: &str, open: impl Fn(&str) -> T) -> T {
     let is_there = |object: &T| format!("{object:?}").contains(&format!("home: {home} }}"));

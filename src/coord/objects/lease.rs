@@ -194,6 +194,8 @@ pub struct Lessee {
     watch: Option<(u64, u64)>,
     /// A rank that was named, and should be told.
     named: Option<usize>,
+    /// The hold as it was when nobody had it, by what this rank did last.
+    freed: HoldWord,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -271,7 +273,19 @@ impl Lessee {
         let state = State::Idle;
         let (order, watch, named) = (None, None, None);
         let (has_claim, is_registered) = (false, false);
-        Self { at, me, ttl_ns, goal: Goal::Nothing, state, order, has_claim, is_registered, watch, named }
+        Self {
+            at,
+            me,
+            ttl_ns,
+            goal: Goal::Nothing,
+            state,
+            order,
+            has_claim,
+            is_registered,
+            watch,
+            named,
+            freed: HoldWord(0),
+        }
     }
 
     /// Begins to acquire the lease, as fast as may be if it is still what it was when it was seen last.
@@ -343,6 +357,11 @@ impl Lessee {
         self.named.take()
     }
 
+    /// What the hold may still be, after it was released: the next one begins with it.
+    pub fn freed(&self) -> HoldWord {
+        self.freed
+    }
+
     /// From when on the holder that is waited for can be followed, if it does not renew.
     pub fn follows_at(&self) -> Option<u64> {
         self.watch.map(|(_, since)| since.saturating_add(self.ttl_ns + self.ttl_ns.div_ceil(DRIFT)))
@@ -384,7 +403,10 @@ impl Lessee {
                 self.renew_from(Hold { word, ..hold }, now)
             }
             State::Renewing { .. } | State::RenewingAgain { .. } => self.end(Outcome::Lost(word.holder())),
-            State::Freeing { seen } if word == seen => self.end(Outcome::Free(None)),
+            State::Freeing { seen } if word == seen => {
+                self.freed = seen.freed();
+                self.end(Outcome::Free(None))
+            }
             State::HandingOver { seen, first } if word == seen => {
                 self.named = Some(first);
                 self.end(Outcome::Free(None))
