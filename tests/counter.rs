@@ -195,7 +195,7 @@ fn nothing_is_lost_or_doubled_where_connections_break() {
         // Odd pauses, so that ends break apart from each other.
         let pause = Duration::from_micros([3100, 1700, 2300][job.rank()]);
         let (done, without_answer, uncertain, cut) = std::thread::scope(|scope| {
-            let cutter = scope.spawn(|| cut_until(&is_over, pause));
+            let cutter = scope.spawn(|| cut_until(&is_over, pause, 150));
             let (mut done, mut without_answer, mut uncertain) = (Vec::new(), 0_u64, 0_u64);
             for _ in 0..EACH {
                 match counter.fetch_add(1) {

@@ -100,7 +100,7 @@ fn nodes_read_whole_pairs_whose_tokens_grow_also_where_connections_break() {
         meet(&job);
         let is_over = AtomicBool::new(std::env::var("FENCED_CUTS").is_err());
         std::thread::scope(|scope| {
-            let cutter = scope.spawn(|| cut_until(&is_over, Duration::from_micros(2700)));
+            let cutter = scope.spawn(|| cut_until(&is_over, Duration::from_micros(2700), 60));
             words.iter().for_each(|word| write_and_read(&job, word, 150));
             is_over.store(true, Ordering::Relaxed);
             println!("{role} {}: {} connections cut", job.rank(), cutter.join().expect("no panic"));

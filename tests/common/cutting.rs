@@ -29,10 +29,14 @@ pub fn cut_connections() -> usize {
     cut.count()
 }
 
-/// Cuts all connections again and again until `is_over`; how many.
-pub fn cut_until(is_over: &AtomicBool, pause: Duration) -> usize {
+/// Cuts all connections again and again until `is_over`, at most so often: where each attempt to connect is cut off nobody
+/// gets through. How many there were.
+pub fn cut_until(is_over: &AtomicBool, pause: Duration, most: usize) -> usize {
     let mut cut = 0;
-    while !is_over.load(Ordering::Relaxed) {
+    for _ in 0..most {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
         cut += cut_connections();
         std::thread::sleep(pause);
     }
