@@ -7,8 +7,9 @@
 //! | `waiting.rs` | the wait for a lock of this node |
 //! | `exclusive.rs` | both together: the lock that every kind of object uses that needs one |
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
+//! | `homes.rs` | where an object is at home, and whether that node has all it must have |
 //! | `catalogue.rs` | how an object is found on this node, and at its home |
-//! | `steward.rs` | gives back what the dead have left at homes |
+//! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
 //! | `fenced.rs` | words that are written under a token |
@@ -21,6 +22,7 @@ mod counter;
 mod error;
 mod exclusive;
 mod fenced;
+mod homes;
 mod lease;
 mod lock;
 mod reach;
@@ -30,6 +32,7 @@ mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::catalogue::{Opened, Refused};
 pub use self::counter::{Counter, CounterError};
@@ -46,9 +49,12 @@ use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};
 use crate::fabric::shm::Segment;
-use crate::job::Membership;
+use crate::job::{Job, Membership};
 
 pub use crate::coord::objects::directory::ObjectKind;
+
+/// Between two looks whether an object has moved from a home that is lost.
+const MOVING_PAUSE: Duration = Duration::from_micros(200);
 
 /// A rank's handle of an object: its place among those of its node, and at its home.
 pub(crate) struct Handle {
@@ -66,18 +72,36 @@ impl fmt::Debug for Handle {
     }
 }
 
+impl Job {
+    /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any more.
+    /// Its ranks reach it without a round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectError::Name`].
+    pub fn home_of(&self, name: &str) -> Result<usize, ObjectError> {
+        let reach = &self.membership().reach;
+        let name = named(reach.rank, "object", name)?;
+        Ok(name.home(reach.live_nodes()).expect("this node lives"))
+    }
+}
+
+fn named(rank: usize, kind: &'static str, text: &str) -> Result<Name, ObjectError> {
+    Name::new(text).map_err(|fault| {
+        let why = match fault {
+            NameFault::Empty => "it is empty",
+            NameFault::TooLong => "it is too long",
+            NameFault::NotPrintable => "it has control characters",
+        };
+        ObjectError::Name { rank, kind, text: text.to_owned(), why }
+    })
+}
+
 impl Handle {
     /// Opens the object of a name, or makes it.
     pub fn open(membership: &Arc<Membership>, text: &str, nature: Nature) -> Result<Self, ObjectError> {
         let rank = membership.rank;
-        let name = Name::new(text).map_err(|fault| {
-            let why = match fault {
-                NameFault::Empty => "it is empty",
-                NameFault::TooLong => "it is too long",
-                NameFault::NotPrintable => "it has control characters",
-            };
-            ObjectError::Name { rank, kind: nature.kind, text: text.to_owned(), why }
-        })?;
+        let name = named(rank, nature.kind.name(), text)?;
         let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source };
         loop {
             let opened =
@@ -92,8 +116,10 @@ impl Handle {
                     fault: DirectoryFault::Overtaken | DirectoryFault::Away(SiteFault::Broken { .. }),
                     ..
                 }) => {}
-                // Where the home was lost meanwhile there is another one.
-                Err(Refused { fault: DirectoryFault::Away(SiteFault::Lost { .. }), .. }) => {}
+                // The node's steward moves the object to another one.
+                Err(Refused { fault: DirectoryFault::Away(SiteFault::Lost { .. }), .. }) => {
+                    std::thread::sleep(MOVING_PAUSE);
+                }
                 Err(refused) => return Err(error_of(membership, &name, nature, refused)),
             }
         }

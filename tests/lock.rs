@@ -128,7 +128,7 @@ fn whoever_is_out_of_time_learns_who_holds_it_and_leaves_no_hole() {
 #[test]
 fn names_have_their_errors() {
     on_ranks(1, &JobOptions::new().objects(2), |job| {
-        assert!(matches!(job.lock(""), Err(ObjectError::Name { kind: ObjectKind::Lock, .. })));
+        assert!(matches!(job.lock(""), Err(ObjectError::Name { kind: "lock", .. })));
         assert!(job.lock(&"x".repeat(97)).expect_err("too long").to_string().contains("1 to 96 bytes"));
         let _lock = job.lock("a").expect("room");
         let other = job.counter("a").expect_err("it is a lock");

@@ -27,6 +27,7 @@ fn any_card(random: &mut Seeded) -> RankCard {
     RankCard {
         layout_hash: number(random),
         groups: number(random),
+        objects: number(random),
         node_key: [byte(random); NODE_KEY_BYTES],
         socket: "phalanx-".repeat(random.below(4)),
         addresses: (0..=random.below(MOST_ADDRESSES)).map(|_| address(random)).collect(),

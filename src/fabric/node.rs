@@ -313,8 +313,20 @@ impl NodeLayout {
         self.heartbeat(2 * self.nodes + node)
     }
 
+    /// Word `index` of what a node has said here of lost nodes, one bit for each: what its ranks had of objects that were
+    /// at home there has been moved. Written by that node only.
+    pub const fn moved(&self, node: usize, index: usize) -> WordAt {
+        self.heartbeat(3 * self.nodes + node * self.moved_words() + index)
+    }
+
+    /// Words of such a set of nodes.
+    pub const fn moved_words(&self) -> usize {
+        self.nodes.div_ceil(64)
+    }
+
     const fn bitmap_start(&self) -> WordAt {
-        let words = (self.epochs() * EPOCH_WORDS + 3 * self.nodes).div_ceil(LINE_WORDS) * LINE_WORDS;
+        let of_nodes = (3 + self.moved_words()) * self.nodes;
+        let words = (self.epochs() * EPOCH_WORDS + of_nodes).div_ceil(LINE_WORDS) * LINE_WORDS;
         self.entry(self.ranks).plus(words)
     }
 
@@ -418,6 +430,7 @@ pub const LAYOUT_HASH: u64 = hash(
         NodeLayout::new(3, 1000).holds(1).0 as u64,
         NodeLayout::new(3, 1000).with_objects(5, [32, 64]).object(ObjectTable::Home, 1).0 as u64,
         NodeLayout::new(3, 1000).poked(1).0 as u64,
+        NodeLayout::new(3, 1000).moved(0, 0).0 as u64,
         header::OBJECTS.0 as u64,
     ],
 );
@@ -441,7 +454,7 @@ mod tests {
                 let last = layout.epochs() as u64;
                 assert!(layout.epoch(last).decided() < layout.heartbeat(0));
                 assert!(layout.heartbeat(2) < layout.doubt(0) && layout.doubt(2) < layout.missed(0));
-                assert!(layout.missed(2) < layout.bitmap(0));
+                assert!(layout.missed(2) < layout.moved(0, 0) && layout.moved(2, 0) < layout.bitmap(0));
                 assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.holds(0));
                 assert!(layout.holds(layout.arena_units() - 1) < layout.unit(0));
                 assert_eq!(layout.unit_at(layout.unit(layout.arena_units() - 1)), layout.arena_units() - 1);

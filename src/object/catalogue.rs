@@ -8,13 +8,13 @@
 use super::climb::Climb;
 use super::reach::Reach;
 use super::site::Site;
-use crate::coord::objects::directory::{Directory, DirectoryFault, Nature};
+use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::TenureAt;
-use crate::fabric::Memory;
 use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
+use crate::fabric::{Memory, Request};
 use crate::job::is_dead;
 use crate::sync::Ordering;
 
@@ -48,18 +48,24 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
         home_of_one(reach, &at, &at_home);
         return Ok(Opened { at, home: 0, at_home });
     }
-    let (home, at_home) = match known_home(reach, &at) {
-        Some(known) => known,
-        None => match open_at_home(reach, name, nature) {
-            Ok(found) => found,
-            Err(refused) => {
-                let _ = here.close(&at);
-                return Err(refused);
-            }
-        },
+    let found = match noted_home(reach, &at) {
+        // Its steward moves it; see `super::steward`.
+        Some((home, _)) if reach.has_lost(home) => Err(Refused { fault: SiteFault::Lost { home }.into(), node: home }),
+        Some(known) => Ok(known),
+        None => open_at_home(reach, name, nature).and_then(|(home, at_home)| {
+            let fault = |fault: SiteFault| Refused { fault: fault.into(), node: home };
+            note_numbers(reach, &at, home, &at_home).map_err(fault)?;
+            note_home(reach, &at, home, &at_home);
+            Ok((home, at_home))
+        }),
     };
-    note_home(reach, &at, home, &at_home);
-    Ok(Opened { at, home, at_home })
+    match found {
+        Ok((home, at_home)) => Ok(Opened { at, home, at_home }),
+        Err(refused) => {
+            let _ = here.close(&at);
+            Err(refused)
+        }
+    }
 }
 
 /// Gives a handle back. The caller has this node's table.
@@ -69,7 +75,9 @@ pub(super) fn close(reach: &Reach, at: &ObjectAt) -> Result<(), DirectoryFault> 
         && !here.has_other_handles(at)?
         && let Some((home, at_home)) = known_home(reach, at)
     {
-        // A home that is lost has nothing to give back.
+        // What a rank that has ended has left there is given back before the handle.
+        super::steward::settle(reach, at);
+        // A home that is lost meanwhile has nothing to give back.
         let site = Site { reach: reach.clone(), home };
         let _ = with_home(&site, |directory| directory.close(&at_home).map(drop));
     }
@@ -91,7 +99,8 @@ pub(super) fn noted_home(reach: &Reach, at: &ObjectAt) -> Option<(usize, ObjectA
     Some((home, ObjectAt::of(&reach.layouts[home], ObjectTable::Home, index)))
 }
 
-fn note_home(reach: &Reach, at: &ObjectAt, home: usize, at_home: &ObjectAt) {
+/// Notes where an object of this node is at home from now on.
+pub(super) fn note_home(reach: &Reach, at: &ObjectAt, home: usize, at_home: &ObjectAt) {
     let word = (home as u64 + 1) << HOME_NODE_AT | at_home.index() as u64;
     // Release pairs with `load`: whoever finds the home finds the object there.
     reach.segment.word(TenureAt(*at).home()).store(word, Ordering::Release);
@@ -105,7 +114,7 @@ fn home_of_one(reach: &Reach, at: &ObjectAt, at_home: &ObjectAt) {
     }
 }
 
-fn open_at_home(reach: &Reach, name: &Name, nature: Nature) -> Result<(usize, ObjectAt), Refused> {
+pub(super) fn open_at_home(reach: &Reach, name: &Name, nature: Nature) -> Result<(usize, ObjectAt), Refused> {
     let home = name.home(reach.live_nodes()).expect("this node");
     let site = Site { reach: reach.clone(), home };
     let at_home =
@@ -113,7 +122,17 @@ fn open_at_home(reach: &Reach, name: &Name, nature: Nature) -> Result<(usize, Ob
     Ok((home, at_home))
 }
 
-fn here(reach: &Reach) -> Directory<&Segment, impl Fn(usize) -> bool> {
+/// Notes the numbers of a lock that this node has opened at its home: greater than all that were granted before.
+fn note_numbers(reach: &Reach, at: &ObjectAt, home: usize, at_home: &ObjectAt) -> Result<(), SiteFault> {
+    let site = Site { reach: reach.clone(), home };
+    let numbers = site.ask(&[Request::Read { at: at_home.home().numbers }])?;
+    // Relaxed: published by the home's word.
+    reach.segment.word(TenureAt(*at).number()).store(numbers[0], Ordering::Relaxed);
+    Ok(())
+}
+
+/// This node's directory.
+pub(super) fn here(reach: &Reach) -> Directory<&Segment, impl Fn(usize) -> bool> {
     let segment = &*reach.segment;
     Directory::new(segment, segment.layout(), ObjectTable::Here, reach.local(), |local| is_dead(segment, local))
 }

@@ -10,11 +10,15 @@
 //! | held | takes the next token |
 //! | waiting | waits on |
 //! | under way, by one that has ended | once nothing of that one can arrive any more: takes back what it has left |
+//!
+//! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever is
+//! on its way begins anew there, once all nodes have done so ([`super::homes`]).
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::catalogue;
+use super::homes::{Completion, Home};
 use super::reach::Reach;
 use super::site::{Asked, Site};
 use crate::coord::objects::directory::SiteFault;
@@ -37,9 +41,10 @@ const _: () = assert!(MOST_PASSED < TOKENS - 1);
 /// A lock between nodes, as a rank has it that can have its node's.
 #[derive(Clone, Debug)]
 pub(super) struct Climb {
-    pub site: Site,
+    reach: Reach,
     at: TenureAt,
-    at_home: ObjectAt,
+    /// The home, of a lock that does not move with it.
+    fixed: Option<Home>,
 }
 
 /// What has been begun.
@@ -56,8 +61,10 @@ enum Goal {
 /// How far it is.
 #[derive(Debug)]
 enum Stage {
-    /// Nothing has been done.
+    /// Nothing has been done, or all has come to nothing.
     Beginning,
+    /// Until the object is at home at a node that lives, and that knows what survivors have and want.
+    Moving(Completion),
     /// Until nothing of a rank of this node that has ended can arrive at the home any more.
     Outliving { local: usize, asked: Option<Asked> },
     /// Waiting for answers.
@@ -74,12 +81,17 @@ pub(super) struct Ascent {
     goal: Goal,
     stamp: u32,
     stage: Stage,
+    home: Home,
     /// Whether the goal itself is being pursued, and not what others have left cleared away.
     is_underway: bool,
+    /// Whether the home was asked for anything that it may have, or have not.
+    has_asked: bool,
     machine: HomeLock,
     word: TenureWord,
     /// When the home was looked at last, or is to be looked at as if it had been then.
     looked: Option<Instant>,
+    /// Whether what was asked for is a look at the word there.
+    is_looking: bool,
     alarm: u64,
 }
 
@@ -95,23 +107,26 @@ pub(super) enum Summit {
 type Reached = Result<Summit, SiteFault>;
 
 impl Climb {
-    pub fn new(site: Site, at: ObjectAt, at_home: ObjectAt) -> Self {
-        Self { site, at: TenureAt(at), at_home }
+    /// The lock of an object of this node, wherever that is at home.
+    pub fn new(reach: &Reach, at: ObjectAt) -> Self {
+        Self { reach: reach.clone(), at: TenureAt(at), fixed: None }
     }
 
     /// The lock of a home's table of objects, among nodes.
     pub fn of_table(site: &Site) -> Self {
         let at = ObjectAt::of(&site.reach.segment.layout(), ObjectTable::Here, 0);
         let at_home = ObjectAt::of(&site.reach.layouts[site.home], ObjectTable::Home, 0);
-        Self::new(site.clone(), at, at_home)
-    }
-
-    fn reach(&self) -> &Reach {
-        &self.site.reach
+        let fixed = Some(Home { site: site.clone(), at: at_home });
+        Self { reach: site.reach.clone(), at: TenureAt(at), fixed }
     }
 
     fn memory(&self) -> &impl Memory {
-        &*self.site.reach.segment
+        &*self.reach.segment
+    }
+
+    /// Where the lock is at home now, lost or not.
+    fn home(&self) -> Home {
+        self.fixed.clone().unwrap_or_else(|| Home::of(&self.reach, &self.at.0))
     }
 
     /// Begins to acquire the lock. This rank has its node's, by a grant of which `stamp` tells it from others.
@@ -126,17 +141,26 @@ impl Climb {
 
     #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     fn begin_with(&self, goal: Goal, stamp: u64) -> Ascent {
-        let reach = self.reach();
+        // Before the home is read: where that changes, this word is changed after it.
+        let word = self.at.load(self.memory());
+        let home = self.home();
         Ascent {
             goal,
             stamp: stamp as u32,
             stage: Stage::Beginning,
             is_underway: false,
-            machine: HomeLock::new(self.at_home.home(), reach.here(), self.at.0.index()),
-            word: self.at.load(self.memory()),
+            has_asked: false,
+            machine: self.machine_at(&home),
+            home,
+            word,
             looked: None,
-            alarm: reach.alarm(),
+            is_looking: false,
+            alarm: self.reach.alarm(),
         }
+    }
+
+    fn machine_at(&self, home: &Home) -> HomeLock {
+        HomeLock::new(home.at.home(), self.reach.here(), self.at.0.index())
     }
 
     /// Whether the node holds the lock at its home, or has anything else to do with it.
@@ -147,75 +171,106 @@ impl Climb {
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
     pub fn may_pass_on(&self) -> bool {
         matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_PASSED)
-            && !self.is_home_lost()
     }
 
     /// Which node holds the lock, as far as that can be learnt now.
     pub fn holder(&self) -> Option<usize> {
-        let word = self.site.ask(&[Request::Read { at: self.at_home.home().hold }]).ok()?;
+        let home = self.home();
+        let word = home.site.ask(&[Request::Read { at: home.at.home().hold }]).ok()?;
         GlobalWord(word[0]).holder()
     }
 
-    fn is_home_lost(&self) -> bool {
-        self.reach().has_lost(self.site.home)
-    }
-
-    /// Goes on. Never blocks. Where this fails the node's hold is lost, with its home, or this rank's part in it.
+    /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not move
+    /// is lost.
     pub fn poll(&self, ascent: &mut Ascent) -> Poll<Reached> {
-        if matches!(ascent.stage, Stage::Beginning)
-            && let Some(reached) = self.set_out(ascent)?
-        {
-            return Poll::Ready(Ok(reached));
-        }
         loop {
-            let turn = match self.step(ascent) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(turn)) => turn,
-                // What was asked for may have come about or not; what was on its way is dropped with the connection.
-                Poll::Ready(Err(SiteFault::Broken { .. })) => self.recover(ascent),
-                Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+            let went = match ascent.stage {
+                Stage::Beginning => self.set_out(ascent),
+                _ => match self.step(ascent) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(Some(turn))) => self.follow(ascent, turn),
+                    Poll::Ready(Ok(None)) => Ok(None),
+                    Poll::Ready(Err(fault)) => Err(fault),
+                },
             };
-            if let Some(reached) = self.follow(ascent, turn)? {
-                return Poll::Ready(Ok(reached));
+            match went {
+                Ok(None) => {}
+                Ok(Some(reached)) => return Poll::Ready(Ok(reached)),
+                Err(SiteFault::Excluded) => return Poll::Ready(Err(SiteFault::Excluded)),
+                Err(SiteFault::Lost { home }) if self.fixed.is_some() => {
+                    return Poll::Ready(Err(SiteFault::Lost { home }));
+                }
+                // What was asked for may have come about or not; what was on its way is dropped with the connection.
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => self.begin_anew(ascent),
             }
         }
+    }
+
+    fn begin_anew(&self, ascent: &mut Ascent) {
+        let has_asked = ascent.has_asked;
+        let again = self.begin_with(ascent.goal, ascent.stamp.into());
+        *ascent = Ascent { has_asked, looked: ascent.looked, ..again };
     }
 
     /// The beginning, by what the node's words say; it may be the end, too.
     fn set_out(&self, ascent: &mut Ascent) -> Result<Option<Summit>, SiteFault> {
-        let home = self.site.home;
-        if self.is_home_lost() {
-            return Err(SiteFault::Lost { home });
+        let is_lost = self.reach.has_lost(ascent.home.site.home);
+        if is_lost && self.fixed.is_some() {
+            return Err(SiteFault::Lost { home: ascent.home.site.home });
         }
-        let load = |at| self.reach().load(at);
-        let (lock, me, place) = (self.at_home.home(), self.reach().here(), self.at.0.index());
-        match (ascent.word.tenure(), ascent.goal) {
-            (Tenure::Nothing, Goal::Nothing) => return Ok(Some(Summit::Free)),
-            (Tenure::Nothing, _) => {
-                let turn = self.pursue(ascent);
-                return self.follow(ascent, turn);
-            }
+        let tenure = ascent.word.tenure();
+        match (tenure, ascent.goal) {
             (Tenure::Held(passed), Goal::Hold | Goal::TryHold) => {
+                // Valid also while the object moves: the hold moves with it.
                 self.change(ascent, Tenure::Held(passed + 1))?;
-                return Ok(Some(Summit::Held(load(self.at.number()) + passed + 2)));
+                return Ok(Some(Summit::Held(self.reach.load(self.at.number()) + passed + 2)));
             }
-            (Tenure::Held(_), Goal::Nothing) => {
+            (Tenure::Nothing, Goal::Nothing) if !ascent.has_asked => return Ok(Some(Summit::Free)),
+            // With the home everything is lost that it had of this node.
+            (_, Goal::Nothing) if is_lost => {
+                self.change(ascent, Tenure::Nothing)?;
+                return Ok(Some(Summit::Free));
+            }
+            _ if is_lost || !self.is_complete(&ascent.home) => {
+                ascent.stage = Stage::Moving(Completion::default());
+                return Ok(None);
+            }
+            _ => {}
+        }
+        self.set_out_for(ascent, tenure)
+    }
+
+    /// The same where the home can be asked.
+    fn set_out_for(&self, ascent: &mut Ascent, tenure: Tenure) -> Result<Option<Summit>, SiteFault> {
+        let (lock, me, place) = (ascent.home.at.home(), self.reach.here(), self.at.0.index());
+        let load = |at| self.reach.load(at);
+        let turn = match tenure {
+            _ if ascent.has_asked => ascent.machine.recover(ascent.stamp),
+            Tenure::Nothing => self.pursue(ascent),
+            Tenure::Held(_) => {
                 ascent.machine = HomeLock::holding(lock, me, place, GlobalWord(load(self.at.hold())));
-                let turn = ascent.machine.release();
-                return self.follow(ascent, turn);
+                ascent.machine.release()
             }
-            (Tenure::Waiting, goal) => {
+            Tenure::Waiting => {
                 ascent.machine = HomeLock::waiting(lock, me, place, NodeClaim(load(self.at.claim())));
                 ascent.stage = Stage::Waiting;
-                if goal != Goal::Hold {
-                    let turn = ascent.machine.withdraw();
-                    return self.follow(ascent, turn);
+                if ascent.goal == Goal::Hold {
+                    ascent.is_underway = true;
+                    return Ok(None);
                 }
-                ascent.is_underway = true;
+                ascent.machine.withdraw()
             }
-            (Tenure::Underway(local), _) => ascent.stage = Stage::Outliving { local, asked: None },
-        }
-        Ok(None)
+            Tenure::Underway(local) => {
+                ascent.stage = Stage::Outliving { local, asked: None };
+                return Ok(None);
+            }
+        };
+        self.follow(ascent, turn)
+    }
+
+    /// Whether a home has all that survivors of those before it had.
+    fn is_complete(&self, home: &Home) -> bool {
+        self.fixed.is_some() || self.reach.load(self.at.complete_home()) == home.site.home as u64 + 1
     }
 
     fn pursue(&self, ascent: &mut Ascent) -> Turn {
@@ -228,27 +283,62 @@ impl Climb {
     }
 
     /// Waits for what the stage is about, and says what the machine makes of it.
-    fn step(&self, ascent: &mut Ascent) -> Poll<Result<Turn, SiteFault>> {
+    fn step(&self, ascent: &mut Ascent) -> Poll<Result<Option<Turn>, SiteFault>> {
         match &mut ascent.stage {
-            Stage::Beginning => unreachable!("it has set out"),
-            Stage::Outliving { local, asked } => match self.outlive(*local, asked) {
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(ascent.machine.recover())),
+            Stage::Beginning => Poll::Ready(Ok(None)),
+            Stage::Moving(completion) => match self.await_home(&ascent.home, completion) {
+                Poll::Ready(Ok(())) => {
+                    self.begin_anew(ascent);
+                    Poll::Ready(Ok(None))
+                }
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
                 Poll::Pending => Poll::Pending,
             },
-            Stage::Asking(asked) => match self.site.poll(asked) {
+            Stage::Outliving { local, asked } => match self.outlive(&ascent.home.site, *local, asked) {
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(ascent.machine.recover(ascent.stamp)))),
+                Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
+                Poll::Pending => Poll::Pending,
+            },
+            Stage::Asking(asked) => match ascent.home.site.poll(asked) {
                 Poll::Ready(Ok(answers)) => {
-                    let is_lost = |node| self.reach().has_lost(node);
-                    Poll::Ready(Ok(ascent.machine.answered(&answers, is_lost)))
+                    let is_lost = |node| self.reach.has_lost(node);
+                    if std::mem::take(&mut ascent.is_looking)
+                        && let Some(holder) = GlobalWord(answers[0]).holder()
+                    {
+                        // One that is stopped is declared failed by its own node.
+                        self.reach.ask_after(holder);
+                    }
+                    Poll::Ready(Ok(Some(ascent.machine.answered(&answers, is_lost))))
                 }
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
                 Poll::Pending => Poll::Pending,
             },
             Stage::Mailing(mail) => match self.mail(mail) {
-                true => Poll::Ready(Ok(ascent.machine.mailed())),
+                true => Poll::Ready(Ok(Some(ascent.machine.mailed()))),
                 false => Poll::Pending,
             },
-            Stage::Waiting => self.look_into_mailbox(ascent),
+            Stage::Waiting => self.look_into_mailbox(ascent).map(|turn| turn.map(Some)),
+        }
+    }
+
+    /// Waits until a home is lost no more, as there is another one, or until it is complete.
+    fn await_home(&self, home: &Home, completion: &mut Completion) -> Poll<Result<(), SiteFault>> {
+        if self.reach.own_end().is_some() {
+            return Poll::Ready(Err(SiteFault::Excluded));
+        }
+        let now = self.home();
+        if now.site.home != home.site.home {
+            return Poll::Ready(Ok(()));
+        }
+        if self.reach.has_lost(home.site.home) {
+            return Poll::Pending;
+        }
+        match completion.poll(home, &self.at.0) {
+            Poll::Ready(Ok(())) => {
+                self.store(self.at.complete_home(), home.site.home as u64 + 1);
+                Poll::Ready(Ok(()))
+            }
+            other => other,
         }
     }
 
@@ -258,11 +348,12 @@ impl Climb {
             Turn::Ask(requests) => {
                 let only_reads = requests.iter().all(|request| matches!(request, Request::Read { .. }));
                 if !only_reads
-                    && !matches!(ascent.word.tenure(), Tenure::Underway(local) if local == self.reach().local())
+                    && !matches!(ascent.word.tenure(), Tenure::Underway(local) if local == self.reach.local())
                 {
-                    self.change(ascent, Tenure::Underway(self.reach().local()))?;
+                    self.change(ascent, Tenure::Underway(self.reach.local()))?;
                 }
-                ascent.stage = Stage::Asking(self.site.begin(&requests));
+                ascent.has_asked |= !only_reads;
+                ascent.stage = Stage::Asking(ascent.home.site.begin(&requests));
             }
             Turn::Mail(mail) => ascent.stage = Stage::Mailing(mail),
             Turn::Wait => {
@@ -270,6 +361,7 @@ impl Climb {
                 self.store(self.at.claim(), claim.0);
                 self.change(ascent, Tenure::Waiting)?;
                 ascent.looked.get_or_insert_with(Instant::now);
+                ascent.has_asked = false;
                 ascent.stage = Stage::Waiting;
             }
             Turn::Over(Outcome::Granted(number)) if ascent.goal != Goal::Nothing => {
@@ -285,6 +377,7 @@ impl Climb {
             }
             Turn::Over(Outcome::Free | Outcome::Lost) => {
                 self.change(ascent, Tenure::Nothing)?;
+                ascent.has_asked = false;
                 if ascent.is_underway || ascent.goal == Goal::Nothing {
                     return Ok(Some(Summit::Free));
                 }
@@ -296,21 +389,21 @@ impl Climb {
     }
 
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.
-    fn outlive(&self, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
-        let reach = self.reach();
+    fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
+        let reach = &self.reach;
         // What this rank has posted itself was dropped with the connection that broke; on the home's node nothing is posted.
-        if local == reach.local() || self.site.is_here() {
+        if local == reach.local() || site.is_here() {
             return Poll::Ready(Ok(()));
         }
         let Some(epoch) = reach.epoch_of(reach.topology.ranks_of(reach.here())[local]) else {
             return match reach.own_end() {
                 Some(_) => Poll::Ready(Err(SiteFault::Excluded)),
-                None if self.is_home_lost() => Poll::Ready(Err(SiteFault::Lost { home: self.site.home })),
+                None if reach.has_lost(site.home) => Poll::Ready(Err(SiteFault::Lost { home: site.home })),
                 None => Poll::Pending,
             };
         };
-        let read = asked.get_or_insert_with(|| self.site.begin(&[Request::Read { at: header::EPOCH }]));
-        let answers = match self.site.poll(read) {
+        let read = asked.get_or_insert_with(|| site.begin(&[Request::Read { at: header::EPOCH }]));
+        let answers = match site.poll(read) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(SiteFault::Broken { .. })) => vec![0],
             Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
@@ -320,16 +413,8 @@ impl Climb {
         if answers[0] >= epoch { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Takes back whatever the node has at the home, after a connection has broken, and then goes on.
-    fn recover(&self, ascent: &mut Ascent) -> Turn {
-        let reach = self.reach();
-        ascent.machine = HomeLock::new(self.at_home.home(), reach.here(), self.at.0.index());
-        ascent.is_underway = false;
-        ascent.machine.recover()
-    }
-
     fn look_into_mailbox(&self, ascent: &mut Ascent) -> Poll<Result<Turn, SiteFault>> {
-        let reach = self.reach();
+        let reach = &self.reach;
         if let Some(network) = &reach.network {
             network.progress();
         }
@@ -347,15 +432,16 @@ impl Climb {
         if reach.own_end().is_some() {
             return Poll::Ready(Err(SiteFault::Excluded));
         }
-        if self.is_home_lost() {
-            return Poll::Ready(Err(SiteFault::Lost { home: self.site.home }));
+        if reach.has_lost(ascent.home.site.home) {
+            return Poll::Ready(Err(SiteFault::Lost { home: ascent.home.site.home }));
         }
+        ascent.is_looking = true;
         Poll::Ready(Ok(ascent.machine.look()))
     }
 
     /// Writes a waiting node's mailbox; `false` where there is no room for that now. One that is not reached looks itself.
     fn mail(&self, mail: &Mail) -> bool {
-        let reach = self.reach();
+        let reach = &self.reach;
         let Some(network) = &reach.network else { return true };
         if mail.claim.place() > reach.layouts[mail.node].objects() {
             return true;
@@ -374,9 +460,16 @@ impl Climb {
     }
 
     fn change(&self, ascent: &mut Ascent, tenure: Tenure) -> Result<(), SiteFault> {
-        // Another rank has gone on: this one was declared failed.
-        ascent.word = self.at.change(self.memory(), ascent.word, tenure).ok_or(SiteFault::Excluded)?;
-        Ok(())
+        match self.at.change(self.memory(), ascent.word, tenure) {
+            Some(word) => {
+                ascent.word = word;
+                Ok(())
+            }
+            // Another rank has gone on.
+            None if self.reach.own_end().is_some() => Err(SiteFault::Excluded),
+            // The steward has moved the object.
+            None => Err(SiteFault::Broken { home: ascent.home.site.home }),
+        }
     }
 
     fn store(&self, at: WordAt, value: u64) {
@@ -392,8 +485,8 @@ impl Climb {
                 return Some(reached);
             }
             let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
-            // In the middle of something the answers are waited for: they come, or the home is declared failed.
-            let is_waiting = matches!(ascent.stage, Stage::Waiting);
+            // In the middle of something the answers are waited for: they come, or the home is lost.
+            let is_waiting = matches!(ascent.stage, Stage::Waiting | Stage::Moving(_));
             if is_waiting && left == Some(Duration::ZERO) {
                 return None;
             }
@@ -403,20 +496,20 @@ impl Climb {
 
     fn pause(&self, ascent: &Ascent, waited: Duration, left: Duration) {
         match &ascent.stage {
-            Stage::Waiting if waited < WATCH && !self.reach().plan.shares_cpus => spin_hint(),
+            Stage::Waiting if waited < WATCH && !self.reach.plan.shares_cpus => spin_hint(),
             Stage::Waiting => {
                 let (at, claim) = (self.at.granted(), ascent.machine.claim());
-                let seen = self.reach().load(at);
+                let seen = self.reach.load(at);
                 if claim.is_none_or(|claim| claim.0 != seen) {
-                    self.reach().sleep(at, seen, ascent.alarm, left.min(LOOK_EVERY));
+                    self.reach.sleep(at, seen, ascent.alarm, left.min(LOOK_EVERY));
                 }
             }
-            Stage::Outliving { .. } | Stage::Mailing(_) if waited >= WATCH => {
-                if let Some(network) = &self.reach().network {
-                    network.nap(self.reach().alarm(), Duration::from_micros(200));
+            Stage::Moving(_) | Stage::Outliving { .. } | Stage::Mailing(_) if waited >= WATCH => {
+                if let Some(network) = &self.reach.network {
+                    network.nap(self.reach.alarm(), Duration::from_micros(200));
                 }
             }
-            _ => self.site.pause(waited),
+            _ => ascent.home.site.pause(waited),
         }
     }
 
@@ -429,11 +522,11 @@ impl Climb {
     /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node.
     pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool) -> Result<(), SiteFault> {
         // What was asked for is answered first: otherwise nobody knows how far the node is.
-        while !matches!(ascent.stage, Stage::Waiting | Stage::Beginning) {
+        while !matches!(ascent.stage, Stage::Waiting | Stage::Beginning | Stage::Moving(_)) {
             match self.poll(ascent) {
                 Poll::Ready(Ok(_)) => break,
                 Poll::Ready(Err(fault)) => return Err(fault),
-                Poll::Pending => self.site.pause(WATCH),
+                Poll::Pending => self.pause(ascent, WATCH, LOOK_EVERY),
             }
         }
         if others_wait { Ok(()) } else { self.descend() }
@@ -441,9 +534,9 @@ impl Climb {
 
     /// Acquires the lock of a home's table for this node. The caller has this node's table.
     pub fn acquire_alone(&self) -> Result<(), SiteFault> {
-        self.settle_table()?;
-        let home = (self.site.home as u64 + 1) << catalogue::HOME_NODE_AT;
-        self.store(self.at.home(), home);
+        let Home { site, at } = self.home();
+        self.settle_table(&site)?;
+        catalogue::note_home(&self.reach, &self.at.0, site.home, &at);
         // Different from that of the last time: each changes the word of the tenure.
         let mut ascent = self.begin(self.at.load(self.memory()).0 >> 21);
         self.wait(&mut ascent, Instant::now(), None).expect("without a limit").map(drop)
@@ -455,21 +548,20 @@ impl Climb {
     }
 
     /// What a rank of this node has left with the table of a home, perhaps another one, is cleared away.
-    fn settle_table(&self) -> Result<(), SiteFault> {
-        if !self.is_engaged() {
-            return Ok(());
-        }
-        let Some((home, _)) = catalogue::noted_home(self.reach(), &self.at.0) else { return Ok(()) };
-        let site = Site { home, ..self.site.clone() };
-        match Self::of_table(&site).descend() {
-            Err(SiteFault::Lost { .. }) => self.forget_home(),
-            other => other,
-        }
+    fn settle_table(&self, site: &Site) -> Result<(), SiteFault> {
+        let noted = catalogue::noted_home(&self.reach, &self.at.0).filter(|_| self.is_engaged());
+        let Some((home, _)) = noted else { return Ok(()) };
+        Self::of_table(&Site { home, ..site.clone() }).settle()
     }
 
-    /// The home is lost, and with it what this node had to do with it. This rank has the node's lock.
-    pub fn forget_home(&self) -> Result<(), SiteFault> {
-        let seen = self.at.load(self.memory());
-        self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
+    /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's lock.
+    pub fn settle(&self) -> Result<(), SiteFault> {
+        match self.descend() {
+            Err(SiteFault::Lost { .. }) => {
+                let seen = self.at.load(self.memory());
+                self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
+            }
+            other => other,
+        }
     }
 }

@@ -15,7 +15,7 @@ pub enum ObjectError {
         /// This rank.
         rank: usize,
         /// What was asked for.
-        kind: ObjectKind,
+        kind: &'static str,
         /// The text.
         text: String,
         /// What is wrong with it.

@@ -6,10 +6,10 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::Handle;
 use super::climb::{Ascent, Climb, Summit};
 use super::error::LockError;
 use super::waiting::{NodeLock, Wait};
-use super::{Handle, reach::Reach};
 use crate::coord::objects::directory::SiteFault;
 
 /// A lock, as one rank has it.
@@ -35,7 +35,7 @@ impl Exclusive {
         let membership = &handle.membership;
         let turn = membership.reach.uses.turn_at(handle.at.key());
         let node = NodeLock::new(membership, &handle.at, handle.name.text(), turn);
-        let climb = membership.reach.spans_nodes().then(|| Climb::new(handle.site.clone(), handle.at, handle.at_home));
+        let climb = membership.reach.spans_nodes().then(|| Climb::new(&membership.reach, handle.at));
         Self { node, climb }
     }
 
@@ -75,7 +75,7 @@ impl Exclusive {
         match climb.wait(&mut ascent, Instant::now(), None).expect("without a limit") {
             Ok(Summit::Held(token)) => Ok(Some(token)),
             Ok(Summit::Free) => self.leave(climb).map(|()| None),
-            Err(fault) => Err(self.fail(climb, fault)),
+            Err(fault) => Err(self.fail(fault)),
         }
     }
 
@@ -104,7 +104,7 @@ impl Exclusive {
         match climb.poll(ascent) {
             Poll::Ready(Ok(Summit::Held(token))) => Ok(Some(token)),
             Poll::Ready(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
-            Poll::Ready(Err(fault)) => Err(self.fail(climb, fault)),
+            Poll::Ready(Err(fault)) => Err(self.fail(fault)),
             Poll::Pending => Ok(None),
         }
     }
@@ -126,7 +126,7 @@ impl Exclusive {
         match climb.wait(&mut ascent, begun, limit) {
             Some(Ok(Summit::Held(token))) => Ok(token),
             Some(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
-            Some(Err(fault)) => Err(self.fail(climb, fault)),
+            Some(Err(fault)) => Err(self.fail(fault)),
             None => Err(self.give_up(climb, &mut ascent, &queued.wait)),
         }
     }
@@ -169,13 +169,17 @@ impl Exclusive {
 
     #[cold]
     fn release_above(&self, climb: &Climb) -> Result<(), LockError> {
-        self.node.look_at_oneself()?;
+        if let Err(error) = self.node.look_at_oneself() {
+            // There is nothing to give back, but this rank is through with it.
+            let _ = self.node.release();
+            return Err(error);
+        }
         if self.node.others_wait() && climb.may_pass_on() {
             return self.leave(climb);
         }
         match climb.descend() {
             Ok(()) => self.leave(climb),
-            Err(fault) => Err(self.fail(climb, fault)),
+            Err(fault) => Err(self.fail(fault)),
         }
     }
 
@@ -197,34 +201,17 @@ impl Exclusive {
         while self.node.is_idle() && climb.is_engaged() {
             // Another rank of the node may have come; or another thread of this one.
             let Ok(Some(_)) = self.node.try_take() else { return };
-            let settled = climb.descend().or_else(|fault| match fault {
-                SiteFault::Lost { .. } => climb.forget_home(),
-                other => Err(other),
-            });
+            let settled = climb.settle();
             if self.node.release().is_err() || settled.is_err() {
                 return;
             }
         }
     }
 
-    /// The home could not be asked: the lock is not this rank's any more.
-    fn fail(&self, climb: &Climb, fault: SiteFault) -> LockError {
-        if matches!(fault, SiteFault::Lost { .. }) {
-            // Fails where others have gone on.
-            let _ = climb.forget_home();
-        }
+    /// This rank has been declared failed.
+    fn fail(&self, _fault: SiteFault) -> LockError {
         let _ = self.node.release();
-        match fault {
-            SiteFault::Lost { home } => self.home_lost(home),
-            SiteFault::Broken { .. } | SiteFault::Excluded if self.reach().has_lost(climb.site.home) => {
-                self.home_lost(climb.site.home)
-            }
-            SiteFault::Broken { .. } | SiteFault::Excluded => self.node.excluded(),
-        }
-    }
-
-    fn home_lost(&self, home: usize) -> LockError {
-        LockError::HomeLost { rank: self.node.rank(), name: self.name().to_owned(), home }
+        self.node.excluded()
     }
 
     /// The time is over.
@@ -232,16 +219,12 @@ impl Exclusive {
         let holder_node = climb.holder();
         let abandoned = climb.abandon(ascent, self.node.others_wait());
         if let Err(fault) = abandoned {
-            return self.fail(climb, fault);
+            return self.fail(fault);
         }
         match self.leave(climb) {
             Ok(()) => self.node.timed_out(wait, holder_node),
             Err(error) => error,
         }
-    }
-
-    fn reach(&self) -> &Reach {
-        self.node.reach()
     }
 
     /// The ranks of this node that wait, in their order.

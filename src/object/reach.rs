@@ -18,6 +18,9 @@ use crate::fabric::shm::Segment;
 use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, execute};
 use crate::sync::{AtomicU64, Ordering, full_fence};
 
+/// How many ranks of a node are asked after at most.
+const MOST_ASKED_AFTER: usize = 64;
+
 /// A rank's way to everything that named objects are made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Reach {
@@ -168,6 +171,17 @@ impl Reach {
             && let Ok(ticket) = network.fetch_add(node, at, 1)
         {
             network.forget(ticket);
+        }
+    }
+
+    /// Tells another node that somebody waits for its ranks: those that are stopped hold others up.
+    pub fn ask_after(&self, node: usize) {
+        let Some(network) = self.network.as_deref().filter(|_| node != self.here()) else { return };
+        let layout = self.layouts[node];
+        for local in 0..layout.ranks().min(MOST_ASKED_AFTER) {
+            if let Ok(ticket) = network.fetch_add(node, layout.asked_after(local), 1) {
+                network.forget(ticket);
+            }
         }
     }
 

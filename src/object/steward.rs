@@ -1,27 +1,41 @@
-//! What becomes of the locks of ranks that have ended and that nobody of their node waits for: other nodes may.
+//! A node's steward: what becomes of the locks of ranks that have ended, and of objects whose home is lost.
 //!
-//! In a job of several nodes each process has a thread for this, which sleeps on the alarm. That of the process that speaks
-//! for its node looks, whenever somebody has failed or left, for objects whose lock on this node is idle or held by one that
-//! has ended, and gives back what the node has at their homes. Where ranks of the node wait they do so themselves.
+//! In a job of several nodes each process has a thread for this, which sleeps on the alarm; that of the process that speaks
+//! for its node is the steward. Whenever somebody has failed or left it looks for objects whose lock on this node is idle or
+//! held by one that has ended, and gives back what the node has at their homes. (Where ranks of the node wait they do so
+//! themselves.)
+//!
+//! Objects whose home is lost it moves to the next one: what its node holds it notes there. When all are moved it says so to
+//! all nodes ([`super::homes`]). A steward that ends in the middle is followed by another one, which begins anew.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::catalogue;
 use super::climb::Climb;
+use super::homes::{Home, name_of};
 use super::reach::Reach;
 use super::site::Site;
 use crate::cluster::view;
-use crate::coord::objects::directory::{Directory, SiteFault};
+use crate::coord::objects::directory::{Nature, ObjectKind, SiteFault};
+use crate::coord::objects::home::{GlobalWord, TOKENS};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::QueueLock;
+use crate::coord::objects::tenure::{Tenure, TenureAt};
 use crate::fabric::node::{ObjectTable, header};
-use crate::fabric::{Memory, Park};
+use crate::fabric::{Memory, Park, Request, raise_alarm};
 use crate::sync::{AtomicU32, Ordering};
 
-/// How often it is looked whether this process has come to speak for its node.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether this process has come to speak for its node, and whether something is left to do.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// While the table of objects is waited for.
+const TABLE_PAUSE: Duration = Duration::from_micros(100);
+/// How often it is taken before others.
+const MOST_PASSED: u64 = 64;
+/// A lock's numbers at its next home are greater than those that its ranks know by this much: more than any home gives out.
+const JUMP: u64 = 1 << 44;
 
 /// At work until it is dropped.
 #[derive(Debug)]
@@ -60,12 +74,17 @@ impl Drop for Steward {
 
 fn run(reach: &Reach, is_over: &AtomicU32) {
     let mut swept = None;
+    let mut said = Said::default();
     while is_over.load(Ordering::Relaxed) == 0 {
         let alarm = reach.alarm();
         let speaks = reach.network.as_ref().is_some_and(|network| network.is_agent());
-        if swept != Some(alarm) && speaks && reach.own_end().is_none() {
-            sweep(reach);
-            swept = Some(alarm);
+        if speaks && reach.own_end().is_none() {
+            if swept != Some(alarm) {
+                sweep(reach);
+                swept = Some(alarm);
+            }
+            // Until all have heard of it: some may not be reached now.
+            said.move_all(reach);
         }
         reach.segment.park(header::ALARM, alarm, Some(LOOK_EVERY));
     }
@@ -73,16 +92,18 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
 
 /// Gives back what this node has at homes and has no use of.
 fn sweep(reach: &Reach) {
-    let (segment, layout) = (&*reach.segment, reach.segment.layout());
-    let table = ObjectAt::of(&layout, ObjectTable::Here, 0);
-    let directory = Directory::new(segment, layout, ObjectTable::Here, reach.local(), |_| false);
-    let objects = directory.all().unwrap_or_default();
+    let table = ObjectAt::of(&reach.segment.layout(), ObjectTable::Here, 0);
+    let objects = catalogue::here(reach).all().unwrap_or_default();
     std::iter::once(table).chain(objects).for_each(|at| settle(reach, &at));
 }
 
-fn settle(reach: &Reach, at: &ObjectAt) {
-    let Some((home, at_home)) = catalogue::noted_home(reach, at) else { return };
-    let climb = Climb::new(Site { reach: reach.clone(), home }, *at, at_home);
+/// Gives back what this node has at the home of an object, if none of its ranks has or wants the lock.
+pub(super) fn settle(reach: &Reach, at: &ObjectAt) {
+    let climb = match catalogue::noted_home(reach, at) {
+        None => return,
+        Some((home, _)) if at.index() == 0 => Climb::of_table(&Site { reach: reach.clone(), home }),
+        Some(_) => Climb::new(reach, *at),
+    };
     let (segment, layout) = (&*reach.segment, reach.segment.layout());
     let has_ended = |local| view::end_of(segment, &layout, local).is_some();
     let queue = QueueLock::new(at.queue(), reach.local());
@@ -95,12 +116,118 @@ fn settle(reach: &Reach, at: &ObjectAt) {
     if !turn.begin_sweeping() {
         return;
     }
-    if queue.try_take(segment).is_some() {
-        if let Err(SiteFault::Lost { .. }) = climb.descend() {
-            // Fails where this rank has been declared failed, as the rest does.
-            let _ = climb.forget_home();
-        }
-        let _ = queue.release(segment, &has_ended);
+    if queue.try_take(segment, |_| false).is_some() {
+        // Fails where this rank has been declared failed, as the rest does.
+        let _ = climb.settle();
+        let _ = queue.release(segment, &has_ended, |_| false);
     }
     turn.end_sweeping();
+}
+
+/// What this steward has said of lost nodes: their objects have moved. By the nodes that it has said it to.
+#[derive(Debug, Default)]
+struct Said(HashMap<usize, Vec<u64>>);
+
+impl Said {
+    /// Moves what was at home at lost nodes, and says so to all that live.
+    fn move_all(&mut self, reach: &Reach) {
+        let layout = reach.segment.layout();
+        let mut lost = vec![0; layout.moved_words()];
+        (0..layout.nodes()).filter(|node| reach.has_lost(*node)).for_each(|node| lost[node / 64] |= 1 << (node % 64));
+        let unsaid: Vec<usize> = reach.live_nodes().filter(|node| self.0.get(node) != Some(&lost)).collect();
+        if lost.iter().all(|word| *word == 0) || unsaid.is_empty() || move_objects(reach).is_err() {
+            return;
+        }
+        for node in unsaid {
+            if say(reach, node, &lost).is_ok() {
+                self.0.insert(node, lost.clone());
+            }
+        }
+        // Those who wait for it on this node look again.
+        raise_alarm(&*reach.segment);
+    }
+}
+
+fn say(reach: &Reach, node: usize, lost: &[u64]) -> Result<(), SiteFault> {
+    let at = |index| reach.layouts[node].moved(reach.here(), index);
+    let writes = lost.iter().enumerate().map(|(index, word)| Request::Write { at: at(index), value: *word });
+    // The read's answer says that the writes have arrived.
+    let requests: Vec<Request> = writes.chain([Request::Read { at: at(0) }]).collect();
+    Site { reach: reach.clone(), home: node }.ask(&requests).map(drop)
+}
+
+/// Moves all objects of this node whose home is lost.
+fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
+    let _turn = reach.uses.table();
+    let (segment, layout) = (&*reach.segment, reach.segment.layout());
+    let has_ended = |local| view::end_of(segment, &layout, local).is_some();
+    let table = QueueLock::new(ObjectAt::of(&layout, ObjectTable::Here, 0).queue(), reach.local());
+    while table.try_take(segment, |passed| passed < MOST_PASSED).is_none() {
+        if reach.own_end().is_some() {
+            return Err(SiteFault::Excluded);
+        }
+        table.free_from_the_dead(segment, &has_ended);
+        std::thread::sleep(TABLE_PAUSE);
+    }
+    let objects = catalogue::here(reach).all().unwrap_or_default();
+    let is_homeless = |at: &&ObjectAt| catalogue::noted_home(reach, at).is_some_and(|(home, _)| reach.has_lost(home));
+    let moved = objects.iter().filter(is_homeless).try_for_each(|at| move_object(reach, at));
+    table.release(segment, &has_ended, |_| false).map_err(|_| SiteFault::Excluded)?;
+    moved
+}
+
+/// Moves an object to the first of its homes that lives. The caller has this node's table.
+fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
+    let found = [at.parameter(0), at.parameter(1)].map(|at| reach.load(at));
+    let nature = ObjectKind::from_number(found[0]).map(|kind| Nature { kind, parameter: found[1] });
+    // Nobody can use what is none.
+    let (Some(name), Some(nature)) = (name_of(reach, at), nature) else { return Ok(()) };
+    let Ok((home, at_home)) = catalogue::open_at_home(reach, &name, nature) else {
+        return Err(SiteFault::Lost { home: reach.here() });
+    };
+    let new = Home { site: Site { reach: reach.clone(), home }, at: at_home };
+    let tenure = TenureAt(*at);
+    let known = reach.load(tenure.number());
+    raise_numbers(&new, known + JUMP)?;
+    loop {
+        let seen = tenure.load(&*reach.segment);
+        let kept = match seen.tenure() {
+            Tenure::Held(passed) => Tenure::Held(passed),
+            // Whoever is on its way begins anew.
+            Tenure::Nothing | Tenure::Underway(_) | Tenure::Waiting => Tenure::Nothing,
+        };
+        let hold = take_over(&new, kept != Tenure::Nothing)?;
+        // Relaxed: published by the tenure's word.
+        reach.segment.word(tenure.hold()).store(hold.0, Ordering::Relaxed);
+        catalogue::note_home(reach, at, home, &at_home);
+        if tenure.change(&*reach.segment, seen, kept).is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// Has a lock's numbers at a home begin with this one, or a later one.
+fn raise_numbers(home: &Home, least: u64) -> Result<(), SiteFault> {
+    let at = home.at.home().numbers;
+    let least = least.next_multiple_of(TOKENS);
+    let mut found = home.site.ask(&[Request::Read { at }])?[0];
+    while found < least {
+        let swapped = home.site.ask(&[Request::CompareSwap { at, expected: found, new: least }])?[0];
+        found = if swapped == found { least } else { swapped };
+    }
+    Ok(())
+}
+
+/// Has the home say that this node holds the lock, or that it does not. Nobody else changes that now.
+fn take_over(home: &Home, holds: bool) -> Result<GlobalWord, SiteFault> {
+    let (here, at) = (home.site.reach.here(), home.at.home().hold);
+    let found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);
+    let wanted = match (holds, found.holder()) {
+        (true, Some(holder)) if holder == here => return Ok(found),
+        (true, _) => GlobalWord::held(here, 0, false),
+        (false, Some(holder)) if holder == here => GlobalWord::FREE,
+        (false, _) => return Ok(GlobalWord::FREE),
+    };
+    home.site.ask(&[Request::CompareSwap { at, expected: found.0, new: wanted.0 }])?;
+    Ok(wanted)
 }

@@ -38,6 +38,19 @@ const LAPSE: Duration = Duration::from_millis(40);
 /// Between two looks whether this rank's steward is through with a lock.
 const SWEEP_PAUSE: Duration = Duration::from_micros(20);
 
+/// How often a rank may take a lock before others that wait, where each has a CPU: while the first of them wakes up.
+const MOST_PASSED: u64 = 64;
+/// For how long it may do so where ranks share CPUs.
+const PASSING_LIMIT: Duration = Duration::from_micros(50);
+/// The clock is read this seldom for that.
+const PASSED_PER_LOOK: u64 = 16;
+/// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line away
+/// from whoever uses it.
+const TURNS_PER_LOOK: u32 = 40;
+
+/// For how long a rank that is awake leaves a lock to others who use it all the time: then they have had their turn.
+const HOT_LIMIT: Duration = Duration::from_micros(60);
+
 /// One rank's use of a lock of its node.
 #[derive(Debug)]
 pub(super) struct NodeLock {
@@ -50,6 +63,8 @@ pub(super) struct NodeLock {
     end: WordAt,
     /// What the alarm held when this rank was seen not to have been declared failed.
     calm: Cell<u64>,
+    /// Since when it has taken the lock before others that wait.
+    passing_since: Cell<Option<Instant>>,
 }
 
 /// What a rank does with a lock.
@@ -111,13 +126,54 @@ impl Wait {
     }
 }
 
+/// Whether others use a lock all the time while this rank, which shares CPUs with them, waits for it.
+#[derive(Debug, Default)]
+struct Heat {
+    /// The version at the last look.
+    version: Cell<u64>,
+    /// When it was seen to have changed first, since this rank has slept.
+    since: Cell<Option<Instant>>,
+    /// And last.
+    felt: Cell<Option<Instant>>,
+}
+
+impl Heat {
+    /// Whether the lock is to be left to them.
+    fn feel(&self, version: u64) -> bool {
+        let now = Instant::now();
+        let has_changed = self.version.replace(version) != version;
+        let since = self.since.get().unwrap_or(now);
+        if !has_changed || now - since > HOT_LIMIT {
+            return false;
+        }
+        self.since.set(Some(since));
+        self.felt.set(Some(now));
+        true
+    }
+}
+
+fn ready(polled: Poll<u64>) -> Option<u64> {
+    match polled {
+        Poll::Ready(token) => Some(token),
+        Poll::Pending => None,
+    }
+}
+
 impl NodeLock {
     pub fn new(membership: &Arc<Membership>, at: &ObjectAt, name: &str, turn: Arc<Turn>) -> Self {
         let local = membership.local_of(membership.rank);
         let (queue, end) = (QueueLock::new(at.queue(), local), membership.segment.layout().end(local));
         // No alarm holds it.
         let calm = Cell::new(u64::MAX);
-        Self { membership: Arc::clone(membership), queue, name: name.to_owned(), turn, end, calm }
+        Self {
+            membership: Arc::clone(membership),
+            queue,
+            name: name.to_owned(),
+            turn,
+            end,
+            calm,
+            passing_since: Cell::new(None),
+        }
     }
 
     /// The lock of the node's table of objects.
@@ -258,11 +314,33 @@ impl NodeLock {
 
     #[inline]
     fn take_free(&self) -> Result<Option<u64>, LockError> {
-        match self.queue.try_take(self.segment()) {
+        match self.queue.try_take(self.segment(), |passed| self.may_pass(passed)) {
             Some(token) if self.is_calm() => Ok(Some(token)),
             Some(token) => self.look_at_oneself().map(|()| Some(token)),
             None => Ok(None),
         }
+    }
+
+    /// Whether this rank may have the lock before those that wait, after it has had it so often.
+    fn may_pass(&self, passed: u64) -> bool {
+        if passed == 0 {
+            self.passing_since.set(None);
+        }
+        if !self.membership.driver.plan.shares_cpus {
+            return passed < MOST_PASSED;
+        }
+        if !passed.is_multiple_of(PASSED_PER_LOOK) {
+            return true;
+        }
+        let now = Instant::now();
+        let since = self.passing_since.get().unwrap_or(now);
+        self.passing_since.set(Some(since));
+        now - since < PASSING_LIMIT
+    }
+
+    /// Whether the lock is to be free after this rank, which shares its CPU and may have it again.
+    fn keeps_free(&self, passed: u64) -> bool {
+        self.membership.driver.plan.shares_cpus && self.may_pass(passed)
     }
 
     /// Whether nothing has happened since this rank was seen not to have been declared failed.
@@ -278,8 +356,9 @@ impl NodeLock {
         let mut alarm = drive::alarm(self.segment());
         let begun = Instant::now();
         let (mut awake_since, mut prompt) = (begun, None);
+        let heat = Heat::default();
         loop {
-            if let Some(token) = self.poll_a_few() {
+            if let Some(token) = self.poll_a_few(&heat) {
                 self.look_at_oneself()?;
                 return Ok(token);
             }
@@ -295,7 +374,7 @@ impl NodeLock {
                 return self.give_up(wait);
             }
             self.look_if_long(wait);
-            match self.step(now - awake_since) {
+            match self.step(now - awake_since.max(heat.felt.get().unwrap_or(begun))) {
                 Step::Spin => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
@@ -304,6 +383,7 @@ impl NodeLock {
                     }
                     self.park(alarm, left.into_iter().fold(LOOK_EVERY, Duration::min));
                     awake_since = Instant::now();
+                    heat.since.set(None);
                 }
             }
         }
@@ -319,10 +399,15 @@ impl NodeLock {
         plan.step(awake, false)
     }
 
-    fn poll_a_few(&self) -> Option<u64> {
-        const POLLS: usize = 16;
+    fn poll_a_few(&self, heat: &Heat) -> Option<u64> {
+        const POLLS: u32 = 16;
+        if self.membership.driver.plan.shares_cpus {
+            (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
+            let polled = self.queue.poll_unless_hot(self.segment(), &self.has_ended(), |version| heat.feel(version));
+            return ready(polled);
+        }
         for _ in 0..POLLS {
-            if let Poll::Ready(token) = self.queue.poll(self.segment(), &self.has_ended()) {
+            if let Some(token) = ready(self.queue.poll(self.segment(), &self.has_ended())) {
                 return Some(token);
             }
             spin_hint();
@@ -366,7 +451,7 @@ impl NodeLock {
     /// Gives the lock up.
     #[inline]
     pub fn release(&self) -> Result<(), LockError> {
-        let released = self.queue.release(self.segment(), &self.has_ended());
+        let released = self.queue.release(self.segment(), &self.has_ended(), |passed| self.keeps_free(passed));
         self.turn.set(Use::Nothing);
         released.map_err(|NotHeld| excluded(&self.membership, &self.name))
     }

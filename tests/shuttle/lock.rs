@@ -15,6 +15,9 @@ use shuttle::thread;
 
 use super::random;
 
+/// How often a rank may take the lock before others that wait.
+const MOST_PASSED: u64 = 4;
+
 struct Room {
     node: ModelNode,
     at: QueueAt,
@@ -60,7 +63,7 @@ impl Room {
     /// One use of the lock: by trying, or by a claim, which may be taken back.
     fn use_once(&self, lock: &QueueLock) {
         let token = match thread_rng().gen_range(0..4) {
-            0 => lock.try_take(&self.node),
+            0 => lock.try_take(&self.node, |passed| passed < MOST_PASSED),
             1 => {
                 lock.request(&self.node);
                 if thread_rng().gen_bool(0.5) {
@@ -81,14 +84,14 @@ impl Room {
         assert!(before < token, "token {token} after {before}");
         spin_hint();
         assert_eq!(self.note.load(Ordering::SeqCst), token, "somebody else has held it meanwhile");
-        lock.release(&self.node, &|rank| self.has_ended(rank)).expect("it is held");
+        lock.release(&self.node, &|rank| self.has_ended(rank), |passed| passed < 2).expect("it is held");
     }
 
     /// Dies at some point of a use.
     fn die(&self, me: usize, lock: &QueueLock) {
         match thread_rng().gen_range(0..3) {
             0 => {
-                let _ = lock.try_take(&self.node);
+                let _ = lock.try_take(&self.node, |passed| passed < MOST_PASSED);
             }
             1 => lock.request(&self.node),
             _ => {

@@ -50,7 +50,7 @@ pub fn is_there(object: Object) -> bool {
 ///
 /// [`RankError`].
 pub fn contend(job: &Job, contest: &Contest, place: &mut Place<'_>) -> Result<(), RankError> {
-    let names = || (0..contest.objects).map(|index| format!("contest {index}"));
+    let names = || (0..contest.objects).map(|index| name_at(job, index, contest.home_of(index)));
     let object = contest.object;
     match object {
         Object::Lock => {
@@ -63,6 +63,12 @@ pub fn contend(job: &Job, contest: &Contest, place: &mut Place<'_>) -> Result<()
         }
         _ => Err(failed(object, &"this version of Phalanx has none")),
     }
+}
+
+/// A name for an object that is at home there.
+fn name_at(job: &Job, index: usize, home: usize) -> String {
+    let mut names = (0..).map(|attempt| format!("contest {index}.{attempt}"));
+    names.find(|name| job.home_of(name) == Ok(home)).expect("some name has this home")
 }
 
 struct Locks(Vec<Lock>);

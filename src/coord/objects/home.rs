@@ -9,16 +9,19 @@
 //! | call | requests | round trips |
 //! | --- | --- | --- |
 //! | acquire, free | swap the word from 0 to this node; draw a number | 1 |
-//! | acquire, held | then: write the claim, note in the word that there is one; wait for the mailbox | 2 |
+//! | acquire, held | then: write the claim, count it in the word; wait for the mailbox | 2 |
 //! | release, nobody waits | swap the word to 0 | 1 |
 //! | release, somebody waits | then: read the claims; swap the word to the first of them, draw a number; write its mailbox | 3, and half of one until it has it |
-//! | take a claim back | write it, and change the word | 1 |
+//! | take a claim back | write it, and count that in the word | 1 |
 //!
 //! *Numbers.* Each acquisition draws a number at the home: as an order if it has to wait, for its first token if not. A
 //! number stands for [`TOKENS`] tokens: those of a node's ranks that have the lock from each other.
 //!
-//! *Nothing is forgotten.* Each claim that is made or taken back changes the word after it, so that a release that has
-//! read the claims before fails and reads them again. A mailbox that was not written, as its writer died, is missed by who
+//! *Nothing is forgotten.* Each claim that is made or taken back is counted in the word after it, so that a release that has
+//! read the claims before fails and reads them again. (It is counted by fetch-and-add, which cannot fail however often the
+//! word changes hands meanwhile; once too often does no harm.) Whoever counts it in a word that names nobody, or a lost node,
+//! takes the lock for the first, and hands it over. (To give it to the first at once would not do: a word that names nobody
+//! has nothing by which it is told from the same one later.) A mailbox that was not written, as its writer died, is missed by who
 //! waits for it: it reads the word now and then, and finds itself named.
 //!
 //! The machines here post nothing themselves: a turn takes the answers to the last one's requests and says what is next.
@@ -52,8 +55,7 @@ pub struct HomeAt {
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–15 | holder | the node, plus 1 |
-/// | 16 | wanted | some nodes have claims |
-/// | 17–31 | changes | grows when a claim is made or taken back |
+/// | 16–31 | changes | grows when a claim is made or taken back; 0 where nobody waits |
 /// | 32–63 | stamp | which of the holder's acquisitions it is |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GlobalWord(pub u64);
@@ -62,15 +64,14 @@ impl GlobalWord {
     /// Nobody holds it.
     pub const FREE: Self = Self(0);
     const HOLDER: u64 = 0xffff;
-    const WANTED: u64 = 1 << 16;
-    const CHANGES_AT: u32 = 17;
-    const CHANGES: u64 = 0x7fff;
+    const CHANGE: u64 = 1 << 16;
+    const CHANGES: u64 = 0xffff;
     const STAMP_AT: u32 = 32;
 
     /// Held by a node, which acquires it as `stamp` says.
     pub const fn held(node: usize, stamp: u32, is_wanted: bool) -> Self {
-        let wanted = if is_wanted { Self::WANTED } else { 0 };
-        Self(node as u64 + 1 | wanted | (stamp as u64) << Self::STAMP_AT)
+        let changes = if is_wanted { Self::CHANGE } else { 0 };
+        Self(node as u64 + 1 | changes | (stamp as u64) << Self::STAMP_AT)
     }
 
     /// The node that holds it.
@@ -84,14 +85,41 @@ impl GlobalWord {
 
     /// Whether a node holds it by this acquisition.
     pub fn is_held_by(self, node: usize, stamp: u32) -> bool {
-        self.holder() == Some(node) && self.0 >> Self::STAMP_AT == u64::from(stamp)
+        self.holder() == Some(node) && self.stamp() == stamp
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the upper half")]
+    const fn stamp(self) -> u32 {
+        (self.0 >> Self::STAMP_AT) as u32
+    }
+
+    /// Whether some nodes may have claims.
+    const fn is_wanted(self) -> bool {
+        self.changes() != 0
+    }
+
+    const fn changes(self) -> u64 {
+        self.0 / Self::CHANGE & Self::CHANGES
     }
 
     /// After a claim has been made or taken back.
     const fn changed(self) -> Self {
-        let changes = (self.0 >> Self::CHANGES_AT).wrapping_add(1) & Self::CHANGES;
-        let rest = self.0 & !(Self::CHANGES << Self::CHANGES_AT);
-        Self(rest | changes << Self::CHANGES_AT | Self::WANTED)
+        Self(self.0.wrapping_add(Self::CHANGE))
+    }
+
+    /// Whether it has been changed so often that it should be [`folded`](Self::folded).
+    const fn is_full(self) -> bool {
+        self.changes() > Self::CHANGES / 2
+    }
+
+    /// The same, as if it had been changed once.
+    const fn folded(self) -> Self {
+        Self(self.0 & !(Self::CHANGES * Self::CHANGE) | Self::CHANGE)
+    }
+
+    /// Whether the same acquisition holds it, or in both cases none.
+    const fn is_of_same(self, other: Self) -> bool {
+        self.0 & Self::HOLDER == other.0 & Self::HOLDER && self.stamp() == other.stamp()
     }
 }
 
@@ -188,13 +216,8 @@ enum State {
         mine: GlobalWord,
         is_patient: bool,
     },
-    /// The claim is being written, and noted in the word.
+    /// The claim is being written, and counted in the word.
     Registering {
-        claim: NodeClaim,
-        seen: GlobalWord,
-    },
-    /// The word was seen free by one that has a claim: swapping it.
-    Taking {
         claim: NodeClaim,
     },
     /// For the mailbox.
@@ -205,16 +228,21 @@ enum State {
     Receiving {
         number: u64,
     },
-    /// Reading the word, since nothing has come for long.
+    /// Reading the word, since nothing has come for long, or folding its count.
     Looking {
         claim: NodeClaim,
     },
-    /// The holder is lost: reading the claims.
+    /// Nobody holds it, or a lost node: swapping the word to this one.
+    Seizing {
+        claim: NodeClaim,
+        seen: GlobalWord,
+    },
+    /// It is this node's for whoever is first: reading the claims.
     Following {
         claim: NodeClaim,
         seen: GlobalWord,
     },
-    /// Swapping the word from a lost holder to the first of the claims; drawing a number.
+    /// Swapping the word to the first of them; drawing a number.
     Appointing {
         claim: NodeClaim,
         seen: GlobalWord,
@@ -240,11 +268,18 @@ enum State {
         seen: GlobalWord,
         first: (usize, NodeClaim),
     },
-    /// Taking the claim away, or whatever this node has there; reading the word, or noting that in it.
+    /// Taking the claim away, or whatever this node has there; counting that in the word.
     Withdrawing {
-        claim: Option<NodeClaim>,
-        seen: Option<GlobalWord>,
+        stamp: u32,
+        is_any: bool,
     },
+    /// Nobody holds the lock though some may want it: swapping the word to this node, which then releases it.
+    Clearing {
+        stamp: u32,
+        seen: GlobalWord,
+    },
+    /// Folding the word's count; then it is over.
+    Folding,
 }
 
 /// A node's part in a lock between nodes, as the rank has it that acts for the node.
@@ -306,18 +341,18 @@ impl HomeLock {
     /// When it does not wait: a bug of the caller.
     pub fn withdraw(&mut self) -> Turn {
         let State::Waiting { claim } = self.state else { panic!("only who waits can change its mind") };
-        self.withdraw_any(Some(claim))
+        self.withdraw_any(claim.stamp(), false)
     }
 
     /// Begins to take back whatever this node has there: what a rank has left that ended in the middle of a call, or a
-    /// connection that broke. Nothing of that may still be on its way.
-    pub fn recover(&mut self) -> Turn {
-        self.withdraw_any(None)
+    /// connection that broke. Nothing of that may still be on its way. `stamp` as for [`acquire`](Self::acquire).
+    pub fn recover(&mut self, stamp: u32) -> Turn {
+        self.withdraw_any(stamp | AT_ONCE, true)
     }
 
-    fn withdraw_any(&mut self, claim: Option<NodeClaim>) -> Turn {
-        self.state = State::Withdrawing { claim, seen: None };
-        Turn::Ask(vec![self.write_claim(0), Request::Read { at: self.at.hold }])
+    fn withdraw_any(&mut self, stamp: u32, is_any: bool) -> Turn {
+        self.state = State::Withdrawing { stamp, is_any };
+        Turn::Ask(vec![self.write_claim(0), self.count()])
     }
 
     /// Reads the word, of a machine that waits: nothing has come for long, or somebody has failed.
@@ -370,18 +405,21 @@ impl HomeLock {
     pub fn answered(&mut self, answers: &[u64], is_lost: impl Fn(usize) -> bool) -> Turn {
         let word = GlobalWord(answers[0]);
         match self.state {
-            State::Trying { mine, is_patient } => self.tried(mine, is_patient, word, answers[1]),
-            State::Registering { claim, seen } if word == seen => self.registered(claim, word, &is_lost),
-            State::Taking { claim } if word == GlobalWord::FREE => self.take(claim),
-            State::Registering { claim, .. } | State::Taking { claim } => self.met(claim, word),
+            State::Trying { mine, is_patient } => self.tried(mine, is_patient, word, answers[1], &is_lost),
+            State::Registering { claim } => self.registered(claim, word.changed(), &is_lost),
             State::Looking { claim } => self.looked(claim, word, &is_lost),
+            State::Seizing { claim, seen } if word == seen => self.follow(claim, self.seized(claim)),
+            State::Seizing { claim, .. } => self.looked(claim, word, &is_lost),
             State::Following { claim, seen } => match self.first(answers, &is_lost) {
+                Some((node, _)) if node == self.me => self.take(claim),
                 Some(first) => self.appoint(claim, seen, first, answers),
                 None => unreachable!("this node has a claim"),
             },
             State::Appointing { claim, seen, first } if word == seen => self.appointed(claim, first, answers[1]),
+            State::Appointing { claim, seen, .. } if word.is_of_same(seen) => self.follow(claim, word),
             State::Appointing { claim, .. } => self.looked(claim, word, &is_lost),
-            State::Drawing { claim } => self.hold(GlobalWord::held(self.me, claim.stamp(), true), answers[0]),
+            // As if nobody had a claim: where that is not so, the release finds another word.
+            State::Drawing { claim } => self.hold(GlobalWord::held(self.me, claim.stamp(), false), answers[0]),
             State::Receiving { number } => self.hold(word, number),
             State::Freeing { seen } if word == seen => self.end(Outcome::Free),
             State::Choosing { seen } => match self.first(answers, &|node| node == self.me || is_lost(node)) {
@@ -393,59 +431,64 @@ impl HomeLock {
                 Turn::Mail(Mail { node, claim, number: answers[1] })
             }
             State::Freeing { seen } | State::HandingOver { seen, .. } => self.refused(seen, word),
-            State::Withdrawing { claim, seen } => self.withdrawing(claim, seen, word),
+            State::Withdrawing { stamp, is_any } => self.withdrawn(stamp, is_any, word.changed()),
+            State::Clearing { stamp, seen } => self.cleared(stamp, seen, word),
+            State::Folding => self.end(Outcome::Free),
             State::Idle | State::Waiting { .. } | State::Held { .. } => unreachable!("nothing was asked"),
         }
     }
 
-    fn tried(&mut self, mine: GlobalWord, is_patient: bool, found: GlobalWord, number: u64) -> Turn {
-        if found == GlobalWord::FREE {
-            return self.hold(mine, number);
-        }
-        if !is_patient {
-            return self.end(Outcome::Free);
+    fn tried(
+        &mut self,
+        mine: GlobalWord,
+        is_patient: bool,
+        found: GlobalWord,
+        number: u64,
+        is_lost: &impl Fn(usize) -> bool,
+    ) -> Turn {
+        match found.holder() {
+            _ if found == GlobalWord::FREE => return self.hold(mine, number),
+            _ if is_patient => {}
+            Some(holder) if !is_lost(holder) => return self.end(Outcome::Free),
+            // It is nobody's: the next attempt has it, if no claim comes before.
+            _ => return self.clear(mine.stamp(), found),
         }
         let claim = NodeClaim::waiting(number / TOKENS, self.place);
-        self.state = State::Registering { claim, seen: found };
-        Turn::Ask(vec![self.write_claim(claim.0), self.swap(found, found.changed())])
+        self.state = State::Registering { claim };
+        Turn::Ask(vec![self.write_claim(claim.0), self.count()])
     }
 
     /// The claim is where everybody finds it.
     fn registered(&mut self, claim: NodeClaim, word: GlobalWord, is_lost: &impl Fn(usize) -> bool) -> Turn {
-        self.state = State::Waiting { claim };
-        match word.holder() {
-            Some(holder) if is_lost(holder) => self.look(),
-            _ => Turn::Wait,
+        if word.is_full() {
+            self.state = State::Looking { claim };
+            return Turn::Ask(vec![self.swap(word, word.folded())]);
         }
-    }
-
-    /// The word was not what it had been.
-    fn met(&mut self, claim: NodeClaim, word: GlobalWord) -> Turn {
-        if word == GlobalWord::FREE {
-            self.state = State::Taking { claim };
-            return Turn::Ask(vec![self.swap(word, GlobalWord::held(self.me, claim.stamp(), true))]);
-        }
-        if word.is_held_by(self.me, claim.stamp()) {
-            self.state = State::Waiting { claim };
-            return Turn::Wait;
-        }
-        self.state = State::Registering { claim, seen: word };
-        Turn::Ask(vec![self.swap(word, word.changed())])
+        self.looked(claim, word, is_lost)
     }
 
     fn looked(&mut self, claim: NodeClaim, word: GlobalWord, is_lost: &impl Fn(usize) -> bool) -> Turn {
         match word.holder() {
-            None => self.met(claim, word),
             Some(_) if word.is_held_by(self.me, claim.stamp()) => self.take(claim),
-            Some(holder) if is_lost(holder) => {
-                self.state = State::Following { claim, seen: word };
-                Turn::Ask(self.read_claims())
-            }
-            Some(_) => {
+            Some(holder) if !is_lost(holder) => {
                 self.state = State::Waiting { claim };
                 Turn::Wait
             }
+            _ => {
+                self.state = State::Seizing { claim, seen: word };
+                Turn::Ask(vec![self.swap(word, self.seized(claim))])
+            }
         }
+    }
+
+    /// The word of this node that holds the lock by its claim, for whoever is first.
+    fn seized(&self, claim: NodeClaim) -> GlobalWord {
+        GlobalWord::held(self.me, claim.stamp(), true)
+    }
+
+    fn follow(&mut self, claim: NodeClaim, seen: GlobalWord) -> Turn {
+        self.state = State::Following { claim, seen };
+        Turn::Ask(self.read_claims())
     }
 
     /// The word names this node.
@@ -461,9 +504,6 @@ impl HomeLock {
 
     fn appointed(&mut self, claim: NodeClaim, first: (usize, NodeClaim), number: u64) -> Turn {
         let (node, granted) = first;
-        if node == self.me {
-            return self.take(claim);
-        }
         self.state = State::Waiting { claim };
         Turn::Mail(Mail { node, claim: granted, number })
     }
@@ -474,13 +514,11 @@ impl HomeLock {
     }
 
     fn free_or_choose(&mut self, seen: GlobalWord) -> Turn {
-        match seen.0 & GlobalWord::WANTED {
-            0 => self.free(seen),
-            _ => {
-                self.state = State::Choosing { seen };
-                Turn::Ask(self.read_claims())
-            }
+        if !seen.is_wanted() {
+            return self.free(seen);
         }
+        self.state = State::Choosing { seen };
+        Turn::Ask(self.read_claims())
     }
 
     fn free(&mut self, seen: GlobalWord) -> Turn {
@@ -493,26 +531,40 @@ impl HomeLock {
         Turn::Ask(vec![self.swap(seen, granted_to(first, claims)), self.draw()])
     }
 
-    /// The word that this node was to hold is another one: a claim has been made or taken back, or it holds it no more.
+    /// The word is another one than was seen: claims have been made or taken back, or somebody else has gone on.
     fn refused(&mut self, seen: GlobalWord, found: GlobalWord) -> Turn {
-        let is_still =
-            found.holder() == Some(self.me) && found.0 >> GlobalWord::STAMP_AT == seen.0 >> GlobalWord::STAMP_AT;
-        match is_still {
+        match found.is_of_same(seen) {
             true => self.free_or_choose(found),
             false => self.end(Outcome::Lost),
         }
     }
 
-    fn withdrawing(&mut self, claim: Option<NodeClaim>, seen: Option<GlobalWord>, found: GlobalWord) -> Turn {
-        let is_mine = claim.map_or(found.holder() == Some(self.me), |claim| found.is_held_by(self.me, claim.stamp()));
+    fn withdrawn(&mut self, stamp: u32, is_any: bool, word: GlobalWord) -> Turn {
+        let is_mine = if is_any { word.holder() == Some(self.me) } else { word.is_held_by(self.me, stamp) };
         if is_mine {
-            return self.free_or_choose(found);
+            return self.free_or_choose(word);
         }
-        if found == GlobalWord::FREE || seen == Some(found) {
-            return self.end(Outcome::Free);
+        if word.holder().is_none() {
+            return self.clear(stamp, word);
         }
-        self.state = State::Withdrawing { claim, seen: Some(found) };
-        Turn::Ask(vec![self.swap(found, found.changed())])
+        if word.is_full() {
+            self.state = State::Folding;
+            return Turn::Ask(vec![self.swap(word, word.folded())]);
+        }
+        self.end(Outcome::Free)
+    }
+
+    fn clear(&mut self, stamp: u32, seen: GlobalWord) -> Turn {
+        self.state = State::Clearing { stamp, seen };
+        Turn::Ask(vec![self.swap(seen, GlobalWord::held(self.me, stamp, true))])
+    }
+
+    fn cleared(&mut self, stamp: u32, seen: GlobalWord, found: GlobalWord) -> Turn {
+        match found {
+            _ if found == seen => self.free_or_choose(GlobalWord::held(self.me, stamp, true)),
+            _ if found.holder().is_none() && found.is_wanted() => self.clear(stamp, found),
+            _ => self.end(Outcome::Free),
+        }
     }
 
     fn end(&mut self, outcome: Outcome) -> Turn {
@@ -529,6 +581,10 @@ impl HomeLock {
 
     fn swap(&self, expected: GlobalWord, new: GlobalWord) -> Request {
         Request::CompareSwap { at: self.at.hold, expected: expected.0, new: new.0 }
+    }
+
+    fn count(&self) -> Request {
+        Request::FetchAdd { at: self.at.hold, add: GlobalWord::CHANGE }
     }
 
     fn draw(&self) -> Request {

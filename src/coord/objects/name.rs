@@ -53,6 +53,11 @@ impl Name {
         Ok(Self { text: text.into(), key: hashed(1), check: hashed(2) })
     }
 
+    /// The name whose text stands in some words; `None` where it is none.
+    pub fn from_words(words: impl IntoIterator<Item = u64>) -> Option<Self> {
+        Self::new(&text_of(words)).ok()
+    }
+
     /// What it is found by.
     pub fn key(&self) -> u64 {
         self.key
@@ -82,7 +87,16 @@ impl Name {
 
     /// Which of some nodes is its home; `None` if there are none.
     pub fn home(&self, live: impl IntoIterator<Item = usize>) -> Option<usize> {
-        live.into_iter().max_by_key(|node| (mixed(self.key ^ mixed(*node as u64 + 1)), *node))
+        live.into_iter().max_by_key(|node| self.weight(*node))
+    }
+
+    /// Those of some nodes that would be its home rather than this one.
+    pub fn homes_before(&self, home: usize, nodes: impl IntoIterator<Item = usize>) -> impl Iterator<Item = usize> {
+        nodes.into_iter().filter(move |node| self.weight(*node) > self.weight(home))
+    }
+
+    fn weight(&self, node: usize) -> (u64, usize) {
+        (mixed(self.key ^ mixed(node as u64 + 1)), node)
     }
 }
 

@@ -8,8 +8,9 @@
 //!
 //! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU; a release then
 //! hands over in one step. To a rank that sleeps nothing is handed, since nobody could have the lock until it runs: it is
-//! *called*, the lock is free meanwhile, and others may pass it by, [`MOST_PASSING`] times each, before they queue
-//! behind it. That bound is what first come first served means here; between ranks that have a CPU it is strict.
+//! *called*, the lock is free meanwhile, and others may pass it by for a bounded time before they queue behind it; so do
+//! ranks that share their CPUs, though the first is awake, since each handover among them costs more than it is worth.
+//! That bound, the caller's, is what first come first served means here; between ranks that have a CPU each it is strict.
 //!
 //! *Nothing is forgotten.* Each claim that is made or taken back changes the word's version after it, so that a release
 //! that has looked at the claims before fails and looks again. Who is about to sleep says so in its claim and then looks at
@@ -24,14 +25,12 @@
 //!
 //! Cost: free, two locked instructions on one line for lock and unlock together; handed over, two line transfers.
 
+use std::cell::Cell;
 use std::task::Poll;
 
 use super::word::{ClaimWord, HoldWord};
 use crate::fabric::{Memory, WordAt};
-use crate::sync::{Ordering, full_fence, publish};
-
-/// How often a rank takes a lock that is free while the first of those who wait is on its way, before it queues itself.
-pub const MOST_PASSING: u64 = 64;
+use crate::sync::{Ordering, full_fence, full_fence_after_rmw, publish};
 
 /// Where a lock's words stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,22 +67,25 @@ pub enum Withdrawn {
 pub struct QueueLock {
     at: QueueAt,
     me: usize,
+    /// Whom this rank has called last.
+    called: Cell<Option<usize>>,
 }
 
 impl QueueLock {
     /// The part of the rank at place `me` of the node's rank table.
     pub const fn new(at: QueueAt, me: usize) -> Self {
-        Self { at, me }
+        Self { at, me, called: Cell::new(None) }
     }
 
-    /// Takes the lock if it is free and nobody is kept waiting by that for too long; gives the token.
+    /// Takes the lock if it is free; if others wait for it only where `may_pass` allows that, who is told how often this rank
+    /// has done so in a row. Gives the token.
     #[inline]
-    pub fn try_take(&self, memory: &impl Memory) -> Option<u64> {
+    pub fn try_take(&self, memory: &impl Memory, may_pass: impl Fn(u64) -> bool) -> Option<u64> {
         let word = memory.word(self.at.hold);
         // Relaxed: the compare-and-swap decides.
         let mut seen = HoldWord(word.load(Ordering::Relaxed));
         loop {
-            if seen.holder().is_some() || (seen.is_wanted() && !self.may_pass(memory)) {
+            if seen.holder().is_some() || (seen.is_wanted() && !may_pass(self.passed(memory))) {
                 return None;
             }
             let taken = seen.granted_to(self.me);
@@ -100,17 +102,15 @@ impl QueueLock {
         }
     }
 
-    /// Whether this rank may have the lock before those that wait.
-    #[cold]
-    fn may_pass(&self, memory: &impl Memory) -> bool {
+    /// How often this rank has taken the lock while others waited, since it has waited itself.
+    pub fn passed(&self, memory: &impl Memory) -> u64 {
         // Relaxed: written by this rank.
-        memory.word(self.at.passings.plus(self.me)).load(Ordering::Relaxed) < MOST_PASSING
+        memory.word(self.at.passings.plus(self.me)).load(Ordering::Relaxed)
     }
 
-    #[cold]
     fn note_passing(&self, memory: &impl Memory) {
-        // Relaxed: this rank's own.
-        memory.word(self.at.passings.plus(self.me)).fetch_add(1, Ordering::Relaxed);
+        // Relaxed, and no read-modify-write: this rank's own.
+        memory.word(self.at.passings.plus(self.me)).store(self.passed(memory) + 1, Ordering::Relaxed);
     }
 
     /// Whether this rank holds the lock.
@@ -144,9 +144,21 @@ impl QueueLock {
 
     /// Whether the lock is this rank's now: the token. The rank has a claim.
     pub fn poll(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Poll<u64> {
+        self.poll_unless_hot(memory, has_ended, |_| false)
+    }
+
+    /// As [`poll`](Self::poll), but leaves the lock to whoever passes this rank by for as long as `is_hot` says so, who is
+    /// told the lock's version: it grows with each grant.
+    pub fn poll_unless_hot(
+        &self,
+        memory: &impl Memory,
+        has_ended: &impl Fn(usize) -> bool,
+        is_hot: impl Fn(u64) -> bool,
+    ) -> Poll<u64> {
         loop {
             let seen = self.load(memory);
             let wanted = match seen.holder() {
+                holder if holder != Some(self.me) && is_hot(seen.version()) => return Poll::Pending,
                 Some(holder) if holder == self.me => return Poll::Ready(self.take_granted(memory, seen)),
                 Some(holder) if has_ended(holder) => self.after_death(memory, seen, has_ended),
                 Some(_) => match seen.next() {
@@ -216,22 +228,69 @@ impl QueueLock {
         }
     }
 
-    /// Gives the lock up.
+    /// Gives the lock up: to who waits on its CPU and is the first, or else it is free. `keeps_free` is asked if somebody
+    /// waits; where it is so the lock is free in any case, for whoever comes first.
     ///
     /// # Errors
     ///
     /// [`NotHeld`]: this rank was declared failed, and another one has been granted the lock since.
     #[inline]
-    pub fn release(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
+    pub fn release(
+        &self,
+        memory: &impl Memory,
+        has_ended: &impl Fn(usize) -> bool,
+        keeps_free: impl Fn(u64) -> bool,
+    ) -> Result<(), NotHeld> {
         let seen = self.load(memory);
         if seen.holder() == Some(self.me) && !seen.is_wanted() && self.swap(memory, seen, seen.freed(false)) {
             return Ok(());
         }
-        self.release_wanted(memory, has_ended)
+        self.release_wanted(memory, has_ended, keeps_free(self.passed(memory)))
+    }
+
+    fn release_wanted(
+        &self,
+        memory: &impl Memory,
+        has_ended: &impl Fn(usize) -> bool,
+        keeps_free: bool,
+    ) -> Result<(), NotHeld> {
+        if keeps_free && self.release_to_called(memory, has_ended) {
+            return Ok(());
+        }
+        self.release_to_first(memory, has_ended, keeps_free)
+    }
+
+    /// Gives the lock up, if whom this rank has called last waits awake, or is on its way: it looks at the lock itself, and
+    /// calls the first if it is not that.
+    fn release_to_called(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> bool {
+        let seen = self.load(memory);
+        let is_coming = |rank| {
+            let claim = self.claim(memory, rank);
+            claim.is_waiting() && !claim.is_parked() && !has_ended(rank)
+        };
+        let Some(called) = self.called.get().filter(|rank| is_coming(*rank)) else { return false };
+        let is_held = seen.holder() == Some(self.me);
+        let left = seen.freed(true);
+        if !is_held || !self.swap(memory, seen, left) {
+            return false;
+        }
+        // SYNC POINT: parking. The word was changed before the claim is looked at; who has been called notes that it is awake
+        // before it looks at the word.
+        full_fence_after_rmw();
+        if !is_coming(called) {
+            self.called.set(None);
+            self.pass_on(memory, left, has_ended);
+        }
+        true
     }
 
     #[cold]
-    fn release_wanted(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Result<(), NotHeld> {
+    fn release_to_first(
+        &self,
+        memory: &impl Memory,
+        has_ended: &impl Fn(usize) -> bool,
+        keeps_free: bool,
+    ) -> Result<(), NotHeld> {
         loop {
             let seen = self.load(memory);
             if seen.holder() != Some(self.me) {
@@ -245,7 +304,7 @@ impl QueueLock {
             };
             let left = match first {
                 None => seen.freed(false),
-                Some(first) if is_awake(&first) => seen.granted_to(first),
+                Some(first) if !keeps_free && is_awake(&first) => seen.granted_to(first),
                 Some(_) => seen.freed(true),
             };
             if !self.swap(memory, seen, left) {
@@ -295,7 +354,14 @@ impl QueueLock {
                     continue;
                 }
                 Some(_) => true,
-                None => self.first(memory, has_ended).is_some_and(|first| first != self.me),
+                None => match self.first(memory, has_ended) {
+                    Some(first) if first != self.me => {
+                        // Whoever has freed it may have relied on this rank.
+                        self.call(memory, first);
+                        true
+                    }
+                    _ => false,
+                },
             };
             if is_waiting {
                 return Some(claim.0);
@@ -307,8 +373,9 @@ impl QueueLock {
 
     /// After it has slept.
     pub fn note_awake(&self, memory: &impl Memory) {
-        // Relaxed: who sees it late calls once too often.
-        memory.word(self.claim_at(self.me)).fetch_and(ClaimWord::AWAKE, Ordering::Relaxed);
+        // SYNC POINT: parking. Before this rank looks at the word; see `release_to_called`.
+        memory.word(self.claim_at(self.me)).fetch_and(ClaimWord::AWAKE, Ordering::AcqRel);
+        full_fence_after_rmw();
     }
 
     /// The word that this rank sleeps on.
@@ -349,6 +416,7 @@ impl QueueLock {
         let called = claim.is_parked()
             && memory.word(at).compare_exchange(claim.0, claim.called().0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if called {
+            self.called.set(Some(rank));
             memory.wake(at);
         }
     }

@@ -3,6 +3,7 @@
 //! Only the rank that has the node's own lock ([`super::queue`]) changes them, by compare-and-swap with a version: one that
 //! was declared failed and comes back changes nothing. Before it asks the home for anything that changes words there it
 //! says so here ([`Tenure::Underway`]); if it ends meanwhile, the next one finds that, and asks the home how far it came.
+//! When the home is lost the node's steward moves the hold to the next home, and changes the word, too.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Memory, WordAt};
@@ -102,6 +103,11 @@ impl TenureAt {
     /// Where the object is at home: the node, plus 1, in the upper half, and its place in the home's table.
     pub const fn home(self) -> WordAt {
         self.0.own(6)
+    }
+
+    /// The home that is known to have all that survivors of those before it had: the node, plus 1.
+    pub const fn complete_home(self) -> WordAt {
+        self.0.own(7)
     }
 
     /// What the word holds.

@@ -47,6 +47,9 @@ struct World {
     words: Vec<u64>,
     nodes: Vec<Node>,
     losses: u8,
+    /// How often the rank that acts for a node may end in the middle, or its connection break.
+    breaks: u8,
+    may_break: bool,
     /// Nodes that wait look at the word at any time, and not only when nothing else will happen.
     looks_early: bool,
     /// The greatest number that has been granted.
@@ -66,6 +69,8 @@ enum Event {
     Withdraw(usize),
     Lose(usize),
     Learn(usize),
+    /// What a node has asked for and has not been done is dropped, and nobody knows what has been done.
+    Break(usize),
     /// A node that waits looks at the word.
     Look(usize),
 }
@@ -94,11 +99,23 @@ impl World {
             stamp: 0,
         };
         let nodes: Vec<Node> = (0..nodes).map(node).collect();
-        Self { words: vec![0; CLAIMS + nodes.len()], nodes, losses, looks_early: false, granted: 0 }
+        Self {
+            words: vec![0; CLAIMS + nodes.len()],
+            nodes,
+            losses,
+            breaks: 0,
+            may_break: false,
+            looks_early: false,
+            granted: 0,
+        }
     }
 
     fn looking_early(self) -> Self {
         Self { looks_early: true, ..self }
+    }
+
+    fn with_breaks(self, breaks: u8) -> Self {
+        Self { breaks, may_break: true, ..self }
     }
 
     fn hold(&self) -> GlobalWord {
@@ -150,7 +167,7 @@ impl World {
 
     /// Nothing is on its way, and nobody has anything to do.
     fn is_quiet(&self) -> bool {
-        let has_more = |event: &Event| !matches!(event, Event::Look(_) | Event::Lose(_));
+        let has_more = |event: &Event| !matches!(event, Event::Look(_) | Event::Lose(_) | Event::Break(_));
         !self.events().iter().any(has_more)
     }
 }
@@ -170,6 +187,9 @@ impl Model for World {
             if self.losses > 0 {
                 events.push(Event::Lose(index));
             }
+            if self.breaks > 0 && (!node.asked.is_empty() || node.mail.is_some()) {
+                events.push(Event::Break(index));
+            }
             if !node.asked.is_empty() {
                 events.push(Event::Execute(index));
             } else if node.mail.is_some() {
@@ -188,7 +208,7 @@ impl Model for World {
                 events.push(Event::Begin(index));
             }
         }
-        if self.looks_early || events.iter().all(|event| matches!(event, Event::Lose(_))) {
+        if self.looks_early || events.iter().all(|event| matches!(event, Event::Lose(_) | Event::Break(_))) {
             events.append(&mut looks);
         }
         events
@@ -253,6 +273,21 @@ impl Model for World {
                 node.asked.clear();
                 node.mail = None;
             }
+            Event::Break(index) => {
+                self.breaks -= 1;
+                let (place, phase) = (index, self.nodes[index].phase);
+                let node = &mut self.nodes[index];
+                node.asked.clear();
+                node.answers.clear();
+                node.mail = None;
+                node.lock = HomeLock::new(node.lock.at, place, place);
+                node.phase = if phase == Phase::Acquiring { Phase::Withdrawing } else { phase };
+                self.nodes.iter_mut().for_each(|other| other.behind.retain(|first| *first != index));
+                self.nodes[index].stamp += 1;
+                let stamp = self.nodes[index].stamp;
+                let turn = self.nodes[index].lock.recover(stamp);
+                self.turn(index, turn);
+            }
             Event::Learn(index) => self.nodes[index].is_known_lost = true,
         }
     }
@@ -276,13 +311,13 @@ fn check(world: World) {
             assert!(holder.is_none_or(|node| world.nodes[node].is_lost), "{holder:?} holds it in the end: {way:?}");
             return;
         }
-        // A loss may have taken a message with it; one that comes late, when its reader has looked at the word already,
+        // A loss or a break may have taken a message with it; one that comes late, when its reader has looked at the word already,
         // may hide a later one. Then the word tells whoever looks.
         let is_told = match world.hold().holder() {
             Some(node) => waiting.contains(&node) || world.nodes[node].is_lost,
             None => true,
         };
-        let may_miss = world.looks_early || world.nodes.iter().any(|node| node.is_lost);
+        let may_miss = world.looks_early || world.may_break || world.nodes.iter().any(|node| node.is_lost);
         assert!(may_miss && is_told, "{waiting:?} are forgotten: {way:?}");
     });
     assert!(ends > 0);
@@ -321,4 +356,11 @@ fn nodes_that_change_their_minds() {
 fn one_node_is_lost_at_any_moment() {
     check(World::new(2, 2, 1, 1));
     check(World::new(3, 1, 0, 1));
+}
+
+#[test]
+fn a_rank_ends_in_the_middle_and_another_one_of_its_node_goes_on() {
+    check(World::new(2, 2, 1, 0).with_breaks(2));
+    check(World::new(3, 1, 0, 0).with_breaks(1));
+    check(World::new(2, 1, 0, 1).with_breaks(1));
 }
