@@ -228,3 +228,24 @@ fn nothing_is_lost_or_doubled_where_connections_break() {
     assert!((known..=known + sum(2)).contains(&value), "{value}, but {known} were added, and perhaps {} more", sum(2));
     assert!(sum(3) > 10, "few connections have broken");
 }
+
+/// Nodes that open the same names at the same time, and give most of them up at once, have the same objects.
+#[test]
+fn nodes_that_open_a_name_at_once_have_the_same_object() {
+    const TEST: &str = "nodes_that_open_a_name_at_once_have_the_same_object";
+    if role().is_some() {
+        let job = join();
+        for round in 0..60 {
+            let counter = counter_at(&job, 2, &format!("round {round}"));
+            meet(&job);
+            counter.fetch_add(1).expect("in reach");
+            meet(&job);
+            assert_eq!(counter.load(), Ok(3), "round {round}, {}: not all have the same", counter.name());
+            meet(&job);
+        }
+        return answer("done");
+    }
+    for answers in Across::of_counts(&[1, 1, 1]).run(TEST, &[]) {
+        assert_eq!(answers, ["done"]);
+    }
+}

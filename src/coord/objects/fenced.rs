@@ -20,7 +20,7 @@
 //! current was last seen to name it.
 //!
 //! Whoever dies between two steps has written what nobody sees, or all of it. Whoever comes late finds another word than
-//! it has seen: a version does not come back.
+//! it has seen: a version does not come back. `exhaustive` tries every order.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Request, WordAt};

@@ -24,7 +24,8 @@
 //! fenced by its token.
 //!
 //! A holder that is named by another rank's change does not know when that was; it changes the hold once more and counts
-//! from then on. If it is not there to do so it loses the lease as every holder does.
+//! from then on. If it is not there to do so it loses the lease as every holder does. `exhaustive` tries every order, and
+//! every tick of a clock.
 
 use super::layout::{ObjectAt, RANK_WORDS};
 use crate::fabric::{Request, WordAt};
