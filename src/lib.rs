@@ -85,6 +85,7 @@ pub use group::{Abandoned, AlgorithmChoice, Arrival, Group};
 pub use job::{FabricChoice, Job, JobOptions};
 #[cfg(not(model))]
 pub use object::{
-    Candidacy, Counter, Election, Leader, Leadership, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind,
-    Permits, ReadGuard, RwLock, Semaphore, Token, WriteGuard,
+    Candidacy, Counter, CounterError, Election, Fenced, FencedError, FencedWord, Leader, Leadership, Lease, LeaseError,
+    LeaseGuard, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Permits, ReadGuard, RwLock, Semaphore,
+    Token, WriteGuard,
 };

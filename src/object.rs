@@ -16,6 +16,8 @@
 //! | `semaphore.rs` | the semaphore |
 //! | `anchor.rs` | where the last two have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
+//! | `fenced.rs` | words that are written under a token |
+//! | `lease.rs` | a lock with a time to live |
 //! | `election.rs` | the election of a leader |
 //! | `error.rs` | what can go wrong |
 
@@ -26,7 +28,9 @@ mod counter;
 mod election;
 mod error;
 mod exclusive;
+mod fenced;
 mod homes;
+mod lease;
 mod lock;
 mod reach;
 mod rwlock;
@@ -41,9 +45,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::catalogue::{Opened, Refused};
-pub use self::counter::Counter;
+pub use self::counter::{Counter, CounterError};
 pub use self::election::{Candidacy, Election, Leader, Leadership};
 pub use self::error::{LockError, ObjectError};
+pub use self::fenced::{Fenced, FencedError, FencedWord};
+pub use self::lease::{Lease, LeaseError, LeaseGuard};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
 pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};

@@ -2,6 +2,7 @@
 //!
 //! A part of the membership, so that the steward's thread ([`super::steward`]) can have it, too.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -45,6 +46,10 @@ pub(crate) struct Uses {
     holdings: Mutex<HashMap<WordAt, Weak<Mutex<Holding>>>>,
     /// Held by the thread of this rank that uses its node's table of objects.
     table: Mutex<()>,
+    /// What its handles of an object share besides, likewise.
+    shared: Mutex<HashMap<WordAt, Weak<dyn Any + Send + Sync>>>,
+    /// Numbers that it has given to what it does at homes.
+    numbers: AtomicU64,
     /// To whom of those that the job has lost this process's connections are dropped: up to this epoch.
     shut_out_to: AtomicU64,
 }
@@ -58,6 +63,25 @@ impl Uses {
     /// What this rank has of the semaphore whose key stands at a place.
     pub fn holding_at(&self, key: WordAt) -> Arc<Mutex<Holding>> {
         shared_at(&self.holdings, key)
+    }
+
+    /// What this rank's handles share of the object whose key stands at a place: one for all of them.
+    pub fn shared_at<T: Any + Send + Sync + Default>(&self, key: WordAt) -> Arc<T> {
+        let mut shared = lock(&self.shared);
+        let known = shared.get(&key).and_then(Weak::upgrade).and_then(|known| known.downcast::<T>().ok());
+        if let Some(known) = known {
+            return known;
+        }
+        shared.retain(|_, known| known.strong_count() > 0);
+        let new: Arc<T> = Arc::default();
+        let weak: Weak<T> = Arc::downgrade(&new);
+        shared.insert(key, weak);
+        new
+    }
+
+    /// A number that this rank has not had before.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Taken by the thread of this rank that is to use the table.

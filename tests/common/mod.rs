@@ -7,7 +7,11 @@ pub mod children;
 #[cfg(not(model))]
 pub mod conduct;
 #[cfg(not(model))]
+pub mod cutting;
+#[cfg(not(model))]
 pub mod dissemination;
+#[cfg(not(model))]
+pub mod homes;
 #[cfg(not(model))]
 pub mod nodes;
 #[cfg(not(model))]

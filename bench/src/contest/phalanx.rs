@@ -160,7 +160,7 @@ impl Contestant for Counters {
     type Held<'own> = ();
 
     fn acquire(&mut self, object: usize, _is_shared: bool) -> Result<(), RankError> {
-        std::hint::black_box(self.0[object].fetch_add(1));
+        std::hint::black_box(self.0[object].fetch_add(1).map_err(|why| failed(Object::Counter, &why))?);
         Ok(())
     }
 

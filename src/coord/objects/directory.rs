@@ -30,12 +30,17 @@ pub enum ObjectKind {
     RwLock = 3,
     /// A semaphore.
     Semaphore = 4,
+    /// A word that is written under a token.
+    Fenced = 5,
+    /// A lock with a time to live.
+    Lease = 6,
     /// An election.
     Election = 7,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 5] = [Self::Lock, Self::Counter, Self::RwLock, Self::Semaphore, Self::Election];
+    const ALL: [Self; 7] =
+        [Self::Lock, Self::Counter, Self::RwLock, Self::Semaphore, Self::Fenced, Self::Lease, Self::Election];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -49,6 +54,8 @@ impl ObjectKind {
             Self::Counter => "counter",
             Self::RwLock => "reader-writer lock",
             Self::Semaphore => "semaphore",
+            Self::Fenced => "fenced word",
+            Self::Lease => "lease",
             Self::Election => "election",
         }
     }

@@ -22,14 +22,16 @@ const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 const LINES: usize = 4;
 /// Words for each member: its claim, how often it has passed others, how many handles it has, and its stake.
 const MEMBER_WORDS: usize = 4;
+/// Words of each rank of the job, in the home's table: two pairs, for values with a token each.
+pub const RANK_WORDS: usize = 4;
 
 /// The most objects that a node can have room for.
 pub const MOST_OBJECTS: usize = 1 << 20;
 
 /// Words of one object in each of a node's tables. Where it is used its members are the node's ranks; at its home they are
-/// the job's nodes, and each rank of the job has a word besides.
+/// the job's nodes, and each rank of the job has some words besides.
 pub const fn object_words(node: &NodeLayout) -> [usize; 2] {
-    let of_ranks = node.job_ranks().next_multiple_of(LINE_WORDS);
+    let of_ranks = (RANK_WORDS * node.job_ranks()).next_multiple_of(LINE_WORDS);
     [words_of_members(node.ranks()), words_of_members(node.nodes()) + of_ranks]
 }
 
@@ -106,9 +108,9 @@ impl ObjectAt {
         self.start.plus(3 * LINE_WORDS + index)
     }
 
-    /// A rank's word: only it writes there. In the home's table.
+    /// The first of a rank's [`RANK_WORDS`] words: only it writes there. In the home's table.
     pub const fn of_rank(&self, job_rank: usize) -> WordAt {
-        self.start.plus(words_of_members(self.members) + job_rank)
+        self.start.plus(words_of_members(self.members) + RANK_WORDS * job_rank)
     }
 
     /// The lock between nodes, in the home's table.
@@ -212,7 +214,7 @@ mod tests {
                 let next = ObjectAt::of(&node, table, 3);
                 let last = |at: ObjectAt| match table {
                     ObjectTable::Here => at.stake(members - 1),
-                    ObjectTable::Home => at.of_rank(ranks + 6),
+                    ObjectTable::Home => at.of_rank(ranks + 6).plus(RANK_WORDS - 1),
                 };
                 assert!(at.stake(members - 1) < at.of_rank(0) && last(at) < next.check());
                 assert!(last(next).0 < node.words());

@@ -11,13 +11,19 @@
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
 //! | [`sharing`] | a lock that readers share |
 //! | [`permits`] | a semaphore |
+//! | [`lease`] | a lock with a time to live |
+//! | [`fenced`] | words that are written under a token |
+//! | [`block`] | a counter's numbers that a node has taken at once |
 //! | [`election`] | who leads, as it is announced at an election's home |
 //! | `trial` | tries sharing and permits exhaustively (tests: `sharing/exhaustive.rs`, `permits/exhaustive.rs`) |
 
+pub mod block;
 pub mod directory;
 pub mod election;
+pub mod fenced;
 pub mod home;
 pub mod layout;
+pub mod lease;
 pub mod name;
 pub mod permits;
 pub mod queue;

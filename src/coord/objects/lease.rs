@@ -1,0 +1,612 @@
+//! A lock with a time to live, among the ranks of a job. Pure: whoever drives it asks the lease's home what it says, hands
+//! the answers in, and tells the time.
+//!
+//! One word at the home, the *hold*, says who holds the lease. It is changed by compare-and-swap only, and each grant and
+//! each renewal gives it a number of its own. Who waits has a *claim*, a word that only it writes; a new claim also changes
+//! the hold, so that whoever has looked at the claims in order to pass the lease on looks again.
+//!
+//! | who | does | and holds the lease, or |
+//! | --- | --- | --- |
+//! | finds it free | changes the hold to name itself | – |
+//! | finds it held | makes a claim: the next number at the home | waits |
+//! | finds that the holder has ended, or has not renewed for long | changes the hold to name the first claim | waits |
+//! | waits and finds itself named | changes the hold once more | takes its claim back |
+//! | holds | changes the hold, from time to time | has lost it, if somebody else has changed it |
+//! | releases | changes the hold to name the first claim, or nobody | – |
+//!
+//! # Time
+//!
+//! A holder counts its time to live, less a thousandth, from before it asked for the change of the hold that has made or
+//! kept it the holder. The others count it, and a thousandth more, from when they first saw that change. So where no clock
+//! runs wrong by more than 500 millionths, the holder knows that it holds no more before anybody else does. Nothing is
+//! assumed of how long a message takes, or a rank is stopped: whoever does not come to look at the hold does not take it
+//! over, and whoever does not look at its clock does not know that its time is over; what it writes meanwhile is to be
+//! fenced by its token.
+//!
+//! A holder that is named by another rank's change does not know when that was; it changes the hold once more and counts
+//! from then on. If it is not there to do so it loses the lease as every holder does. `exhaustive` tries every order, and
+//! every tick of a clock.
+
+use super::layout::{ObjectAt, RANK_WORDS};
+use crate::fabric::{Request, WordAt};
+
+#[cfg(test)]
+mod exhaustive;
+
+/// One in so many: by how much clocks may go apart, both ways together.
+const DRIFT: u64 = 1000;
+
+/// Where the words stand, at the lease's home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseAt {
+    /// [`HoldWord`].
+    pub hold: WordAt,
+    /// How many claims have been made.
+    pub orders: WordAt,
+    /// Rank 0's claim: its order, plus 1, or 0.
+    pub claims: WordAt,
+    /// From one rank's claim to the next's.
+    pub stride: usize,
+    /// How many ranks the job has.
+    pub ranks: usize,
+}
+
+impl LeaseAt {
+    /// Of an object at its home, in a job of so many ranks.
+    pub const fn of(at: &ObjectAt, ranks: usize) -> Self {
+        Self { hold: at.own(0), orders: at.own(1), claims: at.of_rank(0), stride: RANK_WORDS, ranks }
+    }
+
+    const fn claim(self, rank: usize) -> WordAt {
+        self.claims.plus(self.stride * rank)
+    }
+}
+
+/// Who holds the lease.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–17 | holder | plus 1; 0: nobody |
+/// | 18–27 | claims | changed by each new claim; 0: none since the holder was named |
+/// | 28–63 | number | of the grant or renewal |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HoldWord(pub u64);
+
+impl HoldWord {
+    const HOLDER: u64 = 0x3ffff;
+    const CLAIMS_AT: u32 = 18;
+    const CLAIMS: u64 = 0x3ff;
+    const NUMBER_AT: u32 = 28;
+
+    const fn new(number: u64, claims: u64, holder: Option<usize>) -> Self {
+        let holder = match holder {
+            Some(rank) => rank as u64 + 1,
+            None => 0,
+        };
+        Self(number << Self::NUMBER_AT | claims << Self::CLAIMS_AT | holder)
+    }
+
+    /// The holder.
+    #[allow(clippy::cast_possible_truncation, reason = "18 bits")]
+    pub const fn holder(self) -> Option<usize> {
+        match self.0 & Self::HOLDER {
+            0 => None,
+            holder => Some(holder as usize - 1),
+        }
+    }
+
+    /// The number of the last grant or renewal.
+    pub const fn number(self) -> u64 {
+        self.0 >> Self::NUMBER_AT
+    }
+
+    const fn claims(self) -> u64 {
+        self.0 >> Self::CLAIMS_AT & Self::CLAIMS
+    }
+
+    /// Whether it is the same hold as another word, whatever claims have been made since.
+    fn is_same_hold(self, other: Self) -> bool {
+        self.number() == other.number() && self.holder() == other.holder()
+    }
+
+    /// Somebody else is named.
+    const fn granted(self, rank: usize, others_wait: bool) -> Self {
+        Self::new(self.number() + 1, others_wait as u64, Some(rank))
+    }
+
+    /// The same holder is named once more.
+    fn renewed(self) -> Self {
+        Self::new(self.number() + 1, self.claims(), self.holder())
+    }
+
+    /// A claim was made, or taken back.
+    fn changed(self) -> Self {
+        Self::new(self.number(), (self.claims() % Self::CLAIMS) + 1, self.holder())
+    }
+
+    /// Nobody is named.
+    const fn freed(self) -> Self {
+        Self::new(self.number(), 0, None)
+    }
+}
+
+/// A hold as its holder knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hold {
+    /// What named this rank last.
+    pub word: HoldWord,
+    /// From when on its time to live counts, in nanoseconds.
+    pub since: u64,
+}
+
+impl Hold {
+    /// Until when it surely holds, for a lease with such a time to live.
+    pub const fn until(self, ttl_ns: u64) -> u64 {
+        self.since.saturating_add(ttl_ns - ttl_ns.div_ceil(DRIFT))
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Ask the home, at once and in this order, and hand the answers in; or say that the connection broke.
+    Ask(Vec<Request>),
+    /// Wait for a moment, or until somebody has this rank look; then look.
+    Wait,
+    /// It is over.
+    Over(Outcome),
+}
+
+/// What has come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// This rank holds the lease.
+    Held(Hold),
+    /// It does not, nor has it a claim. With the holder, where it was asked for in vain.
+    Free(Option<usize>),
+    /// It has lost the lease before.
+    Lost(Option<usize>),
+}
+
+/// What is known of the other ranks.
+pub trait Fates {
+    /// Whether a rank takes part no more: it is not waited for.
+    fn has_ended(&self, rank: usize) -> bool;
+
+    /// Whether it surely does nothing any more: what it holds is free. Of one that was only not heard of this is not known.
+    fn is_dead(&self, rank: usize) -> bool;
+}
+
+/// One rank's part in a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Lessee {
+    at: LeaseAt,
+    me: usize,
+    ttl_ns: u64,
+    goal: Goal,
+    state: State,
+    /// This rank's place among those who wait.
+    order: Option<u64>,
+    /// Its claim may be there.
+    has_claim: bool,
+    /// It is, and the hold was changed since.
+    is_registered: bool,
+    /// The last number that was seen while another rank held the lease, and when first.
+    watch: Option<(u64, u64)>,
+    /// A rank that was named, and should be told.
+    named: Option<usize>,
+    /// The hold as it was when nobody had it, by what this rank did last.
+    freed: HoldWord,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Goal {
+    Hold,
+    TryHold,
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Idle,
+    /// To name this rank: so it was asked at a time.
+    Taking {
+        seen: HoldWord,
+        next: HoldWord,
+        asked: u64,
+    },
+    /// For a place among those who wait.
+    Ordering {
+        seen: HoldWord,
+    },
+    Claiming {
+        seen: HoldWord,
+    },
+    Waiting,
+    Looking,
+    /// The holder is no more: who has claims?
+    Following {
+        seen: HoldWord,
+    },
+    /// To name another rank.
+    Naming {
+        seen: HoldWord,
+        first: usize,
+    },
+    /// The claim is taken back by one that holds.
+    Clearing {
+        hold: Hold,
+    },
+    /// And by one that gives up; the hold is changed as for a new claim.
+    Withdrawing {
+        seen: Option<HoldWord>,
+    },
+    Held {
+        hold: Hold,
+    },
+    Renewing {
+        hold: Hold,
+        asked: u64,
+    },
+    /// The hold is looked at after a break.
+    RenewingAgain {
+        hold: Hold,
+    },
+    Freeing {
+        seen: HoldWord,
+    },
+    /// Who has claims?
+    Choosing {
+        seen: HoldWord,
+    },
+    HandingOver {
+        seen: HoldWord,
+        first: usize,
+    },
+    ReleasingAgain {
+        seen: HoldWord,
+    },
+}
+
+impl Lessee {
+    /// One that does nothing yet.
+    pub fn new(at: LeaseAt, me: usize, ttl_ns: u64) -> Self {
+        let state = State::Idle;
+        let (order, watch, named) = (None, None, None);
+        let (has_claim, is_registered) = (false, false);
+        Self {
+            at,
+            me,
+            ttl_ns,
+            goal: Goal::Nothing,
+            state,
+            order,
+            has_claim,
+            is_registered,
+            watch,
+            named,
+            freed: HoldWord(0),
+        }
+    }
+
+    /// Begins to acquire the lease, as fast as may be if it is still what it was when it was seen last.
+    pub fn acquire(&mut self, seen: HoldWord, now: u64) -> Turn {
+        self.begin(Goal::Hold, seen, now)
+    }
+
+    /// Begins to acquire it if that is possible at once.
+    pub fn try_acquire(&mut self, seen: HoldWord, now: u64) -> Turn {
+        self.begin(Goal::TryHold, seen, now)
+    }
+
+    fn begin(&mut self, goal: Goal, seen: HoldWord, now: u64) -> Turn {
+        assert_eq!(self.state, State::Idle, "one thing at a time");
+        self.goal = goal;
+        if seen.holder().is_none() { self.take(seen, seen.granted(self.me, false), now) } else { self.look() }
+    }
+
+    /// This rank waits, and looks.
+    pub fn look(&mut self) -> Turn {
+        self.state = State::Looking;
+        Turn::Ask(vec![self.read_hold()])
+    }
+
+    /// A rank that waits changes its mind. Nothing is to be on its way.
+    pub fn withdraw(&mut self) -> Turn {
+        self.goal = Goal::Nothing;
+        self.state = State::Withdrawing { seen: None };
+        (self.has_claim, self.is_registered) = (false, false);
+        Turn::Ask(vec![self.write_claim(0), self.read_hold()])
+    }
+
+    /// Whether it waits to be named.
+    pub fn is_waiting(&self) -> bool {
+        self.state == State::Waiting
+    }
+
+    /// The hold, if this rank has it and nothing is on its way.
+    pub fn held(&self) -> Option<Hold> {
+        match self.state {
+            State::Held { hold } => Some(hold),
+            _ => None,
+        }
+    }
+
+    /// Begins to renew the hold.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn renew(&mut self, now: u64) -> Turn {
+        let hold = self.held().expect("it is held");
+        self.renew_from(hold, now)
+    }
+
+    /// Begins to release it.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn release(&mut self) -> Turn {
+        let hold = self.held().expect("it is held");
+        self.goal = Goal::Nothing;
+        self.free_or_choose(hold.word)
+    }
+
+    /// A rank that was named meanwhile, and should be told.
+    pub fn take_named(&mut self) -> Option<usize> {
+        self.named.take()
+    }
+
+    /// What the hold may still be, after it was released: the next one begins with it.
+    pub fn freed(&self) -> HoldWord {
+        self.freed
+    }
+
+    /// From when on the holder that is waited for can be followed, if it does not renew.
+    pub fn follows_at(&self) -> Option<u64> {
+        self.watch.map(|(_, since)| since.saturating_add(self.ttl_ns + self.ttl_ns.div_ceil(DRIFT)))
+    }
+
+    /// The answers have come, to all requests but writes.
+    pub fn answered(&mut self, answers: &[u64], now: u64, fates: &impl Fates) -> Turn {
+        let word = HoldWord(answers[0]);
+        match self.state {
+            State::Idle | State::Waiting | State::Held { .. } => unreachable!("nothing was asked"),
+            State::Taking { seen, next, asked } if word == seen => self.took(Hold { word: next, since: asked }),
+            State::Taking { .. } | State::Looking => self.found(word, now, fates),
+            State::Ordering { seen } => {
+                self.order = Some(answers[0] + 1);
+                self.claim(seen)
+            }
+            State::Claiming { seen } if word == seen => {
+                self.is_registered = true;
+                self.found(seen.changed(), now, fates)
+            }
+            State::Claiming { .. } => self.found_again(word, now, fates),
+            State::Following { seen } => self.follow(seen, answers, now, fates),
+            State::Naming { seen, first } if word == seen => {
+                self.named = Some(first);
+                match self.goal {
+                    Goal::TryHold => self.end(Outcome::Free(Some(first))),
+                    _ => self.wait(seen.granted(first, false), now),
+                }
+            }
+            State::Naming { .. } => self.found(word, now, fates),
+            State::Clearing { hold } => self.hold(hold),
+            State::Withdrawing { seen } if seen == Some(word) => self.end(Outcome::Free(word.holder())),
+            State::Withdrawing { .. } => self.withdrawing(word),
+            State::Renewing { hold, asked } if word == hold.word => {
+                self.hold(Hold { word: hold.word.renewed(), since: asked })
+            }
+            State::Renewing { hold, .. } if word.is_same_hold(hold.word) => self.renew_from(Hold { word, ..hold }, now),
+            State::RenewingAgain { hold } if word.is_same_hold(hold.word) || word.is_same_hold(hold.word.renewed()) => {
+                self.renew_from(Hold { word, ..hold }, now)
+            }
+            State::Renewing { .. } | State::RenewingAgain { .. } => self.end(Outcome::Lost(word.holder())),
+            State::Freeing { seen } if word == seen => {
+                self.freed = seen.freed();
+                self.end(Outcome::Free(None))
+            }
+            State::HandingOver { seen, first } if word == seen => {
+                self.named = Some(first);
+                self.end(Outcome::Free(None))
+            }
+            State::Freeing { seen } | State::HandingOver { seen, .. } | State::ReleasingAgain { seen } => {
+                self.release_from(seen, word)
+            }
+            State::Choosing { seen } => self.choose(seen, answers, fates),
+        }
+    }
+
+    /// The connection broke before the answers came: what was asked for has taken effect up to some point.
+    pub fn broken(&mut self) -> Turn {
+        match self.state {
+            State::Renewing { hold, .. } | State::RenewingAgain { hold } => {
+                self.state = State::RenewingAgain { hold };
+                Turn::Ask(vec![self.read_hold()])
+            }
+            State::Freeing { seen }
+            | State::Choosing { seen }
+            | State::HandingOver { seen, .. }
+            | State::ReleasingAgain { seen } => {
+                self.state = State::ReleasingAgain { seen };
+                Turn::Ask(vec![self.read_hold()])
+            }
+            State::Withdrawing { .. } => self.withdraw(),
+            State::Clearing { hold } => self.clear(hold),
+            _ => {
+                // The claim is made again.
+                self.is_registered &= !matches!(self.state, State::Claiming { .. });
+                self.look()
+            }
+        }
+    }
+
+    /// What there is, for one that acquires.
+    fn found(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+        match word.holder() {
+            None => self.take(word, word.granted(self.me, false), now),
+            Some(holder) if holder == self.me => self.take(word, word.renewed(), now),
+            Some(holder) if self.goal == Goal::TryHold && !fates.is_dead(holder) => {
+                self.end(Outcome::Free(Some(holder)))
+            }
+            Some(_) if self.goal == Goal::Hold && !self.is_registered => match self.order {
+                Some(_) => self.claim(word),
+                None => {
+                    self.state = State::Ordering { seen: word };
+                    Turn::Ask(vec![Request::FetchAdd { at: self.at.orders, add: 1 }])
+                }
+            },
+            Some(holder) => {
+                let turn = self.wait(word, now);
+                let is_over = self.follows_at().is_some_and(|time| now >= time);
+                if !is_over && !fates.is_dead(holder) {
+                    return turn;
+                }
+                self.state = State::Following { seen: word };
+                Turn::Ask(self.read_claims())
+            }
+        }
+    }
+
+    /// As [`found`](Self::found), where the claim's change of the hold came too late: it is there, but not everybody who
+    /// passes the lease on may have seen it.
+    fn found_again(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+        match word.holder() {
+            Some(holder) if holder != self.me => self.claim(word),
+            _ => self.found(word, now, fates),
+        }
+    }
+
+    fn wait(&mut self, word: HoldWord, now: u64) -> Turn {
+        if self.watch.is_none_or(|(number, _)| number != word.number()) {
+            self.watch = Some((word.number(), now));
+        }
+        self.state = State::Waiting;
+        Turn::Wait
+    }
+
+    fn take(&mut self, seen: HoldWord, next: HoldWord, now: u64) -> Turn {
+        self.state = State::Taking { seen, next, asked: now };
+        Turn::Ask(vec![self.swap(seen, next)])
+    }
+
+    fn took(&mut self, hold: Hold) -> Turn {
+        if self.has_claim { self.clear(hold) } else { self.hold(hold) }
+    }
+
+    fn clear(&mut self, hold: Hold) -> Turn {
+        self.state = State::Clearing { hold };
+        Turn::Ask(vec![self.write_claim(0), self.read_hold()])
+    }
+
+    fn hold(&mut self, hold: Hold) -> Turn {
+        (self.has_claim, self.is_registered) = (false, false);
+        (self.order, self.watch) = (None, None);
+        self.state = State::Held { hold };
+        Turn::Over(Outcome::Held(hold))
+    }
+
+    fn claim(&mut self, seen: HoldWord) -> Turn {
+        self.has_claim = true;
+        self.state = State::Claiming { seen };
+        let order = self.order.expect("it has one");
+        Turn::Ask(vec![self.write_claim(order), self.swap(seen, seen.changed())])
+    }
+
+    /// The holder is followed by the first who waits.
+    fn follow(&mut self, seen: HoldWord, claims: &[u64], now: u64, fates: &impl Fates) -> Turn {
+        let (first, others_wait) = self.first(claims, seen.holder(), fates);
+        match first {
+            Some(first) if first != self.me => {
+                self.state = State::Naming { seen, first };
+                Turn::Ask(vec![self.swap(seen, seen.granted(first, others_wait))])
+            }
+            _ => self.take(seen, seen.granted(self.me, others_wait), now),
+        }
+    }
+
+    fn withdrawing(&mut self, word: HoldWord) -> Turn {
+        // Whoever has seen the claim and goes by it finds another word than it has seen.
+        match word.holder() {
+            Some(holder) if holder == self.me => self.free_or_choose(word),
+            None => self.end(Outcome::Free(None)),
+            Some(_) => {
+                self.state = State::Withdrawing { seen: Some(word) };
+                Turn::Ask(vec![self.swap(word, word.changed())])
+            }
+        }
+    }
+
+    fn renew_from(&mut self, hold: Hold, now: u64) -> Turn {
+        self.state = State::Renewing { hold, asked: now };
+        Turn::Ask(vec![self.swap(hold.word, hold.word.renewed())])
+    }
+
+    fn free_or_choose(&mut self, seen: HoldWord) -> Turn {
+        if seen.claims() == 0 {
+            return self.free(seen);
+        }
+        self.state = State::Choosing { seen };
+        Turn::Ask(self.read_claims())
+    }
+
+    fn free(&mut self, seen: HoldWord) -> Turn {
+        self.state = State::Freeing { seen };
+        Turn::Ask(vec![self.swap(seen, seen.freed())])
+    }
+
+    fn choose(&mut self, seen: HoldWord, claims: &[u64], fates: &impl Fates) -> Turn {
+        let (first, others_wait) = self.first(claims, Some(self.me), fates);
+        let Some(first) = first else { return self.free(seen) };
+        self.state = State::HandingOver { seen, first };
+        Turn::Ask(vec![self.swap(seen, seen.granted(first, others_wait))])
+    }
+
+    fn release_from(&mut self, seen: HoldWord, found: HoldWord) -> Turn {
+        if found.is_same_hold(seen) {
+            return self.free_or_choose(found);
+        }
+        // After a break: nobody else frees it.
+        let is_freed = matches!(self.state, State::ReleasingAgain { .. }) && found == seen.freed();
+        self.end(if is_freed { Outcome::Free(None) } else { Outcome::Lost(found.holder()) })
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Turn {
+        self.state = State::Idle;
+        (self.order, self.watch) = (None, None);
+        Turn::Over(outcome)
+    }
+
+    /// The first of those who wait, and whether others do.
+    fn first(&self, claims: &[u64], but_for: Option<usize>, fates: &impl Fates) -> (Option<usize>, bool) {
+        let waits = |(rank, claim): &(usize, u64)| *claim != 0 && Some(*rank) != but_for && !fates.has_ended(*rank);
+        let all = claims.iter().copied().enumerate();
+        let waiting = all.filter(waits);
+        let (mut first, mut count) = (None, 0);
+        for (rank, claim) in waiting {
+            count += 1;
+            if first.is_none_or(|(_, least)| claim < least) {
+                first = Some((rank, claim));
+            }
+        }
+        (first.map(|(rank, _)| rank), count > 1)
+    }
+
+    fn swap(&self, expected: HoldWord, new: HoldWord) -> Request {
+        Request::CompareSwap { at: self.at.hold, expected: expected.0, new: new.0 }
+    }
+
+    fn read_hold(&self) -> Request {
+        Request::Read { at: self.at.hold }
+    }
+
+    fn write_claim(&self, claim: u64) -> Request {
+        Request::Write { at: self.at.claim(self.me), value: claim }
+    }
+
+    fn read_claims(&self) -> Vec<Request> {
+        (0..self.at.ranks).map(|rank| Request::Read { at: self.at.claim(rank) }).collect()
+    }
+}

@@ -1,0 +1,340 @@
+//! Leases, on one node and across several: one holder at a time by everybody's own clock, what ends by itself, and what
+//! becomes of holders that die, are stopped, or are cut off.
+#![cfg(not(model))]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::children::{Children, Launch, answer, await_line, role};
+use common::cutting::cut_until;
+use common::homes::{UNDISTURBED, at_home, meet};
+use common::nodes::{Across, Marks};
+use common::ranks::{LIMIT, on_ranks};
+use phalanx::{FencedError, Job, JobOptions, Lease, LeaseError, ObjectError};
+use rustix::process::Signal;
+
+/// Longer than any test: it does not end by itself.
+const LONG: Duration = Duration::from_secs(600);
+/// One that ends while a test waits.
+const SHORT: Duration = Duration::from_millis(200);
+
+#[test]
+fn one_holds_it_at_a_time_and_tokens_grow() {
+    const ROUNDS: u64 = 300;
+    let (inside, last) = (AtomicU64::new(0), AtomicU64::new(0));
+    on_ranks(4, &JobOptions::new(), |job| {
+        let lease = job.lease("shared", LONG).expect("room");
+        assert_eq!((lease.name(), lease.ttl()), ("shared", LONG));
+        meet(&job);
+        for _ in 0..ROUNDS {
+            let guard = lease.acquire().expect("nobody fails");
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "somebody else is inside");
+            assert!(last.swap(guard.token().0, Ordering::SeqCst) < guard.token().0);
+            assert!(guard.remaining() > LONG / 2 && !guard.is_expiring());
+            inside.fetch_sub(1, Ordering::SeqCst);
+            guard.release().expect("it was held");
+        }
+        meet(&job);
+    });
+}
+
+#[test]
+fn it_is_held_once_named_alike_and_not_waited_for_longer_than_wanted() {
+    on_ranks(2, &JobOptions::new(), |job| {
+        let (lease, same) = (job.lease("one", LONG).expect("room"), job.lease("one", LONG).expect("the same"));
+        let other = job.lease("one", SHORT).expect_err("another time to live");
+        assert!(matches!(other, ObjectError::OtherParameter { wanted: 200_000, .. }), "{other}");
+        meet(&job);
+        if job.rank() == 0 {
+            let guard = lease.try_acquire().expect("in memory").expect("it is free");
+            let again = same.acquire().expect_err("it is held");
+            assert_eq!(again, LeaseError::AlreadyHeld { rank: 0, name: "one".to_owned() });
+            meet(&job);
+            meet(&job);
+            guard.renew().expect("it is held");
+            drop(guard);
+            drop(same.acquire().expect("it is free"));
+            meet(&job);
+        } else {
+            meet(&job);
+            assert!(lease.try_acquire().expect("in memory").is_none());
+            let error = lease.acquire_timeout(Duration::from_millis(50)).expect_err("rank 0 has it");
+            assert!(matches!(error, LeaseError::TimedOut { holder: Some(0), .. }), "{error}");
+            meet(&job);
+            meet(&job);
+            assert!(lease.try_acquire().expect("in memory").is_some());
+        }
+        meet(&job);
+    });
+}
+
+#[test]
+fn what_is_not_renewed_ends_and_its_holder_is_told() {
+    on_ranks(2, &JobOptions::new(), |job| {
+        let lease = job.lease("short", SHORT).expect("room");
+        meet(&job);
+        if job.rank() == 0 {
+            let begun = Instant::now();
+            let guard = lease.acquire().expect("it is free");
+            meet(&job);
+            assert!(guard.wait_for_warning(LIMIT) && guard.is_expiring());
+            assert!(begun.elapsed() >= SHORT / 2, "the warning comes after three quarters");
+            guard.renew().expect("in time");
+            assert!(!guard.is_expiring() && !guard.wait_for_warning(Duration::from_millis(1)));
+            meet(&job);
+            assert_eq!(guard.remaining(), Duration::ZERO, "rank 1 has it");
+            let error = guard.renew().expect_err("others have had it");
+            assert!(matches!(error, LeaseError::Expired { rank: 0, holder: Some(1), .. }), "{error}");
+            assert!(error.to_string().contains("remedy"));
+            assert_eq!(guard.release(), Err(error));
+            meet(&job);
+            return drop(lease.acquire().expect("rank 1 releases it"));
+        }
+        meet(&job);
+        let guard = lease.acquire().expect("it ends");
+        meet(&job);
+        guard.renew().expect("it is held");
+        meet(&job);
+        drop(guard);
+    });
+}
+
+#[test]
+fn one_that_ended_and_that_nobody_wants_is_held_again() {
+    on_ranks(1, &JobOptions::new(), |job| {
+        let lease = job.lease("own", Duration::from_millis(5)).expect("room");
+        let guard = lease.acquire().expect("it is free");
+        assert!(guard.wait_for_warning(LIMIT));
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(guard.remaining(), Duration::ZERO);
+        guard.renew().expect("nobody has had it");
+        assert!(guard.remaining() > Duration::ZERO);
+        guard.release().expect("it is held");
+    });
+}
+
+#[test]
+fn what_is_renewed_in_the_background_does_not_end() {
+    on_ranks(2, &JobOptions::new(), |job| {
+        let lease = job.lease("kept", SHORT).expect("room");
+        meet(&job);
+        if job.rank() == 0 {
+            let guard = lease.hold().expect("it is free");
+            meet(&job);
+            assert!(!guard.wait_for_warning(5 * SHORT), "it is renewed");
+            let token = guard.token();
+            guard.release().expect("it was held");
+            meet(&job);
+            assert!(lease.acquire().expect("rank 1 releases it").token() > token);
+            return;
+        }
+        meet(&job);
+        let begun = Instant::now();
+        let guard = lease.acquire().expect("rank 0 releases it");
+        assert!(begun.elapsed() >= 4 * SHORT);
+        meet(&job);
+        drop(guard);
+    });
+}
+
+/// What is under the lease: whoever finds somebody else's file inside fails.
+fn enter(marks: &Marks, token: u64) {
+    let (inside, log) = (marks.0.join("inside"), marks.0.join("log"));
+    std::fs::File::create_new(&inside).expect("somebody else is inside");
+    let last: u64 = std::fs::read_to_string(&log).map_or(0, |text| text.parse().expect("a number"));
+    assert!(last < token, "token {token} after {last}");
+    std::fs::write(&log, token.to_string()).expect("a file");
+    std::fs::remove_file(&inside).expect("this rank's");
+}
+
+#[test]
+fn across_nodes_one_holds_it_at_a_time_also_where_connections_break() {
+    const TEST: &str = "across_nodes_one_holds_it_at_a_time_also_where_connections_break";
+    const ROUNDS: u64 = 40;
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let marks = Marks::of_this_rank();
+        let lease = at_home(0, "shared", |name| job.lease(name, LONG).expect("room"));
+        meet(&job);
+        let is_over = AtomicBool::new(std::env::var("LEASE_CUTS").is_err());
+        std::thread::scope(|scope| {
+            let cutter = scope.spawn(|| cut_until(&is_over, Duration::from_millis(11), 20));
+            for _ in 0..ROUNDS {
+                let guard = lease.acquire().expect("nobody fails");
+                enter(&marks, guard.token().0);
+                match guard.release() {
+                    // Where a connection breaks it cannot always be told.
+                    Ok(()) | Err(LeaseError::Expired { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+            println!("{} connections cut", cutter.join().expect("no panic"));
+        });
+        meet(&job);
+        return answer("done");
+    }
+    for variables in [&[][..], &[("LEASE_CUTS", "1"), UNDISTURBED]] {
+        for answers in Across::of_counts(&[1, 2]).run(TEST, variables) {
+            assert_eq!(answers, ["done"]);
+        }
+    }
+}
+
+/// Rank 0 holds a long lease and is killed: the next has it, and does not wait for the lease's end.
+fn is_followed(job: &Job, lease: &Lease) {
+    meet(job);
+    if job.rank() == 0 {
+        let guard = lease.hold().expect("it is free");
+        answer(guard.token());
+        return std::thread::sleep(LIMIT);
+    }
+    assert_eq!(await_line(), "it is held");
+    assert!(lease.try_acquire().expect("in reach").is_none());
+    answer("asking");
+    answer(lease.acquire().expect("its holder is dead").token());
+    // The home serves until all are through: the test ends them.
+    std::thread::sleep(LIMIT);
+}
+
+fn kill_the_holder(mut children: Children, others: std::ops::Range<usize>) {
+    let mut last: u64 = children.next_answer(0).parse().expect("a token");
+    others.clone().for_each(|rank| children.say(rank, "it is held"));
+    others.clone().for_each(|rank| assert_eq!(children.next_answer(rank), "asking"));
+    children.kill(0);
+    let mut tokens: Vec<u64> = others.map(|rank| children.next_answer(rank).parse().expect("a token")).collect();
+    tokens.sort_unstable();
+    for token in tokens {
+        assert!(last < token);
+        last = token;
+    }
+}
+
+#[test]
+fn a_killed_holder_is_followed_at_once() {
+    const TEST: &str = "a_killed_holder_is_followed_at_once";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job");
+        return is_followed(&job, &job.lease("long", LONG).expect("room"));
+    }
+    kill_the_holder(Launch::new(3).start(TEST, "rank"), 1..3);
+}
+
+#[test]
+fn across_nodes_a_killed_holder_is_followed_at_once() {
+    const TEST: &str = "across_nodes_a_killed_holder_is_followed_at_once";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let lease = at_home(1, "long", |name| job.lease(name, LONG).expect("room"));
+        return is_followed(&job, &lease);
+    }
+    for counts in [&[1, 1, 1][..], &[2, 1]] {
+        kill_the_holder(Across::of_counts(counts).start(TEST, &[]), 1..3);
+    }
+}
+
+/// A holder is stopped, its lease ends, another one has it; when it comes back it is told, and its write is refused.
+fn zombie(job: &Job, home: usize) {
+    let lease = at_home(home, "short", |name| job.lease(name, SHORT).expect("room"));
+    let word = at_home(home, "word", |name| job.fenced::<u64>(name).expect("room"));
+    meet(job);
+    if job.rank() == 0 {
+        let guard = lease.hold().expect("it is free");
+        word.write(guard.token(), 1).expect("it is held");
+        answer("holding");
+        // Stopped in here.
+        assert_eq!(await_line(), "go on");
+        assert_eq!(guard.remaining(), Duration::ZERO);
+        assert!(guard.is_expiring());
+        let is_told = |error: &LeaseError| matches!(error, LeaseError::Expired { .. } | LeaseError::Excluded { .. });
+        assert!(guard.renew().is_err_and(|error| is_told(&error)));
+        let written = word.write(guard.token(), 2).expect_err("another one has it");
+        assert!(matches!(written, FencedError::Refused { .. } | FencedError::Excluded { .. }), "{written}");
+        assert!(guard.release().is_err_and(|error| is_told(&error)));
+        return answer("refused");
+    }
+    assert_eq!(await_line(), "it is stopped");
+    let guard = lease.hold().expect("it ends");
+    assert_eq!(word.fence(guard.token()), Ok(1));
+    answer("fenced");
+    assert_eq!(await_line(), "it has gone on");
+    assert!(!guard.is_expiring());
+    word.write(guard.token(), 3).expect("it is held");
+    assert_eq!(word.read(), Ok((guard.token(), 3)));
+    guard.release().expect("it was held");
+    answer("written");
+}
+
+fn drive_zombie(mut children: Children) {
+    assert_eq!(children.next_answer(0), "holding");
+    children.stop(0);
+    children.say(1, "it is stopped");
+    assert_eq!(children.next_answer(1), "fenced");
+    children.signal(0, Signal::CONT);
+    children.say(0, "go on");
+    assert_eq!(children.next_answer(0), "refused");
+    children.say(1, "it has gone on");
+    assert_eq!(children.next_answer(1), "written");
+}
+
+#[test]
+fn a_stopped_holder_loses_it_and_is_told() {
+    const TEST: &str = "a_stopped_holder_loses_it_and_is_told";
+    if role().is_some() {
+        return zombie(&Job::from_env().expect("a job"), 0);
+    }
+    drive_zombie(Launch::new(2).start(TEST, "rank"));
+}
+
+#[test]
+fn across_nodes_a_stopped_holder_loses_it_and_is_told() {
+    const TEST: &str = "across_nodes_a_stopped_holder_loses_it_and_is_told";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        if job.rank() == 2 {
+            meet(&job);
+            return std::thread::sleep(LIMIT);
+        }
+        return zombie(&job, 2);
+    }
+    drive_zombie(Across::of_counts(&[1, 1, 1]).start(TEST, &[]));
+}
+
+/// A node that is stopped is declared failed long before its rank's lease has ended: that is waited for.
+#[test]
+fn who_was_only_not_heard_of_keeps_it_to_its_end() {
+    const TEST: &str = "who_was_only_not_heard_of_keeps_it_to_its_end";
+    const TTL: Duration = Duration::from_secs(3);
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let lease = at_home(2, "long", |name| job.lease(name, TTL).expect("room"));
+        meet(&job);
+        match job.rank() {
+            0 => {
+                let guard = lease.acquire().expect("it is free");
+                answer("holding");
+                assert_eq!(await_line(), "go on");
+                drop(guard);
+            }
+            1 => {
+                assert_eq!(await_line(), "it is stopped");
+                let begun = Instant::now();
+                let guard = lease.acquire().expect("it ends");
+                // Failed since long: the locks that it held would have been released.
+                assert!(job.world().epoch() >= 1, "it is declared failed");
+                assert!(begun.elapsed() >= TTL - Duration::from_secs(1), "after {:?}", begun.elapsed());
+                drop(guard);
+                answer("followed");
+            }
+            _ => std::thread::sleep(LIMIT),
+        }
+        return;
+    }
+    let mut children = Across::of_counts(&[1, 1, 1]).start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "200")]);
+    assert_eq!(children.next_answer(0), "holding");
+    children.stop(0);
+    children.say(1, "it is stopped");
+    assert_eq!(children.next_answer(1), "followed");
+}
