@@ -358,3 +358,40 @@ fn a_stopped_holder_is_followed_on_another_node_and_its_release_is_refused() {
     children.say(0, "go on");
     assert_eq!(children.next_answer(0), "released");
 }
+
+/// The holder is killed, and nobody else of its node has opened the names: who opens them then does not inherit its hold.
+#[test]
+fn whoever_opens_what_only_a_dead_holder_had_open_can_have_it() {
+    const TEST: &str = "whoever_opens_what_only_a_dead_holder_had_open_can_have_it";
+    const LOCKS: usize = 8;
+    if role().is_some() {
+        let job = join();
+        let open =
+            || (0..LOCKS).map(|index| job.lock(&format!("left {index}")).expect("a lock")).collect::<Vec<Lock>>();
+        job.world().barrier().expect("all are there");
+        if job.rank() == 0 {
+            let locks = open();
+            let guards: Vec<_> = locks.iter().map(|lock| lock.acquire().expect("it is free")).collect();
+            answer(guards.len());
+            await_line();
+        }
+        if job.rank() == 1 {
+            assert_eq!(await_line(), "open");
+            let locks = open();
+            for lock in &locks {
+                drop(lock.acquire_timeout(LIMIT).expect("its holder is dead"));
+            }
+            answer("had all");
+        }
+        await_line();
+        return;
+    }
+    for _ in 0..5 {
+        let across = Across::new(&[0, 0, 1]);
+        let mut children = across.start(TEST, &[]);
+        assert_eq!(children.next_answer(0), LOCKS.to_string());
+        children.kill(0);
+        children.say(1, "open");
+        assert_eq!(children.next_answer(1), "had all");
+    }
+}

@@ -70,18 +70,21 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
 
 /// Gives a handle back. The caller has this node's table.
 pub(super) fn close(reach: &Reach, at: &ObjectAt) -> Result<(), DirectoryFault> {
-    let here = here(reach);
-    if reach.spans_nodes()
-        && !here.has_other_handles(at)?
-        && let Some((home, at_home)) = known_home(reach, at)
-    {
-        // What a rank that has ended has left there is given back before the handle.
-        super::steward::settle(reach, at);
+    here(reach).close(at).map(drop)
+}
+
+/// Before an object of this node goes, of which only the dead have handles, or nobody: what the node has at its home, as one
+/// of them held it, say, is given back, and then the node's handle.
+fn leave_home(reach: &Reach, at: &ObjectAt) {
+    if !reach.spans_nodes() {
+        return;
+    }
+    super::steward::settle(reach, at);
+    if let Some((home, at_home)) = known_home(reach, at) {
         // A home that is lost meanwhile has nothing to give back.
         let site = Site { reach: reach.clone(), home };
         let _ = with_home(&site, |directory| directory.close(&at_home).map(drop));
     }
-    here.close(at).map(drop)
 }
 
 /// Where an object of this node is at home, as long as that is there.
@@ -131,16 +134,18 @@ fn note_numbers(reach: &Reach, at: &ObjectAt, home: usize, at_home: &ObjectAt) -
     Ok(())
 }
 
-/// This node's directory.
-pub(super) fn here(reach: &Reach) -> Directory<&Segment, impl Fn(usize) -> bool> {
+/// This node's directory. Who opens and closes by it has this node's table.
+pub(super) fn here(reach: &Reach) -> Directory<'_, &Segment, impl Fn(usize) -> bool> {
     let segment = &*reach.segment;
-    Directory::new(segment, segment.layout(), ObjectTable::Here, reach.local(), |local| is_dead(segment, local))
+    let is_gone = |local| is_dead(segment, local);
+    let directory = Directory::new(segment, segment.layout(), ObjectTable::Here, reach.local(), is_gone);
+    directory.before_freeing(|at| leave_home(reach, at))
 }
 
 /// Does something with the directory of a home, while this node has its table.
 fn with_home<T>(
     site: &Site,
-    act: impl FnOnce(&Directory<&Site, &dyn Fn(usize) -> bool>) -> Result<T, DirectoryFault>,
+    act: impl FnOnce(&Directory<'_, &Site, &dyn Fn(usize) -> bool>) -> Result<T, DirectoryFault>,
 ) -> Result<T, DirectoryFault> {
     let reach = &site.reach;
     let layout = reach.layouts[site.home];

@@ -226,11 +226,9 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
         match kind {
             ObjectKind::RwLock => SharingAt::of(&new.at, ranks).carry(*rank, stake),
             ObjectKind::Semaphore => PermitsAt::of(&new.at, ranks).carry(*rank, stake),
-            ObjectKind::Lock
-            | ObjectKind::Counter
-            | ObjectKind::Fenced
-            | ObjectKind::Lease
-            | ObjectKind::Election => None,
+            ObjectKind::Lock | ObjectKind::Counter | ObjectKind::Fenced | ObjectKind::Lease | ObjectKind::Election => {
+                None
+            }
         }
     });
     // The read's answer says that all has arrived.

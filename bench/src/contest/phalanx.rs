@@ -3,9 +3,7 @@
 //! To add an object: name it in [`is_there`], and in [`contend`] hand a [`Contestant`] that wraps it to [`Place::run`].
 //! Its names are to be chosen so that object `k` lives on node [`Contest::home_of`]`(k)`, as the rivals' do.
 
-use phalanx::{
-    Counter, Election, Job, Leadership, Lock, LockGuard, Permits, ReadGuard, RwLock, Semaphore, WriteGuard,
-};
+use phalanx::{Counter, Election, Job, Leadership, Lock, LockGuard, Permits, ReadGuard, RwLock, Semaphore, WriteGuard};
 
 use crate::contest::rank::Place;
 use crate::contest::{Contest, Object};

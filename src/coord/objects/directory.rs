@@ -12,6 +12,8 @@
 //!
 //! Cost of opening: the table's lock, and a look at each key; closing costs a store, and for the last handle as much.
 
+use std::fmt;
+
 use super::layout::{NAME_WORDS, ObjectAt};
 use super::name::Name;
 use crate::fabric::node::{NodeLayout, ObjectTable};
@@ -233,8 +235,7 @@ impl<M: Memory> Words for &M {
 }
 
 /// One of a node's two directories, as one of its members uses it. Its methods want the table's lock to be held.
-#[derive(Debug)]
-pub struct Directory<W, F> {
+pub struct Directory<'call, W, F> {
     words: W,
     node: NodeLayout,
     table: ObjectTable,
@@ -242,20 +243,34 @@ pub struct Directory<W, F> {
     /// What the numbers of a lock that is made begin with.
     first_number: u64,
     is_gone: F,
+    /// Called before an object's place is freed.
+    before_freeing: Box<dyn Fn(&ObjectAt) + 'call>,
+}
+
+impl<W, F> fmt::Debug for Directory<'_, W, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory").field("table", &self.table).field("me", &self.me).finish_non_exhaustive()
+    }
 }
 
 type Fallible<T> = Result<T, DirectoryFault>;
 
-impl<W: Words, F: Fn(usize) -> bool> Directory<W, F> {
+impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     /// A directory as its member `me` uses it; `is_gone` tells which members do nothing any more.
     pub fn new(words: W, node: NodeLayout, table: ObjectTable, me: usize, is_gone: F) -> Self {
-        Self { words, node, table, me, first_number: 0, is_gone }
+        Self { words, node, table, me, first_number: 0, is_gone, before_freeing: Box::new(|_| {}) }
     }
 
     /// The same, where the numbers of a lock that is made begin with this one.
     #[must_use]
     pub fn numbering_from(self, first_number: u64) -> Self {
         Self { first_number, ..self }
+    }
+
+    /// The same, where `act` is called before an object goes: of those that are members now nobody has a handle of it.
+    #[must_use]
+    pub fn before_freeing(self, act: impl Fn(&ObjectAt) + 'call) -> Self {
+        Self { before_freeing: Box::new(act), ..self }
     }
 
     /// Adds a handle of this member to the object of a name, which is made if there is none.
@@ -312,17 +327,6 @@ impl<W: Words, F: Fn(usize) -> bool> Directory<W, F> {
     pub fn close(&self, at: &ObjectAt) -> Fallible<bool> {
         self.change_handles(at, |handles| handles.saturating_sub(1))?;
         self.free_if_unused(at, self.key(at)?)
-    }
-
-    /// Whether others than this member have handles of an object, or this one has several.
-    ///
-    /// # Errors
-    ///
-    /// [`DirectoryFault::Away`].
-    pub fn has_other_handles(&self, at: &ObjectAt) -> Fallible<bool> {
-        let handles = self.all_handles(at)?;
-        let in_use = |(member, count): (usize, &u64)| *count > u64::from(member == self.me) && !(self.is_gone)(member);
-        Ok(handles.iter().enumerate().any(in_use))
     }
 
     /// The objects that there are.
@@ -423,7 +427,11 @@ impl<W: Words, F: Fn(usize) -> bool> Directory<W, F> {
         }
         let handles = self.all_handles(at)?;
         let is_used = handles.iter().enumerate().any(|(member, count)| *count > 0 && !(self.is_gone)(member));
-        Ok(!is_used && self.swap(at, seen, seen.freed())?)
+        if is_used {
+            return Ok(false);
+        }
+        (self.before_freeing)(at);
+        self.swap(at, seen, seen.freed())
     }
 
     fn all_handles(&self, at: &ObjectAt) -> Fallible<Vec<u64>> {
@@ -461,7 +469,7 @@ mod tests {
             Self { node, memory: SimNode::new(node.words()), gone: RefCell::default() }
         }
 
-        fn of(&self, rank: usize) -> Directory<&SimNode, impl Fn(usize) -> bool> {
+        fn of(&self, rank: usize) -> Directory<'_, &SimNode, impl Fn(usize) -> bool> {
             Directory::new(&self.memory, self.node, ObjectTable::Here, rank, |rank| self.gone.borrow().contains(&rank))
         }
     }
