@@ -253,7 +253,7 @@ mod tests {
         let wrapped = last.granted_to(0);
         assert_eq!((wrapped.version(), wrapped.token(1)), (0, None), "the high word has to grow first");
         assert_eq!(wrapped.token(2), Some(below + 1));
-        let half = HoldWord((1 << HoldWord::TOKEN_BITS) - 1 << HoldWord::VERSION_AT);
+        let half = HoldWord(((1 << HoldWord::TOKEN_BITS) - 1) << HoldWord::VERSION_AT);
         let below = half.token(0).expect("the lower half");
         assert_eq!(half.granted_to(3).token(0), None);
         assert_eq!(half.granted_to(3).token(1), Some(below + 1));
