@@ -95,11 +95,13 @@ fn prepare(
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    // This rank's own, and what the dead have left.
+    // This rank's own, and what those before it have left: of a later one nothing.
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().contains('.') {
-            fs::remove_file(entry.path())?;
+        let name = entry.file_name();
+        let of = name.to_string_lossy().rsplit_once('.').and_then(|(_, token)| token.parse::<u64>().ok());
+        if of.is_some_and(|of| of <= token.0) {
+            let _ = fs::remove_file(entry.path());
         }
     }
     Ok(fetched)

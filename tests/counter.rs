@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::children::{answer, await_line, role};
 use common::cutting::cut_until;
-use common::homes::{UNDISTURBED, at_home, meet};
+use common::homes::{UNDISTURBED, meet, name_at};
 use common::nodes::Across;
 use common::ranks::{LIMIT, on_ranks};
 use phalanx::{Counter, CounterError, Job, JobOptions};
@@ -21,7 +21,7 @@ fn join() -> Job {
 
 /// A counter that is at home on a node.
 fn counter_at(job: &Job, home: usize, what: &str) -> Counter {
-    at_home(home, what, |name| job.counter(name).expect("room"))
+    job.counter(&name_at(job, home, what)).expect("room")
 }
 
 fn numbers_of(answers: &[Vec<String>]) -> Vec<u64> {

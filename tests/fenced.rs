@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::children::{Launch, answer, await_line, role};
 use common::cutting::cut_until;
-use common::homes::{UNDISTURBED, at_home, meet};
+use common::homes::{UNDISTURBED, meet, name_at};
 use common::nodes::Across;
 use common::ranks::{LIMIT, on_ranks};
 use phalanx::{Fenced, FencedError, Job, JobOptions, ObjectError, ObjectKind, Token};
@@ -117,8 +117,8 @@ fn nodes_read_whole_pairs_whose_tokens_grow_also_where_connections_break() {
 
 /// A holder that is stopped, declared failed and comes back writes under its old token: it is refused.
 fn zombie(job: &Job, home: usize) {
-    let lock = at_home(home, "lock", |name| job.lock(name).expect("room"));
-    let word = at_home(home, "word", |name| job.fenced::<u64>(name).expect("room"));
+    let lock = job.lock(&name_at(job, home, "lock")).expect("room");
+    let word = job.fenced::<u64>(&name_at(job, home, "word")).expect("room");
     meet(job);
     if job.rank() == 0 {
         let guard = lock.acquire().expect("it is free");

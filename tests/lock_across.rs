@@ -167,7 +167,6 @@ fn a_holder_that_nobody_of_its_node_waits_for_is_followed() {
                 .iter()
                 .map(|lock| match lock.acquire_timeout(LIMIT) {
                     Ok(_) => "had".to_owned(),
-                    Err(LockError::HomeLost { home: 1, .. }) => "home lost".to_owned(),
                     Err(error) => error.to_string(),
                 })
                 .collect();

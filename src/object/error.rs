@@ -182,19 +182,6 @@ pub enum LockError {
         /// How many are left.
         left: u64,
     },
-    /// The node where the lock is at home is lost to the job, and with it who held it and who waited. It can be opened
-    /// again: it then is at home elsewhere, and its tokens are greater than all before.
-    #[error(
-        "rank {rank} neither holds the lock {name:?} nor has a claim any more: its home, node {home}, is lost to the job (remedy: drop the handle and open the name again)"
-    )]
-    HomeLost {
-        /// This rank.
-        rank: usize,
-        /// The lock.
-        name: String,
-        /// Where it was at home.
-        home: usize,
-    },
     /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"

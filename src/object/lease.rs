@@ -450,11 +450,13 @@ struct TenureState {
     lessee: Option<Lessee>,
     lost: Option<LeaseError>,
     is_over: bool,
+    /// The lessee is with whoever releases it, for good.
+    is_taken_back: bool,
 }
 
 impl TenureState {
     fn of(lessee: Lessee) -> Self {
-        Self { lessee: Some(lessee), lost: None, is_over: false }
+        Self { lessee: Some(lessee), lost: None, is_over: false, is_taken_back: false }
     }
 }
 
@@ -463,22 +465,25 @@ impl Tenure {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lessee, for this thread alone.
-    fn take_lessee(&self) -> Result<Lessee, LeaseError> {
+    /// The lessee, for this thread alone; `None` once it is released.
+    fn take_lessee(&self) -> Result<Option<Lessee>, LeaseError> {
         let mut state = self.lock();
         loop {
             if let Some(lost) = &state.lost {
                 return Err(lost.clone());
             }
             if let Some(lessee) = state.lessee.take() {
-                return Ok(lessee);
+                return Ok(Some(lessee));
+            }
+            if state.is_taken_back {
+                return Ok(None);
             }
             state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn renew(&self) -> Result<(), LeaseError> {
-        let mut lessee = self.take_lessee()?;
+        let Some(mut lessee) = self.take_lessee()? else { return Ok(()) };
         let renewed = self.courier.look_at_oneself().and_then(|()| {
             let turn = lessee.renew(now_ns());
             self.courier.drive(&mut lessee, turn, None)
@@ -506,7 +511,10 @@ impl Tenure {
     fn release(&self) -> Result<HoldWord, LeaseError> {
         self.lock().is_over = true;
         self.bell.notify_all();
-        let mut lessee = self.take_lessee()?;
+        let mut lessee = self.take_lessee()?.expect("it is released once");
+        // The keeper may be about to renew it: it waits for the lessee no more.
+        self.lock().is_taken_back = true;
+        self.bell.notify_all();
         self.until.store(0, Ordering::Relaxed);
         self.courier.look_at_oneself()?;
         let turn = lessee.release();

@@ -88,7 +88,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`], [`LockError::HomeLost`].
+    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`].
     #[inline]
     pub fn acquire(&self) -> Result<LockGuard<'_>, LockError> {
         Ok(self.guarded(self.lock.acquire(None)?))
@@ -153,8 +153,7 @@ impl LockGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since;
-    /// [`LockError::HomeLost`] likewise.
+    /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since.
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);
@@ -193,7 +192,7 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::HomeLost`]: the place is lost.
+    /// [`LockError::Excluded`]: the place is lost.
     pub fn test(&mut self) -> Result<bool, LockError> {
         if let Place::Queued(queued) = &mut self.place {
             match self.lock.lock.test(queued) {

@@ -1,6 +1,5 @@
 //! Named objects whose home a test chooses, and barriers on a network that is being cut.
 
-use std::fmt::Debug;
 use std::time::Instant;
 
 use phalanx::{BarrierError, Job};
@@ -10,10 +9,10 @@ use super::ranks::LIMIT;
 /// For a job whose connections are cut so often that nothing may be heard of a node for a while.
 pub const UNDISTURBED: (&str, &str) = ("PHALANX_FAILURE_TIMEOUT_MS", "10000");
 
-/// An object that is at home on a node: the first of some names that is, the same for all ranks.
-pub fn at_home<T: Debug>(home: usize, what: &str, open: impl Fn(&str) -> T) -> T {
-    let is_there = |object: &T| format!("{object:?}").contains(&format!("home: {home} }}"));
-    (0..64).map(|index| open(&format!("{what} {index}"))).find(is_there).expect("one of so many names")
+/// A name for an object that is at home on a node: the first of some that is, the same for all ranks.
+pub fn name_at(job: &Job, home: usize, what: &str) -> String {
+    let names = (0..64).map(|index| format!("{what} {index}"));
+    names.into_iter().find(|name| job.home_of(name) == Ok(home)).expect("one of so many names")
 }
 
 /// All are there. Called again while too few nodes answer, since connections break.

@@ -37,7 +37,9 @@ Then its named objects, each once for every node whose ranks have it:
   home      the node where the words are that all nodes share
   tenure    what this node has to do with it there: nothing, underway (asking), waiting, or held; - in a job of one node
   holder, token
-            the rank that holds it (of an election: leads), and its token (its term); - where that cannot be told
+            the rank that holds it (of an election: leads; of a reader-writer lock: writes; of a semaphore: has its
+            turn to take permits), and its token (its term); - where that cannot be told; readers, permits, leases and
+            fenced words are not shown
   held      for how long, where somebody waits or has waited for it; with ≥ since somebody was seen to wait
   waiting, value
             this node's ranks that wait, in their order; what a counter holds

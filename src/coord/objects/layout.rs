@@ -17,8 +17,8 @@ const FACTS: usize = 4;
 
 const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 
-/// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what its members
-/// have written last.
+/// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what each kind uses as
+/// it likes.
 const LINES: usize = 4;
 /// Words for each member: its claim, how often it has passed others, how many handles it has, and its stake.
 const MEMBER_WORDS: usize = 4;
@@ -32,7 +32,11 @@ pub const MOST_OBJECTS: usize = 1 << 20;
 /// the job's nodes, and each rank of the job has some words besides.
 pub const fn object_words(node: &NodeLayout) -> [usize; 2] {
     let of_ranks = (RANK_WORDS * node.job_ranks()).next_multiple_of(LINE_WORDS);
-    [words_of_members(node.ranks()), words_of_members(node.nodes()) + of_ranks]
+    [words_of_members(node.ranks()), words_of_members(node.nodes()) + of_ranks + words_of_parts(node)]
+}
+
+const fn words_of_parts(node: &NodeLayout) -> usize {
+    node.job_ranks().next_multiple_of(LINE_WORDS)
 }
 
 const fn words_of_members(members: usize) -> usize {
@@ -54,6 +58,8 @@ pub struct ObjectAt {
     words: usize,
     /// Its place in the table.
     index: usize,
+    /// Where its ranks' parts begin, in the home's table.
+    parts: usize,
 }
 
 impl ObjectAt {
@@ -69,7 +75,9 @@ impl ObjectAt {
             ObjectTable::Home => node.nodes(),
         };
         let (key, start) = (node.object_key(table, index), node.object(table, index));
-        Self { key, start, members, words: node.object_words()[table as usize], index }
+        let words = node.object_words()[table as usize];
+        let parts = words.saturating_sub(words_of_parts(node));
+        Self { key, start, members, words, index, parts }
     }
 
     /// Its place in the table.
@@ -111,6 +119,12 @@ impl ObjectAt {
     /// The first of a rank's [`RANK_WORDS`] words: only it writes there. In the home's table.
     pub const fn of_rank(&self, job_rank: usize) -> WordAt {
         self.start.plus(words_of_members(self.members) + RANK_WORDS * job_rank)
+    }
+
+    /// A rank's part in what all share: one more word that only it writes, beside those of the other ranks, so that all are
+    /// read together. Not one of the above: a late write of one that has died is not another kind's. In the home's table.
+    pub const fn part(&self, job_rank: usize) -> WordAt {
+        self.start.plus(self.parts + job_rank)
     }
 
     /// The lock between nodes, in the home's table.
@@ -171,9 +185,9 @@ impl ObjectAt {
 
 /// Hash over the positions in this file.
 pub const LAYOUT_HASH: u64 = {
-    let at = ObjectAt { key: WordAt(10), start: WordAt(1000), members: 3, words: 0, index: 1 };
+    let at = ObjectAt { key: WordAt(10), start: WordAt(1000), members: 3, words: 0, index: 1, parts: 500 };
     hash(
-        7,
+        8,
         &[
             words_of_members(3) as u64,
             at.own(1).0 as u64,
@@ -214,7 +228,7 @@ mod tests {
                 let next = ObjectAt::of(&node, table, 3);
                 let last = |at: ObjectAt| match table {
                     ObjectTable::Here => at.stake(members - 1),
-                    ObjectTable::Home => at.of_rank(ranks + 6).plus(RANK_WORDS - 1),
+                    ObjectTable::Home => at.part(ranks + 6),
                 };
                 assert!(at.stake(members - 1) < at.of_rank(0) && last(at) < next.check());
                 assert!(last(next).0 < node.words());

@@ -43,7 +43,7 @@ impl PermitsAt {
     /// In an object's place at its home, in a job of so many ranks. (The waiter's word is another one than what other kinds
     /// use: what a rank that has died has asked for may come late, when the place is another object's.)
     pub const fn of(home: &ObjectAt, ranks: usize) -> Self {
-        Self { waiter: home.own(1), held: home.of_rank(0), ranks }
+        Self { waiter: home.own(1), held: home.part(0), ranks }
     }
 
     /// What says at a new home, where nobody has asked for anything, what a rank had at the last one.

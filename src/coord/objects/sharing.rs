@@ -186,7 +186,7 @@ enum State {
 impl SharingAt {
     /// In an object's place at its home, in a job of so many ranks.
     pub const fn of(home: &ObjectAt, ranks: usize) -> Self {
-        Self { phase: home.own(0), parts: home.of_rank(0), ranks }
+        Self { phase: home.own(0), parts: home.part(0), ranks }
     }
 
     /// What says at a new home, where nobody has asked for anything, what a rank had at the last one.
