@@ -67,7 +67,7 @@ use crate::job::{Job, Membership};
 
 pub use crate::coord::objects::directory::ObjectKind;
 
-/// Between two looks whether an object has moved from a home that is lost.
+/// Between two attempts to open an object that moves, or that the dead have left.
 const MOVING_PAUSE: Duration = Duration::from_micros(200);
 
 /// A rank's handle of an object: its place among those of its node, and at its home.
@@ -132,13 +132,12 @@ impl Handle {
                 }
                 // By one that has been declared failed, and this rank holds the table; or it has not come through.
                 Err(Refused {
-                    fault: DirectoryFault::Overtaken | DirectoryFault::Away(SiteFault::Broken { .. }),
+                    fault:
+                        DirectoryFault::Overtaken
+                        // The node's steward moves the object to another home.
+                        | DirectoryFault::Away(SiteFault::Broken { .. } | SiteFault::Lost { .. }),
                     ..
-                }) => {}
-                // The node's steward moves the object to another one.
-                Err(Refused { fault: DirectoryFault::Away(SiteFault::Lost { .. }), .. }) => {
-                    std::thread::sleep(MOVING_PAUSE);
-                }
+                }) => std::thread::sleep(MOVING_PAUSE),
                 Err(refused) => return Err(error_of(membership, &name, nature, refused)),
             }
         }

@@ -11,7 +11,6 @@ use crate::coord::losses::{self, Losses};
 use crate::coord::reads::Place;
 use crate::fabric::network::Network;
 use crate::fabric::shm::Segment;
-use crate::fabric::tcp::Ports;
 use crate::fabric::{Await, Fabric, Memory};
 use crate::sync::Ordering;
 
@@ -205,22 +204,7 @@ impl Membership {
         if let Ok(ticket) = network.fetch_add(home, at, 1) {
             return network.forget(ticket);
         }
-        self.ask_watchers_of(home, network);
-    }
-
-    /// Tells those who watch a node that somebody misses it: they know whether it has left. One that turns out to have
-    /// left itself is passed over when the question is repeated.
-    fn ask_watchers_of(&self, home: usize, network: &Network) {
-        let (here, node) = (self.here(), self.segment.layout());
-        let is_gone = |other| other != here && network.ports(other) == Ports::Closed;
-        for watcher in ring::watchers_of(&*self.segment, &node, home, is_gone) {
-            let at = self.layout_of(watcher).missed(home);
-            if watcher == here {
-                self.segment.word(at).fetch_add(1, Ordering::Relaxed);
-            } else if let Ok(ticket) = network.fetch_add(watcher, at, 1) {
-                network.forget(ticket);
-            }
-        }
+        self.reach.ask_watchers_of(home);
     }
 
     /// What the job has lost, as this node's ranks go by it. Nothing of that takes effect here any more, and no answer

@@ -6,7 +6,7 @@
 //! then, and whoever opens the name next makes it anew.
 
 use super::climb::Climb;
-use super::reach::Reach;
+use super::reach::{LIFE_AT, Reach};
 use super::site::Site;
 use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
@@ -34,9 +34,6 @@ pub(super) struct Refused {
 
 /// In the word of an object of this node that says where it is at home: where the node begins.
 pub(super) const HOME_NODE_AT: u32 = 32;
-/// The numbers of an object that is made in a later epoch are greater: one of the same name may have been lost with its
-/// home.
-const EPOCH_AT: u32 = 44;
 
 /// Opens an object, whose name may be new. The caller has this node's table.
 pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened, Refused> {
@@ -74,17 +71,25 @@ pub(super) fn close(reach: &Reach, at: &ObjectAt) -> Result<(), DirectoryFault> 
 }
 
 /// Before an object of this node goes, of which only the dead have handles, or nobody: what the node has at its home, as one
-/// of them held it, say, is given back, and then the node's handle.
-fn leave_home(reach: &Reach, at: &ObjectAt) {
+/// of them held it, say, is given back, and then the node's handle. Whether the object may go: not while the node has
+/// something there.
+fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     if !reach.spans_nodes() {
-        return;
+        return true;
     }
-    super::steward::settle(reach, at);
-    if let Some((home, at_home)) = known_home(reach, at) {
-        // A home that is lost meanwhile has nothing to give back.
-        let site = Site { reach: reach.clone(), home };
-        let _ = with_home(&site, |directory| directory.close(&at_home).map(drop));
+    if !super::steward::settle(reach, at) {
+        return false;
     }
+    let Some((home, at_home)) = known_home(reach, at) else { return true };
+    // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a handle
+    // too many, until the name is opened again.
+    // Relaxed: only who has the table reads it, once the lock is idle.
+    reach.segment.word(TenureAt(*at).home()).store(0, Ordering::Relaxed);
+    let site = Site { reach: reach.clone(), home };
+    let close = || with_home(&site, |directory| directory.close(&at_home));
+    // A home that is lost meanwhile has nothing to give back.
+    while let Err(DirectoryFault::Away(SiteFault::Broken { .. })) = close() {}
+    true
 }
 
 /// Where an object of this node is at home, as long as that is there.
@@ -153,7 +158,7 @@ fn with_home<T>(
     lock.acquire_alone()?;
     let is_gone = |node: usize| reach.has_lost(node);
     let directory = Directory::new(site, layout, ObjectTable::Home, reach.here(), &is_gone as &dyn Fn(usize) -> bool)
-        .numbering_from(reach.epoch() << EPOCH_AT);
+        .numbering_from(reach.lives() << LIFE_AT);
     let done = act(&directory);
     lock.release_alone()?;
     done

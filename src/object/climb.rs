@@ -36,6 +36,9 @@ const WATCH: Duration = Duration::from_micros(50);
 /// After so long without a word the rank looks at the home itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long an object that moves is waited for by who gives up what its node has there.
+const SETTLING_LIMIT: Duration = Duration::from_millis(20);
+
 const _: () = assert!(MOST_PASSED < TOKENS - 1);
 
 /// In a claim, the place that stands for the table of home 0, with the other homes' behind it.
@@ -214,6 +217,8 @@ impl Climb {
                 Err(SiteFault::Lost { home }) if self.fixed.is_some() => {
                     return Poll::Ready(Err(SiteFault::Lost { home }));
                 }
+                // Its follower goes on from here.
+                Err(_) if self.reach.own_end().is_some() => return Poll::Ready(Err(SiteFault::Excluded)),
                 // What was asked for may have come about or not; what was on its way is dropped with the connection.
                 Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => self.begin_anew(ascent),
             }
@@ -300,7 +305,7 @@ impl Climb {
     fn step(&self, ascent: &mut Ascent) -> Poll<Result<Option<Turn>, SiteFault>> {
         match &mut ascent.stage {
             Stage::Beginning => Poll::Ready(Ok(None)),
-            Stage::Moving(completion) => match self.await_home(&ascent.home, completion) {
+            Stage::Moving(completion) => match self.await_home(&ascent.home, ascent.goal, completion) {
                 Poll::Ready(Ok(())) => {
                     self.begin_anew(ascent);
                     Poll::Ready(Ok(None))
@@ -314,6 +319,8 @@ impl Climb {
                 Poll::Pending => Poll::Pending,
             },
             Stage::Asking(asked) => match ascent.home.site.poll(asked) {
+                // Whoever was stopped meanwhile, and has been declared failed, is followed already.
+                Poll::Ready(Ok(_)) if self.reach.own_end().is_some() => Poll::Ready(Err(SiteFault::Excluded)),
                 Poll::Ready(Ok(answers)) => {
                     let is_lost = |node| self.reach.has_lost(node);
                     if std::mem::take(&mut ascent.is_looking)
@@ -336,7 +343,7 @@ impl Climb {
     }
 
     /// Waits until a home is lost no more, as there is another one, or until it is complete.
-    fn await_home(&self, home: &Home, completion: &mut Completion) -> Poll<Result<(), SiteFault>> {
+    fn await_home(&self, home: &Home, goal: Goal, completion: &mut Completion) -> Poll<Result<(), SiteFault>> {
         if self.reach.own_end().is_some() {
             return Poll::Ready(Err(SiteFault::Excluded));
         }
@@ -345,7 +352,8 @@ impl Climb {
             return Poll::Ready(Ok(()));
         }
         if self.reach.has_lost(home.site.home) {
-            return Poll::Pending;
+            // What is to be given back there is lost with it.
+            return if goal == Goal::Nothing { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         match completion.poll(home, &self.at.0) {
             Poll::Ready(Ok(())) => {
@@ -570,8 +578,11 @@ impl Climb {
     }
 
     /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's lock.
+    /// Not while the object moves: whoever calls this may have to move it.
     pub fn settle(&self) -> Result<(), SiteFault> {
-        match self.descend() {
+        let mut ascent = self.begin_with(Goal::Nothing, 0);
+        let settled = self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT));
+        match settled.unwrap_or(Err(SiteFault::Broken { home: ascent.home.site.home })).map(drop) {
             Err(SiteFault::Lost { .. }) => {
                 let seen = self.at.load(self.memory());
                 self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)

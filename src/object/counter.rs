@@ -35,12 +35,19 @@ use super::{Handle, ObjectKind};
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::block::{Block, BlockWord, MOST_LEFT};
 use crate::coord::objects::directory::{Nature, SiteFault};
+use crate::coord::objects::layout::ObjectAt;
 use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
 
 /// Where the node's block stands among an object's own words: behind those of a lock.
 const BLOCK_AT: usize = 8;
+
+/// The word of a node's block, of a counter that this node has.
+pub(super) const fn block_of(at: &ObjectAt) -> WordAt {
+    at.own(BLOCK_AT)
+}
+
 /// How long a rank waits for a block that a neighbour fetches, before it asks the home itself for one number.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -240,7 +247,7 @@ impl Counter {
         if self.is_here {
             return self.fetch_add(1);
         }
-        let word = self.handle.segment().word(self.handle.at.own(BLOCK_AT));
+        let word = self.handle.segment().word(block_of(&self.handle.at));
         // SYNC POINT: block. Acquire pairs with who has changed it.
         let mut seen = BlockWord(word.load(Ordering::Acquire));
         while let Some((number, rest)) = seen.drawn() {
@@ -256,7 +263,7 @@ impl Counter {
     #[cold]
     fn draw_from_new(&self, block: u64) -> Result<u64, CounterError> {
         let reach = &self.handle.site.reach;
-        let (at, begun) = (self.handle.at.own(BLOCK_AT), Instant::now());
+        let (at, begun) = (block_of(&self.handle.at), Instant::now());
         loop {
             let alarm = reach.alarm();
             let seen = BlockWord(reach.load(at));
@@ -296,7 +303,7 @@ impl Counter {
     }
 
     fn swap_block(&self, seen: BlockWord, wanted: BlockWord) -> bool {
-        let at = self.handle.at.own(BLOCK_AT);
+        let at = block_of(&self.handle.at);
         // Wakes those who wait for it.
         self.handle.site.reach.execute(Request::CompareSwap { at, expected: seen.0, new: wanted.0 }) == seen.0
     }

@@ -73,7 +73,7 @@ impl Exclusive {
     fn try_to_climb(&self, climb: &Climb, granted: u64) -> Result<Option<u64>, LockError> {
         let mut ascent = climb.begin_to_try(granted);
         match climb.wait(&mut ascent, Instant::now(), None).expect("without a limit") {
-            Ok(Summit::Held(token)) => Ok(Some(self.node.noted(token))),
+            Ok(Summit::Held(token)) => self.granted(token).map(Some),
             Ok(Summit::Free) => self.leave(climb).map(|()| None),
             Err(fault) => Err(self.fail(fault)),
         }
@@ -102,7 +102,7 @@ impl Exclusive {
         }
         let (Some(ascent), Some(climb)) = (&mut queued.ascent, &self.climb) else { return Ok(None) };
         match climb.poll(ascent) {
-            Poll::Ready(Ok(Summit::Held(token))) => Ok(Some(self.node.noted(token))),
+            Poll::Ready(Ok(Summit::Held(token))) => self.granted(token).map(Some),
             Poll::Ready(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
             Poll::Ready(Err(fault)) => Err(self.fail(fault)),
             Poll::Pending => Ok(None),
@@ -124,7 +124,7 @@ impl Exclusive {
         }
         let (Some(mut ascent), Some(climb)) = (queued.ascent, &self.climb) else { unreachable!("it climbs") };
         match climb.wait(&mut ascent, begun, limit) {
-            Some(Ok(Summit::Held(token))) => Ok(self.node.noted(token)),
+            Some(Ok(Summit::Held(token))) => self.granted(token),
             Some(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
             Some(Err(fault)) => Err(self.fail(fault)),
             None => Err(self.give_up(climb, &mut ascent, &queued.wait)),
@@ -204,6 +204,17 @@ impl Exclusive {
             let settled = climb.settle();
             if self.node.release().is_err() || settled.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// The node holds it, and this rank has the node's lock, unless it has been declared failed.
+    fn granted(&self, token: u64) -> Result<u64, LockError> {
+        match self.node.look_at_oneself() {
+            Ok(()) => Ok(self.node.noted(token)),
+            Err(error) => {
+                let _ = self.node.release();
+                Err(error)
             }
         }
     }

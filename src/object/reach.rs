@@ -15,12 +15,16 @@ use crate::coord::wait::WaitPlan;
 use crate::fabric::network::Network;
 use crate::fabric::node::{NodeLayout, header};
 use crate::fabric::shm::Segment;
+use crate::fabric::tcp::Ports;
 use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, execute};
 use crate::job::shut_out;
 use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// How many ranks of a node are asked after at most.
 const MOST_ASKED_AFTER: usize = 64;
+
+/// Where the count of lost nodes begins in a lock's numbers.
+pub(crate) const LIFE_AT: u32 = 44;
 
 /// A rank's way to everything that named objects are made of.
 #[derive(Clone, Debug)]
@@ -151,6 +155,13 @@ impl Reach {
         view::epoch(&*self.segment, &self.segment.layout())
     }
 
+    /// How many nodes the job has lost: an object has had no more homes, besides the first. The numbers of each begin with
+    /// this count in the bits above [`LIFE_AT`], so that they are greater than those before: whoever knows of a loss knows of
+    /// one more than whoever began the home that is lost by it.
+    pub fn lives(&self) -> u64 {
+        (0..self.topology.nodes()).filter(|node| self.has_lost(*node)).count() as u64
+    }
+
     /// How this rank has ended, in the eyes of the others, and in which epoch; 0 where that is not known.
     pub fn own_end(&self) -> Option<(u64, FailureCause)> {
         let (segment, layout) = (&*self.segment, self.segment.layout());
@@ -195,6 +206,22 @@ impl Reach {
         let layout = self.layouts[node];
         for local in 0..layout.ranks().min(MOST_ASKED_AFTER) {
             if let Ok(ticket) = network.fetch_add(node, layout.asked_after(local), 1) {
+                network.forget(ticket);
+            }
+        }
+    }
+
+    /// Tells those who watch a node that somebody misses it: they know whether it has left. One that turns out to have
+    /// left itself is passed over when the question is repeated.
+    pub fn ask_watchers_of(&self, home: usize) {
+        let Some(network) = self.network.as_deref() else { return };
+        let (here, node) = (self.here(), self.segment.layout());
+        let is_gone = |other| other != here && network.ports(other) == Ports::Closed;
+        for watcher in ring::watchers_of(&*self.segment, &node, home, is_gone) {
+            let at = self.layouts[watcher].missed(home);
+            if watcher == here {
+                self.segment.word(at).fetch_add(1, Ordering::Relaxed);
+            } else if let Ok(ticket) = network.fetch_add(watcher, at, 1) {
                 network.forget(ticket);
             }
         }

@@ -223,8 +223,10 @@ impl Semaphore {
         let own = holding.all() + count;
         self.anchor.note_stake(&self.handle, own);
         let is_enough = self.part.borrow_mut().claim_here(self.handle.segment(), own, has_ended);
-        if is_enough {
-            holding.held += count;
+        // Either way the home has it by now: another thread that reads it there must know.
+        match is_enough {
+            true => holding.held += count,
+            false => holding.claimed = count,
         }
         is_enough
     }

@@ -14,6 +14,9 @@ use crate::sync::spin_hint;
 /// The longest sleep while answers are waited for: they end it.
 const NAP: Duration = Duration::from_millis(1);
 
+/// How long a home is tried to reach before it is asked whether it has left, and then again.
+const QUESTION_EVERY: Duration = Duration::from_millis(20);
+
 /// A home, as one rank reaches it.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
@@ -29,6 +32,8 @@ pub(super) struct Asked {
     answers: Vec<u64>,
     /// The connection that has carried the first of them.
     incarnation: Option<u64>,
+    /// When those who watch the home are asked whether it has left, if it is not reached until then.
+    question: Option<Instant>,
 }
 
 impl Site {
@@ -63,10 +68,17 @@ impl Site {
                 request.has_ticket().then_some(value)
             });
             let answers = asked.collect();
-            return Asked { unposted: VecDeque::new(), tickets: VecDeque::new(), answers, incarnation: None };
+            return Asked {
+                unposted: VecDeque::new(),
+                tickets: VecDeque::new(),
+                answers,
+                incarnation: None,
+                question: None,
+            };
         }
         let (unposted, tickets) = (requests.iter().copied().collect(), VecDeque::new());
-        let mut asked = Asked { unposted, tickets, answers: Vec::with_capacity(requests.len()), incarnation: None };
+        let answers = Vec::with_capacity(requests.len());
+        let mut asked = Asked { unposted, tickets, answers, incarnation: None, question: None };
         // What is wrong with posting is wrong with the next attempt, too, which returns it.
         let _ = self.post(&mut asked);
         asked
@@ -153,7 +165,20 @@ impl Site {
             self.forget(asked);
             return Poll::Ready(Err(SiteFault::Excluded));
         }
+        if !asked.unposted.is_empty() {
+            self.ask_whether_it_has_left(asked);
+        }
         Poll::Pending
+    }
+
+    /// A node that leaves says so to its neighbours: others have to ask them.
+    fn ask_whether_it_has_left(&self, asked: &mut Asked) {
+        let now = Instant::now();
+        let due = *asked.question.get_or_insert(now + QUESTION_EVERY);
+        if now >= due {
+            self.reach.ask_watchers_of(self.home);
+            asked.question = Some(now + QUESTION_EVERY);
+        }
     }
 
     fn broken(&self, asked: &mut Asked) -> SiteFault {

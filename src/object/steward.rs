@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use super::catalogue;
 use super::climb::Climb;
+use super::counter;
 use super::election;
 use super::homes::{Home, name_of};
-use super::reach::Reach;
+use super::reach::{LIFE_AT, Reach};
 use super::site::Site;
 use crate::cluster::view;
 use crate::coord::objects::directory::{Nature, ObjectKind, SiteFault};
@@ -35,10 +36,10 @@ use crate::sync::{AtomicU32, Ordering, full_fence};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// While the table of objects is waited for.
 const TABLE_PAUSE: Duration = Duration::from_micros(100);
+/// How often what could not be given back at once is tried again.
+const SWEEPS: u32 = 20;
 /// How often it is taken before others.
 const MOST_PASSED: u64 = 64;
-/// A lock's numbers at its next home are greater than those that its ranks know by this much: more than any home gives out.
-const JUMP: u64 = 1 << 44;
 
 /// At work until it is dropped.
 #[derive(Debug)]
@@ -76,34 +77,39 @@ impl Drop for Steward {
 }
 
 fn run(reach: &Reach, is_over: &AtomicU32) {
-    let mut swept = None;
+    let (mut swept, mut left) = (None, 0_u32);
     let mut said = Said::default();
     while is_over.load(Ordering::Relaxed) == 0 {
         let alarm = reach.alarm();
         let speaks = reach.network.as_ref().is_some_and(|network| network.is_agent());
         if speaks && reach.own_end().is_none() {
-            if swept != Some(alarm) {
-                sweep(reach);
-                swept = Some(alarm);
-            }
             // Until all have heard of it: some may not be reached now.
             said.move_all(reach);
+            if swept != Some(alarm) || left > 0 {
+                let is_new = swept.replace(alarm) != Some(alarm);
+                left = if is_new { SWEEPS } else { left - 1 };
+                if sweep(reach) {
+                    left = 0;
+                }
+            }
         }
         reach.segment.park(header::ALARM, alarm, Some(LOOK_EVERY));
     }
 }
 
-/// Gives back what this node has at homes and has no use of.
-fn sweep(reach: &Reach) {
+/// Gives back what this node has at homes and has no use of. Whether nothing is left there.
+fn sweep(reach: &Reach) -> bool {
     let table = ObjectAt::of(&reach.segment.layout(), ObjectTable::Here, 0);
     let objects = catalogue::here(reach).all().unwrap_or_default();
-    std::iter::once(table).chain(objects).for_each(|at| settle(reach, &at));
+    let unsettled = std::iter::once(table).chain(objects).filter(|at| !settle(reach, at));
+    unsettled.count() == 0
 }
 
-/// Gives back what this node has at the home of an object, if none of its ranks has or wants the lock.
-pub(super) fn settle(reach: &Reach, at: &ObjectAt) {
+/// Gives back what this node has at the home of an object, if none of its ranks has or wants the lock. Whether it has nothing
+/// there now.
+pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
     let climb = match catalogue::noted_home(reach, at) {
-        None => return,
+        None => return true,
         Some((home, _)) if at.index() == 0 => Climb::of_table(&Site { reach: reach.clone(), home }),
         Some(_) => Climb::new(reach, *at),
     };
@@ -111,20 +117,21 @@ pub(super) fn settle(reach: &Reach, at: &ObjectAt) {
     let has_ended = |local| view::end_of(segment, &layout, local).is_some();
     let queue = QueueLock::new(at.queue(), reach.local());
     queue.free_from_the_dead(segment, &has_ended);
-    if !queue.is_idle(segment) || !climb.is_engaged() {
-        return;
-    }
-    // Otherwise this rank uses the lock itself, and looks after it.
+    // Where this rank uses the lock itself, it looks after it.
     let turn = reach.uses.turn_at(at.key());
-    if !turn.begin_sweeping() {
-        return;
+    if !queue.is_idle(segment) || !climb.is_engaged() || !turn.begin_sweeping() {
+        return !climb.is_engaged();
     }
     if queue.try_take(segment, |_| false).is_some() {
-        // Fails where this rank has been declared failed, as the rest does.
-        let _ = climb.settle();
+        // The object may have gone before: now it stays, since whoever lets it go has this lock, too.
+        if climb.is_engaged() && catalogue::noted_home(reach, at).is_some() {
+            // Fails where this rank has been declared failed, as the rest does; or the object moves.
+            let _ = climb.settle();
+        }
         let _ = queue.release(segment, &has_ended, |_| false);
     }
     turn.end_sweeping();
+    !climb.is_engaged()
 }
 
 /// What this steward has said of lost nodes: their objects have moved. By the nodes that it has said it to.
@@ -190,8 +197,12 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     };
     let new = Home { site: Site { reach: reach.clone(), home }, at: at_home };
     let tenure = TenureAt(*at);
-    let known = reach.load(tenure.number());
-    raise_numbers(&new, known + JUMP)?;
+    // No number of a home before this one was greater; see `Reach::lives`.
+    raise_numbers(&new, reach.load(tenure.number()).max(reach.lives() << LIFE_AT))?;
+    if nature.kind == ObjectKind::Counter {
+        // The rest of a block of another counter.
+        reach.segment.word(counter::block_of(at)).store(0, Ordering::Relaxed);
+    }
     // Before the object counts as moved: what fails here is done again.
     carry_stakes(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::Election {

@@ -243,8 +243,8 @@ pub struct Directory<'call, W, F> {
     /// What the numbers of a lock that is made begin with.
     first_number: u64,
     is_gone: F,
-    /// Called before an object's place is freed.
-    before_freeing: Box<dyn Fn(&ObjectAt) + 'call>,
+    /// Called before an object's place is freed: whether it may be.
+    before_freeing: Box<dyn Fn(&ObjectAt) -> bool + 'call>,
 }
 
 impl<W, F> fmt::Debug for Directory<'_, W, F> {
@@ -258,7 +258,7 @@ type Fallible<T> = Result<T, DirectoryFault>;
 impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     /// A directory as its member `me` uses it; `is_gone` tells which members do nothing any more.
     pub fn new(words: W, node: NodeLayout, table: ObjectTable, me: usize, is_gone: F) -> Self {
-        Self { words, node, table, me, first_number: 0, is_gone, before_freeing: Box::new(|_| {}) }
+        Self { words, node, table, me, first_number: 0, is_gone, before_freeing: Box::new(|_| true) }
     }
 
     /// The same, where the numbers of a lock that is made begin with this one.
@@ -267,9 +267,10 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         Self { first_number, ..self }
     }
 
-    /// The same, where `act` is called before an object goes: of those that are members now nobody has a handle of it.
+    /// The same, where `act` is called before an object goes, of which no member that lives has a handle, and says whether
+    /// it may.
     #[must_use]
-    pub fn before_freeing(self, act: impl Fn(&ObjectAt) + 'call) -> Self {
+    pub fn before_freeing(self, act: impl Fn(&ObjectAt) -> bool + 'call) -> Self {
         Self { before_freeing: Box::new(act), ..self }
     }
 
@@ -282,6 +283,7 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         let at = match self.find(name)? {
             // One that only the dead have left.
             Some((at, seen)) if self.free_if_unused(&at, seen)? => self.make(name, nature)?,
+            Some((at, _)) if !self.is_used(&at)? => return Err(DirectoryFault::Overtaken),
             Some((at, seen)) => {
                 self.check(&at, nature)?;
                 self.change_handles(&at, |handles| self.with_one(handles))?;
@@ -425,13 +427,16 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         if !seen.is_live() {
             return Ok(false);
         }
-        let handles = self.all_handles(at)?;
-        let is_used = handles.iter().enumerate().any(|(member, count)| *count > 0 && !(self.is_gone)(member));
-        if is_used {
+        if self.is_used(at)? {
             return Ok(false);
         }
-        (self.before_freeing)(at);
-        self.swap(at, seen, seen.freed())
+        Ok((self.before_freeing)(at) && self.swap(at, seen, seen.freed())?)
+    }
+
+    /// Whether a member that lives has a handle of an object.
+    fn is_used(&self, at: &ObjectAt) -> Fallible<bool> {
+        let handles = self.all_handles(at)?;
+        Ok(handles.iter().enumerate().any(|(member, count)| *count > 0 && !(self.is_gone)(member)))
     }
 
     fn all_handles(&self, at: &ObjectAt) -> Fallible<Vec<u64>> {

@@ -226,6 +226,7 @@ enum State {
     },
     /// The mailbox has come: taking the claim away, before another rank of this node can make the next.
     Receiving {
+        claim: NodeClaim,
         number: u64,
     },
     /// Reading the word, since nothing has come for long, or folding its count.
@@ -366,7 +367,7 @@ impl HomeLock {
     pub fn receive(&mut self, order: u64, number: u64) -> Turn {
         match self.state {
             State::Waiting { claim } if claim.order() == order => {
-                self.state = State::Receiving { number };
+                self.state = State::Receiving { claim, number };
                 Turn::Ask(vec![self.write_claim(0), Request::Read { at: self.at.hold }])
             }
             _ => Turn::Wait,
@@ -407,6 +408,8 @@ impl HomeLock {
         match self.state {
             State::Trying { mine, is_patient } => self.tried(mine, is_patient, word, answers[1], &is_lost),
             State::Registering { claim } => self.registered(claim, word.changed(), &is_lost),
+            // Nobody has said so for long.
+            State::Looking { claim } if word.is_held_by(self.me, claim.stamp()) => self.take(claim),
             State::Looking { claim } => self.looked(claim, word, &is_lost),
             State::Seizing { claim, seen } if word == seen => self.follow(claim, self.seized(claim)),
             State::Seizing { claim, .. } => self.looked(claim, word, &is_lost),
@@ -420,7 +423,9 @@ impl HomeLock {
             State::Appointing { claim, .. } => self.looked(claim, word, &is_lost),
             // As if nobody had a claim: where that is not so, the release finds another word.
             State::Drawing { claim } => self.hold(GlobalWord::held(self.me, claim.stamp(), false), answers[0]),
-            State::Receiving { number } => self.hold(word, number),
+            State::Receiving { claim, number } if word.is_held_by(self.me, claim.stamp()) => self.hold(word, number),
+            // It was meant for an object that was in the same place before.
+            State::Receiving { claim, .. } => self.register(claim),
             State::Freeing { seen } if word == seen => self.end(Outcome::Free),
             State::Choosing { seen } => match self.first(answers, &|node| node == self.me || is_lost(node)) {
                 Some(first) => self.hand_over(seen, first, answers),
@@ -454,6 +459,10 @@ impl HomeLock {
             _ => return self.clear(mine.stamp(), found),
         }
         let claim = NodeClaim::waiting(number / TOKENS, self.place);
+        self.register(claim)
+    }
+
+    fn register(&mut self, claim: NodeClaim) -> Turn {
         self.state = State::Registering { claim };
         Turn::Ask(vec![self.write_claim(claim.0), self.count()])
     }
@@ -469,16 +478,19 @@ impl HomeLock {
 
     fn looked(&mut self, claim: NodeClaim, word: GlobalWord, is_lost: &impl Fn(usize) -> bool) -> Turn {
         match word.holder() {
-            Some(_) if word.is_held_by(self.me, claim.stamp()) => self.take(claim),
-            Some(holder) if !is_lost(holder) => {
-                self.state = State::Waiting { claim };
-                Turn::Wait
-            }
+            // It is this node's, and whoever has given it to it says so: what is said late would hide what is said next.
+            Some(_) if word.is_held_by(self.me, claim.stamp()) => self.wait(claim),
+            Some(holder) if holder != self.me && !is_lost(holder) => self.wait(claim),
             _ => {
                 self.state = State::Seizing { claim, seen: word };
                 Turn::Ask(vec![self.swap(word, self.seized(claim))])
             }
         }
+    }
+
+    fn wait(&mut self, claim: NodeClaim) -> Turn {
+        self.state = State::Waiting { claim };
+        Turn::Wait
     }
 
     /// The word of this node that holds the lock by its claim, for whoever is first.
