@@ -380,7 +380,7 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         let facts =
             [(at.check(), name.check()), (at.parameter(0), nature.kind as u64), (at.parameter(1), nature.parameter)];
         let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
-        let number = [(at.home().numbers, self.first_number), (at.held_since(), 0)];
+        let number = [(at.home().numbers, self.next_number()?), (at.held_since(), 0)];
         let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
         self.words.store(&all)?;
         match self.swap(&at, filling, filling.live(name.key()))? {
@@ -430,7 +430,36 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         if self.is_used(at)? {
             return Ok(false);
         }
-        Ok((self.before_freeing)(at) && self.swap(at, seen, seen.freed())?)
+        if !(self.before_freeing)(at) {
+            return Ok(false);
+        }
+        self.note_numbers_of(at)?;
+        self.swap(at, seen, seen.freed())
+    }
+
+    /// What the numbers of a lock that is made begin with, so that its tokens are greater than those of one of the same name
+    /// that has gone. At a home: behind all that were drawn there. Elsewhere the upper bits of its tokens: how many objects
+    /// have been made, in steps of two, as the word of a new lock fits an even number.
+    fn next_number(&self) -> Fallible<u64> {
+        let at = self.place(0).greatest();
+        let greatest = self.words.load(&[at])?[0];
+        match self.table {
+            ObjectTable::Home => Ok(greatest.max(self.first_number)),
+            ObjectTable::Here => {
+                self.words.store(&[(at, greatest + 2)])?;
+                Ok(greatest + 2)
+            }
+        }
+    }
+
+    /// Before an object goes from its home.
+    fn note_numbers_of(&self, object: &ObjectAt) -> Fallible<()> {
+        if self.table == ObjectTable::Here {
+            return Ok(());
+        }
+        let at = self.place(0).greatest();
+        let found = self.words.load(&[at, object.home().numbers])?;
+        Ok(self.words.store(&[(at, found[0].max(found[1]))])?)
     }
 
     /// Whether a member that lives has a handle of an object.
@@ -509,7 +538,7 @@ mod tests {
         table.of(0).close(&first).expect("in reach");
         let second = table.of(0).open(&name("b"), LOCK).expect("room");
         assert!(
-            second.state().filter(|at| *at != second.handles(0)).all(|at| table
+            second.state().filter(|at| ![second.handles(0), second.queue().high].contains(at)).all(|at| table
                 .memory
                 .word(at)
                 .load(Ordering::Relaxed)

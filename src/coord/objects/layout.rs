@@ -121,6 +121,12 @@ impl ObjectAt {
         self.start.plus(words_of_members(self.members) + RANK_WORDS * job_rank)
     }
 
+    /// In place 0: the greatest number of the table's objects that have gone, or how many there have been; see
+    /// [`super::directory`].
+    pub const fn greatest(&self) -> WordAt {
+        self.own(LINE_WORDS - 1)
+    }
+
     /// A rank's part in what all share: one more word that only it writes, beside those of the other ranks, so that all are
     /// read together. Not one of the above: a late write of one that has died is not another kind's. In the home's table.
     pub const fn part(&self, job_rank: usize) -> WordAt {
