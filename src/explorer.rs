@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 
+use crate::fabric::Request;
 use crate::fabric::sim::Seeded;
 
 /// A state of a model, and what can happen in it.
@@ -16,6 +17,23 @@ pub trait Model: Clone + Hash {
 
     /// It happens.
     fn apply(&mut self, event: Self::Event);
+}
+
+/// A request takes effect on a model's words; gives the word's old value, if it is no write.
+pub fn execute(words: &mut [u64], request: Request) -> Option<u64> {
+    let word = &mut words[request.at().0];
+    let before = *word;
+    match request {
+        Request::Write { value, .. } => {
+            *word = value;
+            return None;
+        }
+        Request::Read { .. } => {}
+        Request::FetchAdd { add, .. } => *word += add,
+        Request::CompareSwap { expected, new, .. } if before == expected => *word = new,
+        Request::CompareSwap { .. } => {}
+    }
+    Some(before)
 }
 
 /// Tries everything. `look` sees each state once, with the events that have led to it, and panics at one that is wrong.

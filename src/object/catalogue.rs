@@ -2,8 +2,8 @@
 //!
 //! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of the
 //! node's handles and given back with the last. The home's table is guarded by the lock between nodes of its place 0. A rank
-//! that dies in between leaves the node's object with a home's handle too many or too few; only the dead have handles of it
-//! then, and whoever opens the name next makes it anew.
+//! that dies in between leaves the home with a handle of this node too many, until somebody of the node opens the name again.
+//! An object that only the dead have left does not go before what they held at its home is given back.
 
 use super::climb::Climb;
 use super::reach::{LIFE_AT, Reach};

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 
 use super::sharing::Turn;
-use crate::explorer::{Model, go_every_way};
+use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::Request;
 
 /// A protocol, as one rank has it.
@@ -153,22 +153,6 @@ impl<P: Protocol> World<P> {
         is_free && self.queue.iter().find(|other| !known[**other]) == Some(&rank)
     }
 
-    fn execute(&mut self, request: Request) -> Option<u64> {
-        let word = &mut self.words[request.at().0];
-        let before = *word;
-        match request {
-            Request::Write { value, .. } => {
-                *word = value;
-                return None;
-            }
-            Request::Read { .. } => {}
-            Request::FetchAdd { add, .. } => *word += add,
-            Request::CompareSwap { expected, new, .. } if before == expected => *word = new,
-            Request::CompareSwap { .. } => {}
-        }
-        Some(before)
-    }
-
     fn turn(&mut self, index: usize, turn: Turn) {
         let rank = &mut self.ranks[index];
         rank.is_waiting = turn == Turn::Wait;
@@ -294,7 +278,7 @@ impl<P: Protocol> Model for World<P> {
             }
             Event::Execute(index) => {
                 let request = self.ranks[index].asked.pop_front().expect("it has asked");
-                let answer = self.execute(request);
+                let answer = execute(&mut self.words, request);
                 let rank = &mut self.ranks[index];
                 rank.answers.extend(answer);
                 // A rank that has been declared failed looks for that before it goes on.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{GlobalWord, HomeAt, HomeLock, Mail, Outcome, TOKENS, Turn};
-use crate::explorer::{Model, go_every_way};
+use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Request, WordAt};
 
 const MOST_NODES: usize = 3;
@@ -122,22 +122,6 @@ impl World {
         GlobalWord(self.words[HOLD])
     }
 
-    fn execute(&mut self, request: Request) -> Option<u64> {
-        let word = &mut self.words[request.at().0];
-        let before = *word;
-        match request {
-            Request::Write { value, .. } => {
-                *word = value;
-                return None;
-            }
-            Request::Read { .. } => {}
-            Request::FetchAdd { add, .. } => *word += add,
-            Request::CompareSwap { expected, new, .. } if before == expected => *word = new,
-            Request::CompareSwap { .. } => {}
-        }
-        Some(before)
-    }
-
     fn turn(&mut self, node: usize, turn: Turn) {
         match turn {
             Turn::Ask(requests) => self.nodes[node].asked = requests.into(),
@@ -229,7 +213,7 @@ impl Model for World {
             }
             Event::Execute(index) => {
                 let request = self.nodes[index].asked.pop_front().expect("it has asked");
-                let answer = self.execute(request);
+                let answer = execute(&mut self.words, request);
                 self.nodes[index].answers.extend(answer);
                 if self.nodes[index].asked.is_empty() {
                     let answers = std::mem::take(&mut self.nodes[index].answers);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{Fates, HoldWord, LeaseAt, Lessee, Outcome, State, Turn};
-use crate::explorer::{Model, go_every_way};
+use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Request, WordAt};
 
 /// In ticks. A holder believes for one less, the others wait for one more.
@@ -106,22 +106,6 @@ impl World {
     fn withdrawing(mut self, ranks: usize) -> Self {
         self.ranks[..ranks].iter_mut().for_each(|rank| rank.may_withdraw = true);
         self
-    }
-
-    fn execute(&mut self, request: Request) -> Option<u64> {
-        let word = &mut self.words[request.at().0];
-        let before = *word;
-        match request {
-            Request::Write { value, .. } => {
-                *word = value;
-                return None;
-            }
-            Request::Read { .. } => {}
-            Request::FetchAdd { add, .. } => *word += add,
-            Request::CompareSwap { expected, new, .. } if before == expected => *word = new,
-            Request::CompareSwap { .. } => {}
-        }
-        Some(before)
     }
 
     fn turn(&mut self, index: usize, turn: Turn) {
@@ -226,7 +210,7 @@ impl Model for World {
             }
             Event::Execute(index) => {
                 let request = self.ranks[index].asked.pop_front().expect("it has asked");
-                let answer = self.execute(request);
+                let answer = execute(&mut self.words, request);
                 let rank = &mut self.ranks[index];
                 rank.answers.extend(answer);
                 if rank.asked.is_empty() {
