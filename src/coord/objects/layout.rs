@@ -20,8 +20,10 @@ const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 /// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what each kind uses as
 /// it likes.
 const LINES: usize = 4;
-/// Words for each member: its claim, how often it has passed others, how many handles it has, and its stake.
-const MEMBER_WORDS: usize = 4;
+/// Words for each member: its claim, how often it has passed others, how many handles it has, its stake, and its notes.
+const MEMBER_WORDS: usize = 4 + NOTE_WORDS;
+/// Words of a member's notes: two pairs, as of a value with a token.
+pub const NOTE_WORDS: usize = 4;
 /// Words of each rank of the job, in the home's table: two pairs, for values with a token each.
 pub const RANK_WORDS: usize = 4;
 
@@ -172,6 +174,12 @@ impl ObjectAt {
         self.of_members(3).plus(member)
     }
 
+    /// Word `index` of what a rank of the node notes besides its stake, for the same.
+    pub const fn note(&self, member: usize, index: usize) -> WordAt {
+        assert!(index < NOTE_WORDS, "so many for each member");
+        self.of_members(4).plus(NOTE_WORDS * member + index)
+    }
+
     /// The first of the members' words of a sort.
     const fn of_members(&self, sort: usize) -> WordAt {
         self.start.plus(LINES * LINE_WORDS + sort * self.members.next_multiple_of(LINE_WORDS))
@@ -209,6 +217,7 @@ pub const LAYOUT_HASH: u64 = {
             at.held_token().0 as u64,
             at.handles(1).0 as u64,
             at.stake(1).0 as u64,
+            at.note(1, 1).0 as u64,
         ],
     )
 };
@@ -231,17 +240,19 @@ mod tests {
                 assert!(queue.claims.plus(members - 1) < queue.passings);
                 assert!(queue.passings.plus(members - 1) < at.handles(0));
                 assert!(at.handles(members - 1) < at.stake(0));
+                assert!(at.stake(members - 1) < at.note(0, 0));
+                let last_note = at.note(members - 1, NOTE_WORDS - 1);
                 let next = ObjectAt::of(&node, table, 3);
                 let last = |at: ObjectAt| match table {
-                    ObjectTable::Here => at.stake(members - 1),
+                    ObjectTable::Here => at.note(at.members() - 1, NOTE_WORDS - 1),
                     ObjectTable::Home => at.part(ranks + 6),
                 };
-                assert!(at.stake(members - 1) < at.of_rank(0) && last(at) < next.check());
+                assert!(last_note < at.of_rank(0) && last(at) < next.check());
                 assert!(last(next).0 < node.words());
                 assert!(next.key() < ObjectAt::of(&node, table, 0).check() && at.key() < next.key());
                 assert_eq!((at.check().0 % LINE_WORDS, queue.claims.0 % LINE_WORDS), (0, 0));
             }
-            let last = ObjectAt::of(&node, ObjectTable::Here, 3).stake(ranks - 1);
+            let last = ObjectAt::of(&node, ObjectTable::Here, 3).note(ranks - 1, NOTE_WORDS - 1);
             assert!(last < ObjectAt::of(&node, ObjectTable::Home, 0).key());
         }
     }
