@@ -108,6 +108,8 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
         return false;
     }
     let Some((home, at_home)) = known_home(reach, at) else { return true };
+    // Before the node leaves: what it has added is to be copied.
+    let _ = seek_second(reach, at);
     // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a handle
     // too many, until the name is opened again.
     // Relaxed: only who has the table reads it, once the lock is idle.

@@ -57,11 +57,6 @@ pub(super) fn of(reach: &Reach, at: &ObjectAt) -> Second {
     }
 }
 
-/// Whether the second node that this node has noted last is a certain one.
-pub(super) fn was(reach: &Reach, at: &ObjectAt, node: usize) -> bool {
-    place(reach, reach.load(CopiesAt(*at).second())).is_some_and(|second| second.site.home == node)
-}
-
 fn home_of(reach: &Reach, at: &ObjectAt) -> Option<usize> {
     catalogue::noted_home(reach, at).map(|(home, _)| home)
 }
@@ -171,8 +166,9 @@ pub(super) fn tend(reach: &Reach, at: &ObjectAt) -> Result<bool, Refused> {
     if is_new && home.site.is_here() {
         tell_own(reach, at, &second).map_err(away)?;
     }
-    let copied = catalogue::with_home(&home.site, |_| copy_others(reach, &home, &second).map_err(DirectoryFault::from));
-    let is_complete = copied.map_err(refused)?;
+    // Another node may have seen to it.
+    let is_complete = second.site.ask(&reads(&[TallyAt(second.at).complete()])).map_err(away)? == [reach.lives() + 1]
+        || catalogue::with_home(&home.site, |_| Ok(copy_others(reach, &home, &second)?)).map_err(refused)?;
     if is_complete {
         note(reach, at, (node as u64 + 1) << HOME_NODE_AT | second.at.index() as u64);
     }
@@ -209,6 +205,7 @@ fn tell(home: &Home, mut requests: Vec<Request>) -> Result<(), SiteFault> {
 /// Copies what ranks have added whose nodes have no handle. `false`: not all of it is final, or what the home's ranks have
 /// added is not there yet. The caller has the table of the home.
 fn copy_others(reach: &Reach, home: &Home, second: &Home) -> Result<bool, SiteFault> {
+    let lives = reach.lives();
     let (nodes, tally) = (0..reach.topology.nodes(), TallyAt(home.at));
     let handles = nodes.clone().map(|node| home.at.handles(node));
     let facts: Vec<WordAt> = [header::EPOCH].into_iter().chain(handles).collect();
@@ -225,7 +222,8 @@ fn copy_others(reach: &Reach, home: &Home, second: &Home) -> Result<bool, SiteFa
     let ranks: Vec<usize> = ranks.collect();
     let sums = ranks.iter().zip(sums_at(home, tally, &ranks)?).filter(|(_, sum)| *sum != 0);
     let copy = TallyAt(second.at);
-    tell(second, sums.map(|(rank, value)| Request::Write { at: copy.carried(*rank), value }).collect())?;
+    let sums = sums.map(|(rank, value)| Request::Write { at: copy.carried(*rank), value });
+    tell(second, sums.chain([Request::Write { at: copy.complete(), value: lives + 1 }]).collect())?;
     Ok(true)
 }
 
@@ -234,7 +232,8 @@ fn reads(at: &[WordAt]) -> Vec<Request> {
 }
 
 /// Before this node gives its handle at a home back, whose table the caller has: what its ranks have added is noted there
-/// and on the second node, whoever of them has died in the middle of what.
+/// and on the second node, whoever of them has died in the middle of what. (One that is sought is sought before: whoever
+/// finds it complete does not look at what nodes have added that have left.)
 pub(super) fn leave(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), SiteFault> {
     if !nature_of(reach, at).is_some_and(|nature| is_wanted(reach, nature)) {
         return Ok(());
@@ -268,14 +267,17 @@ pub(super) fn close(reach: &Reach, at: &ObjectAt) {
 
 /// What ranks of this node have added, for the next home. Where that was not the second node, or did not have all that it
 /// should, sums are missing there, and it is told so.
-pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Vec<Request> {
+///
+/// What it should have is said in [`TallyAt::complete`], with the count of nodes that were lost before the home.
+pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<Vec<Request>, SiteFault> {
     if !nature_of(reach, at).is_some_and(|nature| nature.kind == ObjectKind::Counter) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
+    let lives = reach.lives();
     let tally = TallyAt(new.at);
     let mut requests = sums_of_own(reach, at, tally);
-    if !was(reach, at, new.site.home) {
-        requests.push(Request::Write { at: tally.missing(), value: reach.lives() });
+    if new.site.ask(&reads(&[tally.complete()]))?[0] < lives {
+        requests.push(Request::Write { at: tally.missing(), value: lives });
     }
-    requests
+    Ok(requests)
 }

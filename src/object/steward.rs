@@ -257,7 +257,7 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
             }
         }
     });
-    let carried = shares.chain(second::carry(reach, at, new));
+    let carried = shares.chain(second::carry(reach, at, new)?);
     // The read's answer says that all has arrived.
     let requests: Vec<Request> = carried.chain([Request::Read { at: new.at.key() }]).collect();
     new.site.ask(&requests).map(drop)

@@ -16,7 +16,8 @@
 //! | of each rank: added | what it has added here | that rank |
 //! | of each rank: carried | at the home: its sum when this became the home. Before that, as the copy: its sum | see there |
 //! | missing | how many nodes had been lost when sums were lost with them; 0: none were | stewards |
-//! | told | the home whose ranks' sums are all here, plus 1 | that home's steward |
+//! | complete | at the copy: how many nodes were lost when it had come to have all that it should, plus 1 | stewards |
+//! | told | likewise: the home whose ranks' sums are all here, plus 1 | that home's steward |
 
 use super::layout::ObjectAt;
 use crate::fabric::WordAt;
@@ -49,6 +50,11 @@ impl TallyAt {
     /// How many nodes had been lost when sums were lost with them.
     pub const fn missing(self) -> WordAt {
         self.0.own(0)
+    }
+
+    /// How many nodes were lost when the copy had come to have all that it should, plus 1.
+    pub const fn complete(self) -> WordAt {
+        self.0.own(2)
     }
 
     /// The home, plus 1, that has told this node, which has the copies, what its own ranks have added.
