@@ -14,7 +14,7 @@
 //! | `counter.rs` | the counter |
 //! | `drawing.rs` | numbers of it that a node takes at once |
 //! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
-//! | `second.rs` | the node that keeps what would be lost with the home |
+//! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
 //! | `anchor.rs` | where the last two have their words, also when a home is lost |
@@ -36,12 +36,14 @@ mod fenced;
 mod homes;
 mod lease;
 mod lock;
+mod pairs;
 mod reach;
 mod rwlock;
 mod second;
 mod semaphore;
 mod site;
 mod steward;
+mod sums;
 mod tally;
 mod vigil;
 mod waiting;

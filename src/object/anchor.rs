@@ -13,9 +13,10 @@ use super::Handle;
 use super::error::LockError;
 use super::homes::{Completion, Home};
 use super::waiting;
+use crate::coord::objects::copies::CopyAt;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Memory, Request};
+use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::publish;
 
 /// Between two looks whether the next home has all that the survivors had at the last one.
@@ -52,11 +53,6 @@ impl Anchor {
     #[inline]
     pub fn is_here(&self) -> bool {
         self.home().site.is_here()
-    }
-
-    /// The home alone.
-    pub fn into_home(self) -> Home {
-        self.home.into_inner()
     }
 
     fn home(&self) -> Ref<'_, Home> {
@@ -126,6 +122,23 @@ impl Anchor {
             std::thread::sleep(MOVING_PAUSE);
         }
     }
+}
+
+/// The home of an object that is kept on a second node, how many nodes had been lost when a part of it was lost with them,
+/// and what `words` of it hold there. `None`: it is lost, too.
+///
+/// # Errors
+///
+/// [`LockError::Excluded`].
+pub(super) fn find(
+    handle: &Handle,
+    words: impl FnOnce(ObjectAt) -> Vec<WordAt>,
+) -> Result<Option<(Home, u64, Vec<u64>)>, LockError> {
+    let anchor = Anchor::of(handle)?;
+    let at = anchor.words();
+    let reads = std::iter::once(CopyAt(at).missing()).chain(words(at)).map(|at| Request::Read { at });
+    let found = anchor.ask(handle, &reads.collect::<Vec<Request>>())?;
+    Ok(found.map(|mut found| (anchor.home.into_inner(), found.remove(0), found)))
 }
 
 /// Fails where this rank has been declared failed.

@@ -12,7 +12,8 @@ use super::homes::Home;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
-use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, SiteFault};
+use super::sums;
+use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::TenureAt;
@@ -62,7 +63,9 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
             let fault = |fault: SiteFault| Refused { fault: fault.into(), node: home };
             note_numbers(reach, &at, home, &at_home).map_err(fault)?;
             let known = Home { site: Site { reach: reach.clone(), home }, at: at_home };
-            second::recall(reach, &at, nature, &known).map_err(fault)?;
+            if nature.kind == ObjectKind::Counter {
+                sums::recall(reach, &at, &known).map_err(fault)?;
+            }
             note_home(reach, &at, home, &at_home);
             seek_second(reach, &at)?;
             Ok((home, at_home))

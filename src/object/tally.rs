@@ -42,14 +42,14 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Handle;
-use super::anchor::{self, Anchor};
+use super::anchor;
 use super::counter::CounterError;
 use super::error::LockError;
 use super::homes::Home;
 use super::second::{self, Second};
 use super::site::Site;
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::tally::{CopiesAt, TallyAt};
+use crate::coord::objects::tally::TallyAt;
 use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
 use crate::sync::{Ordering, publish};
 
@@ -150,19 +150,16 @@ impl Use<'_> {
 
     /// The home, when it has what survivors of the last one had; `None`: it is lost, too.
     fn find(&self) -> Result<Option<Bound>, CounterError> {
-        let handle = self.handle;
-        let reach = &handle.membership.reach;
-        let anchor = Anchor::of(handle).map_err(|error| self.excluded(error))?;
-        let tally = TallyAt(anchor.words());
+        let reach = &self.handle.membership.reach;
         // Where none was lost, nothing was carried.
         let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
-        let words = [tally.missing()].into_iter().chain((0..ranks).map(|rank| tally.carried(rank)));
-        let reads: Vec<Request> = words.map(|at| Request::Read { at }).collect();
-        let Some(found) = anchor.ask(handle, &reads).map_err(|error| self.excluded(error))? else { return Ok(None) };
-        let (missing, carried) = (found[0], &found[1..]);
-        let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
-        let carried = carried.get(reach.rank).copied().unwrap_or(0);
-        Ok(Some(Bound { home: anchor.into_home(), base, carried, missing }))
+        let carried = |at| (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect();
+        let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
+        Ok(found.map(|(home, missing, carried)| {
+            let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
+            let carried = carried.get(reach.rank).copied().unwrap_or(0);
+            Bound { home, base, carried, missing }
+        }))
     }
 
     fn bound(&self) -> &Bound {
@@ -366,14 +363,14 @@ impl Use<'_> {
     /// What this rank has added, with what it was about to add last.
     fn sum(&self) -> u64 {
         let (handle, reach) = (self.handle, &self.handle.membership.reach);
-        reach.load(CopiesAt(handle.at).sum(reach.local()))
+        reach.load(TallyAt::sum(&handle.at, reach.local()))
     }
 
     /// Notes it on this node.
     fn note(&self, sum: u64) {
         let (handle, reach) = (self.handle, &self.handle.membership.reach);
         // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
-        publish(handle.segment().word(CopiesAt(handle.at).sum(reach.local())), sum);
+        publish(handle.segment().word(TallyAt::sum(&handle.at, reach.local())), sum);
     }
 
     fn rank(&self) -> usize {
