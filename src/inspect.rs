@@ -5,13 +5,14 @@
 //!
 //! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the
 //! world's barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`]; named objects are
-//! in [`objects`].
+//! in [`objects`], what ranks share of them in [`shared`].
 
 pub mod objects;
+pub mod shared;
 
 use std::time::Duration;
 
-use crate::cluster::view::{FailureCause, LastCall, Obituary};
+use crate::cluster::view::{FailureCause, LastCall, Obituary, Unit};
 use crate::cluster::watch::ProcessId;
 use crate::coord::activity::CallWord;
 use crate::coord::barrier::layout::{GroupLayout, MemberWord};
@@ -32,6 +33,8 @@ pub struct NodeFacts {
     pub ranks: Vec<RankFacts>,
     /// The nodes of the job.
     pub nodes: usize,
+    /// This one's number among them.
+    pub node: usize,
     /// The ranks of the job.
     pub job_ranks: usize,
     /// The number of the world, by which ranks' calls name it; `None` before the job is open.
@@ -74,18 +77,24 @@ pub fn read(segment: &ReadOnlySegment) -> Result<NodeFacts, SegmentError> {
         RankFacts { rank, process, world, call: call_of(segment, local), end: end_of(segment, local) }
     };
     let ranks: Vec<RankFacts> = (0..segment.layout().ranks()).map(rank).collect();
-    let objects = objects::here(segment, &ranks);
+    let losses = losses(segment);
+    let has_ended = |rank: usize| {
+        let is_it = |known: &RankFacts| known.rank == rank && known.end.is_some();
+        losses.iter().any(|lost| lost.unit == Unit::Rank(rank)) || ranks.iter().any(is_it)
+    };
+    let (objects, at_home) = (objects::here(segment, &ranks, &has_ended), objects::at_home(segment, &has_ended));
     let clock = segment.clock();
     Ok(NodeFacts {
         family: segment.load(header::FAMILY),
         now_ns: clock.since_origin_ns(clock.now()),
         ranks,
         nodes: segment.layout().nodes(),
+        node: usize::try_from(segment.load(header::NODE)).unwrap_or(usize::MAX),
         job_ranks: segment.layout().job_ranks(),
         world: world.map(|world| segment.load(world.id())),
-        losses: losses(segment),
+        losses,
         objects,
-        at_home: objects::at_home(segment),
+        at_home,
     })
 }
 

@@ -324,11 +324,17 @@ fn a_held_lock_is_shown(test: &str, options: &[&str], waiting: &[&[u64]]) {
         assert_eq!(lock["held_ns"].as_u64().is_some(), node == 0, "{lock}");
         let tenures = if options.is_empty() { [json!(null), json!(null)] } else { [json!("held"), json!("waiting")] };
         assert_eq!(lock["tenure"], tenures[node], "{lock}");
+        let at_home = if options.is_empty() { [json!(null), json!([])] } else { [json!(0), json!([1])] };
+        assert_eq!([&lock["holder_node"], &lock["waiting_nodes"]], [&at_home[0], &at_home[1]], "{lock}");
     }
     let page = job.look_until(&[], |_| true);
     let row = page.lines().find(|row| row.starts_with("a lock ")).expect("a row of its own");
     let names: Vec<String> = waiting[0].iter().map(u64::to_string).collect();
-    assert!(row.contains(&format!(" {token} ")) && row.ends_with(&format!(" {}", names.join(", "))), "{page}");
+    let elsewhere = if options.is_empty() { "" } else { "; node 1 at its home" };
+    assert!(
+        row.contains(&format!(" {token} ")) && row.ends_with(&format!(" {}{elsewhere}", names.join(", "))),
+        "{page}"
+    );
     job.finish();
 }
 
@@ -348,6 +354,109 @@ fn a_held_lock_is_shown_on_each_node() {
         return be_a_waiter();
     }
     a_held_lock_is_shown(TEST, &["--nodes", "2"], &[&[1], &[2, 3]]);
+}
+
+/// A rank of a job of four that share objects of all kinds, until rank 0's input ends; three wait meanwhile.
+fn be_a_sharer() {
+    let job = phalanx::Job::from_env().expect("started by phalanx run");
+    let (table, ledger) = (job.rwlock("table").expect("room"), job.rwlock("ledger").expect("room"));
+    let (slots, done) = (job.semaphore("slots", 4).expect("room"), job.counter("done").expect("room"));
+    let lease = job.lease("lease", LIMIT).expect("room");
+    let (lock, progress) = (job.lock("a lock").expect("room"), job.fenced::<u64>("progress").expect("room"));
+    done.fetch_add(10).expect("nobody fails");
+    let rank = job.rank();
+    let permits = [2, 0, 0, 1][rank];
+    let _permits = (permits > 0).then(|| slots.acquire(permits).expect("there are enough"));
+    let _reads = (rank % 2 == 0).then(|| table.read().expect("nobody writes"));
+    if rank == 1 {
+        let guard = lock.acquire().expect("it is free");
+        progress.write(guard.token(), 42).expect("no greater token was seen");
+    }
+    let held = (rank == 0).then(|| {
+        println!("HELD 0 0");
+        (ledger.write().expect("nobody reads"), lease.acquire().expect("it is free"))
+    });
+    job.world().barrier().expect("nobody fails");
+    println!("RANK {rank} {}", std::process::id());
+    std::io::stdout().flush().expect("somebody reads");
+    match rank {
+        0 => drop(std::io::stdin().read_to_end(&mut Vec::new())),
+        1 => drop(slots.acquire(3).expect("they are returned")),
+        2 => drop(lease.acquire().expect("it is released")),
+        _ => drop(ledger.read().expect("the writer is through")),
+    }
+    drop((held, _permits));
+    job.world().barrier().expect("homes serve until all are through");
+}
+
+/// Looks at such a job, on so many nodes.
+fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
+    let job = Job::start(test, 4, options, &[]);
+    let shared = [
+        ("table", json!({ "writer": null, "readers": [0, 2], "waiting": [] })),
+        ("ledger", json!({ "writer": 0, "readers": [], "waiting": [3] })),
+        (
+            "slots",
+            json!({
+                "permits": 4,
+                "taken": [{ "rank": 0, "permits": 2 }, { "rank": 3, "permits": 1 }],
+                "waiting": { "rank": 1, "permits": 3 },
+            }),
+        ),
+        ("lease", json!({ "holder": 0, "waiting": [2] })),
+        ("a lock", json!(null)),
+        ("done", json!(null)),
+    ];
+    let rows_of = |record: &Value, name: &str| -> Vec<Value> {
+        let objects = record["objects"].as_array().expect("a list").iter();
+        objects.filter(|object| object["name"] == name).cloned().collect()
+    };
+    let is_settled = |line: &str| {
+        let record: Value = serde_json::from_str(line).expect("one object");
+        shared.iter().all(|(name, shared)| {
+            let rows = rows_of(&record, name);
+            rows.len() == nodes && rows.iter().all(|row| row["shared"] == *shared)
+        })
+    };
+    let record: Value = serde_json::from_str(&job.look_until(&["--json"], is_settled)).expect("one object");
+    for node in 0..nodes {
+        assert_eq!(rows_of(&record, "done")[node]["value"], 40, "{record}");
+        let written = &rows_of(&record, "progress")[node]["shared"];
+        assert_eq!((&written["value"], &written["rank"]), (&json!(42), &json!(1)), "{record}");
+        assert!(written["token"].as_u64().is_some_and(|token| token > 0), "{record}");
+    }
+    let page = job.look_until(&[], |_| true);
+    let ends = [
+        ("table ", "  read by ranks 0, 2"),
+        ("ledger ", "  then by rank 3"),
+        ("slots ", "  3 of 4 permits: 2 by rank 0, 1 by rank 3; rank 1 waits until it has 3"),
+        ("lease ", "  rank 2"),
+        ("done ", "  is 40"),
+        ("progress ", "  is 42, by rank 1"),
+    ];
+    for (name, end) in ends {
+        let mut rows = page.lines().filter(|row| row.starts_with(name));
+        assert!(rows.clone().count() == nodes && rows.all(|row| row.ends_with(end)), "{name}: {page}");
+    }
+    job.finish();
+}
+
+#[test]
+fn what_ranks_share_is_shown_with_who_waits() {
+    const TEST: &str = "what_ranks_share_is_shown_with_who_waits";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_sharer();
+    }
+    what_ranks_share_is_shown(TEST, &[], 1);
+}
+
+#[test]
+fn what_ranks_share_is_shown_on_each_node() {
+    const TEST: &str = "what_ranks_share_is_shown_on_each_node";
+    if std::env::var(ROLE).is_ok_and(|role| role == TEST) {
+        return be_a_sharer();
+    }
+    what_ranks_share_is_shown(TEST, &["--nodes", "2"], 2);
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub mod header {
     pub const OBJECT_WORDS: [WordAt; 2] = [WordAt(21), WordAt(22)];
     /// A number that all nodes of the job have in common.
     pub const FAMILY: WordAt = WordAt(14);
+    /// This node's number in the job.
+    pub const NODE: WordAt = WordAt(23);
     /// Where the block of the world's members of this node stands; for those who look from outside, and know nothing of
     /// the schedule that comes before it in a job of several nodes. 0 until the world is made.
     pub const WORLD: WordAt = WordAt(15);
@@ -421,6 +423,7 @@ pub const LAYOUT_HASH: u64 = hash(
         header::SLEEPERS.0 as u64,
         header::FABRIC_SLEEPERS.0 as u64,
         header::FAMILY.0 as u64,
+        header::NODE.0 as u64,
         header::WORLD.0 as u64,
         header::ALARM.0 as u64,
         NodeLayout::new(3, 1000).lifeline(1, 3).0 as u64,

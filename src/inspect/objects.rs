@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::RankFacts;
+use super::shared::{AtHome, Shared};
 use crate::coord::objects::directory::{KeyWord, ObjectKind};
 use crate::coord::objects::home::{GlobalWord, NodeClaim};
 use crate::coord::objects::layout::{NAME_WORDS, ObjectAt, object_words};
@@ -35,8 +36,10 @@ pub struct ObjectFacts {
     pub held: Option<Held>,
     /// The ranks of the node that wait, in their order.
     pub queue: Vec<usize>,
-    /// What is counted, where the object is one that counts and is at home on this node.
+    /// What is counted, where the object is one that counts, in a job of one node.
     pub value: Option<u64>,
+    /// What ranks share of it, likewise.
+    pub shared: Option<Shared>,
 }
 
 /// For how long something is held.
@@ -61,16 +64,28 @@ pub struct HomeFacts {
     pub queue: Vec<usize>,
     /// What is counted, where it is an object that counts.
     pub value: Option<u64>,
+    /// What ranks share of it.
+    pub shared: Option<Shared>,
 }
 
 /// The objects that the ranks of a node have.
-pub(super) fn here(segment: &ReadOnlySegment, ranks: &[RankFacts]) -> Vec<ObjectFacts> {
+pub(super) fn here(
+    segment: &ReadOnlySegment,
+    ranks: &[RankFacts],
+    has_ended: &dyn Fn(usize) -> bool,
+) -> Vec<ObjectFacts> {
+    let is_alone = segment.layout().nodes() == 1;
     all(segment, ObjectTable::Here, |kind, name, at| {
         let view = View { segment, at, ranks };
         let hold = HoldWord(segment.load(at.queue().hold));
         let tenure = TenureWord(segment.load(TenureAt(at).word())).tenure();
         let holder = hold.holder().filter(|local| *local < ranks.len());
         let noted = holder.and_then(|local| view.noted(local));
+        // In a job of one node its home's words are at the same place of the other table.
+        let home_of_one = is_alone.then(|| {
+            let at = ObjectAt::of(&segment.layout(), ObjectTable::Home, at.index());
+            AtHome { segment, at, has_ended }
+        });
         ObjectFacts {
             kind,
             name,
@@ -80,13 +95,16 @@ pub(super) fn here(segment: &ReadOnlySegment, ranks: &[RankFacts]) -> Vec<Object
             token: holder.and_then(|local| view.token(hold, local, noted)),
             held: noted.map(|(held, _)| held),
             queue: view.queue(),
-            value: view.value(kind),
+            value: home_of_one.as_ref().and_then(|home| value_of(home, kind)),
+            shared: home_of_one.and_then(|home| home.shared(kind, segment.load(at.parameter(1)))),
         }
     })
 }
 
 /// The objects that are at home on a node of several.
-pub(super) fn at_home(segment: &ReadOnlySegment) -> Vec<HomeFacts> {
+///
+/// A node that has the copies of an object has it in the same table: it is at home where [`ObjectFacts::home`] says.
+pub(super) fn at_home(segment: &ReadOnlySegment, has_ended: &dyn Fn(usize) -> bool) -> Vec<HomeFacts> {
     if segment.layout().nodes() == 1 {
         return Vec::new();
     }
@@ -96,19 +114,21 @@ pub(super) fn at_home(segment: &ReadOnlySegment) -> Vec<HomeFacts> {
         let mut waiting: Vec<(u64, usize)> =
             claims.filter(|(claim, _)| claim.is_waiting()).map(|(claim, node)| (claim.order(), node)).collect();
         waiting.sort_unstable();
+        let home = AtHome { segment, at, has_ended };
         HomeFacts {
             kind,
             name,
             holder: GlobalWord(segment.load(lock.hold)).holder().filter(|node| *node < lock.nodes),
             queue: waiting.into_iter().map(|(_, node)| node).collect(),
-            value: value_of(segment, kind, at),
+            value: value_of(&home, kind),
+            shared: home.shared(kind, segment.load(at.parameter(1))),
         }
     })
 }
 
 /// What a kind of object counts.
-fn value_of(segment: &ReadOnlySegment, kind: ObjectKind, at_home: ObjectAt) -> Option<u64> {
-    (kind == ObjectKind::Counter).then(|| segment.load(at_home.value()))
+fn value_of(home: &AtHome<'_>, kind: ObjectKind) -> Option<u64> {
+    (kind == ObjectKind::Counter).then(|| home.count())
 }
 
 /// Reads all objects of a table; one that goes, or another one comes in its place, meanwhile is left out.
@@ -194,15 +214,10 @@ impl View<'_> {
         waiting.sort_unstable();
         waiting.into_iter().map(|(_, rank)| rank).collect()
     }
-
-    /// What the object counts, where it is at home on the only node.
-    fn value(&self, kind: ObjectKind) -> Option<u64> {
-        (self.segment.layout().nodes() == 1).then(|| value_of(self.segment, kind, self.at))?
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
@@ -212,6 +227,7 @@ mod tests {
     use crate::coord::objects::layout::with_objects;
     use crate::coord::objects::name::Name;
     use crate::coord::objects::queue::QueueLock;
+    use crate::coord::objects::tally::TallyAt;
     use crate::fabric::Memory;
     use crate::fabric::node::NodeLayout;
     use crate::fabric::shm::Segment;
@@ -226,7 +242,7 @@ mod tests {
         Segment::create(layout, 77, coord::LAYOUT_HASH).expect("memory for a small segment")
     }
 
-    fn look_at(segment: &Segment) -> ReadOnlySegment {
+    pub fn look_at(segment: &Segment) -> ReadOnlySegment {
         let path = format!("/proc/self/fd/{}", segment.fd().as_raw_fd());
         let file = File::open(path).expect("a file of this process").into();
         ReadOnlySegment::attach(&file, coord::LAYOUT_HASH).expect("a segment")
@@ -327,7 +343,9 @@ mod tests {
             let segment = segment(nodes);
             let (seen, table) = (look_at(&segment), if nodes == 1 { ObjectTable::Here } else { ObjectTable::Home });
             let at = open(&segment, table, "a counter", ObjectKind::Counter);
-            segment.word(at.value()).store(42, Ordering::Relaxed);
+            let home = TallyAt(ObjectAt::of(&segment.layout(), ObjectTable::Home, at.index()));
+            segment.word(home.value()).store(40, Ordering::Relaxed);
+            (1..3).for_each(|rank| segment.word(home.carried(rank)).store(1, Ordering::Relaxed));
             let facts = inspect::read(&seen).expect("a sound segment");
             let values: Vec<_> = facts.objects.iter().map(|object| object.value).collect();
             let at_home: Vec<_> = facts.at_home.iter().map(|object| object.value).collect();

@@ -217,6 +217,7 @@ impl Place {
         let segment = Arc::new(create(self.rank, self.segment_layout(&cards[0])?)?);
         // Relaxed: the socket that passes the segment on orders this before every attach.
         segment.word(header::FAMILY).store(family(&cards[0]), Ordering::Relaxed);
+        segment.word(header::NODE).store(self.here() as u64, Ordering::Relaxed);
         let server = serve(&local, &segment)?;
         ranks::enter(&*segment, &segment.layout(), 0, self.rank, &mask);
         ranks::await_all(&*segment, &segment.layout(), 0, options.limit())?;

@@ -38,11 +38,12 @@ Then its named objects, each once for every node whose ranks have it:
   tenure    what this node has to do with it there: nothing, underway (asking), waiting, or held; - in a job of one node
   holder, token
             the rank that holds it (of an election: leads; of a reader-writer lock: writes; of a semaphore: has its
-            turn to take permits), and its token (its term); - where that cannot be told; readers, permits, leases and
-            fenced words are not shown
+            turn to take permits), and its token (its term; of a fenced word, that of the last write); - where that
+            cannot be told
   held      for how long, where somebody waits or has waited for it; with ≥ since somebody was seen to wait
   waiting, value
-            this node's ranks that wait, in their order; what a counter holds
+            what a counter or a fenced word holds; this node's ranks that wait, in their order; who reads, and who does
+            when the writer is through; who has how many permits; the nodes that wait at the home, in their order
 
 With --json each job is an object on a line of its own:
   inspect, summary, nodes    the job's number, the first line, nodes seen on this machine
@@ -51,7 +52,14 @@ With --json each job is an object on a line of its own:
             call (null, or name, group, sequence, inside, began_ns: how long ago it began)
   epochs    for each: epoch, unit (\"rank 3\", \"node 1\"), cause (text)
   objects   for each, once for every node: kind, name, node, home, tenure; holder, token, held_ns (null where they are
-            not known), held_at_least (whether it may be longer), waiting (ranks), value (null but for counters)
+            not known), held_at_least (whether it may be longer), waiting (ranks), value (null but for counters);
+            holder_node, waiting_nodes (at its home; null and none where that is not seen on this machine); shared, for
+            all nodes alike, null where its home is not seen, and else by its kind:
+              rwlock      writer, readers, waiting (to read)
+              semaphore   permits (in all), taken (of each rank: rank, permits), waiting (null, or the rank whose turn it
+                          is, and how many it is to have: rank, permits)
+              lease       holder, waiting
+              fenced      token, value, rank (that has written it; null where that is not known)
 
 Jobs of the same user are seen, of programs built with this version of phalanx; a line on stderr names others. In a container with a pid
 namespace of its own, jobs are to be inspected from within.

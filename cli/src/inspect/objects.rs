@@ -1,9 +1,9 @@
 //! Named objects of a job: what its nodes tell of each, put together.
 
-use phalanx::ObjectKind;
 use phalanx::coord::objects::tenure::Tenure;
 use phalanx::inspect::NodeFacts;
-use phalanx::inspect::objects::ObjectFacts;
+use phalanx::inspect::objects::{HomeFacts, ObjectFacts};
+use phalanx::inspect::shared;
 use serde::Serialize;
 
 /// An object, as the ranks of one node have it.
@@ -27,12 +27,57 @@ pub struct Object {
     pub waiting: Vec<usize>,
     /// What it counts.
     pub value: Option<u64>,
+    /// The node that holds it at its home.
+    pub holder_node: Option<usize>,
+    /// The nodes that wait there, in their order.
+    pub waiting_nodes: Vec<usize>,
+    /// What ranks of all nodes have of it.
+    pub shared: Option<Shared>,
+}
+
+/// What ranks of all nodes have of an object, by its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Shared {
+    /// Of a reader-writer lock.
+    Readers { writer: Option<usize>, readers: Vec<usize>, waiting: Vec<usize> },
+    /// Of a semaphore.
+    Permits { permits: u64, taken: Vec<Taken>, waiting: Option<Taken> },
+    /// Of a lease.
+    Lease { holder: Option<usize>, waiting: Vec<usize> },
+    /// Of a fenced word.
+    Written { token: u64, value: u64, rank: Option<usize> },
+}
+
+/// A rank's permits, or those that it is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Taken {
+    pub rank: usize,
+    pub permits: u64,
+}
+
+impl Shared {
+    fn new(facts: &shared::Shared) -> Self {
+        match facts.clone() {
+            shared::Shared::Readers { writer, readers, waiting } => Self::Readers { writer, readers, waiting },
+            shared::Shared::Permits { permits, taken, waiting } => {
+                let of_rank = |(rank, permits)| Taken { rank, permits };
+                Self::Permits {
+                    permits,
+                    taken: taken.into_iter().map(of_rank).collect(),
+                    waiting: waiting.map(of_rank),
+                }
+            }
+            shared::Shared::Lease { holder, waiting } => Self::Lease { holder, waiting },
+            shared::Shared::Written { token, value, rank } => Self::Written { token, value, rank },
+        }
+    }
 }
 
 /// The objects of a job's nodes, in the order of their names.
 pub fn of_nodes(nodes: &[&NodeFacts]) -> Vec<Object> {
     let of_node = |(index, node): (usize, &&NodeFacts)| {
-        let object = |facts: &ObjectFacts| Object::new(index, node.nodes, facts, value_of(nodes, facts));
+        let object = |facts: &ObjectFacts| Object::new(index, node.nodes, facts, home_of(nodes, facts));
         node.objects.iter().map(object).collect::<Vec<_>>()
     };
     let mut objects: Vec<Object> = nodes.iter().enumerate().flat_map(of_node).collect();
@@ -40,16 +85,14 @@ pub fn of_nodes(nodes: &[&NodeFacts]) -> Vec<Object> {
     objects
 }
 
-/// What an object counts, as any of the nodes seen here tells where it is at home. (A node that was its home and is lost does
-/// not run any more, and is not seen.)
-fn value_of(nodes: &[&NodeFacts], facts: &ObjectFacts) -> Option<u64> {
-    let is_it = |kind: ObjectKind, name: &str| kind == facts.kind && name == facts.name;
-    let at_homes = nodes.iter().flat_map(|node| &node.at_home);
-    facts.value.or_else(|| at_homes.filter(|object| is_it(object.kind, &object.name)).find_map(|object| object.value))
+/// An object as its home has it, if that is seen here.
+fn home_of<'a>(nodes: &[&'a NodeFacts], facts: &ObjectFacts) -> Option<&'a HomeFacts> {
+    let home = nodes.iter().find(|node| Some(node.node) == facts.home)?;
+    home.at_home.iter().find(|object| object.kind == facts.kind && object.name == facts.name)
 }
 
 impl Object {
-    fn new(node: usize, nodes: usize, facts: &ObjectFacts, value: Option<u64>) -> Self {
+    fn new(node: usize, nodes: usize, facts: &ObjectFacts, home: Option<&HomeFacts>) -> Self {
         // Whoever has its node's lock holds the object once its node does; until then it waits, as the first of its node.
         let holds = nodes == 1 || matches!(facts.tenure, Tenure::Held(_));
         let first = facts.holder.filter(|_| !holds);
@@ -65,7 +108,10 @@ impl Object {
             held_ns: held.map(|held| u64::try_from(held.span.as_nanos()).unwrap_or(u64::MAX)),
             held_at_least: held.is_some_and(|held| held.is_at_least),
             waiting: first.into_iter().chain(facts.queue.iter().copied()).collect(),
-            value,
+            value: facts.value.or_else(|| home?.value),
+            holder_node: home.and_then(|home| home.holder),
+            waiting_nodes: home.map(|home| home.queue.clone()).unwrap_or_default(),
+            shared: facts.shared.as_ref().or_else(|| home?.shared.as_ref()).map(Shared::new),
         }
     }
 }
@@ -83,7 +129,8 @@ fn tenure_name(tenure: Tenure) -> &'static str {
 mod tests {
     use std::time::Duration;
 
-    use phalanx::inspect::objects::{Held, HomeFacts};
+    use phalanx::ObjectKind;
+    use phalanx::inspect::objects::Held;
 
     use super::super::view::tests::{node, rank};
     use super::*;
@@ -100,6 +147,7 @@ mod tests {
             held,
             queue: vec![5, 4],
             value: None,
+            shared: None,
         }
     }
 
@@ -131,10 +179,38 @@ mod tests {
         for node in &mut nodes {
             (node.facts.nodes, node.facts.objects) = (2, vec![counter.clone(), lock("b", Tenure::Nothing)]);
         }
-        let home = |kind, value| HomeFacts { kind, name: "c".to_owned(), holder: None, queue: vec![], value };
+        let home =
+            |kind, value| HomeFacts { kind, name: "c".to_owned(), holder: None, queue: vec![], value, shared: None };
+        // Where its copies are.
+        nodes[0].facts.at_home = vec![home(ObjectKind::Counter, Some(5))];
         nodes[1].facts.at_home = vec![home(ObjectKind::Lock, None), home(ObjectKind::Counter, Some(7))];
+        nodes[1].facts.node = 1;
         let objects = of_nodes(&[&nodes[0].facts, &nodes[1].facts]);
         let seen: Vec<_> = objects.iter().map(|object| (&*object.name, object.node, object.value)).collect();
         assert_eq!(seen, [("b", 0, None), ("b", 1, None), ("c", 0, Some(7)), ("c", 1, Some(7))]);
+    }
+
+    #[test]
+    fn what_the_home_tells_stands_on_each_row() {
+        let mut nodes = [node(1, vec![rank(0, 0)]), node(1, vec![rank(1, 0)])];
+        let object = ObjectFacts { kind: ObjectKind::RwLock, ..lock("table", Tenure::Waiting) };
+        for (number, node) in nodes.iter_mut().enumerate() {
+            (node.facts.nodes, node.facts.node, node.facts.objects) = (2, number, vec![object.clone()]);
+        }
+        let facts = shared::Shared::Readers { writer: Some(3), readers: vec![1, 2], waiting: vec![4] };
+        nodes[1].facts.at_home = vec![HomeFacts {
+            kind: ObjectKind::RwLock,
+            name: "table".to_owned(),
+            holder: Some(1),
+            queue: vec![0],
+            value: None,
+            shared: Some(facts),
+        }];
+        let shared = Shared::Readers { writer: Some(3), readers: vec![1, 2], waiting: vec![4] };
+        for row in of_nodes(&[&nodes[0].facts, &nodes[1].facts]) {
+            assert_eq!((row.holder_node, &row.waiting_nodes, row.shared.as_ref()), (Some(1), &vec![0], Some(&shared)));
+        }
+        let unseen = of_nodes(&[&nodes[0].facts]).remove(0);
+        assert_eq!((unseen.holder_node, unseen.shared), (None, None));
     }
 }

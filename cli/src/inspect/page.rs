@@ -7,7 +7,7 @@ use phalanx::SegmentError;
 use phalanx_bench::page::ns;
 use serde::Serialize;
 
-use super::objects::Object;
+use super::objects::{Object, Shared};
 use super::view::{Call, Epoch, Job, Rank, State, Unreadable, Verdict};
 
 /// How many ranks are named in a sentence; of the others only the number is said.
@@ -133,8 +133,8 @@ fn object_rows(objects: &[Object]) -> String {
             object.node,
             or_dash(object.home),
             or_dash(object.tenure),
-            or_dash(object.holder),
-            or_dash(object.token),
+            or_dash(holder_of(object)),
+            or_dash(token_of(object)),
             held_text(object),
             object_end(object),
         );
@@ -152,14 +152,60 @@ fn held_text(object: &Object) -> String {
     or_dash(object.held_ns.map(|span| format!("{bound}{}", span_text(Duration::from_nanos(span)))))
 }
 
-/// Who waits for an object, or what it counts.
+/// The rank that holds an object, also where only its home tells that.
+fn holder_of(object: &Object) -> Option<usize> {
+    object.holder.or(match object.shared {
+        Some(Shared::Lease { holder, .. }) => holder,
+        _ => None,
+    })
+}
+
+fn token_of(object: &Object) -> Option<u64> {
+    object.token.or(match object.shared {
+        Some(Shared::Written { token, .. }) => Some(token),
+        _ => None,
+    })
+}
+
+/// Who waits for an object, here and elsewhere; who shares it, what it counts or says.
 fn object_end(object: &Object) -> String {
-    let waiting: Vec<String> = object.waiting.iter().map(usize::to_string).collect();
-    match object.value {
-        Some(value) => format!("is {value}"),
-        None if waiting.is_empty() => String::new(),
-        None => format!("{} {}", plural(waiting.len(), "rank"), waiting.join(", ")),
+    let value = object.value.map(|value| format!("is {value}"));
+    let waiting = (!object.waiting.is_empty()).then(|| numbered("rank", &object.waiting));
+    let nodes = &object.waiting_nodes;
+    let elsewhere = (!nodes.is_empty()).then(|| format!("{} at its home", numbered("node", nodes)));
+    let shared = object.shared.iter().flat_map(shared_texts);
+    value.into_iter().chain(waiting).chain(shared).chain(elsewhere).collect::<Vec<_>>().join("; ")
+}
+
+fn shared_texts(shared: &Shared) -> Vec<String> {
+    match shared {
+        Shared::Readers { readers, waiting, .. } => {
+            let read = (!readers.is_empty()).then(|| format!("read by {}", numbered("rank", readers)));
+            let wait = (!waiting.is_empty()).then(|| format!("then by {}", numbered("rank", waiting)));
+            read.into_iter().chain(wait).collect()
+        }
+        Shared::Permits { permits, taken, waiting } => {
+            let all = taken.iter().fold(0_u64, |all, taken| all.saturating_add(taken.permits));
+            let by: Vec<String> =
+                taken.iter().map(|taken| format!("{} by rank {}", taken.permits, taken.rank)).collect();
+            let by = if by.is_empty() { String::new() } else { format!(": {}", by.join(", ")) };
+            let taken = format!("{all} of {permits} permits{by}");
+            let waits = waiting.map(|waits| format!("rank {} waits until it has {}", waits.rank, waits.permits));
+            std::iter::once(taken).chain(waits).collect()
+        }
+        Shared::Lease { waiting, .. } if waiting.is_empty() => Vec::new(),
+        Shared::Lease { waiting, .. } => vec![numbered("rank", waiting)],
+        Shared::Written { value, rank, .. } => {
+            let by = rank.map(|rank| format!(", by rank {rank}")).unwrap_or_default();
+            vec![format!("is {value}{by}")]
+        }
     }
+}
+
+/// "rank 3", "nodes 1, 2".
+fn numbered(noun: &str, numbers: &[usize]) -> String {
+    let texts: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    format!("{} {}", plural(numbers.len(), noun), texts.join(", "))
 }
 
 /// What a rank waits in, and for how long; or what it was in last.
@@ -268,6 +314,7 @@ mod tests {
     use phalanx::FailureCause;
     use phalanx::cluster::view::{Obituary, Unit};
 
+    use super::super::objects::Taken;
     use super::super::view::jobs;
     use super::super::view::tests::{node, rank};
     use super::*;
@@ -331,6 +378,9 @@ mod tests {
             held_at_least: true,
             waiting: vec![0],
             value: None,
+            holder_node: None,
+            waiting_nodes: vec![],
+            shared: None,
         }
     }
 
@@ -362,6 +412,47 @@ mod tests {
                 "of what is done  counter     0     0  held          -              -             -  is 42",
             ]
         );
+    }
+
+    #[test]
+    fn what_ranks_share_is_said_after_who_waits() {
+        let none = Object {
+            tenure: Some("waiting"),
+            holder: None,
+            token: None,
+            held_ns: None,
+            waiting: vec![],
+            ..held_lock()
+        };
+        let taken = vec![Taken { rank: 0, permits: 2 }, Taken { rank: 5, permits: 1 }];
+        let cases = [
+            (None, vec![1, 0], "nodes 1, 0 at its home"),
+            (Some(Shared::Readers { writer: None, readers: vec![], waiting: vec![] }), vec![], ""),
+            (
+                Some(Shared::Readers { writer: Some(1), readers: vec![0, 2], waiting: vec![3] }),
+                vec![1],
+                "read by ranks 0, 2; then by rank 3; node 1 at its home",
+            ),
+            (Some(Shared::Permits { permits: 4, taken: vec![], waiting: None }), vec![], "0 of 4 permits"),
+            (
+                Some(Shared::Permits { permits: 3, taken, waiting: Some(Taken { rank: 2, permits: 3 }) }),
+                vec![],
+                "3 of 3 permits: 2 by rank 0, 1 by rank 5; rank 2 waits until it has 3",
+            ),
+            (Some(Shared::Lease { holder: Some(4), waiting: vec![2, 1] }), vec![], "ranks 2, 1"),
+            (Some(Shared::Written { token: 9, value: 42, rank: Some(3) }), vec![], "is 42, by rank 3"),
+            (Some(Shared::Written { token: 9, value: 42, rank: None }), vec![], "is 42"),
+        ];
+        for (shared, waiting_nodes, text) in cases {
+            let object = Object { shared, waiting_nodes, ..none.clone() };
+            assert_eq!(object_end(&object), text);
+            let (holder, token) = (holder_of(&object), token_of(&object));
+            match object.shared {
+                Some(Shared::Lease { .. }) => assert_eq!((holder, token), (Some(4), None)),
+                Some(Shared::Written { .. }) => assert_eq!((holder, token), (None, Some(9))),
+                _ => assert_eq!((holder, token), (None, None)),
+            }
+        }
     }
 
     #[test]
@@ -424,7 +515,8 @@ mod tests {
             r#""end":"killed by signal 9 (SIGKILL)"}],"#,
             r#""epochs":[{"epoch":1,"unit":"rank 1","cause":"killed by signal 9 (SIGKILL)"}],"#,
             r#""objects":[{"kind":"lock","name":"a","node":0,"home":0,"tenure":null,"holder":1,"token":7,"#,
-            r#""held_ns":1500000000,"held_at_least":true,"waiting":[0],"value":null}]}"#,
+            r#""held_ns":1500000000,"held_at_least":true,"waiting":[0],"value":null,"#,
+            r#""holder_node":null,"waiting_nodes":[],"shared":null}]}"#,
             "\n"
         );
         assert_eq!(line, expected);

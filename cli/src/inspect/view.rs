@@ -350,7 +350,7 @@ pub mod tests {
         let (job_ranks, world, losses) = (ranks.len(), Some(0), Vec::new());
         let (objects, at_home) = (Vec::new(), Vec::new());
         let now_ns = 3_001_000_000;
-        let facts = NodeFacts { family, now_ns, ranks, nodes: 1, job_ranks, world, losses, objects, at_home };
+        let facts = NodeFacts { family, now_ns, ranks, nodes: 1, job_ranks, node: 0, world, losses, objects, at_home };
         Node { facts, holders: vec![std::process::id()] }
     }
 

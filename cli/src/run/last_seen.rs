@@ -195,6 +195,7 @@ mod tests {
             job_ranks: ranks.len(),
             ranks,
             nodes: 1,
+            node: 0,
             world: Some(0),
             losses: Vec::new(),
             objects: Vec::new(),

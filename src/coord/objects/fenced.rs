@@ -74,6 +74,11 @@ impl FencedAt {
     const fn value(self, author: usize, side: usize) -> WordAt {
         self.token(author, side).plus(1)
     }
+
+    /// An author's pair: token and value.
+    pub const fn pair(self, author: usize, side: usize) -> [WordAt; 2] {
+        [self.token(author, side), self.value(author, side)]
+    }
 }
 
 const _: () = assert!(RANK_WORDS == NOTE_WORDS, "one stride for both");

@@ -57,7 +57,8 @@ impl LeaseAt {
         Self { hold: at.own(0), orders: at.own(1), claims: at.of_rank(0), stride: RANK_WORDS, ranks }
     }
 
-    const fn claim(self, rank: usize) -> WordAt {
+    /// A rank's claim.
+    pub const fn claim(self, rank: usize) -> WordAt {
         self.claims.plus(self.stride * rank)
     }
 }

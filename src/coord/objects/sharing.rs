@@ -108,12 +108,12 @@ impl PartWord {
     }
 
     /// Whether it waits for the end of this phase.
-    const fn waits_for(self, phase: u64) -> bool {
+    pub const fn waits_for(self, phase: u64) -> bool {
         self.0 == Self::waiting_for(phase).0
     }
 
     /// Whether the writer of this phase is to wait.
-    const fn reads_in(self, phase: u64) -> bool {
+    pub const fn reads_in(self, phase: u64) -> bool {
         self.0 != 0 && !self.waits_for(phase)
     }
 }
