@@ -104,12 +104,14 @@ fn note(reach: &Reach, at: &ObjectAt, second: u64) {
     reach.segment.word(CopiesAt(*at).second()).store(second, Ordering::Release);
 }
 
-/// Sees to it that all of this node's objects that are copied have a second node that has all it should. Whether they have.
-/// The caller has this node's table.
+/// Sees to it that all of this node's objects that are copied have a second node that has all it should. `false`: some may
+/// have it soon. (One whose directory has no room for it will not.) The caller has this node's table.
 pub(super) fn tend_all(reach: &Reach) -> bool {
     let objects = catalogue::here(reach).all().unwrap_or_default();
     let untended = objects.iter().filter(|at| !is_tended(reach, at));
-    untended.filter(|at| !tend(reach, at).unwrap_or(false)).count() == 0
+    let is_soon =
+        |at: &&ObjectAt| matches!(tend(reach, at), Ok(false) | Err(Refused { fault: DirectoryFault::Away(_), .. }));
+    untended.filter(is_soon).count() == 0
 }
 
 /// Whether all of this node's objects that are copied are looked after.
