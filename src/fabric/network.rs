@@ -181,6 +181,12 @@ impl Network {
         self.tcp.when_broken(hook);
     }
 
+    /// Who is about to sleep on the connections polls them first for so long, where it is busy
+    /// ([`TcpFabric::stay_awake_for`]).
+    pub fn stay_awake_for(&self, span: Duration) {
+        self.tcp.stay_awake_for(span);
+    }
+
     /// By TCP alone: for what must reach a node whatever has become of its adapter.
     pub fn by_sockets(&self) -> &TcpFabric {
         &self.tcp
