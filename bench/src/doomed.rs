@@ -7,6 +7,7 @@
 //! for, and what the threads of whoever does not come are doing.
 
 mod calm;
+mod inheritance;
 pub mod log;
 pub mod namespaces;
 pub mod rank;

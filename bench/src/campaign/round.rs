@@ -277,9 +277,9 @@ impl Round<'_> {
                 last.at_ns >= since_ns && (self.plan.fault == Fault::OneWay || *ranks == self.survivors())
             }
             Event::Failed { told: Told::RankFailed { .. }, .. } | Event::Ready => false,
-            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye | Event::Calm { .. } => {
-                true
-            }
+            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye => true,
+            // Of ranks with other roles.
+            Event::Calm { .. } | Event::Queues | Event::Holds { .. } => true,
         }
     }
 
@@ -373,7 +373,7 @@ fn word(event: &Event) -> Option<&'static str> {
         Event::Shrunk { .. } => "went on with the survivors",
         Event::NotShrunk { .. } => "could not go on",
         Event::Undead { .. } => "went on without the others",
-        Event::Ready | Event::Bye | Event::Calm { .. } => return None,
+        Event::Ready | Event::Bye | Event::Calm { .. } | Event::Queues | Event::Holds { .. } => return None,
     })
 }
 

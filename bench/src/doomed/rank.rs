@@ -3,7 +3,8 @@
 //! One that *waits* meets the others once, then waits in a barrier that the idle ones never come to, and says when that
 //! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, goes on
 //! with the survivors when members fail, and leaves when its parent wants, at the same barrier as all others. One that is
-//! *calm* passes barriers, and nobody is hurt: `calm.rs`.
+//! *calm* passes barriers, and nobody is hurt: `calm.rs`. One that *inherits* waits for a lock whose holder is to die:
+//! `inheritance.rs`.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -15,6 +16,7 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::calm::pass_barriers;
+use super::inheritance::Inheritance;
 use super::log::{Log, Record, Step};
 use super::now_ns;
 use super::said::{Event, Said};
@@ -52,6 +54,15 @@ pub enum Role {
         /// Those that do nothing.
         idle: Vec<usize>,
     },
+    /// Holds a lock, or waits for it.
+    Inherits {
+        /// The one that holds it.
+        holder: usize,
+        /// Those who wait for it.
+        heirs: Vec<usize>,
+        /// The node where it is to be at home.
+        home: usize,
+    },
     /// Meets the others again and again.
     Meets {
         /// The directory of the records.
@@ -80,6 +91,15 @@ impl Role {
                         wait(job.world());
                     }
                     let _ = wishes.recv();
+                    Ok(())
+                })
+            }
+            Self::Inherits { holder, heirs, home } => {
+                let part = Inheritance { holds: rank == *holder, waits: heirs.contains(&rank), home: *home };
+                Box::new(move |job| {
+                    if let Err(error) = part.run(job, &wishes) {
+                        say(rank, Event::Undead { call: error.to_string() });
+                    }
                     Ok(())
                 })
             }
@@ -149,7 +169,7 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
     Ok(())
 }
 
-fn say(rank: usize, event: Event) {
+pub(super) fn say(rank: usize, event: Event) {
     Said { rank, at_ns: now_ns(), event }.print();
 }
 
