@@ -69,6 +69,7 @@ pub struct JobOptions {
     wait: Option<WaitPolicy>,
     groups: Option<usize>,
     objects: Option<usize>,
+    durable_copies: Option<usize>,
     pattern: Option<ExchangePattern>,
     fabric: Option<FabricChoice>,
     rdma: Option<RdmaOptions>,
@@ -114,6 +115,15 @@ impl JobOptions {
     #[must_use]
     pub fn objects(mut self, objects: usize) -> Self {
         self.objects = Some(objects);
+        self
+    }
+
+    /// On how many nodes besides its home what was added to a counter is kept (`PHALANX_DURABLE_COPIES`; default 1), so that
+    /// no node's death loses it: 0 or 1, the same for all ranks. With 0 additions on the home's own node cost no round trip,
+    /// and are lost with it. In a job of one node nothing is copied.
+    #[must_use]
+    pub fn durable_copies(mut self, copies: usize) -> Self {
+        self.durable_copies = Some(copies);
         self
     }
 
@@ -199,12 +209,17 @@ impl JobOptions {
             (None, Some(text)) => Some(text.parse().map_err(option("PHALANX_RADIX"))?),
             (named, _) => named,
         };
+        let durable_copies = self.durable_copies.or(set.durable_copies);
+        if durable_copies.is_some_and(|copies| copies > 1) {
+            return Err(option("PHALANX_DURABLE_COPIES")("it is 0 or 1".to_owned()));
+        }
         let tcp_engine = set.tcp_engine.as_deref().map(str::parse).transpose().map_err(option("PHALANX_TCP_ENGINE"))?;
         Ok(Self {
             barrier: self.barrier.or(barrier),
             wait: self.wait.or(wait),
             groups: self.groups,
             objects: self.objects,
+            durable_copies,
             pattern,
             fabric: self.fabric.or(fabric),
             rdma: Some(match &self.rdma {
@@ -236,6 +251,10 @@ impl JobOptions {
 
     fn wanted_objects(&self) -> usize {
         self.objects.unwrap_or(OBJECTS)
+    }
+
+    fn wanted_copies(&self) -> usize {
+        self.durable_copies.unwrap_or(1)
     }
 
     fn limit(&self) -> Duration {
@@ -516,6 +535,7 @@ fn alone(
     };
     let membership = Membership::new(Parts {
         failure,
+        durable_copies: options.wanted_copies(),
         watcher: Watcher::start(&post)?,
         trace: timeline::start(options, segment, &topology, rank)?,
         segment: Arc::clone(segment),

@@ -12,6 +12,9 @@
 //! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
+//! | `drawing.rs` | numbers of it that a node takes at once |
+//! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
+//! | `second.rs` | the node that keeps what would be lost with the home |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
 //! | `anchor.rs` | where the last two have their words, also when a home is lost |
@@ -25,6 +28,7 @@ mod anchor;
 mod catalogue;
 mod climb;
 mod counter;
+mod drawing;
 mod election;
 mod error;
 mod exclusive;
@@ -34,9 +38,11 @@ mod lease;
 mod lock;
 mod reach;
 mod rwlock;
+mod second;
 mod semaphore;
 mod site;
 mod steward;
+mod tally;
 mod vigil;
 mod waiting;
 

@@ -163,6 +163,8 @@ pub struct EnvironmentOptions {
     pub failure_timeout: Option<Duration>,
     /// `PHALANX_HEARTBEAT_MS`.
     pub heartbeat: Option<Duration>,
+    /// `PHALANX_DURABLE_COPIES`.
+    pub durable_copies: Option<usize>,
     /// `PHALANX_RADIX`.
     pub radix: Option<String>,
     /// `PHALANX_FABRIC`.
@@ -316,6 +318,7 @@ impl Environment {
             bootstrap_timeout: span("PHALANX_BOOTSTRAP_TIMEOUT_MS")?,
             failure_timeout: span("PHALANX_FAILURE_TIMEOUT_MS")?,
             heartbeat: span("PHALANX_HEARTBEAT_MS")?,
+            durable_copies: self.number("PHALANX_DURABLE_COPIES")?,
             radix: text("PHALANX_RADIX"),
             fabric: text("PHALANX_FABRIC"),
             rdma_device: text("PHALANX_RDMA_DEVICE"),

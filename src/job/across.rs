@@ -394,6 +394,7 @@ impl Place {
             layouts,
             exchange,
             network: Some(network),
+            durable_copies: options.wanted_copies(),
             trace: timeline::start(options, &segment, &self.topology, self.rank)?,
             segment,
         }));

@@ -44,6 +44,8 @@ pub(crate) struct Membership {
     pub exchange: Exchange,
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
+    /// On how many nodes besides its home what was added to a counter is kept.
+    pub durable_copies: usize,
     /// The timeline, if one was asked for.
     pub trace: Option<Trace>,
     /// The last epoch that its timeline has.
@@ -138,6 +140,7 @@ pub(crate) struct Parts {
     pub failure: FailureOptions,
     pub watcher: Option<Watcher>,
     pub trace: Option<Trace>,
+    pub durable_copies: usize,
 }
 
 impl Membership {
@@ -165,6 +168,7 @@ impl Membership {
             layouts,
             exchange,
             network,
+            durable_copies: parts.durable_copies,
             trace,
             traced_epoch: AtomicU64::new(0),
             buried: AtomicU64::new(0),

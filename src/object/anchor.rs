@@ -54,6 +54,11 @@ impl Anchor {
         self.home().site.is_here()
     }
 
+    /// The home alone.
+    pub fn into_home(self) -> Home {
+        self.home.into_inner()
+    }
+
     fn home(&self) -> Ref<'_, Home> {
         self.home.borrow()
     }

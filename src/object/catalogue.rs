@@ -5,8 +5,12 @@
 //! that dies in between leaves the home with a handle of this node too many, until somebody of the node opens the name again.
 //! An object that only the dead have left does not go before what they held at its home is given back.
 
+use std::time::Duration;
+
 use super::climb::Climb;
+use super::homes::Home;
 use super::reach::{LIFE_AT, Reach};
+use super::second;
 use super::site::Site;
 use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
@@ -35,6 +39,11 @@ pub(super) struct Refused {
 /// In the word of an object of this node that says where it is at home: where the node begins.
 pub(super) const HOME_NODE_AT: u32 = 32;
 
+/// How often a second node is sought by who opens an object; after that the steward does it.
+const SECOND_TRIES: u32 = 20;
+/// And between two times.
+const SECOND_PAUSE: Duration = Duration::from_micros(200);
+
 /// Opens an object, whose name may be new. The caller has this node's table.
 pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened, Refused> {
     let refused = |node| move |fault| Refused { fault, node };
@@ -52,7 +61,10 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
         None => open_at_home(reach, name, nature).and_then(|(home, at_home)| {
             let fault = |fault: SiteFault| Refused { fault: fault.into(), node: home };
             note_numbers(reach, &at, home, &at_home).map_err(fault)?;
+            let known = Home { site: Site { reach: reach.clone(), home }, at: at_home };
+            second::recall(reach, &at, nature, &known).map_err(fault)?;
             note_home(reach, &at, home, &at_home);
+            seek_second(reach, &at)?;
             Ok((home, at_home))
         }),
     };
@@ -63,6 +75,21 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
             Err(refused)
         }
     }
+}
+
+/// Has an object that was opened a second node, if it needs one; soon, if not now.
+fn seek_second(reach: &Reach, at: &ObjectAt) -> Result<(), Refused> {
+    for _ in 0..SECOND_TRIES {
+        match second::tend(reach, at) {
+            Ok(true) => break,
+            // The home's node opens it, too, at this moment.
+            Ok(false) => std::thread::sleep(SECOND_PAUSE),
+            // The steward finds another one.
+            Err(Refused { fault: DirectoryFault::Overtaken | DirectoryFault::Away(_), .. }) => break,
+            Err(refused) => return Err(refused),
+        }
+    }
+    Ok(())
 }
 
 /// Gives a handle back. The caller has this node's table.
@@ -81,14 +108,22 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
         return false;
     }
     let Some((home, at_home)) = known_home(reach, at) else { return true };
+    // Before the node leaves: what it has added is to be copied.
+    let _ = seek_second(reach, at);
     // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a handle
     // too many, until the name is opened again.
     // Relaxed: only who has the table reads it, once the lock is idle.
     reach.segment.word(TenureAt(*at).home()).store(0, Ordering::Relaxed);
-    let site = Site { reach: reach.clone(), home };
-    let close = || with_home(&site, |directory| directory.close(&at_home));
+    let home = Home { site: Site { reach: reach.clone(), home }, at: at_home };
+    let close = || {
+        with_home(&home.site, |directory| {
+            second::leave(reach, at, &home)?;
+            directory.close(&home.at)
+        })
+    };
     // A home that is lost meanwhile has nothing to give back.
     while let Err(DirectoryFault::Away(SiteFault::Broken { .. })) = close() {}
+    second::close(reach, at);
     true
 }
 
@@ -148,7 +183,7 @@ pub(super) fn here(reach: &Reach) -> Directory<'_, &Segment, impl Fn(usize) -> b
 }
 
 /// Does something with the directory of a home, while this node has its table.
-fn with_home<T>(
+pub(super) fn with_home<T>(
     site: &Site,
     act: impl FnOnce(&Directory<'_, &Site, &dyn Fn(usize) -> bool>) -> Result<T, DirectoryFault>,
 ) -> Result<T, DirectoryFault> {

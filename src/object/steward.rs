@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use super::catalogue;
 use super::climb::Climb;
-use super::counter;
 use super::election;
 use super::homes::{Home, name_of};
 use super::reach::{LIFE_AT, Reach};
+use super::second;
 use super::site::Site;
 use crate::cluster::view;
 use crate::coord::objects::directory::{Nature, ObjectKind, SiteFault};
@@ -34,6 +34,8 @@ use crate::sync::{AtomicU32, Ordering, full_fence};
 
 /// How often it is looked whether this process has come to speak for its node, and whether something is left to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked after copies that could not all be made.
+const TEND_EVERY: Duration = Duration::from_millis(2);
 /// While the table of objects is waited for.
 const TABLE_PAUSE: Duration = Duration::from_micros(100);
 /// How often what could not be given back at once is tried again.
@@ -78,6 +80,7 @@ impl Drop for Steward {
 
 fn run(reach: &Reach, is_over: &AtomicU32) {
     let (mut swept, mut left) = (None, 0_u32);
+    let mut is_tended = true;
     let mut said = Said::default();
     while is_over.load(Ordering::Relaxed) == 0 {
         let alarm = reach.alarm();
@@ -85,6 +88,7 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
         if speaks && reach.own_end().is_none() {
             // Until all have heard of it: some may not be reached now.
             said.move_all(reach);
+            is_tended = second::are_tended(reach) || with_table(reach, || second::tend_all(reach)) == Ok(true);
             if swept != Some(alarm) || left > 0 {
                 let is_new = swept.replace(alarm) != Some(alarm);
                 left = if is_new { SWEEPS } else { left - 1 };
@@ -93,7 +97,8 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
                 }
             }
         }
-        reach.segment.park(header::ALARM, alarm, Some(LOOK_EVERY));
+        let longest = if is_tended { LOOK_EVERY } else { TEND_EVERY };
+        reach.segment.park(header::ALARM, alarm, Some(longest));
     }
 }
 
@@ -145,7 +150,13 @@ impl Said {
         let mut lost = vec![0; layout.moved_words()];
         (0..layout.nodes()).filter(|node| reach.has_lost(*node)).for_each(|node| lost[node / 64] |= 1 << (node % 64));
         let unsaid: Vec<usize> = reach.live_nodes().filter(|node| self.0.get(node) != Some(&lost)).collect();
-        if lost.iter().all(|word| *word == 0) || unsaid.is_empty() || move_objects(reach).is_err() {
+        if lost.iter().all(|word| *word == 0) || unsaid.is_empty() {
+            return;
+        }
+        // What they wrote here last comes now or never: when this node has said that it has moved, nothing changes any more
+        // of what was copied here.
+        reach.shut_out_the_lost();
+        if move_objects(reach).is_err() {
             return;
         }
         for node in unsaid {
@@ -168,6 +179,16 @@ fn say(reach: &Reach, node: usize, lost: &[u64]) -> Result<(), SiteFault> {
 
 /// Moves all objects of this node whose home is lost.
 fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
+    with_table(reach, || {
+        let objects = catalogue::here(reach).all().unwrap_or_default();
+        let is_homeless =
+            |at: &&ObjectAt| catalogue::noted_home(reach, at).is_some_and(|(home, _)| reach.has_lost(home));
+        objects.iter().filter(is_homeless).try_for_each(|at| move_object(reach, at))
+    })?
+}
+
+/// Does something while this rank has its node's table of objects for itself.
+fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T, SiteFault> {
     let _turn = reach.uses.table();
     let (segment, layout) = (&*reach.segment, reach.segment.layout());
     let has_ended = |local| view::end_of(segment, &layout, local).is_some();
@@ -179,11 +200,9 @@ fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
         table.free_from_the_dead(segment, &has_ended);
         std::thread::sleep(TABLE_PAUSE);
     }
-    let objects = catalogue::here(reach).all().unwrap_or_default();
-    let is_homeless = |at: &&ObjectAt| catalogue::noted_home(reach, at).is_some_and(|(home, _)| reach.has_lost(home));
-    let moved = objects.iter().filter(is_homeless).try_for_each(|at| move_object(reach, at));
+    let done = act();
     table.release(segment, &has_ended, |_| false).map_err(|_| SiteFault::Excluded)?;
-    moved
+    Ok(done)
 }
 
 /// Moves an object to the first of its homes that lives. The caller has this node's table.
@@ -199,10 +218,6 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     let tenure = TenureAt(*at);
     // No number of a home before this one was greater; see `Reach::lives`.
     raise_numbers(&new, reach.load(tenure.number()).max(reach.lives() << LIFE_AT))?;
-    if nature.kind == ObjectKind::Counter {
-        // The rest of a block of another counter.
-        reach.segment.word(counter::block_of(at)).store(0, Ordering::Relaxed);
-    }
     // Before the object counts as moved: what fails here is done again.
     carry_stakes(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::Election {
@@ -232,7 +247,7 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
     full_fence();
     let all = reach.topology.ranks_of(reach.here()).iter().enumerate();
     let living = all.filter(|(local, _)| view::end_of(segment, &layout, *local).is_none());
-    let carried = living.filter_map(|(local, rank)| {
+    let shares = living.filter_map(|(local, rank)| {
         let stake = reach.load(at.stake(local));
         match kind {
             ObjectKind::RwLock => SharingAt::of(&new.at, ranks).carry(*rank, stake),
@@ -242,6 +257,7 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
             }
         }
     });
+    let carried = shares.chain(second::carry(reach, at, new)?);
     // The read's answer says that all has arrived.
     let requests: Vec<Request> = carried.chain([Request::Read { at: new.at.key() }]).collect();
     new.site.ask(&requests).map(drop)

@@ -14,6 +14,7 @@
 //! | [`lease`] | a lock with a time to live |
 //! | [`fenced`] | words that are written under a token |
 //! | [`block`] | a counter's numbers that a node has taken at once |
+//! | [`tally`] | a counter's words, and the sums of what each rank has added |
 //! | [`election`] | who leads, as it is announced at an election's home |
 //! | `trial` | tries sharing and permits exhaustively (tests: `sharing/exhaustive.rs`, `permits/exhaustive.rs`) |
 
@@ -28,6 +29,7 @@ pub mod name;
 pub mod permits;
 pub mod queue;
 pub mod sharing;
+pub mod tally;
 pub mod tenure;
 #[cfg(all(test, not(model)))]
 mod trial;

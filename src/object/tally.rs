@@ -1,0 +1,432 @@
+//! What a rank adds to a counter of a job with several nodes: once, and so that no node's death loses it.
+//!
+//! The words are those of [`crate::coord::objects::tally`]. A rank's *sum*, what it has added in all, is on two nodes: at
+//! the home, as a part of the value, and in the rank's own node's memory; a rank of the home's node writes its sum to the
+//! second node ([`super::second`]) instead. It has its sum there before its addition can be seen at the home. So when the
+//! home is lost, the sums of all ranks are found on the nodes that live, and with them everything that anybody has seen:
+//! the next home has them from the stewards, before it is asked for anything.
+//!
+//! # Once, over a connection that breaks
+//!
+//! An addition from another node is a batch of three requests, which the home executes in their order:
+//!
+//! ```text
+//! write journal = begun n │ add to the value │ write added = what this rank has added here          one round trip
+//! ```
+//!
+//! What was not executed when the connection broke is dropped at the latest when the next one is welcomed, by which both
+//! words are read:
+//!
+//! | the home has | the addition | and the call |
+//! | --- | --- | --- |
+//! | an earlier journal | had no effect | repeats it |
+//! | begun n, and not the new sum | was the last or the next thing that was executed | [`CounterError::Uncertain`] |
+//! | the new sum | took effect, once; the old value is lost | [`CounterError::AnswerLost`] |
+//!
+//! The second can only be found where the cut fell between two frames of 32 bytes that are sent by one call and executed in
+//! one go: where the stream was cut up just there, or the process that serves the home was killed just then. The old value
+//! cannot be had again by any request that there is: nothing at the home copies it anywhere.
+//!
+//! # When the home is lost
+//!
+//! A rank in the middle of an addition waits for the next home, and reads what the steward has carried there for it. Is that
+//! the sum with the addition, then it counts, whether or not the last home had come to it; is it the sum without it, then it
+//! was not sent, since it is noted before that, and it is made there.
+//!
+//! To compare and exchange is an addition whose amount is known only afterwards. Its amount is added to the sum when the
+//! answer has come, one round trip later. If the home is lost before that, it is as if it had not been, though others may
+//! have seen it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::Handle;
+use super::anchor::{self, Anchor};
+use super::counter::CounterError;
+use super::error::LockError;
+use super::homes::Home;
+use super::second::{self, Second};
+use super::site::Site;
+use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::tally::{CopiesAt, TallyAt};
+use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
+use crate::sync::{Ordering, publish};
+
+/// Between two looks whether there is a second node.
+const SECOND_PAUSE: Duration = Duration::from_micros(100);
+
+/// What a rank's handles of a counter share: one of its threads at a time changes it.
+#[derive(Debug, Default)]
+pub(super) struct Tally(Mutex<Part>);
+
+#[derive(Debug, Default)]
+struct Part {
+    bound: Option<Bound>,
+    /// Room for tickets.
+    tickets: Vec<Ticket>,
+}
+
+/// The home, with what stays as it is as long as it is the home.
+#[derive(Debug)]
+struct Bound {
+    home: Home,
+    /// The sums of all ranks when it became the home.
+    base: u64,
+    /// This rank's.
+    carried: u64,
+    /// How many nodes had been lost when sums were lost with them.
+    missing: u64,
+}
+
+/// What is to be done to the value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    /// This is added.
+    Add(u64),
+    /// If it is `current` it becomes `new`.
+    Swap { current: u64, new: u64 },
+}
+
+/// How far a change came.
+enum Made {
+    /// It was made; the value before.
+    Done(u64),
+    /// It was not, as the home is lost: it is to be made at the next one.
+    Again,
+}
+
+/// One handle's use of its rank's part.
+struct Use<'call> {
+    handle: &'call Handle,
+    part: MutexGuard<'call, Part>,
+    /// How many nodes had been lost when the handle was opened.
+    lives: u64,
+    is_copied: bool,
+}
+
+impl Tally {
+    /// Changes the value, once, and gives the one before.
+    pub fn change(&self, handle: &Handle, lives: u64, is_copied: bool, change: Change) -> Result<u64, CounterError> {
+        let mut using = self.begin(handle, lives, is_copied);
+        loop {
+            using.bind()?;
+            let made = match change {
+                Change::Add(0) => return using.load(),
+                Change::Add(add) => using.add(add)?,
+                Change::Swap { current, new } => using.swap(current, new)?,
+            };
+            if let Made::Done(value) = made {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// The value.
+    pub fn load(&self, handle: &Handle, lives: u64) -> Result<u64, CounterError> {
+        self.begin(handle, lives, false).load()
+    }
+
+    fn begin<'call>(&'call self, handle: &'call Handle, lives: u64, is_copied: bool) -> Use<'call> {
+        // No code panics while it holds it.
+        let part = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Use { handle, part, lives, is_copied }
+    }
+}
+
+impl Use<'_> {
+    /// Finds the home, if it is not known or lost.
+    fn bind(&mut self) -> Result<(), CounterError> {
+        let reach = &self.handle.membership.reach;
+        let is_lost = |bound: &Bound| reach.has_lost(bound.home.site.home);
+        while self.part.bound.as_ref().is_none_or(is_lost) {
+            self.part.bound = self.find()?;
+        }
+        match self.bound().missing > self.lives {
+            true => Err(self.error(SiteFault::Lost { home: self.bound().home.site.home })),
+            false => Ok(()),
+        }
+    }
+
+    /// The home, when it has what survivors of the last one had; `None`: it is lost, too.
+    fn find(&self) -> Result<Option<Bound>, CounterError> {
+        let handle = self.handle;
+        let reach = &handle.membership.reach;
+        let anchor = Anchor::of(handle).map_err(|error| self.excluded(error))?;
+        let tally = TallyAt(anchor.words());
+        // Where none was lost, nothing was carried.
+        let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
+        let words = [tally.missing()].into_iter().chain((0..ranks).map(|rank| tally.carried(rank)));
+        let reads: Vec<Request> = words.map(|at| Request::Read { at }).collect();
+        let Some(found) = anchor.ask(handle, &reads).map_err(|error| self.excluded(error))? else { return Ok(None) };
+        let (missing, carried) = (found[0], &found[1..]);
+        let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
+        let carried = carried.get(reach.rank).copied().unwrap_or(0);
+        Ok(Some(Bound { home: anchor.into_home(), base, carried, missing }))
+    }
+
+    fn bound(&self) -> &Bound {
+        self.part.bound.as_ref().expect("bound before")
+    }
+
+    fn words(&self) -> TallyAt {
+        TallyAt(self.bound().home.at)
+    }
+
+    fn site(&self) -> &Site {
+        &self.bound().home.site
+    }
+
+    fn load(&mut self) -> Result<u64, CounterError> {
+        loop {
+            self.bind()?;
+            let at = self.words().value();
+            if self.site().is_here() {
+                // SYNC POINT: counter. Acquire pairs with those who have changed it.
+                let value = self.handle.segment().word(at).load(Ordering::Acquire);
+                return Ok(value.wrapping_add(self.bound().base));
+            }
+            match self.ask_home(&[Request::Read { at }]) {
+                Ok(value) => return Ok(value.wrapping_add(self.bound().base)),
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
+                Err(fault) => return Err(self.error(fault)),
+            }
+        }
+    }
+
+    fn add(&mut self, add: u64) -> Result<Made, CounterError> {
+        let sum = self.sum().wrapping_add(add);
+        if self.site().is_here() { self.add_here(add, sum) } else { self.add_there(add, sum) }
+    }
+
+    /// On the home's own node: the second node has the sum first.
+    fn add_here(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
+        self.note(sum);
+        self.copy(sum)?;
+        let (words, rank, base) = (self.words(), self.rank(), self.bound().base);
+        let segment = self.handle.segment();
+        // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a fabric.
+        let found = segment.word(words.value()).fetch_add(add, Ordering::AcqRel);
+        // Relaxed: read by others once this rank has ended, or has no handle.
+        segment.word(words.added(rank)).store(sum.wrapping_sub(self.bound().carried), Ordering::Relaxed);
+        Ok(Made::Done(found.wrapping_add(base)))
+    }
+
+    fn add_there(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
+        let (words, rank) = (self.words(), self.rank());
+        let added = sum.wrapping_sub(self.bound().carried);
+        self.note(sum);
+        loop {
+            let begun = self.handle.membership.reach.uses.next_number() << 1;
+            let batch = [
+                Request::Write { at: words.journal(rank), value: begun },
+                Request::FetchAdd { at: words.value(), add },
+                Request::Write { at: words.added(rank), value: added },
+            ];
+            let found = match self.ask_home(&batch) {
+                Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank), words.added(rank)]),
+                Ok(value) => return Ok(Made::Done(value.wrapping_add(self.bound().base))),
+                Err(fault) => Err(fault),
+            };
+            match found {
+                Ok([_, found]) if found == added => return Err(self.answer_lost()),
+                Ok([found, _]) if found == begun => return Err(self.uncertain()),
+                Ok(_) => {}
+                Err(SiteFault::Lost { .. }) => return self.after_loss(add, sum),
+                Err(fault) => return Err(self.error(fault)),
+            }
+        }
+    }
+
+    /// The home was lost in the middle of an addition: whether the next one counts it.
+    fn after_loss(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
+        self.bind()?;
+        if self.bound().carried == sum {
+            return Err(self.answer_lost());
+        }
+        self.note(sum.wrapping_sub(add));
+        Ok(Made::Again)
+    }
+
+    fn swap(&mut self, current: u64, new: u64) -> Result<Made, CounterError> {
+        let base = self.bound().base;
+        let (expected, wanted) = (current.wrapping_sub(base), new.wrapping_sub(base));
+        let found = match self.site().is_here() {
+            true => {
+                let word = self.handle.segment().word(self.words().value());
+                // SYNC POINT: counter. As above.
+                word.compare_exchange(expected, wanted, Ordering::AcqRel, Ordering::Acquire)
+                    .unwrap_or_else(|found| found)
+            }
+            false => match self.swap_there(expected, wanted)? {
+                Some(found) => found,
+                None => return Ok(Made::Again),
+            },
+        };
+        if found == expected && current != new {
+            self.confirm(self.sum().wrapping_add(new.wrapping_sub(current)))?;
+        }
+        Ok(Made::Done(found.wrapping_add(base)))
+    }
+
+    /// Has the home compare and exchange, once; `None`: it is lost, and did not.
+    fn swap_there(&mut self, expected: u64, new: u64) -> Result<Option<u64>, CounterError> {
+        let (words, rank) = (self.words(), self.rank());
+        loop {
+            let begun = self.handle.membership.reach.uses.next_number() << 1;
+            let done = begun | 1;
+            let batch = [
+                Request::Write { at: words.journal(rank), value: begun },
+                Request::CompareSwap { at: words.value(), expected, new },
+                Request::Write { at: words.journal(rank), value: done },
+            ];
+            let found = match self.ask_home(&batch) {
+                Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
+                Ok(value) => return Ok(Some(value)),
+                Err(fault) => Err(fault),
+            };
+            match found {
+                Ok([found]) if found == done => return Err(self.answer_lost()),
+                Ok([found]) if found == begun => return Err(self.uncertain()),
+                Ok(_) => {}
+                Err(SiteFault::Lost { .. }) => return Err(self.uncertain()),
+                Err(fault) => return Err(self.error(fault)),
+            }
+        }
+    }
+
+    /// What was exchanged is a part of this rank's sum: there before the call is over.
+    fn confirm(&mut self, sum: u64) -> Result<(), CounterError> {
+        self.note(sum);
+        let (at, value) = (self.words().added(self.rank()), sum.wrapping_sub(self.bound().carried));
+        if self.site().is_here() {
+            // Relaxed: as in `add_here`.
+            self.handle.segment().word(at).store(value, Ordering::Relaxed);
+            return self.copy(sum);
+        }
+        loop {
+            match self.ask_home(&[Request::Write { at, value }, Request::Read { at }]) {
+                Ok(_) => return Ok(()),
+                Err(SiteFault::Broken { .. }) => {}
+                Err(SiteFault::Lost { .. }) => {
+                    self.bind()?;
+                    let carried = self.bound().carried;
+                    self.note(carried);
+                    return if carried == sum { Ok(()) } else { Err(self.uncertain()) };
+                }
+                Err(fault) => return Err(self.error(fault)),
+            }
+        }
+    }
+
+    /// Writes this rank's sum to the second node, if there is one: this node is the home.
+    fn copy(&mut self, sum: u64) -> Result<(), CounterError> {
+        let handle = self.handle;
+        let reach = &handle.membership.reach;
+        while self.is_copied {
+            let copied = match second::of(reach, &handle.at) {
+                Second::Nobody => return Ok(()),
+                Second::At(second) => {
+                    let at = TallyAt(second.at).carried(reach.rank);
+                    let requests = [Request::Write { at, value: sum }, Request::Read { at }];
+                    ask(&second.site, &requests, &mut self.part.tickets)
+                }
+                Second::Sought => {
+                    std::thread::sleep(SECOND_PAUSE);
+                    anchor::look_at_oneself(handle).map_err(|error| self.excluded(error))?;
+                    continue;
+                }
+            };
+            match copied {
+                Ok(_) => return Ok(()),
+                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
+                // Once more, or to the next one.
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_home(&mut self, batch: &[Request]) -> Result<u64, SiteFault> {
+        let Part { bound, tickets } = &mut *self.part;
+        ask(&bound.as_ref().expect("bound before").home.site, batch, tickets)
+    }
+
+    /// Reads words of the home after the connection broke.
+    fn read_again<const N: usize>(&mut self, at: [WordAt; N]) -> Result<[u64; N], SiteFault> {
+        let reads = at.map(|at| Request::Read { at });
+        loop {
+            match self.site().ask(&reads) {
+                Err(SiteFault::Broken { .. }) => {}
+                found => return found.map(|words| words.try_into().expect("as many as were asked for")),
+            }
+        }
+    }
+
+    /// What this rank has added, with what it was about to add last.
+    fn sum(&self) -> u64 {
+        let (handle, reach) = (self.handle, &self.handle.membership.reach);
+        reach.load(CopiesAt(handle.at).sum(reach.local()))
+    }
+
+    /// Notes it on this node.
+    fn note(&self, sum: u64) {
+        let (handle, reach) = (self.handle, &self.handle.membership.reach);
+        // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
+        publish(handle.segment().word(CopiesAt(handle.at).sum(reach.local())), sum);
+    }
+
+    fn rank(&self) -> usize {
+        self.handle.membership.rank
+    }
+
+    fn answer_lost(&self) -> CounterError {
+        let (rank, name, home) = (self.rank(), self.handle.name.text().to_owned(), self.site().home);
+        CounterError::AnswerLost { rank, name, home }
+    }
+
+    fn uncertain(&self) -> CounterError {
+        self.error(SiteFault::Broken { home: self.site().home })
+    }
+
+    fn excluded(&self, error: LockError) -> CounterError {
+        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
+        self.error(SiteFault::Excluded)
+    }
+
+    fn error(&self, fault: SiteFault) -> CounterError {
+        CounterError::of(self.handle, fault)
+    }
+}
+
+/// One batch to another node, of which one request is answered. As [`Site::ask`], without memory of its own.
+fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64, SiteFault> {
+    let network = site.reach.network.as_deref().expect("it is another node");
+    let begun = Instant::now();
+    tickets.clear();
+    look_around(site)?;
+    // There is no room now, or no connection: one may be had in a moment, or the node is declared failed.
+    while network.post(site.home, batch, tickets).is_err() {
+        network.progress();
+        look_around(site)?;
+        site.pause(begun.elapsed());
+    }
+    let ticket = tickets.pop().expect("one of them is answered");
+    loop {
+        network.progress();
+        match network.take(ticket) {
+            Poll::Ready(Ok(value)) => return Ok(value),
+            Poll::Ready(Err(_)) => return look_around(site).and(Err(SiteFault::Broken { home: site.home })),
+            Poll::Pending => {}
+        }
+        look_around(site).inspect_err(|_| network.forget(ticket))?;
+        site.pause(begun.elapsed());
+    }
+}
+
+fn look_around(site: &Site) -> Result<(), SiteFault> {
+    if site.reach.has_lost(site.home) {
+        return Err(SiteFault::Lost { home: site.home });
+    }
+    if site.reach.own_end().is_some() { Err(SiteFault::Excluded) } else { Ok(()) }
+}

@@ -1,0 +1,306 @@
+//! Counters whose home is killed, and the node that has the copies, while all add: what was acknowledged to anybody, also to
+//! the dead, counts, and no number is given out twice.
+#![cfg(not(model))]
+
+mod common;
+
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::children::{Children, answer, await_line, role};
+use common::homes::{meet, name_at};
+use common::nodes::{Across, Marks};
+use common::ranks::LIMIT;
+use phalanx::{Counter, CounterError, Job, ObjectError};
+
+/// Takes numbers, some at a time, until it is over; each of them is in this rank's file when it is acknowledged. How many
+/// were counted without a number, or perhaps.
+fn take_numbers(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2] {
+    let mut file = OpenOptions::new().append(true).create(true).open(file).expect("a file");
+    let [mut without_answer, mut uncertain] = [0; 2];
+    for count in (1..=7).cycle() {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        match counter.reserve(count) {
+            Ok(Range { start, end }) => writeln!(file, "{start} {end}").expect("room"),
+            Err(CounterError::AnswerLost { .. }) => without_answer += count,
+            Err(CounterError::Uncertain { .. }) => uncertain += count,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    [without_answer, uncertain]
+}
+
+/// A rank: takes numbers, and does what it is told.
+fn serve(job: &Job, what: &str) {
+    let counter = job.counter(&name_at(job, 1, what)).expect("room");
+    let file = Marks::of_this_rank().0.join(format!("numbers.{}", job.rank()));
+    meet(job);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let taker = scope.spawn(|| take_numbers(&counter, &file, &is_over));
+        loop {
+            match await_line().as_str() {
+                "home" => answer(job.home_of(counter.name()).expect("a name")),
+                "open" => {
+                    let again = job.counter(counter.name()).expect("room");
+                    answer(again.load().map_or_else(|error| error.to_string(), |_| "opened".to_owned()));
+                }
+                _ => break,
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let [without_answer, uncertain] = taker.join().expect("no panic");
+        answer(format!("{without_answer} {uncertain}"));
+    });
+    while await_line() == "load" {
+        answer(counter.load().expect("in reach"));
+    }
+}
+
+/// What ranks have had acknowledged: the lines of their files.
+fn acknowledged(across: &Across, rank: usize) -> Vec<Range<u64>> {
+    let text = std::fs::read_to_string(across.marks.join(format!("numbers.{rank}"))).unwrap_or_default();
+    // What was killed in the middle of its last line.
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines
+        .map(|line| {
+            let (start, end) = line.trim().split_once(' ').expect("two numbers");
+            start.parse().expect("a number")..end.parse().expect("a number")
+        })
+        .collect()
+}
+
+/// Waits until each of some ranks has had so many more acknowledged.
+fn await_progress(across: &Across, ranks: &[usize], more: usize) {
+    let before: Vec<usize> = ranks.iter().map(|rank| acknowledged(across, *rank).len()).collect();
+    let begun = Instant::now();
+    for (rank, before) in ranks.iter().zip(before) {
+        while acknowledged(across, *rank).len() < before + more {
+            assert!(begun.elapsed() < LIMIT, "rank {rank} gets no more numbers");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// One job whose nodes are killed one after the other.
+struct Trial {
+    across: Across,
+    children: Children,
+    living: Vec<usize>,
+    /// How many nodes were killed.
+    deaths: u32,
+}
+
+impl Trial {
+    fn start(test: &str, counts: &[usize]) -> Self {
+        let across = Across::of_counts(counts);
+        let children = across.start(test, &[]);
+        let living = (0..across.nodes.len()).collect();
+        let trial = Self { across, children, living, deaths: 0 };
+        trial.await_progress();
+        trial
+    }
+
+    fn await_progress(&self) {
+        await_progress(&self.across, &self.living, 30);
+    }
+
+    fn kill_node(&mut self, node: usize) {
+        let of_it = |rank: &usize| self.across.nodes[*rank] == node;
+        let ranks: Vec<usize> = self.living.iter().copied().filter(of_it).collect();
+        assert!(!ranks.is_empty(), "node {node} is dead already");
+        ranks.iter().for_each(|rank| self.children.kill(*rank));
+        self.living.retain(|rank| !ranks.contains(rank));
+        self.deaths += 1;
+    }
+
+    fn home(&mut self) -> usize {
+        let first = self.living[0];
+        self.children.say(first, "home");
+        self.children.next_answer(first).parse().expect("a node")
+    }
+
+    /// All stop; the value is compared with what was acknowledged.
+    fn judge(mut self) {
+        let mut unsaid = 0;
+        for rank in &self.living {
+            self.children.say(*rank, "over");
+            let said = self.children.next_answer(*rank);
+            unsaid += said.split(' ').map(|count| count.parse::<u64>().expect("a number")).sum::<u64>();
+        }
+        let ranges = (0..self.across.nodes.len()).flat_map(|rank| acknowledged(&self.across, rank));
+        let numbers: Vec<u64> = ranges.flatten().collect();
+        let distinct: HashSet<u64> = numbers.iter().copied().collect();
+        assert_eq!(distinct.len(), numbers.len(), "a number was given out twice");
+        let least = numbers.len() as u64;
+        // Who was killed may have been adding, and may have lost an answer with each home before that.
+        let dead = (self.across.nodes.len() - self.living.len()) as u64;
+        let most = least + unsaid + 7 * dead * u64::from(self.deaths);
+        for rank in &self.living {
+            self.children.say(*rank, "load");
+            let value: u64 = self.children.next_answer(*rank).parse().expect("a number");
+            assert!((least..=most).contains(&value), "{value} is not from {least} to {most}");
+            assert!(numbers.iter().all(|number| *number < value), "a number beyond the value was given out");
+        }
+        println!("{least} numbers, {unsaid} without an answer");
+        self.living.iter().for_each(|rank| self.children.say(*rank, "end"));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_homes_one_after_the_other() {
+    const TEST: &str = "what_was_acknowledged_outlives_homes_one_after_the_other";
+    if role().is_some() {
+        return serve(&Job::from_env().expect("a job across nodes"), "outlives");
+    }
+    let mut trial = Trial::start(TEST, &[2, 2, 1, 2, 1]);
+    // Somebody who has added and is neither home nor second, or the second; then homes.
+    trial.kill_node(4);
+    trial.await_progress();
+    for _ in 0..2 {
+        let home = trial.home();
+        trial.kill_node(home);
+        trial.await_progress();
+    }
+    trial.judge();
+}
+
+#[test]
+fn the_home_of_two_nodes_is_followed_by_the_other() {
+    const TEST: &str = "the_home_of_two_nodes_is_followed_by_the_other";
+    if role().is_some() {
+        return serve(&Job::from_env().expect("a job across nodes"), "two");
+    }
+    // Node 0 has the first rank, and so goes on.
+    let mut trial = Trial::start(TEST, &[2, 2]);
+    trial.kill_node(1);
+    trial.await_progress();
+    trial.judge();
+}
+
+/// What nodes have added that gave their handles back counts, before and after they open the name again.
+#[test]
+fn who_has_given_its_handle_back_has_added_what_it_has_added() {
+    const TEST: &str = "who_has_given_its_handle_back_has_added_what_it_has_added";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let name = name_at(&job, 1, "given back");
+        let open = || job.counter(&name).expect("room");
+        let mut counter = Some(open());
+        meet(&job);
+        loop {
+            match await_line().as_str() {
+                "add" => answer(counter.as_ref().expect("open").fetch_add(10).expect("in reach")),
+                "subtract" => {
+                    answer(counter.as_ref().expect("open").fetch_add(3_u64.wrapping_neg()).expect("in reach"))
+                }
+                "exchange" => {
+                    let counter = counter.as_ref().expect("open");
+                    let value = counter.load().expect("in reach");
+                    answer(counter.compare_exchange(value, 100).expect("in reach").expect("nobody else changes it"));
+                }
+                "load" => answer(counter.as_ref().expect("open").load().expect("in reach")),
+                "close" => answer(counter.take().map_or("closed already", |_| "closed")),
+                "open" => answer(counter.replace(open()).map_or("opened", |_| "opened again")),
+                _ => return,
+            }
+        }
+    }
+    let across = Across::of_counts(&[1, 1, 1, 1, 1]);
+    let mut children = across.start(TEST, &[]);
+    let mut ask = |rank: usize, what: &str, expected: &str| {
+        children.say(rank, what);
+        assert_eq!(children.next_answer(rank), expected, "{what}, of rank {rank}");
+    };
+    ask(0, "add", "0");
+    ask(1, "add", "10");
+    ask(2, "add", "20");
+    ask(2, "close", "closed");
+    ask(2, "open", "opened");
+    ask(2, "subtract", "30");
+    ask(2, "close", "closed");
+    // The home's own rank has it no more, and comes back.
+    ask(1, "close", "closed");
+    ask(3, "add", "27");
+    ask(1, "open", "opened");
+    ask(1, "exchange", "37");
+    ask(0, "load", "100");
+    children.kill(1);
+    let mut ask = |rank: usize, what: &str, expected: &str| {
+        children.say(rank, what);
+        assert_eq!(children.next_answer(rank), expected, "{what}, of rank {rank}, without the first home");
+    };
+    ask(0, "load", "100");
+    ask(2, "open", "opened");
+    ask(2, "add", "100");
+    ask(3, "exchange", "110");
+    ask(4, "load", "100");
+    (0..5).filter(|rank| *rank != 1).for_each(|rank| children.say(rank, "end"));
+}
+
+/// Without copies a counter says that its home is lost, and goes on with what the others have added for who opens it again.
+#[test]
+fn without_copies_a_lost_home_is_said() {
+    const TEST: &str = "without_copies_a_lost_home_is_said";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let name = name_at(&job, 1, "no copies");
+        let counter = job.counter(&name).expect("room");
+        meet(&job);
+        counter.fetch_add(1 + job.rank() as u64).expect("in reach");
+        answer("added");
+        assert_eq!(await_line(), "go on");
+        let error = counter.fetch_add(100).expect_err("its home is lost");
+        assert!(matches!(&error, CounterError::HomeLost { name: found, .. } if *found == name), "{error}");
+        assert!(matches!(counter.load(), Err(CounterError::HomeLost { .. })));
+        drop(counter);
+        answer("dropped");
+        assert_eq!(await_line(), "open");
+        answer(job.counter(&name).expect("room").load().expect("it goes on"));
+        await_line();
+        return;
+    }
+    let across = Across::of_counts(&[1, 1, 1]);
+    let mut children = across.start(TEST, &[("PHALANX_DURABLE_COPIES", "0")]);
+    children.await_answers(&[0, 1, 2], "added");
+    children.kill(1);
+    [0, 2].into_iter().for_each(|rank| children.say(rank, "go on"));
+    children.await_answers(&[0, 2], "dropped");
+    for rank in [0, 2] {
+        children.say(rank, "open");
+        assert_eq!(children.next_answer(rank), "0", "nobody had a handle any more");
+    }
+    [0, 2].into_iter().for_each(|rank| children.say(rank, "end"));
+}
+
+#[test]
+fn ranks_that_want_other_numbers_of_copies_are_told() {
+    const TEST: &str = "ranks_that_want_other_numbers_of_copies_are_told";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let first = (job.rank() == 0).then(|| job.counter("copies").expect("room"));
+        meet(&job);
+        if job.rank() == 1 {
+            let error = job.counter("copies").expect_err("the other wants none");
+            assert!(matches!(error, ObjectError::OtherParameter { wanted: 1, found: 0, .. }), "{error}");
+        }
+        meet(&job);
+        drop(first);
+        return;
+    }
+    let across = Across::of_counts(&[1, 1]);
+    let mut children = Children::default();
+    for copies in ["0", "1"] {
+        let mut command = across.rank(TEST, usize::from(copies == "1"));
+        command.env("PHALANX_DURABLE_COPIES", copies);
+        children.start(command);
+    }
+    children.answers();
+}
