@@ -67,6 +67,11 @@ pub enum Event {
         /// The number of the grant.
         token: u64,
     },
+    /// A call has failed in a way that no fault explains.
+    Wrong {
+        /// The error.
+        what: String,
+    },
     /// It has left the job.
     Bye,
 }
