@@ -14,7 +14,7 @@
 //! | `counter.rs` | the counter |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
-//! | `anchor.rs` | where the last two have their words, also when a home is lost |
+//! | `anchor.rs` | where the last two, and leases, have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
 //! | `fenced.rs` | words that are written under a token |
 //! | `lease.rs` | a lock with a time to live |

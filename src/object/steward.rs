@@ -18,6 +18,7 @@ use super::climb::Climb;
 use super::counter;
 use super::election;
 use super::homes::{Home, name_of};
+use super::lease;
 use super::reach::{LIFE_AT, Reach};
 use super::site::Site;
 use crate::cluster::view;
@@ -207,6 +208,9 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     carry_stakes(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::Election {
         election::move_announcement(reach, at, &new)?;
+    }
+    if nature.kind == ObjectKind::Lease {
+        lease::carry_hold(reach, at, &new)?;
     }
     loop {
         let seen = tenure.load(&*reach.segment);
