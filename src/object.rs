@@ -17,7 +17,7 @@
 //! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
-//! | `anchor.rs` | where the last two have their words, also when a home is lost |
+//! | `anchor.rs` | where the last two, and leases, have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
 //! | `fenced.rs` | words that are written under a token |
 //! | `lease.rs` | a lock with a time to live |

@@ -17,6 +17,7 @@ use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, Object
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::TenureAt;
+use crate::coord::objects::word::HoldWord;
 use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Request};
@@ -156,6 +157,9 @@ pub(super) fn note_home(reach: &Reach, at: &ObjectAt, home: usize, at_home: &Obj
 fn home_of_one(reach: &Reach, at: &ObjectAt, at_home: &ObjectAt) {
     if reach.load(TenureAt(*at).home()) == 0 {
         at_home.state().for_each(|at| reach.segment.word(at).store(0, Ordering::Relaxed));
+        // No other object that this node has had has the same upper bits: numbers of one that has gone are less.
+        let numbers = reach.load(at.queue().high) << HoldWord::TOKEN_BITS;
+        reach.segment.word(at_home.home().numbers).store(numbers, Ordering::Relaxed);
         note_home(reach, at, 0, at_home);
     }
 }

@@ -8,21 +8,17 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::anchor;
 use super::error::{LockError, ObjectError};
 use super::homes::Home;
 use super::pairs::{self, Ended};
-use super::second::{self, COPIES_AT, Second};
+use super::second::{self, COPIES_AT};
 use super::{Handle, ObjectKind, Token};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::fenced::{Goal, Known, NotedAt};
 use crate::job::Job;
-
-/// Between two looks whether there is a second node.
-const SECOND_PAUSE: Duration = Duration::from_micros(100);
 
 /// A type that a fenced word can have: plain, of at most 8 bytes.
 pub trait FencedWord: Copy + sealed::Sealed {}
@@ -277,11 +273,10 @@ impl<T: FencedWord> Fenced<T> {
     fn keep(&self, seen: &mut Knowledge) -> Result<bool, FencedError> {
         let reach = &self.handle.membership.reach;
         let (Some(known), Some(home)) = (seen.known, &seen.home) else { return Ok(true) };
-        if !reach.spans_nodes() {
-            return Ok(true);
-        }
-        if home.site.is_here() {
-            return self.copy(&mut seen.copy, known).map(|()| true);
+        match (home.site.is_here(), self.is_copied) {
+            (true, true) => return self.copy(&mut seen.copy, known).map(|()| true),
+            (true, false) => return Ok(true),
+            (false, _) => {}
         }
         NotedAt::of(self.handle.at, reach.local()).note(self.handle.segment(), &known);
         Ok(!reach.has_lost(home.site.home))
@@ -289,30 +284,22 @@ impl<T: FencedWord> Fenced<T> {
 
     /// Has the second node have a pair, if there is one: this node is the home.
     fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), FencedError> {
-        let reach = &self.handle.membership.reach;
-        while self.is_copied {
-            let second = match second::of(reach, &self.handle.at) {
-                Second::Nobody => return Ok(()),
-                Second::At(second) => second,
-                Second::Sought => {
-                    std::thread::sleep(SECOND_PAUSE);
-                    anchor::look_at_oneself(&self.handle).map_err(|error| self.excluded(error))?;
-                    continue;
-                }
-            };
+        let rank = self.handle.membership.rank;
+        loop {
+            let second = second::await_copy(&self.handle).map_err(|error| self.excluded(error))?;
+            let Some(second) = second else { return Ok(()) };
             let there = copy.filter(|(node, _)| *node == second.site.home).map(|(_, there)| there);
             if there.is_some_and(|there| there.word.version() >= known.word.version()) {
                 return Ok(());
             }
             let (at, goal) = (pairs::words(&second), Goal::Keep(known.into()));
-            match pairs::reach_goal(&second.site, at, reach.rank, goal, there) {
+            match pairs::reach_goal(&second.site, at, rank, goal, there) {
                 Ok(ended) => *copy = ended.known.map(|there| (second.site.home, there)),
                 Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
                 // Once more, or at the next one.
                 Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
             }
         }
-        Ok(())
     }
 
     fn excluded(&self, error: LockError) -> FencedError {

@@ -9,11 +9,14 @@
 //! When the home is lost each node's steward adds what its own ranks have noted. If the copy had not all that it should,
 //! because the home was lost soon after another node, say, that is said there ([`CopyAt::missing`]).
 
+use std::time::Duration;
+
 use super::catalogue::{self, HOME_NODE_AT, Refused};
+use super::error::LockError;
 use super::homes::{Home, name_of};
 use super::reach::Reach;
 use super::site::Site;
-use super::{pairs, sums};
+use super::{Handle, anchor, pairs, sums};
 use crate::cluster::view;
 use crate::coord::objects::copies::{CopiesAt, CopyAt};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
@@ -22,12 +25,14 @@ use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::Ordering;
 
+/// Between two looks whether there is a second node.
+const SEEKING_PAUSE: Duration = Duration::from_micros(100);
 /// Noted instead of a second node where no other node lives.
 const NOBODY: u64 = 1;
 
 /// Who has an object's copies.
 #[derive(Debug)]
-pub(super) enum Second {
+enum Second {
     /// No other node lives.
     Nobody,
     /// Nobody yet: the steward sees to it.
@@ -50,7 +55,7 @@ pub(super) fn is_wanted(reach: &Reach, nature: Nature) -> bool {
 }
 
 /// Who has the copies of an object of this node.
-pub(super) fn of(reach: &Reach, at: &ObjectAt) -> Second {
+fn of(reach: &Reach, at: &ObjectAt) -> Second {
     let word = reach.load(CopiesAt(*at).second());
     match (word, place(reach, word)) {
         (NOBODY, _) => Second::Nobody,
@@ -58,6 +63,24 @@ pub(super) fn of(reach: &Reach, at: &ObjectAt) -> Second {
             Second::At(second)
         }
         _ => Second::Sought,
+    }
+}
+
+/// The same, for a rank of the home, which waits while nobody has them; `None`: no other node lives.
+///
+/// # Errors
+///
+/// [`LockError::Excluded`].
+pub(super) fn await_copy(handle: &Handle) -> Result<Option<Home>, LockError> {
+    loop {
+        match of(&handle.membership.reach, &handle.at) {
+            Second::Nobody => return Ok(None),
+            Second::At(second) => return Ok(Some(second)),
+            Second::Sought => {
+                std::thread::sleep(SEEKING_PAUSE);
+                anchor::look_at_oneself(handle)?;
+            }
+        }
     }
 }
 
@@ -81,12 +104,14 @@ fn note(reach: &Reach, at: &ObjectAt, second: u64) {
     reach.segment.word(CopiesAt(*at).second()).store(second, Ordering::Release);
 }
 
-/// Sees to it that all of this node's objects that are copied have a second node that has all it should. Whether they have.
-/// The caller has this node's table.
+/// Sees to it that all of this node's objects that are copied have a second node that has all it should. `false`: some may
+/// have it soon. (One whose directory has no room for it will not.) The caller has this node's table.
 pub(super) fn tend_all(reach: &Reach) -> bool {
     let objects = catalogue::here(reach).all().unwrap_or_default();
     let untended = objects.iter().filter(|at| !is_tended(reach, at));
-    untended.filter(|at| !tend(reach, at).unwrap_or(false)).count() == 0
+    let is_soon =
+        |at: &&ObjectAt| matches!(tend(reach, at), Ok(false) | Err(Refused { fault: DirectoryFault::Away(_), .. }));
+    untended.filter(is_soon).count() == 0
 }
 
 /// Whether all of this node's objects that are copied are looked after.

@@ -17,6 +17,7 @@ use super::catalogue;
 use super::climb::Climb;
 use super::election;
 use super::homes::{Home, name_of};
+use super::lease;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
@@ -223,6 +224,9 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     second::carry(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::Election {
         election::move_announcement(reach, at, &new)?;
+    }
+    if nature.kind == ObjectKind::Lease {
+        lease::carry_hold(reach, at, &new)?;
     }
     loop {
         let seen = tenure.load(&*reach.segment);

@@ -39,22 +39,19 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Handle;
 use super::anchor;
 use super::counter::CounterError;
 use super::error::LockError;
 use super::homes::Home;
-use super::second::{self, Second};
+use super::second;
 use super::site::Site;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::tally::TallyAt;
 use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
 use crate::sync::{Ordering, publish};
-
-/// Between two looks whether there is a second node.
-const SECOND_PAUSE: Duration = Duration::from_micros(100);
 
 /// What a rank's handles of a counter share: one of its threads at a time changes it.
 #[derive(Debug, Default)]
@@ -318,30 +315,21 @@ impl Use<'_> {
 
     /// Writes this rank's sum to the second node, if there is one: this node is the home.
     fn copy(&mut self, sum: u64) -> Result<(), CounterError> {
-        let handle = self.handle;
-        let reach = &handle.membership.reach;
-        while self.is_copied {
-            let copied = match second::of(reach, &handle.at) {
-                Second::Nobody => return Ok(()),
-                Second::At(second) => {
-                    let at = TallyAt(second.at).carried(reach.rank);
-                    let requests = [Request::Write { at, value: sum }, Request::Read { at }];
-                    ask(&second.site, &requests, &mut self.part.tickets)
-                }
-                Second::Sought => {
-                    std::thread::sleep(SECOND_PAUSE);
-                    anchor::look_at_oneself(handle).map_err(|error| self.excluded(error))?;
-                    continue;
-                }
-            };
-            match copied {
+        if !self.is_copied {
+            return Ok(());
+        }
+        loop {
+            let second = second::await_copy(self.handle).map_err(|error| self.excluded(error))?;
+            let Some(second) = second else { return Ok(()) };
+            let at = TallyAt(second.at).carried(self.rank());
+            let requests = [Request::Write { at, value: sum }, Request::Read { at }];
+            match ask(&second.site, &requests, &mut self.part.tickets) {
                 Ok(_) => return Ok(()),
                 Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
                 // Once more, or to the next one.
                 Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
             }
         }
-        Ok(())
     }
 
     fn ask_home(&mut self, batch: &[Request]) -> Result<u64, SiteFault> {
