@@ -373,8 +373,9 @@ fn be_a_sharer() {
         progress.write(guard.token(), 42).expect("no greater token was seen");
     }
     let held = (rank == 0).then(|| {
-        println!("HELD 0 0");
-        (ledger.write().expect("nobody reads"), lease.acquire().expect("it is free"))
+        let held = (ledger.write().expect("nobody reads"), lease.acquire().expect("it is free"));
+        println!("HELD {} {}", held.0.token(), held.1.token());
+        held
     });
     job.world().barrier().expect("nobody fails");
     println!("RANK {rank} {}", std::process::id());
@@ -392,6 +393,7 @@ fn be_a_sharer() {
 /// Looks at such a job, on so many nodes.
 fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
     let job = Job::start(test, 4, options, &[]);
+    let (_, leased) = job.held.expect("rank 0 has said so");
     let shared = [
         ("table", json!({ "writer": null, "readers": [0, 2], "waiting": [] })),
         ("ledger", json!({ "writer": 0, "readers": [], "waiting": [3] })),
@@ -425,6 +427,9 @@ fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
         assert_eq!((&written["value"], &written["rank"]), (&json!(42), &json!(1)), "{record}");
         assert!(written["token"].as_u64().is_some_and(|token| token > 0), "{record}");
     }
+    let lease = &rows_of(&record, "lease")[0];
+    assert_eq!((&lease["holder"], &lease["token"]), (&json!(0), &json!(leased)), "{lease}");
+    assert!(lease["held_ns"].as_u64().is_some_and(|span| span > 0), "{lease}");
     let page = job.look_until(&[], |_| true);
     let ends = [
         ("table ", "  read by ranks 0, 2"),

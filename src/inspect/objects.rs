@@ -79,7 +79,13 @@ pub(super) fn here(
         let view = View { segment, at, ranks };
         let hold = HoldWord(segment.load(at.queue().hold));
         let tenure = TenureWord(segment.load(TenureAt(at).word())).tenure();
-        let holder = hold.holder().filter(|local| *local < ranks.len());
+        let holder = match kind {
+            // Nothing but its note tells of it on its node.
+            ObjectKind::Lease => SinceWord(segment.load(at.held_since())).holder(),
+            _ => hold.holder(),
+        };
+        let holder =
+            holder.filter(|local| *local < ranks.len() && (kind != ObjectKind::Lease || ranks[*local].end.is_none()));
         let noted = holder.and_then(|local| view.noted(local));
         // In a job of one node its home's words are at the same place of the other table.
         let home_of_one = is_alone.then(|| {
@@ -92,7 +98,10 @@ pub(super) fn here(
             home: view.home(),
             tenure,
             holder: holder.map(|local| ranks[local].rank),
-            token: holder.and_then(|local| view.token(hold, local, noted)),
+            token: match kind {
+                ObjectKind::Lease => noted.and_then(|(_, token)| token),
+                _ => holder.and_then(|local| view.token(hold, local, noted)),
+            },
             held: noted.map(|(held, _)| held),
             queue: view.queue(),
             value: home_of_one.as_ref().and_then(|home| value_of(home, kind)),

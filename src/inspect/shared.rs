@@ -124,7 +124,7 @@ impl AtHome<'_> {
     }
 
     fn lease(&self) -> Shared {
-        let at = LeaseAt::of(&self.at, self.job_ranks());
+        let at = LeaseAt::of(&self.at, self.job_ranks(), true);
         let holder = HoldWord(self.load(at.hold)).holder();
         let mut waiting: Vec<(u64, usize)> = self
             .ranks()
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn who_waits_for_a_lease_stands_in_the_order_of_the_claims() {
         let lease = seen(Kind::Lease, &|rank| rank == 3, |segment, at| {
-            let at = LeaseAt::of(&at, RANKS);
+            let at = LeaseAt::of(&at, RANKS, true);
             put(segment, at.hold, 2);
             for (rank, order) in [9, 8, 0, 2, 5].into_iter().enumerate() {
                 put(segment, at.claim(rank), order);

@@ -26,7 +26,8 @@ use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::lease::note::{Note, NoteAt};
 use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, SOMEBODY, Turn};
-use crate::fabric::Request;
+use crate::coord::objects::word::SinceWord;
+use crate::fabric::{Memory, Request};
 use crate::job::Job;
 use crate::sync::{AtomicU64, Ordering, full_fence};
 
@@ -331,6 +332,7 @@ impl Lease {
     fn guard(&self, party: Box<Party>, hold: Hold) -> LeaseGuard<'_> {
         let courier = self.courier.clone();
         let token = Token(hold.token);
+        courier.show(token);
         let until = AtomicU64::new(hold.until(courier.ttl_ns()));
         let tenure = Tenure { courier, token, until, state: Mutex::new(TenureState::of(party)), bell: Condvar::new() };
         LeaseGuard { lease: self, tenure: Arc::new(tenure), keeper: None, is_open: true }
@@ -431,6 +433,25 @@ impl Courier {
         let note = self.note_at().read(&*self.reach().segment);
         if note.until != 0 {
             self.write_note(anchor, Note { until: 0, ..note });
+        }
+    }
+
+    /// Shows those who look from outside since when this rank holds the lease, and by which token.
+    fn show(&self, token: Token) {
+        let (segment, at) = (&*self.reach().segment, &self.handle.at);
+        segment.word(at.held_token()).store(token.0, Ordering::Relaxed);
+        let since = SinceWord::granted(self.reach().local(), segment.clock().now());
+        // Release, for the token before it.
+        segment.word(at.held_since()).store(since.0, Ordering::Release);
+    }
+
+    /// It does not hold it any more: another rank of the node may show its hold already.
+    fn show_no_more(&self) {
+        let shown = self.reach().segment.word(self.handle.at.held_since());
+        let seen = shown.load(Ordering::Relaxed);
+        if SinceWord(seen).holder() == Some(self.reach().local()) {
+            // Relaxed: for those who look.
+            let _ = shown.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -605,6 +626,7 @@ impl Tenure {
             Err(error) => Some(error),
         };
         if lost.is_some() {
+            self.courier.show_no_more();
             self.until.store(0, Ordering::Relaxed);
             state.lost.clone_from(&lost);
         }
@@ -622,6 +644,7 @@ impl Tenure {
         self.lock().is_taken_back = true;
         self.bell.notify_all();
         self.until.store(0, Ordering::Relaxed);
+        self.courier.show_no_more();
         self.courier.look_at_oneself()?;
         self.courier.clear_note(&party.anchor);
         let turn = party.lessee.release();

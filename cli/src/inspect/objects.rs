@@ -1,5 +1,6 @@
 //! Named objects of a job: what its nodes tell of each, put together.
 
+use phalanx::ObjectKind;
 use phalanx::coord::objects::tenure::Tenure;
 use phalanx::inspect::NodeFacts;
 use phalanx::inspect::objects::{HomeFacts, ObjectFacts};
@@ -94,8 +95,13 @@ fn home_of<'a>(nodes: &[&'a NodeFacts], facts: &ObjectFacts) -> Option<&'a HomeF
 impl Object {
     fn new(node: usize, nodes: usize, facts: &ObjectFacts, home: Option<&HomeFacts>) -> Self {
         // Whoever has its node's lock holds the object once its node does; until then it waits, as the first of its node.
-        let holds = nodes == 1 || matches!(facts.tenure, Tenure::Held(_));
-        let first = facts.holder.filter(|_| !holds);
+        let shared = facts.shared.as_ref().or_else(|| home?.shared.as_ref()).map(Shared::new);
+        let holds = match &shared {
+            // Who was stopped may not know that it holds it no more.
+            Some(Shared::Lease { holder, .. }) => holder.is_some() && *holder == facts.holder,
+            _ => nodes == 1 || facts.kind == ObjectKind::Lease || matches!(facts.tenure, Tenure::Held(_)),
+        };
+        let first = facts.holder.filter(|_| !holds && facts.kind != ObjectKind::Lease);
         let held = facts.held.filter(|_| holds);
         Self {
             kind: facts.kind.name(),
@@ -104,14 +110,14 @@ impl Object {
             home: facts.home,
             tenure: (nodes > 1).then(|| tenure_name(facts.tenure)),
             holder: facts.holder.filter(|_| holds),
-            token: facts.token,
+            token: facts.token.filter(|_| holds || facts.kind != ObjectKind::Lease),
             held_ns: held.map(|held| u64::try_from(held.span.as_nanos()).unwrap_or(u64::MAX)),
             held_at_least: held.is_some_and(|held| held.is_at_least),
             waiting: first.into_iter().chain(facts.queue.iter().copied()).collect(),
             value: facts.value.or_else(|| home?.value),
             holder_node: home.and_then(|home| home.holder),
             waiting_nodes: home.map(|home| home.queue.clone()).unwrap_or_default(),
-            shared: facts.shared.as_ref().or_else(|| home?.shared.as_ref()).map(Shared::new),
+            shared,
         }
     }
 }
@@ -129,7 +135,6 @@ fn tenure_name(tenure: Tenure) -> &'static str {
 mod tests {
     use std::time::Duration;
 
-    use phalanx::ObjectKind;
     use phalanx::inspect::objects::Held;
 
     use super::super::view::tests::{node, rank};
@@ -212,5 +217,22 @@ mod tests {
         }
         let unseen = of_nodes(&[&nodes[0].facts]).remove(0);
         assert_eq!((unseen.holder_node, unseen.shared), (None, None));
+    }
+
+    #[test]
+    fn a_lease_is_held_by_whom_its_home_names() {
+        let of = |holder| {
+            let mut one = node(1, vec![rank(0, 0)]);
+            let shared = Some(shared::Shared::Lease { holder, waiting: vec![] });
+            let lease = ObjectFacts { kind: ObjectKind::Lease, queue: vec![], shared, ..lock("a", Tenure::Nothing) };
+            (one.facts.nodes, one.facts.objects) = (2, vec![lease]);
+            of_nodes(&[&one.facts]).remove(0)
+        };
+        let held = of(Some(3));
+        assert_eq!((held.holder, held.token, held.held_ns), (Some(3), Some(9), Some(2_000_000_000)));
+        for other in [None, Some(5)] {
+            let lost = of(other);
+            assert_eq!((lost.holder, lost.token, lost.held_ns, lost.waiting), (None, None, None, vec![]));
+        }
     }
 }
