@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
 use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
-use super::tcp::{ExclusionHook, Ports, TcpFabric, WordHook};
+use super::tcp::{ExclusionHook, GivenUp, Ports, TcpFabric, WordHook};
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -190,6 +190,11 @@ impl Network {
     /// By TCP alone: for what must reach a node whatever has become of its adapter.
     pub fn by_sockets(&self) -> &TcpFabric {
         &self.tcp
+    }
+
+    /// Has this process execute what comes by TCP only as long as it is not given up ([`TcpFabric::serve_until`]).
+    pub fn serve_until(&self, at: WordAt, is_over: GivenUp) {
+        self.tcp.serve_until(at, is_over);
     }
 
     /// Has `hook` called after a word has been changed by TCP ([`TcpFabric::watch_word`]).

@@ -55,6 +55,7 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::futex;
 
+pub use self::engine::GivenUp;
 use self::engine::{Due, Engine, Follows, MOST_WATCHED};
 use self::frame::Letter;
 pub use self::link::Ports;
@@ -428,6 +429,13 @@ impl TcpFabric {
         };
         let index = words.iter().position(is_taken).expect("a process watches two words at most");
         self.shared.engine().watch_word(index, at);
+    }
+
+    /// Has this process execute requests of other nodes only as long as `is_over` does not say so of what a word of this
+    /// node holds, other than 0. It is looked at before each: a process that was stopped, and comes back when its node has
+    /// given it up, finds in its sockets what was lost with its connections, and has been asked of the next one.
+    pub fn serve_until(&self, at: WordAt, is_over: GivenUp) {
+        self.shared.engine().serve_until(at, is_over);
     }
 }
 

@@ -40,6 +40,9 @@ pub enum StreamError {
     /// The other end asks more than it may before it reads answers.
     #[error("the other end broke the protocol: more than {MOST_UNANSWERED} unanswered requests")]
     TooMany,
+    /// This process has been given up by its node, and another one speaks for that: what comes here is executed no more.
+    #[error("this process speaks for its node no more")]
+    GivenUp,
 }
 
 /// Frames that wait to be sent.

@@ -223,7 +223,10 @@ impl Watch {
             bell.ring();
         }));
         let (bell, segment) = (self.deaths.bell(), Arc::clone(&self.segment));
-        let end = segment.layout().end(self.local);
+        let (layout, end) = (segment.layout(), segment.layout().end(self.local));
+        let is_failure = |end: Obituary| end.cause != FailureCause::Left;
+        // One that leaves serves until another does.
+        network.serve_until(end, Box::new(move |word| Obituary::unpack_in(&layout, word).is_some_and(is_failure)));
         network.when_excluded(Box::new(move |_| {
             // A rank that its own node has given up is refused alone; its node goes on.
             // SYNC POINT: end. Acquire pairs with `view::note_end`; whoever heeds the alarm below sees it, too.

@@ -4,8 +4,11 @@
 //! What has happened is noted under the engine's lock, and told when that has been given back
 //! ([`super::super::Shared`]).
 
-use super::{Engine, Memory, Request, WordAt};
+use std::fmt;
+
+use super::{Engine, Memory, Request, StreamError, WordAt};
 use crate::fabric::execute;
+use crate::sync::Ordering;
 
 /// Words that can be watched.
 pub const MOST_WATCHED: usize = 2;
@@ -37,9 +40,26 @@ impl Due {
     }
 }
 
+/// Tells by a word's value whether this process is given up.
+pub type GivenUp = Box<dyn Fn(u64) -> bool + Send + Sync>;
+
+/// A word that says whether this process is given up: looked at before each request. One that is stopped, and comes back
+/// when another speaks for its node, has requests that were lost with their connections, and made again, in its sockets.
+struct Mandate {
+    at: WordAt,
+    is_over: GivenUp,
+}
+
+impl fmt::Debug for Mandate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mandate").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
 /// What is watched, and what has been noted.
 #[derive(Debug)]
 pub(super) struct Calls {
+    mandate: Option<Mandate>,
     words: [usize; MOST_WATCHED],
     bits: u8,
     excluded_by: Option<usize>,
@@ -47,12 +67,23 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new() -> Self {
-        Self { words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None }
+        Self { mandate: None, words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None }
     }
 
     /// Executes a request of another node.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::GivenUp`]: it is not executed.
     #[inline]
-    pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> u64 {
+    pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> Result<u64, StreamError> {
+        if let Some(mandate) = &self.mandate {
+            // SYNC POINT: end. Acquire pairs with who has given this process up: what the next one has executed is seen.
+            let word = memory.word(mandate.at).load(Ordering::Acquire);
+            if word != 0 && (mandate.is_over)(word) {
+                return Err(StreamError::GivenUp);
+            }
+        }
         let (value, has_changed) = execute(memory, request);
         if has_changed {
             for (index, word) in self.words.iter().enumerate() {
@@ -61,7 +92,7 @@ impl Calls {
                 }
             }
         }
-        value
+        Ok(value)
     }
 
     /// There may be less time until the next limit than those know who sleep.
@@ -87,6 +118,11 @@ impl Engine {
     /// From now on notes changes of a word by other nodes.
     pub fn watch_word(&mut self, index: usize, at: WordAt) {
         self.calls.words[index] = at.0;
+    }
+
+    /// From now on executes requests only as long as `is_over` does not say so of what a word holds, other than 0.
+    pub fn serve_until(&mut self, at: WordAt, is_over: GivenUp) {
+        self.calls.mandate = Some(Mandate { at, is_over });
     }
 
     /// The first node that has said that this process is excluded.

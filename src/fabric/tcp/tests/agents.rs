@@ -115,6 +115,7 @@ by_each_engine!(
     a_node_whose_ranks_are_gone_refuses_and_nothing_else_is_taken_for_that,
     what_an_excluded_guest_has_on_its_way_takes_no_effect,
     an_excluded_agent_is_left_for_the_next,
+    an_agent_that_is_given_up_executes_nothing_of_what_it_finds,
     an_excluded_node_is_not_asked_and_not_heard,
     a_watched_word_calls_when_another_node_has_changed_it,
     a_forged_exclusion_is_not_believed,
@@ -443,6 +444,28 @@ fn an_excluded_agent_is_left_for_the_next(engine: TcpEngine) {
     dialling.of(2).exclude_rank(0);
     assert_eq!(value(dialling.of(2), asked), Ok(0), "what has waited goes to the next");
     drop(held);
+}
+
+/// It was stopped, and has requests in its sockets that others make again of the next agent.
+fn an_agent_that_is_given_up_executes_nothing_of_what_it_finds(engine: TcpEngine) {
+    const END: WordAt = AT.plus(5);
+    let job = Job::new(&[2, 1], engine);
+    let (peer, old) = (job.of(2), job.of(0));
+    old.serve_until(END, Box::new(|word| word == 2));
+    assert_eq!(add(peer, 0), Ok(0));
+    job.memories[0].word(END).store(1, Ordering::Release);
+    assert_eq!(add(peer, 0), Ok(1), "that is no end");
+    let stopped = old.shared.engine();
+    let asked = peer.fetch_add(0, AT, 1).expect("room");
+    peer.progress();
+    job.of(1).become_agent().expect("its own port");
+    job.memories[0].word(END).store(2, Ordering::Release);
+    drop(stopped);
+    let lost = value(peer, asked);
+    assert!(matches!(lost, Err(OperationError::Lost { node: 0, .. })), "{lost:?}");
+    assert_eq!(job.word(0, AT), 2);
+    peer.exclude_rank(0);
+    assert_eq!((add(peer, 0), job.word(0, AT)), (Ok(2), 3), "the next one executes");
 }
 
 fn an_excluded_node_is_not_asked_and_not_heard(engine: TcpEngine) {
