@@ -146,7 +146,8 @@ struct Writer {
     ranks: usize,
 }
 
-const FENCED: FencedAt = FencedAt { current: WordAt(0), ranks: WordAt(1), stride: 4 };
+const FENCED: FencedAt =
+    FencedAt { current: WordAt(0), ranks: WordAt(1), stride: 4, job_ranks: usize::MAX, nodes: WordAt(0) };
 
 impl Writer {
     fn poll(&mut self, clock: &Clock, fabric: &SimFabric) -> Poll<()> {
