@@ -2,9 +2,11 @@
 //! barriers' messages, where both ends have a device.
 //!
 //! An adapter's atomics are not atomic against the CPUs that serve TCP's, and not every process of a job has a way by
-//! RDMA to every node. So here atomics always go by TCP, where the home's CPU executes them, whoever asks; writes and
-//! reads take RDMA where it is. What comes by one way is not ordered against what comes by the other, so a node's way
-//! is changed only after a read by the old one has come back: meanwhile posts are refused as [`PostError::Full`].
+//! RDMA to every node. So here atomics go by TCP, where the home's CPU executes them, whoever asks; writes and reads take
+//! RDMA where it is. Words of objects at their home are the exception: where all of a node's ranks have its device, that
+//! does their atomics, whoever asks and by whatever way (`home_words`). What comes by one way is not ordered against what
+//! comes by the other, so a node's way is changed only after a read by the old one has come back: meanwhile posts are
+//! refused as [`PostError::Full`].
 //!
 //! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is
 //! posted to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are
@@ -12,10 +14,13 @@
 //! outboxes mend what was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed
 //! it is not mended: the node's next agent is reached by TCP.
 
+pub mod home_words;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use self::home_words::HomeWords;
 use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
 use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
 use super::tcp::{ExclusionHook, Ports, TcpFabric, WordHook};
@@ -46,13 +51,14 @@ const ANY_WORD: WordAt = WordAt(0);
 pub struct Network {
     tcp: TcpFabric,
     rdma: Option<Arc<Rdma>>,
+    home_words: HomeWords,
     /// Whether some node of the job writes by RDMA, so that words change without anybody's being woken.
     adapters_write: bool,
 }
 
 #[derive(Debug)]
 struct Rdma {
-    fabric: RdmaFabric,
+    fabric: Arc<RdmaFabric>,
     /// 1 while all nodes with which barriers' messages are exchanged have a connection by RDMA, or are to have one
     /// again.
     reaches_all_partners: AtomicU32,
@@ -90,15 +96,22 @@ struct Way {
 
 impl Network {
     /// All nodes by TCP. `adapters_write`: other nodes may still write here by RDMA.
-    pub fn by_tcp(tcp: TcpFabric, adapters_write: bool) -> Self {
+    pub fn by_tcp(tcp: TcpFabric, adapters_write: bool, home_words: HomeWords) -> Self {
+        home_words.serve(&tcp);
         // Where the one before this process spoke for its node by RDMA, others ask what has become of that.
         tcp.read_letters(Box::new(|_, letter| answer_without_end(Note::parse(letter)?).map(|note| note.encode())));
-        Self { tcp, rdma: None, adapters_write }
+        Self { tcp, rdma: None, home_words, adapters_write }
     }
 
     /// Those nodes by RDMA to which `fabric` is connected. `reaches_all_partners`: with which all others messages of
     /// barriers are exchanged are among them.
-    pub fn with_rdma(tcp: TcpFabric, fabric: RdmaFabric, reaches_all_partners: bool) -> Self {
+    pub fn with_rdma(
+        tcp: TcpFabric,
+        fabric: Arc<RdmaFabric>,
+        reaches_all_partners: bool,
+        home_words: HomeWords,
+    ) -> Self {
+        home_words.serve(&tcp);
         let (here, now) = (tcp.here(), Instant::now());
         let is_reached = |node: &usize| *node != here && fabric.is_connected(*node);
         let reached: Box<[usize]> = (0..tcp.nodes()).filter(is_reached).collect();
@@ -117,7 +130,7 @@ impl Network {
             let note = Note::parse(letter)?;
             reader.hear(node, note).map(|answer| answer.encode())
         }));
-        Self { tcp, rdma: Some(rdma), adapters_write: true }
+        Self { tcp, rdma: Some(rdma), home_words, adapters_write: true }
     }
 
     /// Speaks for this node from now on, by TCP ([`TcpFabric::become_agent`]).
@@ -181,7 +194,14 @@ impl Network {
         self.tcp.when_broken(hook);
     }
 
-    /// By TCP alone: for what must reach a node whatever has become of its adapter.
+    /// Whether words of objects that are at home on this node are added to and swapped by its device: its ranks post that,
+    /// too. Loads and writes are memory accesses in any case.
+    pub fn changes_own_words_by_device(&self) -> bool {
+        self.home_words.own().is_some()
+    }
+
+    /// By TCP alone: for what must reach a node whatever has become of its adapter, and for what need not be in order with
+    /// anything else.
     pub fn by_sockets(&self) -> &TcpFabric {
         &self.tcp
     }
@@ -213,7 +233,34 @@ impl Network {
     /// Breaks the connection by RDMA to a node, as a device would; for tests. `false` where there is none.
     #[cfg(feature = "testing")]
     pub fn break_rdma(&self, node: usize) -> bool {
-        self.rdma.as_ref().is_some_and(|rdma| rdma.fabric.break_connection(node))
+        self.adapter().is_some_and(|adapter| adapter.break_connection(node))
+    }
+
+    /// This process's device, whatever it is used for.
+    fn adapter(&self) -> Option<&RdmaFabric> {
+        let of_ways = self.rdma.as_deref().map(|rdma| &*rdma.fabric);
+        of_ways.or_else(|| self.home_words.own().map(|own| &*own.fabric))
+    }
+
+    /// What a request that was posted by RDMA has been answered, after a look at what has completed: who asks waits for it.
+    fn take_by_rdma(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        let adapter = self.adapter().expect("it has given out the ticket");
+        let ticket = Ticket { slot: ticket.slot & !BY_RDMA, ..ticket };
+        adapter.progress();
+        adapter.take(ticket)
+    }
+
+    fn forget_by_rdma(&self, ticket: Ticket) {
+        let adapter = self.adapter().expect("it has given out the ticket");
+        adapter.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
+    }
+
+    /// Has this node's device do requests to words of this node. What is posted so is in order with nothing else.
+    fn post_to_own_device(&self, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        let first = tickets.len();
+        self.home_words.own().expect("asked before").post(requests, tickets)?;
+        mark(&mut tickets[first..]);
+        Ok(())
     }
 
     /// Says to a node what mending its connection asks for by now.
@@ -253,7 +300,7 @@ impl Network {
         match &self.rdma {
             Some(rdma) if by_rdma => {
                 rdma.fabric.post(node, requests, tickets)?;
-                tickets[first..].iter_mut().for_each(|ticket| ticket.slot |= BY_RDMA);
+                mark(&mut tickets[first..]);
                 Ok(())
             }
             _ => self.tcp.post(node, requests, tickets),
@@ -354,13 +401,6 @@ impl Rdma {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
-    }
-
-    /// Whether a batch is to go by RDMA.
-    fn suits(&self, way: &Way, node: usize, requests: &[Request]) -> bool {
-        let is_atomic = |request: &Request| matches!(request, Request::FetchAdd { .. } | Request::CompareSwap { .. });
-        let is_whole = way.mending.as_ref().is_some_and(Mending::is_whole);
-        is_whole && node != self.fabric.here() && !requests.iter().any(is_atomic)
     }
 
     /// Whether a connection has broken since somebody looked, or is being mended.
@@ -478,10 +518,6 @@ impl Rdma {
         }
     }
 
-    fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        self.fabric.take(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket })
-    }
-
     fn forget(&self, ticket: Ticket) {
         self.fabric.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
     }
@@ -490,6 +526,11 @@ impl Rdma {
     fn report(&self, node: usize, what: &str) {
         eprintln!("phalanx: node {}: the RDMA connection to node {node} {what}", self.fabric.here());
     }
+}
+
+/// Tells tickets of the RDMA fabric from TCP's.
+fn mark(tickets: &mut [Ticket]) {
+    tickets.iter_mut().for_each(|ticket| ticket.slot |= BY_RDMA);
 }
 
 /// Why nothing is posted to a node that is held. Once it is unreachable it stays so until it is held no more: without a
@@ -554,6 +595,10 @@ impl Fabric for Network {
     }
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        if node == self.here() && self.home_words.need_own_device(node, requests) {
+            check_batch(self, node, requests)?;
+            return self.post_to_own_device(requests, tickets);
+        }
         let Some(rdma) = &self.rdma else { return self.tcp.post(node, requests, tickets) };
         check_batch(self, node, requests)?;
         let mut way = rdma.way(node);
@@ -563,7 +608,8 @@ impl Fabric for Network {
         if let Some(mending) = way.mending.as_ref().filter(|mending| mending.is_held()) {
             return Err(refusal(node, mending.is_unanswered(Instant::now()), way.trouble.as_ref()));
         }
-        let by_rdma = rdma.suits(&way, node, requests);
+        let is_whole = way.mending.as_ref().is_some_and(Mending::is_whole);
+        let by_rdma = is_whole && node != self.here() && self.home_words.suit_device(node, requests);
         if by_rdma != way.by_rdma {
             self.change_way(&mut way, node)?;
         }
@@ -580,10 +626,10 @@ impl Fabric for Network {
     }
 
     fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
-        match &self.rdma {
-            None => self.tcp.post_more(node, requests, tickets),
+        match self.rdma {
+            None if node != self.here() => self.tcp.post_more(node, requests, tickets),
             // Who has an adapter rings its doorbell at once.
-            Some(_) => self.post(node, requests, tickets),
+            _ => self.post(node, requests, tickets),
         }
     }
 
@@ -610,17 +656,11 @@ impl Fabric for Network {
     }
 
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        match &self.rdma {
-            Some(rdma) if ticket.slot & BY_RDMA != 0 => rdma.take(ticket),
-            _ => self.tcp.take(ticket),
-        }
+        if ticket.slot & BY_RDMA != 0 { self.take_by_rdma(ticket) } else { self.tcp.take(ticket) }
     }
 
     fn forget(&self, ticket: Ticket) {
-        match &self.rdma {
-            Some(rdma) if ticket.slot & BY_RDMA != 0 => rdma.forget(ticket),
-            _ => self.tcp.forget(ticket),
-        }
+        if ticket.slot & BY_RDMA != 0 { self.forget_by_rdma(ticket) } else { self.tcp.forget(ticket) }
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use self::calls::Calls;
-pub use self::calls::{Due, MOST_WATCHED};
+pub use self::calls::{Due, MOST_WATCHED, WordChanger};
 use self::dialling::{advance, outcome_of};
 use self::guests::Guest;
 use self::sleepers::{Sleep, Sleepers};
@@ -493,7 +493,7 @@ impl Engine {
             }
             Frame::Request { tag, request } => {
                 *has_news = true;
-                let value = calls.execute(memory, request);
+                let value = calls.execute(memory, request)?;
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }
             Frame::Part { index, words } => {
@@ -546,7 +546,7 @@ impl Engine {
         let mut hear = |frame| {
             match frame {
                 Frame::Value { tag, value } => values.push((tag, value)),
-                Frame::Request { request, .. } => drop(calls.execute(memory, request)),
+                Frame::Request { request, .. } => drop(calls.execute(memory, request)?),
                 // Whoever sent it says it again.
                 Frame::Part { .. } => {}
             }

@@ -51,6 +51,7 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::futex;
 
+pub use self::engine::WordChanger;
 use self::engine::{Due, Engine, Follows, MOST_WATCHED};
 use self::frame::Letter;
 pub use self::link::Ports;
@@ -414,6 +415,11 @@ impl TcpFabric {
         };
         let index = words.iter().position(is_taken).expect("a process watches two words at most");
         self.shared.engine().watch_word(index, at);
+    }
+
+    /// Has this node's words from `begin` on added to and swapped by `change`, as other nodes ask for it from now on.
+    pub fn change_words_by(&self, begin: WordAt, change: WordChanger) {
+        self.shared.engine().change_words_by(begin, change);
     }
 }
 

@@ -40,6 +40,9 @@ pub enum StreamError {
     /// The other end asks more than it may before it reads answers.
     #[error("the other end broke the protocol: more than {MOST_UNANSWERED} unanswered requests")]
     TooMany,
+    /// This node's device did not do what the other end has asked for.
+    #[error("this node's RDMA device did not change a word for the other end")]
+    Device,
 }
 
 /// Frames that wait to be sent.

@@ -1,11 +1,13 @@
 //! What the layer above is told without its asking: words that other nodes have changed, connections that have broken,
-//! and its own exclusion.
+//! and its own exclusion; and what it does itself for other nodes: changes of words that are a device's.
 //!
 //! What has happened is noted under the engine's lock, and told when that has been given back
 //! ([`super::super::Shared`]).
 
-use super::{Engine, Memory, Request, WordAt};
-use crate::fabric::execute;
+use std::fmt;
+
+use super::{Engine, Memory, Request, StreamError, WordAt};
+use crate::fabric::{execute, wake_sleepers};
 
 /// Words that can be watched.
 pub const MOST_WATCHED: usize = 2;
@@ -37,23 +39,60 @@ impl Due {
     }
 }
 
+/// Does an addition or a swap, and gives the old value; `None` where it may have taken effect or not, but will not any
+/// more. Called under the engine's lock: it must not wait for long, nor for anybody who may wait for the engine.
+pub type WordChanger = Box<dyn Fn(Request) -> Option<u64> + Send + Sync>;
+
+/// Words that are added to and swapped by a device alone.
+struct Devices {
+    /// They go on to the segment's end.
+    begin: WordAt,
+    change: WordChanger,
+}
+
+impl Devices {
+    /// As [`execute`].
+    #[cold]
+    fn execute(&self, memory: &(impl Memory + ?Sized), request: Request) -> Result<(u64, bool), StreamError> {
+        let value = (self.change)(request).ok_or(StreamError::Device)?;
+        let has_changed = !matches!(request, Request::CompareSwap { expected, .. } if expected != value);
+        if has_changed {
+            wake_sleepers(memory, request.at());
+        }
+        Ok((value, has_changed))
+    }
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Devices").field("begin", &self.begin).finish_non_exhaustive()
+    }
+}
+
 /// What is watched, and what has been noted.
 #[derive(Debug)]
 pub(super) struct Calls {
     words: [usize; MOST_WATCHED],
     bits: u8,
     excluded_by: Option<usize>,
+    devices: Option<Devices>,
 }
 
 impl Calls {
     pub(super) fn new() -> Self {
-        Self { words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None }
+        Self { words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None, devices: None }
     }
 
-    /// Executes a request of another node.
+    /// Executes a request of another node. Where that fails nobody knows whether it has taken effect, and the other end is to
+    /// learn just that: its connection is closed.
     #[inline]
-    pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> u64 {
-        let (value, has_changed) = execute(memory, request);
+    pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> Result<u64, StreamError> {
+        let (value, has_changed) = match &self.devices {
+            Some(devices) if request.is_atomic() && request.at() >= devices.begin => {
+                devices.execute(memory, request)?
+            }
+            _ => execute(memory, request),
+        };
         if has_changed {
             for (index, word) in self.words.iter().enumerate() {
                 if *word == request.at().0 {
@@ -61,7 +100,7 @@ impl Calls {
                 }
             }
         }
-        value
+        Ok(value)
     }
 
     /// There may be less time until the next limit than those know who sleep.
@@ -87,6 +126,11 @@ impl Engine {
     /// From now on notes changes of a word by other nodes.
     pub fn watch_word(&mut self, index: usize, at: WordAt) {
         self.calls.words[index] = at.0;
+    }
+
+    /// From now on has words from `begin` on added to and swapped so.
+    pub fn change_words_by(&mut self, begin: WordAt, change: WordChanger) {
+        self.calls.devices = Some(Devices { begin, change });
     }
 
     /// The first node that has said that this process is excluded.

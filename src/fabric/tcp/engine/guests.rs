@@ -60,7 +60,7 @@ impl Engine {
             }
             Frame::Request { tag, request } => {
                 *has_news = true;
-                let value = calls.execute(memory, request);
+                let value = calls.execute(memory, request)?;
                 if request.has_ticket() { answer(outgoing, tag, value) } else { Ok(()) }
             }
         };
