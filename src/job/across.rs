@@ -9,8 +9,10 @@
 //! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows
 //!    from the costs. They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
 //! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages; where
-//!    RDMA was asked for, for all nodes, and then each rank says by which device it changes words of objects.
-//! 5. Nothing is brought: once this round is over, the world's block and the connections are there on every node.
+//!    RDMA was asked for, for all nodes; so does each other rank then, and all say by which device they change words of
+//!    objects.
+//! 5. Agents answer the offers of other nodes' ranks that are no agents. Once this round is over, the world's block and the
+//!    connections are there on every node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -86,8 +88,9 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     ranks::await_open(&*segment, &segment.layout(), place.local(), options.limit())?;
     let partners = place.schedule(&exchange).partners(place.here());
     let brought = gather(&place.introduce_adapter(adapter.as_deref(), &partners, options))?;
-    let network = Arc::new(place.join_adapters(tcp, adapter, &layouts, &partners, &brought, options)?);
-    gather(&[])?;
+    let network = Arc::new(place.join_adapters(tcp, adapter.as_ref(), &layouts, &partners, &brought, options)?);
+    let answers = gather(&place.receive_guests(adapter.as_deref(), &network, &brought))?;
+    place.visit_agents(&network, &answers);
     let world = place.world(identity, segment, layouts, exchange, network, options, &cards)?;
     Ok(Job { world, _server: segment_server, _rendezvous: server })
 }
@@ -299,8 +302,42 @@ impl Place {
         let Some(adapter) = adapter else { return Vec::new() };
         let is_asked_for = options.fabric == Some(FabricChoice::Rdma);
         let device = if is_asked_for { device_word(adapter) } else { DeviceWord::NONE };
-        let nodes = if self.is_agent() { self.reached_by_rdma(partners, options) } else { Vec::new() };
+        let nodes = if self.is_agent() { self.reached_by_rdma(partners, options) } else { self.visited(options) };
         introduction(device, adapter, &nodes)
+    }
+
+    /// The nodes whose agents a rank that is none offers to be a guest of: in a small job all others.
+    fn visited(&self, options: &JobOptions) -> Vec<usize> {
+        let (nodes, ranks) = (self.topology.nodes(), self.topology.ranks());
+        let is_small = nodes <= MOST_REACHED && ranks <= MOST_OFFERS;
+        let visits = options.fabric == Some(FabricChoice::Rdma) && is_small;
+        (0..nodes).filter(|node| visits && *node != self.here()).collect()
+    }
+
+    /// An agent's answers to the offers of other nodes' ranks that are no agents; see [`answer`].
+    fn receive_guests(&self, adapter: Option<&RdmaFabric>, network: &Network, brought: &[Vec<u8>]) -> Vec<u8> {
+        let Some(adapter) = adapter.filter(|_| self.is_agent()) else { return Vec::new() };
+        let here = self.here();
+        let is_guest = |rank: &usize| self.topology.node_of(*rank) != here && self.topology.local_of(*rank) != 0;
+        let serve = |rank: usize| {
+            let offer = Offer::from_bytes(offer_for(here, offers_of(&brought[rank]))?).ok()?;
+            let node = self.topology.node_of(rank);
+            // Whom this one cannot serve has TCP.
+            let (end, own) = adapter.serve(node, &offer).ok()?;
+            network.keep_guest(node, rank, end);
+            Some(answer(rank, &own))
+        };
+        (0..brought.len()).filter(is_guest).filter_map(serve).take(MOST_OFFERS).flatten().collect()
+    }
+
+    /// A rank that is no agent connects to those that serve it.
+    fn visit_agents(&self, network: &Network, answers: &[Vec<u8>]) {
+        for node in (0..self.topology.nodes()).filter(|_| !self.is_agent()) {
+            let agent = self.topology.ranks_of(node)[0];
+            let answer = offer_for(self.rank, &answers[agent]).and_then(|offer| Offer::from_bytes(offer).ok());
+            // Without a connection the node is reached by TCP.
+            let _ = answer.map(|offer| network.visit(node, &offer));
+        }
     }
 
     /// The nodes to which an agent makes a connection by RDMA: those with which it exchanges the world's messages, and for
@@ -316,17 +353,20 @@ impl Place {
     fn join_adapters(
         &self,
         tcp: TcpFabric,
-        adapter: Option<Arc<RdmaFabric>>,
+        adapter: Option<&Arc<RdmaFabric>>,
         layouts: &[NodeLayout],
         partners: &[usize],
         brought: &[Vec<u8>],
         options: &JobOptions,
     ) -> Result<Network, JobError> {
         let some_have_adapters = brought.iter().any(|introduced| !offers_of(introduced).is_empty());
-        let home_words = self.home_words(layouts, brought, adapter.as_ref());
-        let Some(adapter) = adapter.filter(|_| self.is_agent()) else {
+        let home_words = self.home_words(layouts, brought, adapter);
+        let Some(adapter) = adapter.cloned() else {
             return Ok(Network::by_tcp(tcp, some_have_adapters, home_words));
         };
+        if !self.is_agent() {
+            return Ok(Network::as_guest(tcp, adapter, self.visited(options), home_words));
+        }
         let mut is_complete = true;
         for node in self.reached_by_rdma(partners, options) {
             let agent = self.topology.ranks_of(node)[0];
@@ -523,9 +563,22 @@ fn offers_of(introduced: &[u8]) -> &[u8] {
     introduced.get(8..).unwrap_or_default()
 }
 
-/// The offer for a node among those that another one has brought.
-fn offer_for(node: usize, offers: &[u8]) -> Option<&[u8]> {
-    let is_for_it = |offer: &&[u8]| offer[..8] == (node as u64).to_le_bytes();
+/// What an agent answers a rank whose end it has made.
+///
+/// | bytes | field |
+/// | --- | --- |
+/// | 0–7 | the rank |
+/// | 8–63 | [`Offer`] |
+fn answer(rank: usize, own: &Offer) -> [u8; 8 + OFFER_BYTES] {
+    let mut bytes = [0; 8 + OFFER_BYTES];
+    bytes[..8].copy_from_slice(&(rank as u64).to_le_bytes());
+    bytes[8..].copy_from_slice(&own.to_bytes());
+    bytes
+}
+
+/// The offer for a node, or the answer for a rank, among those that another one has brought.
+fn offer_for(whom: usize, offers: &[u8]) -> Option<&[u8]> {
+    let is_for_it = |offer: &&[u8]| offer[..8] == (whom as u64).to_le_bytes();
     offers.chunks_exact(8 + OFFER_BYTES).find(is_for_it).map(|offer| &offer[8..])
 }
 

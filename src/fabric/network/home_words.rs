@@ -45,6 +45,8 @@ pub struct HomeWords {
     /// Where those of each node begin: they go on to the segment's end.
     begin: Box<[WordAt]>,
     by: Box<[HomeAtomics]>,
+    /// Whether this process's device, if it has one, can ask others for additions and swaps.
+    can_ask: bool,
     /// Where they are the device's.
     own: Option<Arc<OwnDevice>>,
 }
@@ -54,7 +56,8 @@ impl HomeWords {
     pub fn new(begin: Vec<WordAt>, by: Vec<HomeAtomics>, here: usize, device: Option<&Arc<RdmaFabric>>) -> Self {
         let is_device = by.get(here) == Some(&HomeAtomics::Device);
         let own = device.filter(|_| is_device).map(|fabric| Arc::new(OwnDevice::new(here, Arc::clone(fabric))));
-        Self { begin: begin.into(), by: by.into(), own }
+        let can_ask = device.is_none_or(|fabric| fabric.atomics() != AtomicCapability::None);
+        Self { begin: begin.into(), by: by.into(), can_ask, own }
     }
 
     /// Has requests that come by TCP executed so, too.
@@ -71,7 +74,7 @@ impl HomeWords {
 
     /// Whether a node's device may do some requests' additions and swaps, or there are none.
     pub(super) fn suit_device(&self, node: usize, requests: &[Request]) -> bool {
-        let are_devices = matches!(self.by.get(node), Some(HomeAtomics::Device | HomeAtomics::Both));
+        let are_devices = self.can_ask && matches!(self.by.get(node), Some(HomeAtomics::Device | HomeAtomics::Both));
         let suits = |request: &Request| !request.is_atomic() || are_devices && request.at() >= self.begin[node];
         requests.iter().all(suits)
     }

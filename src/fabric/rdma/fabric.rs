@@ -81,6 +81,12 @@ pub struct Served {
     _segment: Arc<Registration>,
 }
 
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").finish_non_exhaustive()
+    }
+}
+
 impl RdmaFabric {
     /// Opens the device that the options lead to, registers this node's segment, and connects the node to itself.
     ///
