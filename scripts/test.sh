@@ -179,7 +179,7 @@ for result in results:
 PYTHON
 }
 
-# A few faults of each kind, timed: that all survivors have their errors, not how soon.
+# A few faults of each kind, timed: that all survivors have their errors, and the next one a dead holder's lock, not how soon.
 failure_smoke() {
     cargo run --locked -q --release -p phalanx-cli -- bench failure --faults 5 --json >"$scratch/failure.json" || return
     python3 - "$scratch/failure.json" <<'PYTHON'

@@ -118,9 +118,9 @@ impl JobOptions {
         self
     }
 
-    /// On how many nodes besides its home what was added to a counter is kept (`PHALANX_DURABLE_COPIES`; default 1), so that
-    /// no node's death loses it: 0 or 1, the same for all ranks. With 0 additions on the home's own node cost no round trip,
-    /// and are lost with it. In a job of one node nothing is copied.
+    /// On how many nodes besides its home what was added to a counter, or written to a fenced word, is kept (`PHALANX_DURABLE_COPIES`; default 1), so that
+    /// no node's death loses it: 0 or 1, the same for all ranks. With 0 changes on the home's own node cost no round trip, and
+    /// are lost with it: who uses the object then is told so. In a job of one node nothing is copied.
     #[must_use]
     pub fn durable_copies(mut self, copies: usize) -> Self {
         self.durable_copies = Some(copies);

@@ -14,10 +14,10 @@
 //! | `counter.rs` | the counter |
 //! | `drawing.rs` | numbers of it that a node takes at once |
 //! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
-//! | `second.rs` | the node that keeps what would be lost with the home |
+//! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
-//! | `anchor.rs` | where the last two have their words, also when a home is lost |
+//! | `anchor.rs` | where the last two, and leases, have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
 //! | `fenced.rs` | words that are written under a token |
 //! | `lease.rs` | a lock with a time to live |
@@ -36,12 +36,14 @@ mod fenced;
 mod homes;
 mod lease;
 mod lock;
+mod pairs;
 mod reach;
 mod rwlock;
 mod second;
 mod semaphore;
 mod site;
 mod steward;
+mod sums;
 mod tally;
 mod vigil;
 mod waiting;

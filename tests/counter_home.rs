@@ -10,12 +10,11 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use common::children::{Children, answer, await_line, role};
+use common::dying::{Trial, lines_of};
 use common::homes::{meet, name_at};
-use common::nodes::{Across, Marks};
-use common::ranks::LIMIT;
+use common::nodes::Across;
 use phalanx::{Counter, CounterError, Job, ObjectError};
 
 /// Takes numbers, some at a time, until it is over; each of them is in this rank's file when it is acknowledged. How many
@@ -40,20 +39,13 @@ fn take_numbers(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2
 /// A rank: takes numbers, and does what it is told.
 fn serve(job: &Job, what: &str) {
     let counter = job.counter(&name_at(job, 1, what)).expect("room");
-    let file = Marks::of_this_rank().0.join(format!("numbers.{}", job.rank()));
+    let file = lines_of(job.rank());
     meet(job);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let taker = scope.spawn(|| take_numbers(&counter, &file, &is_over));
-        loop {
-            match await_line().as_str() {
-                "home" => answer(job.home_of(counter.name()).expect("a name")),
-                "open" => {
-                    let again = job.counter(counter.name()).expect("room");
-                    answer(again.load().map_or_else(|error| error.to_string(), |_| "opened".to_owned()));
-                }
-                _ => break,
-            }
+        while await_line() == "home" {
+            answer(job.home_of(counter.name()).expect("a name"));
         }
         is_over.store(true, Ordering::Relaxed);
         let [without_answer, uncertain] = taker.join().expect("no panic");
@@ -65,93 +57,41 @@ fn serve(job: &Job, what: &str) {
 }
 
 /// What ranks have had acknowledged: the lines of their files.
-fn acknowledged(across: &Across, rank: usize) -> Vec<Range<u64>> {
-    let text = std::fs::read_to_string(across.marks.join(format!("numbers.{rank}"))).unwrap_or_default();
-    // What was killed in the middle of its last line.
-    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    lines
+fn acknowledged(trial: &Trial, rank: usize) -> Vec<Range<u64>> {
+    trial
+        .lines(rank)
+        .iter()
         .map(|line| {
-            let (start, end) = line.trim().split_once(' ').expect("two numbers");
+            let (start, end) = line.split_once(' ').expect("two numbers");
             start.parse().expect("a number")..end.parse().expect("a number")
         })
         .collect()
 }
 
-/// Waits until each of some ranks has had so many more acknowledged.
-fn await_progress(across: &Across, ranks: &[usize], more: usize) {
-    let before: Vec<usize> = ranks.iter().map(|rank| acknowledged(across, *rank).len()).collect();
-    let begun = Instant::now();
-    for (rank, before) in ranks.iter().zip(before) {
-        while acknowledged(across, *rank).len() < before + more {
-            assert!(begun.elapsed() < LIMIT, "rank {rank} gets no more numbers");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+/// All stop; the value is compared with what was acknowledged.
+fn judge(mut trial: Trial) {
+    let mut unsaid = 0;
+    for rank in &trial.living {
+        trial.children.say(*rank, "over");
+        let said = trial.children.next_answer(*rank);
+        unsaid += said.split(' ').map(|count| count.parse::<u64>().expect("a number")).sum::<u64>();
     }
-}
-
-/// One job whose nodes are killed one after the other.
-struct Trial {
-    across: Across,
-    children: Children,
-    living: Vec<usize>,
-    /// How many nodes were killed.
-    deaths: u32,
-}
-
-impl Trial {
-    fn start(test: &str, counts: &[usize]) -> Self {
-        let across = Across::of_counts(counts);
-        let children = across.start(test, &[]);
-        let living = (0..across.nodes.len()).collect();
-        let trial = Self { across, children, living, deaths: 0 };
-        trial.await_progress();
-        trial
+    let ranges = (0..trial.across.nodes.len()).flat_map(|rank| acknowledged(&trial, rank));
+    let numbers: Vec<u64> = ranges.flatten().collect();
+    let distinct: HashSet<u64> = numbers.iter().copied().collect();
+    assert_eq!(distinct.len(), numbers.len(), "a number was given out twice");
+    let least = numbers.len() as u64;
+    // Who was killed may have been adding, and may have lost an answer with each home before that.
+    let dead = (trial.across.nodes.len() - trial.living.len()) as u64;
+    let most = least + unsaid + 7 * dead * u64::from(trial.deaths);
+    for rank in &trial.living {
+        trial.children.say(*rank, "load");
+        let value: u64 = trial.children.next_answer(*rank).parse().expect("a number");
+        assert!((least..=most).contains(&value), "{value} is not from {least} to {most}");
+        assert!(numbers.iter().all(|number| *number < value), "a number beyond the value was given out");
     }
-
-    fn await_progress(&self) {
-        await_progress(&self.across, &self.living, 30);
-    }
-
-    fn kill_node(&mut self, node: usize) {
-        let of_it = |rank: &usize| self.across.nodes[*rank] == node;
-        let ranks: Vec<usize> = self.living.iter().copied().filter(of_it).collect();
-        assert!(!ranks.is_empty(), "node {node} is dead already");
-        ranks.iter().for_each(|rank| self.children.kill(*rank));
-        self.living.retain(|rank| !ranks.contains(rank));
-        self.deaths += 1;
-    }
-
-    fn home(&mut self) -> usize {
-        let first = self.living[0];
-        self.children.say(first, "home");
-        self.children.next_answer(first).parse().expect("a node")
-    }
-
-    /// All stop; the value is compared with what was acknowledged.
-    fn judge(mut self) {
-        let mut unsaid = 0;
-        for rank in &self.living {
-            self.children.say(*rank, "over");
-            let said = self.children.next_answer(*rank);
-            unsaid += said.split(' ').map(|count| count.parse::<u64>().expect("a number")).sum::<u64>();
-        }
-        let ranges = (0..self.across.nodes.len()).flat_map(|rank| acknowledged(&self.across, rank));
-        let numbers: Vec<u64> = ranges.flatten().collect();
-        let distinct: HashSet<u64> = numbers.iter().copied().collect();
-        assert_eq!(distinct.len(), numbers.len(), "a number was given out twice");
-        let least = numbers.len() as u64;
-        // Who was killed may have been adding, and may have lost an answer with each home before that.
-        let dead = (self.across.nodes.len() - self.living.len()) as u64;
-        let most = least + unsaid + 7 * dead * u64::from(self.deaths);
-        for rank in &self.living {
-            self.children.say(*rank, "load");
-            let value: u64 = self.children.next_answer(*rank).parse().expect("a number");
-            assert!((least..=most).contains(&value), "{value} is not from {least} to {most}");
-            assert!(numbers.iter().all(|number| *number < value), "a number beyond the value was given out");
-        }
-        println!("{least} numbers, {unsaid} without an answer");
-        self.living.iter().for_each(|rank| self.children.say(*rank, "end"));
-    }
+    println!("{least} numbers, {unsaid} without an answer");
+    trial.living.iter().for_each(|rank| trial.children.say(*rank, "end"));
 }
 
 #[test]
@@ -169,7 +109,7 @@ fn what_was_acknowledged_outlives_homes_one_after_the_other() {
         trial.kill_node(home);
         trial.await_progress();
     }
-    trial.judge();
+    judge(trial);
 }
 
 #[test]
@@ -182,7 +122,7 @@ fn the_home_of_two_nodes_is_followed_by_the_other() {
     let mut trial = Trial::start(TEST, &[2, 2]);
     trial.kill_node(1);
     trial.await_progress();
-    trial.judge();
+    judge(trial);
 }
 
 /// What nodes have added that gave their handles back counts, before and after they open the name again.

@@ -6,7 +6,10 @@
 //! No wait for a job is without a bound: what does not begin, or does not end, is an error that says what it was waited
 //! for, and what the threads of whoever does not come are doing.
 
+pub mod belongings;
 mod calm;
+pub mod deeds;
+mod inheritance;
 pub mod log;
 pub mod namespaces;
 pub mod rank;

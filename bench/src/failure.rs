@@ -14,10 +14,24 @@
 //! | `stop-node` | 3 nodes of 1 | SIGSTOP for node 2's only rank: its node is silent | all |
 //! | `partition` | 3 nodes of 1, in network namespaces | node 2 is cut off, both directions | those of nodes 0 and 1 |
 //!
+//! Others ask how long after its *holder's* death a lock is the next one's. The victim holds it, others wait for it; the
+//! fault's result is when the first of them has it, and a token greater than the victim's.
+//!
+//! | kind | job | harm | who waits | the lock's home |
+//! | --- | --- | --- | --- | --- |
+//! | `holder-local` | 4 ranks on a node | SIGKILL for the holder, each in turn | the others | their node |
+//! | `holder-remote` | 2 nodes of 2 | SIGKILL for the last rank of node 1, not its agent | those of node 0 | node 0 |
+//! | `holder-home` | 2 nodes of 2 | the same | those of node 0 | node 1 |
+//! | `holder-third` | 2 nodes of 2, and 1 | the same | those of node 0 | node 2 |
+//! | `holder-agent` | 2 nodes of 2 | SIGKILL for the first rank of node 1, its agent | those of node 0 | node 0 |
+//! | `holder-node` | 3 nodes of 1 | SIGKILL for node 2's only rank | the others | node 0 |
+//! | `holder-with-home` | 3 nodes of 1 | the same | the others | node 2, lost with the holder |
+//!
 //! Rivals have nothing to compare: when a process of an MPI job dies, its launcher kills the others, and none of them
 //! gets an error; a process that is stopped, or cut off, is waited for without an end.
 
 pub mod calm;
+mod inheritance;
 mod page;
 
 use std::time::{Duration, Instant};
@@ -54,12 +68,39 @@ pub enum Kind {
     StopNode,
     /// A node is cut off the network.
     Partition,
+    /// A lock's holder is killed, others of its node wait.
+    HolderLocal,
+    /// A lock's holder on another node than those who wait is killed, not its node's agent; the home is theirs.
+    HolderRemote,
+    /// The same, and the home is the holder's node.
+    HolderHome,
+    /// The same, and the home is a third node.
+    HolderThird,
+    /// The holder is its node's agent; the home is the node of those who wait.
+    HolderAgent,
+    /// The holder is its node's only process.
+    HolderNode,
+    /// The same, and the home is lost with it.
+    HolderWithHome,
 }
 
 impl Kind {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 6] =
-        [Self::KillLocal, Self::KillRemote, Self::KillAgent, Self::KillNode, Self::StopNode, Self::Partition];
+    pub const ALL: [Self; 13] = [
+        Self::KillLocal,
+        Self::KillRemote,
+        Self::KillAgent,
+        Self::KillNode,
+        Self::StopNode,
+        Self::Partition,
+        Self::HolderLocal,
+        Self::HolderRemote,
+        Self::HolderHome,
+        Self::HolderThird,
+        Self::HolderAgent,
+        Self::HolderNode,
+        Self::HolderWithHome,
+    ];
 
     /// The name on the command line and in JSON.
     pub fn name(self) -> &'static str {
@@ -70,6 +111,13 @@ impl Kind {
             Self::KillNode => "kill-node",
             Self::StopNode => "stop-node",
             Self::Partition => "partition",
+            Self::HolderLocal => "holder-local",
+            Self::HolderRemote => "holder-remote",
+            Self::HolderHome => "holder-home",
+            Self::HolderThird => "holder-third",
+            Self::HolderAgent => "holder-agent",
+            Self::HolderNode => "holder-node",
+            Self::HolderWithHome => "holder-with-home",
         }
     }
 
@@ -89,27 +137,47 @@ impl Kind {
 
     fn nodes(self) -> &'static [usize] {
         match self {
-            Self::KillLocal => &[0, 0, 0, 0],
+            Self::KillLocal | Self::HolderLocal => &[0, 0, 0, 0],
             Self::KillRemote | Self::KillAgent => &[0, 0, 1, 1],
+            Self::HolderRemote | Self::HolderHome | Self::HolderAgent => &[0, 0, 1, 1],
+            Self::HolderThird => &[0, 0, 1, 1, 2],
             Self::KillNode | Self::StopNode | Self::Partition => &[0, 1, 2],
+            Self::HolderNode | Self::HolderWithHome => &[0, 1, 2],
         }
     }
 
     /// Whom fault number `turn` meets.
     fn victim(self, turn: usize) -> usize {
         match self {
-            Self::KillLocal => turn % 4,
-            Self::KillRemote => 3,
+            Self::KillLocal | Self::HolderLocal => turn % 4,
+            Self::KillRemote | Self::HolderRemote | Self::HolderHome | Self::HolderThird => 3,
             Self::KillAgent | Self::KillNode | Self::StopNode | Self::Partition => 2,
+            Self::HolderAgent | Self::HolderNode | Self::HolderWithHome => 2,
         }
     }
 
-    /// Those whose errors count.
+    /// Those whose errors count, or who wait for the victim's lock.
     fn witnesses(self, victim: usize) -> Vec<usize> {
         match self {
             Self::KillRemote | Self::KillAgent => vec![0, 1],
+            Self::HolderRemote | Self::HolderHome | Self::HolderThird | Self::HolderAgent => vec![0, 1],
             _ => (0..self.nodes().len()).filter(|rank| *rank != victim).collect(),
         }
+    }
+
+    /// The home of the lock that the victim holds, where it holds one.
+    fn home(self) -> Option<usize> {
+        match self {
+            Self::HolderLocal | Self::HolderRemote | Self::HolderAgent | Self::HolderNode => Some(0),
+            Self::HolderHome => Some(1),
+            Self::HolderThird | Self::HolderWithHome => Some(2),
+            _ => None,
+        }
+    }
+
+    /// What the time until is measured, in a word: "error" or "lock".
+    fn until(self) -> &'static str {
+        if self.home().is_some() { "lock" } else { "error" }
     }
 }
 
@@ -161,6 +229,8 @@ pub struct Report {
     pub system_version: &'static str,
     /// The kind of fault.
     pub kind: &'static str,
+    /// What ends the time: "error", the last survivor has its error; "lock", a survivor has the victim's lock.
+    pub until: &'static str,
     /// Why it was not run; the figures are then `null`.
     pub not_run: Option<String>,
     /// The job's ranks.
@@ -171,7 +241,7 @@ pub struct Report {
     pub wait: String,
     /// Faults measured.
     pub faults: u64,
-    /// From a fault to the last survivor's error: the shortest.
+    /// From a fault to the last survivor's error, or to the next one's lock: the shortest.
     pub min_ns: Option<u64>,
     /// Median.
     pub p50_ns: Option<u64>,
@@ -217,11 +287,15 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Vec<Report>
     Ok(reports)
 }
 
-/// One job, one fault; nanoseconds until the last survivor has its error.
+/// One job, one fault; nanoseconds until the last survivor has its error, or another one the lock.
 fn fault(request: &Request, kind: Kind, turn: usize, namespaces: Option<&Namespaces>) -> Result<u64, FailureError> {
     let victim = kind.victim(turn);
+    let role = match kind.home() {
+        Some(home) => Role::Inherits { holder: victim, heirs: kind.witnesses(victim), home },
+        None => Role::Waits { idle: vec![victim] },
+    };
     let task = Task {
-        role: Role::Waits { idle: vec![victim] },
+        role,
         wait: request.wait.clone(),
         fabric: request.fabric.clone().filter(|_| namespaces.is_none()),
         engine: None,
@@ -229,17 +303,24 @@ fn fault(request: &Request, kind: Kind, turn: usize, namespaces: Option<&Namespa
         ends_with_parent: true,
     };
     let mut job = DoomedJob::start(Place { nodes: kind.nodes(), namespaces }, &task)?;
+    let wrong = |what: String| FailureError::Wrong { kind: kind.name(), turn, victim, what };
+    let token = match kind.home() {
+        Some(_) => Some(inheritance::await_queue(&mut job, kind.witnesses(victim), victim).map_err(wrong)?),
+        None => None,
+    };
     // Not always at the same place of a heartbeat.
     std::thread::sleep(SETTLED + Duration::from_micros(turn as u64 * 7_919 % 20_000));
-    let wrong = |what: String| FailureError::Wrong { kind: kind.name(), turn, victim, what };
-    let begun = harm(&job, kind, victim, namespaces).map_err(|error| wrong(error.to_string()))?;
-    let last = await_errors(&job, kind.witnesses(victim), victim);
+    let begun = harm(&job, kind, victim, namespaces).map_err(wrong)?;
+    let ended = match token {
+        Some(token) => inheritance::await_heir(&job, &kind.witnesses(victim), token),
+        None => await_errors(&job, kind.witnesses(victim), victim),
+    };
     if let Some(namespaces) = namespaces {
         namespaces.mend(kind.nodes()[victim]).map_err(wrong)?;
     }
-    let last = last.map_err(wrong)?;
+    let ended = ended.map_err(wrong)?;
     job.end()?;
-    Ok(last.saturating_sub(begun).max(1))
+    Ok(ended.saturating_sub(begun).max(1))
 }
 
 /// Does it; the time just before.
@@ -283,6 +364,7 @@ fn report(request: &Request, kind: Kind, times: Option<&Histogram<u64>>, not_run
         system: "phalanx",
         system_version: build::VERSION,
         kind: kind.name(),
+        until: kind.until(),
         not_run,
         ranks: kind.nodes().len(),
         nodes: Place { nodes: kind.nodes(), namespaces: None }.count(),
@@ -316,6 +398,7 @@ mod tests {
                 let victim = kind.victim(turn);
                 assert!(victim < kind.nodes().len());
                 assert!(!kind.witnesses(victim).is_empty() && !kind.witnesses(victim).contains(&victim));
+                assert!(kind.home().is_none_or(|home| kind.nodes().contains(&home)));
             }
         }
     }

@@ -65,8 +65,9 @@ Examples:
 
 const FAILURE_EXAMPLES: &str = "\
 Examples:
-  phalanx bench failure                          200 faults of each kind, about two minutes
+  phalanx bench failure                          200 faults of each kind, some minutes
   phalanx bench failure --kinds kill-local,kill-remote --wait park
+  phalanx bench failure --kinds holder-local,holder-remote         a lock's holder is killed: when has the next one it?
   phalanx bench failure --faults 20 --json       one JSON object for each kind
 ";
 
@@ -278,14 +279,15 @@ struct FabricOptions {
     rounds: usize,
 }
 
-/// Measure how long after a fault every survivor has its error
+/// Measure how long after a fault every survivor has its error, or the next one the lock of the dead
 #[derive(Args)]
 #[command(after_help = FAILURE_EXAMPLES)]
 struct FailureOptions {
     /// Faults of each kind
     #[arg(long, value_name = "N", default_value_t = 200)]
     faults: usize,
-    /// Kinds, separated by commas: kill-local, kill-remote, kill-agent, kill-node, stop-node, partition [default: all]
+    /// Kinds, separated by commas: kill-local, kill-remote, kill-agent, kill-node, stop-node, partition, holder-local,
+    /// holder-remote, holder-home, holder-third, holder-agent, holder-node, holder-with-home [default: all]
     #[arg(long, value_name = "LIST", value_parser = parse_kinds)]
     kinds: Option<KindList>,
     #[command(flatten)]

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use phalanx_bench::doomed::sockets::with_variable;
+use phalanx_bench::failure::Kind;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The command with these arguments, alone on this machine as far as it knows.
@@ -22,9 +23,11 @@ fn each_kind_of_fault_has_its_line_of_json() {
     let lines: Vec<serde_json::Value> =
         stdout.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
     let kinds: Vec<&str> = lines.iter().filter_map(|line| line["kind"].as_str()).collect();
-    assert_eq!(kinds, ["kill-local", "kill-remote", "kill-agent", "kill-node", "stop-node", "partition"]);
+    assert_eq!(kinds, Kind::ALL.map(Kind::name));
     for line in &lines {
         assert_eq!(line["bench"], "failure");
+        let of_lock = line["kind"].as_str().is_some_and(|kind| kind.starts_with("holder-"));
+        assert_eq!(line["until"], if of_lock { "lock" } else { "error" });
         if let Some(why) = line["not_run"].as_str() {
             println!("not run: {}: {why}", line["kind"]);
             assert!(line["kind"] == "partition" && line["p99_ns"].is_null(), "{line}");

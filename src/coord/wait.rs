@@ -7,6 +7,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+/// For how long a rank stays awake for what other nodes may ask it next: some round trips.
+const ATTENTION: Duration = Duration::from_micros(50);
+
 /// What the user asks for (`PHALANX_WAIT`, [`crate::JobOptions::wait`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WaitPolicy {
@@ -86,6 +89,12 @@ impl WaitPlan {
         Self { spin_until, yield_until, shares_cpus: shares_cpus && policy != WaitPolicy::Spin }
     }
 
+    /// For how long a rank that would park polls its connections instead where other nodes ask this one again and again:
+    /// only on a CPU of its own, and not where it is to park soon.
+    pub fn attention(&self) -> Duration {
+        if self.shares_cpus || self.spin_until < ATTENTION { Duration::ZERO } else { ATTENTION }
+    }
+
     /// The step after a wait of `waited`. `neighbour_is_missing`: a rank that this one keeps from the CPU is awaited.
     pub fn step(&self, waited: Duration, neighbour_is_missing: bool) -> Step {
         if waited >= self.yield_until {
@@ -108,6 +117,15 @@ mod tests {
             assert_eq!(policy.name().parse(), Ok(policy));
         }
         assert!("sleep".parse::<WaitPolicy>().expect_err("no such policy").contains("spin, adaptive or park"));
+    }
+
+    #[test]
+    fn who_shares_a_cpu_or_is_to_park_soon_does_not_stay_awake() {
+        for policy in WaitPolicy::ALL {
+            assert_eq!(WaitPlan::new(policy, true).attention().is_zero(), policy != WaitPolicy::Spin, "{policy}");
+        }
+        assert_eq!(WaitPlan::new(WaitPolicy::Adaptive, false).attention(), ATTENTION);
+        assert_eq!(WaitPlan::new(WaitPolicy::Park, false).attention(), Duration::ZERO);
     }
 
     #[test]

@@ -274,6 +274,12 @@ impl Network {
         self.tcp.when_broken(hook);
     }
 
+    /// Who is about to sleep on the connections polls them first for so long, where it is busy
+    /// ([`TcpFabric::stay_awake_for`]).
+    pub fn stay_awake_for(&self, span: Duration) {
+        self.tcp.stay_awake_for(span);
+    }
+
     /// Whether words of objects that are at home on this node are added to and swapped by its device: its ranks post that,
     /// too. Loads and writes are memory accesses in any case.
     pub fn changes_own_words_by_device(&self) -> bool {

@@ -460,13 +460,15 @@ impl Place {
             network: Some(&network),
             options: failure,
         })?;
+        let driver = driver(&segment, &cpus, &cards[self.rank].mask, options);
+        network.stay_awake_for(driver.plan.attention());
         let membership = Arc::new(Membership::new(Parts {
             failure,
             watcher,
             rank: self.rank,
             algorithm: options.barrier,
             cpus,
-            driver: driver(&segment, &cpus, &cards[self.rank].mask, options),
+            driver,
             topology: Arc::clone(&self.topology),
             layouts,
             exchange,

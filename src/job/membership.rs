@@ -44,7 +44,7 @@ pub(crate) struct Membership {
     pub exchange: Exchange,
     /// The way to the other nodes, if there are any.
     pub network: Option<Arc<Network>>,
-    /// On how many nodes besides its home what was added to a counter is kept.
+    /// On how many nodes besides its home counters and fenced words are kept.
     pub durable_copies: usize,
     /// The timeline, if one was asked for.
     pub trace: Option<Trace>,

@@ -11,15 +11,26 @@ use std::time::Duration;
 
 use super::Handle;
 use super::error::LockError;
-use super::homes::{Completion, Home};
+use super::homes::{Completion, Home, lost_before};
 use super::waiting;
+use crate::coord::objects::copies::CopyAt;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Memory, Request};
+use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::publish;
 
 /// Between two looks whether the next home has all that the survivors had at the last one.
 const MOVING_PAUSE: Duration = Duration::from_micros(100);
+
+/// What has come of requests.
+pub(super) enum Answered {
+    /// The answers.
+    All(Vec<u64>),
+    /// The connection broke: they have been done up to some point.
+    Broken,
+    /// The home is lost, and what was done there counts for nothing.
+    HomeLost,
+}
 
 /// An object's home, as one handle of a rank has seen it last.
 #[derive(Debug)]
@@ -54,11 +65,6 @@ impl Anchor {
         self.home().site.is_here()
     }
 
-    /// The home alone.
-    pub fn into_home(self) -> Home {
-        self.home.into_inner()
-    }
-
     fn home(&self) -> Ref<'_, Home> {
         self.home.borrow()
     }
@@ -88,17 +94,37 @@ impl Anchor {
     /// [`LockError::Excluded`].
     pub fn ask(&self, handle: &Handle, requests: &[Request]) -> Result<Option<Vec<u64>>, LockError> {
         loop {
-            let asked = self.home().site.ask(requests);
-            look_at_oneself(handle)?;
-            match asked {
-                Ok(answers) => return Ok((!self.is_lost()).then_some(answers)),
+            match self.try_ask(handle, requests)? {
+                Answered::All(answers) => return Ok(Some(answers)),
                 // They may have been done or not: once more.
-                Err(SiteFault::Broken { .. }) => {}
-                Err(SiteFault::Lost { .. }) => return Ok(None),
-                // This node was, and with it this rank.
-                Err(SiteFault::Excluded) => return Err(waiting::excluded(&handle.membership, handle.name.text())),
+                Answered::Broken => {}
+                Answered::HomeLost => return Ok(None),
             }
         }
+    }
+
+    /// As [`ask`](Self::ask), where it matters to the caller how often they are done.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Excluded`].
+    pub fn try_ask(&self, handle: &Handle, requests: &[Request]) -> Result<Answered, LockError> {
+        let asked = self.home().site.ask(requests);
+        look_at_oneself(handle)?;
+        match asked {
+            Ok(_) if self.is_lost() => Ok(Answered::HomeLost),
+            Ok(answers) => Ok(Answered::All(answers)),
+            Err(SiteFault::Broken { .. }) => Ok(Answered::Broken),
+            Err(SiteFault::Lost { .. }) => Ok(Answered::HomeLost),
+            // This node was, and with it this rank.
+            Err(SiteFault::Excluded) => Err(waiting::excluded(&handle.membership, handle.name.text())),
+        }
+    }
+
+    /// Whether no node that the job has lost was the object's home before, or would have been.
+    pub fn is_first(&self, handle: &Handle) -> bool {
+        let home = self.home();
+        !self.spans_nodes || lost_before(&home.site.reach, &handle.at, home.site.home).is_empty()
     }
 
     /// Waits until there is a home that has all that survivors had at those before it; the object's words there.
@@ -126,6 +152,23 @@ impl Anchor {
             std::thread::sleep(MOVING_PAUSE);
         }
     }
+}
+
+/// The home of an object that is kept on a second node, how many nodes had been lost when a part of it was lost with them,
+/// and what `words` of it hold there. `None`: it is lost, too.
+///
+/// # Errors
+///
+/// [`LockError::Excluded`].
+pub(super) fn find(
+    handle: &Handle,
+    words: impl FnOnce(ObjectAt) -> Vec<WordAt>,
+) -> Result<Option<(Home, u64, Vec<u64>)>, LockError> {
+    let anchor = Anchor::of(handle)?;
+    let at = anchor.words();
+    let reads = std::iter::once(CopyAt(at).missing()).chain(words(at)).map(|at| Request::Read { at });
+    let found = anchor.ask(handle, &reads.collect::<Vec<Request>>())?;
+    Ok(found.map(|mut found| (anchor.home.into_inner(), found.remove(0), found)))
 }
 
 /// Fails where this rank has been declared failed.

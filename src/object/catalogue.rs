@@ -12,10 +12,12 @@ use super::homes::Home;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
-use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, SiteFault};
+use super::sums;
+use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::TenureAt;
+use crate::coord::objects::word::HoldWord;
 use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Request};
@@ -62,7 +64,9 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
             let fault = |fault: SiteFault| Refused { fault: fault.into(), node: home };
             note_numbers(reach, &at, home, &at_home).map_err(fault)?;
             let known = Home { site: Site { reach: reach.clone(), home }, at: at_home };
-            second::recall(reach, &at, nature, &known).map_err(fault)?;
+            if nature.kind == ObjectKind::Counter {
+                sums::recall(reach, &at, &known).map_err(fault)?;
+            }
             note_home(reach, &at, home, &at_home);
             seek_second(reach, &at)?;
             Ok((home, at_home))
@@ -153,6 +157,9 @@ pub(super) fn note_home(reach: &Reach, at: &ObjectAt, home: usize, at_home: &Obj
 fn home_of_one(reach: &Reach, at: &ObjectAt, at_home: &ObjectAt) {
     if reach.load(TenureAt(*at).home()) == 0 {
         at_home.state().for_each(|at| reach.segment.word(at).store(0, Ordering::Relaxed));
+        // No other object that this node has had has the same upper bits: numbers of one that has gone are less.
+        let numbers = reach.load(at.queue().high) << HoldWord::TOKEN_BITS;
+        reach.segment.word(at_home.home().numbers).store(numbers, Ordering::Relaxed);
         note_home(reach, at, 0, at_home);
     }
 }

@@ -1,14 +1,23 @@
 //! Words that are written under a token: a write is refused once a greater token was seen, at the word's home.
+//!
+//! In a job of several nodes a pair that a call returns, or has written, is on two of them before that: the home, and the
+//! rank's own, which notes it, or where that is the home the second node ([`super::pairs`]). If the home is lost in the
+//! middle of a call, the call begins anew at the next one. A value may so be written twice, and nobody sees a difference:
+//! what was written in between under the same token came from the same rank, and under a greater one refuses it.
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::error::ObjectError;
+use super::anchor;
+use super::error::{LockError, ObjectError};
+use super::homes::Home;
+use super::pairs::{self, Ended};
+use super::second::{self, COPIES_AT};
 use super::{Handle, ObjectKind, Token};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::coord::objects::fenced::{FencedAt, Goal, Known, Operation, Turn};
+use crate::coord::objects::fenced::{Goal, Known, NotedAt};
 use crate::job::Job;
 
 /// A type that a fenced word can have: plain, of at most 8 bytes.
@@ -78,15 +87,28 @@ fenced_words! {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Fenced<T> {
-    at: FencedAt,
     seen: Arc<Seen>,
+    is_copied: bool,
+    /// How many nodes had been lost when it was opened.
+    lives: u64,
     handle: Handle,
     word: PhantomData<fn(T) -> T>,
 }
 
 /// What a rank knows of a word: one of its threads at a time uses it, and its words at the home.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Option<Known>>);
+struct Seen(Mutex<Knowledge>);
+
+#[derive(Debug, Default)]
+struct Knowledge {
+    home: Option<Home>,
+    /// How many nodes had been lost when what was written was lost with them.
+    missing: u64,
+    /// The pair that was current there.
+    known: Option<Known>,
+    /// The node that has the copy, where the home is this one, and what is current there.
+    copy: Option<(usize, Known)>,
+}
 
 /// Why a word was not written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,16 +129,17 @@ pub enum FencedError {
         /// The greatest.
         seen: Token,
     },
-    /// The node where the word is at home is lost to the job, and with it what was written.
+    /// What was written may be lost with the word's home, as there was no copy: either none was wanted
+    /// ([`durable_copies`](crate::JobOptions::durable_copies)), or two nodes were lost at the same time.
     #[error(
-        "rank {rank}: the fenced word {name:?} is lost with its home, node {home} (remedy: drop the handle and open the name again: it then begins at 0 elsewhere)"
+        "rank {rank}: of the fenced word {name:?}, which has come to node {home}, what was written last may be lost with the home (remedy: drop the handle and open the name again, to go on with what the others have seen)"
     )]
     HomeLost {
         /// This rank.
         rank: usize,
         /// The word.
         name: String,
-        /// Where it was at home.
+        /// Where it is at home now.
         home: usize,
     },
     /// This rank has been declared failed. What it wrote last may be there.
@@ -141,11 +164,15 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`]: the types differ.
+    /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`]: the types differ, or the numbers of
+    /// [`durable_copies`](crate::JobOptions::durable_copies).
     pub fn fenced<T: FencedWord>(&self, name: &str) -> Result<Fenced<T>, ObjectError> {
-        let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::Fenced, parameter: T::KIND })?;
-        let (at, seen) = (FencedAt::of(&handle.at_home), handle.site.reach.uses.shared_at(handle.at.key()));
-        Ok(Fenced { at, seen, handle, word: PhantomData })
+        let membership = self.membership();
+        let (lives, copies) = (membership.reach.lives(), membership.durable_copies as u64);
+        let nature = Nature { kind: ObjectKind::Fenced, parameter: copies << COPIES_AT | T::KIND };
+        let handle = Handle::open(membership, name, nature)?;
+        let seen = membership.reach.uses.shared_at(handle.at.key());
+        Ok(Fenced { seen, is_copied: second::is_wanted(&membership.reach, nature), lives, handle, word: PhantomData })
     }
 }
 
@@ -157,8 +184,9 @@ impl<T: FencedWord> Fenced<T> {
 
     /// Writes a value, unless a token greater than this one was seen.
     ///
-    /// Cost: on the home's own node some memory accesses; from another one a round trip, and two more if another rank has
-    /// written since this one last wrote or read.
+    /// Cost: on a job's only node some memory accesses; from another node than the home a round trip, and two more if another
+    /// rank has written since this one last wrote or read. On the home's own one as much, to the node that has the copy
+    /// (without copies none).
     ///
     /// # Errors
     ///
@@ -195,7 +223,7 @@ impl<T: FencedWord> Fenced<T> {
 
     fn put(&self, token: Token, value: Option<u64>) -> Result<Known, FencedError> {
         self.operate(Goal::Write { token: token.0, value })?.map_err(|seen| FencedError::Refused {
-            rank: self.handle.site.reach.rank,
+            rank: self.handle.membership.rank,
             name: self.name().to_owned(),
             token,
             seen: Token(seen),
@@ -204,31 +232,88 @@ impl<T: FencedWord> Fenced<T> {
 
     /// Does it; `Err`: refused for a greater token.
     fn operate(&self, goal: Goal) -> Result<Result<Known, u64>, FencedError> {
-        let site = &self.handle.site;
+        // No code panics while it holds it.
         let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where this fails it is not known what became of the words.
-        let (mut operation, mut turn) = Operation::begin(self.at, site.reach.rank, goal, seen.take());
-        let done = loop {
-            turn = match turn {
-                Turn::Done(known) => break Ok(known),
-                Turn::Refused(token) => break Err(token),
-                Turn::Ask(requests) => match site.ask(&requests) {
-                    Ok(answers) => operation.answered(&answers),
-                    Err(SiteFault::Broken { .. }) => operation.broken(),
-                    Err(fault) => return Err(self.error(fault)),
-                },
-            };
-        };
-        *seen = operation.known();
-        Ok(done)
+        loop {
+            self.bind(&mut seen)?;
+            // Where this fails it is not known what became of the words.
+            let known = seen.known.take();
+            let home = seen.home.as_ref().expect("bound");
+            let (at, rank) = (pairs::words(home), self.handle.membership.rank);
+            match pairs::reach_goal(&home.site, at, rank, goal, known) {
+                Ok(Ended { result, known }) => {
+                    seen.known = known;
+                    if self.keep(&mut seen)? {
+                        return Ok(result);
+                    }
+                }
+                // Once more, at the next home.
+                Err(SiteFault::Lost { .. }) => {}
+                Err(fault) => return Err(self.error(fault)),
+            }
+        }
+    }
+
+    /// Finds the home, if it is not known or lost.
+    fn bind(&self, seen: &mut MutexGuard<'_, Knowledge>) -> Result<(), FencedError> {
+        let reach = &self.handle.membership.reach;
+        while seen.home.as_ref().is_none_or(|home| reach.has_lost(home.site.home)) {
+            let found = anchor::find(&self.handle, |_| Vec::new()).map_err(|error| self.excluded(error))?;
+            let (home, missing) = found.map_or((None, 0), |(home, missing, _)| (Some(home), missing));
+            **seen = Knowledge { home, missing, ..Knowledge::default() };
+        }
+        match seen.missing > self.lives {
+            true => Err(self.error(SiteFault::Lost { home: seen.home.as_ref().expect("bound").site.home })),
+            false => Ok(()),
+        }
+    }
+
+    /// Before a call is over: has a second node have what it has come to know. `false`: the home is lost, and the next one
+    /// may not know it.
+    fn keep(&self, seen: &mut Knowledge) -> Result<bool, FencedError> {
+        let reach = &self.handle.membership.reach;
+        let (Some(known), Some(home)) = (seen.known, &seen.home) else { return Ok(true) };
+        match (home.site.is_here(), self.is_copied) {
+            (true, true) => return self.copy(&mut seen.copy, known).map(|()| true),
+            (true, false) => return Ok(true),
+            (false, _) => {}
+        }
+        NotedAt::of(self.handle.at, reach.local()).note(self.handle.segment(), &known);
+        Ok(!reach.has_lost(home.site.home))
+    }
+
+    /// Has the second node have a pair, if there is one: this node is the home.
+    fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), FencedError> {
+        let rank = self.handle.membership.rank;
+        loop {
+            let second = second::await_copy(&self.handle).map_err(|error| self.excluded(error))?;
+            let Some(second) = second else { return Ok(()) };
+            let there = copy.filter(|(node, _)| *node == second.site.home).map(|(_, there)| there);
+            if there.is_some_and(|there| there.word.version() >= known.word.version()) {
+                return Ok(());
+            }
+            let (at, goal) = (pairs::words(&second), Goal::Keep(known.into()));
+            match pairs::reach_goal(&second.site, at, rank, goal, there) {
+                Ok(ended) => *copy = ended.known.map(|there| (second.site.home, there)),
+                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
+                // Once more, or at the next one.
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
+            }
+        }
+    }
+
+    fn excluded(&self, error: LockError) -> FencedError {
+        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
+        self.error(SiteFault::Excluded)
     }
 
     fn error(&self, fault: SiteFault) -> FencedError {
-        let (rank, name) = (self.handle.site.reach.rank, self.name().to_owned());
+        let (reach, name) = (&self.handle.membership.reach, self.name().to_owned());
+        let rank = reach.rank;
         match fault {
             SiteFault::Lost { home } | SiteFault::Broken { home } => FencedError::HomeLost { rank, name, home },
             SiteFault::Excluded => {
-                let (epoch, cause) = self.handle.site.reach.own_end().unwrap_or((0, FailureCause::Silent));
+                let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
                 FencedError::Excluded { rank, name, epoch, cause }
             }
         }

@@ -1,25 +1,38 @@
 //! The lease: a lock that ends by itself unless its holder renews it.
+//!
+//! A rank's *party* ([`Party`]) is what its threads and handles share of it: the machine that knows what to ask
+//! ([`crate::coord::objects::lease`]), and the home that is asked. It is with one of them at a time: with whoever acquires,
+//! then with the guard, there with the holder's thread or the one that renews.
+//!
+//! When the home is lost, whoever has the party and asks waits for the next home, as reader-writer locks do
+//! ([`super::anchor`]), and begins anew there. What holders have noted on their nodes until then each node's steward has
+//! told that home by [`carry_hold`]. A rank notes its hold before it goes by it, and then looks whether the home is lost: if
+//! not, the steward will find the note.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::error::ObjectError;
+use super::anchor::{self, Anchor, Answered};
+use super::error::{LockError, ObjectError};
+use super::homes::Home;
 use super::reach::Reach;
-use super::site::Site;
-use super::{Handle, ObjectKind, Token};
+use super::vigil::Vigil;
+use super::{Handle, ObjectKind, Token, not_opened};
 use crate::cluster::view::{self, FailureCause, Unit};
 use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, Turn};
-use crate::fabric::{Request, WordAt};
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::lease::note::{Note, NoteAt};
+use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, SOMEBODY, Turn};
+use crate::fabric::Request;
 use crate::job::Job;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// The shortest time to live.
 const LEAST_TTL: Duration = Duration::from_millis(1);
-/// How often a rank that waits looks at the home by itself.
+/// How often a rank that waits for the warning looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A lease is renewed in the background when this part of its time to live is over.
 const RENEWED_AFTER: u32 = 3;
@@ -37,9 +50,16 @@ const WARNED_BEFORE: u32 = 4;
 /// It is assumed that no machine's clock (`CLOCK_BOOTTIME`, which counts suspension) runs wrong by more than 500 millionths.
 /// The holder counts the time to live, less a thousandth, from before it asked for the renewal; the others count it, and a
 /// thousandth more, from when they first saw that. Nothing is assumed of the clocks' readings, nor of how long a message
-/// takes. The node where the lease is at home is no clock: its death ends the lease, and the next holder may come before
-/// this one's time is over; then, as for whoever looks at its clock and writes later, the token fences
-/// ([`super::Fenced`]).
+/// takes.
+///
+/// # The home's death
+///
+/// A lease outlives the node where it is at home. A holder on another node goes on holding it, under the same token; calls
+/// that are under way wait until it has moved, while the holder's time goes on; who waits, waits on, in no particular order.
+/// A holder that has died with the home is followed at once. Where the job has only not heard of a node any more, a rank of
+/// it may have held the lease: then the next holder comes a time to live and a thousandth after the move. (Where a holder
+/// is cut off *together with* the home it may renew the lease there until it learns that the job goes on without it. Then,
+/// as for whoever looks at its clock and writes later, the token fences: [`super::Fenced`].)
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,29 +78,52 @@ const WARNED_BEFORE: u32 = 4;
 #[derive(Debug)]
 pub struct Lease {
     courier: Courier,
-    at: LeaseAt,
-    /// Where it stands what its tokens begin with.
-    base_at: WordAt,
     desk: Arc<Desk>,
-    _handle: Handle,
 }
 
 /// What a rank's handles of a lease share.
 #[derive(Debug, Default)]
-struct Desk {
-    /// 1 while one of its threads acquires or holds it.
-    is_used: AtomicU32,
-    /// The hold as it left it.
-    seen: AtomicU64,
-    /// What the tokens of this lease begin with.
-    base: OnceLock<u64>,
+struct Desk(Mutex<Slot>);
+
+/// Where the rank's party is.
+#[derive(Debug, Default)]
+enum Slot {
+    /// None has been made.
+    #[default]
+    Empty,
+    /// Here: nobody acquires the lease or holds it.
+    Kept(Box<Party>),
+    /// With the thread or the guard that does.
+    Taken,
+}
+
+impl Desk {
+    fn take(&self) -> Slot {
+        std::mem::replace(&mut *self.lock(), Slot::Taken)
+    }
+
+    fn put(&self, slot: Slot) {
+        *self.lock() = slot;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        // No code panics while it holds it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A rank's part in a lease.
+#[derive(Debug)]
+struct Party {
+    lessee: Lessee,
+    anchor: Anchor,
 }
 
 /// Carries requests to a lease's home, for its holder and the thread that renews.
 #[derive(Clone, Debug)]
 struct Courier {
-    site: Site,
-    name: Arc<str>,
+    /// Kept while a thread renews the lease, also where nobody else has a handle any more.
+    handle: Arc<Handle>,
     ttl: Duration,
 }
 
@@ -124,18 +167,6 @@ pub enum LeaseError {
         /// Who has it now.
         holder: Option<usize>,
     },
-    /// The node where the lease is at home is lost to the job, and with it who held it and who waited.
-    #[error(
-        "rank {rank} neither holds the lease {name:?} nor has a claim any more: its home, node {home}, is lost to the job (remedy: drop the handle and open the name again)"
-    )]
-    HomeLost {
-        /// This rank.
-        rank: usize,
-        /// The lease.
-        name: String,
-        /// Where it was at home.
-        home: usize,
-    },
     /// This rank has been declared failed: the others go on without it.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold the lease {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -176,19 +207,18 @@ impl Job {
     pub fn lease(&self, name: &str, ttl: Duration) -> Result<Lease, ObjectError> {
         let micros = u64::try_from(ttl.max(LEAST_TTL).as_micros()).unwrap_or(u64::MAX / 2000).min(u64::MAX / 2000);
         let nature = Nature { kind: ObjectKind::Lease, parameter: micros };
-        let handle = Handle::open(self.membership(), name, nature)?;
-        let site = handle.site.clone();
-        let at = LeaseAt::of(&handle.at_home, site.reach.topology.ranks());
-        let (base_at, desk) = (handle.at_home.home().numbers, site.reach.uses.shared_at(handle.at.key()));
-        let courier = Courier { site, name: name.into(), ttl: Duration::from_micros(micros) };
-        Ok(Lease { courier, at, base_at, desk, _handle: handle })
+        let handle = Arc::new(Handle::open(self.membership(), name, nature)?);
+        let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
+        let lease = Lease { courier: Courier { handle, ttl: Duration::from_micros(micros) }, desk };
+        lease.meet_home()?;
+        Ok(lease)
     }
 }
 
 impl Lease {
     /// The lease's name.
     pub fn name(&self) -> &str {
-        &self.courier.name
+        self.courier.handle.name.text()
     }
 
     /// Its time to live.
@@ -202,7 +232,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::AlreadyHeld`], [`LeaseError::HomeLost`], [`LeaseError::Excluded`].
+    /// [`LeaseError::AlreadyHeld`], [`LeaseError::Excluded`].
     pub fn acquire(&self) -> Result<LeaseGuard<'_>, LeaseError> {
         self.obtain(Wish::Wait(None))
     }
@@ -216,7 +246,8 @@ impl Lease {
         self.obtain(Wish::Wait(Some(timeout)))
     }
 
-    /// Acquires the lease if nobody holds it, or who does has died.
+    /// Acquires the lease if nobody holds it, or who does has died, or has not renewed it for its time to live since this
+    /// rank has first looked.
     ///
     /// # Errors
     ///
@@ -241,39 +272,53 @@ impl Lease {
         Ok(guard)
     }
 
-    fn obtain(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
-        // Acquire and Release pair with `leave`: the thread before this one is through.
-        if self.desk.is_used.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            let (rank, name) = (self.courier.rank(), self.name().to_owned());
-            return Err(LeaseError::AlreadyHeld { rank, name });
+    /// Where no party is there: one that knows the home, as soon as that can be asked.
+    fn meet_home(&self) -> Result<(), ObjectError> {
+        if matches!(*self.desk.lock(), Slot::Empty) {
+            let party = self.courier.party().map_err(|source| not_opened(&self.courier.handle, source))?;
+            let mut slot = self.desk.lock();
+            if matches!(*slot, Slot::Empty) {
+                *slot = Slot::Kept(party);
+            }
         }
-        self.obtain_alone(wish).inspect_err(|_| self.leave(HoldWord(0)))
+        Ok(())
     }
 
-    fn obtain_alone(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
+    fn obtain(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
+        let party = match self.desk.take() {
+            Slot::Kept(party) => Ok(party),
+            Slot::Empty => self.courier.party().map_err(LeaseError::from).inspect_err(|_| self.desk.put(Slot::Empty)),
+            Slot::Taken => Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() }),
+        };
+        let mut party = party?;
+        match self.obtain_by(&mut party, wish) {
+            Ok(hold) => Ok(self.guard(party, hold)),
+            Err(error) => {
+                let is_idle = matches!(error, LeaseError::TimedOut { .. });
+                self.desk.put(if is_idle { Slot::Kept(party) } else { Slot::Empty });
+                Err(error)
+            }
+        }
+    }
+
+    fn obtain_by(&self, party: &mut Party, wish: Wish) -> Result<Hold, LeaseError> {
         let courier = &self.courier;
         let begun = Instant::now();
-        let limit = match wish {
-            Wish::Wait(Some(timeout)) => begun.checked_add(timeout),
-            _ => None,
-        };
-        let base = self.base()?;
-        let mut lessee = Lessee::new(self.at, courier.rank(), courier.ttl_ns());
+        let mut vigil = Vigil::new(&courier.handle, wish.limit());
         loop {
-            let seen = HoldWord(self.desk.seen.load(Ordering::Relaxed));
             let turn = match wish {
-                Wish::Wait(_) => lessee.acquire(seen, now_ns()),
-                Wish::AtOnce => lessee.try_acquire(seen, now_ns()),
+                Wish::Wait(_) => party.lessee.acquire(now_ns()),
+                Wish::AtOnce => party.lessee.try_acquire(now_ns()),
             };
-            match courier.drive(&mut lessee, turn, limit)? {
+            match courier.drive(party, turn, &mut vigil)? {
                 Outcome::Held(hold) if courier.is_over(hold) => {
                     // It was named long ago: perhaps others have followed.
-                    let turn = lessee.renew(now_ns());
-                    if let Outcome::Held(hold) = courier.drive(&mut lessee, turn, None)? {
-                        return Ok(self.guard(lessee, hold, base));
+                    let turn = party.lessee.renew(now_ns());
+                    if let Outcome::Held(hold) = courier.drive(party, turn, &mut vigil)? {
+                        return Ok(hold);
                     }
                 }
-                Outcome::Held(hold) => return Ok(self.guard(lessee, hold, base)),
+                Outcome::Held(hold) => return Ok(hold),
                 Outcome::Free(holder) => {
                     let (rank, name) = (courier.rank(), self.name().to_owned());
                     return Err(LeaseError::TimedOut { rank, name, waited: begun.elapsed(), holder });
@@ -283,27 +328,12 @@ impl Lease {
         }
     }
 
-    /// What its tokens begin with: the object's number.
-    fn base(&self) -> Result<u64, LeaseError> {
-        if let Some(base) = self.desk.base.get() {
-            return Ok(*base);
-        }
-        let base = self.courier.read(self.base_at)?;
-        Ok(*self.desk.base.get_or_init(|| base))
-    }
-
-    fn guard(&self, lessee: Lessee, hold: Hold, base: u64) -> LeaseGuard<'_> {
+    fn guard(&self, party: Box<Party>, hold: Hold) -> LeaseGuard<'_> {
         let courier = self.courier.clone();
-        let token = Token(base + hold.word.number());
+        let token = Token(hold.token);
         let until = AtomicU64::new(hold.until(courier.ttl_ns()));
-        let tenure = Tenure { courier, token, until, state: Mutex::new(TenureState::of(lessee)), bell: Condvar::new() };
+        let tenure = Tenure { courier, token, until, state: Mutex::new(TenureState::of(party)), bell: Condvar::new() };
         LeaseGuard { lease: self, tenure: Arc::new(tenure), keeper: None, is_open: true }
-    }
-
-    /// This rank has nothing to do with it any more. `seen`: the hold.
-    fn leave(&self, seen: HoldWord) {
-        self.desk.seen.store(seen.0, Ordering::Relaxed);
-        self.desk.is_used.store(0, Ordering::Release);
     }
 }
 
@@ -313,9 +343,22 @@ enum Wish {
     Wait(Option<Duration>),
 }
 
+impl Wish {
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Self::AtOnce => None,
+            Self::Wait(limit) => limit,
+        }
+    }
+}
+
 impl Courier {
     fn rank(&self) -> usize {
-        self.site.reach.rank
+        self.reach().rank
+    }
+
+    fn reach(&self) -> &Reach {
+        &self.handle.membership.reach
     }
 
     fn ttl_ns(&self) -> u64 {
@@ -326,68 +369,127 @@ impl Courier {
         now_ns() >= hold.until(self.ttl_ns())
     }
 
-    /// Does what a lessee wants until it has come to an end; gives its claim up at `limit`.
-    fn drive(&self, lessee: &mut Lessee, mut turn: Turn, limit: Option<Instant>) -> Result<Outcome, LeaseError> {
-        let reach = &self.site.reach;
-        // What is waited for is noted before it is looked at.
-        let mut noted = (reach.load(reach.poked_at()), reach.alarm());
+    fn party(&self) -> Result<Box<Party>, LockError> {
+        let anchor = Anchor::of(&self.handle)?;
+        let lessee = Lessee::new(self.at(&anchor), self.rank(), self.ttl_ns());
+        Ok(Box::new(Party { lessee, anchor }))
+    }
+
+    /// Where the words are.
+    fn at(&self, anchor: &Anchor) -> LeaseAt {
+        LeaseAt::of(&anchor.words(), self.reach().topology.ranks(), anchor.is_first(&self.handle))
+    }
+
+    /// Does what a lessee wants until it has come to an end; gives its claim up when the vigil's time is over.
+    fn drive(&self, party: &mut Party, mut turn: Turn, vigil: &mut Vigil<'_>) -> Result<Outcome, LeaseError> {
+        let reach = self.reach();
         loop {
-            if let Some(rank) = lessee.take_named() {
+            if let Some(rank) = party.lessee.take_named() {
                 reach.poke(rank);
             }
             turn = match turn {
-                Turn::Over(outcome) => return Ok(outcome),
+                Turn::Over(outcome) if self.settle(party, outcome) => return Ok(outcome),
+                Turn::Over(_) => self.begin_anew(party)?,
                 Turn::Ask(requests) => {
-                    noted = (reach.load(reach.poked_at()), reach.alarm());
-                    match self.site.ask(&requests) {
-                        Ok(answers) => lessee.answered(&answers, now_ns(), &Neighbours(reach)),
-                        Err(SiteFault::Broken { .. }) => lessee.broken(),
-                        Err(fault) => return Err(self.error(fault)),
+                    // What is waited for is noted before it is looked at.
+                    vigil.note();
+                    match party.anchor.try_ask(&self.handle, &requests)? {
+                        Answered::All(answers) => party.lessee.answered(&answers, now_ns(), &Neighbours(reach)),
+                        Answered::Broken => party.lessee.broken(),
+                        Answered::HomeLost => self.begin_anew(party)?,
                     }
                 }
                 Turn::Wait => {
-                    self.look_at_oneself()?;
-                    let left = limit.map_or(LOOK_EVERY, |limit| limit.saturating_duration_since(Instant::now()));
-                    if left.is_zero() {
-                        lessee.withdraw()
-                    } else {
-                        let follows = lessee.follows_at().map_or(u64::MAX, |time| time.saturating_sub(now_ns()));
-                        let timeout = left.min(LOOK_EVERY).min(Duration::from_nanos(follows.max(1)));
-                        reach.sleep(reach.poked_at(), noted.0, noted.1, timeout);
-                        lessee.look()
+                    let follows = party.lessee.follows_at().map_or(u64::MAX, |time| time.saturating_sub(now_ns()));
+                    match vigil.pause_at_most(&[], Duration::from_nanos(follows.max(1))) {
+                        true => party.lessee.look(),
+                        false => party.lessee.withdraw(),
                     }
                 }
             };
         }
     }
 
-    fn read(&self, at: WordAt) -> Result<u64, LeaseError> {
-        loop {
-            match self.site.ask(&[Request::Read { at }]) {
-                Ok(answers) => return Ok(answers[0]),
-                Err(SiteFault::Broken { .. }) => {}
-                Err(fault) => return Err(self.error(fault)),
+    /// Notes what has come of it. Whether that counts: not where the home is lost before a hold was noted.
+    fn settle(&self, party: &Party, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Held(hold) => {
+                let note = Note { number: hold.word.number(), until: hold.until(self.ttl_ns()) };
+                self.write_note(&party.anchor, note);
+                // SYNC POINT: stake. After the note: this rank finds the home lost, or its steward finds the note.
+                !party.anchor.is_lost()
+            }
+            Outcome::Free(_) | Outcome::Lost(_) => {
+                self.clear_note(&party.anchor);
+                true
             }
         }
+    }
+
+    /// This rank holds nothing, or is about to give it back.
+    fn clear_note(&self, anchor: &Anchor) {
+        let note = self.note_at().read(&*self.reach().segment);
+        if note.until != 0 {
+            self.write_note(anchor, Note { until: 0, ..note });
+        }
+    }
+
+    /// A home that is this node is lost with this rank: then nobody asks for its notes.
+    fn write_note(&self, anchor: &Anchor, note: Note) {
+        if !anchor.is_here() {
+            self.note_at().write(&*self.reach().segment, note);
+        }
+    }
+
+    fn note_at(&self) -> NoteAt {
+        NoteAt::of(&self.handle.at, self.reach().local())
+    }
+
+    /// The home is lost: goes on at the next one, as soon as that has what survivors held.
+    #[cold]
+    fn begin_anew(&self, party: &mut Party) -> Result<Turn, LeaseError> {
+        party.anchor.await_next(&self.handle)?;
+        let at = self.at(&party.anchor);
+        Ok(party.lessee.restart(at))
     }
 
     fn look_at_oneself(&self) -> Result<(), LeaseError> {
-        match self.site.reach.own_end() {
-            Some(_) => Err(self.error(SiteFault::Excluded)),
-            None => Ok(()),
-        }
+        Ok(anchor::look_at_oneself(&self.handle)?)
     }
+}
 
-    fn error(&self, fault: SiteFault) -> LeaseError {
-        let (rank, name) = (self.rank(), self.name.to_string());
-        match fault {
-            SiteFault::Lost { home } | SiteFault::Broken { home } => LeaseError::HomeLost { rank, name, home },
-            SiteFault::Excluded => {
-                let (epoch, cause) = self.site.reach.own_end().unwrap_or((0, FailureCause::Silent));
-                LeaseError::Excluded { rank, name, epoch, cause }
-            }
+impl From<LockError> for LeaseError {
+    /// Nothing else happens to who asks a home.
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
+            other => unreachable!("{other}"),
         }
     }
+}
+
+/// Tells a new home of a lease the last hold of this node's ranks: the holder, if its time is not over. Before anybody asks that
+/// home; done again where a steward has broken off.
+pub(super) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
+    // SYNC POINT: stake. The home was seen lost before: pairs with the ranks that note a hold and then look for that.
+    full_fence();
+    let ranks = reach.topology.ranks_of(reach.here()).iter().enumerate();
+    let noted = ranks.map(|(local, rank)| (*rank, NoteAt::of(at, local).read(&*reach.segment)));
+    // A later hold has a greater number.
+    let Some((rank, note)) = noted.max_by_key(|(_, note)| note.number).filter(|(_, note)| note.number > 0) else {
+        return Ok(());
+    };
+    // One that was stopped, and declared failed for that, goes by its clock.
+    let is_held = note.until > now_ns() && !Neighbours(reach).is_dead(rank);
+    let carried = HoldWord::carried(note.number, is_held.then_some(rank));
+    let hold = LeaseAt::of(&new.at, reach.topology.ranks(), false).hold;
+    let mut found = HoldWord(new.site.ask(&[Request::Read { at: hold }])?[0]);
+    while found.number() < carried.number() {
+        let swap = Request::CompareSwap { at: hold, expected: found.0, new: carried.0 };
+        let swapped = HoldWord(new.site.ask(&[swap])?[0]);
+        found = if swapped == found { carried } else { swapped };
+    }
+    Ok(())
 }
 
 /// The job's ranks, as this one knows them.
@@ -417,6 +519,10 @@ impl Fates for Neighbours<'_> {
     }
 
     fn is_dead(&self, rank: usize) -> bool {
+        if rank == SOMEBODY {
+            let topology = &self.0.topology;
+            return (0..topology.ranks()).all(|rank| !self.0.has_lost(topology.node_of(rank)) || self.is_dead(rank));
+        }
         match self.cause(rank) {
             // It may come back, and then goes by its clock.
             None | Some(FailureCause::Stopped | FailureCause::Silent) => false,
@@ -447,16 +553,16 @@ struct Tenure {
 #[derive(Debug)]
 struct TenureState {
     /// `None` while a thread asks the home.
-    lessee: Option<Lessee>,
+    party: Option<Box<Party>>,
     lost: Option<LeaseError>,
     is_over: bool,
-    /// The lessee is with whoever releases it, for good.
+    /// The party is with whoever releases it, for good.
     is_taken_back: bool,
 }
 
 impl TenureState {
-    fn of(lessee: Lessee) -> Self {
-        Self { lessee: Some(lessee), lost: None, is_over: false, is_taken_back: false }
+    fn of(party: Box<Party>) -> Self {
+        Self { party: Some(party), lost: None, is_over: false, is_taken_back: false }
     }
 }
 
@@ -465,15 +571,15 @@ impl Tenure {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lessee, for this thread alone; `None` once it is released.
-    fn take_lessee(&self) -> Result<Option<Lessee>, LeaseError> {
+    /// The party, for this thread alone; `None` once it is released.
+    fn take_party(&self) -> Result<Option<Box<Party>>, LeaseError> {
         let mut state = self.lock();
         loop {
             if let Some(lost) = &state.lost {
                 return Err(lost.clone());
             }
-            if let Some(lessee) = state.lessee.take() {
-                return Ok(Some(lessee));
+            if let Some(party) = state.party.take() {
+                return Ok(Some(party));
             }
             if state.is_taken_back {
                 return Ok(None);
@@ -483,16 +589,16 @@ impl Tenure {
     }
 
     fn renew(&self) -> Result<(), LeaseError> {
-        let Some(mut lessee) = self.take_lessee()? else { return Ok(()) };
+        let Some(mut party) = self.take_party()? else { return Ok(()) };
         let renewed = self.courier.look_at_oneself().and_then(|()| {
-            let turn = lessee.renew(now_ns());
-            self.courier.drive(&mut lessee, turn, None)
+            let turn = party.lessee.renew(now_ns());
+            self.courier.drive(&mut party, turn, &mut Vigil::new(&self.courier.handle, None))
         });
         let mut state = self.lock();
         let lost = match renewed {
             Ok(Outcome::Held(hold)) => {
                 self.until.store(hold.until(self.courier.ttl_ns()), Ordering::Relaxed);
-                state.lessee = Some(lessee);
+                state.party = Some(party);
                 None
             }
             Ok(Outcome::Lost(holder) | Outcome::Free(holder)) => Some(self.expired(holder)),
@@ -507,26 +613,26 @@ impl Tenure {
         lost.map_or(Ok(()), Err)
     }
 
-    /// Releases it; gives what the hold may be then.
-    fn release(&self) -> Result<HoldWord, LeaseError> {
+    /// Releases it.
+    fn release(&self) -> Result<Box<Party>, LeaseError> {
         self.lock().is_over = true;
         self.bell.notify_all();
-        let mut lessee = self.take_lessee()?.expect("it is released once");
-        // The keeper may be about to renew it: it waits for the lessee no more.
+        let mut party = self.take_party()?.expect("it is released once");
+        // The keeper may be about to renew it: it waits for the party no more.
         self.lock().is_taken_back = true;
         self.bell.notify_all();
         self.until.store(0, Ordering::Relaxed);
         self.courier.look_at_oneself()?;
-        let turn = lessee.release();
-        match self.courier.drive(&mut lessee, turn, None)? {
-            Outcome::Free(_) | Outcome::Held(_) => Ok(lessee.freed()),
+        self.courier.clear_note(&party.anchor);
+        let turn = party.lessee.release();
+        match self.courier.drive(&mut party, turn, &mut Vigil::new(&self.courier.handle, None))? {
+            Outcome::Free(_) | Outcome::Held(_) => Ok(party),
             Outcome::Lost(holder) => Err(self.expired(holder)),
         }
     }
 
     fn remaining(&self) -> Duration {
-        let reach = &self.courier.site.reach;
-        if reach.own_end().is_some() || reach.has_lost(self.courier.site.home) {
+        if self.courier.reach().own_end().is_some() {
             return Duration::ZERO;
         }
         Duration::from_nanos(self.until.load(Ordering::Relaxed).saturating_sub(now_ns()))
@@ -538,7 +644,7 @@ impl Tenure {
     }
 
     fn expired(&self, holder: Option<usize>) -> LeaseError {
-        let (rank, name) = (self.courier.rank(), self.courier.name.to_string());
+        let (rank, name) = (self.courier.rank(), self.courier.handle.name.text().to_owned());
         LeaseError::Expired { rank, name, token: self.token, holder }
     }
 
@@ -569,13 +675,13 @@ pub struct LeaseGuard<'lease> {
 }
 
 impl LeaseGuard<'_> {
-    /// The number of this grant: greater than that of each earlier one.
+    /// The number of this grant: greater than that of each earlier one, also where the lease has moved to another home since,
+    /// or has gone and was opened anew. It stays the same for as long as this guard holds the lease.
     pub fn token(&self) -> Token {
         self.tenure.token
     }
 
-    /// For how long this rank surely holds the lease yet, by its own clock, whatever happens but its home's death. Zero:
-    /// others may have it.
+    /// For how long this rank surely holds the lease yet, by its own clock. Zero: others may have it.
     pub fn remaining(&self) -> Duration {
         self.tenure.remaining()
     }
@@ -607,7 +713,7 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::HomeLost`], [`LeaseError::Excluded`]: it is held no more.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more.
     pub fn renew(&self) -> Result<(), LeaseError> {
         self.tenure.renew()
     }
@@ -625,7 +731,7 @@ impl LeaseGuard<'_> {
         let started = std::thread::Builder::new().name("phalanx-lease".to_owned()).spawn(move || tenure.keep());
         let courier = &self.tenure.courier;
         self.keeper = Some(started.map_err(|error| {
-            let (rank, name) = (courier.rank(), courier.name.to_string());
+            let (rank, name) = (courier.rank(), courier.handle.name.text().to_owned());
             LeaseError::NoThread { rank, name, why: error.to_string() }
         })?);
         Ok(())
@@ -635,7 +741,7 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::HomeLost`], [`LeaseError::Excluded`]: it did not, or it cannot be told.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it did not, or it cannot be told.
     pub fn release(mut self) -> Result<(), LeaseError> {
         self.give_up()
     }
@@ -648,8 +754,12 @@ impl LeaseGuard<'_> {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
-        self.lease.leave(released.as_ref().map_or(HoldWord(0), |seen| *seen));
-        released.map(drop)
+        let (slot, released) = match released {
+            Ok(party) => (Slot::Kept(party), Ok(())),
+            Err(error) => (Slot::Empty, Err(error)),
+        };
+        self.lease.desk.put(slot);
+        released
     }
 }
 

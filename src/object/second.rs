@@ -1,37 +1,38 @@
 //! The second node of an object: the one that would be its home next, by the hash. What would be lost with the home is
-//! copied there while both live.
+//! copied there while both live: of a counter `sums.rs` says what that is, of a fenced word `pairs.rs`.
 //!
 //! Each node whose ranks have the object has a handle of it there, too, and each steward sees to it that its own node's
-//! objects have a second node that has all it should: when the object is opened, and when a node was lost. Of a counter
-//! that is what ranks have added that would not tell it themselves ([`super::tally`]) if the home were lost:
+//! objects have a second node that has all it should: when the object is opened, and when a node was lost. What others have
+//! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table, under
+//! which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward is enough.
 //!
-//! | ranks | their sums are written to the second node by |
-//! | --- | --- |
-//! | of the home | themselves, before each addition; by the home's steward when another node becomes the second |
-//! | of nodes that have the object | nobody: they have them in their own memory, and their steward carries them |
-//! | of nodes that have had it | their node when it gives its last handle back; others when another becomes the second |
-//! | of lost nodes | the stewards of all, when the home has shut them out |
-//!
-//! Whoever copies what others have added does so under the lock of the home's table, under which nodes come and go, too.
+//! When the home is lost each node's steward adds what its own ranks have noted. If the copy had not all that it should,
+//! because the home was lost soon after another node, say, that is said there ([`CopyAt::missing`]).
+
+use std::time::Duration;
 
 use super::catalogue::{self, HOME_NODE_AT, Refused};
+use super::error::LockError;
 use super::homes::{Home, name_of};
 use super::reach::Reach;
 use super::site::Site;
+use super::{Handle, anchor, pairs, sums};
 use crate::cluster::view;
+use crate::coord::objects::copies::{CopiesAt, CopyAt};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::tally::{CopiesAt, TallyAt};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::Ordering;
 
+/// Between two looks whether there is a second node.
+const SEEKING_PAUSE: Duration = Duration::from_micros(100);
 /// Noted instead of a second node where no other node lives.
 const NOBODY: u64 = 1;
 
 /// Who has an object's copies.
 #[derive(Debug)]
-pub(super) enum Second {
+enum Second {
     /// No other node lives.
     Nobody,
     /// Nobody yet: the steward sees to it.
@@ -40,13 +41,21 @@ pub(super) enum Second {
     At(Home),
 }
 
+/// In the parameter of a fenced word: where the number of its copies begins. Of a counter it is all of it.
+pub(super) const COPIES_AT: u32 = 32;
+
 /// Whether objects of a nature are copied.
 pub(super) fn is_wanted(reach: &Reach, nature: Nature) -> bool {
-    reach.spans_nodes() && nature.kind == ObjectKind::Counter && nature.parameter > 0
+    let copies = match nature.kind {
+        ObjectKind::Counter => nature.parameter,
+        ObjectKind::Fenced => nature.parameter >> COPIES_AT,
+        _ => 0,
+    };
+    reach.spans_nodes() && copies > 0
 }
 
 /// Who has the copies of an object of this node.
-pub(super) fn of(reach: &Reach, at: &ObjectAt) -> Second {
+fn of(reach: &Reach, at: &ObjectAt) -> Second {
     let word = reach.load(CopiesAt(*at).second());
     match (word, place(reach, word)) {
         (NOBODY, _) => Second::Nobody,
@@ -54,6 +63,24 @@ pub(super) fn of(reach: &Reach, at: &ObjectAt) -> Second {
             Second::At(second)
         }
         _ => Second::Sought,
+    }
+}
+
+/// The same, for a rank of the home, which waits while nobody has them; `None`: no other node lives.
+///
+/// # Errors
+///
+/// [`LockError::Excluded`].
+pub(super) fn await_copy(handle: &Handle) -> Result<Option<Home>, LockError> {
+    loop {
+        match of(&handle.membership.reach, &handle.at) {
+            Second::Nobody => return Ok(None),
+            Second::At(second) => return Ok(Some(second)),
+            Second::Sought => {
+                std::thread::sleep(SEEKING_PAUSE);
+                anchor::look_at_oneself(handle)?;
+            }
+        }
     }
 }
 
@@ -77,38 +104,14 @@ fn note(reach: &Reach, at: &ObjectAt, second: u64) {
     reach.segment.word(CopiesAt(*at).second()).store(second, Ordering::Release);
 }
 
-/// What this node's ranks have added to a counter before, when it opens it anew: as the home has it.
-pub(super) fn recall(reach: &Reach, at: &ObjectAt, nature: Nature, home: &Home) -> Result<(), SiteFault> {
-    if !is_wanted(reach, nature) {
-        return Ok(());
-    }
-    let tally = TallyAt(home.at);
-    let ranks = reach.topology.ranks_of(reach.here());
-    let sums = sums_at(home, tally, ranks)?;
-    for (local, sum) in sums.into_iter().enumerate() {
-        // Relaxed: published by the home's word.
-        reach.segment.word(CopiesAt(*at).sum(local)).store(sum, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// What ranks have added, as the home has it.
-fn sums_at(home: &Home, tally: TallyAt, ranks: &[usize]) -> Result<Vec<u64>, SiteFault> {
-    let reads = ranks.iter().flat_map(|rank| [tally.carried(*rank), tally.added(*rank)]);
-    let reads: Vec<Request> = reads.map(|at| Request::Read { at }).collect();
-    if reads.is_empty() {
-        return Ok(Vec::new());
-    }
-    let words = home.site.ask(&reads)?;
-    Ok(words.chunks_exact(2).map(|pair| pair[0].wrapping_add(pair[1])).collect())
-}
-
-/// Sees to it that all of this node's objects that are copied have a second node that has all it should. Whether they have.
-/// The caller has this node's table.
+/// Sees to it that all of this node's objects that are copied have a second node that has all it should. `false`: some may
+/// have it soon. (One whose directory has no room for it will not.) The caller has this node's table.
 pub(super) fn tend_all(reach: &Reach) -> bool {
     let objects = catalogue::here(reach).all().unwrap_or_default();
     let untended = objects.iter().filter(|at| !is_tended(reach, at));
-    untended.filter(|at| !tend(reach, at).unwrap_or(false)).count() == 0
+    let is_soon =
+        |at: &&ObjectAt| matches!(tend(reach, at), Ok(false) | Err(Refused { fault: DirectoryFault::Away(_), .. }));
+    untended.filter(is_soon).count() == 0
 }
 
 /// Whether all of this node's objects that are copied are looked after.
@@ -164,34 +167,52 @@ pub(super) fn tend(reach: &Reach, at: &ObjectAt) -> Result<bool, Refused> {
     };
     let away = |fault: SiteFault| refused(fault.into());
     if is_new && home.site.is_here() {
-        tell_own(reach, at, &second).map_err(away)?;
+        let own = if nature.kind == ObjectKind::Counter { sums::of_own(reach, at, second.at) } else { Vec::new() };
+        let is_told = Request::Write { at: CopyAt(second.at).told(), value: reach.here() as u64 + 1 };
+        tell(&second, own.into_iter().chain([is_told]).collect()).map_err(away)?;
     }
     // Another node may have seen to it.
-    let is_complete = second.site.ask(&reads(&[TallyAt(second.at).complete()])).map_err(away)? == [reach.lives() + 1]
-        || catalogue::with_home(&home.site, |_| Ok(copy_others(reach, &home, &second)?)).map_err(refused)?;
+    let is_complete = second.site.ask(&reads(&[CopyAt(second.at).complete()])).map_err(away)? == [reach.lives() + 1]
+        || catalogue::with_home(&home.site, |_| Ok(copy_others(reach, nature.kind, &home, &second)?))
+            .map_err(refused)?;
     if is_complete {
         note(reach, at, (node as u64 + 1) << HOME_NODE_AT | second.at.index() as u64);
     }
     Ok(is_complete)
 }
 
-/// Tells a new second node what the ranks of this one, the home, have added. They add nothing before it is noted.
-fn tell_own(reach: &Reach, at: &ObjectAt, second: &Home) -> Result<(), SiteFault> {
-    let tally = TallyAt(second.at);
-    let mut requests = sums_of_own(reach, at, tally);
-    requests.push(Request::Write { at: tally.told(), value: reach.here() as u64 + 1 });
-    tell(second, requests)
+/// Copies what others have done at the home whose nodes have no handle. `false`: not all of it is final, or the part of the
+/// home's ranks is not there yet. The caller has the table of the home.
+fn copy_others(reach: &Reach, kind: ObjectKind, home: &Home, second: &Home) -> Result<bool, SiteFault> {
+    let (lives, nodes, copy) = (reach.lives(), 0..reach.topology.nodes(), CopyAt(second.at));
+    let handles = nodes.clone().map(|node| home.at.handles(node));
+    let facts: Vec<WordAt> = [header::EPOCH].into_iter().chain(handles).collect();
+    let facts = home.site.ask(&reads(&facts))?;
+    let has_shut_out = facts[0] >= view::epoch(&*reach.segment, &reach.segment.layout());
+    if lives > 0 && !has_shut_out {
+        return Ok(false);
+    }
+    let has_it = |node: usize| facts[1 + node] > 0 && !reach.has_lost(node);
+    if has_it(home.site.home) && second.site.ask(&reads(&[copy.told()]))? != [home.site.home as u64 + 1] {
+        return Ok(false);
+    }
+    match kind {
+        ObjectKind::Counter => {
+            let ranks = nodes.filter(|node| !has_it(*node)).flat_map(|node| reach.topology.ranks_of(node)).copied();
+            tell(second, sums::of_others(home, second.at, &ranks.collect::<Vec<usize>>())?)?;
+        }
+        _ => pairs::copy(reach, home, second)?,
+    }
+    tell(second, vec![Request::Write { at: copy.complete(), value: lives + 1 }])?;
+    Ok(true)
 }
 
-/// What this node's ranks have added, to be written.
-fn sums_of_own(reach: &Reach, at: &ObjectAt, tally: TallyAt) -> Vec<Request> {
-    let ranks = reach.topology.ranks_of(reach.here()).iter().enumerate();
-    let sum = |local| reach.load(CopiesAt(*at).sum(local));
-    ranks.map(|(local, rank)| Request::Write { at: tally.carried(*rank), value: sum(local) }).collect()
+pub(super) fn reads(at: &[WordAt]) -> Vec<Request> {
+    at.iter().map(|at| Request::Read { at: *at }).collect()
 }
 
 /// Writes, and waits until that is done.
-fn tell(home: &Home, mut requests: Vec<Request>) -> Result<(), SiteFault> {
+pub(super) fn tell(home: &Home, mut requests: Vec<Request>) -> Result<(), SiteFault> {
     requests.push(Request::Read { at: home.at.key() });
     loop {
         match home.site.ask(&requests) {
@@ -202,58 +223,21 @@ fn tell(home: &Home, mut requests: Vec<Request>) -> Result<(), SiteFault> {
     }
 }
 
-/// Copies what ranks have added whose nodes have no handle. `false`: not all of it is final, or what the home's ranks have
-/// added is not there yet. The caller has the table of the home.
-fn copy_others(reach: &Reach, home: &Home, second: &Home) -> Result<bool, SiteFault> {
-    let lives = reach.lives();
-    let (nodes, tally) = (0..reach.topology.nodes(), TallyAt(home.at));
-    let handles = nodes.clone().map(|node| home.at.handles(node));
-    let facts: Vec<WordAt> = [header::EPOCH].into_iter().chain(handles).collect();
-    let facts = home.site.ask(&reads(&facts))?;
-    let has_shut_out = facts[0] >= view::epoch(&*reach.segment, &reach.segment.layout());
-    if nodes.clone().any(|node| reach.has_lost(node)) && !has_shut_out {
-        return Ok(false);
-    }
-    let has_it = |node: usize| facts[1 + node] > 0 && !reach.has_lost(node);
-    if has_it(home.site.home) && second.site.ask(&reads(&[TallyAt(second.at).told()]))? != [home.site.home as u64 + 1] {
-        return Ok(false);
-    }
-    let ranks = nodes.filter(|node| !has_it(*node)).flat_map(|node| reach.topology.ranks_of(node)).copied();
-    let ranks: Vec<usize> = ranks.collect();
-    let sums = ranks.iter().zip(sums_at(home, tally, &ranks)?).filter(|(_, sum)| *sum != 0);
-    let copy = TallyAt(second.at);
-    let sums = sums.map(|(rank, value)| Request::Write { at: copy.carried(*rank), value });
-    tell(second, sums.chain([Request::Write { at: copy.complete(), value: lives + 1 }]).collect())?;
-    Ok(true)
-}
-
-fn reads(at: &[WordAt]) -> Vec<Request> {
-    at.iter().map(|at| Request::Read { at: *at }).collect()
-}
-
-/// Before this node gives its handle at a home back, whose table the caller has: what its ranks have added is noted there
-/// and on the second node, whoever of them has died in the middle of what. (One that is sought is sought before: whoever
-/// finds it complete does not look at what nodes have added that have left.)
+/// Before this node gives its handle at a home back, whose table the caller has: what its ranks have done there is noted
+/// on the second node, whoever of them has died in the middle of what. (One that is sought is sought before: whoever finds
+/// a copy complete does not look at what nodes have done that have left.)
 pub(super) fn leave(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), SiteFault> {
-    if !nature_of(reach, at).is_some_and(|nature| is_wanted(reach, nature)) {
-        return Ok(());
+    let Some(nature) = nature_of(reach, at).filter(|nature| is_wanted(reach, *nature)) else { return Ok(()) };
+    if nature.kind == ObjectKind::Counter {
+        tell(home, sums::settled(reach, at, home)?)?;
     }
-    let (tally, ranks) = (TallyAt(home.at), reach.topology.ranks_of(reach.here()));
-    let carried: Vec<WordAt> = ranks.iter().map(|rank| tally.carried(*rank)).collect();
-    let carried = home.site.ask(&reads(&carried))?;
-    let added = ranks.iter().zip(&carried).enumerate().map(|(local, (rank, carried))| {
-        let sum = reach.load(CopiesAt(*at).sum(local));
-        Request::Write { at: tally.added(*rank), value: sum.wrapping_sub(*carried) }
-    });
-    tell(home, added.collect())?;
-    match of(reach, at) {
-        // One that is lost is no copy; the next one has it from the home.
-        Second::At(second) => match tell(&second, sums_of_own(reach, at, TallyAt(second.at))) {
-            Err(SiteFault::Lost { .. }) => Ok(()),
-            told => told,
-        },
-        Second::Nobody | Second::Sought => Ok(()),
-    }
+    // A second node that is lost is no copy; the next one has it from the home.
+    let Second::At(second) = of(reach, at) else { return Ok(()) };
+    let told = match nature.kind {
+        ObjectKind::Counter => tell(&second, sums::of_own(reach, at, second.at)),
+        _ => pairs::carry(reach, at, &second),
+    };
+    if let Err(SiteFault::Lost { .. }) = told { Ok(()) } else { told }
 }
 
 /// After that: the handle on the second node is given back.
@@ -265,19 +249,18 @@ pub(super) fn close(reach: &Reach, at: &ObjectAt) {
     while let Err(DirectoryFault::Away(SiteFault::Broken { .. })) = close() {}
 }
 
-/// What ranks of this node have added, for the next home. Where that was not the second node, or did not have all that it
-/// should, sums are missing there, and it is told so.
-///
-/// What it should have is said in [`TallyAt::complete`], with the count of nodes that were lost before the home.
-pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<Vec<Request>, SiteFault> {
-    if !nature_of(reach, at).is_some_and(|nature| nature.kind == ObjectKind::Counter) {
-        return Ok(Vec::new());
+/// Adds what this node's ranks have done to the next home. Where that was not the second node, or did not have all that it
+/// should, something is missing there, and it is told so.
+pub(super) fn carry(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> Result<(), SiteFault> {
+    match kind {
+        ObjectKind::Counter => tell(new, sums::of_own(reach, at, new.at))?,
+        ObjectKind::Fenced => pairs::carry(reach, at, new)?,
+        _ => return Ok(()),
     }
-    let lives = reach.lives();
-    let tally = TallyAt(new.at);
-    let mut requests = sums_of_own(reach, at, tally);
-    if new.site.ask(&reads(&[tally.complete()]))?[0] < lives {
-        requests.push(Request::Write { at: tally.missing(), value: lives });
+    let (copy, lives) = (CopyAt(new.at), reach.lives());
+    // It says how many nodes were lost before this home.
+    if new.site.ask(&reads(&[copy.complete()]))?[0] < lives {
+        tell(new, vec![Request::Write { at: copy.missing(), value: lives }])?;
     }
-    Ok(requests)
+    Ok(())
 }

@@ -17,6 +17,7 @@ use super::catalogue;
 use super::climb::Climb;
 use super::election;
 use super::homes::{Home, name_of};
+use super::lease;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
@@ -220,8 +221,12 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     raise_numbers(&new, reach.load(tenure.number()).max(reach.lives() << LIFE_AT))?;
     // Before the object counts as moved: what fails here is done again.
     carry_stakes(reach, at, nature.kind, &new)?;
+    second::carry(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::Election {
         election::move_announcement(reach, at, &new)?;
+    }
+    if nature.kind == ObjectKind::Lease {
+        lease::carry_hold(reach, at, &new)?;
     }
     loop {
         let seen = tenure.load(&*reach.segment);
@@ -247,7 +252,7 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
     full_fence();
     let all = reach.topology.ranks_of(reach.here()).iter().enumerate();
     let living = all.filter(|(local, _)| view::end_of(segment, &layout, *local).is_none());
-    let shares = living.filter_map(|(local, rank)| {
+    let carried = living.filter_map(|(local, rank)| {
         let stake = reach.load(at.stake(local));
         match kind {
             ObjectKind::RwLock => SharingAt::of(&new.at, ranks).carry(*rank, stake),
@@ -257,7 +262,6 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
             }
         }
     });
-    let carried = shares.chain(second::carry(reach, at, new)?);
     // The read's answer says that all has arrived.
     let requests: Vec<Request> = carried.chain([Request::Read { at: new.at.key() }]).collect();
     new.site.ask(&requests).map(drop)

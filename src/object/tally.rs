@@ -39,22 +39,19 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Handle;
-use super::anchor::{self, Anchor};
+use super::anchor;
 use super::counter::CounterError;
 use super::error::LockError;
 use super::homes::Home;
-use super::second::{self, Second};
+use super::second;
 use super::site::Site;
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::tally::{CopiesAt, TallyAt};
+use crate::coord::objects::tally::TallyAt;
 use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
 use crate::sync::{Ordering, publish};
-
-/// Between two looks whether there is a second node.
-const SECOND_PAUSE: Duration = Duration::from_micros(100);
 
 /// What a rank's handles of a counter share: one of its threads at a time changes it.
 #[derive(Debug, Default)]
@@ -150,19 +147,16 @@ impl Use<'_> {
 
     /// The home, when it has what survivors of the last one had; `None`: it is lost, too.
     fn find(&self) -> Result<Option<Bound>, CounterError> {
-        let handle = self.handle;
-        let reach = &handle.membership.reach;
-        let anchor = Anchor::of(handle).map_err(|error| self.excluded(error))?;
-        let tally = TallyAt(anchor.words());
+        let reach = &self.handle.membership.reach;
         // Where none was lost, nothing was carried.
         let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
-        let words = [tally.missing()].into_iter().chain((0..ranks).map(|rank| tally.carried(rank)));
-        let reads: Vec<Request> = words.map(|at| Request::Read { at }).collect();
-        let Some(found) = anchor.ask(handle, &reads).map_err(|error| self.excluded(error))? else { return Ok(None) };
-        let (missing, carried) = (found[0], &found[1..]);
-        let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
-        let carried = carried.get(reach.rank).copied().unwrap_or(0);
-        Ok(Some(Bound { home: anchor.into_home(), base, carried, missing }))
+        let carried = |at| (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect();
+        let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
+        Ok(found.map(|(home, missing, carried)| {
+            let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
+            let carried = carried.get(reach.rank).copied().unwrap_or(0);
+            Bound { home, base, carried, missing }
+        }))
     }
 
     fn bound(&self) -> &Bound {
@@ -330,30 +324,21 @@ impl Use<'_> {
 
     /// Writes this rank's sum to the second node, if there is one: this node is the home.
     fn copy(&mut self, sum: u64) -> Result<(), CounterError> {
-        let handle = self.handle;
-        let reach = &handle.membership.reach;
-        while self.is_copied {
-            let copied = match second::of(reach, &handle.at) {
-                Second::Nobody => return Ok(()),
-                Second::At(second) => {
-                    let at = TallyAt(second.at).carried(reach.rank);
-                    let requests = [Request::Write { at, value: sum }, Request::Read { at }];
-                    ask(&second.site, &requests, &mut self.part.tickets)
-                }
-                Second::Sought => {
-                    std::thread::sleep(SECOND_PAUSE);
-                    anchor::look_at_oneself(handle).map_err(|error| self.excluded(error))?;
-                    continue;
-                }
-            };
-            match copied {
+        if !self.is_copied {
+            return Ok(());
+        }
+        loop {
+            let second = second::await_copy(self.handle).map_err(|error| self.excluded(error))?;
+            let Some(second) = second else { return Ok(()) };
+            let at = TallyAt(second.at).carried(self.rank());
+            let requests = [Request::Write { at, value: sum }, Request::Read { at }];
+            match ask(&second.site, &requests, &mut self.part.tickets) {
                 Ok(_) => return Ok(()),
                 Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
                 // Once more, or to the next one.
                 Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
             }
         }
-        Ok(())
     }
 
     fn ask_home(&mut self, batch: &[Request]) -> Result<u64, SiteFault> {
@@ -375,14 +360,14 @@ impl Use<'_> {
     /// What this rank has added, with what it was about to add last.
     fn sum(&self) -> u64 {
         let (handle, reach) = (self.handle, &self.handle.membership.reach);
-        reach.load(CopiesAt(handle.at).sum(reach.local()))
+        reach.load(TallyAt::sum(&handle.at, reach.local()))
     }
 
     /// Notes it on this node.
     fn note(&self, sum: u64) {
         let (handle, reach) = (self.handle, &self.handle.membership.reach);
         // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
-        publish(handle.segment().word(CopiesAt(handle.at).sum(reach.local())), sum);
+        publish(handle.segment().word(TallyAt::sum(&handle.at, reach.local())), sum);
     }
 
     fn rank(&self) -> usize {

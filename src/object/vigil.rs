@@ -63,6 +63,11 @@ impl<'handle> Vigil<'handle> {
 
     /// Sleeps until this rank is to look; `false`: the time is over. `awaited`: ranks that are waited for.
     pub fn pause(&mut self, awaited: &[usize]) -> bool {
+        self.pause_at_most(awaited, LOOK_EVERY)
+    }
+
+    /// As [`pause`](Self::pause), where this rank is to look after so long at the latest.
+    pub fn pause_at_most(&mut self, awaited: &[usize], longest: Duration) -> bool {
         if self.left() == Some(Duration::ZERO) {
             return false;
         }
@@ -81,16 +86,17 @@ impl<'handle> Vigil<'handle> {
         }
         while self.now() == self.seen {
             let (waited, left) = (since.elapsed(), self.left());
-            if waited >= LOOK_EVERY || left == Some(Duration::ZERO) {
+            let longest = longest.min(LOOK_EVERY);
+            if waited >= longest || left == Some(Duration::ZERO) {
                 // Where the time is over this rank looks once more, and then is told so.
                 return true;
             }
-            self.step(waited, left);
+            self.step(waited, left.map_or(longest - waited, |left| left.min(longest - waited)));
         }
         true
     }
 
-    fn step(&self, waited: Duration, left: Option<Duration>) {
+    fn step(&self, waited: Duration, longest: Duration) {
         let reach = self.reach();
         if let Some(network) = &reach.network {
             network.progress();
@@ -100,8 +106,7 @@ impl<'handle> Vigil<'handle> {
             Step::Yield => crate::machine::yield_cpu(),
             Step::Park => {
                 let (poked, alarm) = self.seen;
-                let longest = LOOK_EVERY.saturating_sub(waited);
-                reach.sleep(reach.poked_at(), poked, alarm, left.into_iter().fold(longest, Duration::min));
+                reach.sleep(reach.poked_at(), poked, alarm, longest);
             }
         }
     }

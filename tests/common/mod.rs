@@ -11,6 +11,8 @@ pub mod cutting;
 #[cfg(not(model))]
 pub mod dissemination;
 #[cfg(not(model))]
+pub mod dying;
+#[cfg(not(model))]
 pub mod homes;
 #[cfg(not(model))]
 pub mod nodes;

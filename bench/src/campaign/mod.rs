@@ -2,11 +2,13 @@
 //!
 //! Round after round a job is started ([`crate::doomed`]), its ranks meet as fast as they can, something is done to it
 //! ([`plan`]), and what its ranks say and record is judged ([`verdict`]): every wait ends, nobody passes a barrier alone,
-//! survivors agree and go on, nothing is left behind. All that is chance in a round is drawn from its seed, but for what
+//! survivors agree and go on, nothing is left behind. Between barriers they use named objects, which nobody may have
+//! together with another one, or lose anything of (`custody.rs`). All that is chance in a round is drawn from its seed, but for what
 //! the machine's scheduler does: a round that fails is tried again by one command, and may need several tries.
 //!
 //! What the machine does not allow is counted as not run, with the reason.
 
+mod custody;
 mod launched;
 pub mod plan;
 mod round;
@@ -75,6 +77,8 @@ pub struct Tally {
     /// What must not be, and was.
     pub violations: usize,
     rounds: usize,
+    /// Calls of named objects.
+    calls: usize,
     outcomes: BTreeMap<&'static str, usize>,
 }
 
@@ -179,6 +183,7 @@ fn menu(request: &Request, no_namespaces: Option<&String>, no_reset: Option<&Str
 impl Tally {
     fn take(&mut self, plan: &Plan, outcome: Outcome, tell: &mut dyn FnMut(&str)) {
         self.rounds += 1;
+        self.calls += outcome.calls;
         let empty = || Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("valid bounds");
         let kind =
             self.kinds.entry((plan.wires, plan.fault)).or_insert_with(|| OfKind { faults: 0, detected: empty() });
@@ -196,7 +201,8 @@ impl Tally {
     pub fn render(&self) -> String {
         let mut page = String::new();
         let faults: usize = self.kinds.values().map(|kind| kind.faults).sum();
-        let _ = writeln!(page, "\n{faults} faults in {} rounds, {} violations\n", self.rounds, self.violations);
+        let _ = writeln!(page, "\n{faults} faults in {} rounds, {} violations", self.rounds, self.violations);
+        let _ = writeln!(page, "{} calls of named objects\n", self.calls);
         let _ = write!(page, "  {:<26}{:>8}{:>10}", "fault", "faults", "detected");
         for column in ["p50", "p90", "p99", "max"] {
             let _ = write!(page, "{column:>10}");

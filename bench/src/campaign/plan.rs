@@ -112,6 +112,12 @@ impl Fault {
         matches!(self, Self::Partition | Self::OneWay)
     }
 
+    /// Whether ranks use named objects meanwhile. Of who is cut off, and too few to agree that others have failed, a call of an
+    /// object waits until the network is whole again, as it should, and would not end before it is to be judged.
+    pub fn lets_objects_be_used(self) -> bool {
+        !self.needs_namespaces()
+    }
+
     /// Whether the ranks are started by `phalanx run`.
     pub fn is_of_launcher(self) -> bool {
         matches!(self, Self::LauncherKilled | Self::SupervisorKilled)
@@ -121,6 +127,17 @@ impl Fault {
     pub fn loses(self) -> bool {
         !matches!(self, Self::StopShort | Self::Reset | Self::Garbage) && !self.is_of_launcher()
     }
+}
+
+/// What the first victim is doing when it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scene {
+    /// Anything.
+    Any,
+    /// It holds a lock.
+    Holds,
+    /// It waits for a lock that another one holds.
+    Waits,
 }
 
 /// Nodes of a job in namespaces.
@@ -155,6 +172,8 @@ pub struct Plan {
     pub deaf: Vec<usize>,
     /// How often it is done, where that means anything.
     pub times: usize,
+    /// What it interrupts.
+    pub scene: Scene,
 }
 
 impl Plan {
@@ -177,19 +196,29 @@ impl Plan {
         };
         let second = random.below(ranks);
         let goes_on = fault.loses() && random.below(2) == 0 && !victims.contains(&second);
+        let (wait, engine) = (waits[random.below(waits.len())], ["auto", "sockets", "io-uring"][random.below(3)]);
+        let calm = Duration::from_micros(random.below(60_000) as u64);
+        let stop = Duration::from_micros(1 + random.below(timeout.as_micros() as usize * 2 / 5) as u64);
+        let times = 1 + random.below(4);
+        let scene = match random.below(3) {
+            0 if fault.loses() && fault.lets_objects_be_used() => Scene::Holds,
+            1 if fault.loses() && fault.lets_objects_be_used() => Scene::Waits,
+            _ => Scene::Any,
+        };
         Self {
             seed,
             wires,
             fault,
-            wait: waits[random.below(waits.len())],
-            engine: ["auto", "sockets", "io-uring"][random.below(3)],
+            wait,
+            engine,
             timeout,
-            calm: Duration::from_micros(random.below(60_000) as u64),
-            stop: Duration::from_micros(1 + random.below(timeout.as_micros() as usize * 2 / 5) as u64),
+            calm,
+            stop,
             victims,
             then_killed: goes_on.then_some(second),
             deaf,
-            times: 1 + random.below(4),
+            times,
+            scene,
             nodes,
         }
     }
@@ -204,7 +233,7 @@ impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} over {}: ranks on nodes {:?}, {} waits, engine {}, time-out {:?}, victims {:?}, then {:?}",
+            "{} over {}: ranks on nodes {:?}, {} waits, engine {}, time-out {:?}, victims {:?} ({:?}), then {:?}",
             self.fault.name(),
             self.wires.name(),
             self.nodes,
@@ -212,6 +241,7 @@ impl std::fmt::Display for Plan {
             self.engine,
             self.timeout,
             self.victims,
+            self.scene,
             self.then_killed
         )
     }
@@ -271,6 +301,7 @@ mod tests {
                     assert!(plan.stop < plan.timeout / 2, "{plan}");
                     assert!(!plan.victims.is_empty() || !fault.loses(), "{plan}");
                     assert!(plan.then_killed.is_none_or(|second| !plan.victims.contains(&second)), "{plan}");
+                    assert!(plan.scene == Scene::Any || !plan.victims.is_empty(), "{plan}");
                     assert!(fault != Fault::OneWay || !plan.deaf.is_empty(), "{plan}");
                 }
             }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use phalanx::fabric::sim::Seeded;
 use rustix::process::Signal;
 
-use super::plan::{Fault, Plan, Wires};
-use super::{strangers, verdict};
+use super::plan::{Fault, Plan, Scene, Wires};
+use super::{custody, strangers, verdict};
+use crate::doomed::deeds::{self, deeds_of};
 use crate::doomed::log;
 use crate::doomed::namespaces::Namespaces;
-use crate::doomed::rank::{Role, SHRINK_LIMIT, Task, records_of};
+use crate::doomed::rank::{END, HOLD, Role, SHRINK_LIMIT, Task, WAIT, records_of};
 use crate::doomed::said::{Event, Said, Told};
 use crate::doomed::sockets::{self, Holdings};
 use crate::doomed::{DoomedError, DoomedJob, Place, now_ns, system};
@@ -35,6 +36,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Faults injected.
     pub faults: usize,
+    /// Calls of named objects.
+    pub calls: usize,
     /// What was done and said, when something was wrong.
     pub history: String,
 }
@@ -46,7 +49,11 @@ pub struct Outcome {
 /// [`DoomedError`] when the machine does not let us; nothing is left behind.
 pub fn run(plan: &Plan, namespaces: Option<&Namespaces>, directory: &Path) -> Result<Outcome, DoomedError> {
     let task = Task {
-        role: Role::Meets { records: directory.to_owned(), seed: plan.seed },
+        role: Role::Meets {
+            records: directory.to_owned(),
+            seed: plan.seed,
+            uses_objects: plan.fault.lets_objects_be_used(),
+        },
         wait: Some(plan.wait.to_owned()),
         fabric: (plan.wires != Wires::Shm).then(|| plan.wires.name().to_owned()),
         engine: Some(plan.engine.to_owned()),
@@ -76,6 +83,7 @@ struct Round<'a> {
 impl Round<'_> {
     fn run(&mut self) -> Result<(), DoomedError> {
         self.listen(self.plan.calm);
+        self.set_scene();
         let at_ns = self.harm()?;
         if self.plan.fault.loses() {
             self.await_survivors(at_ns);
@@ -98,6 +106,35 @@ impl Round<'_> {
         while let Ok(said) = self.job.hear(limit) {
             self.said.push(said);
         }
+    }
+
+    /// Has the first victim do what is to be interrupted.
+    fn set_scene(&mut self) {
+        let Some(victim) = self.plan.victims.first().copied() else { return };
+        match self.plan.scene {
+            Scene::Any => {}
+            Scene::Holds => self.ask_for(victim, HOLD, |event| matches!(event, Event::Holds { .. })),
+            Scene::Waits => {
+                let is_other = |rank: &usize| !self.plan.victims.contains(rank);
+                let other = (0..self.job.size()).find(is_other).expect("somebody survives");
+                self.ask_for(other, HOLD, |event| matches!(event, Event::Holds { .. }));
+                self.ask_for(victim, WAIT, |event| *event == Event::Queues);
+            }
+        }
+    }
+
+    /// Says something to a rank, and waits until it has done it.
+    fn ask_for(&mut self, rank: usize, what: &str, is_it: impl Fn(&Event) -> bool) {
+        self.job.say(rank, what);
+        let limit = Instant::now() + self.bound();
+        while let Ok(said) = self.job.hear(limit) {
+            let is_done = said.rank == rank && is_it(&said.event);
+            self.said.push(said);
+            if is_done {
+                return;
+            }
+        }
+        self.outcome.violations.push(format!("rank {rank} was to {what}, and has not come to it"));
     }
 
     /// Does the harm; the time just before.
@@ -271,15 +308,16 @@ impl Round<'_> {
 
     /// Whether a rank knows of all that has happened since then, or can come to know nothing more.
     fn has_settled(&self, rank: usize, since_ns: u64) -> bool {
-        let Some(last) = self.said.iter().rfind(|said| said.rank == rank) else { return false };
+        let tells = |said: &&Said| said.rank == rank && !is_of_object(&said.event);
+        let Some(last) = self.said.iter().rfind(tells) else { return false };
         match &last.event {
             Event::Shrunk { ranks, .. } => {
                 last.at_ns >= since_ns && (self.plan.fault == Fault::OneWay || *ranks == self.survivors())
             }
             Event::Failed { told: Told::RankFailed { .. }, .. } | Event::Ready => false,
-            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye | Event::Calm { .. } => {
-                true
-            }
+            Event::Failed { .. } | Event::NotShrunk { .. } | Event::Undead { .. } | Event::Bye => true,
+            // Of ranks with other roles, and of objects.
+            Event::Calm { .. } | Event::Queues | Event::Holds { .. } | Event::Wrong { .. } => true,
         }
     }
 
@@ -288,7 +326,7 @@ impl Round<'_> {
         let mut holdings = Holdings::default();
         (0..self.job.size()).for_each(|rank| holdings.add(self.job.pid(rank)));
         for rank in self.live.clone() {
-            self.job.say(rank, "end");
+            self.job.say(rank, END);
         }
         let limit = Instant::now() + self.bound();
         let live = self.live.clone();
@@ -315,6 +353,11 @@ impl Round<'_> {
         let evidence =
             verdict::Evidence { nodes: &self.plan.nodes, said: &self.said, records: &records, hurt: &self.hurt };
         self.outcome.violations.extend(verdict::judge(&evidence));
+        let read = |rank| deeds::read(&deeds_of(directory, rank)).map_err(system("read a rank's deeds"));
+        let deeds = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
+        self.outcome.violations.extend(custody::judge(&evidence, &deeds));
+        self.outcome.outcomes.extend(custody::words(&deeds));
+        self.outcome.calls = deeds.iter().map(Vec::len).sum();
         self.judge_survivors();
         for said in &self.said {
             self.outcome.outcomes.extend(word(&said.event));
@@ -353,6 +396,11 @@ impl Round<'_> {
     }
 }
 
+/// Whether it says nothing of barriers.
+fn is_of_object(event: &Event) -> bool {
+    matches!(event, Event::Holds { .. } | Event::Queues | Event::Wrong { .. })
+}
+
 /// How long a wait may last after a fault.
 fn bound(plan: &Plan) -> Duration {
     SLACK + TIMEOUTS * plan.timeout
@@ -373,7 +421,8 @@ fn word(event: &Event) -> Option<&'static str> {
         Event::Shrunk { .. } => "went on with the survivors",
         Event::NotShrunk { .. } => "could not go on",
         Event::Undead { .. } => "went on without the others",
-        Event::Ready | Event::Bye | Event::Calm { .. } => return None,
+        Event::Wrong { .. } => "were told what no fault explains",
+        Event::Ready | Event::Bye | Event::Calm { .. } | Event::Queues | Event::Holds { .. } => return None,
     })
 }
 

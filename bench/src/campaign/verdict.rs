@@ -6,6 +6,9 @@
 //! - Nobody is declared failed to whom nothing was done.
 //! - A group of survivors has the same members for all of them, and all of them have it, but for those that were hurt.
 //! - A rank without which the others have gone on succeeds in nothing.
+//! - No call fails in a way that no fault explains.
+//!
+//! What must hold of the named objects that ranks have used: `custody.rs`.
 
 use std::collections::HashMap;
 
@@ -26,11 +29,13 @@ pub struct Evidence<'a> {
 }
 
 impl Evidence<'_> {
-    fn is_hurt(&self, rank: usize) -> bool {
+    /// Whether something was done to a rank.
+    pub(super) fn is_hurt(&self, rank: usize) -> bool {
         self.hurt.iter().any(|(hurt, _)| *hurt == rank)
     }
 
-    fn was_hurt(&self, rank: usize, at_ns: u64) -> bool {
+    /// Whether it had been by then.
+    pub(super) fn was_hurt(&self, rank: usize, at_ns: u64) -> bool {
         self.hurt.iter().any(|(hurt, since_ns)| *hurt == rank && *since_ns <= at_ns)
     }
 }
@@ -204,6 +209,7 @@ fn undead(evidence: &Evidence<'_>) -> Vec<String> {
         Event::Undead { call } => {
             Some(format!("rank {} has succeeded in a call without the others: {call}", said.rank))
         }
+        Event::Wrong { what } => Some(format!("rank {} was told what no fault explains: {what}", said.rank)),
         _ => None,
     };
     evidence.said.iter().filter_map(call).collect()
@@ -271,6 +277,8 @@ mod tests {
         let (mut said, records) = good();
         said.push(Said { rank: 2, at_ns: 0, event: Event::Undead { call: "barrier".to_owned() } });
         assert!(words(&said, &records, &[(2, 0)]).contains("rank 2 has succeeded"));
+        said.push(Said { rank: 1, at_ns: 0, event: Event::Wrong { what: "no such thing".to_owned() } });
+        assert!(words(&said, &records, &[(2, 0)]).contains("rank 1 was told what no fault explains"));
         assert!(words(&good().0, &records, &[]).contains("which nobody has caused"));
         assert!(words(&good().0, &records, &[(2, 1)]).contains("which nobody has caused"));
     }

@@ -1,9 +1,11 @@
 //! A rank of a job that is hurt.
 //!
 //! One that *waits* meets the others once, then waits in a barrier that the idle ones never come to, and says when that
-//! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, goes on
-//! with the survivors when members fail, and leaves when its parent wants, at the same barrier as all others. One that is
-//! *calm* passes barriers, and nobody is hurt: `calm.rs`.
+//! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, uses named
+//! objects between them (`belongings.rs`), goes on with the survivors when members fail, and leaves when its parent wants, at
+//! the same barrier as all others. One that is
+//! *calm* passes barriers, and nobody is hurt: `calm.rs`. One that *inherits* waits for a lock whose holder is to die:
+//! `inheritance.rs`.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -14,7 +16,9 @@ use phalanx::{BarrierError, FabricChoice, Group, Job, JobOptions, Operation, Tcp
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use super::belongings::Belongings;
 use super::calm::pass_barriers;
+use super::inheritance::Inheritance;
 use super::log::{Log, Record, Step};
 use super::now_ns;
 use super::said::{Event, Said};
@@ -23,6 +27,12 @@ use crate::samples::SamplesError;
 
 /// How long survivors may take to make a group.
 pub const SHRINK_LIMIT: Duration = Duration::from_secs(5);
+/// Has a rank hold a lock for a moment.
+pub const HOLD: &str = "hold";
+/// Has a rank wait for the same lock.
+pub const WAIT: &str = "wait";
+/// Has a rank leave, with all others.
+pub const END: &str = "end";
 /// No wait of a rank that meets others is to come to this.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -52,12 +62,23 @@ pub enum Role {
         /// Those that do nothing.
         idle: Vec<usize>,
     },
+    /// Holds a lock, or waits for it.
+    Inherits {
+        /// The one that holds it.
+        holder: usize,
+        /// Those who wait for it.
+        heirs: Vec<usize>,
+        /// The node where it is to be at home.
+        home: usize,
+    },
     /// Meets the others again and again.
     Meets {
         /// The directory of the records.
         records: PathBuf,
         /// Of its pauses.
         seed: u64,
+        /// Whether it uses named objects.
+        uses_objects: bool,
     },
     /// Meets the others again and again, and keeps no record: nobody is hurt.
     Calm {
@@ -83,13 +104,23 @@ impl Role {
                     Ok(())
                 })
             }
-            Self::Meets { records, seed } => {
+            Self::Inherits { holder, heirs, home } => {
+                let part = Inheritance { holds: rank == *holder, waits: heirs.contains(&rank), home: *home };
+                Box::new(move |job| {
+                    if let Err(error) = part.run(job, &wishes) {
+                        say(rank, Event::Undead { call: error.to_string() });
+                    }
+                    Ok(())
+                })
+            }
+            Self::Meets { records, seed, uses_objects } => {
                 let path = records_of(records, rank);
                 let failed = |source| SamplesError::File { path: path.clone(), source };
                 let log = Log::create(&path).map_err(failed)?;
                 let random = Seeded::new(seed.wrapping_add(rank as u64));
-                let mut meeting = Meeting { rank, log, random, wishes };
-                Box::new(move |job| meeting.run(job).map_err(|source| SamplesError::File { path, source }))
+                let mut meeting = Meeting { rank, log, random, wishes, belongings: None };
+                let place = uses_objects.then(|| (records.clone(), *seed));
+                Box::new(move |job| meeting.run(job, place).map_err(|source| SamplesError::File { path, source }))
             }
             Self::Calm { seed } => {
                 let seed = *seed;
@@ -149,7 +180,7 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
     Ok(())
 }
 
-fn say(rank: usize, event: Event) {
+pub(super) fn say(rank: usize, event: Event) {
     Said { rank, at_ns: now_ns(), event }.print();
 }
 
@@ -194,6 +225,7 @@ struct Meeting {
     log: Log,
     random: Seeded,
     wishes: Receiver<String>,
+    belongings: Option<Belongings>,
 }
 
 /// How it goes on.
@@ -205,7 +237,11 @@ enum Next {
 }
 
 impl Meeting {
-    fn run(&mut self, job: &Job) -> std::io::Result<()> {
+    /// `place`: where to keep records of the objects that it uses, and their seed.
+    fn run(&mut self, job: &Job, place: Option<(PathBuf, u64)>) -> std::io::Result<()> {
+        if let Some((directory, seed)) = place {
+            self.belongings = Belongings::open(job, &directory, seed)?;
+        }
         let mut shrunk: Option<Group> = None;
         loop {
             let group = shrunk.as_ref().unwrap_or(job.world());
@@ -234,7 +270,7 @@ impl Meeting {
     fn meet(&mut self, group: &Group) -> std::io::Result<Next> {
         let mut is_wanted = false;
         loop {
-            is_wanted = is_wanted || self.wishes.try_recv().is_ok();
+            is_wanted = self.heed_wishes()? || is_wanted;
             let sequence = group.passed() + 1;
             self.note(Step::Arrives, group, sequence)?;
             let result = pass(group, sequence, is_wanted);
@@ -243,6 +279,7 @@ impl Meeting {
                 Ok(is_over) => {
                     self.note(Step::Passed, group, sequence)?;
                     if is_over {
+                        self.part(group)?;
                         return Ok(Next::End);
                     }
                 }
@@ -252,8 +289,34 @@ impl Meeting {
                     return Ok(self.after(group, &error));
                 }
             }
+            if let Some(belongings) = &mut self.belongings {
+                belongings.use_one()?;
+            }
             self.pause();
         }
+    }
+
+    /// Does what the parent has said; whether that was to end.
+    fn heed_wishes(&mut self) -> std::io::Result<bool> {
+        let mut is_wanted = false;
+        while let Ok(wish) = self.wishes.try_recv() {
+            match (wish.as_str(), &mut self.belongings) {
+                (HOLD, Some(belongings)) => belongings.hold_for_long()?,
+                (WAIT, Some(belongings)) => belongings.wait_for_long()?,
+                (HOLD | WAIT, None) => {}
+                _ => is_wanted = true,
+            }
+        }
+        Ok(is_wanted)
+    }
+
+    /// Reads what the counters have come to. Nobody leaves before all have.
+    fn part(&mut self, group: &Group) -> std::io::Result<()> {
+        let Some(belongings) = &mut self.belongings else { return Ok(()) };
+        belongings.load_all()?;
+        // Whoever fails now was not to be hurt, and is missed by the parent.
+        let _ = group.barrier();
+        Ok(())
     }
 
     fn note(&mut self, step: Step, group: &Group, sequence: u64) -> std::io::Result<()> {
@@ -278,10 +341,10 @@ impl Meeting {
             ("arrival", &|| group.arrive().is_ok()),
             ("shrink", &|| group.shrink(SHRINK_LIMIT).is_ok()),
         ];
-        for (name, call) in calls {
-            if call() {
-                say(self.rank, Event::Undead { call: name.to_owned() });
-            }
+        let objects = self.belongings.iter().flat_map(Belongings::succeeds_in);
+        let calls = calls.into_iter().filter(|(_, call)| call()).map(|(name, _)| name);
+        for name in calls.chain(objects) {
+            say(self.rank, Event::Undead { call: name.to_owned() });
         }
     }
 

@@ -60,6 +60,18 @@ pub enum Event {
         /// How many units the job has lost, as it knows.
         epochs: u64,
     },
+    /// It is about to wait for a lock that another one holds.
+    Queues,
+    /// It has a lock.
+    Holds {
+        /// The number of the grant.
+        token: u64,
+    },
+    /// A call has failed in a way that no fault explains.
+    Wrong {
+        /// The error.
+        what: String,
+    },
     /// It has left the job.
     Bye,
 }

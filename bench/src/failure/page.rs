@@ -7,10 +7,24 @@ use crate::page::{machine, ns};
 
 /// The whole page.
 pub fn render(reports: &[Report]) -> String {
-    let mut page = String::new();
-    let _ = writeln!(page, "\nFrom a fault until every survivor has its error");
-    let _ = writeln!(page, "  machine    {}\n", machine());
-    let _ = write!(page, "  {:<14}{:<20}{:>8}", "fault", "job", "faults");
+    let mut page = format!("\n  machine    {}\n", machine());
+    let tables = [
+        ("error", "From a fault until every survivor has its error"),
+        ("lock", "From the death of a lock's holder until the next one has it"),
+    ];
+    for (until, title) in tables {
+        let of_table: Vec<&Report> = reports.iter().filter(|report| report.until == until).collect();
+        if !of_table.is_empty() {
+            let _ = writeln!(page, "\n{title}\n");
+            table(&mut page, &of_table);
+        }
+    }
+    page.push('\n');
+    page
+}
+
+fn table(page: &mut String, reports: &[&Report]) {
+    let _ = write!(page, "  {:<18}{:<20}{:>8}", "fault", "job", "faults");
     for column in ["min", "p50", "p90", "p99", "max"] {
         let _ = write!(page, "{column:>10}");
     }
@@ -20,7 +34,7 @@ pub fn render(reports: &[Report]) -> String {
             1 => format!("{} ranks, 1 node", report.ranks),
             nodes => format!("{} ranks, {nodes} nodes", report.ranks),
         };
-        let _ = write!(page, "  {:<14}{job:<20}", report.kind);
+        let _ = write!(page, "  {:<18}{job:<20}", report.kind);
         if let Some(why) = &report.not_run {
             let _ = writeln!(page, "  not run: {why}");
             continue;
@@ -31,8 +45,6 @@ pub fn render(reports: &[Report]) -> String {
         }
         page.push('\n');
     }
-    page.push('\n');
-    page
 }
 
 /// One JSON object a line for each kind.

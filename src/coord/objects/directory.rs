@@ -15,6 +15,7 @@
 use std::fmt;
 
 use super::layout::{NAME_WORDS, ObjectAt};
+use super::lease;
 use super::name::Name;
 use crate::fabric::node::{NodeLayout, ObjectTable};
 use crate::fabric::{Memory, WordAt};
@@ -458,8 +459,11 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
             return Ok(());
         }
         let at = self.place(0).greatest();
-        let found = self.words.load(&[at, object.home().numbers])?;
-        Ok(self.words.store(&[(at, found[0].max(found[1]))])?)
+        let found = self.words.load(&[at, object.home().numbers, object.parameter(0), object.own(0)])?;
+        // A lease counts in its hold.
+        let is_lease = found[2] == ObjectKind::Lease as u64;
+        let last = if is_lease { found[1] + lease::HoldWord(found[3]).number() } else { found[1] };
+        Ok(self.words.store(&[(at, found[0].max(last))])?)
     }
 
     /// Whether a member that lives has a handle of an object.

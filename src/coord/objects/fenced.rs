@@ -21,9 +21,18 @@
 //!
 //! Whoever dies between two steps has written what nobody sees, or all of it. Whoever comes late finds another word than
 //! it has seen: a version does not come back. `exhaustive` tries every order.
+//!
+//! # Copies
+//!
+//! The same words are there on the node that has the copies ([`Goal::Keep`]), where they become current by their versions: a
+//! pair that is less new than the current one is not wanted there. Ranks that the home's death leaves have noted what they
+//! last knew to be current ([`NotedAt`]), which their node's stewards add in the same way. So the next home begins with the
+//! newest pair that any of them has seen. Stewards have words of their own for that, beside the ranks': authors are the
+//! job's ranks, and then the nodes.
 
-use super::layout::ObjectAt;
-use crate::fabric::{Request, WordAt};
+use super::layout::{NOTE_WORDS, ObjectAt, RANK_WORDS};
+use crate::fabric::{Memory, Request, WordAt};
+use crate::sync::{Ordering, publish};
 
 #[cfg(test)]
 mod exhaustive;
@@ -35,22 +44,91 @@ pub struct FencedAt {
     pub current: WordAt,
     /// The first of rank 0's words.
     pub ranks: WordAt,
-    /// From one rank's words to the next's.
+    /// From one author's words to the next's.
     pub stride: usize,
+    /// How many ranks there are.
+    pub job_ranks: usize,
+    /// The first of node 0's.
+    pub nodes: WordAt,
 }
 
 impl FencedAt {
-    /// Of an object at its home.
-    pub const fn of(at: &ObjectAt) -> Self {
-        Self { current: at.own(0), ranks: at.of_rank(0), stride: super::layout::RANK_WORDS }
+    /// Of an object at its home, in a job of so many ranks.
+    pub const fn of(at: &ObjectAt, job_ranks: usize) -> Self {
+        Self { current: at.own(0), ranks: at.of_rank(0), stride: RANK_WORDS, job_ranks, nodes: at.note(0, 0) }
     }
 
-    const fn token(self, rank: usize, side: usize) -> WordAt {
-        self.ranks.plus(self.stride * rank + 2 * side)
+    /// A node's steward, as an author.
+    pub const fn steward(self, node: usize) -> usize {
+        self.job_ranks + node
     }
 
-    const fn value(self, rank: usize, side: usize) -> WordAt {
-        self.token(rank, side).plus(1)
+    const fn token(self, author: usize, side: usize) -> WordAt {
+        let words = match author.checked_sub(self.job_ranks) {
+            None => self.ranks.plus(self.stride * author),
+            Some(node) => self.nodes.plus(self.stride * node),
+        };
+        words.plus(2 * side)
+    }
+
+    const fn value(self, author: usize, side: usize) -> WordAt {
+        self.token(author, side).plus(1)
+    }
+}
+
+const _: () = assert!(RANK_WORDS == NOTE_WORDS, "one stride for both");
+
+/// What a rank notes on its own node of the newest pair that it knows to have been current: two sides, of which the one
+/// that is not noted is written, and then the word that names it.
+#[derive(Clone, Copy, Debug)]
+pub struct NotedAt {
+    object: ObjectAt,
+    local: usize,
+}
+
+impl NotedAt {
+    /// Of the rank at a place of the node, for an object that its ranks have.
+    pub const fn of(object: ObjectAt, local: usize) -> Self {
+        Self { object, local }
+    }
+
+    /// Notes a pair with its version. Only that rank does so.
+    pub fn note(self, memory: &impl Memory, known: &Known) {
+        // Relaxed: its own.
+        let last = self.selector(memory, Ordering::Relaxed);
+        if last >> 1 == known.word.version() {
+            return;
+        }
+        let side = 1 - last % 2;
+        let pair = [known.token, known.value];
+        for (at, value) in self.pair(side).into_iter().zip(pair) {
+            // Release pairs with `noted`: who sees this sees that the other side was named before.
+            memory.word(at).store(value, Ordering::Release);
+        }
+        // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
+        publish(memory.word(self.object.stake(self.local)), known.word.version() << 1 | side);
+    }
+
+    /// What it has noted; `None`: nothing.
+    pub fn noted(self, memory: &impl Memory) -> Option<Copied> {
+        loop {
+            // Acquire pairs with `note`.
+            let selector = self.selector(memory, Ordering::Acquire);
+            let [token, value] = self.pair(selector % 2).map(|at| memory.word(at).load(Ordering::Acquire));
+            // A side is written again only after the other one was named; Acquire, above: then this load sees that.
+            if self.selector(memory, Ordering::Relaxed) == selector {
+                return (selector > 1).then_some(Copied { version: selector >> 1, token, value });
+            }
+        }
+    }
+
+    fn selector(self, memory: &impl Memory, ordering: Ordering) -> u64 {
+        memory.word(self.object.stake(self.local)).load(ordering)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "0 or 1")]
+    fn pair(self, side: u64) -> [WordAt; 2] {
+        [0, 1].map(|word| self.object.note(self.local, 2 * side as usize + word))
     }
 }
 
@@ -58,37 +136,39 @@ impl FencedAt {
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
-/// | 0 | side | which of the rank's two |
-/// | 1–18 | rank | plus 1; 0: nobody's |
+/// | 0 | side | which of the author's two |
+/// | 1–18 | author | plus 1; 0: nobody's |
 /// | 19–63 | version | grows with each write |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CurrentWord(pub u64);
 
 impl CurrentWord {
-    const RANK_AT: u32 = 1;
-    const RANK: u64 = 0x3ffff;
+    const AUTHOR_AT: u32 = 1;
+    const AUTHOR: u64 = 0x3ffff;
     const VERSION_AT: u32 = 19;
 
-    /// The rank and the side; `None` before the first write.
+    /// The author and the side; `None` before the first write.
     #[allow(clippy::cast_possible_truncation, reason = "18 bits and one")]
     pub const fn pair(self) -> Option<(usize, usize)> {
-        match self.0 >> Self::RANK_AT & Self::RANK {
+        match self.0 >> Self::AUTHOR_AT & Self::AUTHOR {
             0 => None,
-            rank => Some((rank as usize - 1, (self.0 & 1) as usize)),
+            author => Some((author as usize - 1, (self.0 & 1) as usize)),
         }
     }
 
-    /// The next word, which names a rank's side.
-    #[must_use]
-    pub const fn then(self, rank: usize, side: usize) -> Self {
-        let version = (self.0 >> Self::VERSION_AT).wrapping_add(1) << Self::VERSION_AT;
-        Self(version | (rank as u64 + 1) << Self::RANK_AT | side as u64)
+    /// How many writes there have been.
+    pub const fn version(self) -> u64 {
+        self.0 >> Self::VERSION_AT
     }
 
-    /// The side of a rank's that this word does not name.
-    const fn other_side(self, rank: usize) -> usize {
+    const fn new(version: u64, author: usize, side: usize) -> Self {
+        Self(version << Self::VERSION_AT | (author as u64 + 1) << Self::AUTHOR_AT | side as u64)
+    }
+
+    /// The side of an author's that this word does not name.
+    const fn other_side(self, author: usize) -> usize {
         match self.pair() {
-            Some((current, side)) if current == rank => 1 - side,
+            Some((current, side)) if current == author => 1 - side,
             _ => 0,
         }
     }
@@ -105,6 +185,23 @@ pub struct Known {
     pub value: u64,
 }
 
+/// A pair that was current, with its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Copied {
+    /// [`CurrentWord::version`].
+    pub version: u64,
+    /// Its token.
+    pub token: u64,
+    /// Its value.
+    pub value: u64,
+}
+
+impl From<Known> for Copied {
+    fn from(known: Known) -> Self {
+        Self { version: known.word.version(), token: known.token, value: known.value }
+    }
+}
+
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Goal {
@@ -117,6 +214,8 @@ pub enum Goal {
         /// The value; `None`: the one that is there.
         value: Option<u64>,
     },
+    /// That a copy has this pair, or a newer one.
+    Keep(Copied),
 }
 
 /// What is to be done.
@@ -130,7 +229,7 @@ pub enum Turn {
     Refused(u64),
 }
 
-/// One rank's operation. A rank has one at a time.
+/// One author's operation. An author has one at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Operation {
     at: FencedAt,
@@ -157,7 +256,7 @@ impl Operation {
     pub fn begin(at: FencedAt, me: usize, goal: Goal, known: Option<Known>) -> (Self, Turn) {
         let mut operation = Self { at, me, goal, known, state: State::Looking };
         let turn = match (goal, known) {
-            (Goal::Write { .. }, Some(known)) => operation.go_on(known),
+            (Goal::Write { .. } | Goal::Keep(_), Some(known)) => operation.go_on(known),
             _ => operation.look(),
         };
         (operation, turn)
@@ -209,6 +308,8 @@ impl Operation {
         match (self.known, word.pair()) {
             (Some(known), _) if known.word == word => self.go_on(known),
             (_, None) => self.go_on(Known::default()),
+            // Its version says whether it is newer.
+            _ if matches!(self.goal, Goal::Keep(_)) => self.go_on(Known { word, ..Known::default() }),
             (_, Some((rank, side))) => {
                 self.state = State::Reading { word };
                 Turn::Ask(vec![
@@ -223,12 +324,17 @@ impl Operation {
     /// This is the current pair, or was when it was seen last.
     fn go_on(&mut self, known: Known) -> Turn {
         self.known = Some(known);
-        let Goal::Write { token, value } = self.goal else { return Turn::Done(known) };
-        if known.token > token {
-            return Turn::Refused(known.token);
-        }
+        let version = known.word.version();
+        let wanted = match self.goal {
+            Goal::Read => return Turn::Done(known),
+            Goal::Keep(pair) if pair.version <= version => return Turn::Done(known),
+            Goal::Write { token, .. } if known.token > token => return Turn::Refused(known.token),
+            Goal::Keep(pair) => pair,
+            Goal::Write { token, value } => Copied { version: version + 1, token, value: value.unwrap_or(known.value) },
+        };
         let side = known.word.other_side(self.me);
-        let next = Known { word: known.word.then(self.me, side), token, value: value.unwrap_or(known.value) };
+        let word = CurrentWord::new(wanted.version, self.me, side);
+        let next = Known { word, token: wanted.token, value: wanted.value };
         self.state = State::Writing { next };
         Turn::Ask(vec![
             Request::Write { at: self.at.token(self.me, side), value: next.token },

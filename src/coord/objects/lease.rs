@@ -26,12 +26,31 @@
 //! A holder that is named by another rank's change does not know when that was; it changes the hold once more and counts
 //! from then on. If it is not there to do so it loses the lease as every holder does. `exhaustive` tries every order, and
 //! every tick of a clock.
+//!
+//! # The next home
+//!
+//! When the home is lost, so is the hold. Each rank *notes* on its own node what it holds ([`note`]): the number, and until
+//! when; after the home has named it and before it goes by that, and no longer than it holds. Before anybody may ask the
+//! next home, each node that lives has told it the latest of its ranks' notes ([`HoldWord::carried`]); the greatest number
+//! stands there then, so numbers go on growing. Claims are made anew.
+//!
+//! A holder finds its hold there, or has lost it. Where there is none, a rank that the job has lost may have held the lease,
+//! and go by its clock still: then *somebody* holds it, who never renews it, and is followed in time, or at once where all
+//! whom the job has lost are surely dead. A rank whose time was over or that has released is no holder, but does not tell
+//! whether somebody had it after it.
+//!
+//! # Tokens
+//!
+//! The token of a hold is the number with which it began, added to the home's *base*, which is read in the same
+//! batch that makes the hold. The base of the next home, or of an object that is made under the same name when this one has
+//! gone, is greater than all tokens before ([`super::directory`]).
 
 use super::layout::{ObjectAt, RANK_WORDS};
 use crate::fabric::{Request, WordAt};
 
 #[cfg(test)]
 mod exhaustive;
+pub mod note;
 
 /// One in so many: by how much clocks may go apart, both ways together.
 const DRIFT: u64 = 1000;
@@ -43,18 +62,23 @@ pub struct LeaseAt {
     pub hold: WordAt,
     /// How many claims have been made.
     pub orders: WordAt,
+    /// What the tokens begin with.
+    pub base: WordAt,
     /// Rank 0's claim: its order, plus 1, or 0.
     pub claims: WordAt,
     /// From one rank's claim to the next's.
     pub stride: usize,
     /// How many ranks the job has.
     pub ranks: usize,
+    /// Whether there was no home before.
+    pub is_first: bool,
 }
 
 impl LeaseAt {
     /// Of an object at its home, in a job of so many ranks.
-    pub const fn of(at: &ObjectAt, ranks: usize) -> Self {
-        Self { hold: at.own(0), orders: at.own(1), claims: at.of_rank(0), stride: RANK_WORDS, ranks }
+    pub const fn of(at: &ObjectAt, ranks: usize, is_first: bool) -> Self {
+        let (hold, orders, base, claims) = (at.own(0), at.own(1), at.home().numbers, at.of_rank(0));
+        Self { hold, orders, base, claims, stride: RANK_WORDS, ranks, is_first }
     }
 
     const fn claim(self, rank: usize) -> WordAt {
@@ -62,21 +86,34 @@ impl LeaseAt {
     }
 }
 
+/// Stands for a holder that is not known: a rank that the job has lost with an earlier home, if there was one.
+pub const SOMEBODY: usize = 0x1_fffe;
+
+const _: () = assert!(SOMEBODY as u64 + 1 == HoldWord::HOLDER);
+
 /// Who holds the lease.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
-/// | 0–17 | holder | plus 1; 0: nobody |
-/// | 18–27 | claims | changed by each new claim; 0: none since the holder was named |
-/// | 28–63 | number | of the grant or renewal |
+/// | 0–16 | holder | plus 1; 0: nobody; all ones: [`SOMEBODY`] |
+/// | 17–23 | claims | changed by each new claim; 0: none since the holder was named |
+/// | 24–63 | number | of the grant or renewal |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HoldWord(pub u64);
 
 impl HoldWord {
-    const HOLDER: u64 = 0x3ffff;
-    const CLAIMS_AT: u32 = 18;
-    const CLAIMS: u64 = 0x3ff;
-    const NUMBER_AT: u32 = 28;
+    const HOLDER: u64 = 0x1ffff;
+    const CLAIMS_AT: u32 = 17;
+    const CLAIMS: u64 = 0x7f;
+    const NUMBER_AT: u32 = 24;
+
+    /// What the next home is told of a hold: the holder, if its time is not over.
+    pub const fn carried(number: u64, holder: Option<usize>) -> Self {
+        match holder {
+            Some(_) => Self::new(number, 0, holder),
+            None => Self::new(number, 0, Some(SOMEBODY)),
+        }
+    }
 
     const fn new(number: u64, claims: u64, holder: Option<usize>) -> Self {
         let holder = match holder {
@@ -86,13 +123,18 @@ impl HoldWord {
         Self(number << Self::NUMBER_AT | claims << Self::CLAIMS_AT | holder)
     }
 
-    /// The holder.
-    #[allow(clippy::cast_possible_truncation, reason = "18 bits")]
+    /// The holder, which may be [`SOMEBODY`].
+    #[allow(clippy::cast_possible_truncation, reason = "17 bits")]
     pub const fn holder(self) -> Option<usize> {
         match self.0 & Self::HOLDER {
             0 => None,
             holder => Some(holder as usize - 1),
         }
+    }
+
+    /// The holder, if it is known.
+    fn known_holder(self) -> Option<usize> {
+        self.holder().filter(|holder| *holder != SOMEBODY)
     }
 
     /// The number of the last grant or renewal.
@@ -137,6 +179,8 @@ pub struct Hold {
     pub word: HoldWord,
     /// From when on its time to live counts, in nanoseconds.
     pub since: u64,
+    /// Greater than that of each hold before.
+    pub token: u64,
 }
 
 impl Hold {
@@ -174,6 +218,7 @@ pub trait Fates {
     fn has_ended(&self, rank: usize) -> bool;
 
     /// Whether it surely does nothing any more: what it holds is free. Of one that was only not heard of this is not known.
+    /// Of [`SOMEBODY`]: whether that is so of all ranks of nodes that the job has lost.
     fn is_dead(&self, rank: usize) -> bool;
 }
 
@@ -191,7 +236,8 @@ pub struct Lessee {
     has_claim: bool,
     /// It is, and the hold was changed since.
     is_registered: bool,
-    /// The last number that was seen while another rank held the lease, and when first.
+    /// The last number that was seen while another rank held the lease, and when first. Kept from one attempt without waiting to the
+    /// next.
     watch: Option<(u64, u64)>,
     /// A rank that was named, and should be told.
     named: Option<usize>,
@@ -203,6 +249,8 @@ pub struct Lessee {
 enum Goal {
     Hold,
     TryHold,
+    /// What it holds it is to go on holding.
+    Keep,
     Nothing,
 }
 
@@ -215,6 +263,8 @@ enum State {
         next: HoldWord,
         asked: u64,
     },
+    /// That somebody may hold it, at a home where nobody has been named.
+    Marking,
     /// For a place among those who wait.
     Ordering {
         seen: HoldWord,
@@ -248,7 +298,7 @@ enum State {
         hold: Hold,
         asked: u64,
     },
-    /// The hold is looked at after a break.
+    /// The hold is looked at after a break, or at the next home.
     RenewingAgain {
         hold: Hold,
     },
@@ -289,20 +339,49 @@ impl Lessee {
         }
     }
 
-    /// Begins to acquire the lease, as fast as may be if it is still what it was when it was seen last.
-    pub fn acquire(&mut self, seen: HoldWord, now: u64) -> Turn {
-        self.begin(Goal::Hold, seen, now)
+    /// Begins to acquire the lease, as fast as may be if it is still as this rank has left it.
+    pub fn acquire(&mut self, now: u64) -> Turn {
+        self.begin(Goal::Hold, now)
     }
 
     /// Begins to acquire it if that is possible at once.
-    pub fn try_acquire(&mut self, seen: HoldWord, now: u64) -> Turn {
-        self.begin(Goal::TryHold, seen, now)
+    pub fn try_acquire(&mut self, now: u64) -> Turn {
+        self.begin(Goal::TryHold, now)
     }
 
-    fn begin(&mut self, goal: Goal, seen: HoldWord, now: u64) -> Turn {
+    fn begin(&mut self, goal: Goal, now: u64) -> Turn {
         assert_eq!(self.state, State::Idle, "one thing at a time");
         self.goal = goal;
-        if seen.holder().is_none() { self.take(seen, seen.granted(self.me, false), now) } else { self.look() }
+        let seen = self.freed;
+        if self.may_be_held(seen) { self.look() } else { self.take(seen, seen.granted(self.me, false), now) }
+    }
+
+    /// Whether nobody is named, but may have been at the last home.
+    fn may_be_held(&self, seen: HoldWord) -> bool {
+        seen == HoldWord(0) && !self.at.is_first
+    }
+
+    /// The home is lost: begins anew at the next one, to which all that survivors held was carried.
+    ///
+    /// # Panics
+    ///
+    /// When nothing is under way: a bug of the caller.
+    pub fn restart(&mut self, at: LeaseAt) -> Turn {
+        self.at = at;
+        (self.order, self.watch) = (None, None);
+        (self.has_claim, self.is_registered) = (false, false);
+        match self.state {
+            State::Idle => panic!("only what is under way begins anew"),
+            State::Renewing { .. }
+            | State::RenewingAgain { .. }
+            | State::Freeing { .. }
+            | State::Choosing { .. }
+            | State::HandingOver { .. }
+            | State::ReleasingAgain { .. }
+            | State::Withdrawing { .. } => self.broken(),
+            State::Held { hold } if self.goal == Goal::Keep => self.look_for(hold),
+            _ => self.look(),
+        }
     }
 
     /// This rank waits, and looks.
@@ -339,6 +418,7 @@ impl Lessee {
     /// When there is none.
     pub fn renew(&mut self, now: u64) -> Turn {
         let hold = self.held().expect("it is held");
+        self.goal = Goal::Keep;
         self.renew_from(hold, now)
     }
 
@@ -358,11 +438,6 @@ impl Lessee {
         self.named.take()
     }
 
-    /// What the hold may still be, after it was released: the next one begins with it.
-    pub fn freed(&self) -> HoldWord {
-        self.freed
-    }
-
     /// From when on the holder that is waited for can be followed, if it does not renew.
     pub fn follows_at(&self) -> Option<u64> {
         self.watch.map(|(_, since)| since.saturating_add(self.ttl_ns + self.ttl_ns.div_ceil(DRIFT)))
@@ -370,13 +445,20 @@ impl Lessee {
 
     /// The answers have come, to all requests but writes.
     pub fn answered(&mut self, answers: &[u64], now: u64, fates: &impl Fates) -> Turn {
-        let word = HoldWord(answers[0]);
+        let last = *answers.last().expect("each batch has an answer");
+        let word = HoldWord(last);
         match self.state {
             State::Idle | State::Waiting | State::Held { .. } => unreachable!("nothing was asked"),
-            State::Taking { seen, next, asked } if word == seen => self.took(Hold { word: next, since: asked }),
+            State::Taking { seen, next, asked } if word == seen => {
+                // Read when the hold was as it was seen: nobody has come to a new base since.
+                let token = answers[0] + next.number();
+                self.took(Hold { word: next, since: asked, token })
+            }
             State::Taking { .. } | State::Looking => self.found(word, now, fates),
+            State::Marking if word == HoldWord(0) => self.found(HoldWord::carried(0, None), now, fates),
+            State::Marking => self.found(word, now, fates),
             State::Ordering { seen } => {
-                self.order = Some(answers[0] + 1);
+                self.order = Some(last + 1);
                 self.claim(seen)
             }
             State::Claiming { seen } if word == seen => {
@@ -394,16 +476,17 @@ impl Lessee {
             }
             State::Naming { .. } => self.found(word, now, fates),
             State::Clearing { hold } => self.hold(hold),
-            State::Withdrawing { seen } if seen == Some(word) => self.end(Outcome::Free(word.holder())),
+            State::Withdrawing { seen } if seen == Some(word) => self.end(Outcome::Free(word.known_holder())),
             State::Withdrawing { .. } => self.withdrawing(word),
             State::Renewing { hold, asked } if word == hold.word => {
-                self.hold(Hold { word: hold.word.renewed(), since: asked })
+                self.hold(Hold { word: hold.word.renewed(), since: asked, ..hold })
             }
             State::Renewing { hold, .. } if word.is_same_hold(hold.word) => self.renew_from(Hold { word, ..hold }, now),
-            State::RenewingAgain { hold } if word.is_same_hold(hold.word) || word.is_same_hold(hold.word.renewed()) => {
+            // Nobody names one that has no claim.
+            State::RenewingAgain { hold } if word.holder() == Some(self.me) => {
                 self.renew_from(Hold { word, ..hold }, now)
             }
-            State::Renewing { .. } | State::RenewingAgain { .. } => self.end(Outcome::Lost(word.holder())),
+            State::Renewing { .. } | State::RenewingAgain { .. } => self.end(Outcome::Lost(word.known_holder())),
             State::Freeing { seen } if word == seen => {
                 self.freed = seen.freed();
                 self.end(Outcome::Free(None))
@@ -422,10 +505,7 @@ impl Lessee {
     /// The connection broke before the answers came: what was asked for has taken effect up to some point.
     pub fn broken(&mut self) -> Turn {
         match self.state {
-            State::Renewing { hold, .. } | State::RenewingAgain { hold } => {
-                self.state = State::RenewingAgain { hold };
-                Turn::Ask(vec![self.read_hold()])
-            }
+            State::Renewing { hold, .. } | State::RenewingAgain { hold } => self.look_for(hold),
             State::Freeing { seen }
             | State::Choosing { seen }
             | State::HandingOver { seen, .. }
@@ -443,14 +523,21 @@ impl Lessee {
         }
     }
 
+    /// Whether it is still this rank's.
+    fn look_for(&mut self, hold: Hold) -> Turn {
+        self.state = State::RenewingAgain { hold };
+        Turn::Ask(vec![self.read_hold()])
+    }
+
     /// What there is, for one that acquires.
     fn found(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
         match word.holder() {
+            None if self.may_be_held(word) => {
+                self.state = State::Marking;
+                Turn::Ask(vec![self.swap(word, HoldWord::carried(0, None))])
+            }
             None => self.take(word, word.granted(self.me, false), now),
             Some(holder) if holder == self.me => self.take(word, word.renewed(), now),
-            Some(holder) if self.goal == Goal::TryHold && !fates.is_dead(holder) => {
-                self.end(Outcome::Free(Some(holder)))
-            }
             Some(_) if self.goal == Goal::Hold && !self.is_registered => match self.order {
                 Some(_) => self.claim(word),
                 None => {
@@ -462,7 +549,10 @@ impl Lessee {
                 let turn = self.wait(word, now);
                 let is_over = self.follows_at().is_some_and(|time| now >= time);
                 if !is_over && !fates.is_dead(holder) {
-                    return turn;
+                    return match self.goal {
+                        Goal::TryHold => self.end(Outcome::Free(word.known_holder())),
+                        _ => turn,
+                    };
                 }
                 self.state = State::Following { seen: word };
                 Turn::Ask(self.read_claims())
@@ -489,7 +579,7 @@ impl Lessee {
 
     fn take(&mut self, seen: HoldWord, next: HoldWord, now: u64) -> Turn {
         self.state = State::Taking { seen, next, asked: now };
-        Turn::Ask(vec![self.swap(seen, next)])
+        Turn::Ask(vec![Request::Read { at: self.at.base }, self.swap(seen, next)])
     }
 
     fn took(&mut self, hold: Hold) -> Turn {
@@ -565,17 +655,20 @@ impl Lessee {
     }
 
     fn release_from(&mut self, seen: HoldWord, found: HoldWord) -> Turn {
-        if found.is_same_hold(seen) {
+        if found.holder() == Some(self.me) {
             return self.free_or_choose(found);
         }
-        // After a break: nobody else frees it.
-        let is_freed = matches!(self.state, State::ReleasingAgain { .. }) && found == seen.freed();
-        self.end(if is_freed { Outcome::Free(None) } else { Outcome::Lost(found.holder()) })
+        // After a break, or at the next home: nobody else frees it.
+        let is_freed = matches!(self.state, State::ReleasingAgain { .. })
+            && found.number() == seen.number()
+            && found.known_holder().is_none();
+        self.end(if is_freed { Outcome::Free(None) } else { Outcome::Lost(found.known_holder()) })
     }
 
     fn end(&mut self, outcome: Outcome) -> Turn {
         self.state = State::Idle;
-        (self.order, self.watch) = (None, None);
+        self.order = None;
+        self.watch = self.watch.filter(|_| self.goal == Goal::TryHold);
         Turn::Over(outcome)
     }
 

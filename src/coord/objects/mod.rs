@@ -14,11 +14,13 @@
 //! | [`lease`] | a lock with a time to live |
 //! | [`fenced`] | words that are written under a token |
 //! | [`block`] | a counter's numbers that a node has taken at once |
+//! | [`copies`] | how far an object's copy on a second node is |
 //! | [`tally`] | a counter's words, and the sums of what each rank has added |
 //! | [`election`] | who leads, as it is announced at an election's home |
 //! | `trial` | tries sharing and permits exhaustively (tests: `sharing/exhaustive.rs`, `permits/exhaustive.rs`) |
 
 pub mod block;
+pub mod copies;
 pub mod directory;
 pub mod election;
 pub mod fenced;

@@ -15,9 +15,6 @@
 //! | of each rank: journal | the last change that it began, and whether it was done | that rank |
 //! | of each rank: added | what it has added here | that rank |
 //! | of each rank: carried | at the home: its sum when this became the home. Before that, as the copy: its sum | see there |
-//! | missing | how many nodes had been lost when sums were lost with them; 0: none were | stewards |
-//! | complete | at the copy: how many nodes were lost when it had come to have all that it should, plus 1 | stewards |
-//! | told | likewise: the home whose ranks' sums are all here, plus 1 | that home's steward |
 
 use super::layout::ObjectAt;
 use crate::fabric::WordAt;
@@ -47,39 +44,9 @@ impl TallyAt {
         self.0.of_rank(rank).plus(2)
     }
 
-    /// How many nodes had been lost when sums were lost with them.
-    pub const fn missing(self) -> WordAt {
-        self.0.own(0)
-    }
-
-    /// How many nodes were lost when the copy had come to have all that it should, plus 1.
-    pub const fn complete(self) -> WordAt {
-        self.0.own(2)
-    }
-
-    /// The home, plus 1, that has told this node, which has the copies, what its own ranks have added.
-    pub const fn told(self) -> WordAt {
-        self.0.own(1)
-    }
-}
-
-/// What a node notes of its copies, in the table of objects that its ranks have.
-#[derive(Clone, Copy, Debug)]
-pub struct CopiesAt(pub ObjectAt);
-
-impl CopiesAt {
-    /// Which node has the copies, as the word of the home does; 0: none has all of them now.
-    pub const fn second(self) -> WordAt {
-        self.0.own(10)
-    }
-
-    /// How many nodes were lost when they were made or looked after last, plus 1.
-    pub const fn looked_after(self) -> WordAt {
-        self.0.own(11)
-    }
-
-    /// A rank's sum, by its place on the node: with what it is about to add.
-    pub const fn sum(self, local: usize) -> WordAt {
-        self.0.stake(local)
+    /// A rank's sum on its own node, by its place there: with what it is about to add. In the table of objects that the
+    /// node's ranks have.
+    pub const fn sum(here: &ObjectAt, local: usize) -> WordAt {
+        here.stake(local)
     }
 }

@@ -23,7 +23,7 @@ impl HoldWord {
     const NEXT_AT: u32 = NAME_BITS + 1;
     const VERSION_AT: u32 = 2 * NAME_BITS + 1;
     /// Of the version, those that are the lower part of a token.
-    const TOKEN_BITS: u32 = 40;
+    pub const TOKEN_BITS: u32 = 40;
 
     /// The holder's place in the node's rank table.
     #[inline]

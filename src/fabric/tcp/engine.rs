@@ -28,6 +28,7 @@ use self::dialling::{advance, outcome_of};
 use self::guests::Guest;
 use self::sleepers::{Sleep, Sleepers};
 use self::strangers::Stranger;
+use super::attention::Attention;
 use super::frame::{Frame, Letter};
 use super::link::{Dial, Link, LinkState, Outcome};
 use super::stream::{Outgoing, Stream, StreamError, answer};
@@ -167,6 +168,7 @@ pub struct Engine {
     /// What is to be sent waits in `unsent` instead of being sent one by one.
     gathers: bool,
     sleepers: Sleepers,
+    attention: Attention,
     calls: Calls,
     /// Ranks that are shut out.
     excluded: HashSet<u64>,
@@ -218,6 +220,7 @@ impl Engine {
             outside: Vec::new(),
             gathers: false,
             sleepers,
+            attention: Attention::default(),
             calls: Calls::new(),
             excluded: HashSet::new(),
         };
@@ -333,6 +336,12 @@ impl Engine {
         Ok(())
     }
 
+    /// How often the connections have been polled.
+    #[cfg(test)]
+    pub fn turns(&self) -> u32 {
+        self.turns
+    }
+
     /// Moves on what can move without waiting.
     pub fn turn(&mut self) {
         self.turns = self.turns.wrapping_add(1);
@@ -402,6 +411,30 @@ impl Engine {
             }
         }
         self.end_what_is_late();
+    }
+
+    /// For how long the connections are polled by who would sleep on them, where things come closely one after another.
+    pub fn set_attention(&mut self, span: Duration) {
+        self.attention.set_span(span);
+    }
+
+    /// Somebody is about to sleep: until when it is to poll instead, if so.
+    pub fn begin_attention(&mut self) -> Option<Instant> {
+        // Where another one sleeps already, what comes wakes that one in any case.
+        if !self.attention.is_wanted() || self.sleepers.asleep > 0 {
+            return None;
+        }
+        self.attention.begin(self.sleepers.heard, Instant::now())
+    }
+
+    /// It has polled, and something has come, or not.
+    pub fn end_attention(&mut self, has_come: bool) {
+        self.attention.end(has_come);
+    }
+
+    /// How often something has been taken in, as far as that has been told.
+    pub fn heard(&self) -> u64 {
+        self.sleepers.heard
     }
 
     /// Somebody is about to sleep until `epoll` has something to tell, or [`peals`](Self::peals) changes, whichever the

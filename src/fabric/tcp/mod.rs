@@ -22,6 +22,9 @@
 //!   thread in epoll_wait      thread asleep on the word `nap`
 //! ```
 //!
+//! Where requests follow each other closely a rank that would sleep on the connections polls them a little longer
+//! (`attention`; [`TcpFabric::stay_awake_for`]).
+//!
 //! # Two engines
 //!
 //! Bytes move by `read` and `write`, or by a ring of the kernel's that does both for many connections in one call
@@ -31,6 +34,7 @@
 //! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from; for a ring some 50 KiB in all.
 
 mod acknowledgement;
+mod attention;
 mod engine;
 pub mod frame;
 pub mod link;
@@ -62,7 +66,7 @@ use super::{
     AtomicScope, Await, Fabric, FabricKind, Memory, OperationError, PostError, Request, Ticket, WordAt, check_batch,
 };
 use crate::handshake::Key;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, spin_hint};
 
 /// How long after the last poll the background thread takes the connections back. A request from another node that
 /// comes in meanwhile waits as long.
@@ -131,6 +135,9 @@ impl FromStr for TcpEngine {
      /proc/sys/kernel/io_uring_disabled at 0, and a container whose seccomp profile allows io_uring_setup)"
 )]
 struct RingError(#[source] std::io::Error);
+
+/// How long a process that polls instead of sleeping leaves the connections alone between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_nanos(100);
 
 /// How long a fabric that is dropped sends what waits.
 const LINGER: Duration = Duration::from_secs(3);
@@ -383,6 +390,13 @@ impl TcpFabric {
         self.shared.engine().excluded_by()
     }
 
+    /// Whoever is about to sleep on the connections polls them first for so long, where requests have followed each other
+    /// about as closely: who asks this node again and again then need not wait for somebody to be woken each time. Not
+    /// done unless it is asked for; for processes that have a CPU of their own.
+    pub fn stay_awake_for(&self, span: Duration) {
+        self.shared.engine().set_attention(span);
+    }
+
     /// Has `hook` called once [`excluded_by`](Self::excluded_by) says something, by whichever thread looks at the
     /// connections, the background one included, or by this call; perhaps by both. It may use the fabric, and must not
     /// wait. There is one; later ones are not called.
@@ -581,7 +595,10 @@ impl Shared {
 
     /// Sleeps until something comes in by this process's connections, or somebody rouses those who sleep, or for no
     /// reason; not where `has_changed` says that what is waited for is there.
-    fn sleep_unless(&self, has_changed: impl FnOnce(&Engine) -> bool, timeout: Option<Duration>) {
+    fn sleep_unless(&self, has_changed: impl Fn(&Engine) -> bool, timeout: Option<Duration>) {
+        if self.has_heard_by_polling(&has_changed, timeout) {
+            return;
+        }
         // SYNC POINT: nap. The thread looks at it after it has begun its nap, which then lasts until it is woken; if it
         // has looked before, the nap has an end.
         self.asleep.fetch_add(1, Ordering::SeqCst);
@@ -611,6 +628,31 @@ impl Shared {
         // yet.
         self.asleep.fetch_sub(1, Ordering::SeqCst);
         self.wake_thread();
+    }
+
+    /// Polls for a while instead of sleeping, where things come closely one after another ([`attention`]). Whether
+    /// something has come, or what is waited for is there.
+    fn has_heard_by_polling(&self, has_changed: impl Fn(&Engine) -> bool, timeout: Option<Duration>) -> bool {
+        let mut engine = self.engine();
+        let Some(until) = engine.begin_attention() else { return false };
+        let limit = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let heard = engine.heard();
+        loop {
+            self.steal();
+            let has_come = engine.heard() != heard;
+            let now = Instant::now();
+            let is_over = limit.is_some_and(|limit| now >= limit);
+            if has_come || now >= until {
+                engine.end_attention(has_come);
+                return has_come;
+            }
+            if is_over || has_changed(&engine) {
+                return true;
+            }
+            self.turn(engine);
+            pause_between_looks();
+            engine = self.engine();
+        }
     }
 
     /// A rank polls: the background thread must not. One system call, and only when it has been serving.
@@ -688,6 +730,14 @@ impl Shared {
         let timeout = timespec(timeout);
         let mut events = Vec::with_capacity(1);
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref());
+    }
+}
+
+/// Leaves the engine to others for a moment.
+fn pause_between_looks() {
+    let until = Instant::now() + BETWEEN_LOOKS;
+    while Instant::now() < until {
+        spin_hint();
     }
 }
 

@@ -96,6 +96,9 @@ by_each_engine!(
     both_may_dial_at_once,
     a_waiter_that_sleeps_is_woken_by_what_comes_in,
     sleepers_are_told_what_another_thread_has_taken_in,
+    who_is_asked_again_and_again_stays_awake,
+    who_stays_awake_sees_what_others_change,
+    who_stays_awake_goes_on_when_its_time_is_over,
     a_guest_asks_and_is_answered,
     what_is_outstanding_when_a_node_vanishes_is_lost_and_later_posts_fail,
     garbage_after_a_handshake_ends_that_connection_only,
@@ -164,8 +167,14 @@ fn a_waiter_that_sleeps_is_woken_by_what_comes_in(engine: TcpEngine) {
 
 /// Two threads of a process sleep, each on a word of its own, while a third polls all the time and takes everything in.
 fn sleepers_are_told_what_another_thread_has_taken_in(engine: TcpEngine) {
+    tell_sleepers(engine, Duration::ZERO);
+    tell_sleepers(engine, Duration::from_micros(50));
+}
+
+fn tell_sleepers(engine: TcpEngine, attention: Duration) {
     const ROUNDS: u64 = 300;
     let nodes = nodes(2, engine);
+    nodes[1].fabric.stay_awake_for(attention);
     let (is_over, started) = (AtomicU64::new(0), Instant::now());
     let wait_for = |at: WordAt, round: u64| {
         let begun = Instant::now();
@@ -206,6 +215,95 @@ fn sleepers_are_told_what_another_thread_has_taken_in(engine: TcpEngine) {
                 assert!(begun.elapsed() < 2 * PATIENCE, "round {round} is not answered");
             }
         }
+    });
+}
+
+/// As often as a node looks at its connections: while it sleeps, not at all.
+fn looks(node: &Node) -> u32 {
+    node.fabric.shared.engine().turns()
+}
+
+/// Asks a node, which is asleep or about to be, until it goes on looking by itself. Whether it does.
+fn can_be_kept_awake(nodes: &[Node]) -> bool {
+    const LOOKS: u32 = 1000;
+    let begun = Instant::now();
+    let mut asked = 0;
+    while begun.elapsed() < PATIENCE {
+        let old = nodes[0].fabric.fetch_add(1, AT, 1).expect("room");
+        assert_eq!(value(&nodes[0].fabric, old), Ok(asked));
+        asked += 1;
+        let (seen, calm) = (looks(&nodes[1]), Instant::now());
+        // Who is woken looks a few times.
+        while calm.elapsed() < Duration::from_millis(5) {
+            if looks(&nodes[1]).wrapping_sub(seen) > LOOKS {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn is_so_before_long(is_so: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !is_so() && begun.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    is_so()
+}
+
+fn who_is_asked_again_and_again_stays_awake(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
+    nodes[1].fabric.stay_awake_for(PATIENCE * 1000);
+    let (end, fabric) = (AT.plus(1), &nodes[1].fabric);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while nodes[1].memory.word(end).load(Ordering::Acquire) == 0 {
+                assert!(fabric.sleep(end, 0, 0, None), "this process speaks for its node");
+            }
+        });
+        let is_awake = can_be_kept_awake(&nodes);
+        nodes[0].fabric.write(1, end, 1).expect("room");
+        assert!(is_awake, "it sleeps, whatever it is asked");
+    });
+}
+
+fn who_stays_awake_sees_what_others_change(engine: TcpEngine) {
+    let nodes = nodes(2, engine);
+    nodes[1].fabric.stay_awake_for(PATIENCE * 1000);
+    let (end, fabric) = (AT.plus(1), &nodes[1].fabric);
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| {
+            while nodes[1].memory.word(end).load(Ordering::Acquire) == 0 {
+                assert!(fabric.sleep(end, 0, 0, None), "this process speaks for its node");
+            }
+        });
+        let is_awake = can_be_kept_awake(&nodes);
+        // By another rank of its node: no connection tells of it.
+        nodes[1].memory.word(end).store(1, Ordering::Release);
+        let has_seen = is_so_before_long(|| sleeper.is_finished());
+        fabric.rouse();
+        assert!(is_awake && has_seen, "it stays awake: {is_awake}; it sees the word: {has_seen}");
+    });
+}
+
+fn who_stays_awake_goes_on_when_its_time_is_over(engine: TcpEngine) {
+    const NAP: Duration = Duration::from_millis(500);
+    let nodes = nodes(2, engine);
+    nodes[1].fabric.stay_awake_for(PATIENCE * 1000);
+    let (is_over, naps) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while is_over.load(Ordering::Acquire) == 0 {
+                nodes[1].fabric.nap(0, NAP);
+                naps.fetch_add(1, Ordering::Release);
+            }
+        });
+        let is_awake = can_be_kept_awake(&nodes);
+        let before = naps.load(Ordering::Acquire);
+        let has_ended = is_so_before_long(|| naps.load(Ordering::Acquire) > before);
+        is_over.store(1, Ordering::Release);
+        nodes[1].fabric.rouse();
+        assert!(is_awake && has_ended, "it stays awake: {is_awake}; its nap ends: {has_ended}");
     });
 }
 

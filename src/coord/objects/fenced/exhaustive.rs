@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{FencedAt, Goal, Known, Operation, Turn};
+use super::{Copied, CurrentWord, FencedAt, Goal, Known, Operation, Turn};
 use crate::explorer::{Model, go_every_way};
 use crate::fabric::{Request, WordAt};
 
@@ -43,7 +43,8 @@ enum Event {
     Die(usize),
 }
 
-const AT: FencedAt = FencedAt { current: WordAt(0), ranks: WordAt(1), stride: RANK_WORDS };
+const AT: FencedAt =
+    FencedAt { current: WordAt(0), ranks: WordAt(1), stride: RANK_WORDS, job_ranks: usize::MAX, nodes: WordAt(0) };
 
 fn write(token: u64, value: u64) -> Goal {
     Goal::Write { token, value: Some(value) }
@@ -75,6 +76,7 @@ impl World {
             }
             Request::CompareSwap { expected, new, .. } if before == expected => {
                 *word = new;
+                assert!(CurrentWord(before).version() < CurrentWord(new).version(), "an older pair is current");
                 self.become_current(index);
             }
             Request::CompareSwap { .. } | Request::Read { .. } => {}
@@ -86,7 +88,11 @@ impl World {
     /// A write takes effect.
     fn become_current(&mut self, index: usize) {
         let goal = self.ranks[index].operation.as_ref().expect("it has asked").goal;
-        let Goal::Write { token, value } = goal else { panic!("a reader has written") };
+        let (token, value) = match goal {
+            Goal::Write { token, value } => (token, value),
+            Goal::Keep(pair) => return self.current.push((pair.token, pair.value)),
+            Goal::Read => panic!("a reader has written"),
+        };
         let (last_token, last_value) = *self.current.last().expect("there is always one");
         assert!(last_token <= token, "token {token} after {last_token}");
         // Only where another write of the same token has come between is it made again.
@@ -110,6 +116,8 @@ impl World {
                     let effect = rank.effect.expect("it has taken effect");
                     assert_eq!(self.current[effect], (pair.token, pair.value));
                 }
+                // The copy's versions are those of the pairs.
+                Goal::Keep(wanted) => assert!(CurrentWord(self.words[0]).version() >= wanted.version),
             },
             Turn::Refused(seen) => {
                 let Goal::Write { token, .. } = rank.operation.as_ref().expect("it has begun").goal else {
@@ -194,6 +202,33 @@ fn check(world: World) {
     });
     assert!(ends > 0);
     println!("{states} states, {ends} of them ends");
+}
+
+fn keep(version: u64) -> Goal {
+    Goal::Keep(Copied { version, token: version / 2, value: 10 * version })
+}
+
+/// Whoever adds what pairs to a copy, in whatever order: the newest is there in the end, whole.
+#[test]
+fn a_copy_has_the_newest_pair() {
+    for goals in
+        [&[&[keep(3), keep(5)][..], &[keep(4)], &[keep(2), keep(6)]], &[&[keep(7)][..], &[keep(7)], &[keep(1)]]]
+    {
+        let newest = goals.iter().copied().flatten().filter_map(|goal| match goal {
+            Goal::Keep(pair) => Some(*pair),
+            _ => None,
+        });
+        let newest = newest.max().expect("some");
+        let world = World::new(goals, 0, 1);
+        go_every_way(world, |world, way| {
+            if world.events().is_empty() {
+                let word = CurrentWord(world.words[0]);
+                let (author, side) = word.pair().expect("there is one");
+                let [token, value] = [AT.token(author, side), AT.value(author, side)].map(|at| world.words[at.0]);
+                assert_eq!(Copied { version: word.version(), token, value }, newest, "{way:?}");
+            }
+        });
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Sleepers {
     pub bell: OwnedFd,
     /// Something has been taken in since they were told last.
     pub has_news: bool,
+    /// How often something has been.
+    pub heard: u64,
     /// When the one who fell asleep last will wake up at the latest, and look at what is late.
     pub limit: Option<Instant>,
     /// Who falls asleep while the bell rings for others would be woken by it at once, again and again, and keep those
@@ -58,6 +60,7 @@ impl Sleepers {
             unaware: 0,
             bell,
             has_news: false,
+            heard: 0,
             limit: None,
             peals: Arc::default(),
             waiting: 0,
@@ -75,7 +78,11 @@ impl Sleepers {
 
     /// Wakes those who sleep, if there is news.
     pub fn tell(&mut self) {
-        if std::mem::take(&mut self.has_news) && self.asleep > 0 {
+        if !std::mem::take(&mut self.has_news) {
+            return;
+        }
+        self.heard += 1;
+        if self.asleep > 0 {
             self.news += 1;
             self.unaware = self.asleep;
             // The counter cannot be full: it is read when all have woken.

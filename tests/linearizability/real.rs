@@ -1,0 +1,357 @@
+//! Histories of real jobs: ranks are processes, on one node and on pretended ones.
+//!
+//! A job makes many histories, each with an object of its own, whose home the name's hash chooses. All ranks begin at once, and
+//! pause for some random microseconds between calls. In the last history of a job a thread of one rank kills its process: in
+//! the middle of a call, or between two. That rank's node keeps another one, so that no home is lost.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use phalanx::fabric::sim::Seeded;
+use phalanx::{Counter, CounterError, Fenced, FencedError, Job, Lock, LockError, RwLock, Semaphore, Token};
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::common::children::{answer, await_line, role};
+use super::common::nodes::{Across, Marks};
+use super::common::ranks::LIMIT;
+use super::common::seeds::for_each_seed;
+use super::history::{History, Notes};
+use super::seeds;
+use super::specs::{Object, Op, Ret};
+
+const PERMITS: u64 = 3;
+/// Histories of a job in which nobody is killed.
+const CALM: u64 = 40;
+/// Calls of a rank in a history, or pairs of them.
+const CALLS: usize = 3;
+/// Two ranks on each node that loses one.
+const PLACES: [&[usize]; 4] = [&[0, 0, 0], &[0, 0, 1, 1], &[0, 0, 1], &[0, 1, 1, 2]];
+
+/// What ranks call in a job.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Counter,
+    Fenced,
+    Lock,
+    Semaphore,
+    RwLock,
+}
+
+impl Kind {
+    fn object(self) -> Object {
+        match self {
+            Self::Counter => Object::Counter(0),
+            Self::Fenced => Object::Fenced { token: 0, value: 0 },
+            Self::Lock => Object::lock(),
+            Self::Semaphore => Object::semaphore(PERMITS),
+            Self::RwLock => Object::rwlock(),
+        }
+    }
+}
+
+/// A rank that makes histories.
+struct Caller<'job> {
+    job: &'job Job,
+    random: Seeded,
+    notes: Notes,
+}
+
+impl Caller<'_> {
+    /// One history, of an object with this name.
+    fn make(&mut self, kind: Kind, name: &str, begin: impl FnOnce()) {
+        match kind {
+            Kind::Counter => {
+                let counter = self.job.counter(name).expect("room");
+                begin();
+                self.count(&counter);
+                self.part(counter);
+            }
+            Kind::Fenced => {
+                let word = self.job.fenced::<u64>(name).expect("room");
+                begin();
+                self.write(&word);
+                self.part(word);
+            }
+            Kind::Lock => {
+                let lock = self.job.lock(name).expect("room");
+                begin();
+                self.hold(&lock);
+                self.part(lock);
+            }
+            Kind::Semaphore => {
+                let semaphore = self.job.semaphore(name, PERMITS).expect("room");
+                begin();
+                self.take(&semaphore);
+                self.part(semaphore);
+            }
+            Kind::RwLock => {
+                let lock = self.job.rwlock(name).expect("room");
+                begin();
+                self.share(&lock);
+                self.part(lock);
+            }
+        }
+    }
+
+    /// The object stays until all are through with it. Where one has been killed its parent says so.
+    fn part<T>(&self, object: T) {
+        if self.notes.number < CALM {
+            self.job.world().barrier().expect("all are through");
+        } else {
+            answer("through");
+            await_line();
+        }
+        drop(object);
+    }
+
+    fn pause(&mut self) {
+        let span = Duration::from_micros(self.random.below(20) as u64);
+        let begun = Instant::now();
+        while begun.elapsed() < span {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn give_back(&mut self, op: Op, release: impl FnOnce() -> Result<(), LockError>) {
+        self.notes.call(op, || release().expect("nobody is declared failed"), |()| Some(Ret::Done));
+    }
+
+    fn count(&mut self, counter: &Counter) {
+        let mut last = 0;
+        for _ in 0..CALLS {
+            self.pause();
+            let number = |value: &Result<u64, CounterError>| match value {
+                Ok(value) => Some(Ret::Value(*value)),
+                Err(CounterError::AnswerLost { .. }) => Some(Ret::Unheard),
+                Err(_) => None,
+            };
+            let found = match self.random.below(4) {
+                0 => self.notes.call(Op::Load, || counter.load(), number),
+                1 => {
+                    let (current, new) = (last, self.random.number() % 100);
+                    let call = || counter.compare_exchange(current, new);
+                    let exchanged = self.notes.call(Op::Exchange { current, new }, call, |found| match found {
+                        Ok(Ok(value)) => Some(Ret::Value(*value)),
+                        Ok(Err(value)) => Some(Ret::Differs(*value)),
+                        // It says only that the two were compared.
+                        Err(_) => None,
+                    });
+                    exchanged.map(|found| found.map_or_else(|value| value, |_| new))
+                }
+                _ => {
+                    let add = 1 + self.random.below(3) as u64;
+                    let found = self.notes.call(Op::Add(add), || counter.fetch_add(add), number);
+                    found.map(|before| before + add)
+                }
+            };
+            last = found.unwrap_or(last);
+        }
+    }
+
+    fn write(&mut self, word: &Fenced<u64>) {
+        for number in 0..CALLS {
+            self.pause();
+            // Tokens that no other rank has, as a lock gives them out.
+            let token = ((1 + self.random.below(4)) * self.job.size() + self.job.rank()) as u64;
+            let (rank, refused) = (self.job.rank(), |error: &FencedError| match error {
+                FencedError::Refused { seen, .. } => Some(Ret::Refused(seen.0)),
+                _ => None,
+            });
+            match self.random.below(3) {
+                0 => drop(self.notes.call(
+                    Op::Read,
+                    || word.read(),
+                    |found| found.as_ref().ok().map(|(token, value)| Ret::Pair(token.0, *value)),
+                )),
+                1 => drop(self.notes.call(
+                    Op::Fence(token),
+                    || word.fence(Token(token)),
+                    |found| match found {
+                        Ok(value) => Some(Ret::Value(*value)),
+                        Err(error) => refused(error),
+                    },
+                )),
+                _ => {
+                    let value = (100 * (rank + 1) + number) as u64;
+                    let call = || word.write(Token(token), value);
+                    drop(self.notes.call(Op::Write { token, value }, call, |found| match found {
+                        Ok(()) => Some(Ret::Done),
+                        Err(error) => refused(error),
+                    }));
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, lock: &Lock) {
+        for _ in 0..CALLS {
+            self.pause();
+            let guard = match self.random.below(3) {
+                0 => self.notes.call(
+                    Op::TryAcquire,
+                    || lock.try_acquire().expect("nobody is declared failed"),
+                    |guard| Some(guard.as_ref().map_or(Ret::Busy, |guard| Ret::Granted(guard.token().0))),
+                ),
+                _ => Some(self.notes.call(
+                    Op::Acquire,
+                    || lock.acquire_timeout(LIMIT).expect("it comes to all"),
+                    |guard| Some(Ret::Granted(guard.token().0)),
+                )),
+            };
+            self.pause();
+            if let Some(guard) = guard {
+                self.give_back(Op::Release, || guard.release());
+            }
+        }
+    }
+
+    fn take(&mut self, semaphore: &Semaphore) {
+        for _ in 0..CALLS {
+            self.pause();
+            let count = 1 + self.random.below(2) as u64;
+            let permits = self.notes.call(
+                Op::Take(count),
+                || semaphore.acquire_timeout(count, LIMIT).expect("some are returned"),
+                |_| Some(Ret::Done),
+            );
+            self.pause();
+            self.give_back(Op::Return(count), || permits.release());
+        }
+    }
+
+    fn share(&mut self, lock: &RwLock) {
+        for _ in 0..CALLS {
+            self.pause();
+            if self.random.below(2) == 0 {
+                let guard = self.notes.call(
+                    Op::Enter,
+                    || lock.read_timeout(LIMIT).expect("writers leave"),
+                    |_| Some(Ret::Done),
+                );
+                self.pause();
+                self.give_back(Op::Leave, || guard.release());
+                continue;
+            }
+            let guard = self.notes.call(
+                Op::Acquire,
+                || lock.write_timeout(LIMIT).expect("all leave"),
+                |guard| Some(Ret::Granted(guard.token().0)),
+            );
+            self.pause();
+            if self.random.below(3) > 0 {
+                self.give_back(Op::Release, || guard.release());
+                continue;
+            }
+            let reads = self.notes.call(
+                Op::Downgrade,
+                || guard.downgrade().expect("nobody is declared failed"),
+                |_| Some(Ret::Done),
+            );
+            self.pause();
+            self.give_back(Op::Leave, || reads.release());
+        }
+    }
+}
+
+/// After a while this process kills itself.
+fn die_soon(notes: &Notes, marks: &Path, random: &mut Seeded) {
+    let mut notes = notes.again(marks);
+    let span = Duration::from_micros(random.below(300) as u64);
+    std::thread::spawn(move || {
+        let begun = Instant::now();
+        while begun.elapsed() < span {
+            std::hint::spin_loop();
+        }
+        notes.die();
+        let _ = kill_process(getpid(), Signal::KILL);
+    });
+}
+
+/// A rank's whole life.
+fn live(kind: Kind) {
+    let variable = |name| std::env::var(name).expect("the test has set it");
+    let seed: u64 = variable("LINEAR_SEED").parse().expect("a number");
+    let victim: usize = variable("LINEAR_VICTIM").parse().expect("a rank");
+    let (job, marks) = (Job::from_env().expect("a job"), Marks::of_this_rank());
+    let random = Seeded::new(seed * 64 + job.rank() as u64);
+    let mut caller = Caller { job: &job, random, notes: Notes::of(&marks.0, job.rank()) };
+    for number in 0..=CALM {
+        caller.notes.number = number;
+        let mut delay = Seeded::new(seed);
+        let again = caller.notes.again(&marks.0);
+        caller.make(kind, &format!("{seed}: {number}"), || {
+            job.world().barrier().expect("all are there");
+            if number == CALM && job.rank() == victim {
+                die_soon(&again, &marks.0, &mut delay);
+            }
+        });
+    }
+}
+
+/// One of those whose node has another rank.
+fn draw_victim(nodes: &[usize], seed: u64) -> usize {
+    let has_another = |rank: &usize| nodes.iter().filter(|node| **node == nodes[*rank]).count() > 1;
+    let all: Vec<usize> = (0..nodes.len()).filter(has_another).collect();
+    all[Seeded::new(seed).below(all.len())]
+}
+
+/// Jobs of a kind, in processes of `test`; the histories of each are judged.
+fn check(test: &str, kind: Kind) {
+    if role().is_some() {
+        return live(kind);
+    }
+    for_each_seed("linearizability", test, seeds(2 * PLACES.len() as u64), |seed| {
+        let nodes = PLACES[usize::try_from(seed).expect("a small one") % PLACES.len()];
+        let victim = draw_victim(nodes, seed);
+        let across = Across::new(nodes);
+        let variables = [("LINEAR_SEED", seed.to_string()), ("LINEAR_VICTIM", victim.to_string())];
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let mut children = across.start(test, &variables);
+        let survivors: Vec<usize> = (0..nodes.len()).filter(|rank| *rank != victim).collect();
+        children.await_answers(&survivors, "through");
+        assert_eq!(children.finish(victim).1.signal(), Some(Signal::KILL.as_raw()), "it has killed itself");
+        for survivor in survivors {
+            children.say(survivor, "that was all");
+            assert!(children.finish(survivor).1.success(), "rank {survivor}");
+        }
+        let histories = Notes::read(&across.marks, nodes.len());
+        assert_eq!(histories.len() as u64, CALM + 1);
+        for (number, history) in &histories {
+            judge(kind, *number, history);
+        }
+    });
+}
+
+fn judge(kind: Kind, number: u64, history: &History) {
+    let dies = history.0.iter().any(|entry| entry.call.op == Op::Die);
+    assert_eq!(dies, number == CALM, "history {number}");
+    if let Err(why) = history.judge(kind.object()) {
+        panic!("history {number} of a {kind:?}: {why}");
+    }
+}
+
+#[test]
+fn counters_of_real_jobs() {
+    check("real::counters_of_real_jobs", Kind::Counter);
+}
+
+#[test]
+fn fenced_words_of_real_jobs() {
+    check("real::fenced_words_of_real_jobs", Kind::Fenced);
+}
+
+#[test]
+fn locks_of_real_jobs() {
+    check("real::locks_of_real_jobs", Kind::Lock);
+}
+
+#[test]
+fn semaphores_of_real_jobs() {
+    check("real::semaphores_of_real_jobs", Kind::Semaphore);
+}
+
+#[test]
+fn shared_locks_of_real_jobs() {
+    check("real::shared_locks_of_real_jobs", Kind::RwLock);
+}
