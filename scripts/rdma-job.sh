@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Jobs across nodes by RDMA, where there is a device: `scripts/rdma-job.sh PHALANX ACROSS`.
+# Jobs across nodes by RDMA, where there is a device: `scripts/rdma-job.sh PHALANX ACROSS [COUNTER]`.
 #
 # Mostly run as `scripts/soft-roce.sh run -- scripts/rdma-job.sh target/release/phalanx target/release/deps/across-…`:
 # the command, and the test suite `tests/across.rs` as a program, both built before. Most of the suite runs
 # with PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages went by
 # the device is seen in the packets that it has counted. Then come short benchmarks, whose JSON is looked at: that there
-# is a limit, and figures. How fast anything is, is not.
+# is a limit, and figures. How fast anything is, is not. COUNTER is the suite `tests/counter.rs`: what home and others add to
+# one word, which is the device's then.
 
 set -uo pipefail
 
-phalanx=${1:?usage: rdma-job.sh PHALANX ACROSS}
-across=${2:?usage: rdma-job.sh PHALANX ACROSS}
+phalanx=${1:?usage: rdma-job.sh PHALANX ACROSS [COUNTER]}
+across=${2:?usage: rdma-job.sh PHALANX ACROSS [COUNTER]}
+counter=${3:-}
 # Fewer packets than this in one test of two nodes are not its barriers'. It makes 2,400, each of two writes and their
 # acknowledgements at least; when they went by TCP, 90 packets were seen.
 packets_at_least=9000
@@ -52,24 +54,32 @@ fi
 # Of the rest those that do not depend on how fast a guest is.
 suite 200 a_mismatch_names a_time_out_names computes_holds groups_span_nodes reductions_are forming_that \
     an_arrival_is an_rdma_connection stats_tell a_job_that_is || fail "the suite of jobs across nodes"
+if [ -n "$counter" ]; then
+    PHALANX_FABRIC=rdma timeout 150 "$counter" --test-threads=1 --color never across_nodes what_the_home nothing_is_lost \
+        || fail "counters by RDMA"
+fi
 
 for ranks in 2 4; do
     bench barrier --nodes 2 --ranks "$ranks" --iterations 300 --rounds 3
 done
 bench fabric --rounds 1 --operations 1000
+bench lock --nodes 2 --ranks 2 --busy 1 --rounds 1
 
 python3 - "$scratch/results" <<'PYTHON' || fail "the benchmarks' results"
 import json, sys
 results = [json.loads(line) for line in open(sys.argv[1])]
 barriers = [result for result in results if result["bench"] == "barrier"]
 operations = [result for result in results if result["bench"] == "fabric"]
+locks = [result for result in results if result["bench"] == "lock"]
+assert [result["acquire_p50_ns"] > 0 and result["fabric"] for result in locks] == ["rdma"], locks
 assert [result["ranks"] for result in barriers] == [2, 4], barriers
 assert {result["operation"] for result in operations} == {"write", "read", "fetch_add", "compare_swap"}, operations
-for result in results:
+for result in barriers + operations:
     assert result["fabric"] == "rdma" and result["limit_ns"] > 0 and result["p50_ns"] > 0, result
 for result in barriers:
     assert result["nodes"] == 2 and result["iterations"] == 300, result
     print(f'barrier of {result["ranks"]} ranks on 2 nodes: p50 {result["p50_ns"]} ns, limit {result["limit_ns"]} ns')
+print(f'lock: acquire p50 {locks[0]["acquire_p50_ns"]} ns')
 for result in operations:
     if result["outstanding"] == 1:
         print(f'{result["operation"]}: p50 {result["p50_ns"]} ns, limit {result["limit_ns"]} ns')

@@ -215,10 +215,11 @@ has_soft_roce() {
 
 # Jobs across nodes: the suite, and the benchmarks.
 rdma_job() {
-    local across
+    local across counter
     across=$(suite_program across) || return
+    counter=$(suite_program counter) || return
     cargo build --locked -q --release -p phalanx-cli || return
-    scripts/soft-roce.sh run -- scripts/rdma-job.sh "$target/release/phalanx" "$across"
+    scripts/soft-roce.sh run --timeout 500 -- scripts/rdma-job.sh "$target/release/phalanx" "$across" "$counter"
 }
 
 # RDMA: one machine with many ends, latencies beside perftest's where that is installed, jobs across nodes, two machines

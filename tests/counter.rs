@@ -123,6 +123,44 @@ fn across_nodes_every_number_is_given_out_once() {
     }
 }
 
+/// The home's ranks add as fast as they can while others do, by whatever way: all change one word at the same time.
+#[test]
+fn what_the_home_and_others_add_at_the_same_time_is_one_sum() {
+    const TEST: &str = "what_the_home_and_others_add_at_the_same_time_is_one_sum";
+    const EACH: u64 = 2000;
+    const TOGETHER: u64 = 16;
+    if role().is_some() {
+        let job = join();
+        let (sum, through) = (counter_at(&job, 0, "sum"), counter_at(&job, 0, "through"));
+        let others = job.size() as u64 / 2;
+        meet(&job);
+        let mut added = 0;
+        if job.rank() < job.size() / 2 {
+            while through.load().expect("in memory") < others {
+                added += TOGETHER;
+                for _ in 0..TOGETHER {
+                    sum.fetch_add(1).expect("at home");
+                }
+            }
+        } else {
+            added += EACH;
+            for _ in 0..EACH {
+                sum.fetch_add(1).expect("in reach");
+            }
+            through.fetch_add(1).expect("in reach");
+        }
+        meet(&job);
+        answer(format!("{added} {}", sum.load().expect("in reach")));
+        meet(&job);
+        return;
+    }
+    // Without copies an addition at the home is one instruction.
+    let answers = Across::of_counts(&[2, 2]).run(TEST, &[("PHALANX_DURABLE_COPIES", "0")]);
+    let said: Vec<Vec<u64>> = answers.iter().map(|lines| numbers_of(&[vec![lines[0].clone()]])).collect();
+    let added: u64 = said.iter().map(|numbers| numbers[0]).sum();
+    assert!(said.iter().all(|numbers| numbers[1] == added), "{said:?}");
+}
+
 /// Draws until there is no work left: `work` pieces, by blocks of `block`.
 fn draw_all(counter: &Counter, work: u64, block: u64) -> Vec<u64> {
     std::iter::from_fn(|| Some(counter.draw(block).expect("in reach")).filter(|number| *number < work)).collect()
@@ -197,7 +235,11 @@ fn nothing_is_lost_or_doubled_where_connections_break() {
         let (done, without_answer, uncertain, cut) = std::thread::scope(|scope| {
             let cutter = scope.spawn(|| cut_until(&is_over, pause, 150));
             let (mut done, mut without_answer, mut uncertain) = (Vec::new(), 0_u64, 0_u64);
-            for _ in 0..EACH {
+            for round in 0..EACH {
+                // Where there is a device: the way to the home breaks, also the home's own.
+                for node in (0..job.nodes()).filter(|_| round % 97 == 0) {
+                    job.break_rdma(node);
+                }
                 match counter.fetch_add(1) {
                     Ok(number) => done.push(number),
                     Err(CounterError::AnswerLost { .. }) => without_answer += 1,

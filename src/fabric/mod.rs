@@ -197,6 +197,12 @@ impl Request {
     pub fn has_ticket(&self) -> bool {
         !matches!(self, Self::Write { .. })
     }
+
+    /// Whether it changes the word by what it finds there.
+    #[inline]
+    pub fn is_atomic(&self) -> bool {
+        matches!(self, Self::FetchAdd { .. } | Self::CompareSwap { .. })
+    }
 }
 
 /// Stands for a request that has been posted and whose value has not been taken. Good for the fabric that gave it out.
@@ -470,9 +476,9 @@ pub fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool)
     (value, has_changed)
 }
 
-/// Ends the sleep of those who wait for another node's word, if there are any. On the alarm all sleep who wait for
-/// anything.
-fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
+/// Ends the sleep of those who wait for a word that has been changed through a fabric, if there are any. On the alarm all
+/// sleep who wait for anything.
+pub(crate) fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
     if at == node::header::ALARM {
         return memory.wake(at);
     }

@@ -2,22 +2,31 @@
 //! barriers' messages, where both ends have a device.
 //!
 //! An adapter's atomics are not atomic against the CPUs that serve TCP's, and not every process of a job has a way by
-//! RDMA to every node. So here atomics always go by TCP, where the home's CPU executes them, whoever asks; writes and
-//! reads take RDMA where it is. What comes by one way is not ordered against what comes by the other, so a node's way
-//! is changed only after a read by the old one has come back: meanwhile posts are refused as [`PostError::Full`].
+//! RDMA to every node. So here atomics go by TCP, where the home's CPU executes them, whoever asks; writes and reads take
+//! RDMA where it is. Words of objects at their home are the exception: where all of a node's ranks have its device, that
+//! does their atomics, whoever asks and by whatever way (`home_words`). What comes by one way is not ordered against what
+//! comes by the other, so a node's way is changed only after a read by the old one has come back: meanwhile posts are
+//! refused as [`PostError::Full`].
 //!
-//! A connection by RDMA that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is
+//! A process that does not speak for its node is a *guest* of other nodes' agents, by RDMA as by TCP: an agent serves an end
+//! of a connection for it, by which nothing is asked of the guest ([`Served`]). Such a one that breaks is not made anew. Its
+//! guest's end is given up, what is on its way has a packet's life to arrive, and then the node is reached by TCP.
+//!
+//! A connection of two agents that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is
 //! posted to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are
 //! refused, as [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of
 //! outboxes mend what was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed
 //! it is not mended: the node's next agent is reached by TCP.
 
+pub mod home_words;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use self::home_words::HomeWords;
 use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
-use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaFabric};
+use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaError, RdmaFabric, Served};
 use super::tcp::{ExclusionHook, GivenUp, Ports, TcpFabric, WordHook};
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -38,6 +47,9 @@ const MOST_PREPARED: usize = 8;
 /// How long a network that is dropped waits for what it has posted by RDMA: some repetitions of a lost packet. A
 /// partner that has ended already answers no more.
 const LINGER: Duration = Duration::from_millis(250);
+/// How long nothing is posted to a node to which a guest's connection has broken: what its end has sent arrives within a few
+/// milliseconds, or never, as there is no end any more that would send it again.
+const PACKET_LIFE: Duration = Duration::from_millis(100);
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
 const ANY_WORD: WordAt = WordAt(0);
 
@@ -46,13 +58,31 @@ const ANY_WORD: WordAt = WordAt(0);
 pub struct Network {
     tcp: TcpFabric,
     rdma: Option<Arc<Rdma>>,
+    home_words: HomeWords,
+    /// The ends that this process has for guests of other nodes.
+    served: Mutex<Vec<Guest>>,
     /// Whether some node of the job writes by RDMA, so that words change without anybody's being woken.
     adapters_write: bool,
 }
 
+/// A process of another node that has an end here.
+#[derive(Debug)]
+struct Guest {
+    node: usize,
+    rank: usize,
+    _end: Served,
+}
+
+/// A guest's own end of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GuestEnd {
+    Whole,
+    Broken { since: Instant },
+}
+
 #[derive(Debug)]
 struct Rdma {
-    fabric: RdmaFabric,
+    fabric: Arc<RdmaFabric>,
     /// 1 while all nodes with which barriers' messages are exchanged have a connection by RDMA, or are to have one
     /// again.
     reaches_all_partners: AtomicU32,
@@ -76,6 +106,8 @@ struct Way {
     leaving: Option<Ticket>,
     /// The connection by RDMA, if there was one in the beginning.
     mending: Option<Mending>,
+    /// Likewise, where this process is a guest.
+    guest: Option<GuestEnd>,
     /// Whether it counts among those that are mended.
     is_counted: bool,
     /// Whether it was held when that was looked at last.
@@ -88,22 +120,81 @@ struct Way {
     replaced: u32,
 }
 
+impl Way {
+    /// Whether requests may go by RDMA.
+    fn is_whole(&self) -> bool {
+        self.guest == Some(GuestEnd::Whole) || self.mending.as_ref().is_some_and(Mending::is_whole)
+    }
+
+    /// Whether what has been posted by a guest's connection may still be on its way, though that has broken.
+    fn is_settling(&self) -> bool {
+        matches!(self.guest, Some(GuestEnd::Broken { since }) if since.elapsed() < PACKET_LIFE)
+    }
+}
+
 impl Network {
     /// All nodes by TCP. `adapters_write`: other nodes may still write here by RDMA.
-    pub fn by_tcp(tcp: TcpFabric, adapters_write: bool) -> Self {
+    pub fn by_tcp(tcp: TcpFabric, adapters_write: bool, home_words: HomeWords) -> Self {
+        home_words.serve(&tcp);
         // Where the one before this process spoke for its node by RDMA, others ask what has become of that.
         tcp.read_letters(Box::new(|_, letter| answer_without_end(Note::parse(letter)?).map(|note| note.encode())));
-        Self { tcp, rdma: None, adapters_write }
+        Self { tcp, rdma: None, home_words, served: Mutex::default(), adapters_write }
+    }
+
+    /// Those nodes by RDMA whose agents this process becomes a guest of, out of these ([`visit`](Self::visit)).
+    pub fn as_guest(tcp: TcpFabric, fabric: Arc<RdmaFabric>, nodes: Vec<usize>, home_words: HomeWords) -> Self {
+        Self::with_ways(tcp, fabric, nodes.into(), false, home_words, |_| None)
+    }
+
+    /// Finishes the connection to a node whose agent serves it, as it has said in answer to this process's offer.
+    ///
+    /// # Errors
+    ///
+    /// What the device says: the node is then reached by TCP.
+    pub fn visit(&self, node: usize, offer: &Offer) -> Result<(), RdmaError> {
+        let Some(rdma) = self.rdma.as_deref().filter(|rdma| rdma.reached.contains(&node)) else { return Ok(()) };
+        let mut way = rdma.way(node);
+        rdma.fabric.connect(node, offer)?;
+        way.guest = Some(GuestEnd::Whole);
+        Ok(())
+    }
+
+    /// Keeps an end for a guest, until it is shut out.
+    pub fn keep_guest(&self, node: usize, rank: usize, end: Served) {
+        self.guests().push(Guest { node, rank, _end: end });
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Vec<Guest>> {
+        // Nothing panics while it holds them.
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those nodes by RDMA to which `fabric` is connected. `reaches_all_partners`: with which all others messages of
     /// barriers are exchanged are among them.
-    pub fn with_rdma(tcp: TcpFabric, fabric: RdmaFabric, reaches_all_partners: bool) -> Self {
+    pub fn with_rdma(
+        tcp: TcpFabric,
+        fabric: Arc<RdmaFabric>,
+        reaches_all_partners: bool,
+        home_words: HomeWords,
+    ) -> Self {
         let (here, now) = (tcp.here(), Instant::now());
         let is_reached = |node: &usize| *node != here && fabric.is_connected(*node);
         let reached: Box<[usize]> = (0..tcp.nodes()).filter(is_reached).collect();
+        let mending = |node| Some(Mending::new(here, node, now));
+        Self::with_ways(tcp, fabric, reached, reaches_all_partners, home_words, mending)
+    }
+
+    fn with_ways(
+        tcp: TcpFabric,
+        fabric: Arc<RdmaFabric>,
+        reached: Box<[usize]>,
+        reaches_all_partners: bool,
+        home_words: HomeWords,
+        mending: impl Fn(usize) -> Option<Mending>,
+    ) -> Self {
+        home_words.serve(&tcp);
         let way = |node| {
-            let mending = reached.contains(&node).then(|| Mending::new(here, node, now));
+            let mending = reached.contains(&node).then(|| mending(node)).flatten();
             Mutex::new(Way { mending, ..Way::default() })
         };
         let ways = (0..tcp.nodes()).map(way).collect();
@@ -117,7 +208,7 @@ impl Network {
             let note = Note::parse(letter)?;
             reader.hear(node, note).map(|answer| answer.encode())
         }));
-        Self { tcp, rdma: Some(rdma), adapters_write: true }
+        Self { tcp, rdma: Some(rdma), home_words, served: Mutex::default(), adapters_write: true }
     }
 
     /// Speaks for this node from now on, by TCP ([`TcpFabric::become_agent`]).
@@ -157,12 +248,14 @@ impl Network {
         if let Some(node) = spoken_for {
             self.leave_rdma(node, &format!("rank {rank} has been declared failed"));
         }
+        self.guests().retain(|guest| guest.rank != rank);
         self.tcp.exclude_rank(rank);
     }
 
     /// Shuts a node out that has been declared failed; posts to it fail at once, as [`PostError::Unreachable`].
     pub fn exclude_node(&self, node: usize) {
         self.leave_rdma(node, &format!("node {node} has been declared failed"));
+        self.guests().retain(|guest| guest.node != node);
         self.tcp.exclude_node(node);
     }
 
@@ -187,7 +280,14 @@ impl Network {
         self.tcp.stay_awake_for(span);
     }
 
-    /// By TCP alone: for what must reach a node whatever has become of its adapter.
+    /// Whether words of objects that are at home on this node are added to and swapped by its device: its ranks post that,
+    /// too. Loads and writes are memory accesses in any case.
+    pub fn changes_own_words_by_device(&self) -> bool {
+        self.home_words.own().is_some()
+    }
+
+    /// By TCP alone: for what must reach a node whatever has become of its adapter, and for what need not be in order with
+    /// anything else.
     pub fn by_sockets(&self) -> &TcpFabric {
         &self.tcp
     }
@@ -214,7 +314,7 @@ impl Network {
         rdma.fabric.disconnect(node, why);
         let mut way = rdma.way(node);
         rdma.fabric.disconnect(node, why);
-        way.mending = None;
+        (way.mending, way.guest) = (None, None);
         rdma.draw_conclusions(&mut way);
         rdma.leave_way(&mut way);
         // Whatever comes from there, comes by sockets.
@@ -224,7 +324,34 @@ impl Network {
     /// Breaks the connection by RDMA to a node, as a device would; for tests. `false` where there is none.
     #[cfg(feature = "testing")]
     pub fn break_rdma(&self, node: usize) -> bool {
-        self.rdma.as_ref().is_some_and(|rdma| rdma.fabric.break_connection(node))
+        self.adapter().is_some_and(|adapter| adapter.break_connection(node))
+    }
+
+    /// This process's device, whatever it is used for.
+    fn adapter(&self) -> Option<&RdmaFabric> {
+        let of_ways = self.rdma.as_deref().map(|rdma| &*rdma.fabric);
+        of_ways.or_else(|| self.home_words.own().map(|own| &*own.fabric))
+    }
+
+    /// What a request that was posted by RDMA has been answered, after a look at what has completed: who asks waits for it.
+    fn take_by_rdma(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        let adapter = self.adapter().expect("it has given out the ticket");
+        let ticket = Ticket { slot: ticket.slot & !BY_RDMA, ..ticket };
+        adapter.progress();
+        adapter.take(ticket)
+    }
+
+    fn forget_by_rdma(&self, ticket: Ticket) {
+        let adapter = self.adapter().expect("it has given out the ticket");
+        adapter.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
+    }
+
+    /// Has this node's device do requests to words of this node. What is posted so is in order with nothing else.
+    fn post_to_own_device(&self, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        let first = tickets.len();
+        self.home_words.own().expect("asked before").post(requests, tickets)?;
+        mark(&mut tickets[first..]);
+        Ok(())
     }
 
     /// Says to a node what mending its connection asks for by now.
@@ -264,7 +391,7 @@ impl Network {
         match &self.rdma {
             Some(rdma) if by_rdma => {
                 rdma.fabric.post(node, requests, tickets)?;
-                tickets[first..].iter_mut().for_each(|ticket| ticket.slot |= BY_RDMA);
+                mark(&mut tickets[first..]);
                 Ok(())
             }
             _ => self.tcp.post(node, requests, tickets),
@@ -367,13 +494,6 @@ impl Rdma {
         }
     }
 
-    /// Whether a batch is to go by RDMA.
-    fn suits(&self, way: &Way, node: usize, requests: &[Request]) -> bool {
-        let is_atomic = |request: &Request| matches!(request, Request::FetchAdd { .. } | Request::CompareSwap { .. });
-        let is_whole = way.mending.as_ref().is_some_and(Mending::is_whole);
-        is_whole && node != self.fabric.here() && !requests.iter().any(is_atomic)
-    }
-
     /// Whether a connection has broken since somebody looked, or is being mended.
     #[inline]
     fn has_trouble(&self) -> bool {
@@ -384,6 +504,7 @@ impl Rdma {
     /// Notes a breach of a node's connection, and does what mending it asks for by now; gives what is to be said.
     fn mend(&self, way: &mut Way, node: usize) -> Option<Note> {
         let now = Instant::now();
+        self.see_guest(way, node, now);
         let mending = way.mending.as_mut()?;
         self.see(mending, node, now);
         let step = mending.poll(now);
@@ -400,6 +521,10 @@ impl Rdma {
             // A node that this one could not connect to in the beginning, but that has connected; or one whose
             // connection is given up for good.
             let answer = answer_without_end(note)?;
+            if way.guest.is_some() {
+                // It asks after the agent before this one, whose end is gone.
+                return Some(answer);
+            }
             self.fabric.disconnect(node, "there is to be no connection to it");
             return Some(answer);
         };
@@ -422,6 +547,15 @@ impl Rdma {
     fn see(&self, mending: &mut Mending, node: usize, now: Instant) {
         if mending.is_whole() && mending.handle_sight(self.fabric.is_connected(node), now) {
             self.report(node, "broke; it is made anew");
+        }
+    }
+
+    /// The same of a guest's connection, which is given up if it is not.
+    fn see_guest(&self, way: &mut Way, node: usize, now: Instant) {
+        if way.guest == Some(GuestEnd::Whole) && !self.fabric.is_connected(node) {
+            way.guest = Some(GuestEnd::Broken { since: now });
+            self.leave_way(way);
+            self.report(node, "broke; it is reached by TCP from now on");
         }
     }
 
@@ -489,10 +623,6 @@ impl Rdma {
         }
     }
 
-    fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        self.fabric.take(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket })
-    }
-
     fn forget(&self, ticket: Ticket) {
         self.fabric.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
     }
@@ -501,6 +631,11 @@ impl Rdma {
     fn report(&self, node: usize, what: &str) {
         eprintln!("phalanx: node {}: the RDMA connection to node {node} {what}", self.fabric.here());
     }
+}
+
+/// Tells tickets of the RDMA fabric from TCP's.
+fn mark(tickets: &mut [Ticket]) {
+    tickets.iter_mut().for_each(|ticket| ticket.slot |= BY_RDMA);
 }
 
 /// Why nothing is posted to a node that is held. Once it is unreachable it stays so until it is held no more: without a
@@ -551,7 +686,7 @@ impl Fabric for Network {
 
     fn kind_of(&self, node: usize) -> FabricKind {
         match &self.rdma {
-            Some(rdma) if rdma.way(node).mending.as_ref().is_some_and(Mending::is_whole) => FabricKind::Rdma,
+            Some(rdma) if rdma.way(node).is_whole() => FabricKind::Rdma,
             _ => FabricKind::Tcp,
         }
     }
@@ -565,6 +700,10 @@ impl Fabric for Network {
     }
 
     fn post(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
+        if node == self.here() && self.home_words.need_own_device(node, requests) {
+            check_batch(self, node, requests)?;
+            return self.post_to_own_device(requests, tickets);
+        }
         let Some(rdma) = &self.rdma else { return self.tcp.post(node, requests, tickets) };
         check_batch(self, node, requests)?;
         let mut way = rdma.way(node);
@@ -574,7 +713,10 @@ impl Fabric for Network {
         if let Some(mending) = way.mending.as_ref().filter(|mending| mending.is_held()) {
             return Err(refusal(node, mending.is_unanswered(Instant::now()), way.trouble.as_ref()));
         }
-        let by_rdma = rdma.suits(&way, node, requests);
+        if way.is_settling() {
+            return Err(PostError::Full { node });
+        }
+        let by_rdma = way.is_whole() && node != self.here() && self.home_words.suit_device(node, requests);
         if by_rdma != way.by_rdma {
             self.change_way(&mut way, node)?;
         }
@@ -591,10 +733,10 @@ impl Fabric for Network {
     }
 
     fn post_more(&self, node: usize, requests: &[Request], tickets: &mut Vec<Ticket>) -> Result<(), PostError> {
-        match &self.rdma {
-            None => self.tcp.post_more(node, requests, tickets),
+        match self.rdma {
+            None if node != self.here() => self.tcp.post_more(node, requests, tickets),
             // Who has an adapter rings its doorbell at once.
-            Some(_) => self.post(node, requests, tickets),
+            _ => self.post(node, requests, tickets),
         }
     }
 
@@ -621,17 +763,11 @@ impl Fabric for Network {
     }
 
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
-        match &self.rdma {
-            Some(rdma) if ticket.slot & BY_RDMA != 0 => rdma.take(ticket),
-            _ => self.tcp.take(ticket),
-        }
+        if ticket.slot & BY_RDMA != 0 { self.take_by_rdma(ticket) } else { self.tcp.take(ticket) }
     }
 
     fn forget(&self, ticket: Ticket) {
-        match &self.rdma {
-            Some(rdma) if ticket.slot & BY_RDMA != 0 => rdma.forget(ticket),
-            _ => self.tcp.forget(ticket),
-        }
+        if ticket.slot & BY_RDMA != 0 { self.forget_by_rdma(ticket) } else { self.tcp.forget(ticket) }
     }
 }
 

@@ -122,7 +122,7 @@ impl Job {
         let copies = membership.durable_copies;
         let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Counter, parameter: copies as u64 })?;
         let is_copied = copies > 0 && membership.reach.spans_nodes();
-        let alone = (!is_copied && handle.site.is_here()).then(|| handle.at_home.value());
+        let alone = (!is_copied && handle.site.is_memory()).then(|| handle.at_home.value());
         let tally = membership.reach.uses.shared_at(handle.at.key());
         Ok(Counter { alone, tally, is_copied, lives, handle })
     }

@@ -182,7 +182,8 @@ impl Reach {
         drive::alarm(&*self.segment)
     }
 
-    /// A request to a word of this node.
+    /// A request to a word of this node, which is no other nodes' but by way of its CPUs: of an object that is at home here
+    /// see [`Site`](super::site::Site).
     pub fn execute(&self, request: Request) -> u64 {
         execute(&*self.segment, request).0
     }
@@ -193,22 +194,29 @@ impl Reach {
         let at = self.layouts[node].poked(self.topology.local_of(rank));
         if node == self.here() {
             self.execute(Request::FetchAdd { at, add: 1 });
-        } else if let Some(network) = &self.network
-            && let Ok(ticket) = network.fetch_add(node, at, 1)
+        } else {
+            self.hint(node, at);
+        }
+    }
+
+    /// Adds to a word of another node by which it is asked to look at something. By sockets, because that word is its CPUs'.
+    /// In order with nothing else: whoever comes too soon looks again.
+    fn hint(&self, node: usize, at: WordAt) {
+        let sockets = self.network.as_deref().map(Network::by_sockets);
+        if let Some(sockets) = sockets
+            && let Ok(ticket) = sockets.fetch_add(node, at, 1)
         {
-            network.forget(ticket);
+            sockets.forget(ticket);
         }
     }
 
     /// Tells another node that somebody waits for its ranks: those that are stopped hold others up.
     pub fn ask_after(&self, node: usize) {
-        let Some(network) = self.network.as_deref().filter(|_| node != self.here()) else { return };
-        let layout = self.layouts[node];
-        for local in 0..layout.ranks().min(MOST_ASKED_AFTER) {
-            if let Ok(ticket) = network.fetch_add(node, layout.asked_after(local), 1) {
-                network.forget(ticket);
-            }
+        if node == self.here() {
+            return;
         }
+        let layout = self.layouts[node];
+        (0..layout.ranks().min(MOST_ASKED_AFTER)).for_each(|local| self.hint(node, layout.asked_after(local)));
     }
 
     /// Tells those who watch a node that somebody misses it: they know whether it has left. One that turns out to have
@@ -221,8 +229,8 @@ impl Reach {
             let at = self.layouts[watcher].missed(home);
             if watcher == here {
                 self.segment.word(at).fetch_add(1, Ordering::Relaxed);
-            } else if let Ok(ticket) = network.fetch_add(watcher, at, 1) {
-                network.forget(ticket);
+            } else {
+                self.hint(watcher, at);
             }
         }
     }

@@ -1,4 +1,8 @@
-//! An object's words at its home, wherever that is: on this node in memory, on another one by its fabric.
+//! An object's words at its home, wherever that is: on another node by the fabric, on this one in memory.
+//!
+//! Where this node's device does additions and swaps ([`home_words`](crate::fabric::network::home_words)), they are posted to it
+//! here, too, as many as stand one behind the other together. Loads and writes are memory accesses all the same, and each
+//! waits for what comes before it: that is the order that the fabric keeps for other nodes.
 
 use std::collections::VecDeque;
 use std::task::Poll;
@@ -42,9 +46,16 @@ impl Site {
         self.home == self.reach.here()
     }
 
+    /// Whether the home is this node, and all that is done to its words are memory accesses.
+    pub fn is_memory(&self) -> bool {
+        let by_device = |network: &Network| network.changes_own_words_by_device();
+        self.is_here() && !self.reach.network.as_deref().is_some_and(by_device)
+    }
+
     /// Does some requests in order, and waits for their answers: the old values of all that are no writes.
     ///
-    /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
+    /// Cost: a round trip for every 64 requests; on the home itself their memory accesses, or where its device changes words
+    /// a round trip through that for additions and swaps that stand together.
     ///
     /// # Errors
     ///
@@ -62,7 +73,7 @@ impl Site {
 
     /// Posts requests, whose answers [`poll`](Self::poll) gives. Never blocks.
     pub fn begin(&self, requests: &[Request]) -> Asked {
-        if self.is_here() {
+        if self.is_memory() {
             let asked = requests.iter().filter_map(|request| {
                 let value = self.reach.execute(*request);
                 request.has_ticket().then_some(value)
@@ -86,7 +97,9 @@ impl Site {
 
     /// The answers, when all are there. Never blocks.
     pub fn poll(&self, asked: &mut Asked) -> Poll<Result<Vec<u64>, SiteFault>> {
-        if let Some(network) = self.reach.network.as_deref().filter(|_| !self.is_here()) {
+        // In memory all is done at once.
+        let was_posted = asked.incarnation.is_some() || !asked.unposted.is_empty();
+        if let Some(network) = self.reach.network.as_deref().filter(|_| was_posted) {
             network.progress();
             self.post(asked)?;
             while let Some(ticket) = asked.tickets.front() {
@@ -95,6 +108,10 @@ impl Site {
                 match value {
                     Ok(value) => asked.answers.push(value),
                     Err(_) => return Poll::Ready(Err(self.broken(asked))),
+                }
+                if asked.tickets.is_empty() && self.is_here() {
+                    // What waited for these.
+                    self.post(asked)?;
                 }
             }
             if !asked.unposted.is_empty() {
@@ -123,8 +140,14 @@ impl Site {
     /// Posts what there is room for.
     fn post(&self, asked: &mut Asked) -> Result<(), SiteFault> {
         let Some(network) = self.reach.network.as_deref() else { return Ok(()) };
-        while !asked.unposted.is_empty() {
-            let batch = asked.unposted.len().min(BATCH_REQUESTS);
+        loop {
+            let batch = match self.is_here() {
+                true => self.next_for_own_device(asked),
+                false => asked.unposted.len().min(BATCH_REQUESTS),
+            };
+            if batch == 0 {
+                return Ok(());
+            }
             let mut tickets = Vec::with_capacity(batch);
             let requests = &asked.unposted.make_contiguous()[..batch];
             match network.post(self.home, requests, &mut tickets) {
@@ -139,7 +162,20 @@ impl Site {
                 Err(_) => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    /// On the home itself, where its device changes words: loads and writes as far as their turn has come. How many requests
+    /// then are to be posted together.
+    fn next_for_own_device(&self, asked: &mut Asked) -> usize {
+        if !asked.tickets.is_empty() {
+            return 0;
+        }
+        while let Some(request) = asked.unposted.front().copied().filter(|request| !request.is_atomic()) {
+            asked.unposted.pop_front();
+            let value = self.reach.execute(request);
+            asked.answers.extend(request.has_ticket().then_some(value));
+        }
+        asked.unposted.iter().take(BATCH_REQUESTS).take_while(|request| request.is_atomic()).count()
     }
 
     /// Notes by which connection the first of the requests went; what goes by another one is not in order with it.
@@ -165,7 +201,7 @@ impl Site {
             self.forget(asked);
             return Poll::Ready(Err(SiteFault::Excluded));
         }
-        if !asked.unposted.is_empty() {
+        if !asked.unposted.is_empty() && !self.is_here() {
             self.ask_whether_it_has_left(asked);
         }
         Poll::Pending

@@ -190,7 +190,16 @@ impl Use<'_> {
 
     fn add(&mut self, add: u64) -> Result<Made, CounterError> {
         let sum = self.sum().wrapping_add(add);
-        if self.site().is_here() { self.add_here(add, sum) } else { self.add_there(add, sum) }
+        match (self.site().is_here(), self.site().is_memory()) {
+            (_, true) => self.add_here(add, sum),
+            (false, _) => self.add_there(add, sum),
+            // The value is the device's, which may fail as a connection may.
+            (true, false) => {
+                self.note(sum);
+                self.copy(sum)?;
+                self.add_there(add, sum)
+            }
+        }
     }
 
     /// On the home's own node: the second node has the sum first.
@@ -245,7 +254,7 @@ impl Use<'_> {
     fn swap(&mut self, current: u64, new: u64) -> Result<Made, CounterError> {
         let base = self.bound().base;
         let (expected, wanted) = (current.wrapping_sub(base), new.wrapping_sub(base));
-        let found = match self.site().is_here() {
+        let found = match self.site().is_memory() {
             true => {
                 let word = self.handle.segment().word(self.words().value());
                 // SYNC POINT: counter. As above.
@@ -384,8 +393,12 @@ impl Use<'_> {
     }
 }
 
-/// One batch to another node, of which one request is answered. As [`Site::ask`], without memory of its own.
+/// One batch to another node, of which one request is answered. As [`Site::ask`], without memory of its own; that is used on
+/// the home's own node, where its device changes words.
 fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64, SiteFault> {
+    if site.is_here() {
+        return site.ask(batch).map(|answers| answers[0]);
+    }
     let network = site.reach.network.as_deref().expect("it is another node");
     let begun = Instant::now();
     tickets.clear();

@@ -116,7 +116,7 @@ pub fn bare(test: &str, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
     command.args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PHALANX_") {
+        if name.to_string_lossy().starts_with("PHALANX_") && name != "PHALANX_FABRIC" {
             command.env_remove(name);
         }
     }

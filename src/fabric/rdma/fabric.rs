@@ -81,6 +81,12 @@ pub struct Served {
     _segment: Arc<Registration>,
 }
 
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").finish_non_exhaustive()
+    }
+}
+
 impl RdmaFabric {
     /// Opens the device that the options lead to, registers this node's segment, and connects the node to itself.
     ///
@@ -116,10 +122,19 @@ impl RdmaFabric {
         Ok(fabric)
     }
 
-    /// Connects the node to itself: a queue pair that is its own other end.
-    fn connect_here(&self) -> Result<(), RdmaError> {
+    /// Connects the node to itself, by a queue pair that is its own other end; an earlier one is ended.
+    ///
+    /// # Errors
+    ///
+    /// [`RdmaError`]: what the device says.
+    pub fn connect_here(&self) -> Result<(), RdmaError> {
         let offer = self.offer(self.here)?;
         self.connect(self.here, &offer)
+    }
+
+    /// What this device's atomics are atomic against.
+    pub fn atomics(&self) -> AtomicCapability {
+        self.facts.atomics
     }
 
     /// The device, port and address in use.
@@ -434,7 +449,7 @@ impl Fabric for RdmaFabric {
             return Err(unreachable_because(node, &state.peers[node].link));
         };
         let lacks_atomics = [self.facts.atomics, connection.remote().atomics].contains(&AtomicCapability::None);
-        if lacks_atomics && requests.iter().any(is_atomic) {
+        if lacks_atomics && requests.iter().any(Request::is_atomic) {
             let why = "an atomic, which its RDMA device or this one cannot do (remedy: send atomics by TCP)".to_owned();
             return Err(PostError::Invalid { node, why });
         }
@@ -460,10 +475,6 @@ impl Fabric for RdmaFabric {
     fn forget(&self, ticket: Ticket) {
         self.state().tickets.forget(ticket);
     }
-}
-
-fn is_atomic(request: &Request) -> bool {
-    matches!(request, Request::FetchAdd { .. } | Request::CompareSwap { .. })
 }
 
 impl std::fmt::Debug for RdmaFabric {

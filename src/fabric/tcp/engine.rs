@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use self::calls::Calls;
-pub use self::calls::{Due, GivenUp, MOST_WATCHED};
+pub use self::calls::{Due, GivenUp, MOST_WATCHED, WordChanger};
 use self::dialling::{advance, outcome_of};
 use self::guests::Guest;
 use self::sleepers::{Sleep, Sleepers};

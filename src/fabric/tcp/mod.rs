@@ -55,8 +55,8 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::futex;
 
-pub use self::engine::GivenUp;
 use self::engine::{Due, Engine, Follows, MOST_WATCHED};
+pub use self::engine::{GivenUp, WordChanger};
 use self::frame::Letter;
 pub use self::link::Ports;
 pub use self::peer::{Candidate, Door, Peer};
@@ -436,6 +436,11 @@ impl TcpFabric {
     /// given it up, finds in its sockets what was lost with its connections, and has been asked of the next one.
     pub fn serve_until(&self, at: WordAt, is_over: GivenUp) {
         self.shared.engine().serve_until(at, is_over);
+    }
+
+    /// Has this node's words from `begin` on added to and swapped by `change`, as other nodes ask for it from now on.
+    pub fn change_words_by(&self, begin: WordAt, change: WordChanger) {
+        self.shared.engine().change_words_by(begin, change);
     }
 }
 

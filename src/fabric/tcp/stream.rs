@@ -43,6 +43,9 @@ pub enum StreamError {
     /// This process has been given up by its node, and another one speaks for that: what comes here is executed no more.
     #[error("this process speaks for its node no more")]
     GivenUp,
+    /// This node's device did not do what the other end has asked for.
+    #[error("this node's RDMA device did not change a word for the other end")]
+    Device,
 }
 
 /// Frames that wait to be sent.

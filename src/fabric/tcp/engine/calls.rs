@@ -1,5 +1,5 @@
 //! What the layer above is told without its asking: words that other nodes have changed, connections that have broken,
-//! and its own exclusion.
+//! and its own exclusion; and what it does itself for other nodes: changes of words that are a device's.
 //!
 //! What has happened is noted under the engine's lock, and told when that has been given back
 //! ([`super::super::Shared`]).
@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::{Engine, Memory, Request, StreamError, WordAt};
-use crate::fabric::execute;
+use crate::fabric::{execute, wake_sleepers};
 use crate::sync::Ordering;
 
 /// Words that can be watched.
@@ -56,6 +56,36 @@ impl fmt::Debug for Mandate {
     }
 }
 
+/// Does an addition or a swap, and gives the old value; `None` where it may have taken effect or not, but will not any
+/// more. Called under the engine's lock: it must not wait for long, nor for anybody who may wait for the engine.
+pub type WordChanger = Box<dyn Fn(Request) -> Option<u64> + Send + Sync>;
+
+/// Words that are added to and swapped by a device alone.
+struct Devices {
+    /// They go on to the segment's end.
+    begin: WordAt,
+    change: WordChanger,
+}
+
+impl Devices {
+    /// As [`execute`].
+    #[cold]
+    fn execute(&self, memory: &(impl Memory + ?Sized), request: Request) -> Result<(u64, bool), StreamError> {
+        let value = (self.change)(request).ok_or(StreamError::Device)?;
+        let has_changed = !matches!(request, Request::CompareSwap { expected, .. } if expected != value);
+        if has_changed {
+            wake_sleepers(memory, request.at());
+        }
+        Ok((value, has_changed))
+    }
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Devices").field("begin", &self.begin).finish_non_exhaustive()
+    }
+}
+
 /// What is watched, and what has been noted.
 #[derive(Debug)]
 pub(super) struct Calls {
@@ -63,18 +93,20 @@ pub(super) struct Calls {
     words: [usize; MOST_WATCHED],
     bits: u8,
     excluded_by: Option<usize>,
+    devices: Option<Devices>,
 }
 
 impl Calls {
     pub(super) fn new() -> Self {
-        Self { mandate: None, words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None }
+        Self { mandate: None, words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None, devices: None }
     }
 
     /// Executes a request of another node.
     ///
     /// # Errors
     ///
-    /// [`StreamError::GivenUp`]: it is not executed.
+    /// [`StreamError::GivenUp`]: it is not executed. [`StreamError::Device`]: nobody knows whether it has taken effect, and the
+    /// other end is to learn just that: its connection is closed.
     #[inline]
     pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> Result<u64, StreamError> {
         if let Some(mandate) = &self.mandate {
@@ -84,7 +116,12 @@ impl Calls {
                 return Err(StreamError::GivenUp);
             }
         }
-        let (value, has_changed) = execute(memory, request);
+        let (value, has_changed) = match &self.devices {
+            Some(devices) if request.is_atomic() && request.at() >= devices.begin => {
+                devices.execute(memory, request)?
+            }
+            _ => execute(memory, request),
+        };
         if has_changed {
             for (index, word) in self.words.iter().enumerate() {
                 if *word == request.at().0 {
@@ -123,6 +160,11 @@ impl Engine {
     /// From now on executes requests only as long as `is_over` does not say so of what a word holds, other than 0.
     pub fn serve_until(&mut self, at: WordAt, is_over: GivenUp) {
         self.calls.mandate = Some(Mandate { at, is_over });
+    }
+
+    /// From now on has words from `begin` on added to and swapped so.
+    pub fn change_words_by(&mut self, begin: WordAt, change: WordChanger) {
+        self.calls.devices = Some(Devices { begin, change });
     }
 
     /// The first node that has said that this process is excluded.
