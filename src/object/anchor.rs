@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::Handle;
 use super::error::LockError;
-use super::homes::{Completion, Home, lost_before};
+use super::homes::{self, Completion, Home, lost_before};
 use super::waiting;
 use crate::coord::objects::copies::CopyAt;
 use crate::coord::objects::directory::SiteFault;
@@ -154,21 +154,41 @@ impl Anchor {
     }
 }
 
-/// The home of an object that is kept on a second node, how many nodes had been lost when a part of it was lost with them,
-/// and what `words` of it hold there. `None`: it is lost, too.
+/// The home of an object that is kept on a second node, and what is found there.
+pub(super) struct Found {
+    pub home: Home,
+    /// Whether nothing of the object is lost with nodes.
+    pub is_whole: bool,
+    pub words: Vec<u64>,
+}
+
+/// The home of an object that is kept on a second node, and what `words` of it hold there. `None`: it is lost, too.
+///
+/// Nothing is lost if each node that is lost either had told the home before what it had (it says so in a word for each lost
+/// home), or was lost when the copy was last completed.
 ///
 /// # Errors
 ///
 /// [`LockError::Excluded`].
-pub(super) fn find(
-    handle: &Handle,
-    words: impl FnOnce(ObjectAt) -> Vec<WordAt>,
-) -> Result<Option<(Home, u64, Vec<u64>)>, LockError> {
-    let anchor = Anchor::of(handle)?;
-    let at = anchor.words();
-    let reads = std::iter::once(CopyAt(at).missing()).chain(words(at)).map(|at| Request::Read { at });
-    let found = anchor.ask(handle, &reads.collect::<Vec<Request>>())?;
-    Ok(found.map(|mut found| (anchor.home.into_inner(), found.remove(0), found)))
+pub(super) fn find(handle: &Handle, words: impl FnOnce(ObjectAt) -> Vec<WordAt>) -> Result<Option<Found>, LockError> {
+    let (anchor, reach) = (Anchor::of(handle)?, &handle.membership.reach);
+    let (at, node) = (anchor.words(), anchor.home().site.home);
+    let before = homes::lost_before(reach, &handle.at, node);
+    let lost = (0..reach.topology.nodes()).filter(|lost| !before.is_empty() && reach.has_lost(*lost));
+    let others = |lost: usize| before.iter().copied().filter(move |home| *home != lost);
+    let told: Vec<(usize, usize)> = lost.flat_map(|lost| others(lost).map(move |home| (lost, home))).collect();
+    let layout = reach.layouts[node];
+    let bits = told.iter().map(|(lost, home)| layout.moved(*lost, home / 64));
+    let all = std::iter::once(CopyAt(at).complete()).chain(bits).chain(words(at));
+    let Some(mut found) = anchor.ask(handle, &all.map(|at| Request::Read { at }).collect::<Vec<Request>>())? else {
+        return Ok(None);
+    };
+    let words = found.split_off(1 + told.len());
+    let untold = told.iter().zip(&found[1..]).filter(|((_, home), word)| *word >> (home % 64) & 1 == 0);
+    let mut untold: Vec<usize> = untold.map(|((lost, _), _)| *lost).collect();
+    untold.dedup();
+    let is_whole = before.is_empty() || (untold.len() as u64) < found[0];
+    Ok(Some(Found { home: anchor.home.into_inner(), is_whole, words }))
 }
 
 /// Fails where this rank has been declared failed.

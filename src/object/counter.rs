@@ -35,8 +35,8 @@ pub struct Counter {
     alone: Option<WordAt>,
     tally: Arc<Tally>,
     is_copied: bool,
-    /// How many nodes had been lost when it was opened.
-    lives: u64,
+    /// Where it was at home when it was opened.
+    first_home: usize,
     pub(super) handle: Handle,
 }
 
@@ -118,13 +118,12 @@ impl Job {
     /// [`durable_copies`](crate::JobOptions::durable_copies).
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
-        let lives = membership.reach.lives();
         let copies = membership.durable_copies;
         let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Counter, parameter: copies as u64 })?;
         let is_copied = copies > 0 && membership.reach.spans_nodes();
         let alone = (!is_copied && handle.site.is_memory()).then(|| handle.at_home.value());
         let tally = membership.reach.uses.shared_at(handle.at.key());
-        Ok(Counter { alone, tally, is_copied, lives, handle })
+        Ok(Counter { alone, tally, is_copied, first_home: handle.site.home, handle })
     }
 }
 
@@ -164,7 +163,7 @@ impl Counter {
             // SYNC POINT: counter. As above.
             return Ok(self.handle.segment().word(value).load(Ordering::Acquire));
         }
-        self.tally.load(&self.handle, self.lives)
+        self.tally.load(&self.handle, self.first_home)
     }
 
     /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
@@ -206,7 +205,7 @@ impl Counter {
 
     #[cold]
     fn change(&self, change: Change) -> Result<u64, CounterError> {
-        self.tally.change(&self.handle, self.lives, self.is_copied, change)
+        self.tally.change(&self.handle, self.first_home, self.is_copied, change)
     }
 
     pub(super) fn exhausted(&self, first: u64) -> CounterError {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::anchor;
+use super::anchor::{self, Found};
 use super::error::{LockError, ObjectError};
 use super::homes::Home;
 use super::pairs::{self, Ended};
@@ -89,8 +89,8 @@ fenced_words! {
 pub struct Fenced<T> {
     seen: Arc<Seen>,
     is_copied: bool,
-    /// How many nodes had been lost when it was opened.
-    lives: u64,
+    /// Where it was at home when it was opened.
+    first_home: usize,
     handle: Handle,
     word: PhantomData<fn(T) -> T>,
 }
@@ -102,8 +102,8 @@ struct Seen(Mutex<Knowledge>);
 #[derive(Debug, Default)]
 struct Knowledge {
     home: Option<Home>,
-    /// How many nodes had been lost when what was written was lost with them.
-    missing: u64,
+    /// Whether nothing that was written was lost with nodes.
+    is_whole: bool,
     /// The pair that was current there.
     known: Option<Known>,
     /// The node that has the copy, where the home is this one, and what is current there.
@@ -168,11 +168,12 @@ impl Job {
     /// [`durable_copies`](crate::JobOptions::durable_copies).
     pub fn fenced<T: FencedWord>(&self, name: &str) -> Result<Fenced<T>, ObjectError> {
         let membership = self.membership();
-        let (lives, copies) = (membership.reach.lives(), membership.durable_copies as u64);
+        let copies = membership.durable_copies as u64;
         let nature = Nature { kind: ObjectKind::Fenced, parameter: copies << COPIES_AT | T::KIND };
         let handle = Handle::open(membership, name, nature)?;
+        let is_copied = second::is_wanted(&membership.reach, nature);
         let seen = membership.reach.uses.shared_at(handle.at.key());
-        Ok(Fenced { seen, is_copied: second::is_wanted(&membership.reach, nature), lives, handle, word: PhantomData })
+        Ok(Fenced { seen, is_copied, first_home: handle.site.home, handle, word: PhantomData })
     }
 }
 
@@ -259,12 +260,17 @@ impl<T: FencedWord> Fenced<T> {
         let reach = &self.handle.membership.reach;
         while seen.home.as_ref().is_none_or(|home| reach.has_lost(home.site.home)) {
             let found = anchor::find(&self.handle, |_| Vec::new()).map_err(|error| self.excluded(error))?;
-            let (home, missing) = found.map_or((None, 0), |(home, missing, _)| (Some(home), missing));
-            **seen = Knowledge { home, missing, ..Knowledge::default() };
+            **seen = found.map_or_else(Knowledge::default, |Found { home, is_whole, .. }| Knowledge {
+                home: Some(home),
+                is_whole,
+                ..Knowledge::default()
+            });
         }
-        match seen.missing > self.lives {
-            true => Err(self.error(SiteFault::Lost { home: seen.home.as_ref().expect("bound").site.home })),
-            false => Ok(()),
+        let home = seen.home.as_ref().expect("bound").site.home;
+        // Who opens it where something is missing, goes on without that.
+        match seen.is_whole || home == self.first_home {
+            true => Ok(()),
+            false => Err(self.error(SiteFault::Lost { home })),
         }
     }
 

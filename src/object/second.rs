@@ -6,8 +6,9 @@
 //! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table, under
 //! which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward is enough.
 //!
-//! When the home is lost each node's steward adds what its own ranks have noted. If the copy had not all that it should,
-//! because the home was lost soon after another node, say, that is said there ([`CopyAt::missing`]).
+//! When the home is lost each node's steward adds what its own ranks have noted. Where the copy had not all that it should,
+//! because the home was lost with another node, say, whoever looks for the next home finds that out
+//! ([`super::anchor::find`]).
 
 use std::time::Duration;
 
@@ -249,18 +250,11 @@ pub(super) fn close(reach: &Reach, at: &ObjectAt) {
     while let Err(DirectoryFault::Away(SiteFault::Broken { .. })) = close() {}
 }
 
-/// Adds what this node's ranks have done to the next home. Where that was not the second node, or did not have all that it
-/// should, something is missing there, and it is told so.
+/// Adds what this node's ranks have done to the next home.
 pub(super) fn carry(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> Result<(), SiteFault> {
     match kind {
-        ObjectKind::Counter => tell(new, sums::of_own(reach, at, new.at))?,
-        ObjectKind::Fenced => pairs::carry(reach, at, new)?,
-        _ => return Ok(()),
+        ObjectKind::Counter => tell(new, sums::of_own(reach, at, new.at)),
+        ObjectKind::Fenced => pairs::carry(reach, at, new),
+        _ => Ok(()),
     }
-    let (copy, lives) = (CopyAt(new.at), reach.lives());
-    // It says how many nodes were lost before this home.
-    if new.site.ask(&reads(&[copy.complete()]))?[0] < lives {
-        tell(new, vec![Request::Write { at: copy.missing(), value: lives }])?;
-    }
-    Ok(())
 }

@@ -42,7 +42,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::Handle;
-use super::anchor;
+use super::anchor::{self, Found};
 use super::counter::CounterError;
 use super::error::LockError;
 use super::homes::Home;
@@ -72,8 +72,8 @@ struct Bound {
     base: u64,
     /// This rank's.
     carried: u64,
-    /// How many nodes had been lost when sums were lost with them.
-    missing: u64,
+    /// Whether no sums were lost with nodes.
+    is_whole: bool,
 }
 
 /// What is to be done to the value.
@@ -97,15 +97,21 @@ enum Made {
 struct Use<'call> {
     handle: &'call Handle,
     part: MutexGuard<'call, Part>,
-    /// How many nodes had been lost when the handle was opened.
-    lives: u64,
+    /// Where the counter was at home when the handle was opened.
+    first_home: usize,
     is_copied: bool,
 }
 
 impl Tally {
     /// Changes the value, once, and gives the one before.
-    pub fn change(&self, handle: &Handle, lives: u64, is_copied: bool, change: Change) -> Result<u64, CounterError> {
-        let mut using = self.begin(handle, lives, is_copied);
+    pub fn change(
+        &self,
+        handle: &Handle,
+        first_home: usize,
+        is_copied: bool,
+        change: Change,
+    ) -> Result<u64, CounterError> {
+        let mut using = self.begin(handle, first_home, is_copied);
         loop {
             using.bind()?;
             let made = match change {
@@ -120,14 +126,14 @@ impl Tally {
     }
 
     /// The value.
-    pub fn load(&self, handle: &Handle, lives: u64) -> Result<u64, CounterError> {
-        self.begin(handle, lives, false).load()
+    pub fn load(&self, handle: &Handle, first_home: usize) -> Result<u64, CounterError> {
+        self.begin(handle, first_home, false).load()
     }
 
-    fn begin<'call>(&'call self, handle: &'call Handle, lives: u64, is_copied: bool) -> Use<'call> {
+    fn begin<'call>(&'call self, handle: &'call Handle, first_home: usize, is_copied: bool) -> Use<'call> {
         // No code panics while it holds it.
         let part = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Use { handle, part, lives, is_copied }
+        Use { handle, part, first_home, is_copied }
     }
 }
 
@@ -139,9 +145,11 @@ impl Use<'_> {
         while self.part.bound.as_ref().is_none_or(is_lost) {
             self.part.bound = self.find()?;
         }
-        match self.bound().missing > self.lives {
-            true => Err(self.error(SiteFault::Lost { home: self.bound().home.site.home })),
-            false => Ok(()),
+        let (home, is_whole) = (self.site().home, self.bound().is_whole);
+        // Who opens it where sums are missing, goes on without them.
+        match is_whole || home == self.first_home {
+            true => Ok(()),
+            false => Err(self.error(SiteFault::Lost { home })),
         }
     }
 
@@ -152,10 +160,10 @@ impl Use<'_> {
         let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
         let carried = |at| (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect();
         let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
-        Ok(found.map(|(home, missing, carried)| {
+        Ok(found.map(|Found { home, is_whole, words: carried }| {
             let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
             let carried = carried.get(reach.rank).copied().unwrap_or(0);
-            Bound { home, base, carried, missing }
+            Bound { home, base, carried, is_whole }
         }))
     }
 
@@ -417,6 +425,8 @@ fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64,
             Poll::Ready(Err(_)) => return look_around(site).and(Err(SiteFault::Broken { home: site.home })),
             Poll::Pending => {}
         }
+        // The home's agent may be stopped: another one answers when that is given up.
+        site.reach.shut_out_the_lost();
         look_around(site).inspect_err(|_| network.forget(ticket))?;
         site.pause(begun.elapsed());
     }

@@ -19,16 +19,11 @@ impl CopiesAt {
     }
 }
 
-/// How far a copy is, in the table of the node that has it; and what it lacks when that becomes the home.
+/// How far a copy is, in the table of the node that has it.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyAt(pub ObjectAt);
 
 impl CopyAt {
-    /// How many nodes had been lost when a part of the object was lost with them; 0: none was.
-    pub const fn missing(self) -> WordAt {
-        self.0.own(4)
-    }
-
     /// How many nodes were lost when the copy had come to have all that it should, plus 1.
     pub const fn complete(self) -> WordAt {
         self.0.own(5)
