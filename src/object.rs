@@ -17,7 +17,7 @@
 //! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
-//! | `anchor.rs` | where the last two, and leases, have their words, also when a home is lost |
+//! | `anchor.rs` | where these two, leases, counters and fenced words have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
 //! | `fenced.rs` | words that are written under a token |
 //! | `lease.rs` | a lock with a time to live |
@@ -101,7 +101,9 @@ impl fmt::Debug for Handle {
 
 impl Job {
     /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any more.
-    /// Its ranks reach it without a round trip.
+    /// Its ranks reach its words without a round trip to another node; but what they change of a counter or fenced word is
+    /// copied to one ([`JobOptions::durable_copies`](crate::JobOptions::durable_copies)), and where RDMA was asked for what
+    /// they add and swap goes through their own device.
     ///
     /// # Errors
     ///

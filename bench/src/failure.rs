@@ -1,4 +1,5 @@
-//! `phalanx bench failure`: how long after a fault *every* survivor has its error.
+//! `phalanx bench failure`: how long after a fault *every* survivor has its error, or the next one a dead
+//! holder's lock.
 //!
 //! For each fault a new job of this program's processes is started, so that all faults of a kind meet the same job: one
 //! that has lost members has fewer who must agree. Its survivors wait in a barrier that the victims never come to. The

@@ -327,10 +327,9 @@ impl Network {
         self.adapter().is_some_and(|adapter| adapter.break_connection(node))
     }
 
-    /// This process's device, whatever it is used for.
+    /// This process's device.
     fn adapter(&self) -> Option<&RdmaFabric> {
-        let of_ways = self.rdma.as_deref().map(|rdma| &*rdma.fabric);
-        of_ways.or_else(|| self.home_words.own().map(|own| &*own.fabric))
+        self.rdma.as_deref().map(|rdma| &*rdma.fabric)
     }
 
     /// What a request that was posted by RDMA has been answered, after a look at what has completed: who asks waits for it.

@@ -11,7 +11,7 @@ use crate::coord::objects::directory::{KeyWord, ObjectKind};
 use crate::coord::objects::home::{GlobalWord, NodeClaim};
 use crate::coord::objects::layout::{NAME_WORDS, ObjectAt, object_words};
 use crate::coord::objects::name::text_of;
-use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
+use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
 use crate::coord::objects::word::{ClaimWord, HoldWord, SinceWord};
 use crate::fabric::WordAt;
 use crate::fabric::node::ObjectTable;
@@ -174,9 +174,8 @@ impl View<'_> {
         self.segment.load(at)
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "the upper half")]
     fn home(&self) -> Option<usize> {
-        let home = (self.load(TenureAt(self.at).home()) >> 32).checked_sub(1)? as usize;
+        let (home, _) = PlaceWord(self.load(TenureAt(self.at).home())).place()?;
         (home < self.segment.layout().nodes()).then_some(home)
     }
 

@@ -1,4 +1,5 @@
-//! Where an object is at home, for kinds that keep a word of each rank there.
+//! Where an object is at home, for kinds of which ranks have something there: a word (reader-writer locks, semaphores), a
+//! hold (leases), or what is kept on a second node, too (counters, fenced words: [`find`]).
 //!
 //! What a rank has at the home it also notes on its own node, its *stake*: before it asks for it, and no longer than it has
 //! it. When the home is lost, its node's steward writes the stakes of its living ranks to the next home, before anybody may

@@ -3,8 +3,10 @@
 //! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of the
 //! node's handles and given back with the last. The home's table is guarded by the lock between nodes of its place 0. A rank
 //! that dies in between leaves the home with a handle of this node too many, until somebody of the node opens the name again.
-//! An object that only the dead have left does not go before what they held at its home is given back.
+//! An object that only the dead have left does not go before what they held at its home is given back. Objects that are
+//! copied have a handle at a second node, too, taken and given back likewise ([`super::second`]).
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::climb::Climb;
@@ -16,7 +18,7 @@ use super::sums;
 use crate::coord::objects::directory::{Directory, DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
-use crate::coord::objects::tenure::TenureAt;
+use crate::coord::objects::tenure::{PlaceWord, TenureAt};
 use crate::coord::objects::word::HoldWord;
 use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
@@ -37,9 +39,6 @@ pub(super) struct Refused {
     /// By the directory of which node.
     pub node: usize,
 }
-
-/// In the word of an object of this node that says where it is at home: where the node begins.
-pub(super) const HOME_NODE_AT: u32 = 32;
 
 /// How often a second node is sought by who opens an object; after that the steward does it.
 const SECOND_TRIES: u32 = 20;
@@ -86,8 +85,10 @@ fn seek_second(reach: &Reach, at: &ObjectAt) -> Result<(), Refused> {
     for _ in 0..SECOND_TRIES {
         match second::tend(reach, at) {
             Ok(true) => break,
-            // The home's node opens it, too, at this moment.
-            Ok(false) => std::thread::sleep(SECOND_PAUSE),
+            // The home's node opens it, too, at this moment; or a connection broke.
+            Ok(false) | Err(Refused { fault: DirectoryFault::Away(SiteFault::Broken { .. }), .. }) => {
+                std::thread::sleep(SECOND_PAUSE);
+            }
             // The steward finds another one.
             Err(Refused { fault: DirectoryFault::Overtaken | DirectoryFault::Away(_), .. }) => break,
             Err(refused) => return Err(refused),
@@ -111,7 +112,12 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     if !super::steward::settle(reach, at) {
         return false;
     }
-    let Some((home, at_home)) = known_home(reach, at) else { return true };
+    let Some((home, at_home)) = noted_home(reach, at) else { return true };
+    let is_copied = second::is_copied(reach, at);
+    if reach.has_lost(home) {
+        // What this node's ranks have done there is to be told to the next home first, by the steward, who lets it go then.
+        return !is_copied;
+    }
     // Before the node leaves: what it has added is to be copied.
     let _ = seek_second(reach, at);
     // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a handle
@@ -119,38 +125,43 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     // Relaxed: only who has the table reads it, once the lock is idle.
     reach.segment.word(TenureAt(*at).home()).store(0, Ordering::Relaxed);
     let home = Home { site: Site { reach: reach.clone(), home }, at: at_home };
+    let has_left = Cell::new(false);
     let close = || {
         with_home(&home.site, |directory| {
-            second::leave(reach, at, &home)?;
+            // Once: if the close below is repeated, the place may be another object's.
+            if !has_left.get() {
+                second::leave(reach, at, &home)?;
+                has_left.set(true);
+            }
             directory.close(&home.at)
         })
     };
-    // A home that is lost meanwhile has nothing to give back.
-    while let Err(DirectoryFault::Away(SiteFault::Broken { .. })) = close() {}
+    loop {
+        match close() {
+            Err(DirectoryFault::Away(SiteFault::Broken { .. })) => {}
+            Err(DirectoryFault::Away(SiteFault::Lost { .. })) if is_copied && !has_left.get() => {
+                note_home(reach, at, home.site.home, &home.at);
+                return false;
+            }
+            // A home that is lost meanwhile has nothing to give back.
+            _ => break,
+        }
+    }
     second::close(reach, at);
     true
 }
 
-/// Where an object of this node is at home, as long as that is there.
-fn known_home(reach: &Reach, at: &ObjectAt) -> Option<(usize, ObjectAt)> {
-    let (home, at_home) = noted_home(reach, at)?;
-    (!reach.has_lost(home)).then_some((home, at_home))
-}
-
 /// Where an object of this node is at home, by what was noted when it was opened first.
-#[allow(clippy::cast_possible_truncation, reason = "packed below")]
 pub(super) fn noted_home(reach: &Reach, at: &ObjectAt) -> Option<(usize, ObjectAt)> {
-    let word = reach.load(TenureAt(*at).home());
-    let home = (word >> HOME_NODE_AT).checked_sub(1)? as usize;
-    let index = (word & ((1 << HOME_NODE_AT) - 1)) as usize;
+    let (home, index) = PlaceWord(reach.load(TenureAt(*at).home())).place()?;
     Some((home, ObjectAt::of(&reach.layouts[home], ObjectTable::Home, index)))
 }
 
 /// Notes where an object of this node is at home from now on.
 pub(super) fn note_home(reach: &Reach, at: &ObjectAt, home: usize, at_home: &ObjectAt) {
-    let word = (home as u64 + 1) << HOME_NODE_AT | at_home.index() as u64;
+    let word = PlaceWord::new(home, at_home.index());
     // Release pairs with `load`: whoever finds the home finds the object there.
-    reach.segment.word(TenureAt(*at).home()).store(word, Ordering::Release);
+    reach.segment.word(TenureAt(*at).home()).store(word.0, Ordering::Release);
 }
 
 /// On a job's only node an object has the same place at its home.
@@ -164,6 +175,7 @@ fn home_of_one(reach: &Reach, at: &ObjectAt, at_home: &ObjectAt) {
     }
 }
 
+/// Opens an object at the first of its homes that lives. The caller has this node's table.
 pub(super) fn open_at_home(reach: &Reach, name: &Name, nature: Nature) -> Result<(usize, ObjectAt), Refused> {
     let home = name.home(reach.live_nodes()).expect("this node");
     let site = Site { reach: reach.clone(), home };

@@ -35,7 +35,7 @@ pub enum ObjectError {
     },
     /// The object was made with another parameter.
     #[error(
-        "rank {rank}: the {kind} {name:?} was made with {found}, not {wanted} (remedy: let all ranks name the same)"
+        "rank {rank}: the {kind} {name:?} was made with {found}, not {wanted} (remedy: let all ranks name the same: permits, a time to live in microseconds, PHALANX_DURABLE_COPIES; of a fenced word the type, and 2^32 more with a copy)"
     )]
     OtherParameter {
         /// This rank.

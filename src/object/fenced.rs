@@ -162,6 +162,8 @@ impl Job {
     /// The fenced word of a name, the same for all ranks; it is of the same type for all. It exists while some rank has a
     /// handle of it.
     ///
+    /// Cost: as [`counter`](Self::counter).
+    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`]: the types differ, or the numbers of

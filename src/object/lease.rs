@@ -78,8 +78,9 @@ const WARNED_BEFORE: u32 = 4;
 /// ```
 #[derive(Debug)]
 pub struct Lease {
-    courier: Courier,
+    // Dropped before the courier's handle: when the place is another object's, nobody is to find this desk.
     desk: Arc<Desk>,
+    courier: Courier,
 }
 
 /// What a rank's handles of a lease share.
@@ -441,7 +442,7 @@ impl Courier {
         let (segment, at) = (&*self.reach().segment, &self.handle.at);
         segment.word(at.held_token()).store(token.0, Ordering::Relaxed);
         let since = SinceWord::granted(self.reach().local(), segment.clock().now());
-        // Release, for the token before it.
+        // Release pairs with `src/inspect/objects.rs`, which looks at it first: the token before it is seen, too.
         segment.word(at.held_since()).store(since.0, Ordering::Release);
     }
 

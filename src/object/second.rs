@@ -1,8 +1,8 @@
 //! The second node of an object: the one that would be its home next, by the hash. What would be lost with the home is
 //! copied there while both live: of a counter `sums.rs` says what that is, of a fenced word `pairs.rs`.
 //!
-//! Each node whose ranks have the object has a handle of it there, too, and each steward sees to it that its own node's
-//! objects have a second node that has all it should: when the object is opened, and when a node was lost. What others have
+//! Each node whose ranks have the object has a handle of it there, too. Whoever opens an object, and its node's steward when
+//! a node was lost, see to it that it has a second node that has all it should. What others have
 //! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table, under
 //! which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward is enough.
 //!
@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::catalogue::{self, HOME_NODE_AT, Refused};
+use super::catalogue::{self, Refused};
 use super::error::LockError;
 use super::homes::{Home, name_of};
 use super::reach::Reach;
@@ -22,14 +22,13 @@ use crate::cluster::view;
 use crate::coord::objects::copies::{CopiesAt, CopyAt};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::tenure::PlaceWord;
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::Ordering;
 
 /// Between two looks whether there is a second node.
 const SEEKING_PAUSE: Duration = Duration::from_micros(100);
-/// Noted instead of a second node where no other node lives.
-const NOBODY: u64 = 1;
 
 /// Who has an object's copies.
 #[derive(Debug)]
@@ -57,9 +56,9 @@ pub(super) fn is_wanted(reach: &Reach, nature: Nature) -> bool {
 
 /// Who has the copies of an object of this node.
 fn of(reach: &Reach, at: &ObjectAt) -> Second {
-    let word = reach.load(CopiesAt(*at).second());
+    let word = PlaceWord(reach.load(CopiesAt(*at).second()));
     match (word, place(reach, word)) {
-        (NOBODY, _) => Second::Nobody,
+        (PlaceWord::NOWHERE, _) => Second::Nobody,
         (_, Some(second)) if Some(second.site.home) != home_of(reach, at) && !reach.has_lost(second.site.home) => {
             Second::At(second)
         }
@@ -89,20 +88,19 @@ fn home_of(reach: &Reach, at: &ObjectAt) -> Option<usize> {
     catalogue::noted_home(reach, at).map(|(home, _)| home)
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "packed by `note`")]
-fn place(reach: &Reach, word: u64) -> Option<Home> {
-    let home = (word >> HOME_NODE_AT).checked_sub(1)? as usize;
-    let index = (word & ((1 << HOME_NODE_AT) - 1)) as usize;
+fn place(reach: &Reach, word: PlaceWord) -> Option<Home> {
+    let (home, index) = word.place()?;
     let at = ObjectAt::of(&reach.layouts[home], ObjectTable::Home, index);
     Some(Home { site: Site { reach: reach.clone(), home }, at })
 }
 
-fn note(reach: &Reach, at: &ObjectAt, second: u64) {
+/// Notes who has the copies, as it was seen when so many nodes were lost.
+fn note(reach: &Reach, at: &ObjectAt, second: PlaceWord, lives: u64) {
     let looked_after = reach.segment.word(CopiesAt(*at).looked_after());
     // Relaxed: only who has the table reads it.
-    looked_after.store(reach.lives() + 1, Ordering::Relaxed);
+    looked_after.store(lives + 1, Ordering::Relaxed);
     // Release pairs with `load`: whoever finds the second node finds there what it should have.
-    reach.segment.word(CopiesAt(*at).second()).store(second, Ordering::Release);
+    reach.segment.word(CopiesAt(*at).second()).store(second.0, Ordering::Release);
 }
 
 /// Sees to it that all of this node's objects that are copied have a second node that has all it should. `false`: some may
@@ -110,24 +108,46 @@ fn note(reach: &Reach, at: &ObjectAt, second: u64) {
 pub(super) fn tend_all(reach: &Reach) -> bool {
     let objects = catalogue::here(reach).all().unwrap_or_default();
     let untended = objects.iter().filter(|at| !is_tended(reach, at));
-    let is_soon =
-        |at: &&ObjectAt| matches!(tend(reach, at), Ok(false) | Err(Refused { fault: DirectoryFault::Away(_), .. }));
-    untended.filter(is_soon).count() == 0
+    let is_soon = |at: &&ObjectAt| {
+        let lives = reach.lives();
+        match tend(reach, at) {
+            Ok(is_tended) => !is_tended,
+            Err(Refused { fault: DirectoryFault::Away(_) | DirectoryFault::Overtaken, .. }) => true,
+            // There is no room for it: it goes on without a copy. The next home will see that something is missing.
+            Err(_) => {
+                note(reach, at, PlaceWord::NOWHERE, lives);
+                false
+            }
+        }
+    };
+    let is_later = untended.filter(is_soon).count() > 0;
+    // What could not go with its last handle, as its home was lost.
+    let _ = catalogue::here(reach).free_unused();
+    !is_later
 }
 
 /// Whether all of this node's objects that are copied are looked after.
 pub(super) fn are_tended(reach: &Reach) -> bool {
-    catalogue::here(reach).all().unwrap_or_default().iter().all(|at| is_tended(reach, at))
+    let here = catalogue::here(reach);
+    let is_used = |at: &ObjectAt| !is_copied(reach, at) || here.is_used(at).unwrap_or(true);
+    here.all().unwrap_or_default().iter().all(|at| is_tended(reach, at) && is_used(at))
+}
+
+/// Whether an object of this node is copied.
+pub(super) fn is_copied(reach: &Reach, at: &ObjectAt) -> bool {
+    nature_of(reach, at).is_some_and(|nature| is_wanted(reach, nature))
 }
 
 fn is_tended(reach: &Reach, at: &ObjectAt) -> bool {
-    let is_wanted = nature_of(reach, at).is_some_and(|nature| is_wanted(reach, nature));
     // Before it is noted the object is being opened; where it is lost, the object has to move first.
-    let Some(home) = home_of(reach, at).filter(|home| is_wanted && !reach.has_lost(*home)) else { return true };
+    let Some(home) = home_of(reach, at).filter(|home| is_copied(reach, at) && !reach.has_lost(*home)) else {
+        return true;
+    };
+    let is_looked_after = reach.load(CopiesAt(*at).looked_after()) == reach.lives() + 1;
     match of(reach, at) {
-        Second::Nobody => true,
+        Second::Nobody => is_looked_after,
         Second::Sought => false,
-        Second::At(second) => second.site.home != home && reach.load(CopiesAt(*at).looked_after()) == reach.lives() + 1,
+        Second::At(second) => second.site.home != home && is_looked_after,
     }
 }
 
@@ -146,10 +166,10 @@ pub(super) fn tend(reach: &Reach, at: &ObjectAt) -> Result<bool, Refused> {
     if !is_wanted(reach, nature) || catalogue::noted_home(reach, at).is_none() {
         return Ok(true);
     }
-    let home = Home::of(reach, at);
+    let (home, lives) = (Home::of(reach, at), reach.lives());
     let others = reach.live_nodes().filter(|node| *node != home.site.home);
     let Some(node) = name.home(others) else {
-        note(reach, at, NOBODY);
+        note(reach, at, PlaceWord::NOWHERE, lives);
         return Ok(true);
     };
     let refused = |fault| Refused { fault, node };
@@ -158,39 +178,62 @@ pub(super) fn tend(reach: &Reach, at: &ObjectAt) -> Result<bool, Refused> {
         _ => None,
     };
     let is_new = known.is_none();
+    let away = |fault: SiteFault| refused(fault.into());
     let second = match known {
         Some(known) => known,
         None => {
+            let made = home.site.ask(&reads(&[CopyAt(home.at).made()])).map_err(away)?[0];
             let site = Site { reach: reach.clone(), home: node };
-            let opened = catalogue::with_home(&site, |directory| directory.open(&name, nature));
+            let opened = catalogue::with_home(&site, |directory| {
+                let at = directory.open(&name, nature)?;
+                begin_copy(&site, &at, made, home.site.home)?;
+                Ok(at)
+            });
             Home { at: opened.map_err(refused)?, site }
         }
     };
-    let away = |fault: SiteFault| refused(fault.into());
     if is_new && home.site.is_here() {
         let own = if nature.kind == ObjectKind::Counter { sums::of_own(reach, at, second.at) } else { Vec::new() };
         let is_told = Request::Write { at: CopyAt(second.at).told(), value: reach.here() as u64 + 1 };
         tell(&second, own.into_iter().chain([is_told]).collect()).map_err(away)?;
     }
     // Another node may have seen to it.
-    let is_complete = second.site.ask(&reads(&[CopyAt(second.at).complete()])).map_err(away)? == [reach.lives() + 1]
-        || catalogue::with_home(&home.site, |_| Ok(copy_others(reach, nature.kind, &home, &second)?))
+    let is_complete = second.site.ask(&reads(&[CopyAt(second.at).complete()])).map_err(away)? == [lives + 1]
+        || catalogue::with_home(&home.site, |_| Ok(copy_others(reach, nature.kind, &home, &second, lives)?))
             .map_err(refused)?;
     if is_complete {
-        note(reach, at, (node as u64 + 1) << HOME_NODE_AT | second.at.index() as u64);
+        note(reach, at, PlaceWord::new(node, second.at.index()), lives);
     }
     Ok(is_complete)
 }
 
+/// Has a copy be of one object, which was made at a home with a number: what there is of another one of the same name, whose
+/// last handle is just being given back, is no part of it. The caller has the table of the copy's node.
+fn begin_copy(site: &Site, at: &ObjectAt, made: u64, home: usize) -> Result<(), SiteFault> {
+    let of = CopyAt(*at).of();
+    let wanted = [made, home as u64 + 1];
+    let found = site.ask(&reads(&of))?;
+    if found == wanted {
+        return Ok(());
+    }
+    let handles = (0..at.members()).map(|member| at.handles(member));
+    let kept: Vec<WordAt> = handles.chain([at.home().numbers, CopyAt(*at).made()]).collect();
+    // Of a new place there is nothing to wipe.
+    let is_other = found != [0, 0];
+    let wiped = at.state().filter(|word| is_other && !kept.contains(word)).map(|at| Request::Write { at, value: 0 });
+    let named = of.into_iter().zip(wanted).map(|(at, value)| Request::Write { at, value });
+    tell(&Home { site: site.clone(), at: *at }, wiped.chain(named).collect())
+}
+
 /// Copies what others have done at the home whose nodes have no handle. `false`: not all of it is final, or the part of the
 /// home's ranks is not there yet. The caller has the table of the home.
-fn copy_others(reach: &Reach, kind: ObjectKind, home: &Home, second: &Home) -> Result<bool, SiteFault> {
-    let (lives, nodes, copy) = (reach.lives(), 0..reach.topology.nodes(), CopyAt(second.at));
+fn copy_others(reach: &Reach, kind: ObjectKind, home: &Home, second: &Home, lives: u64) -> Result<bool, SiteFault> {
+    let (nodes, copy) = (0..reach.topology.nodes(), CopyAt(second.at));
     let handles = nodes.clone().map(|node| home.at.handles(node));
     let facts: Vec<WordAt> = [header::EPOCH].into_iter().chain(handles).collect();
     let facts = home.site.ask(&reads(&facts))?;
     let has_shut_out = facts[0] >= view::epoch(&*reach.segment, &reach.segment.layout());
-    if lives > 0 && !has_shut_out {
+    if reach.lives() > 0 && !has_shut_out {
         return Ok(false);
     }
     let has_it = |node: usize| facts[1 + node] > 0 && !reach.has_lost(node);

@@ -5,7 +5,8 @@
 //! held by one that has ended, and gives back what the node has at their homes. (Where ranks of the node wait they do so
 //! themselves.)
 //!
-//! Objects whose home is lost it moves to the next one: what its node holds it notes there. When all are moved it says so to
+//! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something is
+//! copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved it says so to
 //! all nodes ([`super::homes`]). A steward that ends in the middle is followed by another one, which begins anew.
 
 use std::collections::HashMap;
@@ -217,8 +218,9 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
     };
     let new = Home { site: Site { reach: reach.clone(), home }, at: at_home };
     let tenure = TenureAt(*at);
-    // No number of a home before this one was greater; see `Reach::lives`.
-    raise_numbers(&new, reach.load(tenure.number()).max(reach.lives() << LIFE_AT))?;
+    // No number of a home before this one was greater; see `Reach::lives`. (A node that has left may not be known to all.)
+    let next_life = (reach.load(tenure.number()) >> LIFE_AT) + 1;
+    raise_numbers(&new, next_life.max(reach.lives()) << LIFE_AT)?;
     // Before the object counts as moved: what fails here is done again.
     carry_stakes(reach, at, nature.kind, &new)?;
     second::carry(reach, at, nature.kind, &new)?;

@@ -10,7 +10,7 @@
 
 use super::homes::Home;
 use super::reach::Reach;
-use super::second::{self, reads};
+use super::second::reads;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::tally::TallyAt;
@@ -48,8 +48,7 @@ pub(super) fn of_own(reach: &Reach, at: &ObjectAt, copy: ObjectAt) -> Vec<Reques
 
 /// Has a copy have the sums of some ranks, as the home has them.
 pub(super) fn of_others(home: &Home, copy: ObjectAt, ranks: &[usize]) -> Result<Vec<Request>, SiteFault> {
-    // Where nothing was added there is nothing to write.
-    let sums = ranks.iter().zip(at_home(home, ranks)?).filter(|(_, sum)| *sum != 0);
+    let sums = ranks.iter().zip(at_home(home, ranks)?);
     Ok(sums.map(|(rank, value)| Request::Write { at: TallyAt(copy).carried(*rank), value }).collect())
 }
 
@@ -57,7 +56,7 @@ pub(super) fn of_others(home: &Home, copy: ObjectAt, ranks: &[usize]) -> Result<
 pub(super) fn settled(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<Vec<Request>, SiteFault> {
     let (tally, ranks) = (TallyAt(home.at), reach.topology.ranks_of(reach.here()));
     let carried: Vec<WordAt> = ranks.iter().map(|rank| tally.carried(*rank)).collect();
-    let carried = home.site.ask(&second::reads(&carried))?;
+    let carried = home.site.ask(&reads(&carried))?;
     let added = ranks.iter().zip(&carried).enumerate().map(|(local, (rank, carried))| {
         let sum = reach.load(TallyAt::sum(at, local));
         Request::Write { at: tally.added(*rank), value: sum.wrapping_sub(*carried) }

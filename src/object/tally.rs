@@ -8,20 +8,22 @@
 //!
 //! # Once, over a connection that breaks
 //!
-//! An addition from another node is a batch of three requests, which the home executes in their order:
+//! An addition from another node, or on the home itself where its device changes words, is a batch of four requests, which
+//! the home executes in their order, in one round trip. What is added is noted there before it can be seen, as it is on this
+//! node: a steward may copy it from there when this node is lost.
 //!
 //! ```text
-//! write journal = begun n │ add to the value │ write added = what this rank has added here          one round trip
+//! write journal = begun n │ write added = what this rank has added here │ add to the value │ write journal = done n
 //! ```
 //!
-//! What was not executed when the connection broke is dropped at the latest when the next one is welcomed, by which both
-//! words are read:
+//! What was not executed when the connection broke is dropped at the latest when the next one is welcomed, by which the
+//! journal is read:
 //!
 //! | the home has | the addition | and the call |
 //! | --- | --- | --- |
 //! | an earlier journal | had no effect | repeats it |
-//! | begun n, and not the new sum | was the last or the next thing that was executed | [`CounterError::Uncertain`] |
-//! | the new sum | took effect, once; the old value is lost | [`CounterError::AnswerLost`] |
+//! | begun n | was the last or the next thing that was executed | [`CounterError::Uncertain`] |
+//! | done n | took effect, once; the old value is lost | [`CounterError::AnswerLost`] |
 //!
 //! The second can only be found where the cut fell between two frames of 32 bytes that are sent by one call and executed in
 //! one go: where the stream was cut up just there, or the process that serves the home was killed just then. The old value
@@ -34,8 +36,8 @@
 //! was not sent, since it is noted before that, and it is made there.
 //!
 //! To compare and exchange is an addition whose amount is known only afterwards. Its amount is added to the sum when the
-//! answer has come, one round trip later. If the home is lost before that, it is as if it had not been, though others may
-//! have seen it.
+//! answer has come, one round trip later. If the home is lost before that, or later where the answer never came, it is as if
+//! it had not been, though others may have seen it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -47,7 +49,7 @@ use super::counter::CounterError;
 use super::error::LockError;
 use super::homes::Home;
 use super::second;
-use super::site::Site;
+use super::site::{QUESTION_EVERY, Site};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::tally::TallyAt;
 use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
@@ -138,13 +140,9 @@ impl Tally {
 }
 
 impl Use<'_> {
-    /// Finds the home, if it is not known or lost.
+    /// Finds the home, if it is not known or lost, and whether it has all that it should.
     fn bind(&mut self) -> Result<(), CounterError> {
-        let reach = &self.handle.membership.reach;
-        let is_lost = |bound: &Bound| reach.has_lost(bound.home.site.home);
-        while self.part.bound.as_ref().is_none_or(is_lost) {
-            self.part.bound = self.find()?;
-        }
+        self.bind_anew()?;
         let (home, is_whole) = (self.site().home, self.bound().is_whole);
         // Who opens it where sums are missing, goes on without them.
         match is_whole || home == self.first_home {
@@ -153,12 +151,24 @@ impl Use<'_> {
         }
     }
 
+    /// Finds the home, if it is not known or lost.
+    fn bind_anew(&mut self) -> Result<(), CounterError> {
+        let reach = &self.handle.membership.reach;
+        let is_lost = |bound: &Bound| reach.has_lost(bound.home.site.home);
+        while self.part.bound.as_ref().is_none_or(is_lost) {
+            self.part.bound = self.find()?;
+        }
+        Ok(())
+    }
+
     /// The home, when it has what survivors of the last one had; `None`: it is lost, too.
     fn find(&self) -> Result<Option<Bound>, CounterError> {
         let reach = &self.handle.membership.reach;
-        // Where none was lost, nothing was carried.
-        let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
-        let carried = |at| (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect();
+        // Where none was lost, nothing was carried. (Asked when there is a home: one may be lost before.)
+        let carried = |at| {
+            let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
+            (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect()
+        };
         let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
         Ok(found.map(|Found { home, is_whole, words: carried }| {
             let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
@@ -229,19 +239,21 @@ impl Use<'_> {
         self.note(sum);
         loop {
             let begun = self.handle.membership.reach.uses.next_number() << 1;
+            let done = begun | 1;
             let batch = [
                 Request::Write { at: words.journal(rank), value: begun },
-                Request::FetchAdd { at: words.value(), add },
                 Request::Write { at: words.added(rank), value: added },
+                Request::FetchAdd { at: words.value(), add },
+                Request::Write { at: words.journal(rank), value: done },
             ];
             let found = match self.ask_home(&batch) {
-                Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank), words.added(rank)]),
+                Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
                 Ok(value) => return Ok(Made::Done(value.wrapping_add(self.bound().base))),
                 Err(fault) => Err(fault),
             };
             match found {
-                Ok([_, found]) if found == added => return Err(self.answer_lost()),
-                Ok([found, _]) if found == begun => return Err(self.uncertain()),
+                Ok([found]) if found == done => return Err(self.answer_lost()),
+                Ok([found]) if found == begun => return Err(self.uncertain()),
                 Ok(_) => {}
                 Err(SiteFault::Lost { .. }) => return self.after_loss(add, sum),
                 Err(fault) => return Err(self.error(fault)),
@@ -251,7 +263,7 @@ impl Use<'_> {
 
     /// The home was lost in the middle of an addition: whether the next one counts it.
     fn after_loss(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
-        self.bind()?;
+        self.bind_anew()?;
         if self.bound().carried == sum {
             return Err(self.answer_lost());
         }
@@ -320,7 +332,7 @@ impl Use<'_> {
                 Ok(_) => return Ok(()),
                 Err(SiteFault::Broken { .. }) => {}
                 Err(SiteFault::Lost { .. }) => {
-                    self.bind()?;
+                    self.bind_anew()?;
                     let carried = self.bound().carried;
                     self.note(carried);
                     return if carried == sum { Ok(()) } else { Err(self.uncertain()) };
@@ -411,10 +423,16 @@ fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64,
     let begun = Instant::now();
     tickets.clear();
     look_around(site)?;
-    // There is no room now, or no connection: one may be had in a moment, or the node is declared failed.
+    let mut asked = begun;
+    // There is no room now, or no connection: one may be had in a moment, or the node is declared failed, or has left.
     while network.post(site.home, batch, tickets).is_err() {
         network.progress();
+        site.reach.shut_out_the_lost();
         look_around(site)?;
+        if asked.elapsed() >= QUESTION_EVERY {
+            site.reach.ask_watchers_of(site.home);
+            asked = Instant::now();
+        }
         site.pause(begun.elapsed());
     }
     let ticket = tickets.pop().expect("one of them is answered");

@@ -8,7 +8,7 @@ use crate::fabric::WordAt;
 pub struct CopiesAt(pub ObjectAt);
 
 impl CopiesAt {
-    /// Which node has the copies, as the word of the home does; 0: none has all of them now.
+    /// Which node has the copies: [`PlaceWord`](super::tenure::PlaceWord); 0: none has all of them now.
     pub const fn second(self) -> WordAt {
         self.0.own(10)
     }
@@ -32,5 +32,15 @@ impl CopyAt {
     /// The home, plus 1, whose own ranks' part is all here.
     pub const fn told(self) -> WordAt {
         self.0.own(6)
+    }
+
+    /// At a home: the number of the object that was made there. A name that has gone and is opened anew has another one.
+    pub const fn made(self) -> WordAt {
+        self.0.own(7)
+    }
+
+    /// Of which object this is the copy: its number, and its home, plus 1.
+    pub const fn of(self) -> [WordAt; 2] {
+        [self.0.own(8), self.0.own(9)]
     }
 }

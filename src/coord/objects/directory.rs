@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use super::copies::CopyAt;
 use super::layout::{NAME_WORDS, ObjectAt};
 use super::lease;
 use super::name::Name;
@@ -332,6 +333,16 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         self.free_if_unused(at, self.key(at)?)
     }
 
+    /// Frees the objects of which no member that lives has a handle.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn free_unused(&self) -> Fallible<()> {
+        let live = self.keys()?.into_iter().filter(|(_, key)| key.is_live());
+        live.map(|(at, key)| self.free_if_unused(&at, key).map(drop)).collect()
+    }
+
     /// The objects that there are.
     ///
     /// # Errors
@@ -381,7 +392,9 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         let facts =
             [(at.check(), name.check()), (at.parameter(0), nature.kind as u64), (at.parameter(1), nature.parameter)];
         let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
-        let number = [(at.home().numbers, self.next_number()?), (at.held_since(), 0)];
+        let number = self.next_number()?;
+        let made = (self.table == ObjectTable::Home).then_some((CopyAt(at).made(), number));
+        let number = [(at.home().numbers, number), (at.held_since(), 0)].into_iter().chain(made);
         let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
         self.words.store(&all)?;
         match self.swap(&at, filling, filling.live(name.key()))? {
@@ -467,7 +480,11 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     }
 
     /// Whether a member that lives has a handle of an object.
-    fn is_used(&self, at: &ObjectAt) -> Fallible<bool> {
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn is_used(&self, at: &ObjectAt) -> Fallible<bool> {
         let handles = self.all_handles(at)?;
         Ok(handles.iter().enumerate().any(|(member, count)| *count > 0 && !(self.is_gone)(member)))
     }

@@ -150,7 +150,7 @@ pub struct CurrentWord(pub u64);
 impl CurrentWord {
     const AUTHOR_AT: u32 = 1;
     const AUTHOR: u64 = 0x3ffff;
-    const VERSION_AT: u32 = 19;
+    pub(super) const VERSION_AT: u32 = 19;
 
     /// The author and the side; `None` before the first write.
     #[allow(clippy::cast_possible_truncation, reason = "18 bits and one")]

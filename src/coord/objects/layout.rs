@@ -3,8 +3,13 @@
 //! Each object has a place of the same size, whatever it is: the ranks that open it under a name find it by that name
 //! ([`super::directory`]). The picture stands in docs/design.md, "Objects".
 
+use super::copies::{CopiesAt, CopyAt};
+use super::fenced::{CurrentWord, FencedAt};
 use super::home::HomeAt;
+use super::lease::HoldWord;
 use super::queue::QueueAt;
+use super::tally::TallyAt;
+use super::tenure::{PlaceWord, TenureWord};
 use crate::fabric::node::{NodeLayout, ObjectTable, hash};
 use crate::fabric::{LINE_WORDS, WordAt};
 
@@ -118,7 +123,8 @@ impl ObjectAt {
         self.start.plus(3 * LINE_WORDS + index)
     }
 
-    /// The first of a rank's [`RANK_WORDS`] words: only it writes there. In the home's table.
+    /// The first of a rank's [`RANK_WORDS`] words: only it writes there, but in what was carried of a counter
+    /// ([`super::tally`]). In the home's table.
     pub const fn of_rank(&self, job_rank: usize) -> WordAt {
         self.start.plus(words_of_members(self.members) + RANK_WORDS * job_rank)
     }
@@ -153,8 +159,8 @@ impl ObjectAt {
         }
     }
 
-    /// Since when the lock is held: [`super::word::SinceWord`]. For those who look from outside, and noted only where somebody
-    /// waits; in a line that is seldom written, as each release looks whether there is something to clear.
+    /// Since when the object is held: [`super::word::SinceWord`]. For those who look from outside, and noted only where somebody
+    /// waits (of a lease: always); in a line that is seldom written, as each release looks whether there is something to clear.
     pub const fn held_since(&self) -> WordAt {
         self.start.plus(3)
     }
@@ -174,7 +180,8 @@ impl ObjectAt {
         self.of_members(3).plus(member)
     }
 
-    /// Word `index` of what a rank of the node notes besides its stake, for the same.
+    /// Word `index` of what a rank of the node notes besides its stake, for the same. In the home's table: of the pairs that
+    /// a node's steward writes of a fenced word.
     pub const fn note(&self, member: usize, index: usize) -> WordAt {
         assert!(index < NOTE_WORDS, "so many for each member");
         self.of_members(4).plus(NOTE_WORDS * member + index)
@@ -197,7 +204,7 @@ impl ObjectAt {
     }
 }
 
-/// Hash over the positions in this file.
+/// Hash over the positions in this file and in those of the kinds, and over what kinds pack into words.
 pub const LAYOUT_HASH: u64 = {
     let at = ObjectAt { key: WordAt(10), start: WordAt(1000), members: 3, words: 0, index: 1, parts: 500 };
     hash(
@@ -218,6 +225,19 @@ pub const LAYOUT_HASH: u64 = {
             at.handles(1).0 as u64,
             at.stake(1).0 as u64,
             at.note(1, 1).0 as u64,
+            at.part(1).0 as u64,
+            at.greatest().0 as u64,
+            CopiesAt(at).second().0 as u64,
+            CopiesAt(at).looked_after().0 as u64,
+            CopyAt(at).complete().0 as u64,
+            CopyAt(at).told().0 as u64,
+            TallyAt(at).added(1).0 as u64,
+            TallyAt(at).carried(1).0 as u64,
+            FencedAt::of(&at, 3).nodes.0 as u64,
+            CurrentWord::VERSION_AT as u64,
+            HoldWord::NUMBER_AT as u64,
+            TenureWord::VERSION_AT as u64,
+            PlaceWord::NODE_AT as u64,
         ],
     )
 };

@@ -106,7 +106,7 @@ impl HoldWord {
     const HOLDER: u64 = 0x1ffff;
     const CLAIMS_AT: u32 = 17;
     const CLAIMS: u64 = 0x7f;
-    const NUMBER_AT: u32 = 24;
+    pub(super) const NUMBER_AT: u32 = 24;
 
     /// What the next home is told of a hold: the holder, if its time is not over.
     pub const fn carried(number: u64, holder: Option<usize>) -> Self {

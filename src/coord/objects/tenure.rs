@@ -38,7 +38,7 @@ impl TenureWord {
     const RANK: u64 = 0x7ff;
     const PASSED_AT: u32 = 13;
     const PASSED: u64 = 0xff;
-    const VERSION_AT: u32 = 21;
+    pub(super) const VERSION_AT: u32 = 21;
 
     /// What it says.
     #[allow(clippy::cast_possible_truncation, reason = "11 bits")]
@@ -62,6 +62,35 @@ impl TenureWord {
             Tenure::Held(passed) => 3 | (passed & Self::PASSED) << Self::PASSED_AT,
         };
         Self(version | state)
+    }
+}
+
+/// At which node, and where in its table of homes, an object is kept, as another one notes it.
+///
+/// | bits | field | meaning |
+/// | --- | --- | --- |
+/// | 0–31 | index | its place in that table; where bits 32–63 are 0: 0 not known, 1 nowhere, as no other node lives |
+/// | 32–63 | node | plus 1 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceWord(pub u64);
+
+impl PlaceWord {
+    /// No other node lives.
+    pub const NOWHERE: Self = Self(1);
+    pub(super) const NODE_AT: u32 = 32;
+
+    /// At a place of a node's table.
+    pub const fn new(node: usize, index: usize) -> Self {
+        Self((node as u64 + 1) << Self::NODE_AT | index as u64)
+    }
+
+    /// The node and the place.
+    #[allow(clippy::cast_possible_truncation, reason = "32 bits each")]
+    pub const fn place(self) -> Option<(usize, usize)> {
+        match self.0 >> Self::NODE_AT {
+            0 => None,
+            node => Some((node as usize - 1, (self.0 & ((1 << Self::NODE_AT) - 1)) as usize)),
+        }
     }
 }
 
@@ -100,7 +129,7 @@ impl TenureAt {
         self.0.own(5)
     }
 
-    /// Where the object is at home: the node, plus 1, in the upper half, and its place in the home's table.
+    /// Where the object is at home: [`PlaceWord`].
     pub const fn home(self) -> WordAt {
         self.0.own(6)
     }
@@ -128,6 +157,14 @@ impl TenureAt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_read_as_it_was_packed() {
+        for place in [(0, 1), (65_535, 1 << 20)] {
+            assert_eq!(PlaceWord::new(place.0, place.1).place(), Some(place));
+        }
+        assert_eq!((PlaceWord(0).place(), PlaceWord::NOWHERE.place()), (None, None));
+    }
 
     #[test]
     fn a_tenure_is_read_as_it_was_packed_and_each_word_is_new() {

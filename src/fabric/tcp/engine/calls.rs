@@ -44,7 +44,8 @@ impl Due {
 pub type GivenUp = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// A word that says whether this process is given up: looked at before each request. One that is stopped, and comes back
-/// when another speaks for its node, has requests that were lost with their connections, and made again, in its sockets.
+/// when another speaks for its node, has requests that were lost with their connections, and made again, in its sockets. At most one that was begun before
+/// that is executed after it.
 struct Mandate {
     at: WordAt,
     is_over: GivenUp,
@@ -110,7 +111,7 @@ impl Calls {
     #[inline]
     pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> Result<u64, StreamError> {
         if let Some(mandate) = &self.mandate {
-            // SYNC POINT: end. Acquire pairs with who has given this process up: what the next one has executed is seen.
+            // SYNC POINT: end. Acquire pairs with `view::note_end`: what the next one has executed since is seen.
             let word = memory.word(mandate.at).load(Ordering::Acquire);
             if word != 0 && (mandate.is_over)(word) {
                 return Err(StreamError::GivenUp);
