@@ -339,8 +339,8 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     ///
     /// [`DirectoryFault::Away`].
     pub fn free_unused(&self) -> Fallible<()> {
-        let live = self.keys()?.into_iter().filter(|(_, key)| key.is_live());
-        live.map(|(at, key)| self.free_if_unused(&at, key).map(drop)).collect()
+        let mut live = self.keys()?.into_iter().filter(|(_, key)| key.is_live());
+        live.try_for_each(|(at, key)| self.free_if_unused(&at, key).map(drop))
     }
 
     /// The objects that there are.
