@@ -293,7 +293,7 @@ fn a_node_whose_role_takes_long_to_pass_is_not_taken_for_gone() {
         return meet_until_somebody_fails();
     }
     let (_across, mut children) = two_nodes_of_two(TEST, TIMEOUT_MS);
-    children.signal(3, Signal::STOP);
+    children.stop(3);
     children.kill(2);
     // After twice the time-out it would be silent.
     std::thread::sleep(Duration::from_millis(u64::from(TIMEOUT_MS) * 5 / 4));

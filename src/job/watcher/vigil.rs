@@ -151,9 +151,11 @@ impl Lookout {
             self.tell(local);
             return true;
         }
+        // Read before the question: this process may be stopped between the two, and what it then heard is old.
+        let is_patient = since.elapsed() < self.patience;
         let cause = match process.ending() {
             Ok(Some(end)) => cause_of(end),
-            _ if since.elapsed() < self.patience => {
+            _ if is_patient => {
                 return process.state().is_ok_and(|state| state == ProcessState::Gone);
             }
             _ => FailureCause::Died,
