@@ -60,7 +60,7 @@ impl Part {
     /// What a rank does that has nothing.
     fn draw(&self, random: &mut Seeded) -> Op {
         match self {
-            Self::Permits(_) => Op::Take(1 + random.below(PERMITS as usize) as u64),
+            Self::Permits(_) => Op::Take([1, 2, PERMITS][random.below(3)]),
             Self::Sharing(_) => [Op::Enter, Op::Acquire][random.below(2)],
         }
     }
