@@ -17,7 +17,8 @@ use super::second::{self, COPIES_AT};
 use super::{Handle, ObjectKind, Token};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::coord::objects::fenced::{Goal, Known, NotedAt};
+use crate::coord::objects::fenced::{Copied, Goal, Known};
+use crate::coord::objects::note::NoteAt;
 use crate::job::Job;
 
 /// A type that a fenced word can have: plain, of at most 8 bytes.
@@ -286,7 +287,7 @@ impl<T: FencedWord> Fenced<T> {
             (true, false) => return Ok(true),
             (false, _) => {}
         }
-        NotedAt::of(self.handle.at, reach.local()).note(self.handle.segment(), &known);
+        Copied::from(known).note(NoteAt::of(&self.handle.at, reach.local()), self.handle.segment());
         Ok(!reach.has_lost(home.site.home))
     }
 

@@ -24,8 +24,8 @@ use super::{Handle, ObjectKind, Token, not_opened};
 use crate::cluster::view::{self, FailureCause, Unit};
 use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::lease::note::{Note, NoteAt};
-use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, SOMEBODY, Turn};
+use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Note, Outcome, SOMEBODY, Turn};
+use crate::coord::objects::note::NoteAt;
 use crate::coord::objects::word::SinceWord;
 use crate::fabric::{Memory, Request};
 use crate::job::Job;
@@ -431,7 +431,7 @@ impl Courier {
 
     /// This rank holds nothing, or is about to give it back.
     fn clear_note(&self, anchor: &Anchor) {
-        let note = self.note_at().read(&*self.reach().segment);
+        let note = Note::read(self.note_at(), &*self.reach().segment);
         if note.until != 0 {
             self.write_note(anchor, Note { until: 0, ..note });
         }
@@ -459,7 +459,7 @@ impl Courier {
     /// A home that is this node is lost with this rank: then nobody asks for its notes.
     fn write_note(&self, anchor: &Anchor, note: Note) {
         if !anchor.is_here() {
-            self.note_at().write(&*self.reach().segment, note);
+            note.write(self.note_at(), &*self.reach().segment);
         }
     }
 
@@ -496,7 +496,7 @@ pub(super) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(),
     // SYNC POINT: stake. The home was seen lost before: pairs with the ranks that note a hold and then look for that.
     full_fence();
     let ranks = reach.topology.ranks_of(reach.here()).iter().enumerate();
-    let noted = ranks.map(|(local, rank)| (*rank, NoteAt::of(at, local).read(&*reach.segment)));
+    let noted = ranks.map(|(local, rank)| (*rank, Note::read(NoteAt::of(at, local), &*reach.segment)));
     // A later hold has a greater number.
     let Some((rank, note)) = noted.max_by_key(|(_, note)| note.number).filter(|(_, note)| note.number > 0) else {
         return Ok(());
