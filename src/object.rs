@@ -14,6 +14,7 @@
 //! | `counter.rs` | the counter |
 //! | `drawing.rs` | numbers of it that a node takes at once |
 //! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
+//! | `custody.rs` | what it and fenced words have in common: bound to a home, kept on a second node |
 //! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
 //! | `rwlock.rs` | the lock that readers share |
 //! | `semaphore.rs` | the semaphore |
@@ -28,6 +29,7 @@ mod anchor;
 mod catalogue;
 mod climb;
 mod counter;
+mod custody;
 mod drawing;
 mod election;
 mod error;

@@ -44,13 +44,12 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::Handle;
-use super::anchor::{self, Found};
 use super::counter::CounterError;
-use super::error::LockError;
-use super::homes::Home;
-use super::second;
+use super::custody::{self, AtHome, Bound, Custody};
+use super::reach::Reach;
 use super::site::{QUESTION_EVERY, Site};
 use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::tally::TallyAt;
 use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
 use crate::sync::{Ordering, publish};
@@ -61,21 +60,31 @@ pub(super) struct Tally(Mutex<Part>);
 
 #[derive(Debug, Default)]
 struct Part {
-    bound: Option<Bound>,
+    bound: Option<Bound<Sums>>,
     /// Room for tickets.
     tickets: Vec<Ticket>,
 }
 
-/// The home, with what stays as it is as long as it is the home.
+/// What was added before the home became that. It stays as it is.
 #[derive(Debug)]
-struct Bound {
-    home: Home,
-    /// The sums of all ranks when it became the home.
+struct Sums {
+    /// By all ranks.
     base: u64,
-    /// This rank's.
+    /// By this one.
     carried: u64,
-    /// Whether no sums were lost with nodes.
-    is_whole: bool,
+}
+
+impl AtHome for Sums {
+    fn words(reach: &Reach, at: ObjectAt) -> Vec<WordAt> {
+        // Where no node was lost, nothing was carried. (Asked when there is a home: one may be lost before.)
+        let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
+        (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect()
+    }
+
+    fn of(reach: &Reach, carried: &[u64]) -> Self {
+        let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
+        Self { base, carried: carried.get(reach.rank).copied().unwrap_or(0) }
+    }
 }
 
 /// What is to be done to the value.
@@ -99,21 +108,13 @@ enum Made {
 struct Use<'call> {
     handle: &'call Handle,
     part: MutexGuard<'call, Part>,
-    /// Where the counter was at home when the handle was opened.
-    first_home: usize,
-    is_copied: bool,
+    custody: Custody,
 }
 
 impl Tally {
     /// Changes the value, once, and gives the one before.
-    pub fn change(
-        &self,
-        handle: &Handle,
-        first_home: usize,
-        is_copied: bool,
-        change: Change,
-    ) -> Result<u64, CounterError> {
-        let mut using = self.begin(handle, first_home, is_copied);
+    pub fn change(&self, handle: &Handle, custody: Custody, change: Change) -> Result<u64, CounterError> {
+        let mut using = self.begin(handle, custody);
         loop {
             using.bind()?;
             let made = match change {
@@ -128,57 +129,35 @@ impl Tally {
     }
 
     /// The value.
-    pub fn load(&self, handle: &Handle, first_home: usize) -> Result<u64, CounterError> {
-        self.begin(handle, first_home, false).load()
+    pub fn load(&self, handle: &Handle, custody: Custody) -> Result<u64, CounterError> {
+        self.begin(handle, custody).load()
     }
 
-    fn begin<'call>(&'call self, handle: &'call Handle, first_home: usize, is_copied: bool) -> Use<'call> {
+    fn begin<'call>(&'call self, handle: &'call Handle, custody: Custody) -> Use<'call> {
         // No code panics while it holds it.
         let part = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Use { handle, part, first_home, is_copied }
+        Use { handle, part, custody }
     }
 }
 
 impl Use<'_> {
     /// Finds the home, if it is not known or lost, and whether it has all that it should.
     fn bind(&mut self) -> Result<(), CounterError> {
-        self.bind_anew()?;
-        let (home, is_whole) = (self.site().home, self.bound().is_whole);
-        // Who opens it where sums are missing, goes on without them.
-        match is_whole || home == self.first_home {
-            true => Ok(()),
-            false => Err(self.error(SiteFault::Lost { home })),
-        }
+        self.custody.bind(self.handle, &mut self.part.bound).map_err(|fault| self.error(fault))
     }
 
     /// Finds the home, if it is not known or lost.
     fn bind_anew(&mut self) -> Result<(), CounterError> {
-        let reach = &self.handle.membership.reach;
-        let is_lost = |bound: &Bound| reach.has_lost(bound.home.site.home);
-        while self.part.bound.as_ref().is_none_or(is_lost) {
-            self.part.bound = self.find()?;
-        }
-        Ok(())
+        let bound = custody::bind_anew(self.handle, &mut self.part.bound).map(drop);
+        bound.map_err(|fault| self.error(fault))
     }
 
-    /// The home, when it has what survivors of the last one had; `None`: it is lost, too.
-    fn find(&self) -> Result<Option<Bound>, CounterError> {
-        let reach = &self.handle.membership.reach;
-        // Where none was lost, nothing was carried. (Asked when there is a home: one may be lost before.)
-        let carried = |at| {
-            let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
-            (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect()
-        };
-        let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
-        Ok(found.map(|Found { home, is_whole, words: carried }| {
-            let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
-            let carried = carried.get(reach.rank).copied().unwrap_or(0);
-            Bound { home, base, carried, is_whole }
-        }))
-    }
-
-    fn bound(&self) -> &Bound {
+    fn bound(&self) -> &Bound<Sums> {
         self.part.bound.as_ref().expect("bound before")
+    }
+
+    fn sums(&self) -> &Sums {
+        &self.bound().kept
     }
 
     fn words(&self) -> TallyAt {
@@ -196,10 +175,10 @@ impl Use<'_> {
             if self.site().is_here() {
                 // SYNC POINT: counter. Acquire pairs with those who have changed it.
                 let value = self.handle.segment().word(at).load(Ordering::Acquire);
-                return Ok(value.wrapping_add(self.bound().base));
+                return Ok(value.wrapping_add(self.sums().base));
             }
             match self.ask_home(&[Request::Read { at }]) {
-                Ok(value) => return Ok(value.wrapping_add(self.bound().base)),
+                Ok(value) => return Ok(value.wrapping_add(self.sums().base)),
                 Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
                 Err(fault) => return Err(self.error(fault)),
             }
@@ -224,18 +203,18 @@ impl Use<'_> {
     fn add_here(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         self.note(sum);
         self.copy(sum)?;
-        let (words, rank, base) = (self.words(), self.rank(), self.bound().base);
+        let (words, rank, base) = (self.words(), self.rank(), self.sums().base);
         let segment = self.handle.segment();
         // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a fabric.
         let found = segment.word(words.value()).fetch_add(add, Ordering::AcqRel);
         // Relaxed: read by others once this rank has ended, or has no handle.
-        segment.word(words.added(rank)).store(sum.wrapping_sub(self.bound().carried), Ordering::Relaxed);
+        segment.word(words.added(rank)).store(sum.wrapping_sub(self.sums().carried), Ordering::Relaxed);
         Ok(Made::Done(found.wrapping_add(base)))
     }
 
     fn add_there(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         let (words, rank) = (self.words(), self.rank());
-        let added = sum.wrapping_sub(self.bound().carried);
+        let added = sum.wrapping_sub(self.sums().carried);
         self.note(sum);
         loop {
             let begun = self.handle.membership.reach.uses.next_number() << 1;
@@ -248,7 +227,7 @@ impl Use<'_> {
             ];
             let found = match self.ask_home(&batch) {
                 Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
-                Ok(value) => return Ok(Made::Done(value.wrapping_add(self.bound().base))),
+                Ok(value) => return Ok(Made::Done(value.wrapping_add(self.sums().base))),
                 Err(fault) => Err(fault),
             };
             match found {
@@ -264,7 +243,7 @@ impl Use<'_> {
     /// The home was lost in the middle of an addition: whether the next one counts it.
     fn after_loss(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         self.bind_anew()?;
-        if self.bound().carried == sum {
+        if self.sums().carried == sum {
             return Err(self.answer_lost());
         }
         self.note(sum.wrapping_sub(add));
@@ -272,7 +251,7 @@ impl Use<'_> {
     }
 
     fn swap(&mut self, current: u64, new: u64) -> Result<Made, CounterError> {
-        let base = self.bound().base;
+        let base = self.sums().base;
         let (expected, wanted) = (current.wrapping_sub(base), new.wrapping_sub(base));
         let found = match self.site().is_memory() {
             true => {
@@ -321,7 +300,7 @@ impl Use<'_> {
     /// What was exchanged is a part of this rank's sum: there before the call is over.
     fn confirm(&mut self, sum: u64) -> Result<(), CounterError> {
         self.note(sum);
-        let (at, value) = (self.words().added(self.rank()), sum.wrapping_sub(self.bound().carried));
+        let (at, value) = (self.words().added(self.rank()), sum.wrapping_sub(self.sums().carried));
         if self.site().is_here() {
             // Relaxed: as in `add_here`.
             self.handle.segment().word(at).store(value, Ordering::Relaxed);
@@ -333,7 +312,7 @@ impl Use<'_> {
                 Err(SiteFault::Broken { .. }) => {}
                 Err(SiteFault::Lost { .. }) => {
                     self.bind_anew()?;
-                    let carried = self.bound().carried;
+                    let carried = self.sums().carried;
                     self.note(carried);
                     return if carried == sum { Ok(()) } else { Err(self.uncertain()) };
                 }
@@ -344,21 +323,12 @@ impl Use<'_> {
 
     /// Writes this rank's sum to the second node, if there is one: this node is the home.
     fn copy(&mut self, sum: u64) -> Result<(), CounterError> {
-        if !self.is_copied {
-            return Ok(());
-        }
-        loop {
-            let second = second::await_copy(self.handle).map_err(|error| self.excluded(error))?;
-            let Some(second) = second else { return Ok(()) };
-            let at = TallyAt(second.at).carried(self.rank());
-            let requests = [Request::Write { at, value: sum }, Request::Read { at }];
-            match ask(&second.site, &requests, &mut self.part.tickets) {
-                Ok(_) => return Ok(()),
-                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
-                // Once more, or to the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
-            }
-        }
+        let (rank, tickets) = (self.rank(), &mut self.part.tickets);
+        let copied = self.custody.copy(self.handle, |second| {
+            let at = TallyAt(second.at).carried(rank);
+            ask(&second.site, &[Request::Write { at, value: sum }, Request::Read { at }], tickets).map(drop)
+        });
+        copied.map_err(|fault| self.error(fault))
     }
 
     fn ask_home(&mut self, batch: &[Request]) -> Result<u64, SiteFault> {
@@ -401,11 +371,6 @@ impl Use<'_> {
 
     fn uncertain(&self) -> CounterError {
         self.error(SiteFault::Broken { home: self.site().home })
-    }
-
-    fn excluded(&self, error: LockError) -> CounterError {
-        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
-        self.error(SiteFault::Excluded)
     }
 
     fn error(&self, fault: SiteFault) -> CounterError {
