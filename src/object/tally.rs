@@ -40,30 +40,21 @@
 //! it had not been, though others may have seen it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
-use std::time::Instant;
 
 use super::Handle;
 use super::counter::CounterError;
 use super::custody::{self, AtHome, Bound, Custody};
 use super::reach::Reach;
-use super::site::{QUESTION_EVERY, Site};
+use super::site::Site;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::tally::TallyAt;
-use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
+use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::{Ordering, publish};
 
 /// What a rank's handles of a counter share: one of its threads at a time changes it.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<Part>);
-
-#[derive(Debug, Default)]
-struct Part {
-    bound: Option<Bound<Sums>>,
-    /// Room for tickets.
-    tickets: Vec<Ticket>,
-}
+pub(super) struct Tally(Mutex<Option<Bound<Sums>>>);
 
 /// What was added before the home became that. It stays as it is.
 #[derive(Debug)]
@@ -107,7 +98,7 @@ enum Made {
 /// One handle's use of its rank's part.
 struct Use<'call> {
     handle: &'call Handle,
-    part: MutexGuard<'call, Part>,
+    bound: MutexGuard<'call, Option<Bound<Sums>>>,
     custody: Custody,
 }
 
@@ -135,25 +126,25 @@ impl Tally {
 
     fn begin<'call>(&'call self, handle: &'call Handle, custody: Custody) -> Use<'call> {
         // No code panics while it holds it.
-        let part = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Use { handle, part, custody }
+        let bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Use { handle, bound, custody }
     }
 }
 
 impl Use<'_> {
     /// Finds the home, if it is not known or lost, and whether it has all that it should.
     fn bind(&mut self) -> Result<(), CounterError> {
-        self.custody.bind(self.handle, &mut self.part.bound).map_err(|fault| self.error(fault))
+        self.custody.bind(self.handle, &mut self.bound).map_err(|fault| self.error(fault))
     }
 
     /// Finds the home, if it is not known or lost.
     fn bind_anew(&mut self) -> Result<(), CounterError> {
-        let bound = custody::bind_anew(self.handle, &mut self.part.bound).map(drop);
+        let bound = custody::bind_anew(self.handle, &mut self.bound).map(drop);
         bound.map_err(|fault| self.error(fault))
     }
 
     fn bound(&self) -> &Bound<Sums> {
-        self.part.bound.as_ref().expect("bound before")
+        self.bound.as_ref().expect("bound before")
     }
 
     fn sums(&self) -> &Sums {
@@ -322,18 +313,17 @@ impl Use<'_> {
     }
 
     /// Writes this rank's sum to the second node, if there is one: this node is the home.
-    fn copy(&mut self, sum: u64) -> Result<(), CounterError> {
-        let (rank, tickets) = (self.rank(), &mut self.part.tickets);
+    fn copy(&self, sum: u64) -> Result<(), CounterError> {
+        let rank = self.rank();
         let copied = self.custody.copy(self.handle, |second| {
             let at = TallyAt(second.at).carried(rank);
-            ask(&second.site, &[Request::Write { at, value: sum }, Request::Read { at }], tickets).map(drop)
+            ask(&second.site, &[Request::Write { at, value: sum }, Request::Read { at }]).map(drop)
         });
         copied.map_err(|fault| self.error(fault))
     }
 
-    fn ask_home(&mut self, batch: &[Request]) -> Result<u64, SiteFault> {
-        let Part { bound, tickets } = &mut *self.part;
-        ask(&bound.as_ref().expect("bound before").home.site, batch, tickets)
+    fn ask_home(&self, batch: &[Request]) -> Result<u64, SiteFault> {
+        ask(self.site(), batch)
     }
 
     /// Reads words of the home after the connection broke.
@@ -378,46 +368,13 @@ impl Use<'_> {
     }
 }
 
-/// One batch to another node, of which one request is answered. As [`Site::ask`], without memory of its own; that is used on
-/// the home's own node, where its device changes words.
-fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64, SiteFault> {
-    if site.is_here() {
-        return site.ask(batch).map(|answers| answers[0]);
-    }
-    let network = site.reach.network.as_deref().expect("it is another node");
-    let begun = Instant::now();
-    tickets.clear();
-    look_around(site)?;
-    let mut asked = begun;
-    // There is no room now, or no connection: one may be had in a moment, or the node is declared failed, or has left.
-    while network.post(site.home, batch, tickets).is_err() {
-        network.progress();
-        site.reach.shut_out_the_lost();
-        look_around(site)?;
-        if asked.elapsed() >= QUESTION_EVERY {
-            site.reach.ask_watchers_of(site.home);
-            asked = Instant::now();
-        }
-        site.pause(begun.elapsed());
-    }
-    let ticket = tickets.pop().expect("one of them is answered");
-    loop {
-        network.progress();
-        match network.take(ticket) {
-            Poll::Ready(Ok(value)) => return Ok(value),
-            Poll::Ready(Err(_)) => return look_around(site).and(Err(SiteFault::Broken { home: site.home })),
-            Poll::Pending => {}
-        }
-        // The home's agent may be stopped: another one answers when that is given up.
-        site.reach.shut_out_the_lost();
-        look_around(site).inspect_err(|_| network.forget(ticket))?;
-        site.pause(begun.elapsed());
-    }
-}
-
-fn look_around(site: &Site) -> Result<(), SiteFault> {
+/// One batch, of which one request is answered, unless the home is lost or this rank was declared failed.
+fn ask(site: &Site, batch: &[Request]) -> Result<u64, SiteFault> {
     if site.reach.has_lost(site.home) {
         return Err(SiteFault::Lost { home: site.home });
     }
-    if site.reach.own_end().is_some() { Err(SiteFault::Excluded) } else { Ok(()) }
+    if site.reach.own_end().is_some() {
+        return Err(SiteFault::Excluded);
+    }
+    site.ask(batch).map(|answers| answers[0])
 }
