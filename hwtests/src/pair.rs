@@ -218,6 +218,12 @@ fn survive(device: &str, mut channel: Channel, place: &Place) -> bool {
         println!("not run: batches in order with packets lost: `tc` cannot make the link lose any");
     }
     place.wish("kill-1");
+    outlives(&end)
+}
+
+/// The other machine has been wished dead: whether its silence is noticed, and what was asked for is lost from some point on.
+fn outlives(end: &End) -> bool {
+    let request = Request::FetchAdd { at: End::at(1), add: 1 };
     let (mut answered, mut lost) = (0, 0);
     let started = Instant::now();
     while started.elapsed() < PATIENCE {

@@ -91,7 +91,8 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let network = Arc::new(place.join_adapters(tcp, adapter.as_ref(), &layouts, &partners, &brought, options)?);
     let answers = gather(&place.receive_guests(adapter.as_deref(), &network, &brought))?;
     place.visit_agents(&network, &answers);
-    let world = place.world(identity, segment, layouts, exchange, network, options, &cards)?;
+    let membership = place.membership(segment, layouts, exchange, network, options, &cards)?;
+    let world = place.world(identity, membership)?;
     Ok(Job { world, _server: segment_server, _rendezvous: server })
 }
 
@@ -437,20 +438,17 @@ impl Place {
         masks.len() as f64 / quota.min(share.cpus as f64).max(1.0)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "everything that the rounds have brought, once")]
-    fn world(
+    /// Of everything that the rounds have brought.
+    fn membership(
         &self,
-        identity: &Identity,
         segment: Arc<Segment>,
         layouts: Arc<[NodeLayout]>,
         exchange: Exchange,
         network: Arc<Network>,
         options: &JobOptions,
         cards: &[RankCard],
-    ) -> Result<Group, JobError> {
+    ) -> Result<Arc<Membership>, JobError> {
         let cpus = self.cpu_share(cards);
-        let schedule = self.schedule(&exchange);
-        let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
         let failure = options.failure()?;
         let watcher = Watcher::start(&Post {
             rank: self.rank,
@@ -463,7 +461,7 @@ impl Place {
         })?;
         let driver = driver(&segment, &cpus, &cards[self.rank].mask, options);
         network.stay_awake_for(driver.plan.attention());
-        let membership = Arc::new(Membership::new(Parts {
+        Ok(Arc::new(Membership::new(Parts {
             failure,
             watcher,
             rank: self.rank,
@@ -477,7 +475,12 @@ impl Place {
             durable_copies: options.wanted_copies(),
             trace: timeline::start(options, &segment, &self.topology, self.rank)?,
             segment,
-        }));
+        })))
+    }
+
+    fn world(&self, identity: &Identity, membership: Arc<Membership>) -> Result<Group, JobError> {
+        let schedule = self.schedule(&membership.exchange);
+        let starts: Vec<WordAt> = membership.layouts.iter().map(|layout| layout.unit(0)).collect();
         let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());
         let everyone: Vec<usize> = (0..identity.size).collect();
         if self.topology.nodes() == 1 {
