@@ -318,7 +318,8 @@ pub trait Fabric {
     /// By what the node is reached.
     fn kind_of(&self, node: usize) -> FabricKind;
 
-    /// What `fetch_add` and `compare_swap` on the node's words are atomic against.
+    /// What `fetch_add` and `compare_swap` on the node's words are atomic against. Words of objects at their home, where the
+    /// fabric knows of them, have a domain of their own ([`network::home_words`]), of which this says nothing.
     fn atomic_scope(&self, node: usize) -> AtomicScope;
 
     /// Counts the connections that there have been to the node: while it stays the same, no posted write was lost.

@@ -690,6 +690,7 @@ impl Fabric for Network {
         }
     }
 
+    /// Of all words but those of objects: [`HomeWords`] says by what these are changed.
     fn atomic_scope(&self, node: usize) -> AtomicScope {
         self.tcp.atomic_scope(node)
     }

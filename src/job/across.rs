@@ -11,7 +11,9 @@
 //! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages; where
 //!    RDMA was asked for, for all nodes; so does each other rank then, and all say by which device they change words of
 //!    objects.
-//! 5. Agents answer the offers of other nodes' ranks that are no agents. Once this round is over, the world's block and the
+//! 5. Agents answer the offers of other nodes' ranks that are no agents: these become their *guests*, each with an end of a
+//!    connection that the agent serves for it, and so reach words of objects by RDMA, too
+//!    ([`crate::fabric::network`]); whoever gets no answer goes by TCP. Once this round is over, the world's block and the
 //!    connections are there on every node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

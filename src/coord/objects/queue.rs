@@ -62,7 +62,8 @@ pub enum Withdrawn {
     Granted(u64),
 }
 
-/// One rank's part in a node's lock. (Its claim is changed by read-modify-writes only, since others change it, too.) One thread of the rank uses it at a time.
+/// One rank's part in a node's lock. (Its claim is changed by read-modify-writes only, since others change it, too.) One
+/// thread of the rank uses it at a time.
 #[derive(Debug)]
 pub struct QueueLock {
     at: QueueAt,

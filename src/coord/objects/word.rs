@@ -188,12 +188,13 @@ impl ClaimWord {
     }
 }
 
-/// Since when a lock is held, for those who look from outside. 0: that was not noted.
+/// Since when a lock or a lease is held, for those who look from outside. 0: that was not noted (of a lock that nobody has
+/// waited for it is not; of a lease always).
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
-/// | 0–10 | holder | the holder's place in the node's rank table, plus 1: without meaning where another one holds the lock |
-/// | 11 | at least | it was held before: that is when somebody was seen to wait for it |
+/// | 0–10 | holder | the holder's place in the node's rank table, plus 1: without meaning where another one holds it |
+/// | 11 | at least | it was held before: that is when somebody was seen to wait for it; not of a lease |
 /// | 12–63 | ticks | of the node's clock, less its lowest 12 bits |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinceWord(pub u64);

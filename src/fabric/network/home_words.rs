@@ -11,6 +11,9 @@
 //! | `Device` | otherwise | by RDMA where they have a connection; else by TCP, and who serves that has the device do it | by the device, through a queue pair that is its own other end |
 //! | `Both` | the device says that its atomics are atomic against CPUs, too | by RDMA or TCP | in memory |
 //!
+//! Another node's rank has a connection by RDMA as its node's agent, or as a *guest* of the home's agent, which serves an end
+//! for it ([`super`]): a guest asks for what the agent of its node would ask for, and by the same device.
+//!
 //! So it makes no difference who speaks for a home, and by what way it is reached. Loads and writes are whole in either case
 //! and need no device: a word that somebody writes is added to or swapped by nobody at the same time.
 
