@@ -109,18 +109,19 @@ impl JobOptions {
         self
     }
 
-    /// For how many named objects (locks, counters) that exist at the same time the segment has space (default 1024). One
-    /// takes 1 KiB of address space, 64 bytes for each rank and node in steps of 16, and 40 for each rank of the job; of that
-    /// only what is used becomes memory. Rank 0 decides.
+    /// For how many named objects (locks, counters) that exist at the same time the segment has space (default 1024).
+    /// One takes 1 KiB of address space, 64 bytes for each rank and node in steps of 16, and 40 for each rank of the
+    /// job; of that only what is used becomes memory. Rank 0 decides.
     #[must_use]
     pub fn objects(mut self, objects: usize) -> Self {
         self.objects = Some(objects);
         self
     }
 
-    /// On how many nodes besides its home what was added to a counter, or written to a fenced word, is kept (`PHALANX_DURABLE_COPIES`; default 1), so that
-    /// no node's death loses it: 0 or 1, the same for all ranks. With 0 changes on the home's own node cost no round trip, and
-    /// are lost with it: who uses the object then is told so. In a job of one node nothing is copied.
+    /// On how many nodes besides its home what was added to a counter, or written to a fenced word, is kept
+    /// (`PHALANX_DURABLE_COPIES`; default 1), so that no node's death loses it: 0 or 1, the same for all ranks. With 0
+    /// changes on the home's own node cost no round trip, and are lost with it: who uses the object then is told so. In
+    /// a job of one node nothing is copied.
     #[must_use]
     pub fn durable_copies(mut self, copies: usize) -> Self {
         self.durable_copies = Some(copies);

@@ -1,6 +1,6 @@
-//! The agent's role passes from process to process: each is killed in the midst of what another node asks of it, and the
-//! next goes on with the same memory. What was asked is executed once and in order, or its loss is told. As long as one of
-//! the processes lives, agent or not, the node is not taken for gone; when none does, that is known at once.
+//! The agent's role passes from process to process: each is killed in the midst of what another node asks of it, and
+//! the next goes on with the same memory. What was asked is executed once and in order, or its loss is told. As long as
+//! one of the processes lives, agent or not, the node is not taken for gone; when none does, that is known at once.
 #![cfg(not(model))]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Counters, on one node and across several (pretended, on the loopback interface): nothing is lost or doubled, also where
-//! connections break, and numbers are drawn once.
+//! Counters, on one node and across several (pretended, on the loopback interface): nothing is lost or doubled, also
+//! where connections break, and numbers are drawn once.
 #![cfg(not(model))]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Elections: one leader at a time, terms that grow, watchers that learn of each change, and what a leader's death does to
-//! them. By threads and by processes, on one node and across pretended ones.
+//! Elections: one leader at a time, terms that grow, watchers that learn of each change, and what a leader's death does
+//! to them. By threads and by processes, on one node and across pretended ones.
 #![cfg(not(model))]
 
 mod common;
@@ -389,8 +389,8 @@ fn look_and_follow(job: &Job, elections: &[Election]) {
     answer("followed");
 }
 
-/// A node is killed where some elections are at home: the leader leads on, is found by those who look, and is followed with a
-/// greater term.
+/// A node is killed where some elections are at home: the leader leads on, is found by those who look, and is followed
+/// with a greater term.
 #[test]
 fn a_lost_home_changes_nothing_for_the_leader() {
     const TEST: &str = "a_lost_home_changes_nothing_for_the_leader";

@@ -1,5 +1,5 @@
-//! Leases, on one node and across several: one holder at a time by everybody's own clock, what ends by itself, what becomes
-//! of holders that die, are stopped, or are cut off, and of leases whose home is lost.
+//! Leases, on one node and across several: one holder at a time by everybody's own clock, what ends by itself, what
+//! becomes of holders that die, are stopped, or are cut off, and of leases whose home is lost.
 #![cfg(not(model))]
 
 mod common;
@@ -527,7 +527,8 @@ fn follows_in_all(leases: &[Lease], kept: &Lease) {
     answer("had them");
 }
 
-/// Leases that a thread renews, and others that are renewed by hand, through the deaths of two homes, one after the other.
+/// Leases that a thread renews, and others that are renewed by hand, through the deaths of two homes, one after the
+/// other.
 #[test]
 fn leases_are_renewed_through_the_deaths_of_their_homes() {
     const TEST: &str = "leases_are_renewed_through_the_deaths_of_their_homes";

@@ -1,5 +1,5 @@
-//! A death is known before the kernel has taken the dead one down: survivors have their errors while it still exists, what
-//! it holds is kept until it does not, and a process that goes on as another program has failed, too.
+//! A death is known before the kernel has taken the dead one down: survivors have their errors while it still exists,
+//! what it holds is kept until it does not, and a process that goes on as another program has failed, too.
 #![allow(unsafe_code, reason = "a process is held in its end by ptrace")]
 
 mod common;

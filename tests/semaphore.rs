@@ -1,5 +1,5 @@
-//! Semaphores: never more permits out than there are, first come first served, returned by death. By threads, by processes,
-//! and between nodes (pretended, on the loopback interface).
+//! Semaphores: never more permits out than there are, first come first served, returned by death. By threads, by
+//! processes, and between nodes (pretended, on the loopback interface).
 #![cfg(not(model))]
 
 mod common;

@@ -8,13 +8,13 @@
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
 //! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows
 //!    from the costs. They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
-//! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages; where
-//!    RDMA was asked for, for all nodes; so does each other rank then, and all say by which device they change words of
-//!    objects.
-//! 5. Agents answer the offers of other nodes' ranks that are no agents: these become their *guests*, each with an end of a
-//!    connection that the agent serves for it, and so reach words of objects by RDMA, too
-//!    ([`crate::fabric::network`]); whoever gets no answer goes by TCP. Once this round is over, the world's block and the
-//!    connections are there on every node.
+//! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages;
+//!    where RDMA was asked for, for all nodes; so does each other rank then, and all say by which device they change
+//!    words of objects.
+//! 5. Agents answer the offers of other nodes' ranks that are no agents: these become their *guests*, each with an end
+//!    of a connection that the agent serves for it, and so reach words of objects by RDMA, too
+//!    ([`crate::fabric::network`]); whoever gets no answer goes by TCP. Once this round is over, the world's block and
+//!    the connections are there on every node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -284,8 +284,8 @@ impl Place {
             .map_err(system(self.rank, "join the nodes by TCP"))
     }
 
-    /// This rank's RDMA device, if there is to be one and there is one. Agents have one for messages; where RDMA was asked
-    /// for all ranks have one for words of objects, if they can.
+    /// This rank's RDMA device, if there is to be one and there is one. Agents have one for messages; where RDMA was
+    /// asked for all ranks have one for words of objects, if they can.
     fn open_adapter(&self, options: &JobOptions, segment: &Arc<Segment>) -> Result<Option<Arc<RdmaFabric>>, JobError> {
         let choice = options.fabric.unwrap_or_default();
         let has_use = self.is_agent() || choice == FabricChoice::Rdma;
@@ -344,8 +344,8 @@ impl Place {
         }
     }
 
-    /// The nodes to which an agent makes a connection by RDMA: those with which it exchanges the world's messages, and for
-    /// words of objects, which may be at home anywhere, all others of a small job.
+    /// The nodes to which an agent makes a connection by RDMA: those with which it exchanges the world's messages, and
+    /// for words of objects, which may be at home anywhere, all others of a small job.
     fn reached_by_rdma(&self, partners: &[usize], options: &JobOptions) -> Vec<usize> {
         let nodes = self.topology.nodes();
         let reaches_all = options.fabric == Some(FabricChoice::Rdma) && nodes <= MOST_REACHED;

@@ -119,8 +119,8 @@ impl Marks {
     }
 }
 
-/// Makes groups of one until no more than `most` units are taken beyond `before` on any node: whoever was the last of its
-/// node in a group gives the block back when it makes another, and the others have left.
+/// Makes groups of one until no more than `most` units are taken beyond `before` on any node: whoever was the last of
+/// its node in a group gives the block back when it makes another, and the others have left.
 pub fn wait_for_space(job: &Job, before: usize, most: u64) {
     let world = job.world();
     let begun = Instant::now();

@@ -302,7 +302,8 @@ fn turn(system: &System, contest: &Contest, directory: &Path) -> Result<Result<F
         }
         System::Rival(rival) => {
             let records = directory.join(rival.rival().name());
-            // Ranks that spin while they share CPUs may take for ever, and servers may fail them: the others still count.
+            // Ranks that spin while they share CPUs may take for ever, and servers may fail them: the others still
+            // count.
             if let Err(error) = rival.run(contest, contest.seconds, &records) {
                 return Ok(Err(error.to_string()));
             }

@@ -1,7 +1,8 @@
 //! `phalanx inspect`: what the jobs on this machine do now, read from their shared memory.
 //!
-//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom,
-//! [`objects`] who has which named object, and [`page`] prints it. No rank takes part or notices, so a job that is stuck can be looked at like any other.
+//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up
+//! whom, [`objects`] who has which named object, and [`page`] prints it. No rank takes part or notices, so a job that
+//! is stuck can be looked at like any other.
 
 mod objects;
 mod page;

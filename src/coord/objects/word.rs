@@ -97,8 +97,8 @@ impl HoldWord {
         self.grown()
     }
 
-    /// The token of the grant that made this word, where `high` is the object's word of the upper bits; `None` while that
-    /// word has still to grow, as the version's upper bit tells.
+    /// The token of the grant that made this word, where `high` is the object's word of the upper bits; `None` while
+    /// that word has still to grow, as the version's upper bit tells.
     #[inline]
     pub const fn token(self, high: u64) -> Option<u64> {
         let version = self.version();
@@ -188,8 +188,8 @@ impl ClaimWord {
     }
 }
 
-/// Since when a lock or a lease is held, for those who look from outside. 0: that was not noted (of a lock that nobody has
-/// waited for it is not; of a lease always).
+/// Since when a lock or a lease is held, for those who look from outside. 0: that was not noted (of a lock that nobody
+/// has waited for it is not; of a lease always).
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
