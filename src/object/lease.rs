@@ -2,7 +2,7 @@
 //!
 //! A rank's handles share a *desk*, on which its part in the lease lies while nobody has it: with a *courier*, who asks the
 //! home (`lease/courier.rs`), it goes to whoever acquires, then to the guard, and there to the holder's thread or the one
-//! that renews (`lease/guard.rs`).
+//! that renews (`lease/guard.rs`). What can go wrong: `lease/error.rs`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
