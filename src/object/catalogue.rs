@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::climb::Climb;
+use super::errands;
 use super::homes::Home;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
@@ -117,6 +118,10 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     if reach.has_lost(home) {
         // What this node's ranks have done there is to be told to the next home first, by the steward, who lets it go then.
         return !is_copied;
+    }
+    if reach.is_doubtful(home) {
+        errands::tidy_later(reach);
+        return false;
     }
     // Before the node leaves: what it has added is to be copied.
     let _ = seek_second(reach, at);

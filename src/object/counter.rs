@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::error::ObjectError;
+use super::error::{LockError, ObjectError};
 use super::tally::{Change, Tally};
 use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
+use crate::error::within;
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
@@ -56,9 +58,10 @@ pub enum CounterError {
         /// Where it is at home.
         home: usize,
     },
-    /// The connection broke in the middle of it: it took effect once, or not at all.
+    /// The connection broke in the middle of it, or nothing was heard of the home any more: it took effect once, or not at all, or
+    /// does so when the home is heard again.
     #[error(
-        "rank {rank}: the connection to node {home} broke while the counter {name:?} was being changed: that took effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
+        "rank {rank}: the connection to node {home} broke, or nothing was heard of it any more, while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
     )]
     Uncertain {
         /// This rank.
@@ -92,6 +95,21 @@ pub enum CounterError {
         name: String,
         /// Where it is at home now.
         home: usize,
+    },
+    /// Nothing is heard of a node that this call needs, the counter's home or the one that has the copies, and the nodes that
+    /// answer are too few to agree that it has failed. What was asked for was not done.
+    #[error(
+        "rank {rank} does not reach the counter {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The counter.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+        /// How long this call has waited; zero where it failed at once.
+        waited: Duration,
     },
     /// This rank has been declared failed. What it asked for last may have taken effect.
     #[error(
@@ -160,7 +178,7 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// [`CounterError::HomeLost`], [`CounterError::Excluded`].
+    /// [`CounterError::HomeLost`], [`CounterError::Unreachable`], [`CounterError::Excluded`].
     #[inline]
     pub fn load(&self) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
@@ -224,11 +242,23 @@ impl CounterError {
         let (rank, name) = (reach.rank, handle.name.text().to_owned());
         match fault {
             SiteFault::Lost { home } => Self::HomeLost { rank, name, home },
-            SiteFault::Broken { home } => Self::Uncertain { rank, name, home },
+            SiteFault::Broken { home } | SiteFault::Late { home } => Self::Uncertain { rank, name, home },
+            SiteFault::Silent { node } => Self::Unreachable { rank, name, node, waited: Duration::ZERO },
             SiteFault::Excluded => {
                 let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
                 Self::Excluded { rank, name, epoch, cause }
             }
+        }
+    }
+}
+
+impl From<LockError> for CounterError {
+    /// Nothing else happens to who asks a home without a limit.
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
+            LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
+            other => unreachable!("{other}"),
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::anchor::{self, Found};
 use super::error::{LockError, ObjectError};
@@ -18,6 +19,7 @@ use super::{Handle, ObjectKind, Token};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::fenced::{Goal, Known, NotedAt};
+use crate::error::within;
 use crate::job::Job;
 
 /// A type that a fenced word can have: plain, of at most 8 bytes.
@@ -142,6 +144,21 @@ pub enum FencedError {
         /// Where it is at home now.
         home: usize,
     },
+    /// Nothing is heard of a node that this call needs, the word's home or the one that has the copy, and the nodes that answer
+    /// are too few to agree that it has failed. What was to be written may come to be there, under its token.
+    #[error(
+        "rank {rank} does not reach the fenced word {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The word.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+        /// How long this call has waited, as far as that is known; zero where it is not.
+        waited: Duration,
+    },
     /// This rank has been declared failed. What it wrote last may be there.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the fenced word {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -216,7 +233,7 @@ impl<T: FencedWord> Fenced<T> {
     ///
     /// # Errors
     ///
-    /// [`FencedError::HomeLost`], [`FencedError::Excluded`].
+    /// [`FencedError::HomeLost`], [`FencedError::Unreachable`], [`FencedError::Excluded`].
     pub fn read(&self) -> Result<(Token, T), FencedError> {
         match self.operate(Goal::Read)? {
             Ok(known) => Ok((Token(known.token), T::from_word(known.value))),
@@ -261,7 +278,7 @@ impl<T: FencedWord> Fenced<T> {
     fn bind(&self, seen: &mut MutexGuard<'_, Knowledge>) -> Result<(), FencedError> {
         let reach = &self.handle.membership.reach;
         while seen.home.as_ref().is_none_or(|home| reach.has_lost(home.site.home)) {
-            let found = anchor::find(&self.handle, |_| Vec::new()).map_err(|error| self.excluded(error))?;
+            let found = anchor::find(&self.handle, |_| Vec::new())?;
             **seen = found.map_or_else(Knowledge::default, |Found { home, is_whole, .. }| Knowledge {
                 home: Some(home),
                 is_whole,
@@ -294,7 +311,7 @@ impl<T: FencedWord> Fenced<T> {
     fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), FencedError> {
         let rank = self.handle.membership.rank;
         loop {
-            let second = second::await_copy(&self.handle).map_err(|error| self.excluded(error))?;
+            let second = second::await_copy(&self.handle)?;
             let Some(second) = second else { return Ok(()) };
             let there = copy.filter(|(node, _)| *node == second.site.home).map(|(_, there)| there);
             if there.is_some_and(|there| there.word.version() >= known.word.version()) {
@@ -303,16 +320,11 @@ impl<T: FencedWord> Fenced<T> {
             let (at, goal) = (pairs::words(&second), Goal::Keep(known.into()));
             match pairs::reach_goal(&second.site, at, rank, goal, there) {
                 Ok(ended) => *copy = ended.known.map(|there| (second.site.home, there)),
-                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
+                Err(fault @ (SiteFault::Excluded | SiteFault::Silent { .. })) => return Err(self.error(fault)),
                 // Once more, or at the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }) => {}
             }
         }
-    }
-
-    fn excluded(&self, error: LockError) -> FencedError {
-        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
-        self.error(SiteFault::Excluded)
     }
 
     fn error(&self, fault: SiteFault) -> FencedError {
@@ -320,6 +332,9 @@ impl<T: FencedWord> Fenced<T> {
         let rank = reach.rank;
         match fault {
             SiteFault::Lost { home } | SiteFault::Broken { home } => FencedError::HomeLost { rank, name, home },
+            SiteFault::Silent { node } | SiteFault::Late { home: node } => {
+                FencedError::Unreachable { rank, name, node, waited: Duration::ZERO }
+            }
             SiteFault::Excluded => {
                 let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
                 FencedError::Excluded { rank, name, epoch, cause }
@@ -331,5 +346,16 @@ impl<T: FencedWord> Fenced<T> {
 impl<T> fmt::Debug for Fenced<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fenced").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+impl From<LockError> for FencedError {
+    /// Nothing else happens to who asks a home without a limit.
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
+            LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
+            other => unreachable!("{other}"),
+        }
     }
 }

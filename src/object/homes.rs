@@ -70,7 +70,10 @@ impl Completion {
         self.asked = None;
         match has_all {
             Ok(true) => Poll::Ready(Ok(())),
-            Ok(false) => Poll::Pending,
+            // One that nobody hears may never say so, and nobody may decide that it need not.
+            Ok(false) => {
+                home.site.reach.doubted().map_or(Poll::Pending, |node| Poll::Ready(Err(SiteFault::Silent { node })))
+            }
             Err(fault) => Poll::Ready(Err(fault)),
         }
     }

@@ -10,15 +10,18 @@
 //! not, the steward will find the note.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::anchor::{self, Anchor, Answered};
+use super::errands::{self, Errand};
 use super::error::{LockError, ObjectError};
 use super::homes::Home;
 use super::reach::Reach;
+use super::site::PATIENCE;
 use super::vigil::Vigil;
 use super::{Handle, ObjectKind, Token, not_opened};
 use crate::cluster::view::{self, FailureCause, Unit};
@@ -27,12 +30,15 @@ use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::lease::note::{Note, NoteAt};
 use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, SOMEBODY, Turn};
 use crate::coord::objects::word::SinceWord;
-use crate::fabric::{Memory, Request};
+use crate::error::within;
+use crate::fabric::{Memory, Request, WordAt};
 use crate::job::Job;
 use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// The shortest time to live.
 const LEAST_TTL: Duration = Duration::from_millis(1);
+/// Between two looks whether this rank's errand is done.
+const ERRAND_PAUSE: Duration = Duration::from_micros(100);
 /// How often a rank that waits for the warning looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A lease is renewed in the background when this part of its time to live is over.
@@ -78,8 +84,6 @@ const WARNED_BEFORE: u32 = 4;
 /// ```
 #[derive(Debug)]
 pub struct Lease {
-    // Dropped before the courier's handle: when the place is another object's, nobody is to find this desk.
-    desk: Arc<Desk>,
     courier: Courier,
 }
 
@@ -97,11 +101,18 @@ enum Slot {
     Kept(Box<Party>),
     /// With the thread or the guard that does.
     Taken,
+    /// None, and what this rank has left at the home is to be taken back first.
+    Left,
 }
 
 impl Desk {
+    /// What there is, which then is with the caller, unless something was left at the home.
     fn take(&self) -> Slot {
-        std::mem::replace(&mut *self.lock(), Slot::Taken)
+        let mut slot = self.lock();
+        match *slot {
+            Slot::Left => Slot::Left,
+            _ => std::mem::replace(&mut *slot, Slot::Taken),
+        }
     }
 
     fn put(&self, slot: Slot) {
@@ -124,6 +135,8 @@ struct Party {
 /// Carries requests to a lease's home, for its holder and the thread that renews.
 #[derive(Clone, Debug)]
 struct Courier {
+    // Dropped before the handle: when the place is another object's, nobody is to find this desk.
+    desk: Arc<Desk>,
     /// Kept while a thread renews the lease, also where nobody else has a handle any more.
     handle: Arc<Handle>,
     ttl: Duration,
@@ -169,6 +182,22 @@ pub enum LeaseError {
         /// Who has it now.
         holder: Option<usize>,
     },
+    /// Nothing is heard of the lease's home, and the nodes that answer are too few to agree that it has failed. A hold that was to
+    /// be renewed lasts until its time is over ([`LeaseGuard::remaining`]), and may be renewed if the home is heard again
+    /// before. What this rank has left at the home otherwise is taken back then.
+    #[error(
+        "rank {rank} does not reach the lease {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+        /// How long this call has waited; zero where it failed at once.
+        waited: Duration,
+    },
     /// This rank has been declared failed: the others go on without it.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold the lease {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -211,7 +240,7 @@ impl Job {
         let nature = Nature { kind: ObjectKind::Lease, parameter: micros };
         let handle = Arc::new(Handle::open(self.membership(), name, nature)?);
         let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
-        let lease = Lease { courier: Courier { handle, ttl: Duration::from_micros(micros) }, desk };
+        let lease = Lease { courier: Courier { desk, handle, ttl: Duration::from_micros(micros) } };
         lease.meet_home()?;
         Ok(lease)
     }
@@ -234,7 +263,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::AlreadyHeld`], [`LeaseError::Excluded`].
+    /// [`LeaseError::AlreadyHeld`], [`LeaseError::Unreachable`], [`LeaseError::Excluded`].
     pub fn acquire(&self) -> Result<LeaseGuard<'_>, LeaseError> {
         self.obtain(Wish::Wait(None))
     }
@@ -276,9 +305,9 @@ impl Lease {
 
     /// Where no party is there: one that knows the home, as soon as that can be asked.
     fn meet_home(&self) -> Result<(), ObjectError> {
-        if matches!(*self.desk.lock(), Slot::Empty) {
+        if matches!(*self.courier.desk.lock(), Slot::Empty) {
             let party = self.courier.party().map_err(|source| not_opened(&self.courier.handle, source))?;
-            let mut slot = self.desk.lock();
+            let mut slot = self.courier.desk.lock();
             if matches!(*slot, Slot::Empty) {
                 *slot = Slot::Kept(party);
             }
@@ -287,19 +316,44 @@ impl Lease {
     }
 
     fn obtain(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
-        let party = match self.desk.take() {
+        let party = match self.desk_after_errand()? {
             Slot::Kept(party) => Ok(party),
-            Slot::Empty => self.courier.party().map_err(LeaseError::from).inspect_err(|_| self.desk.put(Slot::Empty)),
-            Slot::Taken => Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() }),
+            Slot::Empty => {
+                self.courier.party().map_err(LeaseError::from).inspect_err(|_| self.courier.desk.put(Slot::Empty))
+            }
+            Slot::Taken | Slot::Left => {
+                Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() })
+            }
         };
         let mut party = party?;
         match self.obtain_by(&mut party, wish) {
             Ok(hold) => Ok(self.guard(party, hold)),
             Err(error) => {
-                let is_idle = matches!(error, LeaseError::TimedOut { .. });
-                self.desk.put(if is_idle { Slot::Kept(party) } else { Slot::Empty });
+                match party.lessee.is_idle() && matches!(error, LeaseError::TimedOut { .. }) {
+                    true => self.courier.desk.put(Slot::Kept(party)),
+                    false => self.courier.leave_behind(&error),
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// What is on the desk, when what this rank has left at the home is taken back, if that is soon.
+    fn desk_after_errand(&self) -> Result<Slot, LeaseError> {
+        let (handle, begun) = (&self.courier.handle, Instant::now());
+        loop {
+            match self.courier.desk.take() {
+                Slot::Left => {}
+                slot => return Ok(slot),
+            }
+            self.courier.look_at_oneself()?;
+            let reach = self.courier.reach();
+            let is_over = begun.elapsed() >= PATIENCE;
+            let home = is_over.then(|| Home::of(reach, &handle.at).site.home);
+            if let Some(node) = reach.doubted().or(home) {
+                return Err(anchor::unreachable(handle, node, begun.elapsed()).into());
+            }
+            std::thread::sleep(ERRAND_PAUSE);
         }
     }
 
@@ -349,7 +403,7 @@ enum Wish {
 impl Wish {
     fn limit(self) -> Option<Duration> {
         match self {
-            Self::AtOnce => None,
+            Self::AtOnce => Some(Duration::ZERO),
             Self::Wait(limit) => limit,
         }
     }
@@ -392,14 +446,15 @@ impl Courier {
             }
             turn = match turn {
                 Turn::Over(outcome) if self.settle(party, outcome) => return Ok(outcome),
-                Turn::Over(_) => self.begin_anew(party)?,
+                Turn::Over(_) => self.begin_anew(party, vigil)?,
                 Turn::Ask(requests) => {
                     // What is waited for is noted before it is looked at.
                     vigil.note();
-                    match party.anchor.try_ask(&self.handle, &requests)? {
+                    let asked = party.anchor.try_ask_until(&self.handle, &requests, vigil.until());
+                    match asked? {
                         Answered::All(answers) => party.lessee.answered(&answers, now_ns(), &Neighbours(reach)),
                         Answered::Broken => party.lessee.broken(),
-                        Answered::HomeLost => self.begin_anew(party)?,
+                        Answered::HomeLost => self.begin_anew(party, vigil)?,
                     }
                 }
                 Turn::Wait => {
@@ -469,10 +524,22 @@ impl Courier {
 
     /// The home is lost: goes on at the next one, as soon as that has what survivors held.
     #[cold]
-    fn begin_anew(&self, party: &mut Party) -> Result<Turn, LeaseError> {
-        party.anchor.await_next(&self.handle)?;
+    fn begin_anew(&self, party: &mut Party, vigil: &Vigil<'_>) -> Result<Turn, LeaseError> {
+        party.anchor.await_next_until(&self.handle, vigil.until())?;
         let at = self.at(&party.anchor);
         Ok(party.lessee.restart(at))
+    }
+
+    /// The party has come to its end. Where the home has not answered, what this rank has there is taken back when it does.
+    #[cold]
+    fn leave_behind(&self, error: &LeaseError) {
+        match error {
+            LeaseError::Unreachable { .. } | LeaseError::TimedOut { .. } => {
+                self.desk.put(Slot::Left);
+                errands::leave(self.reach(), Recalling(self.clone()));
+            }
+            _ => self.desk.put(Slot::Empty),
+        }
     }
 
     fn look_at_oneself(&self) -> Result<(), LeaseError> {
@@ -485,8 +552,41 @@ impl From<LockError> for LeaseError {
     fn from(error: LockError) -> Self {
         match error {
             LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
+            LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
+            LockError::TimedOut { rank, name, waited, .. } => Self::TimedOut { rank, name, waited, holder: None },
             other => unreachable!("{other}"),
         }
+    }
+}
+
+/// What a rank has at the home is to be taken back: its claim, and its hold.
+#[derive(Debug)]
+struct Recalling(Courier);
+
+impl Errand for Recalling {
+    fn object(&self) -> WordAt {
+        self.0.handle.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        let Self(courier) = self;
+        let (at, ranks) = (&courier.handle.at, reach.topology.ranks());
+        let Some(home) = errands::home_now(reach, at) else { return Poll::Pending };
+        let note = courier.note_at().read(&*reach.segment);
+        courier.note_at().write(&*reach.segment, Note { until: 0, ..note });
+        let mut lessee = Lessee::new(LeaseAt::of(&home.at, ranks, false), reach.rank, courier.ttl_ns());
+        let mut turn = lessee.withdraw();
+        while let Turn::Ask(requests) = turn {
+            let Some(answers) = errands::ask(&home, &requests) else { return Poll::Pending };
+            turn = lessee.answered(&answers, now_ns(), &Neighbours(reach));
+        }
+        lessee.take_named().into_iter().for_each(|rank| reach.poke(rank));
+        if Home::of(reach, at).site.home != home.site.home {
+            // What was noted before has moved with it.
+            return Poll::Pending;
+        }
+        courier.desk.put(Slot::Empty);
+        Poll::Ready(())
     }
 }
 
@@ -613,7 +713,11 @@ impl Tenure {
     fn renew(&self) -> Result<(), LeaseError> {
         let Some(mut party) = self.take_party()? else { return Ok(()) };
         let renewed = self.courier.look_at_oneself().and_then(|()| {
-            let turn = party.lessee.renew(now_ns());
+            let turn = match party.lessee.held() {
+                Some(_) => party.lessee.renew(now_ns()),
+                // The home has not answered last time.
+                None => party.lessee.broken(),
+            };
             self.courier.drive(&mut party, turn, &mut Vigil::new(&self.courier.handle, None))
         });
         let mut state = self.lock();
@@ -624,6 +728,13 @@ impl Tenure {
                 None
             }
             Ok(Outcome::Lost(holder) | Outcome::Free(holder)) => Some(self.expired(holder)),
+            Err(error @ LeaseError::Unreachable { .. }) => {
+                // What the home has granted lasts as long as it was to last, and may be renewed when that is heard again.
+                state.party = Some(party);
+                drop(state);
+                self.bell.notify_all();
+                return Err(error);
+            }
             Err(error) => Some(error),
         };
         if lost.is_some() {
@@ -648,10 +759,14 @@ impl Tenure {
         self.courier.show_no_more();
         self.courier.look_at_oneself()?;
         self.courier.clear_note(&party.anchor);
-        let turn = party.lessee.release();
+        let turn = match party.lessee.held() {
+            Some(_) => party.lessee.release(),
+            // Whether it was renewed last time is not known.
+            None => party.lessee.withdraw(),
+        };
         match self.courier.drive(&mut party, turn, &mut Vigil::new(&self.courier.handle, None))? {
-            Outcome::Free(_) | Outcome::Held(_) => Ok(party),
-            Outcome::Lost(holder) => Err(self.expired(holder)),
+            Outcome::Free(None) | Outcome::Held(_) => Ok(party),
+            Outcome::Free(holder) | Outcome::Lost(holder) => Err(self.expired(holder)),
         }
     }
 
@@ -681,8 +796,12 @@ impl Tenure {
             let (state, waited) =
                 self.bell.wait_timeout_while(state, pause, goes_on).unwrap_or_else(PoisonError::into_inner);
             drop(state);
-            if !waited.timed_out() || self.renew().is_err() {
+            if !waited.timed_out() {
                 return;
+            }
+            match self.renew() {
+                Ok(()) | Err(LeaseError::Unreachable { .. }) => {}
+                Err(_) => return,
             }
         }
     }
@@ -737,7 +856,8 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`]: it was not renewed, and
+    /// may be once more.
     pub fn renew(&self) -> Result<(), LeaseError> {
         self.tenure.renew()
     }
@@ -765,7 +885,7 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it did not, or it cannot be told.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`], [`LeaseError::Unreachable`]: it did not, or it cannot be told.
     pub fn release(mut self) -> Result<(), LeaseError> {
         self.give_up()
     }
@@ -778,12 +898,8 @@ impl LeaseGuard<'_> {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
-        let (slot, released) = match released {
-            Ok(party) => (Slot::Kept(party), Ok(())),
-            Err(error) => (Slot::Empty, Err(error)),
-        };
-        self.lease.desk.put(slot);
-        released
+        let courier = &self.lease.courier;
+        released.map(|party| courier.desk.put(Slot::Kept(party))).inspect_err(|error| courier.leave_behind(error))
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::errands::Errands;
 use super::{Holding, Turn};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
@@ -56,6 +57,8 @@ pub(crate) struct Uses {
     numbers: AtomicU64,
     /// To whom of those that the job has lost this process's connections are dropped: up to this epoch.
     shut_out_to: AtomicU64,
+    /// What it has left to do at homes that did not answer in time.
+    pub(super) errands: Errands,
 }
 
 impl Uses {
@@ -119,6 +122,17 @@ impl Reach {
     /// The nodes that are not lost.
     pub fn live_nodes(&self) -> impl Iterator<Item = usize> {
         (0..self.topology.nodes()).filter(|node| !self.has_lost(*node))
+    }
+
+    /// Whether nothing is heard of a node, and too few others are left to agree that it has failed.
+    pub fn is_doubtful(&self, node: usize) -> bool {
+        // Relaxed: the alarm that is raised after it has waiters look.
+        self.segment.word(self.segment.layout().doubt(node)).load(Ordering::Relaxed) != 0
+    }
+
+    /// A node of which that is so.
+    pub fn doubted(&self) -> Option<usize> {
+        (0..self.topology.nodes()).find(|node| self.is_doubtful(*node))
     }
 
     /// Whether a rank of the job has ended, as this node's ranks go by it.

@@ -7,21 +7,23 @@
 //!
 //! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something is
 //! copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved it says so to
-//! all nodes ([`super::homes`]). A steward that ends in the middle is followed by another one, which begins anew.
+//! all nodes ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A steward that ends in the middle is followed by another one, which begins anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::catalogue;
 use super::climb::Climb;
 use super::election;
+use super::errands::{self, Settling};
 use super::homes::{Home, name_of};
 use super::lease;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
+use super::waiting::has_left_something;
 use crate::cluster::view;
 use crate::coord::objects::directory::{Nature, ObjectKind, SiteFault};
 use crate::coord::objects::home::{GlobalWord, TOKENS};
@@ -40,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TEND_EVERY: Duration = Duration::from_millis(2);
 /// While the table of objects is waited for.
 const TABLE_PAUSE: Duration = Duration::from_micros(100);
+/// How long it is waited for at a time.
+const TABLE_LIMIT: Duration = Duration::from_millis(100);
 /// How often what could not be given back at once is tried again.
 const SWEEPS: u32 = 20;
 /// How often it is taken before others.
@@ -87,7 +91,9 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
     while is_over.load(Ordering::Relaxed) == 0 {
         let alarm = reach.alarm();
         let speaks = reach.network.as_ref().is_some_and(|network| network.is_agent());
-        if speaks && reach.own_end().is_none() {
+        let lives = reach.own_end().is_none();
+        let has_errands = lives && errands::run(reach);
+        if speaks && lives {
             // Until all have heard of it: some may not be reached now.
             said.move_all(reach);
             is_tended = second::are_tended(reach) || with_table(reach, || second::tend_all(reach)) == Ok(true);
@@ -99,9 +105,10 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
                 }
             }
         }
-        let longest = if is_tended { LOOK_EVERY } else { TEND_EVERY };
+        let longest = if is_tended && !has_errands { LOOK_EVERY } else { TEND_EVERY };
         reach.segment.park(header::ALARM, alarm, Some(longest));
     }
+    reach.uses.errands.give_up();
 }
 
 /// Gives back what this node has at homes and has no use of. Whether nothing is left there.
@@ -133,7 +140,13 @@ pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
         // The object may have gone before: now it stays, since whoever lets it go has this lock, too.
         if climb.is_engaged() && catalogue::noted_home(reach, at).is_some() {
             // Fails where this rank has been declared failed, as the rest does; or the object moves.
-            let _ = climb.settle();
+            if let Err(SiteFault::Silent { .. } | SiteFault::Late { .. }) = climb.settle()
+                && climb.is_engaged()
+            {
+                turn.leave();
+                errands::leave(reach, Settling::new(*at, turn));
+                return false;
+            }
         }
         let _ = queue.release(segment, &has_ended, |_| false);
     }
@@ -190,19 +203,32 @@ fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
 }
 
 /// Does something while this rank has its node's table of objects for itself.
-fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T, SiteFault> {
+pub(super) fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T, SiteFault> {
     let _turn = reach.uses.table();
+    let begun = Instant::now();
     let (segment, layout) = (&*reach.segment, reach.segment.layout());
     let has_ended = |local| view::end_of(segment, &layout, local).is_some();
-    let table = QueueLock::new(ObjectAt::of(&layout, ObjectTable::Here, 0).queue(), reach.local());
+    let at = ObjectAt::of(&layout, ObjectTable::Here, 0);
+    let table = QueueLock::new(at.queue(), reach.local());
     while table.try_take(segment, |passed| passed < MOST_PASSED).is_none() {
         if reach.own_end().is_some() {
             return Err(SiteFault::Excluded);
         }
+        // Somebody may keep it for a home that does not answer.
+        if begun.elapsed() >= TABLE_LIMIT {
+            return Err(SiteFault::Late { home: reach.here() });
+        }
         table.free_from_the_dead(segment, &has_ended);
         std::thread::sleep(TABLE_PAUSE);
     }
+    let before = TenureAt(at).load(segment);
     let done = act();
+    if has_left_something(reach, &at, before) {
+        let turn = reach.uses.turn_at(at.key());
+        turn.leave();
+        errands::leave(reach, Settling::new(at, turn));
+        return Ok(done);
+    }
     table.release(segment, &has_ended, |_| false).map_err(|_| SiteFault::Excluded)?;
     Ok(done)
 }

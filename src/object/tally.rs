@@ -25,6 +25,9 @@
 //! | begun n | was the last or the next thing that was executed | [`CounterError::Uncertain`] |
 //! | done n | took effect, once; the old value is lost | [`CounterError::AnswerLost`] |
 //!
+//! Where nothing is heard of the home, and nobody can decide whether it has failed, the journal cannot be read: then a call that
+//! has sent its batch is [`CounterError::Uncertain`], too, and one that has not is [`CounterError::Unreachable`].
+//!
 //! The second can only be found where the cut fell between two frames of 32 bytes that are sent by one call and executed in
 //! one go: where the stream was cut up just there, or the process that serves the home was killed just then. The old value
 //! cannot be had again by any request that there is: nothing at the home copies it anywhere.
@@ -46,7 +49,6 @@ use std::time::Instant;
 use super::Handle;
 use super::anchor::{self, Found};
 use super::counter::CounterError;
-use super::error::LockError;
 use super::homes::Home;
 use super::second;
 use super::site::{QUESTION_EVERY, Site};
@@ -169,7 +171,7 @@ impl Use<'_> {
             let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
             (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect()
         };
-        let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
+        let found = anchor::find(self.handle, carried).map_err(CounterError::from)?;
         Ok(found.map(|Found { home, is_whole, words: carried }| {
             let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
             let carried = carried.get(reach.rank).copied().unwrap_or(0);
@@ -214,7 +216,7 @@ impl Use<'_> {
             // The value is the device's, which may fail as a connection may.
             (true, false) => {
                 self.note(sum);
-                self.copy(sum)?;
+                self.copy(sum).inspect_err(|_| self.note(sum.wrapping_sub(add)))?;
                 self.add_there(add, sum)
             }
         }
@@ -223,7 +225,8 @@ impl Use<'_> {
     /// On the home's own node: the second node has the sum first.
     fn add_here(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         self.note(sum);
-        self.copy(sum)?;
+        // Then it is not made; if the second node has heard of it, that is put right by the next one.
+        self.copy(sum).inspect_err(|_| self.note(sum.wrapping_sub(add)))?;
         let (words, rank, base) = (self.words(), self.rank(), self.bound().base);
         let segment = self.handle.segment();
         // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a fabric.
@@ -249,11 +252,18 @@ impl Use<'_> {
             let found = match self.ask_home(&batch) {
                 Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
                 Ok(value) => return Ok(Made::Done(value.wrapping_add(self.bound().base))),
+                Err(silent @ SiteFault::Silent { .. }) => {
+                    // Nothing was sent.
+                    self.note(sum.wrapping_sub(add));
+                    return Err(self.error(silent));
+                }
                 Err(fault) => Err(fault),
             };
             match found {
                 Ok([found]) if found == done => return Err(self.answer_lost()),
                 Ok([found]) if found == begun => return Err(self.uncertain()),
+                // It may take effect yet.
+                Err(SiteFault::Silent { .. }) => return Err(self.uncertain()),
                 Ok(_) => {}
                 Err(SiteFault::Lost { .. }) => return self.after_loss(add, sum),
                 Err(fault) => return Err(self.error(fault)),
@@ -306,13 +316,15 @@ impl Use<'_> {
             let found = match self.ask_home(&batch) {
                 Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
                 Ok(value) => return Ok(Some(value)),
+                // Nothing was sent.
+                Err(silent @ SiteFault::Silent { .. }) => return Err(self.error(silent)),
                 Err(fault) => Err(fault),
             };
             match found {
                 Ok([found]) if found == done => return Err(self.answer_lost()),
                 Ok([found]) if found == begun => return Err(self.uncertain()),
                 Ok(_) => {}
-                Err(SiteFault::Lost { .. }) => return Err(self.uncertain()),
+                Err(SiteFault::Lost { .. } | SiteFault::Silent { .. }) => return Err(self.uncertain()),
                 Err(fault) => return Err(self.error(fault)),
             }
         }
@@ -325,7 +337,7 @@ impl Use<'_> {
         if self.site().is_here() {
             // Relaxed: as in `add_here`.
             self.handle.segment().word(at).store(value, Ordering::Relaxed);
-            return self.copy(sum);
+            return self.copy(sum).map_err(|error| self.unconfirmed(error));
         }
         loop {
             match self.ask_home(&[Request::Write { at, value }, Request::Read { at }]) {
@@ -337,7 +349,7 @@ impl Use<'_> {
                     self.note(carried);
                     return if carried == sum { Ok(()) } else { Err(self.uncertain()) };
                 }
-                Err(fault) => return Err(self.error(fault)),
+                Err(fault) => return Err(self.unconfirmed(self.error(fault))),
             }
         }
     }
@@ -348,15 +360,15 @@ impl Use<'_> {
             return Ok(());
         }
         loop {
-            let second = second::await_copy(self.handle).map_err(|error| self.excluded(error))?;
+            let second = second::await_copy(self.handle)?;
             let Some(second) = second else { return Ok(()) };
             let at = TallyAt(second.at).carried(self.rank());
             let requests = [Request::Write { at, value: sum }, Request::Read { at }];
             match ask(&second.site, &requests, &mut self.part.tickets) {
                 Ok(_) => return Ok(()),
-                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
+                Err(fault @ (SiteFault::Excluded | SiteFault::Silent { .. })) => return Err(self.error(fault)),
                 // Once more, or to the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }) => {}
             }
         }
     }
@@ -394,6 +406,11 @@ impl Use<'_> {
         self.handle.membership.rank
     }
 
+    /// What was exchanged stands at the home, and may be lost with it.
+    fn unconfirmed(&self, error: CounterError) -> CounterError {
+        if let CounterError::Unreachable { .. } = error { self.uncertain() } else { error }
+    }
+
     fn answer_lost(&self) -> CounterError {
         let (rank, name, home) = (self.rank(), self.handle.name.text().to_owned(), self.site().home);
         CounterError::AnswerLost { rank, name, home }
@@ -403,18 +420,14 @@ impl Use<'_> {
         self.error(SiteFault::Broken { home: self.site().home })
     }
 
-    fn excluded(&self, error: LockError) -> CounterError {
-        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
-        self.error(SiteFault::Excluded)
-    }
-
     fn error(&self, fault: SiteFault) -> CounterError {
         CounterError::of(self.handle, fault)
     }
 }
 
 /// One batch to another node, of which one request is answered. As [`Site::ask`], without memory of its own; that is used on
-/// the home's own node, where its device changes words.
+/// the home's own node, where its device changes words. Where nothing is heard of the node: [`SiteFault::Silent`] if nothing
+/// was sent, [`SiteFault::Broken`] if it was.
 fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64, SiteFault> {
     if site.is_here() {
         return site.ask(batch).map(|answers| answers[0]);
@@ -440,12 +453,15 @@ fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64,
         network.progress();
         match network.take(ticket) {
             Poll::Ready(Ok(value)) => return Ok(value),
-            Poll::Ready(Err(_)) => return look_around(site).and(Err(SiteFault::Broken { home: site.home })),
+            Poll::Ready(Err(_)) => return Err(after_post(site).unwrap_or(SiteFault::Broken { home: site.home })),
             Poll::Pending => {}
         }
         // The home's agent may be stopped: another one answers when that is given up.
         site.reach.shut_out_the_lost();
-        look_around(site).inspect_err(|_| network.forget(ticket))?;
+        if let Some(fault) = after_post(site) {
+            network.forget(ticket);
+            return Err(fault);
+        }
         site.pause(begun.elapsed());
     }
 }
@@ -454,5 +470,15 @@ fn look_around(site: &Site) -> Result<(), SiteFault> {
     if site.reach.has_lost(site.home) {
         return Err(SiteFault::Lost { home: site.home });
     }
-    if site.reach.own_end().is_some() { Err(SiteFault::Excluded) } else { Ok(()) }
+    if site.reach.own_end().is_some() { Err(SiteFault::Excluded) } else { site.look_for_silence() }
+}
+
+/// Why answers are waited for no more. Of a node that is not heard it is as if the connection had broken: what was sent may take
+/// effect.
+fn after_post(site: &Site) -> Option<SiteFault> {
+    match look_around(site) {
+        Ok(()) => None,
+        Err(SiteFault::Silent { node }) => Some(SiteFault::Broken { home: node }),
+        Err(fault) => Some(fault),
+    }
 }

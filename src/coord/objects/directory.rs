@@ -192,6 +192,17 @@ pub enum SiteFault {
         /// The node.
         home: usize,
     },
+    /// Nothing is heard of a node, and too few others are left to agree that it has failed. What was asked for may take effect
+    /// yet.
+    Silent {
+        /// The node.
+        node: usize,
+    },
+    /// The time is over, and the home has not answered. What was asked for may take effect yet.
+    Late {
+        /// The node.
+        home: usize,
+    },
 }
 
 /// A directory's words, wherever they are.
