@@ -6,7 +6,11 @@
 //! - No two additions to a counter were given the same numbers; what it holds is at least what was acknowledged, and at most
 //!   that and what nobody knows about.
 //! - Never more permits are out than there are.
-//! - Every call has ended, and nobody was told of a home that was not lost, or of an exclusion that nobody has caused.
+//! - Every call has ended, and nobody was told of a home that was not lost, or of an exclusion or a silence that nobody has
+//!   caused.
+//!
+//! All of it holds also where a network is cut: whoever is cut off counts as hurt from then on, and what it is granted on its side
+//! has a token of its own.
 //!
 //! Records are written inside of what they tell of: a hold is longer than from its first record to its last. What a rank that was
 //! hurt did after that is judged by what others see of it only: it may not know that it was given up.
@@ -42,6 +46,7 @@ pub fn words(deeds: AllDeeds<'_>) -> impl Iterator<Item = &'static str> {
             End::HomeLost => "lost an object with its home",
             End::Unheard => "added, and do not know to what",
             End::Uncertain => "do not know whether they have added",
+            End::Unreachable => "were told that an object is out of reach",
             _ => return None,
         })
     })
@@ -65,6 +70,8 @@ fn unfounded_ends(evidence: &Evidence<'_>, deeds: AllDeeds<'_>) -> Vec<String> {
             let is_right = match deed.ended {
                 None => evidence.is_hurt(rank),
                 Some((at_ns, End::Excluded | End::Refused(_))) => evidence.was_hurt(rank, at_ns),
+                // Also of those whom the fault has left alone: too few of them may answer each other for a while.
+                Some((at_ns, End::Unreachable)) => evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= at_ns),
                 Some((at_ns, End::HomeLost)) => evidence.is_hurt(rank) || has_lost_a_node(evidence, at_ns),
                 Some(_) => true,
             };
@@ -344,6 +351,17 @@ mod tests {
         let hurt = [deed(Act::Acquire, 40, 50, End::Granted(3))];
         assert_found(&[&hold(4, 99, 120), &[], &hurt], "granted before it was given up");
         assert_found(&[&hold(3, 120, 130), &[], &hurt], "given twice with one token");
+    }
+
+    #[test]
+    fn a_silence_that_nobody_has_caused_is_found() {
+        let in_vain = |at_ns| [deed(Act::Acquire, at_ns - 1, at_ns, End::Unreachable)];
+        assert_found(&[&in_vain(90)], "was not hurt");
+        assert_eq!(words(&[&in_vain(110), &[], &in_vain(120)]), "");
+        // What was to be given back is given up from then on, and no more is asked of it.
+        let gives_up = [deed(Act::Acquire, 40, 50, End::Granted(3)), deed(Act::Release, 90, 110, End::Unreachable)];
+        assert_eq!(words(&[&gives_up, &hold(4, 120, 130)]), "");
+        assert_found(&[&gives_up, &hold(4, 80, 95)], "granted before it was given up");
     }
 
     #[test]

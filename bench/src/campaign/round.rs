@@ -49,11 +49,7 @@ pub struct Outcome {
 /// [`DoomedError`] when the machine does not let us; nothing is left behind.
 pub fn run(plan: &Plan, namespaces: Option<&Namespaces>, directory: &Path) -> Result<Outcome, DoomedError> {
     let task = Task {
-        role: Role::Meets {
-            records: directory.to_owned(),
-            seed: plan.seed,
-            uses_objects: plan.fault.lets_objects_be_used(),
-        },
+        role: Role::Meets { records: directory.to_owned(), seed: plan.seed },
         wait: Some(plan.wait.to_owned()),
         fabric: (plan.wires != Wires::Shm).then(|| plan.wires.name().to_owned()),
         engine: Some(plan.engine.to_owned()),
