@@ -211,6 +211,10 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
             let source = Box::new(waiting::unreachable(membership, &name, node, Duration::ZERO));
             ObjectError::Table { rank, name, source }
         }
+        DirectoryFault::Away(SiteFault::NoRoom { home }) => {
+            let source = Box::new(waiting::no_room(membership, &name, home));
+            ObjectError::Table { rank, name, source }
+        }
         DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),
     }
 }

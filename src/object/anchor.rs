@@ -140,6 +140,7 @@ impl Anchor {
             Err(SiteFault::Lost { .. }) => Ok(Answered::HomeLost),
             Err(SiteFault::Silent { node }) => Err(unreachable(handle, node, begun.elapsed())),
             Err(SiteFault::Late { .. }) => Err(timed_out(handle, begun.elapsed())),
+            Err(SiteFault::NoRoom { .. }) => unreachable!("only who waits for the next home finds that"),
             // This node was, and with it this rank.
             Err(SiteFault::Excluded) => Err(waiting::excluded(&handle.membership, handle.name.text())),
         }
@@ -155,7 +156,7 @@ impl Anchor {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`].
     pub fn await_next(&self, handle: &Handle) -> Result<ObjectAt, LockError> {
         self.await_next_until(handle, None)
     }
@@ -177,10 +178,20 @@ impl Anchor {
             };
             let (asking, completion) = asked.insert((asking, completion));
             let is_lost = reach.has_lost(asking.site.home);
-            if !is_lost && matches!(completion.poll(asking, &handle.at), Poll::Ready(Ok(()))) {
-                let words = asking.at;
-                *self.home.borrow_mut() = asking.clone();
-                return Ok(words);
+            if is_lost && let Some(home) = homes::without_room(reach, &handle.at) {
+                return Err(waiting::no_room(&handle.membership, handle.name.text(), home));
+            }
+            let polled = if is_lost { Poll::Pending } else { completion.poll(asking, &handle.at) };
+            match polled {
+                Poll::Ready(Ok(())) => {
+                    let words = asking.at;
+                    *self.home.borrow_mut() = asking.clone();
+                    return Ok(words);
+                }
+                Poll::Ready(Err(SiteFault::NoRoom { home })) => {
+                    return Err(waiting::no_room(&handle.membership, handle.name.text(), home));
+                }
+                Poll::Ready(Err(_)) | Poll::Pending => {}
             }
             if let Some(node) = reach.doubted() {
                 return Err(unreachable(handle, node, begun.elapsed()));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::climb::Climb;
 use super::errands;
-use super::homes::Home;
+use super::homes::{self, Home};
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
@@ -58,7 +58,10 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
     }
     let found = match noted_home(reach, &at) {
         // Its steward moves it; see `super::steward`.
-        Some((home, _)) if reach.has_lost(home) => Err(Refused { fault: SiteFault::Lost { home }.into(), node: home }),
+        Some((home, _)) if reach.has_lost(home) => Err(match homes::without_room(reach, &at) {
+            Some(next) => Refused { fault: DirectoryFault::Full, node: next },
+            None => Refused { fault: SiteFault::Lost { home }.into(), node: home },
+        }),
         Some(known) => Ok(known),
         None => open_at_home(reach, name, nature).and_then(|(home, at_home)| {
             let fault = |fault: SiteFault| Refused { fault: fault.into(), node: home };

@@ -18,7 +18,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::catalogue;
-use super::homes::{Completion, Home};
+use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
 use super::site::{Asked, PATIENCE, Site};
 use crate::coord::objects::directory::SiteFault;
@@ -226,8 +226,8 @@ impl Climb {
                 }
                 // Its follower goes on from here.
                 Err(_) if self.reach.own_end().is_some() => return Poll::Ready(Err(SiteFault::Excluded)),
-                // It can go on from here when the node is heard again.
-                Err(fault @ SiteFault::Silent { .. }) => {
+                // It can go on from here when the node is heard again, or has room.
+                Err(fault @ (SiteFault::Silent { .. } | SiteFault::NoRoom { .. })) => {
                     self.begin_anew(ascent);
                     return Poll::Ready(Err(fault));
                 }
@@ -372,10 +372,11 @@ impl Climb {
         }
         if self.reach.has_lost(home.site.home) {
             // What is to be given back there is lost with it. The next one may be silent.
-            return match self.reach.doubted() {
+            return match (self.reach.doubted(), without_room(&self.reach, &self.at.0)) {
                 _ if goal == Goal::Nothing => Poll::Ready(Ok(())),
-                Some(node) => Poll::Ready(Err(SiteFault::Silent { node })),
-                None => Poll::Pending,
+                (_, Some(home)) => Poll::Ready(Err(SiteFault::NoRoom { home })),
+                (Some(node), _) => Poll::Ready(Err(SiteFault::Silent { node })),
+                (None, None) => Poll::Pending,
             };
         }
         match completion.poll(home, &self.at.0) {

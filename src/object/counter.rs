@@ -111,6 +111,20 @@ pub enum CounterError {
         /// How long this call has waited; zero where it failed at once.
         waited: Duration,
     },
+    /// The home is lost, and the next one has no room. The counter moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The counter.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
+    },
     /// This rank has been declared failed. What it asked for last may have taken effect.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the counter {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -243,6 +257,10 @@ impl CounterError {
         match fault {
             SiteFault::Lost { home } => Self::HomeLost { rank, name, home },
             SiteFault::Broken { home } | SiteFault::Late { home } => Self::Uncertain { rank, name, home },
+            SiteFault::NoRoom { home: node } => {
+                let places = handle.membership.layout_of(node).objects();
+                Self::NoRoom { rank, name, node, places }
+            }
             SiteFault::Silent { node } => Self::Unreachable { rank, name, node, waited: Duration::ZERO },
             SiteFault::Excluded => {
                 let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
@@ -258,6 +276,7 @@ impl From<LockError> for CounterError {
         match error {
             LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
             LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
+            LockError::NoRoom { rank, name, node, places } => Self::NoRoom { rank, name, node, places },
             other => unreachable!("{other}"),
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::errands::{self, Errand};
 use super::error::{LockError, ObjectError};
-use super::homes::Home;
+use super::homes::{self, Home};
 use super::lock::{Lock, LockGuard, LockRequest, Token};
 use super::reach::Reach;
 use super::site::PATIENCE;
@@ -217,7 +217,11 @@ impl Election {
         if reach.own_end().is_some() {
             return Err(self.excluded());
         }
+        let next = homes::without_room(reach, &self.handle().at);
         match (fault, reach.doubted()) {
+            (SiteFault::Lost { .. }, _) if next.is_some() => {
+                return Err(next.map_or_else(|| self.excluded(), |home| self.error(SiteFault::NoRoom { home })));
+            }
             (SiteFault::Broken { .. }, _) | (SiteFault::Lost { .. }, None) => {}
             // The next home, or one of those that are to tell it something, may be that one.
             (SiteFault::Lost { .. }, Some(node)) => return Err(self.error(SiteFault::Silent { node })),
@@ -232,6 +236,7 @@ impl Election {
             SiteFault::Silent { node } | SiteFault::Late { home: node } => {
                 anchor::unreachable(self.handle(), node, Duration::ZERO)
             }
+            SiteFault::NoRoom { home } => waiting::no_room(&self.handle().membership, self.name(), home),
             SiteFault::Excluded | SiteFault::Lost { .. } | SiteFault::Broken { .. } => self.excluded(),
         }
     }

@@ -199,6 +199,21 @@ pub enum LockError {
         /// How long this call has waited; zero where it failed at once.
         waited: Duration,
     },
+    /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of it. It
+    /// moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The object.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
+    },
     /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"

@@ -235,7 +235,7 @@ impl Exclusive {
     /// A call has failed on its way: this rank was declared failed, or waits for a node that nobody hears.
     fn fail(&self, climb: &Climb, ascent: &mut Ascent, fault: SiteFault, waited: Duration) -> LockError {
         let left = match fault {
-            SiteFault::Silent { .. } => self.back_out(climb, ascent, PATIENCE),
+            SiteFault::Silent { .. } | SiteFault::NoRoom { .. } => self.back_out(climb, ascent, PATIENCE),
             _ => self.stay(climb, fault),
         };
         left.err().unwrap_or_else(|| self.error(fault, waited))
@@ -252,7 +252,7 @@ impl Exclusive {
     /// The home could not be told that this rank gives something up. Where it may be told later this rank keeps its node's lock
     /// until then, and has nothing to do with it any more; otherwise it was declared failed.
     fn stay(&self, climb: &Climb, fault: SiteFault) -> Result<(), LockError> {
-        let is_later = matches!(fault, SiteFault::Silent { .. } | SiteFault::Late { .. });
+        let is_later = matches!(fault, SiteFault::Silent { .. } | SiteFault::Late { .. } | SiteFault::NoRoom { .. });
         if is_later && climb.is_engaged() {
             self.node.leave();
             return Ok(());
@@ -264,6 +264,7 @@ impl Exclusive {
     fn error(&self, fault: SiteFault, waited: Duration) -> LockError {
         match fault {
             SiteFault::Silent { node } | SiteFault::Late { home: node } => self.node.unreachable(node, waited),
+            SiteFault::NoRoom { home } => self.node.no_room(home),
             SiteFault::Excluded | SiteFault::Lost { .. } | SiteFault::Broken { .. } => self.node.excluded(),
         }
     }

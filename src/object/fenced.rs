@@ -159,6 +159,20 @@ pub enum FencedError {
         /// How long this call has waited, as far as that is known; zero where it is not.
         waited: Duration,
     },
+    /// The home is lost, and the next one has no room. The word moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The word.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
+    },
     /// This rank has been declared failed. What it wrote last may be there.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the fenced word {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -322,7 +336,7 @@ impl<T: FencedWord> Fenced<T> {
                 Ok(ended) => *copy = ended.known.map(|there| (second.site.home, there)),
                 Err(fault @ (SiteFault::Excluded | SiteFault::Silent { .. })) => return Err(self.error(fault)),
                 // Once more, or at the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }) => {}
+                Err(_) => {}
             }
         }
     }
@@ -332,6 +346,10 @@ impl<T: FencedWord> Fenced<T> {
         let rank = reach.rank;
         match fault {
             SiteFault::Lost { home } | SiteFault::Broken { home } => FencedError::HomeLost { rank, name, home },
+            SiteFault::NoRoom { home: node } => {
+                let places = self.handle.membership.layout_of(node).objects();
+                FencedError::NoRoom { rank, name, node, places }
+            }
             SiteFault::Silent { node } | SiteFault::Late { home: node } => {
                 FencedError::Unreachable { rank, name, node, waited: Duration::ZERO }
             }
@@ -355,6 +373,7 @@ impl From<LockError> for FencedError {
         match error {
             LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
             LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
+            LockError::NoRoom { rank, name, node, places } => Self::NoRoom { rank, name, node, places },
             other => unreachable!("{other}"),
         }
     }

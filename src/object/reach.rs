@@ -181,7 +181,10 @@ impl Reach {
         let (segment, layout) = (&*self.segment, self.segment.layout());
         let noted = view::end_of(segment, &layout, self.local());
         // Relaxed: the alarm that was raised after it is what tells.
-        if noted.is_none() && segment.word(header::EXCLUDED).load(Ordering::Relaxed) == 0 {
+        let is_shut_out = || segment.word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
+        // It may have been told of the epoch alone, where little of what others say gets through.
+        let is_lost = || view::epoch(segment, &layout) > 0 && ring::has_failed(segment, &layout, self.here());
+        if noted.is_none() && !is_shut_out() && !is_lost() {
             return None;
         }
         let is_mine = |lost: &Obituary| lost.unit == Unit::Rank(self.rank) || lost.unit == Unit::Node(self.here());

@@ -368,7 +368,7 @@ impl Use<'_> {
                 Ok(_) => return Ok(()),
                 Err(fault @ (SiteFault::Excluded | SiteFault::Silent { .. })) => return Err(self.error(fault)),
                 // Once more, or to the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }) => {}
+                Err(_) => {}
             }
         }
     }

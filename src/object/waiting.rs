@@ -22,7 +22,7 @@ use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
 use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::coord::objects::word::SinceWord;
 use crate::coord::wait::{Step, WaitPlan};
-use crate::fabric::node::{ObjectTable, header};
+use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Park, WordAt};
 use crate::job::{Membership, Sight};
@@ -257,6 +257,11 @@ impl NodeLock {
     /// The error of a call that needs a node of which nothing is heard.
     pub fn unreachable(&self, node: usize, waited: Duration) -> LockError {
         unreachable(&self.membership, &self.name, node, waited)
+    }
+
+    /// The error of a call whose object cannot move to its next home.
+    pub fn no_room(&self, home: usize) -> LockError {
+        no_room(&self.membership, &self.name, home)
     }
 
     /// The home, if nothing is heard of it, and what this node has there is not known: ranks that have asked for something
@@ -611,9 +616,7 @@ impl NodeLock {
             return Ok(());
         }
         let alarm = drive::alarm(self.segment());
-        let local = self.membership.local_of(self.rank());
-        let is_excluded = self.segment().word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
-        if !is_excluded && !self.has_ended()(local) {
+        if self.membership.reach.own_end().is_none() {
             self.calm.set(alarm);
             return Ok(());
         }
@@ -655,6 +658,12 @@ pub(super) fn excluded(membership: &Membership, name: &str) -> LockError {
 /// The error of a call that needs a node of which nothing is heard, and that nobody can declare failed.
 pub(super) fn unreachable(membership: &Membership, name: &str, node: usize, waited: Duration) -> LockError {
     LockError::Unreachable { rank: membership.rank, name: name.to_owned(), node, waited }
+}
+
+/// The error of a call whose object cannot move to its next home.
+pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockError {
+    let places = membership.layout_of(home).objects();
+    LockError::NoRoom { rank: membership.rank, name: name.to_owned(), node: home, places }
 }
 
 /// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not answer: then it

@@ -161,7 +161,9 @@ impl Court<'_> {
     /// Releases that succeed though somebody else has come to hold the lock. `holds`: in the order of tokens.
     fn late_releases(&self, holds: &[Hold]) -> Vec<String> {
         let mut violations = Vec::new();
-        for (index, hold) in holds.iter().enumerate() {
+        // Who is cut off with the lock's home, or passes it on to a neighbour, does not know of those who follow elsewhere.
+        let may_know = |hold: &Hold| !(self.evidence.is_cut && self.evidence.is_hurt(hold.rank));
+        for (index, hold) in holds.iter().enumerate().filter(|(_, hold)| may_know(hold)) {
             let Some(Deed { begun_ns, ended: Some((_, End::Done)), .. }) = hold.given_back else { continue };
             if let Some(next) = holds[index + 1..].iter().find(|next| next.from_ns < begun_ns) {
                 violations.push(self.of("lock", format!("was released by one that was followed: {hold:?}, {next:?}")));
@@ -321,7 +323,7 @@ mod tests {
     /// Three ranks, two of them on node 0; rank 2 is hurt at 100.
     fn words(deeds: &[&[Deed]]) -> String {
         let deeds: Vec<Vec<Deed>> = deeds.iter().map(|deeds| deeds.to_vec()).collect();
-        let evidence = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)] };
+        let evidence = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], is_cut: false };
         judge(&evidence, &deeds).join("; ")
     }
 
@@ -368,11 +370,15 @@ mod tests {
     fn a_zombie_that_releases_or_writes_is_found() {
         let zombie = [deed(Act::Acquire, 40, 50, End::Granted(3)), deed(Act::Release, 300, 301, End::Done)];
         assert_found(&[&hold(4, 110, 120), &[], &zombie], "released by one that was followed");
+        // One that is cut off need not know.
+        let deeds: Vec<Vec<Deed>> = vec![hold(4, 110, 120).to_vec(), vec![], zombie.to_vec()];
+        let cut = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], is_cut: true };
+        assert_eq!(judge(&cut, &deeds).join("; "), "");
         // Its node has another rank here.
         let nodes = [0, 0, 0];
         let late = deed(Act::Write(3), 300, 301, End::Done);
         let deeds = [vec![deed(Act::Fence(4), 110, 120, End::Value(0))], vec![], vec![late]];
-        let evidence = Evidence { nodes: &nodes, said: &[], records: &[], hurt: &[(2, 100)] };
+        let evidence = Evidence { nodes: &nodes, said: &[], records: &[], hurt: &[(2, 100)], is_cut: false };
         let found = judge(&evidence, &deeds).join("; ");
         assert!(found.contains("took") && found.contains("of rank 2 after token 4"), "{found}");
     }

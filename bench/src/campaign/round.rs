@@ -346,8 +346,13 @@ impl Round<'_> {
     fn judge(mut self, directory: &Path) -> Result<Outcome, DoomedError> {
         let read = |rank| log::read(&records_of(directory, rank)).map_err(system("read a rank's records"));
         let records = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
-        let evidence =
-            verdict::Evidence { nodes: &self.plan.nodes, said: &self.said, records: &records, hurt: &self.hurt };
+        let evidence = verdict::Evidence {
+            nodes: &self.plan.nodes,
+            said: &self.said,
+            records: &records,
+            hurt: &self.hurt,
+            is_cut: self.plan.fault.needs_namespaces(),
+        };
         self.outcome.violations.extend(verdict::judge(&evidence));
         let read = |rank| deeds::read(&deeds_of(directory, rank)).map_err(system("read a rank's deeds"));
         let deeds = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;

@@ -198,6 +198,11 @@ pub enum SiteFault {
         /// The node.
         node: usize,
     },
+    /// The home is lost, and the next one has no room for the object, here or for a node that has something of it.
+    NoRoom {
+        /// The next home.
+        home: usize,
+    },
     /// The time is over, and the home has not answered. What was asked for may take effect yet.
     Late {
         /// The node.
