@@ -3,14 +3,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::error::{LockError, ObjectError};
+use super::custody::{self, Custody};
+use super::error::ObjectError;
 use super::tally::{Change, Tally};
 use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::error::within;
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
@@ -36,9 +35,7 @@ pub struct Counter {
     /// The value, where it is this node's memory for good, and nobody else's.
     alone: Option<WordAt>,
     tally: Arc<Tally>,
-    is_copied: bool,
-    /// Where it was at home when it was opened.
-    first_home: usize,
+    custody: Custody,
     pub(super) handle: Handle,
 }
 
@@ -99,7 +96,7 @@ pub enum CounterError {
     /// Nothing is heard of a node that this call needs, the counter's home or the one that has the copies, and the nodes that
     /// answer are too few to agree that it has failed. What was asked for was not done.
     #[error(
-        "rank {rank} does not reach the counter {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+        "rank {rank} does not reach the counter {name:?}: node {node} cannot be reached, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)"
     )]
     Unreachable {
         /// This rank.
@@ -108,8 +105,6 @@ pub enum CounterError {
         name: String,
         /// The node that is not heard.
         node: usize,
-        /// How long this call has waited; zero where it failed at once.
-        waited: Duration,
     },
     /// The home is lost, and the next one has no room. The counter moves as soon as there is room.
     #[error(
@@ -153,12 +148,12 @@ impl Job {
     /// [`durable_copies`](crate::JobOptions::durable_copies).
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
-        let copies = membership.durable_copies;
-        let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Counter, parameter: copies as u64 })?;
-        let is_copied = copies > 0 && membership.reach.spans_nodes();
-        let alone = (!is_copied && handle.site.is_memory()).then(|| handle.at_home.value());
+        let nature = Nature { kind: ObjectKind::Counter, parameter: membership.durable_copies as u64 };
+        let handle = Handle::open(membership, name, nature)?;
+        let custody = Custody::of(&handle, nature);
+        let alone = (!custody.is_copied && handle.site.is_memory()).then(|| handle.at_home.value());
         let tally = membership.reach.uses.shared_at(handle.at.key());
-        Ok(Counter { alone, tally, is_copied, first_home: handle.site.home, handle })
+        Ok(Counter { alone, tally, custody, handle })
     }
 }
 
@@ -192,14 +187,14 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// [`CounterError::HomeLost`], [`CounterError::Unreachable`], [`CounterError::Excluded`].
+    /// [`CounterError::HomeLost`], [`CounterError::Unreachable`], [`CounterError::NoRoom`], [`CounterError::Excluded`].
     #[inline]
     pub fn load(&self) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
             // SYNC POINT: counter. As above.
             return Ok(self.handle.segment().word(value).load(Ordering::Acquire));
         }
-        self.tally.load(&self.handle, self.first_home)
+        self.tally.load(&self.handle, self.custody)
     }
 
     /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
@@ -241,7 +236,7 @@ impl Counter {
 
     #[cold]
     fn change(&self, change: Change) -> Result<u64, CounterError> {
-        self.tally.change(&self.handle, self.first_home, self.is_copied, change)
+        self.tally.change(&self.handle, self.custody, change)
     }
 
     pub(super) fn exhausted(&self, first: u64) -> CounterError {
@@ -261,23 +256,11 @@ impl CounterError {
                 let places = handle.membership.layout_of(node).objects();
                 Self::NoRoom { rank, name, node, places }
             }
-            SiteFault::Silent { node } => Self::Unreachable { rank, name, node, waited: Duration::ZERO },
+            SiteFault::Silent { node } => Self::Unreachable { rank, name, node },
             SiteFault::Excluded => {
-                let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
+                let (epoch, cause) = custody::own_end(reach);
                 Self::Excluded { rank, name, epoch, cause }
             }
-        }
-    }
-}
-
-impl From<LockError> for CounterError {
-    /// Nothing else happens to who asks a home without a limit.
-    fn from(error: LockError) -> Self {
-        match error {
-            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
-            LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
-            LockError::NoRoom { rank, name, node, places } => Self::NoRoom { rank, name, node, places },
-            other => unreachable!("{other}"),
         }
     }
 }

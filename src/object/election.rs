@@ -3,8 +3,8 @@
 //!
 //! Candidates wait in the lock's queue, so that a leader's death or resignation elects the first of them, within the time in
 //! which a lock follows its holder. Whoever is elected announces itself before it leads, and has those look who watch. A
-//! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself, every
-//! [`LOOK_EVERY`] and whenever somebody has failed.
+//! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself ([`super::vigil`]),
+//! now and then and whenever somebody has failed.
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::error::{LockError, ObjectError};
 use super::homes::{self, Home};
 use super::lock::{Lock, LockGuard, LockRequest, Token};
 use super::reach::Reach;
-use super::site::PATIENCE;
+use super::vigil::Vigil;
 use super::{Handle, MOVING_PAUSE, ObjectKind, anchor, waiting};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::election::{Announcement, Announcing, ElectionAt, LeaderWord};
@@ -22,9 +22,6 @@ use crate::coord::objects::layout::ObjectAt;
 use crate::fabric::{Request, WordAt};
 use crate::group::Group;
 use crate::job::Job;
-
-/// How often a watcher looks by itself.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +58,7 @@ pub struct Election {
 impl Job {
     /// The election of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through.
+    /// Cost: as [`lock`](Self::lock).
     ///
     /// # Errors
     ///
@@ -106,6 +103,8 @@ impl Election {
 
     /// As [`campaign`](Self::campaign), for at most `timeout`. After that this rank is no candidate any more.
     ///
+    /// Cost: as [`campaign`](Self::campaign).
+    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign), and [`LockError::TimedOut`].
@@ -116,6 +115,8 @@ impl Election {
     /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
     /// [`Candidacy::wait`].
     ///
+    /// Cost: as [`Lock::request`].
+    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign).
@@ -124,6 +125,8 @@ impl Election {
     }
 
     /// The candidates of this node, in the order in which they will be elected.
+    ///
+    /// Cost: a look at each rank's claim.
     pub fn candidates(&self) -> Vec<usize> {
         self.lock.queue()
     }
@@ -164,21 +167,17 @@ impl Election {
     ///
     /// As [`leader`](Self::leader).
     pub fn wait_for_change(&self, known: Option<Leader>, timeout: Duration) -> Result<Option<Leader>, LockError> {
-        let reach = &self.handle().site.reach;
-        let begun = Instant::now();
+        let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
-            let (poked, alarm) = (reach.load(reach.poked_at()), reach.alarm());
-            let until = begun.checked_add(timeout.saturating_add(PATIENCE));
-            let leader = match self.look(true, until)? {
+            vigil.note();
+            let leader = match self.look(true, vigil.until())? {
                 Ok(leader) => leader,
                 Err(SiteFault::Late { .. }) => return Ok(known),
                 Err(fault) => return Err(self.error(fault)),
             };
-            let left = timeout.saturating_sub(begun.elapsed());
-            if leader != known || left.is_zero() {
+            if leader != known || !vigil.pause(&[]) {
                 return Ok(leader);
             }
-            reach.sleep(reach.poked_at(), poked, alarm, left.min(LOOK_EVERY));
         }
     }
 
@@ -218,14 +217,12 @@ impl Election {
             return Err(self.excluded());
         }
         let next = homes::without_room(reach, &self.handle().at);
-        match (fault, reach.doubted()) {
-            (SiteFault::Lost { .. }, _) if next.is_some() => {
-                return Err(next.map_or_else(|| self.excluded(), |home| self.error(SiteFault::NoRoom { home })));
-            }
-            (SiteFault::Broken { .. }, _) | (SiteFault::Lost { .. }, None) => {}
+        match (fault, next, reach.doubted()) {
+            (SiteFault::Lost { .. }, Some(home), _) => return Err(self.error(SiteFault::NoRoom { home })),
             // The next home, or one of those that are to tell it something, may be that one.
-            (SiteFault::Lost { .. }, Some(node)) => return Err(self.error(SiteFault::Silent { node })),
-            (fault, _) => return Err(self.error(fault)),
+            (SiteFault::Lost { .. }, None, Some(node)) => return Err(self.error(SiteFault::Silent { node })),
+            (SiteFault::Broken { .. } | SiteFault::Lost { .. }, ..) => {}
+            (fault, ..) => return Err(self.error(fault)),
         }
         std::thread::sleep(MOVING_PAUSE);
         Ok(())
@@ -401,6 +398,8 @@ pub struct Candidacy<'election> {
 impl<'election> Candidacy<'election> {
     /// Whether this rank is elected, without waiting. Until it takes that up by [`wait`](Self::wait) nobody leads.
     ///
+    /// Cost: as [`LockRequest::test`].
+    ///
     /// # Errors
     ///
     /// As [`LockRequest::test`].
@@ -409,6 +408,8 @@ impl<'election> Candidacy<'election> {
     }
 
     /// Waits until this rank is elected.
+    ///
+    /// Cost: as [`Election::campaign`].
     ///
     /// # Errors
     ///
@@ -427,6 +428,8 @@ impl<'election> Candidacy<'election> {
     }
 
     /// Gives the candidacy up. Whether this rank had not been elected.
+    ///
+    /// Cost: as [`LockRequest::cancel`].
     pub fn withdraw(self) -> bool {
         self.request.cancel()
     }
@@ -463,6 +466,9 @@ impl Leadership<'_> {
     }
 
     /// Resigns: the first candidate is elected. Tells whether this rank led to the end.
+    ///
+    /// Cost: a round trip to the election's home to take the announcement back, that of [`LockGuard::release`], and a
+    /// poke for each watcher.
     ///
     /// # Errors
     ///

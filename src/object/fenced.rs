@@ -7,19 +7,21 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::anchor::{self, Found};
-use super::error::{LockError, ObjectError};
+use super::custody::{self, AtHome, Bound, Custody};
+use super::error::ObjectError;
 use super::homes::Home;
 use super::pairs::{self, Ended};
-use super::second::{self, COPIES_AT};
+use super::reach::Reach;
+use super::second::COPIES_AT;
 use super::{Handle, ObjectKind, Token};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::coord::objects::fenced::{Goal, Known, NotedAt};
-use crate::error::within;
+use crate::coord::objects::fenced::{Copied, Goal, Known};
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::note::NoteAt;
+use crate::fabric::WordAt;
 use crate::job::Job;
 
 /// A type that a fenced word can have: plain, of at most 8 bytes.
@@ -90,26 +92,32 @@ fenced_words! {
 /// ```
 pub struct Fenced<T> {
     seen: Arc<Seen>,
-    is_copied: bool,
-    /// Where it was at home when it was opened.
-    first_home: usize,
+    custody: Custody,
     handle: Handle,
     word: PhantomData<fn(T) -> T>,
 }
 
 /// What a rank knows of a word: one of its threads at a time uses it, and its words at the home.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Knowledge>);
+struct Seen(Mutex<Option<Bound<Knowledge>>>);
 
+/// What it knows of a home.
 #[derive(Debug, Default)]
 struct Knowledge {
-    home: Option<Home>,
-    /// Whether nothing that was written was lost with nodes.
-    is_whole: bool,
     /// The pair that was current there.
     known: Option<Known>,
     /// The node that has the copy, where the home is this one, and what is current there.
     copy: Option<(usize, Known)>,
+}
+
+impl AtHome for Knowledge {
+    fn words(_: &Reach, _: ObjectAt) -> Vec<WordAt> {
+        Vec::new()
+    }
+
+    fn of(_: &Reach, _: &[u64]) -> Self {
+        Self::default()
+    }
 }
 
 /// Why a word was not written or read.
@@ -147,7 +155,7 @@ pub enum FencedError {
     /// Nothing is heard of a node that this call needs, the word's home or the one that has the copy, and the nodes that answer
     /// are too few to agree that it has failed. What was to be written may come to be there, under its token.
     #[error(
-        "rank {rank} does not reach the fenced word {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+        "rank {rank} does not reach the fenced word {name:?}: node {node} cannot be reached, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)"
     )]
     Unreachable {
         /// This rank.
@@ -156,8 +164,6 @@ pub enum FencedError {
         name: String,
         /// The node that is not heard.
         node: usize,
-        /// How long this call has waited, as far as that is known; zero where it is not.
-        waited: Duration,
     },
     /// The home is lost, and the next one has no room. The word moves as soon as there is room.
     #[error(
@@ -204,9 +210,8 @@ impl Job {
         let copies = membership.durable_copies as u64;
         let nature = Nature { kind: ObjectKind::Fenced, parameter: copies << COPIES_AT | T::KIND };
         let handle = Handle::open(membership, name, nature)?;
-        let is_copied = second::is_wanted(&membership.reach, nature);
-        let seen = membership.reach.uses.shared_at(handle.at.key());
-        Ok(Fenced { seen, is_copied, first_home: handle.site.home, handle, word: PhantomData })
+        let (custody, seen) = (Custody::of(&handle, nature), membership.reach.uses.shared_at(handle.at.key()));
+        Ok(Fenced { seen, custody, handle, word: PhantomData })
     }
 }
 
@@ -247,7 +252,7 @@ impl<T: FencedWord> Fenced<T> {
     ///
     /// # Errors
     ///
-    /// [`FencedError::HomeLost`], [`FencedError::Unreachable`], [`FencedError::Excluded`].
+    /// [`FencedError::HomeLost`], [`FencedError::Unreachable`], [`FencedError::NoRoom`], [`FencedError::Excluded`].
     pub fn read(&self) -> Result<(Token, T), FencedError> {
         match self.operate(Goal::Read)? {
             Ok(known) => Ok((Token(known.token), T::from_word(known.value))),
@@ -268,77 +273,50 @@ impl<T: FencedWord> Fenced<T> {
     fn operate(&self, goal: Goal) -> Result<Result<Known, u64>, FencedError> {
         // No code panics while it holds it.
         let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = |fault| self.error(fault);
         loop {
-            self.bind(&mut seen)?;
+            self.custody.bind(&self.handle, &mut seen).map_err(error)?;
+            let Bound { home, kept, .. } = seen.as_mut().expect("bound");
             // Where this fails it is not known what became of the words.
-            let known = seen.known.take();
-            let home = seen.home.as_ref().expect("bound");
-            let (at, rank) = (pairs::words(home), self.handle.membership.rank);
-            match pairs::reach_goal(&home.site, at, rank, goal, known) {
+            let known = kept.known.take();
+            match pairs::reach_goal(&home.site, pairs::words(home), self.handle.membership.rank, goal, known) {
                 Ok(Ended { result, known }) => {
-                    seen.known = known;
-                    if self.keep(&mut seen)? {
+                    kept.known = known;
+                    if self.keep(home, kept).map_err(error)? {
                         return Ok(result);
                     }
                 }
                 // Once more, at the next home.
                 Err(SiteFault::Lost { .. }) => {}
-                Err(fault) => return Err(self.error(fault)),
+                Err(fault) => return Err(error(fault)),
             }
-        }
-    }
-
-    /// Finds the home, if it is not known or lost.
-    fn bind(&self, seen: &mut MutexGuard<'_, Knowledge>) -> Result<(), FencedError> {
-        let reach = &self.handle.membership.reach;
-        while seen.home.as_ref().is_none_or(|home| reach.has_lost(home.site.home)) {
-            let found = anchor::find(&self.handle, |_| Vec::new())?;
-            **seen = found.map_or_else(Knowledge::default, |Found { home, is_whole, .. }| Knowledge {
-                home: Some(home),
-                is_whole,
-                ..Knowledge::default()
-            });
-        }
-        let home = seen.home.as_ref().expect("bound").site.home;
-        // Who opens it where something is missing, goes on without that.
-        match seen.is_whole || home == self.first_home {
-            true => Ok(()),
-            false => Err(self.error(SiteFault::Lost { home })),
         }
     }
 
     /// Before a call is over: has a second node have what it has come to know. `false`: the home is lost, and the next one
     /// may not know it.
-    fn keep(&self, seen: &mut Knowledge) -> Result<bool, FencedError> {
+    fn keep(&self, home: &Home, kept: &mut Knowledge) -> Result<bool, SiteFault> {
         let reach = &self.handle.membership.reach;
-        let (Some(known), Some(home)) = (seen.known, &seen.home) else { return Ok(true) };
-        match (home.site.is_here(), self.is_copied) {
-            (true, true) => return self.copy(&mut seen.copy, known).map(|()| true),
-            (true, false) => return Ok(true),
-            (false, _) => {}
+        let Some(known) = kept.known else { return Ok(true) };
+        if home.site.is_here() {
+            return self.copy(&mut kept.copy, known).map(|()| true);
         }
-        NotedAt::of(self.handle.at, reach.local()).note(self.handle.segment(), &known);
+        Copied::from(known).note(NoteAt::of(&self.handle.at, reach.local()), self.handle.segment());
         Ok(!reach.has_lost(home.site.home))
     }
 
     /// Has the second node have a pair, if there is one: this node is the home.
-    fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), FencedError> {
+    fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), SiteFault> {
         let rank = self.handle.membership.rank;
-        loop {
-            let second = second::await_copy(&self.handle)?;
-            let Some(second) = second else { return Ok(()) };
+        self.custody.copy(&self.handle, |second| {
             let there = copy.filter(|(node, _)| *node == second.site.home).map(|(_, there)| there);
-            if there.is_some_and(|there| there.word.version() >= known.word.version()) {
-                return Ok(());
+            if there.is_none_or(|there| there.word.version() < known.word.version()) {
+                let goal = Goal::Keep(known.into());
+                let ended = pairs::reach_goal(&second.site, pairs::words(second), rank, goal, there)?;
+                *copy = ended.known.map(|there| (second.site.home, there));
             }
-            let (at, goal) = (pairs::words(&second), Goal::Keep(known.into()));
-            match pairs::reach_goal(&second.site, at, rank, goal, there) {
-                Ok(ended) => *copy = ended.known.map(|there| (second.site.home, there)),
-                Err(fault @ (SiteFault::Excluded | SiteFault::Silent { .. })) => return Err(self.error(fault)),
-                // Once more, or at the next one.
-                Err(_) => {}
-            }
-        }
+            Ok(())
+        })
     }
 
     fn error(&self, fault: SiteFault) -> FencedError {
@@ -351,10 +329,10 @@ impl<T: FencedWord> Fenced<T> {
                 FencedError::NoRoom { rank, name, node, places }
             }
             SiteFault::Silent { node } | SiteFault::Late { home: node } => {
-                FencedError::Unreachable { rank, name, node, waited: Duration::ZERO }
+                FencedError::Unreachable { rank, name, node }
             }
             SiteFault::Excluded => {
-                let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
+                let (epoch, cause) = custody::own_end(reach);
                 FencedError::Excluded { rank, name, epoch, cause }
             }
         }
@@ -364,17 +342,5 @@ impl<T: FencedWord> Fenced<T> {
 impl<T> fmt::Debug for Fenced<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fenced").field("handle", &self.handle).finish_non_exhaustive()
-    }
-}
-
-impl From<LockError> for FencedError {
-    /// Nothing else happens to who asks a home without a limit.
-    fn from(error: LockError) -> Self {
-        match error {
-            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
-            LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
-            LockError::NoRoom { rank, name, node, places } => Self::NoRoom { rank, name, node, places },
-            other => unreachable!("{other}"),
-        }
     }
 }

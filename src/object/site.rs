@@ -4,8 +4,9 @@
 //! here, too, as many as stand one behind the other together. Loads and writes are memory accesses all the same, and each
 //! waits for what comes before it: that is the order that the fabric keeps for other nodes.
 //!
-//! No wait here is without an end where nobody can decide whether the home lives: it ends as [`SiteFault::Silent`], and one whose
-//! time is over as [`SiteFault::Late`]. What was asked may then take effect yet. Whatever this process asks the home after
+//! No wait here is without an end where nobody can decide whether the home lives: it ends as if the connection had broken, if
+//! something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over ends as [`SiteFault::Late`]. What was
+//! asked may then take effect yet. Whatever this process asks the home after
 //! that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the first is dropped.
 
 use std::collections::VecDeque;
@@ -23,7 +24,7 @@ use crate::sync::spin_hint;
 const NAP: Duration = Duration::from_millis(1);
 
 /// How long a home is tried to reach before it is asked whether it has left, and then again.
-pub(super) const QUESTION_EVERY: Duration = Duration::from_millis(20);
+const QUESTION_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a call whose time is over waits on for answers that are on their way.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
@@ -229,8 +230,10 @@ impl Site {
             return Poll::Ready(Err(SiteFault::Excluded));
         }
         if let Err(silent) = self.look_for_silence() {
+            // What was sent may take effect, as over a connection that breaks.
+            let was_sent = asked.incarnation.is_some();
             self.forget(asked);
-            return Poll::Ready(Err(silent));
+            return Poll::Ready(Err(if was_sent { SiteFault::Broken { home: self.home } } else { silent }));
         }
         if !asked.unposted.is_empty() && !self.is_here() {
             self.ask_whether_it_has_left(asked);

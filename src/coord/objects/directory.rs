@@ -192,8 +192,8 @@ pub enum SiteFault {
         /// The node.
         home: usize,
     },
-    /// Nothing is heard of a node, and too few others are left to agree that it has failed. What was asked for may take effect
-    /// yet.
+    /// Nothing is heard of a node, and too few others are left to agree that it has failed. Nothing was asked for; what was
+    /// before may take effect yet.
     Silent {
         /// The node.
         node: usize,
