@@ -307,7 +307,7 @@ fn details(late_by: &[Lateness]) -> String {
 }
 
 /// How long something was waited for, as the rest of a sentence.
-fn within(waited: &Duration) -> String {
+pub(crate) fn within(waited: &Duration) -> String {
     if waited.is_zero() { String::new() } else { format!(" within {waited:?}") }
 }
 

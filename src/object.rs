@@ -9,6 +9,7 @@
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
 //! | `homes.rs` | where an object is at home, and whether that node has all it must have |
 //! | `catalogue.rs` | how an object is found on this node, and at its home |
+//! | `errands.rs` | what a rank has left to do at homes that did not answer in time |
 //! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
@@ -32,6 +33,7 @@ mod counter;
 mod custody;
 mod drawing;
 mod election;
+mod errands;
 mod error;
 mod exclusive;
 mod fenced;
@@ -57,6 +59,7 @@ use std::time::Duration;
 use self::catalogue::{Opened, Refused};
 pub use self::counter::{Counter, CounterError};
 pub use self::election::{Candidacy, Election, Leader, Leadership};
+use self::errands::Closing;
 pub use self::error::{LockError, ObjectError};
 pub use self::fenced::{Fenced, FencedError, FencedWord};
 pub use self::lease::{Lease, LeaseError, LeaseGuard};
@@ -149,9 +152,16 @@ impl Handle {
                     fault:
                         DirectoryFault::Overtaken
                         // The node's steward moves the object to another home.
-                        | DirectoryFault::Away(SiteFault::Broken { .. } | SiteFault::Lost { .. }),
-                    ..
-                }) => std::thread::sleep(MOVING_PAUSE),
+                        | DirectoryFault::Away(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }),
+                    node,
+                }) => {
+                    // Where the steward cannot move it, nobody can.
+                    if let Some(silent) = membership.reach.doubted() {
+                        let fault = DirectoryFault::Away(SiteFault::Silent { node: silent });
+                        return Err(error_of(membership, &name, nature, Refused { fault, node }));
+                    }
+                    std::thread::sleep(MOVING_PAUSE);
+                }
                 Err(refused) => return Err(error_of(membership, &name, nature, refused)),
             }
         }
@@ -166,7 +176,9 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Where this rank has been declared failed its handles count no more, nor do its node's at a home that is lost.
         let close = || catalogue::close(&self.membership.reach, &self.at);
-        let _ = with_table(&self.membership, close);
+        if let Err(LockError::Unreachable { .. }) = with_table(&self.membership, close) {
+            errands::leave(&self.membership.reach, Closing(self.at));
+        }
     }
 }
 
@@ -197,6 +209,14 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
         }
         DirectoryFault::Away(SiteFault::Excluded) => {
             let source = Box::new(waiting::excluded(membership, &name));
+            ObjectError::Table { rank, name, source }
+        }
+        DirectoryFault::Away(SiteFault::Silent { node }) => {
+            let source = Box::new(waiting::unreachable(membership, &name, node, Duration::ZERO));
+            ObjectError::Table { rank, name, source }
+        }
+        DirectoryFault::Away(SiteFault::NoRoom { home }) => {
+            let source = Box::new(waiting::no_room(membership, &name, home));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),

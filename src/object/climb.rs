@@ -18,9 +18,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::catalogue;
-use super::homes::{Completion, Home};
+use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
-use super::site::{Asked, Site};
+use super::site::{Asked, PATIENCE, Site};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::home::{GlobalWord, HomeLock, Mail, NodeClaim, Outcome, TOKENS, Turn};
 use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
@@ -101,6 +101,13 @@ pub(super) struct Ascent {
     /// Whether what was asked for is a look at the word there.
     is_looking: bool,
     alarm: u64,
+}
+
+impl Ascent {
+    /// Whether something was asked for whose answers are to be waited for: nobody knows how far the node is before.
+    pub fn is_in_the_middle(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting | Stage::Beginning | Stage::Moving(_))
+    }
 }
 
 /// Where an ascent has come to.
@@ -192,8 +199,8 @@ impl Climb {
 
     /// Which node holds the lock, as far as that can be learnt now.
     pub fn holder(&self) -> Option<usize> {
-        let home = self.home();
-        let word = home.site.ask(&[Request::Read { at: home.at.home().hold }]).ok()?;
+        let (home, until) = (self.home(), Instant::now() + PATIENCE);
+        let word = home.site.ask_until(&[Request::Read { at: home.at.home().hold }], Some(until)).ok()?;
         GlobalWord(word[0]).holder()
     }
 
@@ -219,8 +226,15 @@ impl Climb {
                 }
                 // Its follower goes on from here.
                 Err(_) if self.reach.own_end().is_some() => return Poll::Ready(Err(SiteFault::Excluded)),
+                // It can go on from here when the node is heard again, or has room.
+                Err(fault @ (SiteFault::Silent { .. } | SiteFault::NoRoom { .. })) => {
+                    self.begin_anew(ascent);
+                    return Poll::Ready(Err(fault));
+                }
                 // What was asked for may have come about or not; what was on its way is dropped with the connection.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => self.begin_anew(ascent),
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }) => {
+                    self.begin_anew(ascent);
+                }
             }
         }
     }
@@ -254,7 +268,8 @@ impl Climb {
                 ascent.stage = Stage::Moving(Completion::default());
                 return Ok(None);
             }
-            _ => {}
+            // Before anything is asked for.
+            _ => ascent.home.site.look_for_silence()?,
         }
         self.set_out_for(ascent, tenure)
     }
@@ -328,6 +343,10 @@ impl Climb {
                     {
                         // One that is stopped is declared failed by its own node.
                         self.reach.ask_after(holder);
+                        // If nobody hears that, nobody can decide that it holds the lock no more.
+                        if self.reach.is_doubtful(holder) && !is_lost(holder) {
+                            return Poll::Ready(Err(SiteFault::Silent { node: holder }));
+                        }
                     }
                     Poll::Ready(Ok(Some(ascent.machine.answered(&answers, is_lost))))
                 }
@@ -352,8 +371,13 @@ impl Climb {
             return Poll::Ready(Ok(()));
         }
         if self.reach.has_lost(home.site.home) {
-            // What is to be given back there is lost with it.
-            return if goal == Goal::Nothing { Poll::Ready(Ok(())) } else { Poll::Pending };
+            // What is to be given back there is lost with it. The next one may be silent.
+            return match (self.reach.doubted(), without_room(&self.reach, &self.at.0)) {
+                _ if goal == Goal::Nothing => Poll::Ready(Ok(())),
+                (_, Some(home)) => Poll::Ready(Err(SiteFault::NoRoom { home })),
+                (Some(node), _) => Poll::Ready(Err(SiteFault::Silent { node })),
+                (None, None) => Poll::Pending,
+            };
         }
         match completion.poll(home, &self.at.0) {
             Poll::Ready(Ok(())) => {
@@ -422,7 +446,7 @@ impl Climb {
             return match reach.own_end() {
                 Some(_) => Poll::Ready(Err(SiteFault::Excluded)),
                 None if reach.has_lost(site.home) => Poll::Ready(Err(SiteFault::Lost { home: site.home })),
-                None => Poll::Pending,
+                None => reach.doubted().map_or(Poll::Pending, |node| Poll::Ready(Err(SiteFault::Silent { node }))),
             };
         };
         let read = asked.get_or_insert_with(|| site.begin(&[Request::Read { at: header::EPOCH }]));
@@ -501,17 +525,17 @@ impl Climb {
         self.memory().word(at).store(value, Ordering::Relaxed);
     }
 
-    /// Waits until an ascent is over, or `limit` has passed since `begun`: then it goes on only if it is polled again.
+    /// Waits until an ascent is over, or `limit` has passed since `begun`, and where answers are on their way a little more. Then
+    /// it goes on only if it is polled again.
     pub fn wait(&self, ascent: &mut Ascent, begun: Instant, limit: Option<Duration>) -> Option<Reached> {
         let since = Instant::now();
         loop {
             if let Poll::Ready(reached) = self.poll(ascent) {
                 return Some(reached);
             }
-            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
-            // In the middle of something the answers are waited for: they come, or the home is lost.
-            let is_waiting = matches!(ascent.stage, Stage::Waiting | Stage::Moving(_));
-            if is_waiting && left == Some(Duration::ZERO) {
+            let patience = if ascent.is_in_the_middle() { PATIENCE } else { Duration::ZERO };
+            let left = limit.map(|limit| limit.saturating_add(patience).saturating_sub(begun.elapsed()));
+            if left == Some(Duration::ZERO) {
                 return None;
             }
             self.pause(ascent, since.elapsed(), left.unwrap_or(Duration::MAX));
@@ -537,23 +561,46 @@ impl Climb {
         }
     }
 
-    /// Gives up what the node has to do with the lock at its home. This rank has the node's lock.
-    pub fn descend(&self) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_with(Goal::Nothing, 0);
-        self.wait(&mut ascent, Instant::now(), None).expect("without a limit").map(drop)
+    /// Gives up what the node has to do with the lock at its home, within `limit`. This rank has the node's lock. Where this
+    /// fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
+    /// ([`super::errands`]).
+    pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
+        let mut ascent = self.begin_to_leave();
+        match self.wait(&mut ascent, Instant::now(), limit) {
+            Some(reached) => reached.map(drop),
+            None => Err(self.late(&mut ascent)),
+        }
     }
 
-    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node.
-    pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool) -> Result<(), SiteFault> {
+    /// Begins to give up what the node has to do with the lock at its home. This rank has the node's lock.
+    pub fn begin_to_leave(&self) -> Ascent {
+        self.begin_with(Goal::Nothing, 0)
+    }
+
+    /// The time of an ascent is over. What it has asked for is waited for no more.
+    fn late(&self, ascent: &mut Ascent) -> SiteFault {
+        if let Stage::Asking(asked) | Stage::Outliving { asked: Some(asked), .. } = &mut ascent.stage {
+            ascent.home.site.forget(asked);
+        }
+        SiteFault::Late { home: ascent.home.site.home }
+    }
+
+    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node. Answers
+    /// that are on their way are waited for, as long as `patience` allows. Where this fails: as [`descend`](Self::descend).
+    pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool, patience: Duration) -> Result<(), SiteFault> {
+        let begun = Instant::now();
         // What was asked for is answered first: otherwise nobody knows how far the node is.
-        while !matches!(ascent.stage, Stage::Waiting | Stage::Beginning | Stage::Moving(_)) {
+        while ascent.is_in_the_middle() {
             match self.poll(ascent) {
                 Poll::Ready(Ok(_)) => break,
                 Poll::Ready(Err(fault)) => return Err(fault),
+                Poll::Pending if begun.elapsed() >= patience => return Err(self.late(ascent)),
                 Poll::Pending => self.pause(ascent, WATCH, LOOK_EVERY),
             }
         }
-        if others_wait { Ok(()) } else { self.descend() }
+        // Others can go on from a hold or a claim, but not from what this rank was about to do.
+        let is_underway = matches!(self.at.load(self.memory()).tenure(), Tenure::Underway(_));
+        if others_wait && !is_underway { Ok(()) } else { self.descend(Some(PATIENCE)) }
     }
 
     /// Acquires the lock of a home's table for this node. The caller has this node's table.
@@ -568,7 +615,7 @@ impl Climb {
 
     /// Gives it back.
     pub fn release_alone(&self) -> Result<(), SiteFault> {
-        self.descend()
+        self.descend(None)
     }
 
     /// What a rank of this node has left with the table of a home, perhaps another one, is cleared away.
@@ -581,14 +628,21 @@ impl Climb {
     /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's lock.
     /// Not while the object moves: whoever calls this may have to move it.
     pub fn settle(&self) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_with(Goal::Nothing, 0);
-        let settled = self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT));
-        match settled.unwrap_or(Err(SiteFault::Broken { home: ascent.home.site.home })).map(drop) {
-            Err(SiteFault::Lost { .. }) => {
-                let seen = self.at.load(self.memory());
-                self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
-            }
+        let mut ascent = self.begin_to_leave();
+        let settled = match self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT)) {
+            Some(reached) => reached.map(drop),
+            None if ascent.is_in_the_middle() => Err(self.late(&mut ascent)),
+            None => Err(SiteFault::Broken { home: ascent.home.site.home }),
+        };
+        match settled {
+            Err(SiteFault::Lost { .. }) => self.forget_home(),
             other => other,
         }
+    }
+
+    /// With the home of a lock that does not move all is lost that this node had there. This rank has the node's lock.
+    pub fn forget_home(&self) -> Result<(), SiteFault> {
+        let seen = self.at.load(self.memory());
+        self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
     }
 }

@@ -1,19 +1,29 @@
 //! The reader-writer lock: phase-fair, its writers fenced, released by death.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use super::anchor::{self, Anchor};
+use super::errands::{self, Errand};
 use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
+use super::homes::Home;
 use super::lock::Token;
+use super::reach::Reach;
+use super::site::PATIENCE;
 use super::vigil::Vigil;
 use super::waiting::{Turn as UseTurn, Use};
 use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
+use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::sharing::{Sharing, SharingAt, Turn};
+use crate::fabric::WordAt;
 use crate::job::Job;
+
+/// Between two looks whether this rank's errand is done.
+const ERRAND_PAUSE: Duration = Duration::from_micros(100);
 
 /// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what it
 /// held.
@@ -47,6 +57,8 @@ pub struct RwLock {
     anchor: Anchor,
     /// What this rank does with it, whichever of its threads and handles.
     turn: Arc<UseTurn>,
+    /// Whether the call that is under way has left something to an errand.
+    has_left: Cell<bool>,
     // Dropped after the other parts; it gives the name back.
     handle: Handle,
 }
@@ -76,7 +88,7 @@ impl Job {
         // Another place than that of the lock inside.
         let turn = handle.membership.reach.uses.turn_at(handle.at.check());
         let part = RefCell::new(Sharing::new(at, handle.membership.rank));
-        Ok(RwLock { writers: Exclusive::new(&handle), part, anchor, turn, handle })
+        Ok(RwLock { writers: Exclusive::new(&handle), part, anchor, turn, has_left: Cell::new(false), handle })
     }
 }
 
@@ -91,7 +103,7 @@ impl RwLock {
     /// # Errors
     ///
     /// [`LockError::AlreadyReading`], [`LockError::AlreadyHeld`] where this rank writes, [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
@@ -117,7 +129,10 @@ impl RwLock {
     ///
     /// As [`read`](Self::read).
     pub fn try_read(&self) -> Result<Option<ReadGuard<'_>>, LockError> {
-        Ok(self.read_within(Some(Duration::ZERO))?.ok())
+        match self.read_within(Some(Duration::ZERO)) {
+            Err(LockError::TimedOut { .. }) => Ok(None),
+            read => Ok(read?.ok()),
+        }
     }
 
     /// Waits until this rank may write: until it is its turn among those who want to write, and nobody reads.
@@ -125,7 +140,7 @@ impl RwLock {
     /// # Errors
     ///
     /// [`LockError::UpgradeRefused`] where this rank reads; [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
@@ -156,8 +171,11 @@ impl RwLock {
             Some(token) => self.enter(token, Some(Duration::ZERO)).map(|entered| entered.ok()),
             None => Ok(None),
         });
-        self.turn.set(if matches!(taken, Ok(Some(_))) { Use::Held } else { Use::Nothing });
-        Ok(taken?.map(|token| self.writing(token)))
+        self.end(if matches!(taken, Ok(Some(_))) { Use::Held } else { Use::Nothing });
+        match taken {
+            Err(LockError::TimedOut { .. }) => Ok(None),
+            taken => Ok(taken?.map(|token| self.writing(token))),
+        }
     }
 
     /// The ranks of this node that wait for their turn to write, in the order in which they will have it. Cost: a look at
@@ -177,7 +195,7 @@ impl RwLock {
             false => self.read_long(limit),
         };
         let is_in = matches!(ended, Ok(End::In));
-        self.turn.set(if is_in { Use::Shared } else { Use::Nothing });
+        self.end(if is_in { Use::Shared } else { Use::Nothing });
         match ended {
             Ok(End::In) => Ok(Ok(ReadGuard { lock: self })),
             Ok(End::GivenUp(awaited)) => Ok(Err(awaited)),
@@ -204,7 +222,7 @@ impl RwLock {
             Ok(Err(readers)) => Err(self.not_written(readers, vigil.waited())),
             Err(error) => Err(error),
         };
-        self.turn.set(if token.is_ok() { Use::Held } else { Use::Nothing });
+        self.end(if token.is_ok() { Use::Held } else { Use::Nothing });
         Ok(self.writing(token?))
     }
 
@@ -220,7 +238,7 @@ impl RwLock {
             }
             // Perhaps nobody tells the next home that this rank writes.
             self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
-            ended = self.restart().and_then(|turn| self.drive(turn, &mut vigil));
+            ended = self.restart(&vigil).and_then(|turn| self.drive(turn, &mut vigil));
         }
         let released = self.writers.release();
         match ended? {
@@ -238,9 +256,10 @@ impl RwLock {
                 Turn::Ask(requests) => {
                     vigil.note();
                     let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
-                    match self.anchor.ask(&self.handle, &requests).inspect_err(|_| self.forget())? {
+                    let asked = self.anchor.ask_until(&self.handle, &requests, vigil.until());
+                    match asked.inspect_err(|error| self.leave_behind(error))? {
                         Some(answers) => self.part.borrow_mut().answered(&answers, has_ended, poke),
-                        None => self.restart()?,
+                        None => self.restart(vigil)?,
                     }
                 }
                 Turn::Wait => {
@@ -255,19 +274,43 @@ impl RwLock {
                     }
                 }
                 Turn::In => return Ok(End::In),
-                Turn::Out => return Ok(given_up.map_or(End::Out, End::GivenUp)),
+                Turn::Out => match vigil.in_vain() {
+                    Some(error) => return Err(error),
+                    None => return Ok(given_up.map_or(End::Out, End::GivenUp)),
+                },
             };
         }
     }
 
     /// Goes on at the next home.
     #[cold]
-    fn restart(&self) -> Result<Turn, LockError> {
-        let words = self.anchor.await_next(&self.handle).inspect_err(|_| self.forget())?;
+    fn restart(&self, vigil: &Vigil<'_>) -> Result<Turn, LockError> {
+        let next = self.anchor.await_next_until(&self.handle, vigil.until());
+        let words = next.inspect_err(|error| self.leave_behind(error))?;
         Ok(self.part.borrow_mut().restart(SharingAt::of(&words, self.handle.membership.topology.ranks())))
     }
 
-    /// This rank was declared failed, and has nothing to do with the lock any more.
+    /// This rank was declared failed; or the home has not answered, and is told that this rank has nothing to do with the lock
+    /// when it does.
+    #[cold]
+    fn leave_behind(&self, error: &LockError) {
+        self.forget();
+        if !matches!(error, LockError::Excluded { .. }) {
+            self.has_left.set(true);
+            self.turn.leave();
+            let (at, turn) = (self.handle.at, Arc::clone(&self.turn));
+            errands::leave(&self.handle.membership.reach, Leaving { at, turn });
+        }
+    }
+
+    /// A call of this rank has come to its end, which now has this, but where an errand is to be done first.
+    fn end(&self, has: Use) {
+        if !self.has_left.take() {
+            self.turn.set(has);
+        }
+    }
+
+    /// This rank has nothing to do with the lock any more.
     #[cold]
     fn forget(&self) {
         let at = SharingAt::of(&self.anchor.words(), self.handle.membership.topology.ranks());
@@ -277,11 +320,33 @@ impl RwLock {
 
     #[inline]
     fn begin(&self, asked: Asked) -> Result<(), LockError> {
-        self.turn.begin(Use::Requested).map_err(|found| self.busy(asked, found))
+        self.turn.begin(Use::Requested).or_else(|found| self.begin_later(asked, found))
+    }
+
+    /// What this rank has left at the home is taken back first, if that is soon.
+    #[cold]
+    fn begin_later(&self, asked: Asked, mut found: u32) -> Result<(), LockError> {
+        let begun = Instant::now();
+        while found == Use::Left as u32 && begun.elapsed() < PATIENCE {
+            anchor::look_at_oneself(&self.handle)?;
+            if let Some(node) = self.handle.membership.reach.doubted() {
+                return Err(anchor::unreachable(&self.handle, node, begun.elapsed()));
+            }
+            std::thread::sleep(ERRAND_PAUSE);
+            match self.turn.begin(Use::Requested) {
+                Ok(()) => return Ok(()),
+                Err(now) => found = now,
+            }
+        }
+        Err(self.busy(asked, found))
     }
 
     #[cold]
     fn busy(&self, asked: Asked, found: u32) -> LockError {
+        if found == Use::Left as u32 {
+            let home = Home::of(&self.handle.membership.reach, &self.handle.at).site.home;
+            return anchor::unreachable(&self.handle, home, PATIENCE);
+        }
         let (rank, name) = (self.handle.membership.rank, self.name().to_owned());
         match asked {
             Asked::ToWrite if found == Use::Shared as u32 => LockError::UpgradeRefused { rank, name },
@@ -317,7 +382,7 @@ impl RwLock {
             }
             false => self.leave(),
         };
-        self.turn.set(Use::Nothing);
+        self.end(Use::Nothing);
         left
     }
 
@@ -325,7 +390,7 @@ impl RwLock {
         self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
         let left = self.leave();
         let released = self.writers.release();
-        self.turn.set(Use::Nothing);
+        self.end(Use::Nothing);
         left.and(released)
     }
 
@@ -341,11 +406,40 @@ impl RwLock {
         let reads = self.drive(turn, &mut Vigil::new(&self.handle, None));
         let released = self.writers.release();
         let reads_on = reads.and(released);
-        if reads_on.is_err() {
+        if reads_on.is_err() && !self.has_left.get() {
             self.forget();
         }
-        self.turn.set(if reads_on.is_ok() { Use::Shared } else { Use::Nothing });
+        self.end(if reads_on.is_ok() { Use::Shared } else { Use::Nothing });
         reads_on
+    }
+}
+
+/// The home is to be told that a rank neither reads nor writes.
+#[derive(Debug)]
+struct Leaving {
+    at: ObjectAt,
+    turn: Arc<UseTurn>,
+}
+
+impl Errand for Leaving {
+    fn object(&self) -> WordAt {
+        self.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        let Some(home) = errands::home_now(reach, &self.at) else { return Poll::Pending };
+        let mut part = Sharing::new(SharingAt::of(&home.at, reach.topology.ranks()), reach.rank);
+        let mut turn = part.take_back();
+        while let Turn::Ask(requests) = turn {
+            let Some(answers) = errands::ask(&home, &requests) else { return Poll::Pending };
+            turn = part.answered(&answers, |rank| reach.has_ended(rank), |rank| reach.poke(rank));
+        }
+        if Home::of(reach, &self.at).site.home != home.site.home {
+            // What was noted before has moved with it.
+            return Poll::Pending;
+        }
+        self.turn.end_errand();
+        Poll::Ready(())
     }
 }
 
@@ -367,7 +461,8 @@ impl ReadGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have written since.
+    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have written since;
+    /// [`LockError::Unreachable`]: so they may, as the home could not be told.
     ///
     /// # Cost
     ///
@@ -405,7 +500,8 @@ impl<'lock> WriteGuard<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had the lock since.
+    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had the lock since;
+    /// [`LockError::Unreachable`]: so they may, as the home could not be told.
     ///
     /// # Cost
     ///

@@ -10,7 +10,7 @@
 //! because the home was lost with another node, say, whoever looks for the next home finds that out
 //! ([`super::anchor::find`]).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::catalogue::{self, Refused};
 use super::error::LockError;
@@ -71,8 +71,9 @@ fn of(reach: &Reach, at: &ObjectAt) -> Second {
 ///
 /// # Errors
 ///
-/// [`LockError::Excluded`].
+/// [`LockError::Excluded`], [`LockError::Unreachable`].
 pub(super) fn await_copy(handle: &Handle) -> Result<Option<Home>, LockError> {
+    let begun = Instant::now();
     loop {
         match of(&handle.membership.reach, &handle.at) {
             Second::Nobody => return Ok(None),
@@ -80,6 +81,9 @@ pub(super) fn await_copy(handle: &Handle) -> Result<Option<Home>, LockError> {
             Second::Sought => {
                 std::thread::sleep(SEEKING_PAUSE);
                 anchor::look_at_oneself(handle)?;
+                if let Some(node) = handle.membership.reach.doubted() {
+                    return Err(anchor::unreachable(handle, node, begun.elapsed()));
+                }
             }
         }
     }

@@ -77,8 +77,6 @@ pub enum Role {
         records: PathBuf,
         /// Of its pauses.
         seed: u64,
-        /// Whether it uses named objects.
-        uses_objects: bool,
     },
     /// Meets the others again and again, and keeps no record: nobody is hurt.
     Calm {
@@ -99,7 +97,7 @@ impl Role {
                 let part = Inheritance { holds: rank == *holder, waits: heirs.contains(&rank), home: *home };
                 Ok(inheriting(rank, part, wishes))
             }
-            Self::Meets { records, seed, uses_objects } => meeting(rank, records, *seed, *uses_objects, wishes),
+            Self::Meets { records, seed } => meeting(rank, records, *seed, wishes),
             Self::Calm { seed } => Ok(calm(rank, *seed, wishes)),
         }
     }
@@ -126,18 +124,12 @@ fn inheriting(rank: usize, part: Inheritance, wishes: Receiver<String>) -> Part 
     })
 }
 
-fn meeting(
-    rank: usize,
-    records: &Path,
-    seed: u64,
-    uses_objects: bool,
-    wishes: Receiver<String>,
-) -> Result<Part, SamplesError> {
+fn meeting(rank: usize, records: &Path, seed: u64, wishes: Receiver<String>) -> Result<Part, SamplesError> {
     let path = records_of(records, rank);
     let log = Log::create(&path).map_err(|source| SamplesError::File { path: path.clone(), source })?;
     let random = Seeded::new(seed.wrapping_add(rank as u64));
     let mut meeting = Meeting { rank, log, random, wishes, belongings: None };
-    let place = uses_objects.then(|| (records.to_owned(), seed));
+    let place = (records.to_owned(), seed);
     Ok(Box::new(move |job| meeting.run(job, place).map_err(|source| SamplesError::File { path, source })))
 }
 
@@ -251,16 +243,14 @@ enum Next {
 }
 
 impl Meeting {
-    /// `place`: where to keep records of the objects that it uses, and their seed.
-    fn run(&mut self, job: &Job, place: Option<(PathBuf, u64)>) -> std::io::Result<()> {
+    /// With where to keep records of the objects that it uses, and their seed.
+    fn run(&mut self, job: &Job, (directory, seed): (PathBuf, u64)) -> std::io::Result<()> {
         // With some seeds it may be killed while it opens its objects, with others it has them by then.
-        let opens_first = place.as_ref().is_some_and(|(_, seed)| seed % 4 != 0);
+        let opens_first = seed % 4 != 0;
         if !opens_first {
             say(self.rank, Event::Ready);
         }
-        if let Some((directory, seed)) = place {
-            self.belongings = Belongings::open(job, &directory, seed)?;
-        }
+        self.belongings = Belongings::open(job, &directory, seed)?;
         if opens_first {
             say(self.rank, Event::Ready);
         }

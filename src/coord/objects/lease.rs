@@ -260,6 +260,11 @@ impl Lessee {
         Turn::Ask(vec![self.write_claim(0), self.read_hold()])
     }
 
+    /// Whether nothing is under way or held.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
     /// Whether it waits to be named.
     pub fn is_waiting(&self) -> bool {
         self.state == State::Waiting

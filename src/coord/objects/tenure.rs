@@ -134,10 +134,14 @@ impl TenureAt {
         self.0.own(6)
     }
 
-    /// The home that is known to have all that survivors of those before it had: the node, plus 1.
+    /// The home that is known to have all that survivors of those before it had: the node, plus 1. Where the home is lost, and
+    /// the next one has no room: that one, plus 1, and [`NO_ROOM`](Self::NO_ROOM).
     pub const fn complete_home(self) -> WordAt {
         self.0.own(7)
     }
+
+    /// Marks in [`complete_home`](Self::complete_home) that the object cannot move.
+    pub const NO_ROOM: u64 = 1 << 63;
 
     /// What the word holds.
     pub fn load(self, memory: &impl Memory) -> TenureWord {
