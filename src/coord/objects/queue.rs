@@ -206,8 +206,11 @@ impl QueueLock {
     /// The lock has become this rank's.
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         let token = self.token(memory, granted);
-        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free.
-        memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
+        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free. What is 0
+        // already is not stored: its line is that of others, too.
+        if self.passed(memory) != 0 {
+            memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
+        }
         memory.word(self.claim_at(self.me)).swap(ClaimWord::granted(token).0, Ordering::Relaxed);
         token
     }
@@ -310,22 +313,23 @@ impl QueueLock {
             if seen.holder() != Some(self.me) {
                 return Err(NotHeld);
             }
-            let next = seen.next().filter(|next| !has_ended(*next));
-            let first = next.or_else(|| self.first(memory, has_ended));
-            let is_awake = |rank: &usize| {
-                let claim = self.claim(memory, *rank);
-                !claim.is_parked() && !claim.is_called()
-            };
+            // Who is named waits on its CPU, so its claim is not looked at, whose line it needs: before it sleeps it takes its
+            // name back, and where that is too late it finds that it holds the lock.
+            let named = seen.next().filter(|next| !keeps_free && !has_ended(*next));
+            let first = named.or_else(|| self.first(memory, has_ended));
             let left = match first {
                 None => seen.freed(false),
-                Some(first) if !keeps_free && is_awake(&first) => seen.granted_to(first),
+                Some(first) if named.is_some() => seen.granted_to(first),
+                Some(first) if !keeps_free && self.is_awake(memory, first) => seen.granted_to(first),
                 Some(_) => seen.freed(true),
             };
             if !self.swap(memory, seen, left) {
                 continue;
             }
             if let Some(first) = first {
-                self.call(memory, first);
+                if named.is_none() {
+                    self.call(memory, first);
+                }
                 // Whoever has ended by now may have been missed by those who looked for its death before it was named.
                 if left.holder().is_some() && has_ended(first) {
                     self.bury(memory, first, has_ended);
@@ -333,6 +337,12 @@ impl QueueLock {
             }
             return Ok(());
         }
+    }
+
+    /// Whether a rank that waits does not sleep, and was not called just now.
+    fn is_awake(&self, memory: &impl Memory, rank: usize) -> bool {
+        let claim = self.claim(memory, rank);
+        !claim.is_parked() && !claim.is_called()
     }
 
     /// If a rank that has ended holds the lock, it does so no more: whoever is first is called.
