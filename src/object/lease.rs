@@ -29,7 +29,8 @@ const LEAST_TTL: Duration = Duration::from_millis(1);
 /// Between two looks whether this rank's errand is done.
 const ERRAND_PAUSE: Duration = Duration::from_micros(100);
 
-/// A named lease, as one rank holds it: a lock that ends after its *time to live* unless its holder renews it.
+/// A named lease (Gray and Cheriton 1989), as one rank holds it: a lock that ends after its *time to live* unless its
+/// holder renews it.
 ///
 /// What a lease is for: a holder that hangs, is stopped or cut off holds nobody up for longer than that, and knows by its own
 /// clock for how long it surely holds ([`LeaseGuard::remaining`]). First come first served. A holder that has died is
