@@ -240,6 +240,8 @@ struct Holder {
     machine: HomeLock,
     state: State,
     stamp: u32,
+    /// That of its last hold.
+    token: u64,
     crashed: Option<(usize, u64)>,
     looked_ns: u64,
 }
@@ -278,7 +280,9 @@ impl Holder {
             }
             State::Inside => {
                 self.caller.begin(Op::Release, clock.read(fabric));
-                self.machine.release()
+                // Now it leaves the word kept, now free for all alike.
+                let keeps = self.caller.random.below(2) == 0;
+                self.machine.release(keeps.then_some(self.token))
             }
             State::Asking => match self.caller.poll(fabric) {
                 Poll::Pending => return Poll::Pending,
@@ -337,7 +341,10 @@ impl Holder {
             home::Turn::Over(outcome) => {
                 let is_try = self.caller.entries.last().is_some_and(|entry| entry.call.op == Op::TryAcquire);
                 let (state, ret) = match outcome {
-                    Outcome::Granted(number) => (State::Inside, Ret::Granted(number + 1)),
+                    Outcome::Granted(number) => {
+                        self.token = number + 1;
+                        (State::Inside, Ret::Granted(self.token))
+                    }
                     Outcome::Free if is_try => (State::Outside, Ret::Busy),
                     Outcome::Free => (State::Outside, Ret::Done),
                     Outcome::Lost => panic!("nobody is declared failed who lives"),
@@ -363,6 +370,7 @@ fn hold_in_turns(seed: u64) -> History {
         machine: HomeLock::new(at, rank, 1),
         state: State::Outside,
         stamp: 0,
+        token: 0,
         crashed,
         looked_ns: 0,
     };
