@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::children::{answer, await_line, role};
+use common::children::{Children, answer, await_line, role};
 use common::nodes::{Across, Marks};
 use common::ranks::LIMIT;
 use phalanx::{Job, Lock, LockError};
@@ -62,6 +62,73 @@ fn one_holds_it_at_a_time_and_tokens_grow() {
     }
     for nodes in [&[2, 2][..], &[1, 1, 1], &[1, 2]] {
         Across::of_counts(nodes).run_to_done(TEST, &[]);
+    }
+}
+
+/// A node that has a lock again and again goes on with its number; others find the lock free, also at the next home.
+#[test]
+fn a_node_that_has_it_again_and_again_draws_few_numbers() {
+    const TEST: &str = "a_node_that_has_it_again_and_again_draws_few_numbers";
+    const LOCKS: usize = 12;
+    const TIMES: usize = 300;
+    if role().is_some() {
+        let job = join();
+        let locks: Vec<Lock> = (0..LOCKS).map(|index| job.lock(&format!("again {index}")).expect("a lock")).collect();
+        let once = |lock: &Lock| lock.try_acquire().expect("a lock").expect("nobody has it").token().0;
+        let said = |tokens: Vec<u64>| answer(tokens.iter().map(u64::to_string).collect::<Vec<_>>().join(" "));
+        let all_once = || said(locks.iter().map(once).collect());
+        let had_again = |lock: &Lock| {
+            let tokens: Vec<u64> = (0..TIMES).map(|_| once(lock)).collect();
+            assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+            let (first, last) = (tokens[0], tokens[TIMES - 1]);
+            let draws_few = last - first < TIMES as u64 * 30;
+            // At home on its own node, where its words are memory, a node draws a number each time.
+            assert!(draws_few || last - first == (TIMES as u64 - 1) * 256, "{tokens:?}");
+            (draws_few, last)
+        };
+        let all_again = || {
+            let had: Vec<(bool, u64)> = locks.iter().map(had_again).collect();
+            assert!(had.iter().any(|(draws_few, _)| *draws_few), "at home elsewhere");
+            said(had.into_iter().map(|(_, last)| last).collect());
+        };
+        job.world().barrier().expect("all are there");
+        if job.rank() == 0 {
+            all_again();
+            // Meanwhile they are another node's.
+            await_line();
+            all_again();
+        } else {
+            await_line();
+            all_once();
+        }
+        // A home is lost, at which words were kept.
+        await_line();
+        all_once();
+        await_line();
+        return;
+    }
+    let across = Across::of_counts(&[1, 1, 1]);
+    let mut children = across.start(TEST, &[]);
+    let tokens = |line: String| line.split(' ').map(|token| token.parse().expect("a token")).collect::<Vec<u64>>();
+    let mut last = tokens(children.next_answer(0));
+    let mut come = |children: &mut Children, rank: usize| {
+        children.say(rank, "go on");
+        let next = tokens(children.next_answer(rank));
+        assert!(
+            next.len() == LOCKS && last.iter().zip(&next).all(|(before, after)| before < after),
+            "{last:?} {next:?}"
+        );
+        last = next;
+    };
+    for rank in [1, 0, 2] {
+        come(&mut children, rank);
+    }
+    children.kill(2);
+    for rank in [0, 1] {
+        come(&mut children, rank);
+    }
+    for rank in [0, 1] {
+        children.say(rank, "end");
     }
 }
 

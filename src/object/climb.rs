@@ -7,9 +7,16 @@
 //! | what a rank finds that has the node's lock | what it does |
 //! | --- | --- |
 //! | nothing | acquires the lock at the home |
+//! | kept | likewise, by the word that was kept there for this node: if that is still there, it goes on with the number |
 //! | held | takes the next token |
 //! | waiting | waits on |
 //! | under way, by one that has ended | once nothing of that one can arrive any more: takes back what it has left |
+//!
+//! *Who keeps.* A word that is kept for this node saves it a request when it comes again, and costs another node that comes a
+//! round trip, and then this one another. So it is kept by a node that has had the lock [`STREAK`] times in a row, and nobody
+//! else has asked for it: a lock that changes its node costs an eighth more at worst, and one that goes back and forth nothing.
+//! On the home itself it is not kept where its words are memory: there the number costs an instruction. Nor are the locks of
+//! homes' tables, all of which a node notes in the same words.
 //!
 //! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever is
 //! on its way begins anew there, once all nodes have done so ([`super::homes`]).
@@ -22,7 +29,7 @@ use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
 use super::site::{Asked, PATIENCE, Site};
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::home::{GlobalWord, HomeLock, Mail, NodeClaim, Outcome, TOKENS, Turn};
+use crate::coord::objects::home::{GlobalWord, HomeLock, LEAST_LEFT, Mail, NodeClaim, Outcome, TOKENS, Turn};
 use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
 use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
@@ -39,7 +46,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long an object that moves is waited for by who gives up what its node has there.
 const SETTLING_LIMIT: Duration = Duration::from_millis(20);
 
-const _: () = assert!(MOST_PASSED < TOKENS - 1);
+const _: () = assert!(MOST_PASSED < LEAST_LEFT - 1);
+
+/// Acquisitions in a row after which the word is kept for a node.
+const STREAK: u64 = 16;
 
 /// In a claim, the place that stands for the table of home 0, with the other homes' behind it.
 const TABLES_AT: usize = 1 << 23;
@@ -189,7 +199,7 @@ impl Climb {
 
     /// Whether the node holds the lock at its home, or has anything else to do with it.
     pub fn is_engaged(&self) -> bool {
-        self.at.load(self.memory()).tenure() != Tenure::Nothing
+        !matches!(self.at.load(self.memory()).tenure(), Tenure::Nothing | Tenure::Kept)
     }
 
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
@@ -253,12 +263,12 @@ impl Climb {
         }
         let tenure = ascent.word.tenure();
         match (tenure, ascent.goal) {
-            (Tenure::Held(passed), Goal::Hold | Goal::TryHold) => {
+            (Tenure::Held(passed), Goal::Hold | Goal::TryHold) if self.has_token(passed + 1) => {
                 // Valid also while the object moves: the hold moves with it.
                 self.change(ascent, Tenure::Held(passed + 1))?;
-                return Ok(Some(Summit::Held(self.reach.load(self.at.number()) + passed + 2)));
+                return Ok(Some(Summit::Held(self.last_token(passed + 1))));
             }
-            (Tenure::Nothing, Goal::Nothing) if !ascent.has_asked => return Ok(Some(Summit::Free)),
+            (Tenure::Nothing | Tenure::Kept, Goal::Nothing) if !ascent.has_asked => return Ok(Some(Summit::Free)),
             // With the home everything is lost that it had of this node.
             (_, Goal::Nothing) if is_lost => {
                 self.change(ascent, Tenure::Nothing)?;
@@ -281,9 +291,15 @@ impl Climb {
         let turn = match tenure {
             _ if ascent.has_asked => ascent.machine.recover(ascent.stamp),
             Tenure::Nothing => self.pursue(ascent),
-            Tenure::Held(_) => {
+            Tenure::Kept => {
+                ascent.machine = HomeLock::keeping(lock, me, place, load(self.at.number()));
+                self.pursue(ascent)
+            }
+            Tenure::Held(passed) => {
+                let last =
+                    (ascent.goal == Goal::Nothing && self.may_keep(&ascent.home)).then(|| self.last_token(passed));
                 ascent.machine = HomeLock::holding(lock, me, place, GlobalWord(load(self.at.hold())));
-                ascent.machine.release()
+                ascent.machine.release(last)
             }
             Tenure::Waiting => {
                 ascent.machine = HomeLock::waiting(lock, me, place, NodeClaim(load(self.at.claim())));
@@ -300,6 +316,29 @@ impl Climb {
             }
         };
         self.follow(ascent, turn)
+    }
+
+    /// The last token of a hold that was passed on so often.
+    fn last_token(&self, passed: u64) -> u64 {
+        self.reach.load(self.at.number()) + passed + 1
+    }
+
+    /// Whether the number has a token for that: where ranks have died with the lock one after the other it may not.
+    fn has_token(&self, passed: u64) -> bool {
+        !self.last_token(passed).is_multiple_of(TOKENS)
+    }
+
+    /// Whether the word of a lock that is given up is to be kept for this node.
+    fn may_keep(&self, home: &Home) -> bool {
+        self.fixed.is_none() && !home.site.is_memory() && self.reach.load(self.at.streak()) >= STREAK
+    }
+
+    /// Notes whether this node has had the lock again, with this number, and no other node has drawn one meanwhile.
+    fn note_streak(&self, number: u64) {
+        let last = self.reach.load(self.at.number());
+        let is_next = number == last || number == (last / TOKENS + 1) * TOKENS;
+        let streak = if is_next { self.reach.load(self.at.streak()) + 1 } else { 0 };
+        self.store(self.at.streak(), streak.min(STREAK));
     }
 
     /// Whether a home has all that survivors of those before it had.
@@ -412,17 +451,18 @@ impl Climb {
             }
             Turn::Over(Outcome::Granted(number)) if ascent.goal != Goal::Nothing => {
                 let held = ascent.machine.held().expect("it was granted");
+                self.note_streak(number);
                 self.store(self.at.number(), number);
                 self.store(self.at.hold(), held.0);
                 self.change(ascent, Tenure::Held(0))?;
                 return Ok(Some(Summit::Held(number + 1)));
             }
             Turn::Over(Outcome::Granted(_)) => {
-                let turn = ascent.machine.release();
+                let turn = ascent.machine.release(None);
                 return self.follow(ascent, turn);
             }
             Turn::Over(Outcome::Free | Outcome::Lost) => {
-                self.change(ascent, Tenure::Nothing)?;
+                self.note_end(ascent)?;
                 ascent.has_asked = false;
                 if ascent.is_underway || ascent.goal == Goal::Nothing {
                     return Ok(Some(Summit::Free));
@@ -432,6 +472,13 @@ impl Climb {
             }
         }
         Ok(None)
+    }
+
+    /// Notes that the node has nothing to do with the lock any more.
+    fn note_end(&self, ascent: &mut Ascent) -> Result<(), SiteFault> {
+        let Some(last) = ascent.machine.kept() else { return self.change(ascent, Tenure::Nothing) };
+        self.store(self.at.number(), last);
+        self.change(ascent, Tenure::Kept)
     }
 
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.

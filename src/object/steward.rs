@@ -331,8 +331,8 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
         let seen = tenure.load(&*reach.segment);
         let kept = match seen.tenure() {
             Tenure::Held(passed) => Tenure::Held(passed),
-            // Whoever is on its way begins anew.
-            Tenure::Nothing | Tenure::Underway(_) | Tenure::Waiting => Tenure::Nothing,
+            // Whoever is on its way begins anew. A word that was kept is lost with the home.
+            Tenure::Nothing | Tenure::Kept | Tenure::Underway(_) | Tenure::Waiting => Tenure::Nothing,
         };
         let hold = take_over(&new, kept != Tenure::Nothing)?;
         let is_first = || {
