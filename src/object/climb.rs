@@ -362,6 +362,8 @@ impl Climb {
             Stage::Moving(completion) => match self.await_home(&ascent.home, ascent.goal, completion) {
                 Poll::Ready(Ok(())) => {
                     self.begin_anew(ascent);
+                    // Nobody tells this node of a home where nobody has held the lock yet.
+                    ascent.looked = None;
                     Poll::Ready(Ok(None))
                 }
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),

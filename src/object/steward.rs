@@ -26,7 +26,7 @@ use super::site::Site;
 use super::waiting::has_left_something;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
-use crate::coord::objects::home::{GlobalWord, TOKENS};
+use crate::coord::objects::home::{GlobalWord, HomeLock, NodeClaim, TOKENS};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::permits::PermitsAt;
 use crate::coord::objects::queue::QueueLock;
@@ -331,12 +331,19 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
         let seen = tenure.load(&*reach.segment);
         let kept = match seen.tenure() {
             Tenure::Held(passed) => Tenure::Held(passed),
+            // In the place that it had.
+            Tenure::Waiting => Tenure::Waiting,
             // Whoever is on its way begins anew. A word that was kept is lost with the home.
-            Tenure::Nothing | Tenure::Kept | Tenure::Underway(_) | Tenure::Waiting => Tenure::Nothing,
+            Tenure::Nothing | Tenure::Kept | Tenure::Underway(_) => Tenure::Nothing,
         };
-        let hold = take_over(&new, kept != Tenure::Nothing)?;
+        let hold = take_over(&new, matches!(kept, Tenure::Held(_)))?;
+        let last_claim = reach.load(tenure.claim());
+        let waits = (kept == Tenure::Waiting).then_some(NodeClaim(last_claim));
+        let (claim, requests) = HomeLock::new(new.at.home(), reach.here(), at.index()).carry(waits);
+        new.site.ask(&requests)?;
         let is_first = || {
             reach.own_end().is_none()
+                && (waits.is_none() || swap_here(reach, tenure.claim(), last_claim, claim.0))
                 && swap_here(reach, tenure.hold(), before, hold.0)
                 && swap_here(reach, tenure.home(), last_home, PlaceWord::new(home, at_home.index()).0)
         };
@@ -411,16 +418,23 @@ fn raise_numbers(home: &Home, least: u64) -> Result<(), SiteFault> {
     Ok(())
 }
 
-/// Has the home say that this node holds the lock, or that it does not. Nobody else changes that now.
+/// Has the home say that this node holds the lock, or that it does not. Others only count their claims in that word now, and
+/// whoever holds it looks for them when it releases it.
 fn take_over(home: &Home, holds: bool) -> Result<GlobalWord, SiteFault> {
     let (here, at) = (home.site.reach.here(), home.at.home().hold);
-    let found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);
-    let wanted = match (holds, found.holder()) {
-        (true, Some(holder)) if holder == here => return Ok(found),
-        (true, _) => GlobalWord::held(here, 0, false),
-        (false, Some(holder)) if holder == here => GlobalWord::FREE,
-        (false, _) => return Ok(GlobalWord::FREE),
-    };
-    home.site.ask(&[Request::CompareSwap { at, expected: found.0, new: wanted.0 }])?;
-    Ok(wanted)
+    let mut found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);
+    loop {
+        let wanted = match (holds, found.holder()) {
+            (true, Some(holder)) if holder == here => return Ok(found),
+            (true, _) => GlobalWord::held(here, 0, true),
+            (false, Some(holder)) if holder == here => GlobalWord::FREE,
+            (false, _) => return Ok(GlobalWord::FREE),
+        };
+        let swap = Request::CompareSwap { at, expected: found.0, new: wanted.0 };
+        let swapped = GlobalWord(home.site.ask(&[swap])?[0]);
+        if swapped == found {
+            return Ok(wanted);
+        }
+        found = swapped;
+    }
 }

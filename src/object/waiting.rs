@@ -670,7 +670,7 @@ pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockE
 /// keeps the node's lock.
 pub(super) fn has_left_something(reach: &Reach, at: &ObjectAt, before: TenureWord) -> bool {
     let now = TenureAt(*at).load(&*reach.segment);
-    let is_engaged = now != before && now.tenure() != Tenure::Nothing;
+    let is_engaged = now != before && !matches!(now.tenure(), Tenure::Nothing | Tenure::Kept);
     let home = catalogue::noted_home(reach, at).filter(|(home, _)| is_engaged && !reach.has_lost(*home));
     home.is_some() && reach.own_end().is_none()
 }

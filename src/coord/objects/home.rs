@@ -441,6 +441,15 @@ impl HomeLock {
         Turn::Ask(vec![self.write_claim(0), self.count()])
     }
 
+    /// What has a home, which nobody has asked for anything, have the claim that this node had at the last one, or none. Its
+    /// order is one more than there: less than all that are drawn here, and not that of what was granted there.
+    pub fn carry(&self, claim: Option<NodeClaim>) -> (NodeClaim, Vec<Request>) {
+        let carried = claim.map_or(NodeClaim(0), |claim| NodeClaim::waiting(claim.order() + 1, claim.place()));
+        let counted = claim.map(|_| self.count());
+        let read = Request::Read { at: self.at.hold };
+        (carried, std::iter::once(self.write_claim(carried.0)).chain(counted).chain([read]).collect())
+    }
+
     /// Reads the word, of a machine that waits: nothing has come for long, or somebody has failed.
     pub fn look(&mut self) -> Turn {
         let State::Waiting { claim } = self.state else { return Turn::Wait };
