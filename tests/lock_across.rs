@@ -61,9 +61,7 @@ fn one_holds_it_at_a_time_and_tokens_grow() {
         return answer("done");
     }
     for nodes in [&[2, 2][..], &[1, 1, 1], &[1, 2]] {
-        for answers in Across::of_counts(nodes).run(TEST, &[]) {
-            assert_eq!(answers, ["done"]);
-        }
+        Across::of_counts(nodes).run_to_done(TEST, &[]);
     }
 }
 
@@ -168,9 +166,7 @@ fn try_time_out_and_cancel_leave_no_hole() {
         }
         return answer("done");
     }
-    for answers in Across::of_counts(&[1, 2]).run(TEST, &[]) {
-        assert_eq!(answers, ["done"]);
-    }
+    Across::of_counts(&[1, 2]).run_to_done(TEST, &[]);
 }
 
 /// The holder is killed, with or without others of its node that wait; ranks of both nodes go on, with greater tokens.

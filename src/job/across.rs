@@ -8,11 +8,13 @@
 //! 2. Each agent brings its [`NodeCard`]: now all know how all segments are divided, and can connect.
 //! 3. Rank 0 brings what a message costs, and the pattern of the exchange if one has been named; otherwise it follows
 //!    from the costs. They are measured over TCP to another node, and assumed where rank 0 has an RDMA device.
-//! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages; where
-//!    RDMA was asked for, for all nodes; so does each other rank then, and all say by which device they change words of
-//!    objects.
-//! 5. Agents answer the offers of other nodes' ranks that are no agents. Once this round is over, the world's block and the
-//!    connections are there on every node.
+//! 4. Each agent with an RDMA device brings an offer for each node with which it will exchange the world's messages;
+//!    where RDMA was asked for, for all nodes; so does each other rank then, and all say by which device they change
+//!    words of objects.
+//! 5. Agents answer the offers of other nodes' ranks that are no agents: these become their *guests*, each with an end
+//!    of a connection that the agent serves for it, and so reach words of objects by RDMA, too
+//!    ([`crate::fabric::network`]); whoever gets no answer goes by TCP. Once this round is over, the world's block and
+//!    the connections are there on every node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -91,7 +93,8 @@ pub(super) fn join(identity: &Identity, options: &JobOptions) -> Result<Job, Job
     let network = Arc::new(place.join_adapters(tcp, adapter.as_ref(), &layouts, &partners, &brought, options)?);
     let answers = gather(&place.receive_guests(adapter.as_deref(), &network, &brought))?;
     place.visit_agents(&network, &answers);
-    let world = place.world(identity, segment, layouts, exchange, network, options, &cards)?;
+    let membership = place.membership(segment, layouts, exchange, network, options, &cards)?;
+    let world = place.world(identity, membership)?;
     Ok(Job { world, _server: segment_server, _rendezvous: server })
 }
 
@@ -281,8 +284,8 @@ impl Place {
             .map_err(system(self.rank, "join the nodes by TCP"))
     }
 
-    /// This rank's RDMA device, if there is to be one and there is one. Agents have one for messages; where RDMA was asked
-    /// for all ranks have one for words of objects, if they can.
+    /// This rank's RDMA device, if there is to be one and there is one. Agents have one for messages; where RDMA was
+    /// asked for all ranks have one for words of objects, if they can.
     fn open_adapter(&self, options: &JobOptions, segment: &Arc<Segment>) -> Result<Option<Arc<RdmaFabric>>, JobError> {
         let choice = options.fabric.unwrap_or_default();
         let has_use = self.is_agent() || choice == FabricChoice::Rdma;
@@ -341,8 +344,8 @@ impl Place {
         }
     }
 
-    /// The nodes to which an agent makes a connection by RDMA: those with which it exchanges the world's messages, and for
-    /// words of objects, which may be at home anywhere, all others of a small job.
+    /// The nodes to which an agent makes a connection by RDMA: those with which it exchanges the world's messages, and
+    /// for words of objects, which may be at home anywhere, all others of a small job.
     fn reached_by_rdma(&self, partners: &[usize], options: &JobOptions) -> Vec<usize> {
         let nodes = self.topology.nodes();
         let reaches_all = options.fabric == Some(FabricChoice::Rdma) && nodes <= MOST_REACHED;
@@ -437,20 +440,17 @@ impl Place {
         masks.len() as f64 / quota.min(share.cpus as f64).max(1.0)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "everything that the rounds have brought, once")]
-    fn world(
+    /// Of everything that the rounds have brought.
+    fn membership(
         &self,
-        identity: &Identity,
         segment: Arc<Segment>,
         layouts: Arc<[NodeLayout]>,
         exchange: Exchange,
         network: Arc<Network>,
         options: &JobOptions,
         cards: &[RankCard],
-    ) -> Result<Group, JobError> {
+    ) -> Result<Arc<Membership>, JobError> {
         let cpus = self.cpu_share(cards);
-        let schedule = self.schedule(&exchange);
-        let starts: Vec<WordAt> = layouts.iter().map(|layout| layout.unit(0)).collect();
         let failure = options.failure()?;
         let watcher = Watcher::start(&Post {
             rank: self.rank,
@@ -463,7 +463,7 @@ impl Place {
         })?;
         let driver = driver(&segment, &cpus, &cards[self.rank].mask, options);
         network.stay_awake_for(driver.plan.attention());
-        let membership = Arc::new(Membership::new(Parts {
+        Ok(Arc::new(Membership::new(Parts {
             failure,
             watcher,
             rank: self.rank,
@@ -477,7 +477,12 @@ impl Place {
             durable_copies: options.wanted_copies(),
             trace: timeline::start(options, &segment, &self.topology, self.rank)?,
             segment,
-        }));
+        })))
+    }
+
+    fn world(&self, identity: &Identity, membership: Arc<Membership>) -> Result<Group, JobError> {
+        let schedule = self.schedule(&membership.exchange);
+        let starts: Vec<WordAt> = membership.layouts.iter().map(|layout| layout.unit(0)).collect();
         let layout = SpanLayout::new(starts[self.here()], schedule, self.neighbours().len());
         let everyone: Vec<usize> = (0..identity.size).collect();
         if self.topology.nodes() == 1 {

@@ -1,8 +1,8 @@
 //! Histories of real jobs: ranks are processes, on one node and on pretended ones.
 //!
-//! A job makes many histories, each with an object of its own, whose home the name's hash chooses. All ranks begin at once, and
-//! pause for some random microseconds between calls. In the last history of a job a thread of one rank kills its process: in
-//! the middle of a call, or between two. That rank's node keeps another one, so that no home is lost.
+//! A job makes many histories, each with an object of its own, whose home the name's hash chooses. All ranks begin at
+//! once, and pause for some random microseconds between calls. In the last history of a job a thread of one rank kills
+//! its process: in the middle of a call, or between two. That rank's node keeps another one, so that no home is lost.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
