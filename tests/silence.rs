@@ -128,13 +128,19 @@ fn each_call_ends_where_nobody_can_decide_about_the_home_and_all_goes_on_when_it
         meet(&job);
         return answer("all");
     }
-    let across = Across::new(&[0, 0, 1]);
-    let mut children = across.start(TEST, &[]);
-    (0..3).for_each(|rank| assert_eq!(children.next_answer(rank), "ready", "rank {rank}"));
-    children.stop(2);
-    (0..2).for_each(|rank| children.say(rank, "go"));
-    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "done", "rank {rank}"));
-    go_on(&mut children, 2, 3);
+    make_silent(TEST, &[0, 0, 1], &[]);
+}
+
+/// Stops the only rank of the last node while the others make their calls; then all go on.
+fn make_silent(test: &str, nodes: &[usize], variables: &[(&str, &str)]) {
+    let (ranks, stopped) = (nodes.len(), nodes.len() - 1);
+    let across = Across::new(nodes);
+    let mut children = across.start(test, variables);
+    (0..ranks).for_each(|rank| assert_eq!(children.next_answer(rank), "ready", "rank {rank}"));
+    children.stop(stopped);
+    (0..stopped).for_each(|rank| children.say(rank, "go"));
+    (0..stopped).for_each(|rank| assert_eq!(children.next_answer(rank), "done", "rank {rank}"));
+    go_on(&mut children, stopped, ranks);
 }
 
 fn go_on(children: &mut Children, stopped: usize, ranks: usize) {
@@ -300,13 +306,7 @@ fn a_limit_ends_a_call_whose_home_does_not_answer() {
         meet(&job);
         return answer("all");
     }
-    let across = Across::new(&[0, 1]);
-    let mut children = across.start(TEST, &[UNDISTURBED]);
-    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "ready", "rank {rank}"));
-    children.stop(1);
-    children.say(0, "go");
-    assert_eq!(children.next_answer(0), "done");
-    go_on(&mut children, 1, 2);
+    make_silent(TEST, &[0, 1], &[UNDISTURBED]);
 }
 
 fn end_in_time(objects: &Objects) {
@@ -363,11 +363,5 @@ fn a_wait_for_a_holder_that_nobody_can_decide_about_ends() {
         meet(&job);
         return answer("all");
     }
-    let across = Across::new(&[0, 1]);
-    let mut children = across.start(TEST, &[]);
-    (0..2).for_each(|rank| assert_eq!(children.next_answer(rank), "ready", "rank {rank}"));
-    children.stop(1);
-    children.say(0, "go");
-    assert_eq!(children.next_answer(0), "done");
-    go_on(&mut children, 1, 2);
+    make_silent(TEST, &[0, 1], &[]);
 }

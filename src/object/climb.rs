@@ -199,7 +199,7 @@ impl Climb {
 
     /// Whether the node holds the lock at its home, or has anything else to do with it.
     pub fn is_engaged(&self) -> bool {
-        !matches!(self.at.load(self.memory()).tenure(), Tenure::Nothing | Tenure::Kept)
+        self.at.load(self.memory()).tenure().is_engaged()
     }
 
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::custody::{self, Custody};
 use super::error::ObjectError;
@@ -10,6 +11,7 @@ use super::tally::{Change, Tally};
 use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
+use crate::error::unheard;
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
@@ -96,7 +98,7 @@ pub enum CounterError {
     /// Nothing is heard of a node that this call needs, the counter's home or the one that has the copies, and the nodes that
     /// answer are too few to agree that it has failed. What was asked for was not done.
     #[error(
-        "rank {rank} does not reach the counter {name:?}: node {node} cannot be reached, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)"
+        "rank {rank} does not reach the counter {name:?}: {}", unheard(.node, &Duration::ZERO)
     )]
     Unreachable {
         /// This rank.

@@ -19,19 +19,23 @@ use std::time::{Duration, Instant};
 
 use super::catalogue;
 use super::climb::{Ascent, Climb};
+use super::error::LockError;
 use super::homes::Home;
 use super::reach::Reach;
-use super::site::Site;
+use super::site::{PATIENCE, Site};
 use super::steward::with_table;
-use super::waiting::Turn;
+use super::waiting::{self, Turn};
 use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::QueueLock;
 use crate::fabric::node::header;
 use crate::fabric::{Memory, Request, WordAt};
+use crate::job::Membership;
 use crate::sync::{AtomicU32, Ordering};
 
+/// Between two looks of a call whether its rank's errand is done.
+const PAUSE: Duration = Duration::from_micros(100);
 /// How long an answer is waited for.
 const MOMENT: Duration = Duration::from_millis(20);
 
@@ -42,6 +46,24 @@ pub(super) trait Errand: fmt::Debug + Send {
 
     /// Does what can be done now, and does not wait for a home that does not answer.
     fn run(&mut self, reach: &Reach) -> Poll<()>;
+}
+
+/// A pause of a call whose rank has an errand at the object, for its end; it has waited for that since `begun`. Fails where that
+/// is not soon.
+///
+/// # Errors
+///
+/// [`LockError::Unreachable`].
+pub(super) fn pause(membership: &Membership, at: &ObjectAt, name: &str, begun: Instant) -> Result<(), LockError> {
+    let reach = &membership.reach;
+    let is_over = begun.elapsed() >= PATIENCE;
+    // The table's own is noted while it is used.
+    let home = || catalogue::noted_home(reach, at).map_or(reach.here(), |(home, _)| home);
+    if let Some(node) = reach.doubted().or_else(|| is_over.then(home)) {
+        return Err(waiting::unreachable(membership, name, node, begun.elapsed()));
+    }
+    std::thread::sleep(PAUSE);
+    Ok(())
 }
 
 /// A rank's errands, in their order.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::ObjectKind;
-use crate::error::within;
+use crate::error::unheard;
 
 /// Why an object was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,7 +187,7 @@ pub enum LockError {
     /// are too few to agree that it has failed. This rank has no claim, nor does it hold what it was about to release, as far
     /// as can be said without that node: what is left there is taken back as soon as it is heard again, or is lost with it.
     #[error(
-        "rank {rank} waits in vain for {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+        "rank {rank} waits in vain for {name:?}: {}", unheard(.node, .waited)
     )]
     Unreachable {
         /// This rank.

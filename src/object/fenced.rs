@@ -8,6 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::custody::{self, AtHome, Bound, Custody};
 use super::error::ObjectError;
@@ -21,6 +22,7 @@ use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::fenced::{Copied, Goal, Known};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::note::NoteAt;
+use crate::error::unheard;
 use crate::fabric::WordAt;
 use crate::job::Job;
 
@@ -155,7 +157,7 @@ pub enum FencedError {
     /// Nothing is heard of a node that this call needs, the word's home or the one that has the copy, and the nodes that answer
     /// are too few to agree that it has failed. What was to be written may come to be there, under its token.
     #[error(
-        "rank {rank} does not reach the fenced word {name:?}: node {node} cannot be reached, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)"
+        "rank {rank} does not reach the fenced word {name:?}: {}", unheard(.node, &Duration::ZERO)
     )]
     Unreachable {
         /// This rank.

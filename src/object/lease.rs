@@ -12,10 +12,8 @@ use self::courier::{Courier, Party, Recalling, now_ns};
 pub use self::error::LeaseError;
 pub use self::guard::LeaseGuard;
 use super::error::ObjectError;
-use super::homes::Home;
-use super::site::PATIENCE;
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind, anchor, errands, not_opened};
+use super::{Handle, ObjectKind, errands, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::lease::{Hold, Outcome};
 use crate::job::Job;
@@ -26,8 +24,6 @@ mod guard;
 
 /// The shortest time to live.
 const LEAST_TTL: Duration = Duration::from_millis(1);
-/// Between two looks whether this rank's errand is done.
-const ERRAND_PAUSE: Duration = Duration::from_micros(100);
 
 /// A named lease (Gray and Cheriton 1989), as one rank holds it: a lock that ends after its *time to live* unless its
 /// holder renews it.
@@ -239,13 +235,7 @@ impl Lease {
                 slot => return Ok(slot),
             }
             self.courier.look_at_oneself()?;
-            let reach = self.courier.reach();
-            let is_over = begun.elapsed() >= PATIENCE;
-            let home = is_over.then(|| Home::of(reach, &handle.at).site.home);
-            if let Some(node) = reach.doubted().or(home) {
-                return Err(anchor::unreachable(handle, node, begun.elapsed()).into());
-            }
-            std::thread::sleep(ERRAND_PAUSE);
+            errands::pause(&handle.membership, &handle.at, handle.name.text(), begun)?;
         }
     }
 

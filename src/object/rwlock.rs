@@ -12,7 +12,6 @@ use super::exclusive::Exclusive;
 use super::homes::Home;
 use super::lock::Token;
 use super::reach::Reach;
-use super::site::PATIENCE;
 use super::vigil::Vigil;
 use super::waiting::{Turn as UseTurn, Use};
 use super::{Handle, ObjectKind, not_opened};
@@ -21,9 +20,6 @@ use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::sharing::{Sharing, SharingAt, Turn};
 use crate::fabric::WordAt;
 use crate::job::Job;
-
-/// Between two looks whether this rank's errand is done.
-const ERRAND_PAUSE: Duration = Duration::from_micros(100);
 
 /// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what it
 /// held.
@@ -327,12 +323,9 @@ impl RwLock {
     #[cold]
     fn begin_later(&self, asked: Asked, mut found: u32) -> Result<(), LockError> {
         let begun = Instant::now();
-        while found == Use::Left as u32 && begun.elapsed() < PATIENCE {
+        while found == Use::Left as u32 {
             anchor::look_at_oneself(&self.handle)?;
-            if let Some(node) = self.handle.membership.reach.doubted() {
-                return Err(anchor::unreachable(&self.handle, node, begun.elapsed()));
-            }
-            std::thread::sleep(ERRAND_PAUSE);
+            errands::pause(&self.handle.membership, &self.handle.at, self.name(), begun)?;
             match self.turn.begin(Use::Requested) {
                 Ok(()) => return Ok(()),
                 Err(now) => found = now,
@@ -343,10 +336,6 @@ impl RwLock {
 
     #[cold]
     fn busy(&self, asked: Asked, found: u32) -> LockError {
-        if found == Use::Left as u32 {
-            let home = Home::of(&self.handle.membership.reach, &self.handle.at).site.home;
-            return anchor::unreachable(&self.handle, home, PATIENCE);
-        }
         let (rank, name) = (self.handle.membership.rank, self.name().to_owned());
         match asked {
             Asked::ToWrite if found == Use::Shared as u32 => LockError::UpgradeRefused { rank, name },

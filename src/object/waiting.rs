@@ -14,7 +14,6 @@ use super::catalogue;
 use super::errands::{self, Settling};
 use super::error::LockError;
 use super::reach::Reach;
-use super::site::PATIENCE;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
@@ -385,9 +384,11 @@ impl NodeLock {
         let begun = Instant::now();
         while found == Use::Swept as u32 || found == Use::Left as u32 {
             if found == Use::Left as u32 {
-                self.look_at_errand(begun)?;
+                self.look_at_oneself()?;
+                errands::pause(&self.membership, &self.at, &self.name, begun)?;
+            } else {
+                std::thread::sleep(SWEEP_PAUSE);
             }
-            std::thread::sleep(SWEEP_PAUSE);
             match self.turn.begin(what) {
                 Ok(()) => return Ok(()),
                 Err(now) => found = now,
@@ -397,18 +398,6 @@ impl NodeLock {
         match found == Use::Held as u32 {
             true => Err(LockError::AlreadyHeld { rank, name }),
             false => Err(LockError::AlreadyRequested { rank, name }),
-        }
-    }
-
-    /// This rank has left something at the home: whether it is worth while to wait for its end.
-    fn look_at_errand(&self, begun: Instant) -> Result<(), LockError> {
-        self.look_at_oneself()?;
-        let reach = &self.membership.reach;
-        let home = catalogue::noted_home(reach, &self.at).map_or(reach.here(), |(home, _)| home);
-        match reach.doubted() {
-            Some(node) => Err(self.unreachable(node, Duration::ZERO)),
-            None if begun.elapsed() >= PATIENCE => Err(self.unreachable(home, begun.elapsed())),
-            None => Ok(()),
         }
     }
 
@@ -670,7 +659,7 @@ pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockE
 /// keeps the node's lock.
 pub(super) fn has_left_something(reach: &Reach, at: &ObjectAt, before: TenureWord) -> bool {
     let now = TenureAt(*at).load(&*reach.segment);
-    let is_engaged = now != before && !matches!(now.tenure(), Tenure::Nothing | Tenure::Kept);
+    let is_engaged = now != before && now.tenure().is_engaged();
     let home = catalogue::noted_home(reach, at).filter(|(home, _)| is_engaged && !reach.has_lost(*home));
     home.is_some() && reach.own_end().is_none()
 }

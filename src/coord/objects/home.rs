@@ -23,8 +23,8 @@
 //! that nobody has had it since that node's token so-and-so. To all others it is as good as 0. But if the node itself finds
 //! it there, no token has been granted since its own last one: it goes on with what is left of its number and draws none, which
 //! on an adapter is a second atomic, behind the first. Tokens grow, so no two kept words are alike: a node that takes another
-//! token for its last does not find the word. Whoever expects 0 and finds a kept word tries once more, from that; if it misses again, it makes a claim, so that a
-//! node that takes its own lock again and again passes nobody by.
+//! token for its last does not find the word. Whoever expects 0 and finds a kept word tries once more, from that; if it
+//! misses again, it makes a claim, so that a node that takes its own lock again and again passes nobody by.
 //!
 //! *Nothing is forgotten.* Each claim that is made or taken back is counted in the word after it, so that a release that has
 //! read the claims before fails and reads them again. (It is counted by fetch-and-add, which cannot fail however often the

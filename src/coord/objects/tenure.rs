@@ -27,6 +27,13 @@ pub enum Tenure {
     Held(u64),
 }
 
+impl Tenure {
+    /// Whether the node has anything to do with the lock: holds it, waits for it, or has asked for something.
+    pub fn is_engaged(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Kept)
+    }
+}
+
 /// A [`Tenure`], packed.
 ///
 /// | bits | field | meaning |

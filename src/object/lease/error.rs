@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
-use crate::error::within;
+use crate::error::unheard;
 use crate::object::Token;
 use crate::object::error::LockError;
 
@@ -51,7 +51,7 @@ pub enum LeaseError {
     /// be renewed lasts until its time is over ([`LeaseGuard::remaining`](super::LeaseGuard::remaining)), and may be renewed if
     /// the home is heard again before. What this rank has left at the home otherwise is taken back then.
     #[error(
-        "rank {rank} does not reach the lease {name:?}: node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)", within(.waited)
+        "rank {rank} does not reach the lease {name:?}: {}", unheard(.node, .waited)
     )]
     Unreachable {
         /// This rank.
