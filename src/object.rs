@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `lock.rs` | the lock: handle, guard, request |
 //! | `waiting.rs` | the wait for a lock of this node |
+//! | `passing.rs` | who takes it before others that wait, where ranks share CPUs |
 //! | `exclusive.rs` | both together: the lock that every kind of object uses that needs one |
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
 //! | `homes.rs` | where an object is at home, and whether that node has all it must have |
@@ -41,6 +42,7 @@ mod homes;
 mod lease;
 mod lock;
 mod pairs;
+mod passing;
 mod reach;
 mod rwlock;
 mod second;

@@ -57,7 +57,10 @@ impl Exclusive {
     }
 
     #[cold]
-    fn acquire_long(&self, granted: Option<u64>, limit: Option<Duration>) -> Result<u64, LockError> {
+    fn acquire_long(&self, mut granted: Option<u64>, limit: Option<Duration>) -> Result<u64, LockError> {
+        if granted.is_none() {
+            granted = self.node.take_in_passing()?;
+        }
         if granted.is_none() {
             self.node.request()?;
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::catalogue;
 use super::errands::{self, Settling};
 use super::error::LockError;
+use super::passing::{Heat, Passing};
 use super::reach::Reach;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
@@ -47,16 +48,9 @@ const SWEEP_PAUSE: Duration = Duration::from_micros(20);
 
 /// How often a rank may take a lock before others that wait, where each has a CPU: while the first of them wakes up.
 const MOST_PASSED: u64 = 64;
-/// For how long it may do so where ranks share CPUs.
-const PASSING_LIMIT: Duration = Duration::from_micros(100);
-/// The clock is read this seldom for that.
-const PASSED_PER_LOOK: u64 = 16;
 /// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line away
 /// from whoever uses it.
 const TURNS_PER_LOOK: u32 = 40;
-
-/// For how long a rank that is awake leaves a lock to others who use it all the time: then they have had their turn.
-const HOT_LIMIT: Duration = Duration::from_micros(120);
 
 /// One rank's use of a lock of its node.
 #[derive(Debug)]
@@ -72,8 +66,8 @@ pub(super) struct NodeLock {
     at: ObjectAt,
     /// What the alarm held when this rank was seen not to have been declared failed.
     calm: Cell<u64>,
-    /// Since when it has taken the lock before others that wait.
-    passing_since: Cell<Option<Instant>>,
+    /// Whether it may go on to take the lock before others that wait.
+    passing: Passing,
 }
 
 /// What a rank does with a lock.
@@ -173,32 +167,6 @@ impl Wait {
     }
 }
 
-/// Whether others use a lock all the time while this rank, which shares CPUs with them, waits for it.
-#[derive(Debug, Default)]
-struct Heat {
-    /// The version at the last look.
-    version: Cell<u64>,
-    /// When it was seen to have changed first, since this rank has slept.
-    since: Cell<Option<Instant>>,
-    /// And last.
-    felt: Cell<Option<Instant>>,
-}
-
-impl Heat {
-    /// Whether the lock is to be left to them.
-    fn feel(&self, version: u64) -> bool {
-        let now = Instant::now();
-        let has_changed = self.version.replace(version) != version;
-        let since = self.since.get().unwrap_or(now);
-        if !has_changed || now - since > HOT_LIMIT {
-            return false;
-        }
-        self.since.set(Some(since));
-        self.felt.set(Some(now));
-        true
-    }
-}
-
 fn ready(polled: Poll<u64>) -> Option<u64> {
     match polled {
         Poll::Ready(token) => Some(token),
@@ -220,7 +188,7 @@ impl NodeLock {
             end,
             at: *at,
             calm,
-            passing_since: Cell::new(None),
+            passing: Passing::default(),
         }
     }
 
@@ -335,6 +303,26 @@ impl NodeLock {
         }
     }
 
+    /// Takes the lock that another rank has just now, if that soon gives it back, and this one may take it before those that
+    /// wait: where ranks share CPUs, to wait in the queue is to sleep. A hot one is not to be had in this way.
+    pub fn take_in_passing(&self) -> Result<Option<u64>, LockError> {
+        let (heat, begun) = (Heat::default(), Instant::now());
+        loop {
+            let passed = self.queue.passed(self.segment());
+            if !self.keeps_free(passed) || begun.elapsed() >= SPIN_ON_SHARED {
+                return Ok(None);
+            }
+            (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
+            let is_first_look = !heat.has_looked();
+            if heat.feel(self.queue.version(self.segment()), Instant::now()) && !is_first_look {
+                return Ok(None);
+            }
+            if let Some(token) = self.try_take()? {
+                return Ok(Some(token));
+            }
+        }
+    }
+
     /// Makes a claim.
     pub fn request(&self) -> Result<(), LockError> {
         self.look_at_oneself()?;
@@ -412,19 +400,10 @@ impl NodeLock {
 
     /// Whether this rank may have the lock before those that wait, after it has had it so often.
     fn may_pass(&self, passed: u64) -> bool {
-        if passed == 0 {
-            self.passing_since.set(None);
+        match self.membership.driver.plan.shares_cpus {
+            true => self.passing.goes_on(passed),
+            false => passed < MOST_PASSED,
         }
-        if !self.membership.driver.plan.shares_cpus {
-            return passed < MOST_PASSED;
-        }
-        if !passed.is_multiple_of(PASSED_PER_LOOK) {
-            return true;
-        }
-        let now = Instant::now();
-        let since = self.passing_since.get().unwrap_or(now);
-        self.passing_since.set(Some(since));
-        now - since < PASSING_LIMIT
     }
 
     /// Whether the lock is to be free after this rank, which shares its CPU and may have it again.
@@ -466,9 +445,10 @@ impl NodeLock {
                 return self.give_up(wait);
             }
             self.look_if_long(wait);
-            let awake = now - awake_since.max(heat.felt.get().unwrap_or(begun));
-            match step_after(&self.membership.driver.plan, awake) {
+            match step_after(&self.membership.driver.plan, now - awake_since) {
                 Step::Spin => spin_hint(),
+                // It will have the lock at once when that is no longer hot. (Others leave their CPUs to it.)
+                Step::Park if self.is_first() && heat.was_felt(now, SPIN_ON_SHARED) => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
                     if wait.waited() >= PROMPT_AFTER {
@@ -476,7 +456,7 @@ impl NodeLock {
                     }
                     self.park(alarm, left.into_iter().fold(LOOK_EVERY, Duration::min));
                     awake_since = Instant::now();
-                    heat.since.set(None);
+                    heat.forget();
                 }
             }
         }
@@ -486,7 +466,9 @@ impl NodeLock {
         const POLLS: u32 = 16;
         if self.membership.driver.plan.shares_cpus {
             (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
-            let polled = self.queue.poll_unless_hot(self.segment(), &self.has_ended(), |version| heat.feel(version));
+            let polled = self
+                .queue
+                .poll_unless_hot(self.segment(), &self.has_ended(), |version| heat.feel(version, Instant::now()));
             return ready(polled);
         }
         for _ in 0..POLLS {
@@ -593,6 +575,11 @@ impl NodeLock {
     /// Those of them who have asked before this rank.
     fn ahead(&self) -> Vec<usize> {
         self.waiting_ranks().into_iter().take_while(|rank| *rank != self.rank()).collect()
+    }
+
+    /// Whether this rank waits, and nobody does who has asked before it.
+    fn is_first(&self) -> bool {
+        self.queue.is_first(self.segment(), &self.has_ended())
     }
 
     fn rank_at(&self, local: usize) -> usize {

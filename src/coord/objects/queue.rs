@@ -70,7 +70,7 @@ pub enum Withdrawn {
 pub struct QueueLock {
     at: QueueAt,
     me: usize,
-    /// Whom this rank has called last.
+    /// Whom this rank has called last, or found awake.
     called: Cell<Option<usize>>,
 }
 
@@ -134,6 +134,16 @@ impl QueueLock {
         // SYNC POINT: token. Acquire pairs with who has made it grow.
         let high = memory.word(self.at.high).load(Ordering::Acquire);
         Some((holder, seen.token(high)?))
+    }
+
+    /// Whether this rank is the first in the queue.
+    pub fn is_first(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> bool {
+        self.first(memory, has_ended) == Some(self.me)
+    }
+
+    /// The word's version: it grows with each grant.
+    pub fn version(&self, memory: &impl Memory) -> u64 {
+        self.load(memory).version()
     }
 
     /// Whether some claims may be waiting.
@@ -439,8 +449,9 @@ impl QueueLock {
         // SYNC POINT: parking. Release: who is woken sees why.
         let called = claim.is_parked()
             && memory.word(at).compare_exchange(claim.0, claim.called().0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        // Also one that is awake: it looks at the lock itself.
+        self.called.set(Some(rank));
         if called {
-            self.called.set(Some(rank));
             memory.wake(at);
         }
     }
