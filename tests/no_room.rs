@@ -1,4 +1,5 @@
-//! An object whose next home has no room for it: its users are told so, all others move, and it follows when there is room.
+//! An object whose next home has no room for it: its users are told so, all others move, and it follows when there is
+//! room.
 #![cfg(not(model))]
 
 mod common;

@@ -1,12 +1,13 @@
-//! The directory: which object of a node has which name. A node has two: of the objects that its ranks have, and of those
-//! that are at home on it. The first's *members*, who have handles, are the node's ranks, the second's the job's nodes.
+//! The directory: which object of a node has which name. A node has two: of the objects that its ranks have, and of
+//! those that are at home on it. The first's *members*, who have handles, are the node's ranks, the second's the job's
+//! nodes.
 //!
 //! Each place of a table has a key word; the keys of all places stand side by side, so that looking for a
-//! name reads a few lines. Names are added and taken away by whoever holds the table's own lock (that of place 0), so that
-//! no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when it
-//! comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows whenever
-//! the object is opened, too: who was about to take it away fails. A place that such a rank was filling is left alone
-//! until it is gone.
+//! name reads a few lines. Names are added and taken away by whoever holds the table's own lock (that of place 0), so
+//! that no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when
+//! it comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows
+//! whenever the object is opened, too: who was about to take it away fails. A place that such a rank was filling is
+//! left alone until it is gone.
 //!
 //! An object is there for as long as a member that has not ended has a handle of it.
 //!
@@ -165,7 +166,8 @@ pub enum DirectoryFault {
     OtherParameter(u64),
     /// All places are taken.
     Full,
-    /// Another member has changed the directory meanwhile: this one has been declared failed, or one that was comes back.
+    /// Another member has changed the directory meanwhile: this one has been declared failed, or one that was comes
+    /// back.
     Overtaken,
     /// The directory cannot be reached.
     Away(SiteFault),
@@ -192,8 +194,8 @@ pub enum SiteFault {
         /// The node.
         home: usize,
     },
-    /// Nothing is heard of a node, and too few others are left to agree that it has failed. Nothing was asked for; what was
-    /// before may take effect yet.
+    /// Nothing is heard of a node, and too few others are left to agree that it has failed. Nothing was asked for; what
+    /// was before may take effect yet.
     Silent {
         /// The node.
         node: usize,
@@ -285,8 +287,8 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         Self { first_number, ..self }
     }
 
-    /// The same, where `act` is called before an object goes, of which no member that lives has a handle, and says whether
-    /// it may.
+    /// The same, where `act` is called before an object goes, of which no member that lives has a handle, and says
+    /// whether it may.
     #[must_use]
     pub fn before_freeing(self, act: impl Fn(&ObjectAt) -> bool + 'call) -> Self {
         Self { before_freeing: Box::new(act), ..self }
@@ -467,9 +469,9 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         self.swap(at, seen, seen.freed())
     }
 
-    /// What the numbers of a lock that is made begin with, so that its tokens are greater than those of one of the same name
-    /// that has gone. At a home: behind all that were drawn there. Elsewhere the upper bits of its tokens: how many objects
-    /// have been made, in steps of two, as the word of a new lock fits an even number.
+    /// What the numbers of a lock that is made begin with, so that its tokens are greater than those of one of the same
+    /// name that has gone. At a home: behind all that were drawn there. Elsewhere the upper bits of its tokens: how
+    /// many objects have been made, in steps of two, as the word of a new lock fits an even number.
     fn next_number(&self) -> Fallible<u64> {
         let at = self.place(0).greatest();
         let greatest = self.words.load(&[at])?[0];
