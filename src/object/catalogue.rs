@@ -135,12 +135,22 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     // Relaxed: only who has the table reads it, once the lock is idle.
     reach.segment.word(TenureAt(*at).home()).store(0, Ordering::Relaxed);
     let home = Home { site: Site { reach: reach.clone(), home }, at: at_home };
+    let has_gone = give_back(reach, at, &home, is_copied);
+    if has_gone {
+        second::close(reach, at);
+    }
+    has_gone
+}
+
+/// Gives the node's handle at a home back, if that is not lost. `false`: it is, and what this node's ranks have done
+/// there may not be on the second node yet; the home is noted again.
+fn give_back(reach: &Reach, at: &ObjectAt, home: &Home, is_copied: bool) -> bool {
     let has_left = Cell::new(false);
     let close = || {
         with_home(&home.site, |directory| {
             // Once: if the close below is repeated, the place may be another object's.
             if !has_left.get() {
-                second::leave(reach, at, &home)?;
+                second::leave(reach, at, home)?;
                 has_left.set(true);
             }
             directory.close(&home.at)
@@ -154,11 +164,9 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
                 return false;
             }
             // A home that is lost meanwhile has nothing to give back.
-            _ => break,
+            _ => return true,
         }
     }
-    second::close(reach, at);
-    true
 }
 
 /// Where an object of this node is at home, by what was noted when it was opened first.
