@@ -239,6 +239,7 @@ impl<'lock> LockRequest<'lock> {
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`. After that the place in the queue is given up.
+    /// Cost: likewise; where the time is over, as [`cancel`](Self::cancel).
     ///
     /// # Errors
     ///
