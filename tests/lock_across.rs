@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::children::{Children, answer, await_line, role};
 use common::homes::name_at;
 use common::nodes::{Across, Marks};
-use common::ranks::LIMIT;
+use common::ranks::{LIMIT, await_that};
 use phalanx::fabric::shm::ReadOnlySegment;
 use phalanx::{Job, Lock, LockError};
 
@@ -512,9 +512,7 @@ fn waiters_keep_their_order_when_the_home_is_lost() {
         let order: Vec<usize> = if holder == 0 { order.into_iter().chain([4]).collect() } else { order.to_vec() };
         for (before, rank) in order.iter().enumerate() {
             children.say(*rank, "ask");
-            while waiting_at(children.pid(0), &name).len() <= before {
-                std::thread::yield_now();
-            }
+            await_that("it does not ask", || waiting_at(children.pid(0), &name).len() > before);
         }
         children.kill(0);
         if holder != 0 {
