@@ -15,8 +15,8 @@
 //! # Two engines
 //!
 //! Bytes move by `read` and `write`, or by a ring of the kernel's that does both for many connections in one call
-//! (`uring`; `engine_choice.rs`: [`TcpEngine`]). The ring is an addition: whoever may not enter it, and whatever is no frame, goes
-//! by the sockets as ever, and nothing but a rank's polls knows of it.
+//! (`uring`; `engine_choice.rs`: [`TcpEngine`]). The ring is an addition: whoever may not enter it, and whatever is no
+//! frame, goes by the sockets as ever, and nothing but a rank's polls knows of it.
 //!
 //! Memory for a connection: 8 KiB to receive into and at most 32 KiB to send from; for a ring some 50 KiB in all.
 

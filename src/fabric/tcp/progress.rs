@@ -146,8 +146,8 @@ impl Shared {
         self.wake_thread();
     }
 
-    /// Polls for a while instead of sleeping, where things come closely one after another ([`super::attention`]). `true`:
-    /// nobody need sleep: something has come, what is waited for is there, or the time is over.
+    /// Polls for a while instead of sleeping, where things come closely one after another ([`super::attention`]).
+    /// `true`: nobody need sleep: something has come, what is waited for is there, or the time is over.
     fn has_heard_by_polling(&self, has_changed: impl Fn(&Engine) -> bool, timeout: Option<Duration>) -> bool {
         let mut engine = self.engine();
         let Some(until) = engine.begin_attention() else { return false };
