@@ -1,8 +1,9 @@
-//! From the lock of this node to that of all nodes: what a rank does at the object's home once its node's lock is its own.
+//! From the lock of this node to that of all nodes: what a rank does at the object's home once its node's lock is its
+//! own.
 //!
 //! The machine between nodes ([`HomeLock`]) says what to ask; this asks it, and keeps in the node's words how far it is
-//! ([`Tenure`]), so that the node's ranks can pass its hold on without asking the home, and the next of them can go on where
-//! one has ended. At most [`MOST_PASSED`] ranks in a row have it so; then other nodes come in.
+//! ([`Tenure`]), so that the node's ranks can pass its hold on without asking the home, and the next of them can go on
+//! where one has ended. At most [`MOST_PASSED`] ranks in a row have it so; then other nodes come in.
 //!
 //! | what a rank finds that has the node's lock | what it does |
 //! | --- | --- |
@@ -12,14 +13,14 @@
 //! | waiting | waits on |
 //! | under way, by one that has ended | once nothing of that one can arrive any more: takes back what it has left |
 //!
-//! *Who keeps.* A word that is kept for this node saves it a request when it comes again, and costs another node that comes a
-//! round trip, and then this one another. So it is kept by a node that has had the lock [`STREAK`] times in a row, and nobody
-//! else has asked for it: a lock that changes its node costs an eighth more at worst, and one that goes back and forth nothing.
-//! On the home itself it is not kept where its words are memory: there the number costs an instruction. Nor are the locks of
-//! homes' tables, all of which a node notes in the same words.
+//! *Who keeps.* A word that is kept for this node saves it a request when it comes again, and costs another node that
+//! comes a round trip, and then this one another. So it is kept by a node that has had the lock [`STREAK`] times in a
+//! row, and nobody else has asked for it: a lock that changes its node costs an eighth more at worst, and one that goes
+//! back and forth nothing. On the home itself it is not kept where its words are memory: there the number costs an
+//! instruction. Nor are the locks of homes' tables, all of which a node notes in the same words.
 //!
-//! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever is
-//! on its way begins anew there, once all nodes have done so ([`super::homes`]).
+//! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever
+//! is on its way begins anew there, once all nodes have done so ([`super::homes`]).
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -184,8 +185,9 @@ impl Climb {
         }
     }
 
-    /// Where a claim says that this node has the lock's mailbox. All homes' tables have one, and numbers of their own: each
-    /// is named by a place of its own, so that what one of them has granted is not taken for what another one is to grant.
+    /// Where a claim says that this node has the lock's mailbox. All homes' tables have one, and numbers of their own:
+    /// each is named by a place of its own, so that what one of them has granted is not taken for what another one is
+    /// to grant.
     fn place(&self) -> usize {
         match &self.fixed {
             Some(home) => TABLES_AT + home.site.home,
@@ -214,8 +216,8 @@ impl Climb {
         GlobalWord(word[0]).holder()
     }
 
-    /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not move
-    /// is lost.
+    /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not
+    /// move is lost.
     pub fn poll(&self, ascent: &mut Ascent) -> Poll<Reached> {
         loop {
             let went = match ascent.stage {
@@ -486,8 +488,8 @@ impl Climb {
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.
     fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
         let reach = &self.reach;
-        // What this rank has posted itself was dropped with the connection that broke. On the home's node what a rank has
-        // posted to its device is done at once, or its process is gone and its queue pair with it.
+        // What this rank has posted itself was dropped with the connection that broke. On the home's node what a rank
+        // has posted to its device is done at once, or its process is gone and its queue pair with it.
         if local == reach.local() || site.is_here() {
             return Poll::Ready(Ok(()));
         }
@@ -535,7 +537,8 @@ impl Climb {
         Poll::Ready(Ok(ascent.machine.look()))
     }
 
-    /// Writes a waiting node's mailbox; `false` where there is no room for that now. One that is not reached looks itself.
+    /// Writes a waiting node's mailbox; `false` where there is no room for that now. One that is not reached looks
+    /// itself.
     fn mail(&self, mail: &Mail) -> bool {
         let reach = &self.reach;
         let Some(network) = &reach.network else { return true };
@@ -574,8 +577,8 @@ impl Climb {
         self.memory().word(at).store(value, Ordering::Relaxed);
     }
 
-    /// Waits until an ascent is over, or `limit` has passed since `begun`, and where answers are on their way a little more. Then
-    /// it goes on only if it is polled again.
+    /// Waits until an ascent is over, or `limit` has passed since `begun`, and where answers are on their way a little
+    /// more. Then it goes on only if it is polled again.
     pub fn wait(&self, ascent: &mut Ascent, begun: Instant, limit: Option<Duration>) -> Option<Reached> {
         let since = Instant::now();
         loop {
@@ -610,8 +613,8 @@ impl Climb {
         }
     }
 
-    /// Gives up what the node has to do with the lock at its home, within `limit`. This rank has the node's lock. Where this
-    /// fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
+    /// Gives up what the node has to do with the lock at its home, within `limit`. This rank has the node's lock. Where
+    /// this fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
     /// ([`super::errands`]).
     pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
         let mut ascent = self.begin_to_leave();
@@ -634,8 +637,9 @@ impl Climb {
         SiteFault::Late { home: ascent.home.site.home }
     }
 
-    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node. Answers
-    /// that are on their way are waited for, as long as `patience` allows. Where this fails: as [`descend`](Self::descend).
+    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this
+    /// node. Answers that are on their way are waited for, as long as `patience` allows. Where this fails: as
+    /// [`descend`](Self::descend).
     pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool, patience: Duration) -> Result<(), SiteFault> {
         let begun = Instant::now();
         // What was asked for is answered first: otherwise nobody knows how far the node is.
@@ -674,8 +678,8 @@ impl Climb {
         Self::of_table(&Site { home, ..site.clone() }).settle()
     }
 
-    /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's lock.
-    /// Not while the object moves: whoever calls this may have to move it.
+    /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's
+    /// lock. Not while the object moves: whoever calls this may have to move it.
     pub fn settle(&self) -> Result<(), SiteFault> {
         let mut ascent = self.begin_to_leave();
         let settled = match self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT)) {
