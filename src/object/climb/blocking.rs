@@ -65,7 +65,7 @@ impl Climb {
 
     /// Gives up what the node has to do with the lock at its home, within `limit`. This rank has the node's lock. Where
     /// this fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
-    /// ([`super::errands`]).
+    /// ([`errands`](crate::object::errands)).
     pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
         let mut ascent = self.begin_to_leave();
         match self.wait(&mut ascent, Instant::now(), limit) {
