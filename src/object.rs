@@ -107,10 +107,10 @@ impl fmt::Debug for Handle {
 }
 
 impl Job {
-    /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any more.
-    /// Its ranks reach its words without a round trip to another node; but what they change of a counter or fenced word is
-    /// copied to one ([`JobOptions::durable_copies`](crate::JobOptions::durable_copies)), and where RDMA was asked for what
-    /// they add and swap goes through their own device.
+    /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any
+    /// more. Its ranks reach its words without a round trip to another node; but what they change of a counter or
+    /// fenced word is copied to one ([`JobOptions::durable_copies`](crate::JobOptions::durable_copies)), and where RDMA
+    /// was asked for what they add and swap goes through their own device.
     ///
     /// Cost: a hash of the name for each node that lives; nobody is asked.
     ///

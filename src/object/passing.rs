@@ -14,7 +14,8 @@ const PASSING_LIMIT: Duration = Duration::from_micros(100);
 /// The clock is read this seldom for that, or so seldom that this share of the limit goes by meanwhile.
 const PASSED_PER_LOOK: u64 = 16;
 const LOOKS_PER_LIMIT: u64 = 8;
-/// A lock that is granted again within this time is hot: to go from CPU to CPU takes it longer than its users need it for.
+/// A lock that is granted again within this time is hot: to go from CPU to CPU takes it longer than its users need it
+/// for.
 const HOT_GRANT: Duration = Duration::from_nanos(400);
 /// For how long a rank that is awake leaves a hot lock to its users: then they have had their turn.
 const HOT_LIMIT: Duration = Duration::from_micros(120);
@@ -62,7 +63,8 @@ pub(super) struct Heat {
 }
 
 impl Heat {
-    /// Whether the lock is to be left to them, which has this version now. At the first look that is not known, and it is.
+    /// Whether the lock is to be left to them, which has this version now. At the first look that is not known, and it
+    /// is.
     pub fn feel(&self, version: u64, now: Instant) -> bool {
         let is_hot = self.last.replace(Some((version, now))).is_none_or(|(before, then)| {
             let grants = u32::try_from(version.wrapping_sub(before)).unwrap_or(u32::MAX);

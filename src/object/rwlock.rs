@@ -21,12 +21,12 @@ use crate::coord::objects::sharing::{Sharing, SharingAt, Turn};
 use crate::fabric::WordAt;
 use crate::job::Job;
 
-/// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what it
-/// held.
+/// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what
+/// it held.
 ///
-/// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A rank
-/// that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who read when
-/// its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
+/// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A
+/// rank that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who
+/// read when its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
 /// [`Lock`](super::Lock).
 ///
 /// The lock belongs to a rank and not to a thread; a rank reads once at a time. Who reads cannot go over to
@@ -98,13 +98,13 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyReading`], [`LockError::AlreadyHeld`] where this rank writes, [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::AlreadyReading`], [`LockError::AlreadyHeld`] where this rank writes,
+    /// [`LockError::AlreadyRequested`], [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
-    /// Without a writer: on the lock's home one locked exchange and a load, from another node one round trip; the same to
-    /// release. With one: until it ends, and half a round trip.
+    /// Without a writer: on the lock's home one locked exchange and a load, from another node one round trip; the same
+    /// to release. With one: until it ends, and half a round trip.
     #[inline]
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError> {
         self.read_within(None)?.map_err(|awaited| self.not_read(&awaited, Duration::ZERO))
@@ -135,13 +135,13 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::UpgradeRefused`] where this rank reads; [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::UpgradeRefused`] where this rank reads; [`LockError::AlreadyHeld`],
+    /// [`LockError::AlreadyRequested`], [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
-    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks of the job (on the home: a look at
-    /// each rank's word); the same to release.
+    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks of the job (on the home: a
+    /// look at each rank's word); the same to release.
     pub fn write(&self) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(None)
     }
@@ -150,8 +150,8 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write), and [`LockError::TimedOut`], which says who writes, or [`LockError::StillRead`], which
-    /// says who reads.
+    /// As [`write`](Self::write), and [`LockError::TimedOut`], which says who writes, or [`LockError::StillRead`],
+    /// which says who reads.
     pub fn write_timeout(&self, timeout: Duration) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(Some(timeout))
     }
@@ -174,8 +174,8 @@ impl RwLock {
         }
     }
 
-    /// The ranks of this node that wait for their turn to write, in the order in which they will have it. Cost: a look at
-    /// each rank's claim.
+    /// The ranks of this node that wait for their turn to write, in the order in which they will have it. Cost: a look
+    /// at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.writers.waiting_ranks()
     }
@@ -286,8 +286,8 @@ impl RwLock {
         Ok(self.part.borrow_mut().restart(SharingAt::of(&words, self.handle.membership.topology.ranks())))
     }
 
-    /// This rank was declared failed; or the home has not answered, and is told that this rank has nothing to do with the lock
-    /// when it does.
+    /// This rank was declared failed; or the home has not answered, and is told that this rank has nothing to do with
+    /// the lock when it does.
     #[cold]
     fn leave_behind(&self, error: &LockError) {
         self.forget();

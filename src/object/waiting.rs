@@ -1,8 +1,9 @@
 //! The wait for a node's lock: what turns its state machine into calls that block.
 //!
-//! A wait polls, and between polls spins or sleeps as the wait policy says. It is interrupted by the node's alarm, since
-//! somebody's death may have freed the lock; by its limit; and now and then by itself, to look whether those who hold it
-//! up still run: a rank that is stopped for longer than the failure time-out is declared failed by who waits for it.
+//! A wait polls, and between polls spins or sleeps as the wait policy says. It is interrupted by the node's alarm,
+//! since somebody's death may have freed the lock; by its limit; and now and then by itself, to look whether those who
+//! hold it up still run: a rank that is stopped for longer than the failure time-out is declared failed by who waits
+//! for it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -48,8 +49,8 @@ const SWEEP_PAUSE: Duration = Duration::from_micros(20);
 
 /// How often a rank may take a lock before others that wait, where each has a CPU: while the first of them wakes up.
 const MOST_PASSED: u64 = 64;
-/// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line away
-/// from whoever uses it.
+/// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line
+/// away from whoever uses it.
 const TURNS_PER_LOOK: u32 = 40;
 
 /// One rank's use of a lock of its node.
@@ -199,8 +200,9 @@ impl NodeLock {
         Self::new(membership, &table, "the table of objects", turn)
     }
 
-    /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was held to
-    /// the end, all of it was done by this rank alone. Where a home did not answer meanwhile it is held until it does.
+    /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was
+    /// held to the end, all of it was done by this rank alone. Where a home did not answer meanwhile it is held until
+    /// it does.
     pub fn during<T>(&self, act: impl FnOnce() -> T) -> Result<T, LockError> {
         if self.try_take()?.is_none() {
             self.request()?;
@@ -231,8 +233,8 @@ impl NodeLock {
         no_room(&self.membership, &self.name, home)
     }
 
-    /// The home, if nothing is heard of it, and what this node has there is not known: ranks that have asked for something
-    /// there, or wait there, keep the node's lock.
+    /// The home, if nothing is heard of it, and what this node has there is not known: ranks that have asked for
+    /// something there, or wait there, keep the node's lock.
     fn silent_home(&self) -> Option<usize> {
         let reach = &self.membership.reach;
         let (home, _) = catalogue::noted_home(reach, &self.at).filter(|(home, _)| reach.is_doubtful(*home))?;
@@ -268,7 +270,8 @@ impl NodeLock {
         excluded(&self.membership, &self.name)
     }
 
-    /// The error of a rank whose time is over, and that has no claim any more. A node other than this one may hold the lock.
+    /// The error of a rank whose time is over, and that has no claim any more. A node other than this one may hold the
+    /// lock.
     pub fn timed_out(&self, wait: &Wait, holder_node: Option<usize>) -> LockError {
         let (rank, name, waited) = (self.rank(), self.name.clone(), wait.waited());
         LockError::TimedOut { rank, name, waited, holder: None, holder_node, ahead: Vec::new() }
@@ -303,8 +306,8 @@ impl NodeLock {
         }
     }
 
-    /// Takes the lock that another rank has just now, if that soon gives it back, and this one may take it before those that
-    /// wait: where ranks share CPUs, to wait in the queue is to sleep. A hot one is not to be had in this way.
+    /// Takes the lock that another rank has just now, if that soon gives it back, and this one may take it before those
+    /// that wait: where ranks share CPUs, to wait in the queue is to sleep. A hot one is not to be had in this way.
     pub fn take_in_passing(&self) -> Result<Option<u64>, LockError> {
         let (heat, begun) = (Heat::default(), Instant::now());
         loop {
@@ -414,8 +417,8 @@ impl NodeLock {
     /// Whether nothing has happened since this rank was seen not to have been declared failed.
     #[inline]
     fn is_calm(&self) -> bool {
-        // The alarm may be raised some time after the rank's end is noted. Relaxed: whoever takes this rank for failed does
-        // not wait for it to have seen that.
+        // The alarm may be raised some time after the rank's end is noted. Relaxed: whoever takes this rank for failed
+        // does not wait for it to have seen that.
         let end = self.segment().word(self.end).load(Ordering::Relaxed);
         drive::alarm(self.segment()) == self.calm.get() && end == 0
     }
@@ -530,7 +533,8 @@ impl NodeLock {
         released.map_err(|NotHeld| excluded(&self.membership, &self.name))
     }
 
-    /// Since when this rank holds the lock, and by which token, is noted for those who look from outside; gives the token back.
+    /// Since when this rank holds the lock, and by which token, is noted for those who look from outside; gives the
+    /// token back.
     pub fn noted(&self, token: u64) -> u64 {
         let ticks = self.segment().clock().now();
         self.note(SinceWord::granted(self.membership.local_of(self.rank()), ticks), token);
@@ -618,7 +622,8 @@ impl NodeLock {
 
 /// The next step of a rank that waits and has been awake for so long.
 pub(super) fn step_after(plan: &WaitPlan, awake: Duration) -> Step {
-    // Whoever holds this rank up may need this CPU, and a rank that yields would be handed the lock while it does not run.
+    // Whoever holds this rank up may need this CPU, and a rank that yields would be handed the lock while it does not
+    // run.
     if plan.shares_cpus {
         return if awake < SPIN_ON_SHARED.min(plan.yield_until) { Step::Spin } else { Step::Park };
     }
@@ -642,8 +647,8 @@ pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockE
     LockError::NoRoom { rank: membership.rank, name: name.to_owned(), node: home, places }
 }
 
-/// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not answer: then it
-/// keeps the node's lock.
+/// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not
+/// answer: then it keeps the node's lock.
 pub(super) fn has_left_something(reach: &Reach, at: &ObjectAt, before: TenureWord) -> bool {
     let now = TenureAt(*at).load(&*reach.segment);
     let is_engaged = now != before && now.tenure().is_engaged();

@@ -216,8 +216,8 @@ impl QueueLock {
     /// The lock has become this rank's.
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         let token = self.token(memory, granted);
-        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free. What is 0
-        // already is not stored: its line is that of others, too.
+        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free. What is
+        // 0 already is not stored: its line is that of others, too.
         if self.passed(memory) != 0 {
             memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
         }
@@ -323,8 +323,8 @@ impl QueueLock {
             if seen.holder() != Some(self.me) {
                 return Err(NotHeld);
             }
-            // Who is named waits on its CPU, so its claim is not looked at, whose line it needs: before it sleeps it takes its
-            // name back, and where that is too late it finds that it holds the lock.
+            // Who is named waits on its CPU, so its claim is not looked at, whose line it needs: before it sleeps it
+            // takes its name back, and where that is too late it finds that it holds the lock.
             let named = seen.next().filter(|next| !keeps_free && !has_ended(*next));
             let first = named.or_else(|| self.first(memory, has_ended));
             let left = match first {
