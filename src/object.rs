@@ -16,6 +16,7 @@
 //! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
 //! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
 //! | `rwlock.rs` | the lock that readers share |
+//! | `shared_hold.rs` | what ranks of a node have of it together |
 //! | `semaphore.rs` | the semaphore |
 //! | `anchor.rs` | where these two, leases, counters and fenced words have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
@@ -41,6 +42,7 @@ mod reach;
 mod rwlock;
 mod second;
 mod semaphore;
+mod shared_hold;
 mod site;
 mod steward;
 mod sums;

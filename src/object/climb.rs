@@ -411,7 +411,7 @@ impl Climb {
     }
 
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.
-    fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
+    pub fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
         let reach = &self.reach;
         // What this rank has posted itself was dropped with the connection that broke. On the home's node what a rank has
         // posted to its device is done at once, or its process is gone and its queue pair with it.

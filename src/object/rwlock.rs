@@ -8,11 +8,14 @@ use super::anchor::{self, Anchor};
 use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
 use super::lock::Token;
+use super::shared_hold;
 use super::vigil::Vigil;
 use super::waiting::{Turn as UseTurn, Use};
 use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
-use crate::coord::objects::sharing::{Sharing, SharingAt, Turn};
+use crate::coord::objects::shared_hold::{SharedHold, Turn as HoldTurn};
+use crate::coord::objects::sharing::{Called, Member, Sharing, SharingAt, Turn};
+use crate::fabric::{Request, raise_alarm};
 use crate::job::Job;
 
 /// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what it
@@ -21,7 +24,9 @@ use crate::job::Job;
 /// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A rank
 /// that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who read when
 /// its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
-/// [`Lock`](super::Lock).
+/// [`Lock`](super::Lock). Ranks of a node away from the lock's home share one hold there: who comes while another one of its
+/// node reads joins that, without asking the home. 64 may do so; before another one does the home is asked, so that a writer
+/// waits for that many of each node at most that ask later than it.
 ///
 /// The lock belongs to a rank and not to a thread; a rank reads once at a time. Who reads cannot go over to
 /// writing: two that tried would wait for each other for ever, so that is refused ([`LockError::UpgradeRefused`]). Who
@@ -44,6 +49,8 @@ use crate::job::Job;
 pub struct RwLock {
     writers: Exclusive,
     part: RefCell<Sharing>,
+    /// Its share of what its node has, where that is not the home.
+    hold: RefCell<SharedHold>,
     anchor: Anchor,
     /// What this rank does with it, whichever of its threads and handles.
     turn: Arc<UseTurn>,
@@ -56,7 +63,7 @@ enum End {
     In,
     Out,
     /// The time was over, and these were waited for.
-    GivenUp(Vec<usize>),
+    GivenUp(Vec<Member>),
 }
 
 impl Job {
@@ -76,7 +83,9 @@ impl Job {
         // Another place than that of the lock inside.
         let turn = handle.membership.reach.uses.turn_at(handle.at.check());
         let part = RefCell::new(Sharing::new(at, handle.membership.rank));
-        Ok(RwLock { writers: Exclusive::new(&handle), part, anchor, turn, handle })
+        let reach = &handle.membership.reach;
+        let hold = RefCell::new(SharedHold::new(shared_hold::place_of(reach, &handle.at, at), reach.local()));
+        Ok(RwLock { writers: Exclusive::new(&handle), part, hold, anchor, turn, handle })
     }
 }
 
@@ -95,8 +104,10 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// Without a writer: on the lock's home one locked exchange and a load, from another node one round trip; the same to
-    /// release. With one: until it ends, and half a round trip.
+    /// Without a writer: on the lock's home one locked exchange and a load. From another node, where another rank of this one
+    /// reads, a locked exchange, a compare-and-swap, and at each 65th time a round trip; else one round trip. The same to
+    /// release, by a locked exchange and a look at each rank's word of this node where others read on. With a writer: until it
+    /// ends, and one round trip and a half.
     #[inline]
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError> {
         self.read_within(None)?.map_err(|awaited| self.not_read(&awaited, Duration::ZERO))
@@ -129,8 +140,8 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks of the job (on the home: a look at
-    /// each rank's word); the same to release.
+    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks and nodes of the job (on the home: a
+    /// look at the word of each); the same to release.
     pub fn write(&self) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(None)
     }
@@ -140,7 +151,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`write`](Self::write), and [`LockError::TimedOut`], which says who writes, or [`LockError::StillRead`], which
-    /// says who reads.
+    /// says who reads: nodes that share a hold are asked which of their ranks that are, for 20 ms at most.
     pub fn write_timeout(&self, timeout: Duration) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(Some(timeout))
     }
@@ -170,17 +181,12 @@ impl RwLock {
     #[inline]
     fn read_within(&self, limit: Option<Duration>) -> Result<Result<ReadGuard<'_>, Vec<usize>>, LockError> {
         self.begin(Asked::ToRead)?;
-        self.anchor.note_stake(&self.handle, Sharing::READS);
-        let is_at_once = self.anchor.is_here() && self.part.borrow_mut().read_here(self.handle.segment());
-        let ended = match is_at_once {
-            true => anchor::look_at_oneself(&self.handle).map(|()| End::In),
-            false => self.read_long(limit),
-        };
+        let ended = if self.anchor.is_here() { self.read_here(limit) } else { self.read_with_others(limit) };
         let is_in = matches!(ended, Ok(End::In));
         self.turn.set(if is_in { Use::Shared } else { Use::Nothing });
         match ended {
             Ok(End::In) => Ok(Ok(ReadGuard { lock: self })),
-            Ok(End::GivenUp(awaited)) => Ok(Err(awaited)),
+            Ok(End::GivenUp(awaited)) => Ok(Err(ranks_of(&awaited))),
             Ok(End::Out) => unreachable!("who wants to read waits"),
             Err(error) => {
                 self.forget();
@@ -189,10 +195,79 @@ impl RwLock {
         }
     }
 
+    /// On the home's own node.
+    #[inline]
+    fn read_here(&self, limit: Option<Duration>) -> Result<End, LockError> {
+        self.anchor.note_stake(&self.handle, Sharing::READS);
+        if self.part.borrow_mut().read_here(self.handle.segment()) {
+            return anchor::look_at_oneself(&self.handle).map(|()| End::In);
+        }
+        self.read_alone(&mut Vigil::new(&self.handle, limit))
+    }
+
+    /// By this rank's own part, as its stake says.
     #[cold]
-    fn read_long(&self, limit: Option<Duration>) -> Result<End, LockError> {
+    fn read_alone(&self, vigil: &mut Vigil<'_>) -> Result<End, LockError> {
         let turn = self.part.borrow_mut().read();
-        self.drive(turn, &mut Vigil::new(&self.handle, limit))
+        self.drive(turn, vigil)
+    }
+
+    /// From another node than the home.
+    fn read_with_others(&self, limit: Option<Duration>) -> Result<End, LockError> {
+        anchor::look_at_oneself(&self.handle)?;
+        let mut vigil = Vigil::new(&self.handle, limit);
+        vigil.note();
+        let turn = self.hold.borrow_mut().read(limit != Some(Duration::ZERO));
+        match self.share(turn, &mut vigil)? {
+            Some(End::In) => anchor::look_at_oneself(&self.handle).map(|()| End::In),
+            Some(other) => Ok(other),
+            None => self.read_alone(&mut vigil),
+        }
+    }
+
+    /// Does what the machine of the node's hold wants, until it has ended, or the time is over; `None`: this rank is to go on
+    /// by its own part.
+    fn share(&self, mut turn: HoldTurn, vigil: &mut Vigil<'_>) -> Result<Option<End>, LockError> {
+        let reach = &self.handle.membership.reach;
+        let mut given_up = None;
+        loop {
+            turn = match turn {
+                HoldTurn::Step => shared_hold::step(reach, &mut self.hold.borrow_mut()),
+                HoldTurn::Ask(requests) => {
+                    vigil.note();
+                    match self.anchor.ask(&self.handle, &requests).inspect_err(|_| self.forget())? {
+                        Some(answers) => shared_hold::answered(reach, &mut self.hold.borrow_mut(), &answers),
+                        None => {
+                            let at = self.await_next()?;
+                            self.part.borrow_mut().set_home(at);
+                            self.hold.borrow_mut().restart(at)
+                        }
+                    }
+                }
+                HoldTurn::Wait => {
+                    let (writer, local) = {
+                        let hold = self.hold.borrow();
+                        (hold.awaited(), hold.awaited_here().map(|local| shared_hold::rank_at(reach, local)))
+                    };
+                    let awaited: Vec<usize> = writer.into_iter().chain(local).collect();
+                    match vigil.pause(&awaited) {
+                        true => {
+                            anchor::look_at_oneself(&self.handle).inspect_err(|_| self.forget())?;
+                            vigil.note();
+                            self.hold.borrow_mut().look()
+                        }
+                        false => {
+                            given_up = Some(writer.into_iter().map(Member::Rank).collect());
+                            self.hold.borrow_mut().leave()
+                        }
+                    }
+                }
+                HoldTurn::In => return Ok(Some(End::In)),
+                HoldTurn::Aside => return Ok(None),
+                HoldTurn::Out => return Ok(Some(given_up.map_or(End::Out, End::GivenUp))),
+                HoldTurn::Outlive(_) => unreachable!("stewards do"),
+            };
+        }
     }
 
     fn write_within(&self, limit: Option<Duration>) -> Result<WriteGuard<'_>, LockError> {
@@ -201,7 +276,7 @@ impl RwLock {
         let entered = self.writers.acquire(limit).and_then(|token| self.enter(token, vigil.left()));
         let token = match entered {
             Ok(Ok(token)) => Ok(token),
-            Ok(Err(readers)) => Err(self.not_written(readers, vigil.waited())),
+            Ok(Err(readers)) => Err(self.not_written(&readers, vigil.waited())),
             Err(error) => Err(error),
         };
         self.turn.set(if token.is_ok() { Use::Held } else { Use::Nothing });
@@ -209,7 +284,7 @@ impl RwLock {
     }
 
     /// This rank has the writers' lock. Whether the readers have left in time; else who reads: then it has given it up.
-    fn enter(&self, token: u64, limit: Option<Duration>) -> Result<Result<u64, Vec<usize>>, LockError> {
+    fn enter(&self, token: u64, limit: Option<Duration>) -> Result<Result<u64, Vec<Member>>, LockError> {
         let turn = self.part.borrow_mut().write();
         let mut vigil = Vigil::new(&self.handle, limit);
         let mut ended = self.drive(turn, &mut vigil);
@@ -237,7 +312,11 @@ impl RwLock {
             turn = match turn {
                 Turn::Ask(requests) => {
                     vigil.note();
-                    let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
+                    let has_ended = |member| match member {
+                        Member::Rank(rank) => reach.has_ended(rank),
+                        Member::Node(node) => reach.has_lost(node),
+                    };
+                    let poke = |called: Called| shared_hold::call(reach, called);
                     match self.anchor.ask(&self.handle, &requests).inspect_err(|_| self.forget())? {
                         Some(answers) => self.part.borrow_mut().answered(&answers, has_ended, poke),
                         None => self.restart()?,
@@ -245,7 +324,7 @@ impl RwLock {
                 }
                 Turn::Wait => {
                     let awaited = self.part.borrow().awaited();
-                    match vigil.pause(&awaited) {
+                    match vigil.pause(&shared_hold::to_be_asked_after(reach, &self.handle.at, &awaited)) {
                         true => self.part.borrow_mut().look(),
                         false => {
                             given_up = Some(awaited);
@@ -263,8 +342,14 @@ impl RwLock {
     /// Goes on at the next home.
     #[cold]
     fn restart(&self) -> Result<Turn, LockError> {
+        let at = self.await_next()?;
+        self.hold.borrow_mut().set_home(at);
+        Ok(self.part.borrow_mut().restart(at))
+    }
+
+    fn await_next(&self) -> Result<SharingAt, LockError> {
         let words = self.anchor.await_next(&self.handle).inspect_err(|_| self.forget())?;
-        Ok(self.part.borrow_mut().restart(SharingAt::of(&words, self.handle.membership.topology.ranks())))
+        Ok(SharingAt::of(&words, self.handle.membership.topology.ranks()))
     }
 
     /// This rank was declared failed, and has nothing to do with the lock any more.
@@ -273,6 +358,10 @@ impl RwLock {
         let at = SharingAt::of(&self.anchor.words(), self.handle.membership.topology.ranks());
         self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
         *self.part.borrow_mut() = Sharing::new(at, self.handle.membership.rank);
+        let reach = &self.handle.membership.reach;
+        *self.hold.borrow_mut() = SharedHold::new(shared_hold::place_of(reach, &self.handle.at, at), reach.local());
+        // Its node's steward looks what it has left there.
+        raise_alarm(self.handle.segment());
     }
 
     #[inline]
@@ -298,7 +387,19 @@ impl RwLock {
         LockError::TimedOut { rank, name, waited, holder: writer, holder_node, ahead: Vec::new() }
     }
 
-    fn not_written(&self, readers: Vec<usize>, waited: Duration) -> LockError {
+    fn not_written(&self, members: &[Member], waited: Duration) -> LockError {
+        let reach = &self.handle.membership.reach;
+        let mut readers = ranks_of(members);
+        for member in members {
+            if let Member::Node(node) = member {
+                let at_home = SharingAt::of(&self.anchor.words(), self.handle.membership.topology.ranks());
+                let place = self.anchor.ask(&self.handle, &[Request::Read { at: at_home.places.plus(*node) }]);
+                let place = place.ok().flatten().map(|answers| answers[0]);
+                readers.extend(shared_hold::readers_on(reach, *node, place));
+            }
+        }
+        readers.sort_unstable();
+        readers.dedup();
         LockError::StillRead { rank: self.handle.membership.rank, name: self.name().to_owned(), waited, readers }
     }
 
@@ -308,6 +409,9 @@ impl RwLock {
 
     #[inline]
     fn stop_reading(&self) -> Result<(), LockError> {
+        if self.hold.borrow().is_reading() {
+            return self.stop_sharing();
+        }
         self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
         let left = match self.anchor.is_here() {
             true => {
@@ -319,6 +423,13 @@ impl RwLock {
         };
         self.turn.set(Use::Nothing);
         left
+    }
+
+    fn stop_sharing(&self) -> Result<(), LockError> {
+        let turn = self.hold.borrow_mut().leave();
+        let left = self.share(turn, &mut Vigil::new(&self.handle, None));
+        self.turn.set(Use::Nothing);
+        left.and_then(|_| anchor::look_at_oneself(&self.handle)).inspect_err(|_| self.forget())
     }
 
     fn stop_writing(&self) -> Result<(), LockError> {
@@ -355,6 +466,15 @@ enum Asked {
     ToWrite,
 }
 
+/// Those of them that are ranks.
+fn ranks_of(members: &[Member]) -> Vec<usize> {
+    let rank = |member: &Member| match member {
+        Member::Rank(rank) => Some(*rank),
+        Member::Node(_) => None,
+    };
+    members.iter().filter_map(rank).collect()
+}
+
 /// Reads under a lock until it is dropped.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
@@ -371,7 +491,8 @@ impl ReadGuard<'_> {
     ///
     /// # Cost
     ///
-    /// On the home one locked exchange and a load, from another node a round trip.
+    /// On the home one locked exchange and a load. From another node a locked exchange and a look at each rank's word of this
+    /// one where others of it read on; else a round trip.
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);

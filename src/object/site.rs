@@ -124,6 +124,11 @@ impl Site {
         Poll::Ready(Ok(std::mem::take(&mut asked.answers)))
     }
 
+    /// Waits for answers no longer.
+    pub fn abandon(&self, asked: &mut Asked) {
+        self.forget(asked);
+    }
+
     /// Waits a little for answers, after so long.
     pub fn pause(&self, waited: Duration) {
         match self.reach.plan.step(waited, false) {

@@ -1,0 +1,226 @@
+//! Reader-writer locks whose readers of one node share one hold at the home: joined without asking it, released by death,
+//! carried to the next home. Between pretended nodes, on the loopback interface.
+#![cfg(not(model))]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::children::{Children, answer, await_line, role};
+use common::homes::name_at;
+use common::nodes::Across;
+use common::ranks::LIMIT;
+use phalanx::{Job, LockError, RwLock};
+use rustix::process::Signal;
+
+/// Longer than a stopped home has to be missed for, in a job that waits patiently.
+const PATIENT: (&str, &str) = ("PHALANX_FAILURE_TIMEOUT_MS", "200000");
+/// How long a writer waits that is to learn who reads.
+const SHORT: Duration = Duration::from_millis(60);
+
+fn join() -> (Job, RwLock) {
+    let job = Job::from_env().expect("a job across nodes");
+    let home = std::env::var("HOME_NODE").expect("the test has set it").parse().expect("a node");
+    let what = std::env::var("LOCK").unwrap_or_else(|_| "lock".to_owned());
+    let lock = job.rwlock(&name_at(&job, home, &what)).expect("a lock");
+    job.world().barrier().expect("all are there");
+    (job, lock)
+}
+
+/// Does what the test says, line by line, and answers.
+fn obey(lock: &RwLock) {
+    let (mut read, mut written) = (None, None);
+    loop {
+        match &*await_line() {
+            "read" => {
+                read = Some(lock.read_timeout(LIMIT).expect("nobody writes for long"));
+                answer("reads");
+            }
+            "leave" => {
+                read.take().expect("it reads").release().expect("it has read to the end");
+                answer("left");
+            }
+            "leave in vain" => {
+                let error = read.take().expect("it has read").release().expect_err("others have it");
+                assert!(matches!(error, LockError::Excluded { .. }), "{error}");
+                assert!(matches!(lock.read(), Err(LockError::Excluded { .. })));
+                answer("refused");
+            }
+            "try to read" => answer(if lock.try_read().expect("a lock").is_some() { "can" } else { "cannot" }),
+            "who reads" => answer(format!("{:?}", readers_of(lock))),
+            "write" => {
+                answer("waits");
+                written = Some(lock.write_timeout(LIMIT).expect("readers leave, or die"));
+                answer("writes");
+            }
+            "stop writing" => {
+                written.take().expect("it writes").release().expect("it has written to the end");
+                answer("through");
+            }
+            "downgrade" => {
+                read = Some(written.take().expect("it writes").downgrade().expect("it has written to the end"));
+                answer("reads");
+            }
+            "end" => return,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Who reads, as a writer learns that waits for them in vain; it may take a while until it is the one that does.
+fn readers_of(lock: &RwLock) -> Vec<usize> {
+    let begun = Instant::now();
+    loop {
+        match lock.write_timeout(SHORT) {
+            Err(LockError::StillRead { readers, .. }) => return readers,
+            Err(LockError::TimedOut { .. }) if begun.elapsed() < LIMIT => {}
+            other => panic!("{:?}", other.map(|guard| guard.token())),
+        }
+    }
+}
+
+fn start(test: &str, nodes: &[usize], home: &str, variables: &[(&str, &str)]) -> (Across, Children) {
+    let across = Across::new(nodes);
+    let variables: Vec<(&str, &str)> = variables.iter().copied().chain([("HOME_NODE", home)]).collect();
+    let children = across.start(test, &variables);
+    (across, children)
+}
+
+fn order(children: &mut Children, rank: usize, line: &str, expected: &str) {
+    children.say(rank, line);
+    assert_eq!(children.next_answer(rank), expected, "rank {rank}, told to {line}");
+}
+
+/// All processes of the home are stopped: another reader comes and goes all the same.
+#[test]
+fn the_second_reader_of_a_node_asks_nobody() {
+    const TEST: &str = "the_second_reader_of_a_node_asks_nobody";
+    if role().is_some() {
+        let (_job, lock) = join();
+        return obey(&lock);
+    }
+    let (_across, mut children) = start(TEST, &[0, 1, 1], "0", &[PATIENT]);
+    order(&mut children, 1, "read", "reads");
+    children.stop(0);
+    order(&mut children, 2, "read", "reads");
+    order(&mut children, 1, "leave", "left");
+    order(&mut children, 1, "read", "reads");
+    order(&mut children, 2, "leave", "left");
+    order(&mut children, 2, "try to read", "can");
+    children.signal(0, Signal::CONT);
+    order(&mut children, 0, "who reads", "[1]");
+    order(&mut children, 2, "read", "reads");
+    order(&mut children, 0, "who reads", "[1, 2]");
+    order(&mut children, 1, "leave", "left");
+    order(&mut children, 0, "who reads", "[2]");
+    order(&mut children, 2, "leave", "left");
+    order(&mut children, 0, "write", "waits");
+    assert_eq!(children.next_answer(0), "writes");
+    order(&mut children, 0, "stop writing", "through");
+    (0..3).for_each(|rank| children.say(rank, "end"));
+    (0..3).for_each(|rank| assert!(children.finish(rank).1.success()));
+}
+
+/// Who has opened the hold is killed, and then the last one that shares it: a writer waits for those who live.
+#[test]
+fn readers_that_are_killed_hold_no_writer_up() {
+    const TEST: &str = "readers_that_are_killed_hold_no_writer_up";
+    if role().is_some() {
+        let (_job, lock) = join();
+        return obey(&lock);
+    }
+    let (_across, mut children) = start(TEST, &[0, 1, 1, 1], "0", &[]);
+    order(&mut children, 1, "read", "reads");
+    order(&mut children, 2, "read", "reads");
+    order(&mut children, 0, "who reads", "[1, 2]");
+    children.kill(1);
+    order(&mut children, 0, "who reads", "[2]");
+    order(&mut children, 0, "write", "waits");
+    children.kill(2);
+    assert_eq!(children.next_answer(0), "writes");
+    order(&mut children, 3, "try to read", "cannot");
+    order(&mut children, 0, "stop writing", "through");
+    order(&mut children, 3, "read", "reads");
+    order(&mut children, 3, "leave", "left");
+}
+
+/// A node's readers wait for a writer of another node together. Who was to look for them is killed, or all but one.
+#[test]
+fn readers_that_wait_together_go_on_without_those_that_are_killed() {
+    const TEST: &str = "readers_that_wait_together_go_on_without_those_that_are_killed";
+    if role().is_some() {
+        let (_job, lock) = join();
+        return obey(&lock);
+    }
+    let (_across, mut children) = start(TEST, &[0, 1, 1, 1], "0", &[]);
+    order(&mut children, 0, "write", "waits");
+    assert_eq!(children.next_answer(0), "writes");
+    order(&mut children, 1, "try to read", "cannot");
+    (1..4).for_each(|rank| children.say(rank, "read"));
+    children.kill(1);
+    order(&mut children, 0, "stop writing", "through");
+    (2..4).for_each(|rank| assert_eq!(children.next_answer(rank), "reads"));
+    children.kill(3);
+    order(&mut children, 2, "leave", "left");
+    order(&mut children, 2, "write", "waits");
+    assert_eq!(children.next_answer(2), "writes");
+    // By its own part.
+    order(&mut children, 2, "downgrade", "reads");
+    order(&mut children, 0, "who reads", "[2]");
+    order(&mut children, 2, "leave", "left");
+    order(&mut children, 0, "write", "waits");
+    assert_eq!(children.next_answer(0), "writes");
+}
+
+/// A reader that is stopped is passed by, whether or not others of its node read with it; its release is refused.
+#[test]
+fn a_stopped_reader_is_passed_by() {
+    const TEST: &str = "a_stopped_reader_is_passed_by";
+    if role().is_some() {
+        let (_job, lock) = join();
+        return obey(&lock);
+    }
+    let (_across, mut children) = start(TEST, &[0, 1, 1, 1], "0", &[]);
+    order(&mut children, 1, "read", "reads");
+    order(&mut children, 2, "read", "reads");
+    children.stop(2);
+    order(&mut children, 0, "write", "waits");
+    order(&mut children, 1, "leave", "left");
+    assert_eq!(children.next_answer(0), "writes");
+    children.signal(2, Signal::CONT);
+    order(&mut children, 2, "leave in vain", "refused");
+    order(&mut children, 0, "stop writing", "through");
+    order(&mut children, 3, "read", "reads");
+    order(&mut children, 1, "read", "reads");
+    order(&mut children, 0, "who reads", "[1, 3]");
+}
+
+/// The home is killed while two ranks share a hold; the next home is theirs, or another node.
+#[test]
+fn a_hold_goes_on_when_the_home_is_lost() {
+    const TEST: &str = "a_hold_goes_on_when_the_home_is_lost";
+    if role().is_some() {
+        let (_job, lock) = join();
+        return obey(&lock);
+    }
+    // Names whose next homes are not all the same.
+    for lock in ["lock", "key", "bolt", "latch"] {
+        let (_across, mut children) = start(TEST, &[0, 1, 1, 2, 3], "2", &[("LOCK", lock)]);
+        order(&mut children, 1, "read", "reads");
+        order(&mut children, 2, "read", "reads");
+        children.kill(3);
+        order(&mut children, 0, "who reads", "[1, 2]");
+        order(&mut children, 1, "leave", "left");
+        order(&mut children, 4, "who reads", "[2]");
+        order(&mut children, 1, "read", "reads");
+        order(&mut children, 0, "write", "waits");
+        order(&mut children, 2, "leave", "left");
+        order(&mut children, 1, "leave", "left");
+        assert_eq!(children.next_answer(0), "writes");
+        order(&mut children, 1, "try to read", "cannot");
+        order(&mut children, 0, "stop writing", "through");
+        order(&mut children, 2, "read", "reads");
+        order(&mut children, 4, "who reads", "[2]");
+        order(&mut children, 2, "leave", "left");
+    }
+}
