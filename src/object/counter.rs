@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::custody::{self, Custody};
 use super::error::ObjectError;
 use super::tally::{Change, Tally};
 use super::{Handle, ObjectKind};
@@ -34,9 +35,7 @@ pub struct Counter {
     /// The value, where it is this node's memory for good, and nobody else's.
     alone: Option<WordAt>,
     tally: Arc<Tally>,
-    is_copied: bool,
-    /// Where it was at home when it was opened.
-    first_home: usize,
+    custody: Custody,
     pub(super) handle: Handle,
 }
 
@@ -121,12 +120,12 @@ impl Job {
     /// [`durable_copies`](crate::JobOptions::durable_copies).
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
-        let copies = membership.durable_copies;
-        let handle = Handle::open(membership, name, Nature { kind: ObjectKind::Counter, parameter: copies as u64 })?;
-        let is_copied = copies > 0 && membership.reach.spans_nodes();
-        let alone = (!is_copied && handle.site.is_memory()).then(|| handle.at_home.value());
+        let nature = Nature { kind: ObjectKind::Counter, parameter: membership.durable_copies as u64 };
+        let handle = Handle::open(membership, name, nature)?;
+        let custody = Custody::of(&handle, nature);
+        let alone = (!custody.is_copied && handle.site.is_memory()).then(|| handle.at_home.value());
         let tally = membership.reach.uses.shared_at(handle.at.key());
-        Ok(Counter { alone, tally, is_copied, first_home: handle.site.home, handle })
+        Ok(Counter { alone, tally, custody, handle })
     }
 }
 
@@ -167,7 +166,7 @@ impl Counter {
             // SYNC POINT: counter. As above.
             return Ok(self.handle.segment().word(value).load(Ordering::Acquire));
         }
-        self.tally.load(&self.handle, self.first_home)
+        self.tally.load(&self.handle, self.custody)
     }
 
     /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
@@ -209,7 +208,7 @@ impl Counter {
 
     #[cold]
     fn change(&self, change: Change) -> Result<u64, CounterError> {
-        self.tally.change(&self.handle, self.first_home, self.is_copied, change)
+        self.tally.change(&self.handle, self.custody, change)
     }
 
     pub(super) fn exhausted(&self, first: u64) -> CounterError {
@@ -226,7 +225,7 @@ impl CounterError {
             SiteFault::Lost { home } => Self::HomeLost { rank, name, home },
             SiteFault::Broken { home } => Self::Uncertain { rank, name, home },
             SiteFault::Excluded => {
-                let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
+                let (epoch, cause) = custody::own_end(reach);
                 Self::Excluded { rank, name, epoch, cause }
             }
         }

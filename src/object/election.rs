@@ -3,15 +3,16 @@
 //!
 //! Candidates wait in the lock's queue, so that a leader's death or resignation elects the first of them, within the time in
 //! which a lock follows its holder. Whoever is elected announces itself before it leads, and has those look who watch. A
-//! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself, every
-//! [`LOOK_EVERY`] and whenever somebody has failed.
+//! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself ([`super::vigil`]),
+//! now and then and whenever somebody has failed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::error::{LockError, ObjectError};
 use super::homes::Home;
 use super::lock::{Lock, LockGuard, LockRequest, Token};
 use super::reach::Reach;
+use super::vigil::Vigil;
 use super::{Handle, MOVING_PAUSE, ObjectKind, waiting};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::election::{Announcement, Announcing, ElectionAt, LeaderWord};
@@ -19,9 +20,6 @@ use crate::coord::objects::layout::ObjectAt;
 use crate::fabric::Request;
 use crate::group::Group;
 use crate::job::Job;
-
-/// How often a watcher looks by itself.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,7 +56,7 @@ pub struct Election {
 impl Job {
     /// The election of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through.
+    /// Cost: as [`lock`](Self::lock).
     ///
     /// # Errors
     ///
@@ -103,6 +101,8 @@ impl Election {
 
     /// As [`campaign`](Self::campaign), for at most `timeout`. After that this rank is no candidate any more.
     ///
+    /// Cost: as [`campaign`](Self::campaign).
+    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign), and [`LockError::TimedOut`].
@@ -113,6 +113,8 @@ impl Election {
     /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
     /// [`Candidacy::wait`].
     ///
+    /// Cost: as [`Lock::request`].
+    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign).
@@ -121,6 +123,8 @@ impl Election {
     }
 
     /// The candidates of this node, in the order in which they will be elected.
+    ///
+    /// Cost: a look at each rank's claim.
     pub fn candidates(&self) -> Vec<usize> {
         self.lock.queue()
     }
@@ -161,16 +165,13 @@ impl Election {
     ///
     /// As [`leader`](Self::leader).
     pub fn wait_for_change(&self, known: Option<Leader>, timeout: Duration) -> Result<Option<Leader>, LockError> {
-        let reach = &self.handle().site.reach;
-        let begun = Instant::now();
+        let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
-            let (poked, alarm) = (reach.load(reach.poked_at()), reach.alarm());
+            vigil.note();
             let leader = self.look(true)?;
-            let left = timeout.saturating_sub(begun.elapsed());
-            if leader != known || left.is_zero() {
+            if leader != known || !vigil.pause(&[]) {
                 return Ok(leader);
             }
-            reach.sleep(reach.poked_at(), poked, alarm, left.min(LOOK_EVERY));
         }
     }
 
@@ -339,6 +340,8 @@ pub struct Candidacy<'election> {
 impl<'election> Candidacy<'election> {
     /// Whether this rank is elected, without waiting. Until it takes that up by [`wait`](Self::wait) nobody leads.
     ///
+    /// Cost: as [`LockRequest::test`].
+    ///
     /// # Errors
     ///
     /// As [`LockRequest::test`].
@@ -347,6 +350,8 @@ impl<'election> Candidacy<'election> {
     }
 
     /// Waits until this rank is elected.
+    ///
+    /// Cost: as [`Election::campaign`].
     ///
     /// # Errors
     ///
@@ -365,6 +370,8 @@ impl<'election> Candidacy<'election> {
     }
 
     /// Gives the candidacy up. Whether this rank had not been elected.
+    ///
+    /// Cost: as [`LockRequest::cancel`].
     pub fn withdraw(self) -> bool {
         self.request.cancel()
     }
@@ -401,6 +408,9 @@ impl Leadership<'_> {
     }
 
     /// Resigns: the first candidate is elected. Tells whether this rank led to the end.
+    ///
+    /// Cost: a round trip to the election's home to take the announcement back, that of [`LockGuard::release`], and a
+    /// poke for each watcher.
     ///
     /// # Errors
     ///

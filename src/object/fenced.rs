@@ -7,17 +7,21 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::anchor::{self, Found};
-use super::error::{LockError, ObjectError};
+use super::custody::{self, AtHome, Bound, Custody};
+use super::error::ObjectError;
 use super::homes::Home;
 use super::pairs::{self, Ended};
-use super::second::{self, COPIES_AT};
+use super::reach::Reach;
+use super::second::COPIES_AT;
 use super::{Handle, ObjectKind, Token};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::coord::objects::fenced::{Goal, Known, NotedAt};
+use crate::coord::objects::fenced::{Copied, Goal, Known};
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::note::NoteAt;
+use crate::fabric::WordAt;
 use crate::job::Job;
 
 /// A type that a fenced word can have: plain, of at most 8 bytes.
@@ -88,26 +92,32 @@ fenced_words! {
 /// ```
 pub struct Fenced<T> {
     seen: Arc<Seen>,
-    is_copied: bool,
-    /// Where it was at home when it was opened.
-    first_home: usize,
+    custody: Custody,
     handle: Handle,
     word: PhantomData<fn(T) -> T>,
 }
 
 /// What a rank knows of a word: one of its threads at a time uses it, and its words at the home.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Knowledge>);
+struct Seen(Mutex<Option<Bound<Knowledge>>>);
 
+/// What it knows of a home.
 #[derive(Debug, Default)]
 struct Knowledge {
-    home: Option<Home>,
-    /// Whether nothing that was written was lost with nodes.
-    is_whole: bool,
     /// The pair that was current there.
     known: Option<Known>,
     /// The node that has the copy, where the home is this one, and what is current there.
     copy: Option<(usize, Known)>,
+}
+
+impl AtHome for Knowledge {
+    fn words(_: &Reach, _: ObjectAt) -> Vec<WordAt> {
+        Vec::new()
+    }
+
+    fn of(_: &Reach, _: &[u64]) -> Self {
+        Self::default()
+    }
 }
 
 /// Why a word was not written or read.
@@ -173,9 +183,8 @@ impl Job {
         let copies = membership.durable_copies as u64;
         let nature = Nature { kind: ObjectKind::Fenced, parameter: copies << COPIES_AT | T::KIND };
         let handle = Handle::open(membership, name, nature)?;
-        let is_copied = second::is_wanted(&membership.reach, nature);
-        let seen = membership.reach.uses.shared_at(handle.at.key());
-        Ok(Fenced { seen, is_copied, first_home: handle.site.home, handle, word: PhantomData })
+        let (custody, seen) = (Custody::of(&handle, nature), membership.reach.uses.shared_at(handle.at.key()));
+        Ok(Fenced { seen, custody, handle, word: PhantomData })
     }
 }
 
@@ -237,82 +246,50 @@ impl<T: FencedWord> Fenced<T> {
     fn operate(&self, goal: Goal) -> Result<Result<Known, u64>, FencedError> {
         // No code panics while it holds it.
         let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = |fault| self.error(fault);
         loop {
-            self.bind(&mut seen)?;
+            self.custody.bind(&self.handle, &mut seen).map_err(error)?;
+            let Bound { home, kept, .. } = seen.as_mut().expect("bound");
             // Where this fails it is not known what became of the words.
-            let known = seen.known.take();
-            let home = seen.home.as_ref().expect("bound");
-            let (at, rank) = (pairs::words(home), self.handle.membership.rank);
-            match pairs::reach_goal(&home.site, at, rank, goal, known) {
+            let known = kept.known.take();
+            match pairs::reach_goal(&home.site, pairs::words(home), self.handle.membership.rank, goal, known) {
                 Ok(Ended { result, known }) => {
-                    seen.known = known;
-                    if self.keep(&mut seen)? {
+                    kept.known = known;
+                    if self.keep(home, kept).map_err(error)? {
                         return Ok(result);
                     }
                 }
                 // Once more, at the next home.
                 Err(SiteFault::Lost { .. }) => {}
-                Err(fault) => return Err(self.error(fault)),
+                Err(fault) => return Err(error(fault)),
             }
-        }
-    }
-
-    /// Finds the home, if it is not known or lost.
-    fn bind(&self, seen: &mut MutexGuard<'_, Knowledge>) -> Result<(), FencedError> {
-        let reach = &self.handle.membership.reach;
-        while seen.home.as_ref().is_none_or(|home| reach.has_lost(home.site.home)) {
-            let found = anchor::find(&self.handle, |_| Vec::new()).map_err(|error| self.excluded(error))?;
-            **seen = found.map_or_else(Knowledge::default, |Found { home, is_whole, .. }| Knowledge {
-                home: Some(home),
-                is_whole,
-                ..Knowledge::default()
-            });
-        }
-        let home = seen.home.as_ref().expect("bound").site.home;
-        // Who opens it where something is missing, goes on without that.
-        match seen.is_whole || home == self.first_home {
-            true => Ok(()),
-            false => Err(self.error(SiteFault::Lost { home })),
         }
     }
 
     /// Before a call is over: has a second node have what it has come to know. `false`: the home is lost, and the next one
     /// may not know it.
-    fn keep(&self, seen: &mut Knowledge) -> Result<bool, FencedError> {
+    fn keep(&self, home: &Home, kept: &mut Knowledge) -> Result<bool, SiteFault> {
         let reach = &self.handle.membership.reach;
-        let (Some(known), Some(home)) = (seen.known, &seen.home) else { return Ok(true) };
-        match (home.site.is_here(), self.is_copied) {
-            (true, true) => return self.copy(&mut seen.copy, known).map(|()| true),
-            (true, false) => return Ok(true),
-            (false, _) => {}
+        let Some(known) = kept.known else { return Ok(true) };
+        if home.site.is_here() {
+            return self.copy(&mut kept.copy, known).map(|()| true);
         }
-        NotedAt::of(self.handle.at, reach.local()).note(self.handle.segment(), &known);
+        Copied::from(known).note(NoteAt::of(&self.handle.at, reach.local()), self.handle.segment());
         Ok(!reach.has_lost(home.site.home))
     }
 
     /// Has the second node have a pair, if there is one: this node is the home.
-    fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), FencedError> {
+    fn copy(&self, copy: &mut Option<(usize, Known)>, known: Known) -> Result<(), SiteFault> {
         let rank = self.handle.membership.rank;
-        loop {
-            let second = second::await_copy(&self.handle).map_err(|error| self.excluded(error))?;
-            let Some(second) = second else { return Ok(()) };
+        self.custody.copy(&self.handle, |second| {
             let there = copy.filter(|(node, _)| *node == second.site.home).map(|(_, there)| there);
-            if there.is_some_and(|there| there.word.version() >= known.word.version()) {
-                return Ok(());
+            if there.is_none_or(|there| there.word.version() < known.word.version()) {
+                let goal = Goal::Keep(known.into());
+                let ended = pairs::reach_goal(&second.site, pairs::words(second), rank, goal, there)?;
+                *copy = ended.known.map(|there| (second.site.home, there));
             }
-            let (at, goal) = (pairs::words(&second), Goal::Keep(known.into()));
-            match pairs::reach_goal(&second.site, at, rank, goal, there) {
-                Ok(ended) => *copy = ended.known.map(|there| (second.site.home, there)),
-                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
-                // Once more, or at the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
-            }
-        }
-    }
-
-    fn excluded(&self, error: LockError) -> FencedError {
-        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
-        self.error(SiteFault::Excluded)
+            Ok(())
+        })
     }
 
     fn error(&self, fault: SiteFault) -> FencedError {
@@ -321,7 +298,7 @@ impl<T: FencedWord> Fenced<T> {
         match fault {
             SiteFault::Lost { home } | SiteFault::Broken { home } => FencedError::HomeLost { rank, name, home },
             SiteFault::Excluded => {
-                let (epoch, cause) = reach.own_end().unwrap_or((0, FailureCause::Silent));
+                let (epoch, cause) = custody::own_end(reach);
                 FencedError::Excluded { rank, name, epoch, cause }
             }
         }

@@ -1,44 +1,29 @@
 //! The lease: a lock that ends by itself unless its holder renews it.
 //!
-//! A rank's *party* ([`Party`]) is what its threads and handles share of it: the machine that knows what to ask
-//! ([`crate::coord::objects::lease`]), and the home that is asked. It is with one of them at a time: with whoever acquires,
-//! then with the guard, there with the holder's thread or the one that renews.
-//!
-//! When the home is lost, whoever has the party and asks waits for the next home, as reader-writer locks do
-//! ([`super::anchor`]), and begins anew there. What holders have noted on their nodes until then each node's steward has
-//! told that home by [`carry_hold`]. A rank notes its hold before it goes by it, and then looks whether the home is lost: if
-//! not, the steward will find the note.
+//! A rank's handles share a *desk*, on which its part in the lease lies while nobody has it: with a *courier*, who asks the
+//! home (`lease/courier.rs`), it goes to whoever acquires, then to the guard, and there to the holder's thread or the one
+//! that renews (`lease/guard.rs`).
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
-use super::anchor::{self, Anchor, Answered};
-use super::error::{LockError, ObjectError};
-use super::homes::Home;
-use super::reach::Reach;
+pub(super) use self::courier::carry_hold;
+use self::courier::{Courier, Party, now_ns};
+pub use self::error::LeaseError;
+pub use self::guard::LeaseGuard;
+use super::error::ObjectError;
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind, Token, not_opened};
-use crate::cluster::view::{self, FailureCause, Unit};
-use crate::coord::objects::directory::{Nature, SiteFault};
-use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::lease::note::{Note, NoteAt};
-use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, SOMEBODY, Turn};
-use crate::coord::objects::word::SinceWord;
-use crate::fabric::{Memory, Request};
+use super::{Handle, ObjectKind, not_opened};
+use crate::coord::objects::directory::Nature;
+use crate::coord::objects::lease::{Hold, Outcome};
 use crate::job::Job;
-use crate::sync::{AtomicU64, Ordering, full_fence};
+
+mod courier;
+mod error;
+mod guard;
 
 /// The shortest time to live.
 const LEAST_TTL: Duration = Duration::from_millis(1);
-/// How often a rank that waits for the warning looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A lease is renewed in the background when this part of its time to live is over.
-const RENEWED_AFTER: u32 = 3;
-/// The warning comes when less than this part of it is left.
-const WARNED_BEFORE: u32 = 4;
 
 /// A named lease, as one rank holds it: a lock that ends after its *time to live* unless its holder renews it.
 ///
@@ -114,94 +99,12 @@ impl Desk {
     }
 }
 
-/// A rank's part in a lease.
-#[derive(Debug)]
-struct Party {
-    lessee: Lessee,
-    anchor: Anchor,
-}
-
-/// Carries requests to a lease's home, for its holder and the thread that renews.
-#[derive(Clone, Debug)]
-struct Courier {
-    /// Kept while a thread renews the lease, also where nobody else has a handle any more.
-    handle: Arc<Handle>,
-    ttl: Duration,
-}
-
-/// Why a lease was not acquired, renewed or released.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LeaseError {
-    /// This rank holds it already, or another of its threads is about to.
-    #[error("rank {rank} holds the lease {name:?} already, or asks for it (remedy: release it first)")]
-    AlreadyHeld {
-        /// This rank.
-        rank: usize,
-        /// The lease.
-        name: String,
-    },
-    /// The time is over. This rank has no claim any more.
-    #[error(
-        "rank {rank} did not get the lease {name:?} in {waited:.1?}: {} (remedy: allow more than its time to live)", who(*.holder)
-    )]
-    TimedOut {
-        /// This rank.
-        rank: usize,
-        /// The lease.
-        name: String,
-        /// For how long it was waited for.
-        waited: Duration,
-        /// Who holds it.
-        holder: Option<usize>,
-    },
-    /// The lease was not renewed in time, and others have had it since.
-    #[error(
-        "rank {rank} has lost the lease {name:?} that it held with token {token}: {} now (remedy: renew sooner, or name a longer time to live; what was written meanwhile is to be fenced by the token)", who(*.holder)
-    )]
-    Expired {
-        /// This rank.
-        rank: usize,
-        /// The lease.
-        name: String,
-        /// Of this rank's grant.
-        token: Token,
-        /// Who has it now.
-        holder: Option<usize>,
-    },
-    /// This rank has been declared failed: the others go on without it.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold the lease {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
-    Excluded {
-        /// This rank.
-        rank: usize,
-        /// The lease.
-        name: String,
-        /// The epoch; 0 where it is not known.
-        epoch: u64,
-        /// Why.
-        cause: FailureCause,
-    },
-    /// There is no thread that could renew it in the background.
-    #[error("rank {rank}: no thread to renew the lease {name:?}: {why} (remedy: allow more threads, or renew by hand)")]
-    NoThread {
-        /// This rank.
-        rank: usize,
-        /// The lease.
-        name: String,
-        /// What the kernel says.
-        why: String,
-    },
-}
-
-fn who(holder: Option<usize>) -> String {
-    holder.map_or("nobody holds it".to_owned(), |rank| format!("rank {rank} holds it"))
-}
-
 impl Job {
     /// The lease of a name, the same for all ranks, which all name the same time to live, of at least a millisecond. It
     /// exists while some rank has a handle of it.
+    ///
+    /// Cost: as [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is
+    /// known that the home has what earlier ones had.
     ///
     /// # Errors
     ///
@@ -211,7 +114,7 @@ impl Job {
         let nature = Nature { kind: ObjectKind::Lease, parameter: micros };
         let handle = Arc::new(Handle::open(self.membership(), name, nature)?);
         let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
-        let lease = Lease { courier: Courier { handle, ttl: Duration::from_micros(micros) }, desk };
+        let lease = Lease { courier: Courier::new(handle, Duration::from_micros(micros)), desk };
         lease.meet_home()?;
         Ok(lease)
     }
@@ -220,12 +123,12 @@ impl Job {
 impl Lease {
     /// The lease's name.
     pub fn name(&self) -> &str {
-        self.courier.handle.name.text()
+        self.courier.name()
     }
 
     /// Its time to live.
     pub fn ttl(&self) -> Duration {
-        self.courier.ttl
+        self.courier.ttl()
     }
 
     /// Waits until this rank holds the lease, which it then renews by hand ([`LeaseGuard::renew`]).
@@ -241,6 +144,9 @@ impl Lease {
 
     /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank has no claim any more.
     ///
+    /// Cost: as [`acquire`](Self::acquire); where the time is over a round trip or two more, by which the claim is
+    /// taken back.
+    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and [`LeaseError::TimedOut`].
@@ -250,6 +156,8 @@ impl Lease {
 
     /// Acquires the lease if nobody holds it, or who does has died, or has not renewed it for its time to live since this
     /// rank has first looked.
+    ///
+    /// Cost: one or two round trips to the home, or their memory accesses.
     ///
     /// # Errors
     ///
@@ -265,6 +173,9 @@ impl Lease {
     /// Waits until this rank holds the lease, and has a thread renew it, whenever a third of its time to live is over, until
     /// the guard is dropped. Whether that works the guard tells: [`LeaseGuard::is_expiring`].
     ///
+    /// Cost: as [`acquire`](Self::acquire), and a thread is started; then, three times in each time to live, what
+    /// [`LeaseGuard::renew`] costs, in that thread.
+    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and [`LeaseError::NoThread`].
@@ -277,7 +188,7 @@ impl Lease {
     /// Where no party is there: one that knows the home, as soon as that can be asked.
     fn meet_home(&self) -> Result<(), ObjectError> {
         if matches!(*self.desk.lock(), Slot::Empty) {
-            let party = self.courier.party().map_err(|source| not_opened(&self.courier.handle, source))?;
+            let party = self.courier.party().map_err(|source| not_opened(self.courier.handle(), source))?;
             let mut slot = self.desk.lock();
             if matches!(*slot, Slot::Empty) {
                 *slot = Slot::Kept(party);
@@ -294,7 +205,7 @@ impl Lease {
         };
         let mut party = party?;
         match self.obtain_by(&mut party, wish) {
-            Ok(hold) => Ok(self.guard(party, hold)),
+            Ok(hold) => Ok(LeaseGuard::new(self, party, hold)),
             Err(error) => {
                 let is_idle = matches!(error, LeaseError::TimedOut { .. });
                 self.desk.put(if is_idle { Slot::Kept(party) } else { Slot::Empty });
@@ -306,7 +217,7 @@ impl Lease {
     fn obtain_by(&self, party: &mut Party, wish: Wish) -> Result<Hold, LeaseError> {
         let courier = &self.courier;
         let begun = Instant::now();
-        let mut vigil = Vigil::new(&courier.handle, wish.limit());
+        let mut vigil = Vigil::new(courier.handle(), wish.limit());
         loop {
             let turn = match wish {
                 Wish::Wait(_) => party.lessee.acquire(now_ns()),
@@ -329,15 +240,6 @@ impl Lease {
             }
         }
     }
-
-    fn guard(&self, party: Box<Party>, hold: Hold) -> LeaseGuard<'_> {
-        let courier = self.courier.clone();
-        let token = Token(hold.token);
-        courier.show(token);
-        let until = AtomicU64::new(hold.until(courier.ttl_ns()));
-        let tenure = Tenure { courier, token, until, state: Mutex::new(TenureState::of(party)), bell: Condvar::new() };
-        LeaseGuard { lease: self, tenure: Arc::new(tenure), keeper: None, is_open: true }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -352,444 +254,5 @@ impl Wish {
             Self::AtOnce => None,
             Self::Wait(limit) => limit,
         }
-    }
-}
-
-impl Courier {
-    fn rank(&self) -> usize {
-        self.reach().rank
-    }
-
-    fn reach(&self) -> &Reach {
-        &self.handle.membership.reach
-    }
-
-    fn ttl_ns(&self) -> u64 {
-        u64::try_from(self.ttl.as_nanos()).expect("as `Job::lease` has it")
-    }
-
-    fn is_over(&self, hold: Hold) -> bool {
-        now_ns() >= hold.until(self.ttl_ns())
-    }
-
-    fn party(&self) -> Result<Box<Party>, LockError> {
-        let anchor = Anchor::of(&self.handle)?;
-        let lessee = Lessee::new(self.at(&anchor), self.rank(), self.ttl_ns());
-        Ok(Box::new(Party { lessee, anchor }))
-    }
-
-    /// Where the words are.
-    fn at(&self, anchor: &Anchor) -> LeaseAt {
-        LeaseAt::of(&anchor.words(), self.reach().topology.ranks(), anchor.is_first(&self.handle))
-    }
-
-    /// Does what a lessee wants until it has come to an end; gives its claim up when the vigil's time is over.
-    fn drive(&self, party: &mut Party, mut turn: Turn, vigil: &mut Vigil<'_>) -> Result<Outcome, LeaseError> {
-        let reach = self.reach();
-        loop {
-            if let Some(rank) = party.lessee.take_named() {
-                reach.poke(rank);
-            }
-            turn = match turn {
-                Turn::Over(outcome) if self.settle(party, outcome) => return Ok(outcome),
-                Turn::Over(_) => self.begin_anew(party)?,
-                Turn::Ask(requests) => {
-                    // What is waited for is noted before it is looked at.
-                    vigil.note();
-                    match party.anchor.try_ask(&self.handle, &requests)? {
-                        Answered::All(answers) => party.lessee.answered(&answers, now_ns(), &Neighbours(reach)),
-                        Answered::Broken => party.lessee.broken(),
-                        Answered::HomeLost => self.begin_anew(party)?,
-                    }
-                }
-                Turn::Wait => {
-                    let follows = party.lessee.follows_at().map_or(u64::MAX, |time| time.saturating_sub(now_ns()));
-                    match vigil.pause_at_most(&[], Duration::from_nanos(follows.max(1))) {
-                        true => party.lessee.look(),
-                        false => party.lessee.withdraw(),
-                    }
-                }
-            };
-        }
-    }
-
-    /// Notes what has come of it. Whether that counts: not where the home is lost before a hold was noted.
-    fn settle(&self, party: &Party, outcome: Outcome) -> bool {
-        match outcome {
-            Outcome::Held(hold) => {
-                let note = Note { number: hold.word.number(), until: hold.until(self.ttl_ns()) };
-                self.write_note(&party.anchor, note);
-                // SYNC POINT: stake. After the note: this rank finds the home lost, or its steward finds the note.
-                !party.anchor.is_lost()
-            }
-            Outcome::Free(_) | Outcome::Lost(_) => {
-                self.clear_note(&party.anchor);
-                true
-            }
-        }
-    }
-
-    /// This rank holds nothing, or is about to give it back.
-    fn clear_note(&self, anchor: &Anchor) {
-        let note = self.note_at().read(&*self.reach().segment);
-        if note.until != 0 {
-            self.write_note(anchor, Note { until: 0, ..note });
-        }
-    }
-
-    /// Shows those who look from outside since when this rank holds the lease, and by which token.
-    fn show(&self, token: Token) {
-        let (segment, at) = (&*self.reach().segment, &self.handle.at);
-        segment.word(at.held_token()).store(token.0, Ordering::Relaxed);
-        let since = SinceWord::granted(self.reach().local(), segment.clock().now());
-        // Release pairs with `src/inspect/objects.rs`, which looks at it first: the token before it is seen, too.
-        segment.word(at.held_since()).store(since.0, Ordering::Release);
-    }
-
-    /// It does not hold it any more: another rank of the node may show its hold already.
-    fn show_no_more(&self) {
-        let shown = self.reach().segment.word(self.handle.at.held_since());
-        let seen = shown.load(Ordering::Relaxed);
-        if SinceWord(seen).holder() == Some(self.reach().local()) {
-            // Relaxed: for those who look.
-            let _ = shown.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-
-    /// A home that is this node is lost with this rank: then nobody asks for its notes.
-    fn write_note(&self, anchor: &Anchor, note: Note) {
-        if !anchor.is_here() {
-            self.note_at().write(&*self.reach().segment, note);
-        }
-    }
-
-    fn note_at(&self) -> NoteAt {
-        NoteAt::of(&self.handle.at, self.reach().local())
-    }
-
-    /// The home is lost: goes on at the next one, as soon as that has what survivors held.
-    #[cold]
-    fn begin_anew(&self, party: &mut Party) -> Result<Turn, LeaseError> {
-        party.anchor.await_next(&self.handle)?;
-        let at = self.at(&party.anchor);
-        Ok(party.lessee.restart(at))
-    }
-
-    fn look_at_oneself(&self) -> Result<(), LeaseError> {
-        Ok(anchor::look_at_oneself(&self.handle)?)
-    }
-}
-
-impl From<LockError> for LeaseError {
-    /// Nothing else happens to who asks a home.
-    fn from(error: LockError) -> Self {
-        match error {
-            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
-            other => unreachable!("{other}"),
-        }
-    }
-}
-
-/// Tells a new home of a lease the last hold of this node's ranks: the holder, if its time is not over. Before anybody asks that
-/// home; done again where a steward has broken off.
-pub(super) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
-    // SYNC POINT: stake. The home was seen lost before: pairs with the ranks that note a hold and then look for that.
-    full_fence();
-    let ranks = reach.topology.ranks_of(reach.here()).iter().enumerate();
-    let noted = ranks.map(|(local, rank)| (*rank, NoteAt::of(at, local).read(&*reach.segment)));
-    // A later hold has a greater number.
-    let Some((rank, note)) = noted.max_by_key(|(_, note)| note.number).filter(|(_, note)| note.number > 0) else {
-        return Ok(());
-    };
-    // One that was stopped, and declared failed for that, goes by its clock.
-    let is_held = note.until > now_ns() && !Neighbours(reach).is_dead(rank);
-    let carried = HoldWord::carried(note.number, is_held.then_some(rank));
-    let hold = LeaseAt::of(&new.at, reach.topology.ranks(), false).hold;
-    let mut found = HoldWord(new.site.ask(&[Request::Read { at: hold }])?[0]);
-    while found.number() < carried.number() {
-        let swap = Request::CompareSwap { at: hold, expected: found.0, new: carried.0 };
-        let swapped = HoldWord(new.site.ask(&[swap])?[0]);
-        found = if swapped == found { carried } else { swapped };
-    }
-    Ok(())
-}
-
-/// The job's ranks, as this one knows them.
-struct Neighbours<'reach>(&'reach Reach);
-
-impl Neighbours<'_> {
-    /// Why a rank takes part no more.
-    fn cause(&self, rank: usize) -> Option<FailureCause> {
-        let (segment, layout) = (&*self.0.segment, self.0.segment.layout());
-        let node = self.0.topology.node_of(rank);
-        if node == self.0.here() {
-            return view::end_of(segment, &layout, self.0.topology.local_of(rank)).map(|end| end.cause);
-        }
-        let epochs = 1..=view::epoch(segment, &layout);
-        let mut lost = epochs.filter_map(|epoch| view::obituary(segment, &layout, epoch));
-        let of_it = lost.find(|lost| lost.unit == Unit::Rank(rank) || lost.unit == Unit::Node(node));
-        match of_it {
-            Some(lost) => Some(lost.cause),
-            None => self.0.has_lost(node).then_some(FailureCause::Left),
-        }
-    }
-}
-
-impl Fates for Neighbours<'_> {
-    fn has_ended(&self, rank: usize) -> bool {
-        self.0.has_ended(rank)
-    }
-
-    fn is_dead(&self, rank: usize) -> bool {
-        if rank == SOMEBODY {
-            let topology = &self.0.topology;
-            return (0..topology.ranks()).all(|rank| !self.0.has_lost(topology.node_of(rank)) || self.is_dead(rank));
-        }
-        match self.cause(rank) {
-            // It may come back, and then goes by its clock.
-            None | Some(FailureCause::Stopped | FailureCause::Silent) => false,
-            Some(_) => true,
-        }
-    }
-}
-
-/// The time of this machine, in nanoseconds, suspension included.
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
-    seconds * 1_000_000_000 + nanos
-}
-
-/// A hold, for the guard and the thread that renews.
-#[derive(Debug)]
-struct Tenure {
-    courier: Courier,
-    token: Token,
-    /// In nanoseconds; 0: it is lost.
-    until: AtomicU64,
-    state: Mutex<TenureState>,
-    /// Rung when it is lost or over.
-    bell: Condvar,
-}
-
-#[derive(Debug)]
-struct TenureState {
-    /// `None` while a thread asks the home.
-    party: Option<Box<Party>>,
-    lost: Option<LeaseError>,
-    is_over: bool,
-    /// The party is with whoever releases it, for good.
-    is_taken_back: bool,
-}
-
-impl TenureState {
-    fn of(party: Box<Party>) -> Self {
-        Self { party: Some(party), lost: None, is_over: false, is_taken_back: false }
-    }
-}
-
-impl Tenure {
-    fn lock(&self) -> MutexGuard<'_, TenureState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The party, for this thread alone; `None` once it is released.
-    fn take_party(&self) -> Result<Option<Box<Party>>, LeaseError> {
-        let mut state = self.lock();
-        loop {
-            if let Some(lost) = &state.lost {
-                return Err(lost.clone());
-            }
-            if let Some(party) = state.party.take() {
-                return Ok(Some(party));
-            }
-            if state.is_taken_back {
-                return Ok(None);
-            }
-            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn renew(&self) -> Result<(), LeaseError> {
-        let Some(mut party) = self.take_party()? else { return Ok(()) };
-        let renewed = self.courier.look_at_oneself().and_then(|()| {
-            let turn = party.lessee.renew(now_ns());
-            self.courier.drive(&mut party, turn, &mut Vigil::new(&self.courier.handle, None))
-        });
-        let mut state = self.lock();
-        let lost = match renewed {
-            Ok(Outcome::Held(hold)) => {
-                self.until.store(hold.until(self.courier.ttl_ns()), Ordering::Relaxed);
-                state.party = Some(party);
-                None
-            }
-            Ok(Outcome::Lost(holder) | Outcome::Free(holder)) => Some(self.expired(holder)),
-            Err(error) => Some(error),
-        };
-        if lost.is_some() {
-            self.courier.show_no_more();
-            self.until.store(0, Ordering::Relaxed);
-            state.lost.clone_from(&lost);
-        }
-        drop(state);
-        self.bell.notify_all();
-        lost.map_or(Ok(()), Err)
-    }
-
-    /// Releases it.
-    fn release(&self) -> Result<Box<Party>, LeaseError> {
-        self.lock().is_over = true;
-        self.bell.notify_all();
-        let mut party = self.take_party()?.expect("it is released once");
-        // The keeper may be about to renew it: it waits for the party no more.
-        self.lock().is_taken_back = true;
-        self.bell.notify_all();
-        self.until.store(0, Ordering::Relaxed);
-        self.courier.show_no_more();
-        self.courier.look_at_oneself()?;
-        self.courier.clear_note(&party.anchor);
-        let turn = party.lessee.release();
-        match self.courier.drive(&mut party, turn, &mut Vigil::new(&self.courier.handle, None))? {
-            Outcome::Free(_) | Outcome::Held(_) => Ok(party),
-            Outcome::Lost(holder) => Err(self.expired(holder)),
-        }
-    }
-
-    fn remaining(&self) -> Duration {
-        if self.courier.reach().own_end().is_some() {
-            return Duration::ZERO;
-        }
-        Duration::from_nanos(self.until.load(Ordering::Relaxed).saturating_sub(now_ns()))
-    }
-
-    /// Until the warning comes.
-    fn calm(&self) -> Duration {
-        self.remaining().saturating_sub(self.courier.ttl / WARNED_BEFORE)
-    }
-
-    fn expired(&self, holder: Option<usize>) -> LeaseError {
-        let (rank, name) = (self.courier.rank(), self.courier.handle.name.text().to_owned());
-        LeaseError::Expired { rank, name, token: self.token, holder }
-    }
-
-    /// Renews again and again, until it is over or lost.
-    fn keep(&self) {
-        let pause = self.courier.ttl / RENEWED_AFTER;
-        loop {
-            let state = self.lock();
-            let goes_on = |state: &mut TenureState| !state.is_over && state.lost.is_none();
-            let (state, waited) =
-                self.bell.wait_timeout_while(state, pause, goes_on).unwrap_or_else(PoisonError::into_inner);
-            drop(state);
-            if !waited.timed_out() || self.renew().is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Holds a lease until it is dropped, is released, or ends by itself.
-#[derive(Debug)]
-#[must_use = "the lease is released when this is dropped"]
-pub struct LeaseGuard<'lease> {
-    lease: &'lease Lease,
-    tenure: Arc<Tenure>,
-    keeper: Option<JoinHandle<()>>,
-    is_open: bool,
-}
-
-impl LeaseGuard<'_> {
-    /// The number of this grant: greater than that of each earlier one, also where the lease has moved to another home since,
-    /// or has gone and was opened anew. It stays the same for as long as this guard holds the lease.
-    pub fn token(&self) -> Token {
-        self.tenure.token
-    }
-
-    /// For how long this rank surely holds the lease yet, by its own clock. Zero: others may have it.
-    pub fn remaining(&self) -> Duration {
-        self.tenure.remaining()
-    }
-
-    /// Whether less than a quarter of the time to live is left: time to renew, or to come to an end.
-    pub fn is_expiring(&self) -> bool {
-        self.tenure.calm().is_zero()
-    }
-
-    /// Waits until the lease [is expiring](Self::is_expiring), for at most `timeout`; whether it is. While it is renewed in
-    /// the background it only is if that fails.
-    pub fn wait_for_warning(&self, timeout: Duration) -> bool {
-        let begun = Instant::now();
-        loop {
-            let (calm, left) = (self.tenure.calm(), timeout.saturating_sub(begun.elapsed()));
-            if calm.is_zero() || left.is_zero() {
-                return calm.is_zero();
-            }
-            let pause = calm.min(left).min(LOOK_EVERY);
-            let state = self.tenure.lock();
-            drop(self.tenure.bell.wait_timeout(state, pause));
-        }
-    }
-
-    /// Renews the lease: its time to live begins anew. Where its time was over and nobody else has had it since, it is held
-    /// again.
-    ///
-    /// Cost: one round trip to the home.
-    ///
-    /// # Errors
-    ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more.
-    pub fn renew(&self) -> Result<(), LeaseError> {
-        self.tenure.renew()
-    }
-
-    /// Has a thread renew the lease from now on, as [`Lease::hold`].
-    ///
-    /// # Errors
-    ///
-    /// [`LeaseError::NoThread`].
-    pub fn keep(&mut self) -> Result<(), LeaseError> {
-        if self.keeper.is_some() {
-            return Ok(());
-        }
-        let tenure = Arc::clone(&self.tenure);
-        let started = std::thread::Builder::new().name("phalanx-lease".to_owned()).spawn(move || tenure.keep());
-        let courier = &self.tenure.courier;
-        self.keeper = Some(started.map_err(|error| {
-            let (rank, name) = (courier.rank(), courier.handle.name.text().to_owned());
-            LeaseError::NoThread { rank, name, why: error.to_string() }
-        })?);
-        Ok(())
-    }
-
-    /// Releases the lease, and tells whether this rank held it to the end.
-    ///
-    /// # Errors
-    ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it did not, or it cannot be told.
-    pub fn release(mut self) -> Result<(), LeaseError> {
-        self.give_up()
-    }
-
-    fn give_up(&mut self) -> Result<(), LeaseError> {
-        if !std::mem::replace(&mut self.is_open, false) {
-            return Ok(());
-        }
-        let released = self.tenure.release();
-        if let Some(keeper) = self.keeper.take() {
-            let _ = keeper.join();
-        }
-        let (slot, released) = match released {
-            Ok(party) => (Slot::Kept(party), Ok(())),
-            Err(error) => (Slot::Empty, Err(error)),
-        };
-        self.lease.desk.put(slot);
-        released
-    }
-}
-
-impl Drop for LeaseGuard<'_> {
-    fn drop(&mut self) {
-        // The error says that there is nothing to release; `release` returns it.
-        let _ = self.give_up();
     }
 }

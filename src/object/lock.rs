@@ -49,7 +49,8 @@ pub struct Lock {
 impl Job {
     /// The lock of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through.
+    /// Cost: the node's table of names is locked and looked through; in a job of several nodes, for the node's first handle,
+    /// the home's too: some round trips.
     ///
     /// # Errors
     ///
@@ -96,6 +97,9 @@ impl Lock {
 
     /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank has no claim any more.
     ///
+    /// Cost: as [`acquire`](Self::acquire). Where the time is over the claim is taken back: a locked instruction on the
+    /// node, and where this rank was the one that waits for another node a round trip to the home.
+    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and [`LockError::TimedOut`], which says who holds the lock and who came before.
@@ -105,6 +109,8 @@ impl Lock {
     }
 
     /// Takes the lock if nobody holds it and nobody would be passed by for too long.
+    ///
+    /// Cost: as [`acquire`](Self::acquire) of a free lock, whether it is or not.
     ///
     /// # Errors
     ///
@@ -116,6 +122,8 @@ impl Lock {
 
     /// Asks for the lock without waiting: this rank has its place in the queue. The request is finished by
     /// [`LockRequest::wait`] or [`LockRequest::test`]; until then the lock may be granted and wait for this rank.
+    ///
+    /// Cost: as [`acquire`](Self::acquire) of a free lock; requests to the home are posted, and not waited for.
     ///
     /// # Errors
     ///
@@ -150,6 +158,10 @@ impl LockGuard<'_> {
     }
 
     /// Releases the lock, and tells whether this rank held it to the end.
+    ///
+    /// Cost on a node: one locked instruction if nobody waits, else a look at each rank's claim and one more. In a job
+    /// of several nodes also, unless a rank of this node is next: the round trips of a release (docs/design.md, "The
+    /// lock between nodes").
     ///
     /// # Errors
     ///
@@ -190,6 +202,8 @@ impl<'lock> LockRequest<'lock> {
     /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the guard at
     /// once.
     ///
+    /// Cost: a look at this node's memory; where this node waits for another one its connections are polled, too.
+    ///
     /// # Errors
     ///
     /// [`LockError::Excluded`]: the place is lost.
@@ -209,6 +223,8 @@ impl<'lock> LockRequest<'lock> {
 
     /// Waits until the lock is granted.
     ///
+    /// Cost: as [`Lock::acquire`], without what [`Lock::request`] has done.
+    ///
     /// # Errors
     ///
     /// As [`test`](Self::test).
@@ -226,6 +242,8 @@ impl<'lock> LockRequest<'lock> {
     }
 
     /// Gives the place up. Whether the lock had not been granted; if it had, it is released.
+    ///
+    /// Cost: as [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`].
     pub fn cancel(mut self) -> bool {
         self.give_up()
     }

@@ -9,8 +9,9 @@ use super::homes::Home;
 use super::reach::Reach;
 use super::site::Site;
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::fenced::{Copied, FencedAt, Goal, Known, NotedAt, Operation, Turn};
+use crate::coord::objects::fenced::{Copied, FencedAt, Goal, Known, Operation, Turn};
 use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::note::NoteAt;
 
 /// What came of an operation.
 pub(super) struct Ended {
@@ -51,7 +52,7 @@ pub(super) fn reach_goal(
 /// Has a copy, or the next home, have the newest pair that this node's ranks have noted.
 pub(super) fn carry(reach: &Reach, at: &ObjectAt, copy: &Home) -> Result<(), SiteFault> {
     let places = 0..reach.topology.ranks_of(reach.here()).len();
-    let newest = places.filter_map(|local| NotedAt::of(*at, local).noted(&*reach.segment)).max();
+    let newest = places.filter_map(|local| Copied::noted(NoteAt::of(at, local), &*reach.segment)).max();
     newest.map_or(Ok(()), |pair| keep(reach, copy, pair))
 }
 

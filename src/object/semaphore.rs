@@ -119,6 +119,8 @@ impl Semaphore {
 
     /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank waits no more, and nobody for it.
     ///
+    /// Cost: as [`acquire`](Self::acquire); where the time is over a round trip more, by which the claim is taken back.
+    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire); [`LockError::TimedOut`]: others were before this rank; [`LockError::TooFewLeft`]: it
@@ -128,6 +130,8 @@ impl Semaphore {
     }
 
     /// Takes permits if enough are left and nobody waits for some.
+    ///
+    /// Cost: as [`acquire`](Self::acquire) of permits that are left; where others wait a round trip at the least.
     ///
     /// # Errors
     ///

@@ -2,13 +2,13 @@
 //! [`crate::coord::objects::shared_hold`], whosever it is, and what a steward does with holds.
 
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::catalogue;
 use super::climb::Climb;
 use super::homes::Home;
 use super::reach::Reach;
-use super::site::{QUESTION_EVERY, Site};
+use super::site::Site;
 use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
@@ -18,7 +18,9 @@ use crate::fabric::node::ObjectTable;
 use crate::fabric::{Request, WordAt};
 
 /// How long it is waited at once until nothing of a rank that has ended can arrive at the home.
-const OUTLIVING_LIMIT: std::time::Duration = std::time::Duration::from_millis(20);
+const OUTLIVING_LIMIT: Duration = Duration::from_millis(20);
+/// How long another node is asked which of its ranks read.
+const ASKING_LIMIT: Duration = Duration::from_millis(20);
 
 /// Where this node's hold of an object stands, whose home has it there.
 pub(super) fn place_of(reach: &Reach, at: &ObjectAt, at_home: SharingAt) -> SharedAt {
@@ -146,7 +148,7 @@ fn ask_soon(reach: &Reach, node: usize, at: &ObjectAt) -> Option<Vec<u64>> {
     let site = Site { reach: reach.clone(), home: node };
     let mut asked = site.begin(&words_of(at).map(|at| Request::Read { at }).collect::<Vec<Request>>());
     let begun = Instant::now();
-    while begun.elapsed() < QUESTION_EVERY {
+    while begun.elapsed() < ASKING_LIMIT {
         if let Poll::Ready(answers) = site.poll(&mut asked) {
             return answers.ok();
         }

@@ -19,7 +19,7 @@ use crate::sync::spin_hint;
 const NAP: Duration = Duration::from_millis(1);
 
 /// How long a home is tried to reach before it is asked whether it has left, and then again.
-pub(super) const QUESTION_EVERY: Duration = Duration::from_millis(20);
+const QUESTION_EVERY: Duration = Duration::from_millis(20);
 
 /// A home, as one rank reaches it.
 #[derive(Clone, Debug)]

@@ -40,42 +40,42 @@
 //! it had not been, though others may have seen it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
-use std::time::Instant;
 
 use super::Handle;
-use super::anchor::{self, Found};
 use super::counter::CounterError;
-use super::error::LockError;
-use super::homes::Home;
-use super::second;
-use super::site::{QUESTION_EVERY, Site};
+use super::custody::{self, AtHome, Bound, Custody};
+use super::reach::Reach;
+use super::site::Site;
 use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::tally::TallyAt;
-use crate::fabric::{Fabric, Memory, Request, Ticket, WordAt};
+use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::{Ordering, publish};
 
 /// What a rank's handles of a counter share: one of its threads at a time changes it.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<Part>);
+pub(super) struct Tally(Mutex<Option<Bound<Sums>>>);
 
-#[derive(Debug, Default)]
-struct Part {
-    bound: Option<Bound>,
-    /// Room for tickets.
-    tickets: Vec<Ticket>,
+/// What was added before the home became that. It stays as it is.
+#[derive(Debug)]
+struct Sums {
+    /// By all ranks.
+    base: u64,
+    /// By this one.
+    carried: u64,
 }
 
-/// The home, with what stays as it is as long as it is the home.
-#[derive(Debug)]
-struct Bound {
-    home: Home,
-    /// The sums of all ranks when it became the home.
-    base: u64,
-    /// This rank's.
-    carried: u64,
-    /// Whether no sums were lost with nodes.
-    is_whole: bool,
+impl AtHome for Sums {
+    fn words(reach: &Reach, at: ObjectAt) -> Vec<WordAt> {
+        // Where no node was lost, nothing was carried. (Asked when there is a home: one may be lost before.)
+        let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
+        (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect()
+    }
+
+    fn of(reach: &Reach, carried: &[u64]) -> Self {
+        let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
+        Self { base, carried: carried.get(reach.rank).copied().unwrap_or(0) }
+    }
 }
 
 /// What is to be done to the value.
@@ -98,22 +98,14 @@ enum Made {
 /// One handle's use of its rank's part.
 struct Use<'call> {
     handle: &'call Handle,
-    part: MutexGuard<'call, Part>,
-    /// Where the counter was at home when the handle was opened.
-    first_home: usize,
-    is_copied: bool,
+    bound: MutexGuard<'call, Option<Bound<Sums>>>,
+    custody: Custody,
 }
 
 impl Tally {
     /// Changes the value, once, and gives the one before.
-    pub fn change(
-        &self,
-        handle: &Handle,
-        first_home: usize,
-        is_copied: bool,
-        change: Change,
-    ) -> Result<u64, CounterError> {
-        let mut using = self.begin(handle, first_home, is_copied);
+    pub fn change(&self, handle: &Handle, custody: Custody, change: Change) -> Result<u64, CounterError> {
+        let mut using = self.begin(handle, custody);
         loop {
             using.bind()?;
             let made = match change {
@@ -128,57 +120,35 @@ impl Tally {
     }
 
     /// The value.
-    pub fn load(&self, handle: &Handle, first_home: usize) -> Result<u64, CounterError> {
-        self.begin(handle, first_home, false).load()
+    pub fn load(&self, handle: &Handle, custody: Custody) -> Result<u64, CounterError> {
+        self.begin(handle, custody).load()
     }
 
-    fn begin<'call>(&'call self, handle: &'call Handle, first_home: usize, is_copied: bool) -> Use<'call> {
+    fn begin<'call>(&'call self, handle: &'call Handle, custody: Custody) -> Use<'call> {
         // No code panics while it holds it.
-        let part = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Use { handle, part, first_home, is_copied }
+        let bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Use { handle, bound, custody }
     }
 }
 
 impl Use<'_> {
     /// Finds the home, if it is not known or lost, and whether it has all that it should.
     fn bind(&mut self) -> Result<(), CounterError> {
-        self.bind_anew()?;
-        let (home, is_whole) = (self.site().home, self.bound().is_whole);
-        // Who opens it where sums are missing, goes on without them.
-        match is_whole || home == self.first_home {
-            true => Ok(()),
-            false => Err(self.error(SiteFault::Lost { home })),
-        }
+        self.custody.bind(self.handle, &mut self.bound).map_err(|fault| self.error(fault))
     }
 
     /// Finds the home, if it is not known or lost.
     fn bind_anew(&mut self) -> Result<(), CounterError> {
-        let reach = &self.handle.membership.reach;
-        let is_lost = |bound: &Bound| reach.has_lost(bound.home.site.home);
-        while self.part.bound.as_ref().is_none_or(is_lost) {
-            self.part.bound = self.find()?;
-        }
-        Ok(())
+        let bound = custody::bind_anew(self.handle, &mut self.bound).map(drop);
+        bound.map_err(|fault| self.error(fault))
     }
 
-    /// The home, when it has what survivors of the last one had; `None`: it is lost, too.
-    fn find(&self) -> Result<Option<Bound>, CounterError> {
-        let reach = &self.handle.membership.reach;
-        // Where none was lost, nothing was carried. (Asked when there is a home: one may be lost before.)
-        let carried = |at| {
-            let ranks = if reach.lives() == 0 { 0 } else { reach.topology.ranks() };
-            (0..ranks).map(|rank| TallyAt(at).carried(rank)).collect()
-        };
-        let found = anchor::find(self.handle, carried).map_err(|error| self.excluded(error))?;
-        Ok(found.map(|Found { home, is_whole, words: carried }| {
-            let base = carried.iter().fold(0, |sum: u64, carried| sum.wrapping_add(*carried));
-            let carried = carried.get(reach.rank).copied().unwrap_or(0);
-            Bound { home, base, carried, is_whole }
-        }))
+    fn bound(&self) -> &Bound<Sums> {
+        self.bound.as_ref().expect("bound before")
     }
 
-    fn bound(&self) -> &Bound {
-        self.part.bound.as_ref().expect("bound before")
+    fn sums(&self) -> &Sums {
+        &self.bound().kept
     }
 
     fn words(&self) -> TallyAt {
@@ -196,10 +166,10 @@ impl Use<'_> {
             if self.site().is_here() {
                 // SYNC POINT: counter. Acquire pairs with those who have changed it.
                 let value = self.handle.segment().word(at).load(Ordering::Acquire);
-                return Ok(value.wrapping_add(self.bound().base));
+                return Ok(value.wrapping_add(self.sums().base));
             }
             match self.ask_home(&[Request::Read { at }]) {
-                Ok(value) => return Ok(value.wrapping_add(self.bound().base)),
+                Ok(value) => return Ok(value.wrapping_add(self.sums().base)),
                 Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
                 Err(fault) => return Err(self.error(fault)),
             }
@@ -224,18 +194,18 @@ impl Use<'_> {
     fn add_here(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         self.note(sum);
         self.copy(sum)?;
-        let (words, rank, base) = (self.words(), self.rank(), self.bound().base);
+        let (words, rank, base) = (self.words(), self.rank(), self.sums().base);
         let segment = self.handle.segment();
         // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a fabric.
         let found = segment.word(words.value()).fetch_add(add, Ordering::AcqRel);
         // Relaxed: read by others once this rank has ended, or has no handle.
-        segment.word(words.added(rank)).store(sum.wrapping_sub(self.bound().carried), Ordering::Relaxed);
+        segment.word(words.added(rank)).store(sum.wrapping_sub(self.sums().carried), Ordering::Relaxed);
         Ok(Made::Done(found.wrapping_add(base)))
     }
 
     fn add_there(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         let (words, rank) = (self.words(), self.rank());
-        let added = sum.wrapping_sub(self.bound().carried);
+        let added = sum.wrapping_sub(self.sums().carried);
         self.note(sum);
         loop {
             let begun = self.handle.membership.reach.uses.next_number() << 1;
@@ -248,7 +218,7 @@ impl Use<'_> {
             ];
             let found = match self.ask_home(&batch) {
                 Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
-                Ok(value) => return Ok(Made::Done(value.wrapping_add(self.bound().base))),
+                Ok(value) => return Ok(Made::Done(value.wrapping_add(self.sums().base))),
                 Err(fault) => Err(fault),
             };
             match found {
@@ -264,7 +234,7 @@ impl Use<'_> {
     /// The home was lost in the middle of an addition: whether the next one counts it.
     fn after_loss(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         self.bind_anew()?;
-        if self.bound().carried == sum {
+        if self.sums().carried == sum {
             return Err(self.answer_lost());
         }
         self.note(sum.wrapping_sub(add));
@@ -272,7 +242,7 @@ impl Use<'_> {
     }
 
     fn swap(&mut self, current: u64, new: u64) -> Result<Made, CounterError> {
-        let base = self.bound().base;
+        let base = self.sums().base;
         let (expected, wanted) = (current.wrapping_sub(base), new.wrapping_sub(base));
         let found = match self.site().is_memory() {
             true => {
@@ -321,7 +291,7 @@ impl Use<'_> {
     /// What was exchanged is a part of this rank's sum: there before the call is over.
     fn confirm(&mut self, sum: u64) -> Result<(), CounterError> {
         self.note(sum);
-        let (at, value) = (self.words().added(self.rank()), sum.wrapping_sub(self.bound().carried));
+        let (at, value) = (self.words().added(self.rank()), sum.wrapping_sub(self.sums().carried));
         if self.site().is_here() {
             // Relaxed: as in `add_here`.
             self.handle.segment().word(at).store(value, Ordering::Relaxed);
@@ -333,7 +303,7 @@ impl Use<'_> {
                 Err(SiteFault::Broken { .. }) => {}
                 Err(SiteFault::Lost { .. }) => {
                     self.bind_anew()?;
-                    let carried = self.bound().carried;
+                    let carried = self.sums().carried;
                     self.note(carried);
                     return if carried == sum { Ok(()) } else { Err(self.uncertain()) };
                 }
@@ -343,27 +313,17 @@ impl Use<'_> {
     }
 
     /// Writes this rank's sum to the second node, if there is one: this node is the home.
-    fn copy(&mut self, sum: u64) -> Result<(), CounterError> {
-        if !self.is_copied {
-            return Ok(());
-        }
-        loop {
-            let second = second::await_copy(self.handle).map_err(|error| self.excluded(error))?;
-            let Some(second) = second else { return Ok(()) };
-            let at = TallyAt(second.at).carried(self.rank());
-            let requests = [Request::Write { at, value: sum }, Request::Read { at }];
-            match ask(&second.site, &requests, &mut self.part.tickets) {
-                Ok(_) => return Ok(()),
-                Err(SiteFault::Excluded) => return Err(self.error(SiteFault::Excluded)),
-                // Once more, or to the next one.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => {}
-            }
-        }
+    fn copy(&self, sum: u64) -> Result<(), CounterError> {
+        let rank = self.rank();
+        let copied = self.custody.copy(self.handle, |second| {
+            let at = TallyAt(second.at).carried(rank);
+            ask(&second.site, &[Request::Write { at, value: sum }, Request::Read { at }]).map(drop)
+        });
+        copied.map_err(|fault| self.error(fault))
     }
 
-    fn ask_home(&mut self, batch: &[Request]) -> Result<u64, SiteFault> {
-        let Part { bound, tickets } = &mut *self.part;
-        ask(&bound.as_ref().expect("bound before").home.site, batch, tickets)
+    fn ask_home(&self, batch: &[Request]) -> Result<u64, SiteFault> {
+        ask(self.site(), batch)
     }
 
     /// Reads words of the home after the connection broke.
@@ -403,56 +363,18 @@ impl Use<'_> {
         self.error(SiteFault::Broken { home: self.site().home })
     }
 
-    fn excluded(&self, error: LockError) -> CounterError {
-        debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
-        self.error(SiteFault::Excluded)
-    }
-
     fn error(&self, fault: SiteFault) -> CounterError {
         CounterError::of(self.handle, fault)
     }
 }
 
-/// One batch to another node, of which one request is answered. As [`Site::ask`], without memory of its own; that is used on
-/// the home's own node, where its device changes words.
-fn ask(site: &Site, batch: &[Request], tickets: &mut Vec<Ticket>) -> Result<u64, SiteFault> {
-    if site.is_here() {
-        return site.ask(batch).map(|answers| answers[0]);
-    }
-    let network = site.reach.network.as_deref().expect("it is another node");
-    let begun = Instant::now();
-    tickets.clear();
-    look_around(site)?;
-    let mut asked = begun;
-    // There is no room now, or no connection: one may be had in a moment, or the node is declared failed, or has left.
-    while network.post(site.home, batch, tickets).is_err() {
-        network.progress();
-        site.reach.shut_out_the_lost();
-        look_around(site)?;
-        if asked.elapsed() >= QUESTION_EVERY {
-            site.reach.ask_watchers_of(site.home);
-            asked = Instant::now();
-        }
-        site.pause(begun.elapsed());
-    }
-    let ticket = tickets.pop().expect("one of them is answered");
-    loop {
-        network.progress();
-        match network.take(ticket) {
-            Poll::Ready(Ok(value)) => return Ok(value),
-            Poll::Ready(Err(_)) => return look_around(site).and(Err(SiteFault::Broken { home: site.home })),
-            Poll::Pending => {}
-        }
-        // The home's agent may be stopped: another one answers when that is given up.
-        site.reach.shut_out_the_lost();
-        look_around(site).inspect_err(|_| network.forget(ticket))?;
-        site.pause(begun.elapsed());
-    }
-}
-
-fn look_around(site: &Site) -> Result<(), SiteFault> {
+/// One batch, of which one request is answered, unless the home is lost or this rank was declared failed.
+fn ask(site: &Site, batch: &[Request]) -> Result<u64, SiteFault> {
     if site.reach.has_lost(site.home) {
         return Err(SiteFault::Lost { home: site.home });
     }
-    if site.reach.own_end().is_some() { Err(SiteFault::Excluded) } else { Ok(()) }
+    if site.reach.own_end().is_some() {
+        return Err(SiteFault::Excluded);
+    }
+    site.ask(batch).map(|answers| answers[0])
 }

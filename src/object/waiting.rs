@@ -44,7 +44,7 @@ const SWEEP_PAUSE: Duration = Duration::from_micros(20);
 /// How often a rank may take a lock before others that wait, where each has a CPU: while the first of them wakes up.
 const MOST_PASSED: u64 = 64;
 /// For how long it may do so where ranks share CPUs.
-const PASSING_LIMIT: Duration = Duration::from_micros(50);
+const PASSING_LIMIT: Duration = Duration::from_micros(100);
 /// The clock is read this seldom for that.
 const PASSED_PER_LOOK: u64 = 16;
 /// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line away
@@ -52,7 +52,7 @@ const PASSED_PER_LOOK: u64 = 16;
 const TURNS_PER_LOOK: u32 = 40;
 
 /// For how long a rank that is awake leaves a lock to others who use it all the time: then they have had their turn.
-const HOT_LIMIT: Duration = Duration::from_micros(60);
+const HOT_LIMIT: Duration = Duration::from_micros(120);
 
 /// One rank's use of a lock of its node.
 #[derive(Debug)]

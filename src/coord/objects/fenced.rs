@@ -26,13 +26,13 @@
 //!
 //! The same words are there on the node that has the copies ([`Goal::Keep`]), where they become current by their versions: a
 //! pair that is less new than the current one is not wanted there. Ranks that the home's death leaves have noted what they
-//! last knew to be current ([`NotedAt`]), which their node's stewards add in the same way. So the next home begins with the
+//! last knew to be current ([`Copied::note`]), which their node's stewards add in the same way. So the next home begins with the
 //! newest pair that any of them has seen. Stewards have words of their own for that, beside the ranks': authors are the
 //! job's ranks, and then the nodes.
 
 use super::layout::{NOTE_WORDS, ObjectAt, RANK_WORDS};
+use super::note::{NoteAt, Noted};
 use crate::fabric::{Memory, Request, WordAt};
-use crate::sync::{Ordering, publish};
 
 #[cfg(test)]
 mod exhaustive;
@@ -82,60 +82,6 @@ impl FencedAt {
 }
 
 const _: () = assert!(RANK_WORDS == NOTE_WORDS, "one stride for both");
-
-/// What a rank notes on its own node of the newest pair that it knows to have been current: two sides, of which the one
-/// that is not noted is written, and then the word that names it.
-#[derive(Clone, Copy, Debug)]
-pub struct NotedAt {
-    object: ObjectAt,
-    local: usize,
-}
-
-impl NotedAt {
-    /// Of the rank at a place of the node, for an object that its ranks have.
-    pub const fn of(object: ObjectAt, local: usize) -> Self {
-        Self { object, local }
-    }
-
-    /// Notes a pair with its version. Only that rank does so.
-    pub fn note(self, memory: &impl Memory, known: &Known) {
-        // Relaxed: its own.
-        let last = self.selector(memory, Ordering::Relaxed);
-        if last >> 1 == known.word.version() {
-            return;
-        }
-        let side = 1 - last % 2;
-        let pair = [known.token, known.value];
-        for (at, value) in self.pair(side).into_iter().zip(pair) {
-            // Release pairs with `noted`: who sees this sees that the other side was named before.
-            memory.word(at).store(value, Ordering::Release);
-        }
-        // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
-        publish(memory.word(self.object.stake(self.local)), known.word.version() << 1 | side);
-    }
-
-    /// What it has noted; `None`: nothing.
-    pub fn noted(self, memory: &impl Memory) -> Option<Copied> {
-        loop {
-            // Acquire pairs with `note`.
-            let selector = self.selector(memory, Ordering::Acquire);
-            let [token, value] = self.pair(selector % 2).map(|at| memory.word(at).load(Ordering::Acquire));
-            // A side is written again only after the other one was named; Acquire, above: then this load sees that.
-            if self.selector(memory, Ordering::Relaxed) == selector {
-                return (selector > 1).then_some(Copied { version: selector >> 1, token, value });
-            }
-        }
-    }
-
-    fn selector(self, memory: &impl Memory, ordering: Ordering) -> u64 {
-        memory.word(self.object.stake(self.local)).load(ordering)
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "0 or 1")]
-    fn pair(self, side: u64) -> [WordAt; 2] {
-        [0, 1].map(|word| self.object.note(self.local, 2 * side as usize + word))
-    }
-}
 
 /// Which pair is current; 0 before the first is.
 ///
@@ -199,6 +145,21 @@ pub struct Copied {
     pub token: u64,
     /// Its value.
     pub value: u64,
+}
+
+impl Copied {
+    /// Notes this pair, if it is another one than this rank has noted last.
+    pub fn note(self, at: NoteAt, memory: &impl Memory) {
+        if at.last_mark(memory) != self.version {
+            at.write(memory, Noted { mark: self.version, words: [self.token, self.value] });
+        }
+    }
+
+    /// What a rank has noted last: the newest pair that it knows to have been current.
+    pub fn noted(at: NoteAt, memory: &impl Memory) -> Option<Self> {
+        let Noted { mark: version, words: [token, value] } = at.read(memory)?;
+        Some(Self { version, token, value })
+    }
 }
 
 impl From<Known> for Copied {

@@ -29,7 +29,7 @@
 //!
 //! # The next home
 //!
-//! When the home is lost, so is the hold. Each rank *notes* on its own node what it holds ([`note`]): the number, and until
+//! When the home is lost, so is the hold. Each rank *notes* on its own node what it holds ([`Note`]): the number, and until
 //! when; after the home has named it and before it goes by that, and no longer than it holds. Before anybody may ask the
 //! next home, each node that lives has told it the latest of its ranks' notes ([`HoldWord::carried`]); the greatest number
 //! stands there then, so numbers go on growing. Claims are made anew.
@@ -45,151 +45,12 @@
 //! batch that makes the hold. The base of the next home, or of an object that is made under the same name when this one has
 //! gone, is greater than all tokens before ([`super::directory`]).
 
-use super::layout::{ObjectAt, RANK_WORDS};
-use crate::fabric::{Request, WordAt};
+pub use self::hold::{Hold, HoldWord, LeaseAt, Note, SOMEBODY};
+use crate::fabric::Request;
 
 #[cfg(test)]
 mod exhaustive;
-pub mod note;
-
-/// One in so many: by how much clocks may go apart, both ways together.
-const DRIFT: u64 = 1000;
-
-/// Where the words stand, at the lease's home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LeaseAt {
-    /// [`HoldWord`].
-    pub hold: WordAt,
-    /// How many claims have been made.
-    pub orders: WordAt,
-    /// What the tokens begin with.
-    pub base: WordAt,
-    /// Rank 0's claim: its order, plus 1, or 0.
-    pub claims: WordAt,
-    /// From one rank's claim to the next's.
-    pub stride: usize,
-    /// How many ranks the job has.
-    pub ranks: usize,
-    /// Whether there was no home before.
-    pub is_first: bool,
-}
-
-impl LeaseAt {
-    /// Of an object at its home, in a job of so many ranks.
-    pub const fn of(at: &ObjectAt, ranks: usize, is_first: bool) -> Self {
-        let (hold, orders, base, claims) = (at.own(0), at.own(1), at.home().numbers, at.of_rank(0));
-        Self { hold, orders, base, claims, stride: RANK_WORDS, ranks, is_first }
-    }
-
-    /// A rank's claim.
-    pub const fn claim(self, rank: usize) -> WordAt {
-        self.claims.plus(self.stride * rank)
-    }
-}
-
-/// Stands for a holder that is not known: a rank that the job has lost with an earlier home, if there was one.
-pub const SOMEBODY: usize = 0x1_fffe;
-
-const _: () = assert!(SOMEBODY as u64 + 1 == HoldWord::HOLDER);
-
-/// Who holds the lease.
-///
-/// | bits | field | meaning |
-/// | --- | --- | --- |
-/// | 0–16 | holder | plus 1; 0: nobody; all ones: [`SOMEBODY`] |
-/// | 17–23 | claims | changed by each new claim; 0: none since the holder was named |
-/// | 24–63 | number | of the grant or renewal |
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct HoldWord(pub u64);
-
-impl HoldWord {
-    const HOLDER: u64 = 0x1ffff;
-    const CLAIMS_AT: u32 = 17;
-    const CLAIMS: u64 = 0x7f;
-    pub(super) const NUMBER_AT: u32 = 24;
-
-    /// What the next home is told of a hold: the holder, if its time is not over.
-    pub const fn carried(number: u64, holder: Option<usize>) -> Self {
-        match holder {
-            Some(_) => Self::new(number, 0, holder),
-            None => Self::new(number, 0, Some(SOMEBODY)),
-        }
-    }
-
-    const fn new(number: u64, claims: u64, holder: Option<usize>) -> Self {
-        let holder = match holder {
-            Some(rank) => rank as u64 + 1,
-            None => 0,
-        };
-        Self(number << Self::NUMBER_AT | claims << Self::CLAIMS_AT | holder)
-    }
-
-    /// The holder, which may be [`SOMEBODY`].
-    #[allow(clippy::cast_possible_truncation, reason = "17 bits")]
-    pub const fn holder(self) -> Option<usize> {
-        match self.0 & Self::HOLDER {
-            0 => None,
-            holder => Some(holder as usize - 1),
-        }
-    }
-
-    /// The holder, if it is known.
-    fn known_holder(self) -> Option<usize> {
-        self.holder().filter(|holder| *holder != SOMEBODY)
-    }
-
-    /// The number of the last grant or renewal.
-    pub const fn number(self) -> u64 {
-        self.0 >> Self::NUMBER_AT
-    }
-
-    const fn claims(self) -> u64 {
-        self.0 >> Self::CLAIMS_AT & Self::CLAIMS
-    }
-
-    /// Whether it is the same hold as another word, whatever claims have been made since.
-    fn is_same_hold(self, other: Self) -> bool {
-        self.number() == other.number() && self.holder() == other.holder()
-    }
-
-    /// Somebody else is named.
-    const fn granted(self, rank: usize, others_wait: bool) -> Self {
-        Self::new(self.number() + 1, others_wait as u64, Some(rank))
-    }
-
-    /// The same holder is named once more.
-    fn renewed(self) -> Self {
-        Self::new(self.number() + 1, self.claims(), self.holder())
-    }
-
-    /// A claim was made, or taken back.
-    fn changed(self) -> Self {
-        Self::new(self.number(), (self.claims() % Self::CLAIMS) + 1, self.holder())
-    }
-
-    /// Nobody is named.
-    const fn freed(self) -> Self {
-        Self::new(self.number(), 0, None)
-    }
-}
-
-/// A hold as its holder knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Hold {
-    /// What named this rank last.
-    pub word: HoldWord,
-    /// From when on its time to live counts, in nanoseconds.
-    pub since: u64,
-    /// Greater than that of each hold before.
-    pub token: u64,
-}
-
-impl Hold {
-    /// Until when it surely holds, for a lease with such a time to live.
-    pub const fn until(self, ttl_ns: u64) -> u64 {
-        self.since.saturating_add(ttl_ns - ttl_ns.div_ceil(DRIFT))
-    }
-}
+mod hold;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -441,7 +302,7 @@ impl Lessee {
 
     /// From when on the holder that is waited for can be followed, if it does not renew.
     pub fn follows_at(&self) -> Option<u64> {
-        self.watch.map(|(_, since)| since.saturating_add(self.ttl_ns + self.ttl_ns.div_ceil(DRIFT)))
+        self.watch.map(|(_, since)| hold::followed_from(since, self.ttl_ns))
     }
 
     /// The answers have come, to all requests but writes.
@@ -456,50 +317,29 @@ impl Lessee {
                 self.took(Hold { word: next, since: asked, token })
             }
             State::Taking { .. } | State::Looking => self.found(word, now, fates),
-            State::Marking if word == HoldWord(0) => self.found(HoldWord::carried(0, None), now, fates),
-            State::Marking => self.found(word, now, fates),
+            State::Marking => self.after_marking(word, now, fates),
             State::Ordering { seen } => {
                 self.order = Some(last + 1);
                 self.claim(seen)
             }
-            State::Claiming { seen } if word == seen => {
-                self.is_registered = true;
-                self.found(seen.changed(), now, fates)
-            }
-            State::Claiming { .. } => self.found_again(word, now, fates),
+            State::Claiming { seen } => self.after_claiming(seen, word, now, fates),
             State::Following { seen } => self.follow(seen, answers, now, fates),
-            State::Naming { seen, first } if word == seen => {
-                self.named = Some(first);
-                match self.goal {
-                    Goal::TryHold => self.end(Outcome::Free(Some(first))),
-                    _ => self.wait(seen.granted(first, false), now),
-                }
-            }
+            State::Naming { seen, first } if word == seen => self.after_naming(seen, first, now),
             State::Naming { .. } => self.found(word, now, fates),
             State::Clearing { hold } => self.hold(hold),
             State::Withdrawing { seen } if seen == Some(word) => self.end(Outcome::Free(word.known_holder())),
             State::Withdrawing { .. } => self.withdrawing(word),
-            State::Renewing { hold, asked } if word == hold.word => {
-                self.hold(Hold { word: hold.word.renewed(), since: asked, ..hold })
-            }
-            State::Renewing { hold, .. } if word.is_same_hold(hold.word) => self.renew_from(Hold { word, ..hold }, now),
+            State::Renewing { hold, asked } => self.after_renewing(hold, asked, word, now),
             // Nobody names one that has no claim.
             State::RenewingAgain { hold } if word.holder() == Some(self.me) => {
                 self.renew_from(Hold { word, ..hold }, now)
             }
-            State::Renewing { .. } | State::RenewingAgain { .. } => self.end(Outcome::Lost(word.known_holder())),
-            State::Freeing { seen } if word == seen => {
-                self.freed = seen.freed();
-                self.end(Outcome::Free(None))
-            }
-            State::HandingOver { seen, first } if word == seen => {
-                self.named = Some(first);
-                self.end(Outcome::Free(None))
-            }
+            State::RenewingAgain { .. } => self.end(Outcome::Lost(word.known_holder())),
+            State::Choosing { seen } => self.choose(seen, answers, fates),
+            State::Freeing { seen } | State::HandingOver { seen, .. } if word == seen => self.after_passing_on(seen),
             State::Freeing { seen } | State::HandingOver { seen, .. } | State::ReleasingAgain { seen } => {
                 self.release_from(seen, word)
             }
-            State::Choosing { seen } => self.choose(seen, answers, fates),
         }
     }
 
@@ -561,6 +401,19 @@ impl Lessee {
         }
     }
 
+    fn after_marking(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+        let is_marked = word == HoldWord(0);
+        self.found(if is_marked { HoldWord::carried(0, None) } else { word }, now, fates)
+    }
+
+    fn after_claiming(&mut self, seen: HoldWord, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+        if word != seen {
+            return self.found_again(word, now, fates);
+        }
+        self.is_registered = true;
+        self.found(seen.changed(), now, fates)
+    }
+
     /// As [`found`](Self::found), where the claim's change of the hold came too late: it is there, but not everybody who
     /// passes the lease on may have seen it.
     fn found_again(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
@@ -618,6 +471,15 @@ impl Lessee {
         }
     }
 
+    /// The holder that was to be followed is, by another rank.
+    fn after_naming(&mut self, seen: HoldWord, first: usize, now: u64) -> Turn {
+        self.named = Some(first);
+        match self.goal {
+            Goal::TryHold => self.end(Outcome::Free(Some(first))),
+            _ => self.wait(seen.granted(first, false), now),
+        }
+    }
+
     fn withdrawing(&mut self, word: HoldWord) -> Turn {
         // Whoever has seen the claim and goes by it finds another word than it has seen.
         match word.holder() {
@@ -633,6 +495,16 @@ impl Lessee {
     fn renew_from(&mut self, hold: Hold, now: u64) -> Turn {
         self.state = State::Renewing { hold, asked: now };
         Turn::Ask(vec![self.swap(hold.word, hold.word.renewed())])
+    }
+
+    fn after_renewing(&mut self, hold: Hold, asked: u64, word: HoldWord, now: u64) -> Turn {
+        if word == hold.word {
+            return self.hold(Hold { word: word.renewed(), since: asked, ..hold });
+        }
+        match word.is_same_hold(hold.word) {
+            true => self.renew_from(Hold { word, ..hold }, now),
+            false => self.end(Outcome::Lost(word.known_holder())),
+        }
     }
 
     fn free_or_choose(&mut self, seen: HoldWord) -> Turn {
@@ -653,6 +525,15 @@ impl Lessee {
         let Some(first) = first else { return self.free(seen) };
         self.state = State::HandingOver { seen, first };
         Turn::Ask(vec![self.swap(seen, seen.granted(first, others_wait))])
+    }
+
+    /// The hold is freed, or another rank's.
+    fn after_passing_on(&mut self, seen: HoldWord) -> Turn {
+        match self.state {
+            State::HandingOver { first, .. } => self.named = Some(first),
+            _ => self.freed = seen.freed(),
+        }
+        self.end(Outcome::Free(None))
     }
 
     fn release_from(&mut self, seen: HoldWord, found: HoldWord) -> Turn {

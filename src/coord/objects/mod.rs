@@ -14,6 +14,7 @@
 //! | [`permits`] | a semaphore |
 //! | [`lease`] | a lock with a time to live |
 //! | [`fenced`] | words that are written under a token |
+//! | [`note`] | what a rank notes on its own node for the next home: of a lease, of a fenced word |
 //! | [`block`] | a counter's numbers that a node has taken at once |
 //! | [`copies`] | how far an object's copy on a second node is |
 //! | [`tally`] | a counter's words, and the sums of what each rank has added |
@@ -29,6 +30,7 @@ pub mod home;
 pub mod layout;
 pub mod lease;
 pub mod name;
+pub mod note;
 pub mod permits;
 pub mod queue;
 pub mod shared_hold;

@@ -4,8 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::note::Note;
-use super::{Fates, Hold, HoldWord, LeaseAt, Lessee, Outcome, SOMEBODY, State, Turn};
+use super::{Fates, Hold, HoldWord, LeaseAt, Lessee, Note, Outcome, SOMEBODY, State, Turn};
 use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Request, WordAt};
 

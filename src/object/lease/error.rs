@@ -1,0 +1,87 @@
+//! What can go wrong with a lease.
+
+use std::time::Duration;
+
+use crate::cluster::view::FailureCause;
+use crate::object::Token;
+use crate::object::error::LockError;
+
+/// Why a lease was not acquired, renewed or released.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// This rank holds it already, or another of its threads is about to.
+    #[error("rank {rank} holds the lease {name:?} already, or asks for it (remedy: release it first)")]
+    AlreadyHeld {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+    },
+    /// The time is over. This rank has no claim any more.
+    #[error(
+        "rank {rank} did not get the lease {name:?} in {waited:.1?}: {} (remedy: allow more than its time to live)", who(*.holder)
+    )]
+    TimedOut {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// For how long it was waited for.
+        waited: Duration,
+        /// Who holds it.
+        holder: Option<usize>,
+    },
+    /// The lease was not renewed in time, and others have had it since.
+    #[error(
+        "rank {rank} has lost the lease {name:?} that it held with token {token}: {} now (remedy: renew sooner, or name a longer time to live; what was written meanwhile is to be fenced by the token)", who(*.holder)
+    )]
+    Expired {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// Of this rank's grant.
+        token: Token,
+        /// Who has it now.
+        holder: Option<usize>,
+    },
+    /// This rank has been declared failed: the others go on without it.
+    #[error(
+        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold the lease {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
+    )]
+    Excluded {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// The epoch; 0 where it is not known.
+        epoch: u64,
+        /// Why.
+        cause: FailureCause,
+    },
+    /// There is no thread that could renew it in the background.
+    #[error("rank {rank}: no thread to renew the lease {name:?}: {why} (remedy: allow more threads, or renew by hand)")]
+    NoThread {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// What the kernel says.
+        why: String,
+    },
+}
+
+fn who(holder: Option<usize>) -> String {
+    holder.map_or("nobody holds it".to_owned(), |rank| format!("rank {rank} holds it"))
+}
+
+impl From<LockError> for LeaseError {
+    /// Nothing else happens to who asks a home.
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
+            other => unreachable!("{other}"),
+        }
+    }
+}
