@@ -1,10 +1,10 @@
-//! A data set that each node needs on its own disk: one rank of a node fetches it, the node's other ranks wait, and if the
-//! one that fetches it is killed half-way, the next one finishes.
+//! A data set that each node needs on its own disk: one rank of a node fetches it, the node's other ranks wait, and if
+//! the one that fetches it is killed half-way, the next one finishes.
 //!
 //! A lock for each node says who may fetch: if its holder dies, the next in its queue has it. What the dead one had
-//! fetched whole is kept: each part is written under a name of its own, with the lock's token in it, and renamed when it is
-//! whole. The marker `READY` comes last. It can be made only once, so that a rank that was stopped in the middle, taken for
-//! dead, and comes back when others are through, changes nothing any more.
+//! fetched whole is kept: each part is written under a name of its own, with the lock's token in it, and renamed when
+//! it is whole. The marker `READY` comes last. It can be made only once, so that a rank that was stopped in the middle,
+//! taken for dead, and comes back when others are through, changes nothing any more.
 //!
 //! ```text
 //! cargo run --release --example download_once

@@ -1,16 +1,17 @@
 //! A directory of files, each of them processed once, by whichever rank is free, while ranks are killed.
 //!
-//! A lock for each file says who is at it. A rank takes whatever file nobody else is at; when none is left it waits for those
-//! that others are at, in case one of them dies. A result appears whole and once, by a link that fails where there is one:
-//! a file whose rank dies in the middle is processed anew by another one, and a rank that was stopped, taken for dead, and
-//! comes back adds nothing.
+//! A lock for each file says who is at it. A rank takes whatever file nobody else is at; when none is left it waits for
+//! those that others are at, in case one of them dies. A result appears whole and once, by a link that fails where
+//! there is one: a file whose rank dies in the middle is processed anew by another one, and a rank that was stopped,
+//! taken for dead, and comes back adds nothing.
 //!
 //! ```text
 //! cargo run --release --example work_queue
 //! cargo run --release -- run -n 4 -- target/release/examples/work_queue texts results
 //! ```
 //!
-//! It counts the words of the files in a directory, or of some that it makes, and prints how many files each rank has done.
+//! It counts the words of the files in a directory, or of some that it makes, and prints how many files each rank has
+//! done.
 
 use std::error::Error;
 use std::fs;
@@ -45,8 +46,8 @@ fn run(texts: Option<&str>, results: &Path) -> Fallible<()> {
     Ok(())
 }
 
-/// Returns when each file of `inbox` has a result in `outbox`, with how many of them are this rank's. A file's name may have
-/// up to 90 bytes.
+/// Returns when each file of `inbox` has a result in `outbox`, with how many of them are this rank's. A file's name may
+/// have up to 90 bytes.
 pub(crate) fn work(
     job: &Job,
     inbox: &Path,

@@ -5,7 +5,7 @@
 #   --fabric F     only shm, tcp or rdma          --fault F   only that fault; a wrong name lists them
 #   --rounds N     at most so many
 #
-# Between barriers the ranks use named objects, but where nodes are cut off. It prints faults by kind, what became of the
+# Between barriers the ranks use named objects. It prints faults by kind, what became of the
 # ranks, and how long after a fault the last survivor had its error. The exit status is 1 if anything was wrong; each
 # violation is printed with the command that repeats its round. As root it also cuts nodes off (network namespaces) and
 # resets connections (`ss -K`); what cannot be run is listed with the reason. Ranks that say on stderr that they have

@@ -11,11 +11,12 @@
 # or nodes leaves that part out.
 # `--contests` does none of this: it measures locks and their family beside their rivals, and appends the results to
 # bench/results/contests.json. Debian starts the Redis and the etcd that it installs; `phalanx bench` uses its own.
+# With `-- --rounds 1 --seconds 0.1`, which says whether all run and little more, it takes six minutes on 2 CPUs.
 # Whatever cannot be installed is said and left out; `phalanx bench` names it as skipped.
 #
 # Torch, which has the Gloo barriers, comes from Debian: CPU only, 151 MB to download with all that it needs. PyPI's
-# x86-64 wheel imports only with its CUDA libraries, 5.3 GB on disk, and its barriers were no faster (2.15 against 1.13).
-# `--torch pypi` takes it all the same, within ten minutes. On aarch64, where it is CPU only, it is the default.
+# x86-64 wheel imports only with its CUDA libraries, 5.3 GB on disk, and its barriers were no faster (2.15 against
+# 1.13). `--torch pypi` takes it all the same, within ten minutes. On aarch64, where it is CPU only, it is the default.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,7 +34,7 @@ torch=debian
 bench_options=()
 
 usage() {
-    sed -n '2,19s/^# \{0,1\}//p' "$0"
+    sed -n '2,20s/^# \{0,1\}//p' "$0"
 }
 
 while [ $# -gt 0 ]; do

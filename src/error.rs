@@ -306,6 +306,14 @@ fn details(late_by: &[Lateness]) -> String {
     format!(": {}", text.join("; "))
 }
 
+/// That a node is not heard and nobody can decide about it, and what to do then: the rest of a sentence.
+pub(crate) fn unheard(node: &usize, waited: &Duration) -> String {
+    format!(
+        "node {node} cannot be reached{}, and too few of the nodes that are left answer this one to agree that it has failed (remedy: look whether the network between the nodes is up, and call again; start the job with `phalanx run`, whose launcher decides then; or end the job on the side that is cut off)",
+        within(waited)
+    )
+}
+
 /// How long something was waited for, as the rest of a sentence.
 fn within(waited: &Duration) -> String {
     if waited.is_zero() { String::new() } else { format!(" within {waited:?}") }

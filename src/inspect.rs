@@ -4,8 +4,8 @@
 //! it is not. Each word is read by itself: facts about several ranks are a few nanoseconds apart.
 //!
 //! What a rank itself has entered in its node's table is read in one place, [`RankFacts`]; what it has done in the
-//! world's barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`]; named objects are
-//! in [`objects`], what ranks share of them in [`shared`].
+//! world's barrier is its [`MemberStats`]; whom the job has lost is its view log, [`NodeFacts::losses`]; named objects
+//! are in [`objects`], what ranks share of them in [`shared`].
 
 pub mod objects;
 pub mod shared;

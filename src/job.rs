@@ -109,18 +109,19 @@ impl JobOptions {
         self
     }
 
-    /// For how many named objects (locks, counters) that exist at the same time the segment has space (default 1024). One
-    /// takes 1 KiB of address space, 64 bytes for each rank and node in steps of 16, and 40 for each rank of the job; of that
-    /// only what is used becomes memory. Rank 0 decides.
+    /// For how many named objects (locks, counters) that exist at the same time the segment has space (default 1024).
+    /// One takes 1 KiB of address space, 64 bytes for each rank and node in steps of 16, and 40 for each rank of the
+    /// job; of that only what is used becomes memory. Rank 0 decides.
     #[must_use]
     pub fn objects(mut self, objects: usize) -> Self {
         self.objects = Some(objects);
         self
     }
 
-    /// On how many nodes besides its home what was added to a counter, or written to a fenced word, is kept (`PHALANX_DURABLE_COPIES`; default 1), so that
-    /// no node's death loses it: 0 or 1, the same for all ranks. With 0 changes on the home's own node cost no round trip, and
-    /// are lost with it: who uses the object then is told so. In a job of one node nothing is copied.
+    /// On how many nodes besides its home what was added to a counter, or written to a fenced word, is kept
+    /// (`PHALANX_DURABLE_COPIES`; default 1), so that no node's death loses it: 0 or 1, the same for all ranks. With 0
+    /// changes on the home's own node cost no round trip, and are lost with it: who uses the object then is told so. In
+    /// a job of one node nothing is copied.
     #[must_use]
     pub fn durable_copies(mut self, copies: usize) -> Self {
         self.durable_copies = Some(copies);
@@ -195,20 +196,12 @@ impl JobOptions {
     /// Fills what is open from the environment.
     fn completed_by(&self, environment: &Environment) -> Result<Self, JobError> {
         let set = environment.options()?;
-        let option = |name| move |why| JobError::Option { name, why };
         let barrier = match set.barrier.as_deref() {
             None | Some("auto") => None,
             Some(text) => Some(text.parse().map_err(|why| option("PHALANX_BARRIER")(format!("{why}, or auto")))?),
         };
         let wait = set.wait.as_deref().map(str::parse).transpose().map_err(option("PHALANX_WAIT"))?;
         let fabric = set.fabric.as_deref().map(str::parse).transpose().map_err(option("PHALANX_FABRIC"))?;
-        let pattern = match (self.pattern, set.radix.as_deref()) {
-            (Some(ExchangePattern::Dissemination { radix }), _) if !(2..=MAX_RADIX).contains(&radix) => {
-                return Err(option("PHALANX_RADIX")(format!("a radix is a whole number from 2 to {MAX_RADIX}")));
-            }
-            (None, Some(text)) => Some(text.parse().map_err(option("PHALANX_RADIX"))?),
-            (named, _) => named,
-        };
         let durable_copies = self.durable_copies.or(set.durable_copies);
         if durable_copies.is_some_and(|copies| copies > 1) {
             return Err(option("PHALANX_DURABLE_COPIES")("it is 0 or 1".to_owned()));
@@ -220,17 +213,11 @@ impl JobOptions {
             groups: self.groups,
             objects: self.objects,
             durable_copies,
-            pattern,
+            pattern: self.pattern_or(set.radix.as_deref())?,
             fabric: self.fabric.or(fabric),
             rdma: Some(match &self.rdma {
                 Some(rdma) => rdma.clone(),
-                None => RdmaOptions {
-                    device: set.rdma_device,
-                    gid_index: set.rdma_gid_index.map(u8::try_from).transpose().map_err(|_| {
-                        option("PHALANX_RDMA_GID_INDEX")("a place in a table of addresses is 0 to 255".to_owned())
-                    })?,
-                    ..RdmaOptions::default()
-                },
+                None => rdma_options(set.rdma_device, set.rdma_gid_index)?,
             }),
             tcp_engine: self.tcp_engine.or(tcp_engine),
             bootstrap_timeout: self.bootstrap_timeout.or(set.bootstrap_timeout),
@@ -240,9 +227,20 @@ impl JobOptions {
         })
     }
 
+    /// The pattern that is named here, or else in the environment.
+    fn pattern_or(&self, set: Option<&str>) -> Result<Option<ExchangePattern>, JobError> {
+        let refused = option("PHALANX_RADIX");
+        match (self.pattern, set) {
+            (Some(ExchangePattern::Dissemination { radix }), _) if !(2..=MAX_RADIX).contains(&radix) => {
+                Err(refused(format!("a radix is a whole number from 2 to {MAX_RADIX}")))
+            }
+            (None, Some(text)) => text.parse().map(Some).map_err(refused),
+            (named, _) => Ok(named),
+        }
+    }
+
     fn failure(&self) -> Result<FailureOptions, JobError> {
-        FailureOptions::new(self.failure_timeout, self.heartbeat)
-            .map_err(|why| JobError::Option { name: "PHALANX_FAILURE_TIMEOUT_MS", why })
+        FailureOptions::new(self.failure_timeout, self.heartbeat).map_err(option("PHALANX_FAILURE_TIMEOUT_MS"))
     }
 
     fn wanted_groups(&self) -> usize {
@@ -260,6 +258,18 @@ impl JobOptions {
     fn limit(&self) -> Duration {
         self.bootstrap_timeout.unwrap_or(BOOTSTRAP_TIMEOUT)
     }
+}
+
+/// The error of an option that cannot be as it is set.
+fn option(name: &'static str) -> impl Fn(String) -> JobError + Copy {
+    move |why| JobError::Option { name, why }
+}
+
+/// As the environment has them.
+fn rdma_options(device: Option<String>, gid_index: Option<usize>) -> Result<RdmaOptions, JobError> {
+    let gid_index = gid_index.map(u8::try_from).transpose();
+    let refused = |_| option("PHALANX_RDMA_GID_INDEX")("a place in a table of addresses is 0 to 255".to_owned());
+    Ok(RdmaOptions { device, gid_index: gid_index.map_err(refused)?, ..RdmaOptions::default() })
 }
 
 /// This rank's part in its job.
@@ -545,10 +555,7 @@ fn alone(
         driver: driver(segment, &cpus, mask, options),
         topology: Arc::clone(&topology),
         layouts: Arc::clone(&layouts),
-        exchange: Exchange {
-            pattern: options.pattern,
-            costs: Costs { latency_ns: 0.0, overhead_ns: 0.0, nodes_per_cpu: 0.0 },
-        },
+        exchange: Exchange { pattern: options.pattern, costs: Costs::NONE },
         network: None,
     });
     let (layout, everyone) = (GroupLayout::new(node.unit(0), node.ranks()), (0..node.ranks()).collect());

@@ -9,6 +9,7 @@
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
 //! | `homes.rs` | where an object is at home, and whether that node has all it must have |
 //! | `catalogue.rs` | how an object is found on this node, and at its home |
+//! | `errands.rs` | what a rank has left to do at homes that did not answer in time |
 //! | `steward.rs` | gives back what the dead have left at homes; moves objects whose home is lost |
 //! | `reach.rs`, `site.rs` | what a rank can reach; the words of an object's home, by requests |
 //! | `counter.rs` | the counter |
@@ -16,7 +17,7 @@
 //! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
 //! | `custody.rs` | what it and fenced words have in common: bound to a home, kept on a second node |
 //! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
-//! | `rwlock.rs` | the lock that readers share |
+//! | `rwlock.rs` | the lock that readers share; `rwlock/driven.rs`: what a rank does at its home; `rwlock/guard.rs` |
 //! | `shared_hold.rs` | what ranks of a node have of it together |
 //! | `semaphore.rs` | the semaphore |
 //! | `anchor.rs` | where these two, leases, counters and fenced words have their words, also when a home is lost |
@@ -33,6 +34,7 @@ mod counter;
 mod custody;
 mod drawing;
 mod election;
+mod errands;
 mod error;
 mod exclusive;
 mod fenced;
@@ -59,6 +61,7 @@ use std::time::Duration;
 use self::catalogue::{Opened, Refused};
 pub use self::counter::{Counter, CounterError};
 pub use self::election::{Candidacy, Election, Leader, Leadership};
+use self::errands::Closing;
 pub use self::error::{LockError, ObjectError};
 pub use self::fenced::{Fenced, FencedError, FencedWord};
 pub use self::lease::{Lease, LeaseError, LeaseGuard};
@@ -151,9 +154,16 @@ impl Handle {
                     fault:
                         DirectoryFault::Overtaken
                         // The node's steward moves the object to another home.
-                        | DirectoryFault::Away(SiteFault::Broken { .. } | SiteFault::Lost { .. }),
-                    ..
-                }) => std::thread::sleep(MOVING_PAUSE),
+                        | DirectoryFault::Away(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }),
+                    node,
+                }) => {
+                    // Where the steward cannot move it, nobody can.
+                    if let Some(silent) = membership.reach.doubted() {
+                        let fault = DirectoryFault::Away(SiteFault::Silent { node: silent });
+                        return Err(error_of(membership, &name, nature, Refused { fault, node }));
+                    }
+                    std::thread::sleep(MOVING_PAUSE);
+                }
                 Err(refused) => return Err(error_of(membership, &name, nature, refused)),
             }
         }
@@ -167,8 +177,12 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // Where this rank has been declared failed its handles count no more, nor do its node's at a home that is lost.
-        let close = || catalogue::close(&self.membership.reach, &self.at);
-        let _ = with_table(&self.membership, close);
+        let reach = &self.membership.reach;
+        let is_left = errands::is_left(reach, &self.at);
+        let close = || with_table(&self.membership, || catalogue::close(reach, &self.at));
+        if is_left || matches!(close(), Err(LockError::Unreachable { .. })) {
+            errands::leave(reach, Closing(self.at));
+        }
     }
 }
 
@@ -199,6 +213,14 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
         }
         DirectoryFault::Away(SiteFault::Excluded) => {
             let source = Box::new(waiting::excluded(membership, &name));
+            ObjectError::Table { rank, name, source }
+        }
+        DirectoryFault::Away(SiteFault::Silent { node }) => {
+            let source = Box::new(waiting::unreachable(membership, &name, node, Duration::ZERO));
+            ObjectError::Table { rank, name, source }
+        }
+        DirectoryFault::Away(SiteFault::NoRoom { home }) => {
+            let source = Box::new(waiting::no_room(membership, &name, home));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),

@@ -1,6 +1,6 @@
-//! The agent's role passes from process to process: each is killed in the midst of what another node asks of it, and the
-//! next goes on with the same memory. What was asked is executed once and in order, or its loss is told. As long as one of
-//! the processes lives, agent or not, the node is not taken for gone; when none does, that is known at once.
+//! The agent's role passes from process to process: each is killed in the midst of what another node asks of it, and
+//! the next goes on with the same memory. What was asked is executed once and in order, or its loss is told. As long as
+//! one of the processes lives, agent or not, the node is not taken for gone; when none does, that is known at once.
 #![cfg(not(model))]
 
 mod common;
@@ -156,18 +156,24 @@ fn watch_until(memory: &Segment, count: u64) {
     }
 }
 
+/// The ranks of node 0, which share this memory.
+fn start_ranks(test: &str, engine: TcpEngine, memory: &Segment, asks: SocketAddr) -> Children {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), memory.fd().as_raw_fd());
+    let mut children = Children::default();
+    for rank in 0..RANKS {
+        let mut command = bare(test, "rank");
+        command.env("AGENTS_MEMORY", &path).env("AGENTS_RANK", rank.to_string()).env("AGENTS_ENGINE", engine.name());
+        command.env("AGENTS_ASKS", asks.to_string());
+        children.start(command);
+    }
+    children
+}
+
 fn kill_each_agent_in_turn(test: &str, engine: TcpEngine, random: &mut Seeded) {
     let memory = Arc::new(Segment::create(layout(), 1, 1).expect("memory"));
     let mut door = Door::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
     door.open().expect("its own port");
-    let mut children = Children::default();
-    for rank in 0..RANKS {
-        let mut command = bare(test, "rank");
-        let path = format!("/proc/{}/fd/{}", std::process::id(), memory.fd().as_raw_fd());
-        command.env("AGENTS_MEMORY", path).env("AGENTS_RANK", rank.to_string()).env("AGENTS_ENGINE", engine.name());
-        command.env("AGENTS_ASKS", door.local_addr().expect("it is bound").to_string());
-        children.start(command);
-    }
+    let mut children = start_ranks(test, engine, &memory, door.local_addr().expect("it is bound"));
     let hosts: Arc<[IpAddr]> = Arc::new([Ipv4Addr::LOCALHOST.into()]);
     let candidate = |rank: usize| {
         let port = children.next_answer(rank).parse().expect("a port");
@@ -205,13 +211,18 @@ fn kill_each_agent_in_turn(test: &str, engine: TcpEngine, random: &mut Seeded) {
     assert_eq!(fabric.incarnation(0), RANKS as u64);
     assert!(lost <= (RANKS as u64 - 1) * MOST_ASKED as u64);
     children.kill(RANKS - 1);
+    println!("{engine}: found gone after {} µs", await_end(&fabric).as_micros());
+}
+
+/// Waits until nobody is left who answers for node 0; how long.
+fn await_end(fabric: &TcpFabric) -> Duration {
     let killed = Instant::now();
     while fabric.ports(0) != Ports::Closed {
         assert!(killed.elapsed() < LIMIT, "none is left, and that is not seen: {:?}", fabric.ports(0));
         fabric.probe(0);
         fabric.progress();
     }
-    println!("{engine}: found gone after {} µs", killed.elapsed().as_micros());
+    killed.elapsed()
 }
 
 /// Nobody has the agent's role, and somebody lives.

@@ -1,5 +1,5 @@
-//! Agreement on a simulated network in trouble: links break, answers are lost, nodes crash and are cut off, and many propose
-//! at once. In every run an oracle checks that
+//! Agreement on a simulated network in trouble: links break, answers are lost, nodes crash and are cut off, and many
+//! propose at once. In every run an oracle checks that
 //!
 //! - all that learn on nodes that live learn the same, and that it was proposed;
 //! - who learns has it in its node's word, so that a later proposer finds it;

@@ -1,5 +1,5 @@
-//! What survivors are told when nodes fail in a job with a witness, as `phalanx run --nodes` keeps one: also where the nodes
-//! that are left are no majority of themselves. Here the test keeps it, in its own process.
+//! What survivors are told when nodes fail in a job with a witness, as `phalanx run --nodes` keeps one: also where the
+//! nodes that are left are no majority of themselves. Here the test keeps it, in its own process.
 
 mod common;
 
@@ -114,7 +114,8 @@ fn of_two_nodes_the_silent_one_is_given_up_and_finds_itself_excluded() {
     }
 }
 
-/// Whoever has decided it ends, and leaves nobody who could refuse the one that comes back: it learns it from the witness.
+/// Whoever has decided it ends, and leaves nobody who could refuse the one that comes back: it learns it from the
+/// witness.
 #[test]
 fn who_comes_back_when_all_others_have_ended_learns_it_from_the_witness() {
     const TEST: &str = "who_comes_back_when_all_others_have_ended_learns_it_from_the_witness";

@@ -6,19 +6,11 @@ use std::time::Instant;
 
 use common::children::{Launch, answer, await_line, role};
 use common::nodes::Across;
-use common::ranks::{LIMIT, on_ranks};
+use common::ranks::{LIMIT, on_ranks, space_before};
 use common::seeds::{Named, fresh_seed};
 use phalanx::fabric::sim::Seeded;
 use phalanx::{BarrierError, Group, Job, JobOptions};
 use rustix::process::Signal;
-
-/// What is taken before anybody has made a group.
-fn space_before(world: &Group) -> usize {
-    world.barrier().expect("all are there");
-    let before = world.space().0;
-    world.barrier().expect("all have looked");
-    before
-}
 
 /// Waits until no more is taken than was. What the dead held is let go by whoever notices, who may be just about to.
 fn await_space(world: &Group, before: usize) {
@@ -82,8 +74,8 @@ fn threads_that_end_one_after_the_other_leave_no_space_taken() {
         let rank = job.rank();
         let before = space_before(job.world());
         let mut group = job.world().split(0, 0).expect("a group");
-        // Ranks 1 and 3 never take these. Of the first all others drop theirs before anybody has ended; of the second the
-        // leader ends before the one that it is made for.
+        // Ranks 1 and 3 never take these. Of the first all others drop theirs before anybody has ended; of the second
+        // the leader ends before the one that it is made for.
         let early = (rank == 0 || rank == 2).then(|| job.world().subgroup(&[0, 1, 2], LIMIT).expect("a group"));
         drop(early);
         let late = (rank == 2).then(|| job.world().subgroup(&[2, 3], LIMIT).expect("a group"));
@@ -145,8 +137,8 @@ fn go_on_with_what_is_left(job: &Job) {
     drop(job.world().subgroup(&[job.rank()], LIMIT).expect("a group of one"));
 }
 
-/// Ranks die one after the other, with one node as a whole and the agents of the others among them. What broken groups held
-/// on the survivors' nodes is there again soon, and in the end all of it.
+/// Ranks die one after the other, with one node as a whole and the agents of the others among them. What broken groups
+/// held on the survivors' nodes is there again soon, and in the end all of it.
 #[test]
 fn a_job_that_breaks_again_and_again_runs_out_of_nothing() {
     const TEST: &str = "a_job_that_breaks_again_and_again_runs_out_of_nothing";
@@ -156,9 +148,7 @@ fn a_job_that_breaks_again_and_again_runs_out_of_nothing() {
     if role().is_some() {
         let job = Job::from_env().expect("a job");
         let world = job.world();
-        world.barrier().expect("all are there");
-        let before = world.space().0;
-        world.barrier().expect("all have looked");
+        let before = space_before(world);
         let mut group = world.split(0, 0).expect("a group");
         let block = world.space().0 - before;
         group.barrier().expect("all have looked again");
@@ -204,9 +194,7 @@ fn nothing_is_given_back_while_a_stopped_agent_may_let_something_in() {
     if role().is_some() {
         let job = Job::from_env().expect("a job");
         let world = job.world();
-        world.barrier().expect("all are there");
-        let before = world.space().0;
-        world.barrier().expect("all have looked");
+        let before = space_before(world);
         let pair = (job.rank() > 0).then(|| world.subgroup(&[1, 2], LIMIT).expect("a group"));
         pair.iter().for_each(|pair| pair.barrier().expect("both are there"));
         answer("ready");
@@ -238,8 +226,8 @@ fn nothing_is_given_back_while_a_stopped_agent_may_let_something_in() {
     [1, 2].iter().for_each(|rank| children.say(*rank, "leave"));
 }
 
-/// A node that neither answers nor refuses keeps whoever drops groups no longer than a moment, for all of them together; what
-/// is left to do is done when it is there again.
+/// A node that neither answers nor refuses keeps whoever drops groups no longer than a moment, for all of them
+/// together; what is left to do is done when it is there again.
 #[test]
 fn who_drops_groups_does_not_wait_for_a_node_that_says_nothing() {
     const TEST: &str = "who_drops_groups_does_not_wait_for_a_node_that_says_nothing";
@@ -247,9 +235,7 @@ fn who_drops_groups_does_not_wait_for_a_node_that_says_nothing() {
     if role().is_some() {
         let job = Job::from_env().expect("a job");
         let world = job.world();
-        world.barrier().expect("all are there");
-        let before = world.space().0;
-        world.barrier().expect("all have looked");
+        let before = space_before(world);
         let groups: Vec<Group> = (0..8).map(|_| world.subgroup(&[0, 1], LIMIT).expect("a group")).collect();
         groups.iter().for_each(|group| group.barrier().expect("both are there"));
         answer("ready");

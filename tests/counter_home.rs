@@ -1,5 +1,5 @@
-//! Counters whose home is killed, and the node that has the copies, while all add: what was acknowledged to anybody, also to
-//! the dead, counts, and no number is given out twice.
+//! Counters whose home is killed, and the node that has the copies, while all add: what was acknowledged to anybody,
+//! also to the dead, counts, and no number is given out twice.
 #![cfg(not(model))]
 
 mod common;
@@ -17,8 +17,8 @@ use common::homes::{meet, name_at};
 use common::nodes::Across;
 use phalanx::{Counter, CounterError, Job, ObjectError};
 
-/// Takes numbers, some at a time, until it is over; each of them is in this rank's file when it is acknowledged. How many
-/// were counted without a number, or perhaps.
+/// Takes numbers, some at a time, until it is over; each of them is in this rank's file when it is acknowledged. How
+/// many were counted without a number, or perhaps.
 fn take_numbers(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2] {
     let mut file = OpenOptions::new().append(true).create(true).open(file).expect("a file");
     let [mut without_answer, mut uncertain] = [0; 2];
@@ -211,7 +211,8 @@ fn a_handle_that_is_given_back_as_the_home_dies_takes_nothing_along() {
     }
 }
 
-/// Without copies a counter says that its home is lost, and goes on with what the others have added for who opens it again.
+/// Without copies a counter says that its home is lost, and goes on with what the others have added for who opens it
+/// again.
 #[test]
 fn without_copies_a_lost_home_is_said() {
     const TEST: &str = "without_copies_a_lost_home_is_said";

@@ -1,10 +1,11 @@
-//! The failure detector on generated heartbeats, in virtual time, and on recorded ones (`tests/traces/`); and the recorder.
+//! The failure detector on generated heartbeats, in virtual time, and on recorded ones (`tests/traces/`); and the
+//! recorder.
 //!
-//! A recorded trace has two threads: an agent that sleeps 20 ms and beats, and a watcher that sleeps 20 ms and looks. Its
-//! file has comments (`#`), then a line for each beat, `b`, and each look, `l`, with the microseconds since the one before
-//! of its kind. `calm.txt` was recorded with no load of its own, `loaded.txt` with four busy threads for each CPU. To
-//! record them anew: `cargo test -p phalanx --test detector -- --ignored --nocapture`; the machine should have nothing
-//! else to do.
+//! A recorded trace has two threads: an agent that sleeps 20 ms and beats, and a watcher that sleeps 20 ms and looks.
+//! Its file has comments (`#`), then a line for each beat, `b`, and each look, `l`, with the microseconds since the one
+//! before of its kind. `calm.txt` was recorded with no load of its own, `loaded.txt` with four busy threads for each
+//! CPU. To record them anew: `cargo test -p phalanx --test detector -- --ignored --nocapture`; the machine should have
+//! nothing else to do.
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The example of a data set that one rank of each node fetches: whole for all, and once, though who fetches it is killed.
+//! The example of a data set that one rank of each node fetches: whole for all, and once, though who fetches it is
+//! killed.
 #![cfg(not(model))]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Elections: one leader at a time, terms that grow, watchers that learn of each change, and what a leader's death does to
-//! them. By threads and by processes, on one node and across pretended ones.
+//! Elections: one leader at a time, terms that grow, watchers that learn of each change, and what a leader's death does
+//! to them. By threads and by processes, on one node and across pretended ones.
 #![cfg(not(model))]
 
 mod common;
@@ -356,14 +356,41 @@ fn one_leads_at_a_time_across_nodes() {
         return answer("done");
     }
     for nodes in [&[2, 2][..], &[1, 1, 1]] {
-        for answers in Across::of_counts(nodes).run(TEST, &[]) {
-            assert_eq!(answers, ["done"]);
-        }
+        Across::of_counts(nodes).run_to_done(TEST, &[]);
     }
 }
 
-/// A node is killed where some elections are at home: the leader leads on, is found by those who look, and is followed with a
-/// greater term.
+fn lead_through_losses(job: &Job, elections: &[Election]) {
+    let all = elections.iter().map(|election| election.campaign().expect("nobody leads"));
+    let all: Vec<_> = all.collect();
+    job.world().barrier().expect("rank 0 leads");
+    answer("ready");
+    await_line();
+    all.into_iter().for_each(|leadership| {
+        leadership.check().expect("it leads still");
+        leadership.resign().expect("it led to the end");
+    });
+}
+
+fn look_and_follow(job: &Job, elections: &[Election]) {
+    job.world().barrier().expect("rank 0 leads");
+    let leaders: Vec<Leader> = elections.iter().map(|election| await_leader(election, None)).collect();
+    answer("ready");
+    await_line();
+    for (election, leader) in elections.iter().zip(&leaders) {
+        assert_eq!(await_leader(election, None), *leader, "{}", election.name());
+    }
+    answer("led");
+    for (election, leader) in elections.iter().zip(&leaders) {
+        let leadership = election.campaign_timeout(LIMIT).expect("the leader resigns");
+        assert!(leader.term < leadership.term());
+        assert_eq!(election.leader(), Ok(Some(Leader { rank: job.rank(), term: leadership.term() })));
+    }
+    answer("followed");
+}
+
+/// A node is killed where some elections are at home: the leader leads on, is found by those who look, and is followed
+/// with a greater term.
 #[test]
 fn a_lost_home_changes_nothing_for_the_leader() {
     const TEST: &str = "a_lost_home_changes_nothing_for_the_leader";
@@ -373,33 +400,10 @@ fn a_lost_home_changes_nothing_for_the_leader() {
         let names = (0..ELECTIONS).map(|index| format!("kept {index}"));
         let elections: Vec<Election> = names.map(|name| job.election(&name).expect("an election")).collect();
         job.world().barrier().expect("all are there");
-        if job.rank() == 0 {
-            let all = elections.iter().map(|election| election.campaign().expect("nobody leads"));
-            let all: Vec<_> = all.collect();
-            job.world().barrier().expect("rank 0 leads");
-            answer("ready");
-            await_line();
-            all.into_iter().for_each(|leadership| {
-                leadership.check().expect("it leads still");
-                leadership.resign().expect("it led to the end");
-            });
-            await_line();
-            return;
+        match job.rank() {
+            0 => lead_through_losses(&job, &elections),
+            _ => look_and_follow(&job, &elections),
         }
-        job.world().barrier().expect("rank 0 leads");
-        let leaders: Vec<Leader> = elections.iter().map(|election| await_leader(election, None)).collect();
-        answer("ready");
-        await_line();
-        for (election, leader) in elections.iter().zip(&leaders) {
-            assert_eq!(await_leader(election, None), *leader, "{}", election.name());
-        }
-        answer("led");
-        for (election, leader) in elections.iter().zip(&leaders) {
-            let leadership = election.campaign_timeout(LIMIT).expect("the leader resigns");
-            assert!(leader.term < leadership.term());
-            assert_eq!(election.leader(), Ok(Some(Leader { rank: job.rank(), term: leadership.term() })));
-        }
-        answer("followed");
         await_line();
         return;
     }

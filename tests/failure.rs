@@ -230,7 +230,8 @@ fn failed_ranks<T>(ended: Result<T, BarrierError>) -> Vec<usize> {
     }
 }
 
-/// Where a killed rank was in its arrival nobody can tell, so it counts for nobody: all survivors lose the same barrier.
+/// Where a killed rank was in its arrival nobody can tell, so it counts for nobody: all survivors lose the same
+/// barrier.
 #[test]
 fn what_a_killed_rank_had_arrived_at_is_lost_for_all() {
     const TEST: &str = "what_a_killed_rank_had_arrived_at_is_lost_for_all";

@@ -18,8 +18,8 @@ fn told(error: &BarrierError) -> String {
     }
 }
 
-/// A rank that meets the others until that fails, and then goes on with those that are left. One whom the role names sits
-/// idle, and is told by its parent when to look.
+/// A rank that meets the others until that fails, and then goes on with those that are left. One whom the role names
+/// sits idle, and is told by its parent when to look.
 fn meet_until_somebody_fails() {
     let job = Job::from_env().expect("a job");
     let world = job.world();
@@ -66,8 +66,9 @@ fn survive(children: &mut Children, survivors: &[usize], expected: &str) {
     children.await_answers(survivors, &format!("{survivors:?}"));
 }
 
-/// A rank that meets the others in many groups at a time until that fails in each, and says at which barriers. Where in a
-/// barrier a death strikes is chance: the more barriers are under way, the likelier one of them has been passed by some.
+/// A rank that meets the others in many groups at a time until that fails in each, and says at which barriers. Where in
+/// a barrier a death strikes is chance: the more barriers are under way, the likelier one of them has been passed by
+/// some.
 fn meet_in_many_groups_and_say_where_each_ends() {
     let job = Job::from_env().expect("a job");
     let all: Vec<usize> = (0..job.size()).collect();
@@ -94,8 +95,8 @@ fn told_with_barrier(error: &BarrierError) -> String {
 /// How many groups a rank meets the others in.
 const GROUPS: usize = 16;
 
-/// Ranks die while all meet as quickly as they can, alone, together, and with their nodes: what some had been told of the
-/// last barrier others had not.
+/// Ranks die while all meet as quickly as they can, alone, together, and with their nodes: what some had been told of
+/// the last barrier others had not.
 #[test]
 fn all_survivors_fail_at_the_same_barrier() {
     const TEST: &str = "all_survivors_fail_at_the_same_barrier";
@@ -151,8 +152,8 @@ fn a_node_whose_only_process_is_killed_is_gone() {
     }
 }
 
-/// A process that is stopped says nothing: its node is given up for its silence, by the majority. When it comes back it is
-/// told so.
+/// A process that is stopped says nothing: its node is given up for its silence, by the majority. When it comes back it
+/// is told so.
 #[test]
 fn a_silent_node_is_given_up_by_the_majority_and_finds_itself_excluded() {
     const TEST: &str = "a_silent_node_is_given_up_by_the_majority_and_finds_itself_excluded";
@@ -190,8 +191,9 @@ fn meet_when_told() {
     }
 }
 
-/// A node's only process is stopped while its kernel acknowledges: nobody gives it up before the fourth time-out, and then
-/// they do. Time is what this is about: the process cannot tell of its own stop, so it lasts as long as the test says.
+/// A node's only process is stopped while its kernel acknowledges: nobody gives it up before the fourth time-out, and
+/// then they do. Time is what this is about: the process cannot tell of its own stop, so it lasts as long as the test
+/// says.
 #[test]
 fn a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_given_up_after_four() {
     const TEST: &str = "a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_given_up_after_four";
@@ -320,8 +322,8 @@ fn whoever_waits_for_a_rank_that_has_left_is_told() {
     }
 }
 
-/// Rank 2 passes and leaves, and with it its node. That it had arrived is on the way to rank 0 by rank 3, which computes
-/// between its arrival and its wait: rank 0 waits for it, and is not told that rank 2 has left.
+/// Rank 2 passes and leaves, and with it its node. That it had arrived is on the way to rank 0 by rank 3, which
+/// computes between its arrival and its wait: rank 0 waits for it, and is not told that rank 2 has left.
 #[test]
 fn a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all() {
     const TEST: &str = "a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all";
@@ -360,8 +362,8 @@ fn a_barrier_that_a_rank_has_passed_before_it_left_is_passed_by_all() {
     [3, 0].into_iter().for_each(|rank| assert_eq!(children.next_answer(rank), "Ok(())", "rank {rank}"));
 }
 
-/// Who waits far away in the ring is not told who has left, neither of the rank that it misses nor of those who watched that
-/// one's node: it finds closed ports, and asks those before them.
+/// Who waits far away in the ring is not told who has left, neither of the rank that it misses nor of those who watched
+/// that one's node: it finds closed ports, and asks those before them.
 #[test]
 fn whoever_waits_far_away_asks_those_who_are_left_to_watch() {
     const TEST: &str = "whoever_waits_far_away_asks_those_who_are_left_to_watch";

@@ -1,5 +1,5 @@
-//! Fenced words whose home is killed while all write and read: a token that was seen by anybody, also by the dead, is seen by
-//! all who look later, with its value.
+//! Fenced words whose home is killed while all write and read: a token that was seen by anybody, also by the dead, is
+//! seen by all who look later, with its value.
 #![cfg(not(model))]
 
 mod common;
@@ -26,8 +26,8 @@ fn value_of(token: u64) -> u64 {
     token.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Writes under new tokens, and reads, until it is over; when each call began and ended, and the greatest token that it has
-/// seen, is a line in this rank's file.
+/// Writes under new tokens, and reads, until it is over; when each call began and ended, and the greatest token that it
+/// has seen, is a line in this rank's file.
 fn write_and_read(word: &Fenced<u64>, tokens: &Counter, rank: usize, is_over: &AtomicBool) {
     let mut file = OpenOptions::new().append(true).create(true).open(lines_of(rank)).expect("a file");
     let mut writes = (0..3).map(|index| index != rank % 3).cycle();

@@ -1,16 +1,16 @@
-//! Making and leaving groups across simulated nodes joined by unreliable wires: one thread steps leaders and wires in an
-//! order drawn from a seed.
+//! Making and leaving groups across simulated nodes joined by unreliable wires: one thread steps leaders and wires in
+//! an order drawn from a seed.
 //!
 //! Each *actor* is a process that leads its node in some groups. It comes late or never, runs out of patience and calls
-//! again or gives up, finds no space, holds groups for a while, writes into the other nodes' blocks as a driver does, and
-//! leaves. Reads and swaps are late, refused and lost. Actors die, and nodes; some are declared failed and live. Each node
-//! comes to know of it when it likes, and shuts them out then: until that what they have sent may still take effect.
-//! An oracle that knows every step checks that
+//! again or gives up, finds no space, holds groups for a while, writes into the other nodes' blocks as a driver does,
+//! and leaves. Reads and swaps are late, refused and lost. Actors die, and nodes; some are declared failed and live.
+//! Each node comes to know of it when it likes, and shuts them out then: until that what they have sent may still take
+//! effect. An oracle that knows every step checks that
 //!
 //! - leaders that agree agree on the same blocks, and where one has agreed no other is refused or ends without a group;
 //! - a block stays its group's while any of its nodes holds it, and nothing is written into it that is another group's;
-//! - in the end all space and all places for offers of those who survive are free, no ticket is left over, and all nodes can
-//!   make a group.
+//! - in the end all space and all places for offers of those who survive are free, no ticket is left over, and all
+//!   nodes can make a group.
 #![cfg(not(model))]
 
 mod common;
@@ -474,8 +474,8 @@ impl Play<'_> {
         self.settle(index);
     }
 
-    /// The oracle on what takes effect: only in a block that is the group's still. (What is on a node that is lost nobody
-    /// asks for.)
+    /// The oracle on what takes effect: only in a block that is the group's still. (What is on a node that is lost
+    /// nobody asks for.)
     fn check_write(&self) {
         let Some((node, at, ballot)) = self.net.last_write().filter(|(node, ..)| !self.is_lost(*node)) else { return };
         let known = self.known.iter().find(|known| known.ballot == ballot).expect("ballots alone are written");
@@ -506,7 +506,8 @@ impl Play<'_> {
             for Held { plan, block } in &actor.held {
                 let known = &self.known[*plan];
                 let agreed = known.agreed.as_ref().expect("it is held");
-                // What is on a node that is lost nobody asks for, and who has shut another out does not keep anything for it.
+                // What is on a node that is lost nobody asks for, and who has shut another out does not keep anything
+                // for it.
                 for (node, start) in agreed.iter().filter(|(node, _)| !self.is_lost(*node) && !self.is_lost(actor.node))
                 {
                     let memory = &self.net.nodes[*node];
@@ -692,8 +693,8 @@ fn a_group_that_is_made_while_its_leader_makes_room_is_there_when_it_calls_again
     assert!(call_again_after(Why::Unwanted).is_none());
 }
 
-/// A leader has died with a message on its way, and its neighbour has let go what it held. The other node learns of that later
-/// than it learns that all have departed.
+/// A leader has died with a message on its way, and its neighbour has let go what it held. The other node learns of
+/// that later than it learns that all have departed.
 #[test]
 fn a_block_is_kept_while_somebody_dead_may_still_write_into_it() {
     let schedule_for = |nodes| Schedule::dissemination(nodes, 2);

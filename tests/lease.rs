@@ -1,5 +1,5 @@
-//! Leases, on one node and across several: one holder at a time by everybody's own clock, what ends by itself, what becomes
-//! of holders that die, are stopped, or are cut off, and of leases whose home is lost.
+//! Leases, on one node and across several: one holder at a time by everybody's own clock, what ends by itself, what
+//! becomes of holders that die, are stopped, or are cut off, and of leases whose home is lost.
 #![cfg(not(model))]
 
 mod common;
@@ -190,9 +190,7 @@ fn tokens_grow_also_where_a_lease_has_gone_and_is_opened_anew() {
         let mut last = 0;
         (0..ROUNDS).for_each(|_| open_and_hold(&job, "brief", &mut last));
     });
-    for answers in Across::of_counts(&[1, 1]).run(TEST, &[]) {
-        assert_eq!(answers, ["done"]);
-    }
+    Across::of_counts(&[1, 1]).run_to_done(TEST, &[]);
 }
 
 /// What is under the lease: whoever finds somebody else's file inside fails.
@@ -233,9 +231,7 @@ fn across_nodes_one_holds_it_at_a_time_also_where_connections_break() {
         return answer("done");
     }
     for variables in [&[][..], &[("LEASE_CUTS", "1"), UNDISTURBED]] {
-        for answers in Across::of_counts(&[1, 2]).run(TEST, variables) {
-            assert_eq!(answers, ["done"]);
-        }
+        Across::of_counts(&[1, 2]).run_to_done(TEST, variables);
     }
 }
 
@@ -418,6 +414,32 @@ fn outwait(test: &str) {
     assert_eq!(children.next_answer(1), "followed");
 }
 
+fn keeps_it(lease: &Lease) {
+    let guard = lease.acquire().expect("it is free");
+    answer(guard.token());
+    assert_eq!(await_line(), "the home is killed");
+    assert!(guard.remaining() > LONG / 2);
+    guard.renew().expect("it is held still");
+    answer(guard.token());
+    assert_eq!(await_line(), "release");
+    guard.release().expect("it is held still");
+    answer("released");
+}
+
+fn waits_for_it(lease: &Lease, comes_later: bool) {
+    assert_eq!(await_line(), "ask");
+    if comes_later {
+        let error = lease.acquire_timeout(Duration::from_millis(100)).expect_err("rank 0 holds it");
+        assert!(matches!(error, LeaseError::TimedOut { holder: Some(0), .. }), "{error}");
+    } else {
+        assert!(lease.try_acquire().expect("in reach").is_none());
+    }
+    answer("asks");
+    let guard = lease.acquire().expect("it is released");
+    answer(guard.token());
+    guard.release().expect("it is held");
+}
+
 /// The home is killed while a rank of another node holds a lease and a third one waits for it, or comes to it later.
 #[test]
 fn a_holder_keeps_it_through_the_death_of_its_home() {
@@ -428,30 +450,8 @@ fn a_holder_keeps_it_through_the_death_of_its_home() {
         let comes_later = std::env::var("COMES_LATER").is_ok();
         meet(&job);
         match job.rank() {
-            0 => {
-                let guard = lease.acquire().expect("it is free");
-                answer(guard.token());
-                assert_eq!(await_line(), "the home is killed");
-                assert!(guard.remaining() > LONG / 2);
-                guard.renew().expect("it is held still");
-                answer(guard.token());
-                assert_eq!(await_line(), "release");
-                guard.release().expect("it is held still");
-                answer("released");
-            }
-            1 => {
-                assert_eq!(await_line(), "ask");
-                if comes_later {
-                    let error = lease.acquire_timeout(Duration::from_millis(100)).expect_err("rank 0 holds it");
-                    assert!(matches!(error, LeaseError::TimedOut { holder: Some(0), .. }), "{error}");
-                } else {
-                    assert!(lease.try_acquire().expect("in reach").is_none());
-                }
-                answer("asks");
-                let guard = lease.acquire().expect("it is released");
-                answer(guard.token());
-                guard.release().expect("it is held");
-            }
+            0 => keeps_it(&lease),
+            1 => waits_for_it(&lease, comes_later),
             _ => answer("home"),
         }
         // The next home serves until all are through.
@@ -491,7 +491,44 @@ fn a_holder_that_dies_with_the_home_is_followed_at_once() {
     kill_the_holder(Across::of_counts(&[1, 1, 1]).start(TEST, &[]), 1..3);
 }
 
-/// Leases that a thread renews, and others that are renewed by hand, through the deaths of two homes, one after the other.
+/// Holds leases until two homes were killed; `after_first`: what is to be seen when one was.
+fn renews_all(leases: &[Lease], kept: &Lease, after_first: impl Fn()) {
+    let guard = kept.hold().expect("it is free");
+    let guards: Vec<LeaseGuard<'_>> = leases.iter().map(|lease| lease.acquire().expect("free")).collect();
+    let tokens: Vec<u64> = guards.iter().map(|guard| guard.token().0).collect();
+    for next in ["the first home is killed", "the second home is killed"] {
+        answer("holding");
+        assert_eq!(await_line(), next);
+        guards.iter().for_each(|guard| guard.renew().expect("it is held still"));
+        // The first may have been asked for before.
+        (0..2).for_each(|_| await_renewal(&guard));
+        assert!(guards.iter().map(|guard| guard.token().0).eq(tokens.iter().copied()));
+        if next == "the first home is killed" {
+            after_first();
+        }
+    }
+    answer("holding");
+    assert_eq!(await_line(), "release");
+    guards.into_iter().for_each(|guard| guard.release().expect("it is held still"));
+    guard.release().expect("it is held still");
+    answer(tokens.iter().max().expect("some"));
+}
+
+/// Finds them held, and then has them one after the other.
+fn follows_in_all(leases: &[Lease], kept: &Lease) {
+    assert_eq!(await_line(), "are they held?");
+    assert!(leases.iter().chain([kept]).all(|lease| lease.try_acquire().expect("in reach").is_none()));
+    answer("they are");
+    let last: u64 = await_line().parse().expect("a token");
+    for lease in leases {
+        let guard = lease.acquire().expect("it is released");
+        assert!(guard.token().0 > last, "{} after {last}", guard.token());
+    }
+    answer("had them");
+}
+
+/// Leases that a thread renews, and others that are renewed by hand, through the deaths of two homes, one after the
+/// other.
 #[test]
 fn leases_are_renewed_through_the_deaths_of_their_homes() {
     const TEST: &str = "leases_are_renewed_through_the_deaths_of_their_homes";
@@ -503,40 +540,10 @@ fn leases_are_renewed_through_the_deaths_of_their_homes() {
         let kept = open(&name_at(&job, 4, "kept"), KEPT);
         let leases: Vec<Lease> = names.iter().map(|name| open(name, LONG)).collect();
         meet(&job);
+        let is_at_home_on = |node| names.iter().any(|name| job.home_of(name) == Ok(node));
         match job.rank() {
-            0 => {
-                let guard = kept.hold().expect("it is free");
-                let guards: Vec<LeaseGuard<'_>> = leases.iter().map(|lease| lease.acquire().expect("free")).collect();
-                let tokens: Vec<u64> = guards.iter().map(|guard| guard.token().0).collect();
-                for next in ["the first home is killed", "the second home is killed"] {
-                    answer("holding");
-                    assert_eq!(await_line(), next);
-                    guards.iter().for_each(|guard| guard.renew().expect("it is held still"));
-                    // The first may have been asked for before.
-                    (0..2).for_each(|_| await_renewal(&guard));
-                    assert!(guards.iter().map(|guard| guard.token().0).eq(tokens.iter().copied()));
-                    if next == "the first home is killed" {
-                        let has_moved_there = |name: &String| job.home_of(name) == Ok(3);
-                        assert!(names.iter().any(has_moved_there), "other names are to be chosen");
-                    }
-                }
-                answer("holding");
-                assert_eq!(await_line(), "release");
-                guards.into_iter().for_each(|guard| guard.release().expect("it is held still"));
-                guard.release().expect("it is held still");
-                answer(tokens.iter().max().expect("some"));
-            }
-            1 => {
-                assert_eq!(await_line(), "are they held?");
-                assert!(leases.iter().chain([&kept]).all(|lease| lease.try_acquire().expect("in reach").is_none()));
-                answer("they are");
-                let last: u64 = await_line().parse().expect("a token");
-                for lease in &leases {
-                    let guard = lease.acquire().expect("it is released");
-                    assert!(guard.token().0 > last, "{} after {last}", guard.token());
-                }
-                answer("had them");
-            }
+            0 => renews_all(&leases, &kept, || assert!(is_at_home_on(3), "other names are to be chosen")),
+            1 => follows_in_all(&leases, &kept),
             _ => {}
         }
         await_line();

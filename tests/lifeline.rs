@@ -1,5 +1,5 @@
-//! A death is known before the kernel has taken the dead one down: survivors have their errors while it still exists, what
-//! it holds is kept until it does not, and a process that goes on as another program has failed, too.
+//! A death is known before the kernel has taken the dead one down: survivors have their errors while it still exists,
+//! what it holds is kept until it does not, and a process that goes on as another program has failed, too.
 #![allow(unsafe_code, reason = "a process is held in its end by ptrace")]
 
 mod common;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::Across;
-use common::ranks::LIMIT;
+use common::ranks::{LIMIT, space_before};
 use phalanx::{BarrierError, Job};
 
 /// A process whose first thread stays in its end until this is dropped: its memory and its files are all there, and no
@@ -49,9 +49,7 @@ fn survivors_are_told_while_the_dead_one_is_still_there_and_has_its_space_until_
     if role().is_some() {
         let job = Job::from_env().expect("a job");
         let world = job.world();
-        world.barrier().expect("all are there");
-        let before = world.space().0;
-        world.barrier().expect("all have looked");
+        let before = space_before(world);
         let group = world.split(0, 0).expect("a group");
         answer("ready");
         if job.rank() == 1 {

@@ -1,4 +1,5 @@
-//! Named locks on one node: first come first served, bounded, fenced, and released by death. By threads and by processes.
+//! Named locks on one node: first come first served, bounded, fenced, and released by death. By threads and by
+//! processes.
 
 mod common;
 
@@ -255,8 +256,8 @@ fn threads_of_one_rank_open_and_close_side_by_side() {
     });
 }
 
-/// Behind a holder wait one that is killed and one that is stopped: the last of the queue has the lock in the end, and the
-/// stopped one, when it comes back, is told.
+/// Behind a holder wait one that is killed and one that is stopped: the last of the queue has the lock in the end, and
+/// the stopped one, when it comes back, is told.
 #[test]
 fn a_stopped_waiter_is_passed_by_after_the_time_out_also_behind_a_dead_one() {
     const TEST: &str = "a_stopped_waiter_is_passed_by_after_the_time_out_also_behind_a_dead_one";

@@ -8,9 +8,11 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::children::{answer, await_line, role};
+use common::children::{Children, answer, await_line, role};
+use common::homes::name_at;
 use common::nodes::{Across, Marks};
 use common::ranks::LIMIT;
+use phalanx::fabric::shm::ReadOnlySegment;
 use phalanx::{Job, Lock, LockError};
 
 fn join() -> Job {
@@ -61,9 +63,74 @@ fn one_holds_it_at_a_time_and_tokens_grow() {
         return answer("done");
     }
     for nodes in [&[2, 2][..], &[1, 1, 1], &[1, 2]] {
-        for answers in Across::of_counts(nodes).run(TEST, &[]) {
-            assert_eq!(answers, ["done"]);
+        Across::of_counts(nodes).run_to_done(TEST, &[]);
+    }
+}
+
+/// A node that has a lock again and again goes on with its number; others find the lock free, also at the next home.
+#[test]
+fn a_node_that_has_it_again_and_again_draws_few_numbers() {
+    const TEST: &str = "a_node_that_has_it_again_and_again_draws_few_numbers";
+    const LOCKS: usize = 12;
+    const TIMES: usize = 300;
+    if role().is_some() {
+        let job = join();
+        let locks: Vec<Lock> = (0..LOCKS).map(|index| job.lock(&format!("again {index}")).expect("a lock")).collect();
+        let once = |lock: &Lock| lock.try_acquire().expect("a lock").expect("nobody has it").token().0;
+        let said = |tokens: Vec<u64>| answer(tokens.iter().map(u64::to_string).collect::<Vec<_>>().join(" "));
+        let all_once = || said(locks.iter().map(once).collect());
+        let had_again = |lock: &Lock| {
+            let tokens: Vec<u64> = (0..TIMES).map(|_| once(lock)).collect();
+            assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+            let (first, last) = (tokens[0], tokens[TIMES - 1]);
+            let draws_few = last - first < TIMES as u64 * 30;
+            // At home on its own node, where its words are memory, a node draws a number each time.
+            assert!(draws_few || last - first == (TIMES as u64 - 1) * 256, "{tokens:?}");
+            (draws_few, last)
+        };
+        let all_again = || {
+            let had: Vec<(bool, u64)> = locks.iter().map(had_again).collect();
+            assert!(had.iter().any(|(draws_few, _)| *draws_few), "at home elsewhere");
+            said(had.into_iter().map(|(_, last)| last).collect());
+        };
+        job.world().barrier().expect("all are there");
+        if job.rank() == 0 {
+            all_again();
+            // Meanwhile they are another node's.
+            await_line();
+            all_again();
+        } else {
+            await_line();
+            all_once();
         }
+        // A home is lost, at which words were kept.
+        await_line();
+        all_once();
+        await_line();
+        return;
+    }
+    let across = Across::of_counts(&[1, 1, 1]);
+    let mut children = across.start(TEST, &[]);
+    let tokens = |line: String| line.split(' ').map(|token| token.parse().expect("a token")).collect::<Vec<u64>>();
+    let mut last = tokens(children.next_answer(0));
+    let mut come = |children: &mut Children, rank: usize| {
+        children.say(rank, "go on");
+        let next = tokens(children.next_answer(rank));
+        assert!(
+            next.len() == LOCKS && last.iter().zip(&next).all(|(before, after)| before < after),
+            "{last:?} {next:?}"
+        );
+        last = next;
+    };
+    for rank in [1, 0, 2] {
+        come(&mut children, rank);
+    }
+    children.kill(2);
+    for rank in [0, 1] {
+        come(&mut children, rank);
+    }
+    for rank in [0, 1] {
+        children.say(rank, "end");
     }
 }
 
@@ -101,9 +168,7 @@ fn try_time_out_and_cancel_leave_no_hole() {
         }
         return answer("done");
     }
-    for answers in Across::of_counts(&[1, 2]).run(TEST, &[]) {
-        assert_eq!(answers, ["done"]);
-    }
+    Across::of_counts(&[1, 2]).run_to_done(TEST, &[]);
 }
 
 /// The holder is killed, with or without others of its node that wait; ranks of both nodes go on, with greater tokens.
@@ -391,5 +456,71 @@ fn whoever_opens_what_only_a_dead_holder_had_open_can_have_it() {
         children.kill(0);
         children.say(1, "open");
         assert_eq!(children.next_answer(1), "had all");
+    }
+}
+
+/// The nodes that wait at a lock's home, as a process of the home's node shows it to those who look from outside.
+fn waiting_at(pid: u32, name: &str) -> Vec<usize> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten().map(|entry| entry.path());
+    let mut segments = files
+        .filter(|path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:phalanx")));
+    let file = fs::File::open(segments.next().expect("it has its node's segment")).expect("the same user");
+    let segment = ReadOnlySegment::attach(&file.into(), phalanx::coord::LAYOUT_HASH).expect("of this version");
+    let facts = phalanx::inspect::read(&segment).expect("a segment");
+    facts.at_home.into_iter().find(|object| object.name == name).map_or_else(Vec::new, |object| object.queue)
+}
+
+/// Their home is lost, and the holder with it, or not.
+#[test]
+fn waiters_keep_their_order_when_the_home_is_lost() {
+    const TEST: &str = "waiters_keep_their_order_when_the_home_is_lost";
+    if role().is_some() {
+        let job = join();
+        let marks = Marks::of_this_rank();
+        let lock = job.lock(&name_at(&job, 0, "queue")).expect("a lock");
+        job.world().barrier().expect("all are there");
+        let holder: usize = std::env::var("LOCK_HOLDER").expect("the test has set it").parse().expect("a rank");
+        if job.rank() == holder {
+            let guard = lock.acquire().expect("it is free");
+            answer(lock.name());
+            await_line();
+            guard.release().expect("it was held to the end");
+            answer("had");
+            drop(await_line());
+        } else if job.rank() == 0 {
+            answer(lock.name());
+            drop(await_line());
+        } else {
+            answer(lock.name());
+            await_line();
+            let guard = lock.acquire().expect("its turn comes");
+            let mut log = fs::OpenOptions::new().append(true).create(true).open(marks.0.join("order")).expect("a file");
+            write!(log, "{} ", job.rank()).expect("room");
+            guard.release().expect("it was held");
+            answer("had");
+            drop(await_line());
+        }
+        return;
+    }
+    for (holder, order) in [(0, [3, 1, 2]), (0, [2, 3, 1]), (4, [3, 2, 1]), (4, [1, 3, 2])] {
+        let across = Across::new(&[0, 1, 2, 3, 4]);
+        let mut children = across.start(TEST, &[("LOCK_HOLDER", &holder.to_string())]);
+        let mut names: Vec<String> = (0..5).map(|rank| children.next_answer(rank)).collect();
+        let name = names.pop().expect("five");
+        let order: Vec<usize> = if holder == 0 { order.into_iter().chain([4]).collect() } else { order.to_vec() };
+        for (before, rank) in order.iter().enumerate() {
+            children.say(*rank, "ask");
+            while waiting_at(children.pid(0), &name).len() <= before {
+                std::thread::yield_now();
+            }
+        }
+        children.kill(0);
+        if holder != 0 {
+            children.say(holder, "release");
+        }
+        (1..5).for_each(|rank| assert_eq!(children.next_answer(rank), "had", "rank {rank}"));
+        let had = fs::read_to_string(across.marks.join("order")).expect("a file");
+        let had: Vec<usize> = had.split_whitespace().map(|rank| rank.parse().expect("a rank")).collect();
+        assert_eq!(had, order);
     }
 }

@@ -391,8 +391,8 @@ fn a_full_node_is_polled_when_there_is_room() {
     assert_eq!(load(&world, 1, 0), WRITES);
 }
 
-/// What the issue asks for: 65,536 nodes in under a minute. Prints what it took; the bound is asserted loosely, since this
-/// machine may have other work.
+/// What the issue asks for: 65,536 nodes in under a minute. Prints what it took; the bound is asserted loosely, since
+/// this machine may have other work.
 #[test]
 #[ignore = "too slow in a debug build"]
 fn sixty_five_thousand_nodes_are_no_trouble() {

@@ -215,7 +215,8 @@ fn a_rank_that_vanishes_between_rounds_is_named_at_once() {
     assert!(begun.elapsed() < LIMIT / 2, "nobody waits for its limit");
 }
 
-/// Rank 0 may end right after its own last round: what is on its way to the others arrives, also where it fills sockets.
+/// Rank 0 may end right after its own last round: what is on its way to the others arrives, also where it fills
+/// sockets.
 #[test]
 fn a_server_that_ends_sends_what_is_on_its_way() {
     const RANKS: usize = 64;

@@ -1,10 +1,10 @@
 //! The barrier at which failures break a group that spans nodes, on simulated nodes joined by unreliable wires: all
 //! survivors pass it, or all fail at it.
 //!
-//! Each *actor* is one member, a process of its own. Members die at any step, alone or with their nodes; members and nodes
-//! that live are declared failed, and go on until they hear of it. The *log* of failures is one list; each node learns it
-//! entry by entry, as late as the seed likes, and shuts out whoever has failed. Members look at what their node knows when
-//! they like; some compute for long. An oracle that knows every step checks that
+//! Each *actor* is one member, a process of its own. Members die at any step, alone or with their nodes; members and
+//! nodes that live are declared failed, and go on until they hear of it. The *log* of failures is one list; each node
+//! learns it entry by entry, as late as the seed likes, and shuts out whoever has failed. Members look at what their
+//! node knows when they like; some compute for long. An oracle that knows every step checks that
 //!
 //! - no survivor passes a barrier at which another survivor fails;
 //! - nobody passes before all have arrived, and whoever passes gets the outcome of what all brought;
@@ -392,8 +392,8 @@ fn survivors_pass_together_on_fresh_seeds() {
     });
 }
 
-/// Three nodes of one member each, and what the first, which all tell and which tells all, has passed: the others wait for
-/// its word, which is lost.
+/// Three nodes of one member each, and what the first, which all tell and which tells all, has passed: the others wait
+/// for its word, which is lost.
 struct Three {
     net: Wires,
     members: Vec<Spanning>,
@@ -460,7 +460,8 @@ fn what_no_survivor_has_passed_none_passes() {
     }
 }
 
-/// Node 1 has heard that node 0 has passed, and has not acted on it, when node 0 dies, too. Node 2 cannot hear it any more.
+/// Node 1 has heard that node 0 has passed, and has not acted on it, when node 0 dies, too. Node 2 cannot hear it any
+/// more.
 #[test]
 fn whoever_has_heard_more_than_can_still_be_asked_does_as_the_others() {
     for answers in 0..6 {

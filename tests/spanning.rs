@@ -290,8 +290,8 @@ fn nodes_pass_together_on_fresh_seeds() {
     });
 }
 
-/// A driver that misses the word of its last round asks all the nodes of which that would have told: more than there are
-/// tickets for at once.
+/// A driver that misses the word of its last round asks all the nodes of which that would have told: more than there
+/// are tickets for at once.
 #[test]
 fn thousands_of_nodes_are_asked_a_part_at_a_time() {
     const NODES: usize = 8192;

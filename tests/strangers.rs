@@ -29,8 +29,8 @@ const NODES: [usize; 4] = [0, 0, 1, 1];
 /// The rank that speaks for the second node.
 const AGENT: usize = 2;
 
-/// A rank of a job under attack: passes barriers until the test says that it is enough, and answers how long the longest
-/// took.
+/// A rank of a job under attack: passes barriers until the test says that it is enough, and answers how long the
+/// longest took.
 fn pass_until_told() {
     let (job, marks) = (Job::from_env().expect("a job across nodes"), Marks::of_this_rank());
     marks.set(&job, "here");

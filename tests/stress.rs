@@ -184,7 +184,8 @@ impl<'walk> Walk<'walk> {
             Ok(Abandoned::Withdrawn) => false,
             Ok(Abandoned::Passed) => true,
             Ok(Abandoned::Nothing) => panic!("there was an arrival"),
-            // Another rank was stopped in the middle of the same for long. The arrival stands, but is not held any more.
+            // Another rank was stopped in the middle of the same for long. The arrival stands, but is not held any
+            // more.
             Err(_) => loop {
                 match self.world.abandon() {
                     Ok(Abandoned::Withdrawn) => return false,

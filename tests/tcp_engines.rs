@@ -1,4 +1,5 @@
-//! Which engine of the TCP fabric is quicker, at 2, 8 and 32 nodes: the figures in docs/design.md, "Two engines for TCP".
+//! Which engine of the TCP fabric is quicker, at 2, 8 and 32 nodes: the figures in docs/design.md, "Two engines for
+//! TCP".
 //!
 //! ```text
 //! cargo test --release --test tcp_engines -- --ignored --nocapture

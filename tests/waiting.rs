@@ -1,5 +1,5 @@
-//! What waiting ranks learn of those they wait for, whichever way they wait: by looking, with short time-outs, for a new
-//! group; and that one of a node's ranks asks for all.
+//! What waiting ranks learn of those they wait for, whichever way they wait: by looking, with short time-outs, for a
+//! new group; and that one of a node's ranks asks for all.
 
 mod common;
 
@@ -81,7 +81,8 @@ fn who_only_looks_learns_of_a_stopped_rank() {
     }
 }
 
-/// Whoever is to make the group, here or on another node, is stopped or has left: that ends the wait, and not its deadline.
+/// Whoever is to make the group, here or on another node, is stopped or has left: that ends the wait, and not its
+/// deadline.
 #[test]
 fn who_waits_for_a_leader_that_is_stopped_or_has_left_is_told() {
     const TEST: &str = "who_waits_for_a_leader_that_is_stopped_or_has_left_is_told";
@@ -121,8 +122,8 @@ fn who_waits_for_a_leader_that_is_stopped_or_has_left_is_told() {
     }
 }
 
-/// One rank asks for all of its node, and all know since when the missing one is stopped; nobody who has come is missed,
-/// on whichever node.
+/// One rank asks for all of its node, and all know since when the missing one is stopped; nobody who has come is
+/// missed, on whichever node.
 #[test]
 fn whoever_times_out_names_exactly_the_missing_and_since_when_they_are_stopped() {
     const TEST: &str = "whoever_times_out_names_exactly_the_missing_and_since_when_they_are_stopped";
@@ -287,8 +288,8 @@ fn who_only_looks_is_not_held_up_by_one_who_has_left() {
     assert_eq!(children.next_answer(0), "looked");
 }
 
-/// Rank 3 has left, and with it who could say where it had arrived. The first who has waited long enough for it closes the
-/// barrier for all; then one that still waits for another member is not to wait on.
+/// Rank 3 has left, and with it who could say where it had arrived. The first who has waited long enough for it closes
+/// the barrier for all; then one that still waits for another member is not to wait on.
 #[test]
 fn a_barrier_that_others_have_closed_is_not_waited_for_any_more() {
     const TEST: &str = "a_barrier_that_others_have_closed_is_not_waited_for_any_more";

@@ -1,4 +1,5 @@
-//! The example of a directory of files that ranks process: each file has one result, though ranks are killed in the middle.
+//! The example of a directory of files that ranks process: each file has one result, though ranks are killed in the
+//! middle.
 #![cfg(not(model))]
 
 mod common;
@@ -64,8 +65,8 @@ fn each_file_is_processed_once() {
     assert_eq!(fs::read_dir(&outbox).expect("a folder").count(), FILES, "nothing unfinished is left");
 }
 
-/// Ranks 0 to 2 are killed in the middle of a file each, their third; rank 3, which has stopped in the middle of its first one
-/// until then, does the rest.
+/// Ranks 0 to 2 are killed in the middle of a file each, their third; rank 3, which has stopped in the middle of its
+/// first one until then, does the rest.
 fn others_do_what_the_dead_have_left(test: &str, nodes: &[usize]) {
     const VICTIMS: usize = 3;
     if role().is_some() {

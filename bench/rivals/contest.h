@@ -8,8 +8,8 @@
  * half of the time goes to pairs of acquire and release without a clock between them.
  *
  * A busy rank leaves DIR/<rank>.contest, little-endian u64s all: the head (`struct head`), then as many possessions
- * (`struct possession`) as it says, then as many ticks, each of so many pairs, as it says. An idle rank leaves a head of
- * zeros. Possessions need no numbers of their own: they exclude each other, so that the common clock orders them.
+ * (`struct possession`) as it says, then as many ticks, each of so many pairs, as it says. An idle rank leaves a head
+ * of zeros. Possessions need no numbers of their own: they exclude each other, so that the common clock orders them.
  */
 #ifndef PHALANX_RIVALS_CONTEST_H
 #define PHALANX_RIVALS_CONTEST_H

@@ -1,7 +1,7 @@
 /*
  * What the C library and the kernel have for processes of one machine: `--system robust`, a robust process-shared
- * pthread mutex; `rwlock`, a process-shared pthread_rwlock (which cannot be robust); `semaphore`, a process-shared sem_t;
- * `flock`, on a file for each object; `atomic`, a counter in shared memory.
+ * pthread mutex; `rwlock`, a process-shared pthread_rwlock (which cannot be robust); `semaphore`, a process-shared
+ * sem_t; `flock`, on a file for each object; `atomic`, a counter in shared memory.
  */
 #include "contest.h"
 #include "processes.h"

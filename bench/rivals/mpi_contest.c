@@ -1,10 +1,10 @@
 /*
- * One-sided MPI, for Open MPI and MPICH alike: MPI_Win_lock and MPI_Win_unlock of a window for each object, exclusive or
- * shared, and MPI_Fetch_and_op for counters. Ranks are the launcher's processes; they pin themselves.
+ * One-sided MPI, for Open MPI and MPICH alike: MPI_Win_lock and MPI_Win_unlock of a window for each object, exclusive
+ * or shared, and MPI_Fetch_and_op for counters. Ranks are the launcher's processes; they pin themselves.
  *
  * MPI allows a lock to be put off until something is asked of the window. Open MPI 4.1 does where windows are made of
- * messages, which is what it has across nodes here: with MPI_Win_lock alone two held the lock at once, so a flush follows
- * it, which waits for the lock. MPICH 4.0 never did, nor Open MPI in shared memory.
+ * messages, which is what it has across nodes here: with MPI_Win_lock alone two held the lock at once, so a flush
+ * follows it, which waits for the lock. MPICH 4.0 never did, nor Open MPI in shared memory.
  */
 #include "contest.h"
 #include <mpi.h>

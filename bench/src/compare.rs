@@ -142,45 +142,52 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
                 continue;
             }
             progress.turn(round * systems.len() + index, turns, &system.label);
-            let records = match index.checked_sub(1).map(|rival| &rivals[rival]) {
-                None => {
-                    turn::run(&task, request.threads)?;
-                    task.directory.clone()
+            let rival = index.checked_sub(1).map(|rival| &rivals[rival]);
+            match turn_of(rival, &task, request.threads, &directory.path)? {
+                Err(why) => {
+                    skipped.push(why);
+                    is_out[index] = true;
                 }
-                Some(rival) => {
-                    let records = directory.path.join(rival.rival().name());
-                    match rival.run(&workload, TURN.as_secs_f64() * 2.0, &records) {
-                        Ok(()) => records,
-                        Err(RivalError::TimedOut { rival, limit, .. }) => {
-                            // Ranks that spin while they share CPUs may take for ever: the others still count.
-                            let reason = format!("a turn of it did not end within {limit:?}");
-                            skipped.push(Skipped { rival, reason, remedy: None });
-                            is_out[index] = true;
-                            continue;
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
+                Ok(records) => {
+                    let record = samples::read_all(&records, workload.placement.ranks)
+                        .map_err(|source| CompareError::Samples { system: system.label.clone(), source })?;
+                    rounds.figures[index].push(Figures::of_round(&record, workload.ns_per_tick));
                 }
-            };
-            let record = samples::read_all(&records, workload.placement.ranks)
-                .map_err(|source| CompareError::Samples { system: system.label.clone(), source })?;
-            rounds.figures[index].push(Figures::of_round(&record, workload.ns_per_tick));
+            }
         }
     }
     progress.turn(turns, turns, "done");
-    let common = Common {
-        workload: workload.clone(),
-        fabric: choice.fabric.clone(),
-        clock_overhead_ns: clock.overhead_ns(),
-        rounds: request.rounds,
-        limit_ns: rounds.limit(),
-    };
     let measured: Vec<usize> = (0..systems.len()).filter(|index| !is_out[*index]).collect();
     let systems: Vec<System> = measured.iter().map(|index| systems[*index].clone()).collect();
     let figures: Vec<Figures> = measured.iter().map(|index| Figures::of_rounds(&rounds.figures[*index])).collect();
+    let (fabric, limit_ns, clock_overhead_ns) = (choice.fabric.clone(), rounds.limit(), clock.overhead_ns());
+    let common = Common { workload: workload.clone(), fabric, clock_overhead_ns, rounds: request.rounds, limit_ns };
     let report = |at: usize| Report::new(&common, &systems[at], &figures[at], rounds.ratios(measured[at]));
     let reports = (0..systems.len()).map(report).collect();
     Ok(Comparison { reports, systems, figures, skipped, workload, choice })
+}
+
+/// A system's turn; `rival`: none is Phalanx itself. The directory of its records, or why it takes no more part.
+fn turn_of(
+    rival: Option<&PreparedRival>,
+    task: &RankTask,
+    are_threads: bool,
+    directory: &Path,
+) -> Result<Result<PathBuf, Skipped>, CompareError> {
+    let Some(rival) = rival else {
+        turn::run(task, are_threads)?;
+        return Ok(Ok(task.directory.clone()));
+    };
+    let records = directory.join(rival.rival().name());
+    match rival.run(&task.workload, TURN.as_secs_f64() * 2.0, &records) {
+        Ok(()) => Ok(Ok(records)),
+        // Ranks that spin while they share CPUs may take for ever: the others still count.
+        Err(RivalError::TimedOut { rival, limit, .. }) => {
+            let reason = format!("a turn of it did not end within {limit:?}");
+            Ok(Err(Skipped { rival, reason, remedy: None }))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn plan(request: &Request, clock: &Clock) -> Result<Workload, CompareError> {

@@ -4,14 +4,15 @@
 //! the first [`Contest::busy`] ranks draw an object at random, acquire it, hold it, give it back and think, until the
 //! time is over; the others are idle. Each leaves a [`record`] of when it asked, acquired and began to give back, in
 //! ticks of the machine's common clock. Afterwards [`figures`] puts all ranks' records together: what excludes each
-//! other is in the order of its times, so that the owner that followed another is found without a word in shared memory,
-//! which would have to be fetched in the very handover that it is to time. Two owners at once would show as an overlap.
+//! other is in the order of its times, so that the owner that followed another is found without a word in shared
+//! memory, which would have to be fetched in the very handover that it is to time. Two owners at once would show as an
+//! overlap.
 //!
 //! With one busy rank the second half of the time goes to batches of acquire and release with no clock between them: at
 //! tens of nanoseconds the clock's reads would be a good part of each pair.
 //!
-//! Object `k` lives on node `(nodes - 1 - k) mod nodes` with every system that places its objects, so that the first one
-//! is on another node than rank 0, which is the busy one where only one is.
+//! Object `k` lives on node `(nodes - 1 - k) mod nodes` with every system that places its objects, so that the first
+//! one is on another node than rank 0, which is the busy one where only one is.
 
 pub mod compare;
 pub mod figures;

@@ -9,8 +9,8 @@
 //!
 //! Every operation is measured with 1 to 64 outstanding: its latency from being posted to being taken, and the rate at
 //! which a full window completes. A write has no completion; it counts as done when a read that was posted after it has
-//! completed, and a window of writes shares one read. In shared memory the asking CPU does everything itself, and by RDMA
-//! the device does, so there is nobody to poll: node 1 computes.
+//! completed, and a window of writes shares one read. In shared memory the asking CPU does everything itself, and by
+//! RDMA the device does, so there is nobody to poll: node 1 computes.
 
 mod endpoint;
 mod page;

@@ -3,8 +3,8 @@
 //!
 //! For each fault a new job of this program's processes is started, so that all faults of a kind meet the same job: one
 //! that has lost members has fewer who must agree. Its survivors wait in a barrier that the victims never come to. The
-//! parent reads the clock, does the harm, and takes the last survivor's error as the fault's result; a survivor reads the
-//! clock when its call returns.
+//! parent reads the clock, does the harm, and takes the last survivor's error as the fault's result; a survivor reads
+//! the clock when its call returns.
 //!
 //! | kind | job | harm | survivors that count |
 //! | --- | --- | --- | --- |
@@ -15,8 +15,8 @@
 //! | `stop-node` | 3 nodes of 1 | SIGSTOP for node 2's only rank: its node is silent | all |
 //! | `partition` | 3 nodes of 1, in network namespaces | node 2 is cut off, both directions | those of nodes 0 and 1 |
 //!
-//! Others ask how long after its *holder's* death a lock is the next one's. The victim holds it, others wait for it; the
-//! fault's result is when the first of them has it, and a token greater than the victim's.
+//! Others ask how long after its *holder's* death a lock is the next one's. The victim holds it, others wait for it;
+//! the fault's result is when the first of them has it, and a token greater than the victim's.
 //!
 //! | kind | job | harm | who waits | the lock's home |
 //! | --- | --- | --- | --- | --- |

@@ -45,8 +45,9 @@ pub trait Task {
 }
 
 impl Rival {
-    /// Makes the rival ready for a benchmark: builds its program in `build_dir`, which is created if need be, and starts
-    /// its server if it has one. Several processes may use one directory at a time, but not several threads of one.
+    /// Makes the rival ready for a benchmark: builds its program in `build_dir`, which is created if need be, and
+    /// starts its server if it has one. Several processes may use one directory at a time, but not several threads of
+    /// one.
     ///
     /// # Errors
     ///
@@ -231,8 +232,8 @@ impl PreparedRival {
         }
     }
 
-    /// MPICH 4.0.2 over UCX's TCP hangs in `MPI_Finalize` in one of four runs when its ranks share CPUs: after the ranks
-    /// have written what they measured, which therefore counts.
+    /// MPICH 4.0.2 over UCX's TCP hangs in `MPI_Finalize` in one of four runs when its ranks share CPUs: after the
+    /// ranks have written what they measured, which therefore counts.
     fn may_hang_at_its_end(&self, task: &impl Task) -> bool {
         self.rival == Rival::Mpich && task.placement().nodes > 1
     }
@@ -264,8 +265,9 @@ fn log_in(out_dir: &Path) -> PathBuf {
 
 /// On one node the shared-memory transport and nothing else; across nodes TCP and nothing else, on the loopback
 /// interface, also between ranks of one pretended node: they cannot be told from the others. Windows are then of the
-/// component that has only messages: the others share memory between processes of one machine, whatever they are told. No binding because ranks pin themselves, and `sched_yield` in the progress loop exactly when ranks share
-/// CPUs: spinning then costs whole time slices, yielding otherwise costs system calls.
+/// component that has only messages: the others share memory between processes of one machine, whatever they are told.
+/// No binding because ranks pin themselves, and `sched_yield` in the progress loop exactly when ranks share CPUs:
+/// spinning then costs whole time slices, yielding otherwise costs system calls.
 fn add_open_mpi_settings(command: &mut Command, placement: &Placement) {
     let yields = if placement.is_oversubscribed() { "1" } else { "0" };
     command

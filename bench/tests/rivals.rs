@@ -85,7 +85,8 @@ fn check_across_nodes(rival: Rival) {
     let ranks: Vec<_> = (0..2).map(|rank| read_samples(&out, rank)).collect();
     check_barrier(&ranks);
     // Sending costs whoever sends it a system call and the way through the loopback interface, also when all the others
-    // are there already. The luckiest wait of all tells, since a busy machine makes the others long whatever they cross.
+    // are there already. The luckiest wait of all tells, since a busy machine makes the others long whatever they
+    // cross.
     let shortest = ranks.iter().flatten().map(|(enter, exit)| exit - enter).min();
     assert!(shortest > Some(500), "{rival} took {shortest:?} ns: that was shared memory");
 }
@@ -182,8 +183,8 @@ fn contest(object: Object) -> Contest {
     }
 }
 
-/// That the rival leaves a sound record of a contest: its times in order, no more than was asked for, objects and readers
-/// as drawn, and nothing held twice at once.
+/// That the rival leaves a sound record of a contest: its times in order, no more than was asked for, objects and
+/// readers as drawn, and nothing held twice at once.
 fn check_record(rival: Rival, contest: &Contest, records: &[Record]) {
     for (rank, record) in records.iter().enumerate() {
         let is_busy = rank < contest.busy;

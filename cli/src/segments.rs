@@ -1,8 +1,8 @@
 //! Finding segments: each process that has part in a job keeps its node's open, a memory file called `phalanx`.
 //!
 //! The kernel shows open files in `/proc/PID/fd`, to the same user. Files are told from each other by inode, so that a
-//! segment is found once however many processes have it. `phalanx inspect` looks at all processes, `phalanx run` at one of
-//! its ranks when another one has died.
+//! segment is found once however many processes have it. `phalanx inspect` looks at all processes, `phalanx run` at one
+//! of its ranks when another one has died.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -52,8 +52,8 @@ pub fn of_process(pid: u32) -> Vec<ReadOnlySegment> {
 
 /// `None` when the process has ended meanwhile.
 fn open(path: &Path, holders: Vec<u32>) -> Option<Found> {
-    // Between the look at its name and this the descriptor may have become another file's, one that makes whoever opens it
-    // wait.
+    // Between the look at its name and this the descriptor may have become another file's, one that makes whoever opens
+    // it wait.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let mut family = [0; 8];

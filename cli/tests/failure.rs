@@ -1,5 +1,5 @@
-//! `phalanx bench failure` and `phalanx campaign` as their users see them: what they print of a few faults, what they refuse,
-//! and that nothing of them is left. How soon anything is noticed, is not looked at.
+//! `phalanx bench failure` and `phalanx campaign` as their users see them: what they print of a few faults, what they
+//! refuse, and that nothing of them is left. How soon anything is noticed, is not looked at.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

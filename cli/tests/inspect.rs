@@ -390,11 +390,9 @@ fn be_a_sharer() {
     job.world().barrier().expect("homes serve until all are through");
 }
 
-/// Looks at such a job, on so many nodes.
-fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
-    let job = Job::start(test, 4, options, &[]);
-    let (_, leased) = job.held.expect("rank 0 has said so");
-    let shared = [
+/// What its ranks share of each object, as `--json` has it.
+fn shared() -> [(&'static str, Value); 6] {
+    [
         ("table", json!({ "writer": null, "readers": [0, 2], "waiting": [] })),
         ("ledger", json!({ "writer": 0, "readers": [], "waiting": [3] })),
         (
@@ -408,7 +406,14 @@ fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
         ("lease", json!({ "holder": 0, "waiting": [2] })),
         ("a lock", json!(null)),
         ("done", json!(null)),
-    ];
+    ]
+}
+
+/// Looks at such a job, on so many nodes.
+fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
+    let job = Job::start(test, 4, options, &[]);
+    let (_, leased) = job.held.expect("rank 0 has said so");
+    let shared = shared();
     let rows_of = |record: &Value, name: &str| -> Vec<Value> {
         let objects = record["objects"].as_array().expect("a list").iter();
         objects.filter(|object| object["name"] == name).cloned().collect()

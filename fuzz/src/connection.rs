@@ -1,10 +1,10 @@
-//! Whole connections. A victim serves an honest node; a third party that knows the key connects too, as its node's agent
-//! or as another rank of it, speaks well for a while, and then does not.
+//! Whole connections. A victim serves an honest node; a third party that knows the key connects too, as its node's
+//! agent or as another rank of it, speaks well for a while, and then does not.
 //!
-//! While the third party speaks well, every answer is checked against an oracle of the words that it alone uses. What it
-//! says after that is spoilt frames, and what it does is to close, to say no more, or to go on without reading. The victim
-//! must then still answer the honest node, on the same connection, and admit the next third party. Whoever claims to speak
-//! for the victim's own node, or has been excluded, is let in never.
+//! While the third party speaks well, every answer is checked against an oracle of the words that it alone uses. What
+//! it says after that is spoilt frames, and what it does is to close, to say no more, or to go on without reading. The
+//! victim must then still answer the honest node, on the same connection, and admit the next third party. Whoever
+//! claims to speak for the victim's own node, or has been excluded, is let in never.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! The handshake: who does not know the key, or whose bytes were changed on the way, gets in nowhere; whoever does, does.
+//! The handshake: who does not know the key, or whose bytes were changed on the way, gets in nowhere; whoever does,
+//! does.
 
 use phalanx::fabric::sim::Seeded;
 use phalanx::handshake::{
@@ -108,7 +109,8 @@ impl Target for AtClient {
             } else if step == 0 && random.below(9) == 0 {
                 sent = forged_exclusion(knows_key);
             }
-            // What comes right behind a challenge counts as a verdict; what comes behind that is none of the handshake's.
+            // What comes right behind a challenge counts as a verdict; what comes behind that is none of the
+            // handshake's.
             let is_whole = if step == 0 { sent == valid } else { sent.starts_with(&valid) };
             is_clean &= !valid.is_empty() && is_whole;
             if let Err(error) = feed_client(random, &mut client, &sent)? {

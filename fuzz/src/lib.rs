@@ -1,9 +1,9 @@
 //! Structured random bytes, and random sequences of operations, against everything that parses what others send.
 //!
-//! A [`Target`] makes one case from a seed: it builds something valid, spoils it more or less ([`mutation`]), hands it to
-//! the parser, and compares what comes out with what it knows: nothing panics, what is accepted means itself, what is
-//! refused disturbs nobody. [`run`] does that with one seed after the other. No coverage guides it; what makes it reach
-//! deep is that most of a case is right.
+//! A [`Target`] makes one case from a seed: it builds something valid, spoils it more or less ([`mutation`]), hands it
+//! to the parser, and compares what comes out with what it knows: nothing panics, what is accepted means itself, what
+//! is refused disturbs nobody. [`run`] does that with one seed after the other. No coverage guides it; what makes it
+//! reach deep is that most of a case is right.
 //!
 //! | target | parses |
 //! | --- | --- |

@@ -371,8 +371,8 @@ pub fn batches_stay_in_order(end: &End, rounds: u64, mut mend: impl FnMut()) -> 
 }
 
 /// Writes to node 1 with a fetch-add behind each, whose values tell which have taken effect. Soft-RoCE completes a
-/// fetch-add without its answer when that and the write's acknowledgement are lost: it then counts as lost, and no value
-/// may be wrong. Gives how often the connection broke, after which `mend` connects again.
+/// fetch-add without its answer when that and the write's acknowledgement are lost: it then counts as lost, and no
+/// value may be wrong. Gives how often the connection broke, after which `mend` connects again.
 pub fn fetch_adds_tell_what_they_added_to(end: &End, rounds: u64, mut mend: impl FnMut()) -> u64 {
     let (beside, at) = (End::at(3), End::at(2));
     // What the word may hold: what is lost may have taken effect or not.

@@ -1,13 +1,13 @@
 //! How soon the survivors of a job know that one of its machines is lost. Runs on both machines, under
 //! `scripts/soft-roce.sh pair`.
 //!
-//! Fault after fault a job of three nodes is started: two on machine 0, so that they are a majority, and one on machine 1;
-//! by RDMA. Its ranks meet as fast as they can. Then machine 1 is lost at once, without a goodbye: its emulator is stopped
-//! (and goes on later, so that the next fault finds it), or killed.
+//! Fault after fault a job of three nodes is started: two on machine 0, so that they are a majority, and one on machine
+//! 1; by RDMA. Its ranks meet as fast as they can. Then machine 1 is lost at once, without a goodbye: its emulator is
+//! stopped (and goes on later, so that the next fault finds it), or killed.
 //!
-//! Machine 0 cannot see that instant. But machine 1 sends it a datagram every other millisecond, with its own time in it;
-//! the last that came tells when machine 1 was there still: by the least difference of the two clocks that any datagram of
-//! this fault has shown. That is early by one transit and two milliseconds at most, and never late.
+//! Machine 0 cannot see that instant. But machine 1 sends it a datagram every other millisecond, with its own time in
+//! it; the last that came tells when machine 1 was there still: by the least difference of the two clocks that any
+//! datagram of this fault has shown. That is early by one transit and two milliseconds at most, and never late.
 //!
 //! After each fault both survivors must name the one rank, and what has come back must find itself excluded.
 

@@ -1,9 +1,9 @@
 //! Two machines joined by a link, of which one dies without a goodbye. Runs on both, under `scripts/soft-roce.sh pair`.
 //!
 //! The offers go over TCP on the link itself. Machine 1 posts while it is cut off, and comes back: what it has posted
-//! arrives then, unless machine 0 has ended the connection meanwhile. Machine 0 works on machine 1's words while the link loses packets: all must
-//! stay in order, and what is answered must be answered right. Then it has machine 1 killed in the midst, and must see
-//! all that was under way end as lost, in bounded time.
+//! arrives then, unless machine 0 has ended the connection meanwhile. Machine 0 works on machine 1's words while the
+//! link loses packets: all must stay in order, and what is answered must be answered right. Then it has machine 1
+//! killed in the midst, and must see all that was under way end as lost, in bounded time.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -129,7 +129,8 @@ fn serve(device: &str, mut channel: Channel, place: &Place) {
     }
 }
 
-/// Posts while nothing of this machine reaches the other, so that all is on its way for as long as the adapter repeats it.
+/// Posts while nothing of this machine reaches the other, so that all is on its way for as long as the adapter repeats
+/// it.
 fn post_while_cut_off(end: &End, channel: &mut Channel, place: &Place) {
     assert!(set_loss("add", "100%"), "`tc` has done it before");
     let mut requests: Vec<Request> =
@@ -145,8 +146,8 @@ fn post_while_cut_off(end: &End, channel: &mut Channel, place: &Place) {
     channel.send(if is_in_time { outcome } else { "too late" });
 }
 
-/// What another machine has on its way when the connection to it is ended takes no effect, though the machine comes back
-/// in time; without that it does.
+/// What another machine has on its way when the connection to it is ended takes no effect, though the machine comes
+/// back in time; without that it does.
 fn lets_nothing_in_that_comes_back(end: &End, channel: &mut Channel, place: &Place) {
     if !set_loss("add", "0%") {
         println!("not run: writes of a machine that was cut off: `tc` cannot cut it off");
@@ -218,6 +219,13 @@ fn survive(device: &str, mut channel: Channel, place: &Place) -> bool {
         println!("not run: batches in order with packets lost: `tc` cannot make the link lose any");
     }
     place.wish("kill-1");
+    outlives(&end)
+}
+
+/// The other machine has been wished dead: whether its silence is noticed, and what was asked for is lost from some
+/// point on.
+fn outlives(end: &End) -> bool {
+    let request = Request::FetchAdd { at: End::at(1), add: 1 };
     let (mut answered, mut lost) = (0, 0);
     let started = Instant::now();
     while started.elapsed() < PATIENCE {

@@ -405,11 +405,7 @@ impl Driver {
                 break outcome;
             }
             if let Some(end) = reached {
-                // This call's share; a later one adds its own.
-                if cfg!(feature = "attribution") && end == Waited::TimedOut {
-                    barrier.note_wait(world, now.saturating_sub(entered), false);
-                }
-                return end;
+                return Self::break_off(barrier, world, end, now.saturating_sub(entered));
             }
             match step {
                 Step::Spin if B::IS_REMOTE => self.pause_between_looks(),
@@ -432,6 +428,15 @@ impl Driver {
         };
         self.note_wait(barrier, world, || self.clock.now().saturating_sub(entered));
         Waited::Passed(outcome)
+    }
+
+    /// A bound ends the wait, after so many ticks.
+    fn break_off<W, B: Machine<W>>(barrier: &mut B, world: &W, end: Waited, ticks: u64) -> Waited {
+        // This call's share; a later one adds its own.
+        if cfg!(feature = "attribution") && end == Waited::TimedOut {
+            barrier.note_wait(world, ticks, false);
+        }
+        end
     }
 
     /// How long it is until a bound is reached that time alone reaches.

@@ -77,6 +77,19 @@ enum Said {
     Attempt(Attempt),
 }
 
+/// Where another leader stands, for one that would give up.
+#[derive(Clone, Copy, Debug)]
+enum Stand {
+    /// It has voted for the same ballot.
+    For,
+    /// It has ended, and may have.
+    Presumed,
+    /// It has not, and will not.
+    Against,
+    /// It is not known yet; perhaps it is to be asked whether its attempt is doomed.
+    Open { is_to_be_doomed: bool },
+}
+
 impl Said {
     /// Of what is read at two places, what counts: the attempt that was voted for, any attempt at this call, then a
     /// later call. (A leader that gives an attempt up may be at the next one before the first has ended.)
@@ -476,30 +489,14 @@ impl Introductions {
         }
         let (mut is_agreed, mut is_presumed) = (true, false);
         let mut to_be_doomed = None;
-        for (index, (said, group)) in self.said.iter().zip(&groups).enumerate() {
-            let has_ended = losses.has_ended(self.others[index].node, self.others[index].leader);
-            let stands = match said {
-                Said::Unread if has_ended => {
-                    is_presumed = true;
-                    continue;
-                }
-                Said::Unread => {
+        for (index, group) in groups.iter().enumerate() {
+            match self.stand_of(index, *group, ballot, losses) {
+                Stand::Against => return Poll::Ready(self.end(memory, fabric, offered)),
+                Stand::For => {}
+                Stand::Presumed => is_presumed = true,
+                Stand::Open { is_to_be_doomed } => {
                     is_agreed = false;
-                    continue;
-                }
-                Said::Nothing | Said::Later => None,
-                Said::Attempt(attempt) => (attempt.group == *group).then_some(attempt.stage),
-            };
-            match stands {
-                None => return Poll::Ready(self.end(memory, fabric, offered)),
-                Some(stage) if stage.is_for(ballot) => {}
-                Some(stage) if has_ended && stage == StageWord::new(Stage::Voting, ballot) => is_presumed = true,
-                // It is looking at its doom.
-                Some(stage) if stage == StageWord::new(Stage::Voting, ballot) => is_agreed = false,
-                Some(_) if self.doomed[index] => return Poll::Ready(self.end(memory, fabric, offered)),
-                Some(_) => {
-                    is_agreed = false;
-                    to_be_doomed.get_or_insert(index);
+                    to_be_doomed = to_be_doomed.or(is_to_be_doomed.then_some(index));
                 }
             }
         }
@@ -511,6 +508,26 @@ impl Introductions {
             self.look_at_doom(index, fabric);
         }
         Poll::Pending
+    }
+
+    /// Where another leader stands, as far as it has said.
+    fn stand_of(&self, index: usize, group: u64, ballot: u64, losses: &Losses) -> Stand {
+        let has_ended = losses.has_ended(self.others[index].node, self.others[index].leader);
+        let stage = match &self.said[index] {
+            Said::Unread if has_ended => return Stand::Presumed,
+            Said::Unread => return Stand::Open { is_to_be_doomed: false },
+            Said::Attempt(attempt) if attempt.group == group => attempt.stage,
+            Said::Nothing | Said::Later | Said::Attempt(_) => return Stand::Against,
+        };
+        let is_voting = stage == StageWord::new(Stage::Voting, ballot);
+        match stage {
+            _ if stage.is_for(ballot) => Stand::For,
+            _ if is_voting && has_ended => Stand::Presumed,
+            // It is looking at its doom.
+            _ if is_voting => Stand::Open { is_to_be_doomed: false },
+            _ if self.doomed[index] => Stand::Against,
+            _ => Stand::Open { is_to_be_doomed: true },
+        }
     }
 
     /// The doom word of another leader's offer.

@@ -89,8 +89,8 @@ impl WaitPlan {
         Self { spin_until, yield_until, shares_cpus: shares_cpus && policy != WaitPolicy::Spin }
     }
 
-    /// For how long a rank that would park polls its connections instead where other nodes ask this one again and again:
-    /// only on a CPU of its own, and not where it is to park soon.
+    /// For how long a rank that would park polls its connections instead where other nodes ask this one again and
+    /// again: only on a CPU of its own, and not where it is to park soon.
     pub fn attention(&self) -> Duration {
         if self.shares_cpus || self.spin_until < ATTENTION { Duration::ZERO } else { ATTENTION }
     }

@@ -318,7 +318,9 @@ pub trait Fabric {
     /// By what the node is reached.
     fn kind_of(&self, node: usize) -> FabricKind;
 
-    /// What `fetch_add` and `compare_swap` on the node's words are atomic against.
+    /// What `fetch_add` and `compare_swap` on the node's words are atomic against. Words of objects at their home,
+    /// where the fabric knows of them, have a domain of their own ([`network::home_words`]), of which this says
+    /// nothing.
     fn atomic_scope(&self, node: usize) -> AtomicScope;
 
     /// Counts the connections that there have been to the node: while it stays the same, no posted write was lost.
@@ -476,8 +478,8 @@ pub fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool)
     (value, has_changed)
 }
 
-/// Ends the sleep of those who wait for a word that has been changed through a fabric, if there are any. On the alarm all
-/// sleep who wait for anything.
+/// Ends the sleep of those who wait for a word that has been changed through a fabric, if there are any. On the alarm
+/// all sleep who wait for anything.
 pub(crate) fn wake_sleepers(memory: &(impl Memory + ?Sized), at: WordAt) {
     if at == node::header::ALARM {
         return memory.wake(at);

@@ -2,18 +2,19 @@
 //! barriers' messages, where both ends have a device.
 //!
 //! An adapter's atomics are not atomic against the CPUs that serve TCP's, and not every process of a job has a way by
-//! RDMA to every node. So here atomics go by TCP, where the home's CPU executes them, whoever asks; writes and reads take
-//! RDMA where it is. Words of objects at their home are the exception: where all of a node's ranks have its device, that
-//! does their atomics, whoever asks and by whatever way (`home_words`). What comes by one way is not ordered against what
-//! comes by the other, so a node's way is changed only after a read by the old one has come back: meanwhile posts are
-//! refused as [`PostError::Full`].
+//! RDMA to every node. So here atomics go by TCP, where the home's CPU executes them, whoever asks; writes and reads
+//! take RDMA where it is. Words of objects at their home are the exception: where all of a node's ranks have its
+//! device, that does their atomics, whoever asks and by whatever way (`home_words`). What comes by one way is not
+//! ordered against what comes by the other, so a node's way is changed only after a read by the old one has come back:
+//! meanwhile posts are refused as [`PostError::Full`].
 //!
-//! A process that does not speak for its node is a *guest* of other nodes' agents, by RDMA as by TCP: an agent serves an end
-//! of a connection for it, by which nothing is asked of the guest ([`Served`]). Such a one that breaks is not made anew. Its
-//! guest's end is given up, what is on its way has a packet's life to arrive, and then the node is reached by TCP.
+//! A process that does not speak for its node is a *guest* of other nodes' agents, by RDMA as by TCP: an agent serves
+//! an end of a connection for it, by which nothing is asked of the guest ([`Served`]). Such a one that breaks is not
+//! made anew. Its guest's end is given up, what is on its way has a packet's life to arrive, and then the node is
+//! reached by TCP.
 //!
-//! A connection of two agents that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing is
-//! posted to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are
+//! A connection of two agents that breaks is reported and made anew ([`Mending`]); the ends' notes go by TCP. Nothing
+//! is posted to the node until its other end is known to be gone, and then by TCP until the new one is there: posts are
 //! refused, as [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of
 //! outboxes mend what was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed
 //! it is not mended: the node's next agent is reached by TCP.
@@ -47,8 +48,8 @@ const MOST_PREPARED: usize = 8;
 /// How long a network that is dropped waits for what it has posted by RDMA: some repetitions of a lost packet. A
 /// partner that has ended already answers no more.
 const LINGER: Duration = Duration::from_millis(250);
-/// How long nothing is posted to a node to which a guest's connection has broken: what its end has sent arrives within a few
-/// milliseconds, or never, as there is no end any more that would send it again.
+/// How long nothing is posted to a node to which a guest's connection has broken: what its end has sent arrives within
+/// a few milliseconds, or never, as there is no end any more that would send it again.
 const PACKET_LIFE: Duration = Duration::from_millis(100);
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
 const ANY_WORD: WordAt = WordAt(0);
@@ -280,14 +281,14 @@ impl Network {
         self.tcp.stay_awake_for(span);
     }
 
-    /// Whether words of objects that are at home on this node are added to and swapped by its device: its ranks post that,
-    /// too. Loads and writes are memory accesses in any case.
+    /// Whether words of objects that are at home on this node are added to and swapped by its device: its ranks post
+    /// that, too. Loads and writes are memory accesses in any case.
     pub fn changes_own_words_by_device(&self) -> bool {
         self.home_words.own().is_some()
     }
 
-    /// By TCP alone: for what must reach a node whatever has become of its adapter, and for what need not be in order with
-    /// anything else.
+    /// By TCP alone: for what must reach a node whatever has become of its adapter, and for what need not be in order
+    /// with anything else.
     pub fn by_sockets(&self) -> &TcpFabric {
         &self.tcp
     }
@@ -332,7 +333,8 @@ impl Network {
         self.rdma.as_deref().map(|rdma| &*rdma.fabric)
     }
 
-    /// What a request that was posted by RDMA has been answered, after a look at what has completed: who asks waits for it.
+    /// What a request that was posted by RDMA has been answered, after a look at what has completed: who asks waits for
+    /// it.
     fn take_by_rdma(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
         let adapter = self.adapter().expect("it has given out the ticket");
         let ticket = Ticket { slot: ticket.slot & !BY_RDMA, ..ticket };
@@ -690,6 +692,7 @@ impl Fabric for Network {
         }
     }
 
+    /// Of all words but those of objects: [`HomeWords`] says by what these are changed.
     fn atomic_scope(&self, node: usize) -> AtomicScope {
         self.tcp.atomic_scope(node)
     }

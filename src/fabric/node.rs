@@ -326,8 +326,14 @@ impl NodeLayout {
         self.nodes.div_ceil(64)
     }
 
+    /// Of which objects at home here a node has said that it has something of them from the last home, and found no room: a bit
+    /// for each, of the name's key, which others may share. Written by that node only.
+    pub const fn stranded(&self, node: usize) -> WordAt {
+        self.heartbeat((3 + self.moved_words()) * self.nodes + node)
+    }
+
     const fn bitmap_start(&self) -> WordAt {
-        let of_nodes = (3 + self.moved_words()) * self.nodes;
+        let of_nodes = (4 + self.moved_words()) * self.nodes;
         let words = (self.epochs() * EPOCH_WORDS + of_nodes).div_ceil(LINE_WORDS) * LINE_WORDS;
         self.entry(self.ranks).plus(words)
     }
@@ -434,6 +440,7 @@ pub const LAYOUT_HASH: u64 = hash(
         NodeLayout::new(3, 1000).with_objects(5, [32, 64]).object(ObjectTable::Home, 1).0 as u64,
         NodeLayout::new(3, 1000).poked(1).0 as u64,
         NodeLayout::new(3, 1000).moved(0, 0).0 as u64,
+        NodeLayout::new(3, 1000).in_job(9, 3).stranded(0).0 as u64,
         header::OBJECTS.0 as u64,
     ],
 );
@@ -457,7 +464,8 @@ mod tests {
                 let last = layout.epochs() as u64;
                 assert!(layout.epoch(last).decided() < layout.heartbeat(0));
                 assert!(layout.heartbeat(2) < layout.doubt(0) && layout.doubt(2) < layout.missed(0));
-                assert!(layout.missed(2) < layout.moved(0, 0) && layout.moved(2, 0) < layout.bitmap(0));
+                assert!(layout.missed(2) < layout.moved(0, 0) && layout.moved(2, 0) < layout.stranded(0));
+                assert!(layout.stranded(2) < layout.bitmap(0));
                 assert!(layout.bitmap(layout.bitmap_words() - 1) < layout.holds(0));
                 assert!(layout.holds(layout.arena_units() - 1) < layout.unit(0));
                 assert_eq!(layout.unit_at(layout.unit(layout.arena_units() - 1)), layout.arena_units() - 1);

@@ -1,7 +1,8 @@
-//! What all ranks share of a named object, at its home: who reads, who has permits, who holds a lease, what was written last.
+//! What all ranks share of a named object, at its home: who reads, who has permits, who holds a lease, what was written
+//! last.
 //!
-//! Ranks that have ended count for nothing, as far as this node knows of it: of a lost node's ranks it does not know which they
-//! are. Words that make no sense are left out.
+//! Ranks that have ended count for nothing, as far as this node knows of it: of a lost node's ranks it does not know
+//! which they are. Words that make no sense are left out.
 
 use crate::coord::objects::directory::ObjectKind;
 use crate::coord::objects::fenced::{CurrentWord, FencedAt};

@@ -14,8 +14,8 @@ pub enum FabricChoice {
     Auto,
     /// Sockets.
     Tcp,
-    /// One-sided RDMA, or an error where there is none. Named objects' words are then changed by the devices of their homes:
-    /// a round trip through its own device for the home's ranks, too, instead of some memory accesses.
+    /// One-sided RDMA, or an error where there is none. Named objects' words are then changed by the devices of their
+    /// homes: a round trip through its own device for the home's ranks, too, instead of some memory accesses.
     Rdma,
 }
 

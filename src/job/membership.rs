@@ -147,8 +147,6 @@ impl Membership {
     pub fn new(parts: Parts) -> Self {
         let Parts { segment, rank, algorithm, cpus, driver, topology, layouts, exchange, network, .. } = parts;
         let (failure, trace, watcher) = (parts.failure, parts.trace, Mutex::new(parts.watcher));
-        let (endings, half_made, declined) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (untaken, clocks) = (Mutex::default(), Mutex::default());
         let reach = Reach {
             segment: Arc::clone(&segment),
             rank,
@@ -174,12 +172,12 @@ impl Membership {
             buried: AtomicU64::new(0),
             shut_out_to: AtomicU64::new(0),
             parted: Mutex::default(),
-            endings,
-            half_made,
-            declined,
-            untaken,
+            endings: Mutex::default(),
+            half_made: Mutex::default(),
+            declined: Mutex::default(),
+            untaken: Mutex::default(),
             reach,
-            clocks,
+            clocks: Mutex::default(),
             failure,
             watcher,
             steward: Mutex::default(),

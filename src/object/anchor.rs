@@ -8,7 +8,7 @@
 
 use std::cell::{Ref, RefCell};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Handle;
 use super::error::LockError;
@@ -45,7 +45,7 @@ impl Anchor {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`].
     pub fn of(handle: &Handle) -> Result<Self, LockError> {
         let reach = &handle.membership.reach;
         let anchor = Self { home: RefCell::new(Home::of(reach, &handle.at)), spans_nodes: reach.spans_nodes() };
@@ -64,6 +64,11 @@ impl Anchor {
     #[inline]
     pub fn is_here(&self) -> bool {
         self.home().site.is_here()
+    }
+
+    /// The node that is the home.
+    pub fn node(&self) -> usize {
+        self.home().site.home
     }
 
     fn home(&self) -> Ref<'_, Home> {
@@ -92,10 +97,25 @@ impl Anchor {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`]; [`LockError::Unreachable`]: they may take effect yet, and what they have left is to be taken
+    /// back by an errand ([`super::errands`]).
     pub fn ask(&self, handle: &Handle, requests: &[Request]) -> Result<Option<Vec<u64>>, LockError> {
+        self.ask_until(handle, requests, None)
+    }
+
+    /// As [`ask`](Self::ask), until a time at the latest.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask), and [`LockError::TimedOut`]: the answers have not come.
+    pub fn ask_until(
+        &self,
+        handle: &Handle,
+        requests: &[Request],
+        until: Option<Instant>,
+    ) -> Result<Option<Vec<u64>>, LockError> {
         loop {
-            match self.try_ask(handle, requests)? {
+            match self.try_ask_until(handle, requests, until)? {
                 Answered::All(answers) => return Ok(Some(answers)),
                 // They may have been done or not: once more.
                 Answered::Broken => {}
@@ -104,19 +124,28 @@ impl Anchor {
         }
     }
 
-    /// As [`ask`](Self::ask), where it matters to the caller how often they are done.
+    /// As [`ask_until`](Self::ask_until), where it matters to the caller how often they are done.
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
-    pub fn try_ask(&self, handle: &Handle, requests: &[Request]) -> Result<Answered, LockError> {
-        let asked = self.home().site.ask(requests);
+    /// As [`ask_until`](Self::ask_until).
+    pub fn try_ask_until(
+        &self,
+        handle: &Handle,
+        requests: &[Request],
+        until: Option<Instant>,
+    ) -> Result<Answered, LockError> {
+        let begun = Instant::now();
+        let asked = self.home().site.ask_until(requests, until);
         look_at_oneself(handle)?;
         match asked {
             Ok(_) if self.is_lost() => Ok(Answered::HomeLost),
             Ok(answers) => Ok(Answered::All(answers)),
             Err(SiteFault::Broken { .. }) => Ok(Answered::Broken),
             Err(SiteFault::Lost { .. }) => Ok(Answered::HomeLost),
+            Err(SiteFault::Silent { node }) => Err(unreachable(handle, node, begun.elapsed())),
+            Err(SiteFault::Late { .. }) => Err(timed_out(handle, begun.elapsed())),
+            Err(SiteFault::NoRoom { .. }) => unreachable!("only who waits for the next home finds that"),
             // This node was, and with it this rank.
             Err(SiteFault::Excluded) => Err(waiting::excluded(&handle.membership, handle.name.text())),
         }
@@ -132,9 +161,18 @@ impl Anchor {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`].
     pub fn await_next(&self, handle: &Handle) -> Result<ObjectAt, LockError> {
-        let reach = &handle.membership.reach;
+        self.await_next_until(handle, None)
+    }
+
+    /// As [`await_next`](Self::await_next), until a time at the latest.
+    ///
+    /// # Errors
+    ///
+    /// As [`await_next`](Self::await_next), and [`LockError::TimedOut`]: there is none yet.
+    pub fn await_next_until(&self, handle: &Handle, until: Option<Instant>) -> Result<ObjectAt, LockError> {
+        let (reach, begun) = (&handle.membership.reach, Instant::now());
         let mut asked: Option<(Home, Completion)> = None;
         loop {
             look_at_oneself(handle)?;
@@ -145,10 +183,26 @@ impl Anchor {
             };
             let (asking, completion) = asked.insert((asking, completion));
             let is_lost = reach.has_lost(asking.site.home);
-            if !is_lost && matches!(completion.poll(asking, &handle.at), Poll::Ready(Ok(()))) {
-                let words = asking.at;
-                *self.home.borrow_mut() = asking.clone();
-                return Ok(words);
+            if is_lost && let Some(home) = homes::without_room(reach, &handle.at) {
+                return Err(waiting::no_room(&handle.membership, handle.name.text(), home));
+            }
+            let polled = if is_lost { Poll::Pending } else { completion.poll(asking, &handle.at) };
+            match polled {
+                Poll::Ready(Ok(())) => {
+                    let words = asking.at;
+                    *self.home.borrow_mut() = asking.clone();
+                    return Ok(words);
+                }
+                Poll::Ready(Err(SiteFault::NoRoom { home })) => {
+                    return Err(waiting::no_room(&handle.membership, handle.name.text(), home));
+                }
+                Poll::Ready(Err(_)) | Poll::Pending => {}
+            }
+            if let Some(node) = reach.doubted() {
+                return Err(unreachable(handle, node, begun.elapsed()));
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(timed_out(handle, begun.elapsed()));
             }
             std::thread::sleep(MOVING_PAUSE);
         }
@@ -170,7 +224,7 @@ pub(super) struct Found {
 ///
 /// # Errors
 ///
-/// [`LockError::Excluded`].
+/// [`LockError::Excluded`], [`LockError::Unreachable`].
 pub(super) fn find(handle: &Handle, words: impl FnOnce(ObjectAt) -> Vec<WordAt>) -> Result<Option<Found>, LockError> {
     let (anchor, reach) = (Anchor::of(handle)?, &handle.membership.reach);
     let (at, node) = (anchor.words(), anchor.home().site.home);
@@ -199,4 +253,15 @@ pub(super) fn look_at_oneself(handle: &Handle) -> Result<(), LockError> {
         Some(_) => Err(waiting::excluded(&handle.membership, handle.name.text())),
         None => Ok(()),
     }
+}
+
+/// The error of a call that needs a node of which nothing is heard.
+pub(super) fn unreachable(handle: &Handle, node: usize, waited: Duration) -> LockError {
+    waiting::unreachable(&handle.membership, handle.name.text(), node, waited)
+}
+
+/// The error of a call whose time is over while the home has not answered.
+fn timed_out(handle: &Handle, waited: Duration) -> LockError {
+    let (rank, name) = (handle.membership.rank, handle.name.text().to_owned());
+    LockError::TimedOut { rank, name, waited, holder: None, holder_node: None, ahead: Vec::new() }
 }

@@ -10,7 +10,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::climb::Climb;
-use super::homes::Home;
+use super::errands;
+use super::homes::{self, Home};
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::site::Site;
@@ -57,7 +58,10 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
     }
     let found = match noted_home(reach, &at) {
         // Its steward moves it; see `super::steward`.
-        Some((home, _)) if reach.has_lost(home) => Err(Refused { fault: SiteFault::Lost { home }.into(), node: home }),
+        Some((home, _)) if reach.has_lost(home) => Err(match homes::without_room(reach, &at) {
+            Some(next) => Refused { fault: DirectoryFault::Full, node: next },
+            None => Refused { fault: SiteFault::Lost { home }.into(), node: home },
+        }),
         Some(known) => Ok(known),
         None => open_at_home(reach, name, nature).and_then(|(home, at_home)| {
             let fault = |fault: SiteFault| Refused { fault: fault.into(), node: home };
@@ -117,6 +121,10 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     if reach.has_lost(home) {
         // What this node's ranks have done there is to be told to the next home first, by the steward, who lets it go then.
         return !is_copied;
+    }
+    if reach.is_doubtful(home) {
+        errands::tidy_later(reach);
+        return false;
     }
     // Before the node leaves: what it has added is to be copied.
     let _ = seek_second(reach, at);

@@ -7,9 +7,16 @@
 //! | what a rank finds that has the node's lock | what it does |
 //! | --- | --- |
 //! | nothing | acquires the lock at the home |
+//! | kept | likewise, by the word that was kept there for this node: if that is still there, it goes on with the number |
 //! | held | takes the next token |
 //! | waiting | waits on |
 //! | under way, by one that has ended | once nothing of that one can arrive any more: takes back what it has left |
+//!
+//! *Who keeps.* A word that is kept for this node saves it a request when it comes again, and costs another node that comes a
+//! round trip, and then this one another. So it is kept by a node that has had the lock [`STREAK`] times in a row, and nobody
+//! else has asked for it: a lock that changes its node costs an eighth more at worst, and one that goes back and forth nothing.
+//! On the home itself it is not kept where its words are memory: there the number costs an instruction. Nor are the locks of
+//! homes' tables, all of which a node notes in the same words.
 //!
 //! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever is
 //! on its way begins anew there, once all nodes have done so ([`super::homes`]).
@@ -18,11 +25,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::catalogue;
-use super::homes::{Completion, Home};
+use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
-use super::site::{Asked, Site};
+use super::site::{Asked, PATIENCE, Site};
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::home::{GlobalWord, HomeLock, Mail, NodeClaim, Outcome, TOKENS, Turn};
+use crate::coord::objects::home::{GlobalWord, HomeLock, LEAST_LEFT, Mail, NodeClaim, Outcome, TOKENS, Turn};
 use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
 use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
@@ -39,7 +46,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long an object that moves is waited for by who gives up what its node has there.
 const SETTLING_LIMIT: Duration = Duration::from_millis(20);
 
-const _: () = assert!(MOST_PASSED < TOKENS - 1);
+const _: () = assert!(MOST_PASSED < LEAST_LEFT - 1);
+
+/// Acquisitions in a row after which the word is kept for a node.
+const STREAK: u64 = 16;
 
 /// In a claim, the place that stands for the table of home 0, with the other homes' behind it.
 const TABLES_AT: usize = 1 << 23;
@@ -101,6 +111,13 @@ pub(super) struct Ascent {
     /// Whether what was asked for is a look at the word there.
     is_looking: bool,
     alarm: u64,
+}
+
+impl Ascent {
+    /// Whether something was asked for whose answers are to be waited for: nobody knows how far the node is before.
+    pub fn is_in_the_middle(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting | Stage::Beginning | Stage::Moving(_))
+    }
 }
 
 /// Where an ascent has come to.
@@ -182,7 +199,7 @@ impl Climb {
 
     /// Whether the node holds the lock at its home, or has anything else to do with it.
     pub fn is_engaged(&self) -> bool {
-        self.at.load(self.memory()).tenure() != Tenure::Nothing
+        self.at.load(self.memory()).tenure().is_engaged()
     }
 
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
@@ -192,8 +209,8 @@ impl Climb {
 
     /// Which node holds the lock, as far as that can be learnt now.
     pub fn holder(&self) -> Option<usize> {
-        let home = self.home();
-        let word = home.site.ask(&[Request::Read { at: home.at.home().hold }]).ok()?;
+        let (home, until) = (self.home(), Instant::now() + PATIENCE);
+        let word = home.site.ask_until(&[Request::Read { at: home.at.home().hold }], Some(until)).ok()?;
         GlobalWord(word[0]).holder()
     }
 
@@ -219,8 +236,15 @@ impl Climb {
                 }
                 // Its follower goes on from here.
                 Err(_) if self.reach.own_end().is_some() => return Poll::Ready(Err(SiteFault::Excluded)),
+                // It can go on from here when the node is heard again, or has room.
+                Err(fault @ (SiteFault::Silent { .. } | SiteFault::NoRoom { .. })) => {
+                    self.begin_anew(ascent);
+                    return Poll::Ready(Err(fault));
+                }
                 // What was asked for may have come about or not; what was on its way is dropped with the connection.
-                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. }) => self.begin_anew(ascent),
+                Err(SiteFault::Broken { .. } | SiteFault::Lost { .. } | SiteFault::Late { .. }) => {
+                    self.begin_anew(ascent);
+                }
             }
         }
     }
@@ -239,12 +263,12 @@ impl Climb {
         }
         let tenure = ascent.word.tenure();
         match (tenure, ascent.goal) {
-            (Tenure::Held(passed), Goal::Hold | Goal::TryHold) => {
+            (Tenure::Held(passed), Goal::Hold | Goal::TryHold) if self.has_token(passed + 1) => {
                 // Valid also while the object moves: the hold moves with it.
                 self.change(ascent, Tenure::Held(passed + 1))?;
-                return Ok(Some(Summit::Held(self.reach.load(self.at.number()) + passed + 2)));
+                return Ok(Some(Summit::Held(self.last_token(passed + 1))));
             }
-            (Tenure::Nothing, Goal::Nothing) if !ascent.has_asked => return Ok(Some(Summit::Free)),
+            (Tenure::Nothing | Tenure::Kept, Goal::Nothing) if !ascent.has_asked => return Ok(Some(Summit::Free)),
             // With the home everything is lost that it had of this node.
             (_, Goal::Nothing) if is_lost => {
                 self.change(ascent, Tenure::Nothing)?;
@@ -254,7 +278,8 @@ impl Climb {
                 ascent.stage = Stage::Moving(Completion::default());
                 return Ok(None);
             }
-            _ => {}
+            // Before anything is asked for.
+            _ => ascent.home.site.look_for_silence()?,
         }
         self.set_out_for(ascent, tenure)
     }
@@ -266,9 +291,15 @@ impl Climb {
         let turn = match tenure {
             _ if ascent.has_asked => ascent.machine.recover(ascent.stamp),
             Tenure::Nothing => self.pursue(ascent),
-            Tenure::Held(_) => {
+            Tenure::Kept => {
+                ascent.machine = HomeLock::keeping(lock, me, place, load(self.at.number()));
+                self.pursue(ascent)
+            }
+            Tenure::Held(passed) => {
+                let last =
+                    (ascent.goal == Goal::Nothing && self.may_keep(&ascent.home)).then(|| self.last_token(passed));
                 ascent.machine = HomeLock::holding(lock, me, place, GlobalWord(load(self.at.hold())));
-                ascent.machine.release()
+                ascent.machine.release(last)
             }
             Tenure::Waiting => {
                 ascent.machine = HomeLock::waiting(lock, me, place, NodeClaim(load(self.at.claim())));
@@ -285,6 +316,29 @@ impl Climb {
             }
         };
         self.follow(ascent, turn)
+    }
+
+    /// The last token of a hold that was passed on so often.
+    fn last_token(&self, passed: u64) -> u64 {
+        self.reach.load(self.at.number()) + passed + 1
+    }
+
+    /// Whether the number has a token for that: where ranks have died with the lock one after the other it may not.
+    fn has_token(&self, passed: u64) -> bool {
+        !self.last_token(passed).is_multiple_of(TOKENS)
+    }
+
+    /// Whether the word of a lock that is given up is to be kept for this node.
+    fn may_keep(&self, home: &Home) -> bool {
+        self.fixed.is_none() && !home.site.is_memory() && self.reach.load(self.at.streak()) >= STREAK
+    }
+
+    /// Notes whether this node has had the lock again, with this number, and no other node has drawn one meanwhile.
+    fn note_streak(&self, number: u64) {
+        let last = self.reach.load(self.at.number());
+        let is_next = number == last || number == (last / TOKENS + 1) * TOKENS;
+        let streak = if is_next { self.reach.load(self.at.streak()) + 1 } else { 0 };
+        self.store(self.at.streak(), streak.min(STREAK));
     }
 
     /// Whether a home has all that survivors of those before it had.
@@ -308,6 +362,8 @@ impl Climb {
             Stage::Moving(completion) => match self.await_home(&ascent.home, ascent.goal, completion) {
                 Poll::Ready(Ok(())) => {
                     self.begin_anew(ascent);
+                    // Nobody tells this node of a home where nobody has held the lock yet.
+                    ascent.looked = None;
                     Poll::Ready(Ok(None))
                 }
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
@@ -328,6 +384,10 @@ impl Climb {
                     {
                         // One that is stopped is declared failed by its own node.
                         self.reach.ask_after(holder);
+                        // If nobody hears that, nobody can decide that it holds the lock no more.
+                        if self.reach.is_doubtful(holder) && !is_lost(holder) {
+                            return Poll::Ready(Err(SiteFault::Silent { node: holder }));
+                        }
                     }
                     Poll::Ready(Ok(Some(ascent.machine.answered(&answers, is_lost))))
                 }
@@ -352,8 +412,13 @@ impl Climb {
             return Poll::Ready(Ok(()));
         }
         if self.reach.has_lost(home.site.home) {
-            // What is to be given back there is lost with it.
-            return if goal == Goal::Nothing { Poll::Ready(Ok(())) } else { Poll::Pending };
+            // What is to be given back there is lost with it. The next one may be silent.
+            return match (self.reach.doubted(), without_room(&self.reach, &self.at.0)) {
+                _ if goal == Goal::Nothing => Poll::Ready(Ok(())),
+                (_, Some(home)) => Poll::Ready(Err(SiteFault::NoRoom { home })),
+                (Some(node), _) => Poll::Ready(Err(SiteFault::Silent { node })),
+                (None, None) => Poll::Pending,
+            };
         }
         match completion.poll(home, &self.at.0) {
             Poll::Ready(Ok(())) => {
@@ -388,17 +453,18 @@ impl Climb {
             }
             Turn::Over(Outcome::Granted(number)) if ascent.goal != Goal::Nothing => {
                 let held = ascent.machine.held().expect("it was granted");
+                self.note_streak(number);
                 self.store(self.at.number(), number);
                 self.store(self.at.hold(), held.0);
                 self.change(ascent, Tenure::Held(0))?;
                 return Ok(Some(Summit::Held(number + 1)));
             }
             Turn::Over(Outcome::Granted(_)) => {
-                let turn = ascent.machine.release();
+                let turn = ascent.machine.release(None);
                 return self.follow(ascent, turn);
             }
             Turn::Over(Outcome::Free | Outcome::Lost) => {
-                self.change(ascent, Tenure::Nothing)?;
+                self.note_end(ascent)?;
                 ascent.has_asked = false;
                 if ascent.is_underway || ascent.goal == Goal::Nothing {
                     return Ok(Some(Summit::Free));
@@ -408,6 +474,13 @@ impl Climb {
             }
         }
         Ok(None)
+    }
+
+    /// Notes that the node has nothing to do with the lock any more.
+    fn note_end(&self, ascent: &mut Ascent) -> Result<(), SiteFault> {
+        let Some(last) = ascent.machine.kept() else { return self.change(ascent, Tenure::Nothing) };
+        self.store(self.at.number(), last);
+        self.change(ascent, Tenure::Kept)
     }
 
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.
@@ -422,7 +495,7 @@ impl Climb {
             return match reach.own_end() {
                 Some(_) => Poll::Ready(Err(SiteFault::Excluded)),
                 None if reach.has_lost(site.home) => Poll::Ready(Err(SiteFault::Lost { home: site.home })),
-                None => Poll::Pending,
+                None => reach.doubted().map_or(Poll::Pending, |node| Poll::Ready(Err(SiteFault::Silent { node }))),
             };
         };
         let read = asked.get_or_insert_with(|| site.begin(&[Request::Read { at: header::EPOCH }]));
@@ -501,17 +574,17 @@ impl Climb {
         self.memory().word(at).store(value, Ordering::Relaxed);
     }
 
-    /// Waits until an ascent is over, or `limit` has passed since `begun`: then it goes on only if it is polled again.
+    /// Waits until an ascent is over, or `limit` has passed since `begun`, and where answers are on their way a little more. Then
+    /// it goes on only if it is polled again.
     pub fn wait(&self, ascent: &mut Ascent, begun: Instant, limit: Option<Duration>) -> Option<Reached> {
         let since = Instant::now();
         loop {
             if let Poll::Ready(reached) = self.poll(ascent) {
                 return Some(reached);
             }
-            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
-            // In the middle of something the answers are waited for: they come, or the home is lost.
-            let is_waiting = matches!(ascent.stage, Stage::Waiting | Stage::Moving(_));
-            if is_waiting && left == Some(Duration::ZERO) {
+            let patience = if ascent.is_in_the_middle() { PATIENCE } else { Duration::ZERO };
+            let left = limit.map(|limit| limit.saturating_add(patience).saturating_sub(begun.elapsed()));
+            if left == Some(Duration::ZERO) {
                 return None;
             }
             self.pause(ascent, since.elapsed(), left.unwrap_or(Duration::MAX));
@@ -537,23 +610,46 @@ impl Climb {
         }
     }
 
-    /// Gives up what the node has to do with the lock at its home. This rank has the node's lock.
-    pub fn descend(&self) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_with(Goal::Nothing, 0);
-        self.wait(&mut ascent, Instant::now(), None).expect("without a limit").map(drop)
+    /// Gives up what the node has to do with the lock at its home, within `limit`. This rank has the node's lock. Where this
+    /// fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
+    /// ([`super::errands`]).
+    pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
+        let mut ascent = self.begin_to_leave();
+        match self.wait(&mut ascent, Instant::now(), limit) {
+            Some(reached) => reached.map(drop),
+            None => Err(self.late(&mut ascent)),
+        }
     }
 
-    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node.
-    pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool) -> Result<(), SiteFault> {
+    /// Begins to give up what the node has to do with the lock at its home. This rank has the node's lock.
+    pub fn begin_to_leave(&self) -> Ascent {
+        self.begin_with(Goal::Nothing, 0)
+    }
+
+    /// The time of an ascent is over. What it has asked for is waited for no more.
+    fn late(&self, ascent: &mut Ascent) -> SiteFault {
+        if let Stage::Asking(asked) | Stage::Outliving { asked: Some(asked), .. } = &mut ascent.stage {
+            ascent.home.site.forget(asked);
+        }
+        SiteFault::Late { home: ascent.home.site.home }
+    }
+
+    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node. Answers
+    /// that are on their way are waited for, as long as `patience` allows. Where this fails: as [`descend`](Self::descend).
+    pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool, patience: Duration) -> Result<(), SiteFault> {
+        let begun = Instant::now();
         // What was asked for is answered first: otherwise nobody knows how far the node is.
-        while !matches!(ascent.stage, Stage::Waiting | Stage::Beginning | Stage::Moving(_)) {
+        while ascent.is_in_the_middle() {
             match self.poll(ascent) {
                 Poll::Ready(Ok(_)) => break,
                 Poll::Ready(Err(fault)) => return Err(fault),
+                Poll::Pending if begun.elapsed() >= patience => return Err(self.late(ascent)),
                 Poll::Pending => self.pause(ascent, WATCH, LOOK_EVERY),
             }
         }
-        if others_wait { Ok(()) } else { self.descend() }
+        // Others can go on from a hold or a claim, but not from what this rank was about to do.
+        let is_underway = matches!(self.at.load(self.memory()).tenure(), Tenure::Underway(_));
+        if others_wait && !is_underway { Ok(()) } else { self.descend(Some(PATIENCE)) }
     }
 
     /// Acquires the lock of a home's table for this node. The caller has this node's table.
@@ -568,7 +664,7 @@ impl Climb {
 
     /// Gives it back.
     pub fn release_alone(&self) -> Result<(), SiteFault> {
-        self.descend()
+        self.descend(None)
     }
 
     /// What a rank of this node has left with the table of a home, perhaps another one, is cleared away.
@@ -581,14 +677,21 @@ impl Climb {
     /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's lock.
     /// Not while the object moves: whoever calls this may have to move it.
     pub fn settle(&self) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_with(Goal::Nothing, 0);
-        let settled = self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT));
-        match settled.unwrap_or(Err(SiteFault::Broken { home: ascent.home.site.home })).map(drop) {
-            Err(SiteFault::Lost { .. }) => {
-                let seen = self.at.load(self.memory());
-                self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
-            }
+        let mut ascent = self.begin_to_leave();
+        let settled = match self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT)) {
+            Some(reached) => reached.map(drop),
+            None if ascent.is_in_the_middle() => Err(self.late(&mut ascent)),
+            None => Err(SiteFault::Broken { home: ascent.home.site.home }),
+        };
+        match settled {
+            Err(SiteFault::Lost { .. }) => self.forget_home(),
             other => other,
         }
+    }
+
+    /// With the home of a lock that does not move all is lost that this node had there. This rank has the node's lock.
+    pub fn forget_home(&self) -> Result<(), SiteFault> {
+        let seen = self.at.load(self.memory());
+        self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::custody::{self, Custody};
 use super::error::ObjectError;
@@ -10,6 +11,7 @@ use super::tally::{Change, Tally};
 use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
+use crate::error::unheard;
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
@@ -55,9 +57,10 @@ pub enum CounterError {
         /// Where it is at home.
         home: usize,
     },
-    /// The connection broke in the middle of it: it took effect once, or not at all.
+    /// The connection broke in the middle of it, or nothing was heard of the home any more: it took effect once, or not at all, or
+    /// does so when the home is heard again.
     #[error(
-        "rank {rank}: the connection to node {home} broke while the counter {name:?} was being changed: that took effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
+        "rank {rank}: the connection to node {home} broke, or nothing was heard of it any more, while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
     )]
     Uncertain {
         /// This rank.
@@ -91,6 +94,33 @@ pub enum CounterError {
         name: String,
         /// Where it is at home now.
         home: usize,
+    },
+    /// Nothing is heard of a node that this call needs, the counter's home or the one that has the copies, and the nodes that
+    /// answer are too few to agree that it has failed. What was asked for was not done.
+    #[error(
+        "rank {rank} does not reach the counter {name:?}: {}", unheard(.node, &Duration::ZERO)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The counter.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+    },
+    /// The home is lost, and the next one has no room. The counter moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The counter.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
     },
     /// This rank has been declared failed. What it asked for last may have taken effect.
     #[error(
@@ -159,7 +189,7 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// [`CounterError::HomeLost`], [`CounterError::Excluded`].
+    /// [`CounterError::HomeLost`], [`CounterError::Unreachable`], [`CounterError::NoRoom`], [`CounterError::Excluded`].
     #[inline]
     pub fn load(&self) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
@@ -223,7 +253,12 @@ impl CounterError {
         let (rank, name) = (reach.rank, handle.name.text().to_owned());
         match fault {
             SiteFault::Lost { home } => Self::HomeLost { rank, name, home },
-            SiteFault::Broken { home } => Self::Uncertain { rank, name, home },
+            SiteFault::Broken { home } | SiteFault::Late { home } => Self::Uncertain { rank, name, home },
+            SiteFault::NoRoom { home: node } => {
+                let places = handle.membership.layout_of(node).objects();
+                Self::NoRoom { rank, name, node, places }
+            }
+            SiteFault::Silent { node } => Self::Unreachable { rank, name, node },
             SiteFault::Excluded => {
                 let (epoch, cause) = custody::own_end(reach);
                 Self::Excluded { rank, name, epoch, cause }

@@ -53,7 +53,7 @@ impl Custody {
     ///
     /// # Errors
     ///
-    /// [`SiteFault::Lost`]: it has not. [`SiteFault::Excluded`].
+    /// [`SiteFault::Lost`]: it has not. [`SiteFault::Excluded`], [`SiteFault::Silent`], [`SiteFault::NoRoom`].
     pub fn bind<Kept: AtHome>(self, handle: &Handle, bound: &mut Option<Bound<Kept>>) -> Result<(), SiteFault> {
         let Bound { home, is_whole, .. } = bind_anew(handle, bound)?;
         let home = home.site.home;
@@ -66,7 +66,7 @@ impl Custody {
     ///
     /// # Errors
     ///
-    /// [`SiteFault::Excluded`].
+    /// [`SiteFault::Excluded`], [`SiteFault::Silent`].
     pub fn copy(
         self,
         handle: &Handle,
@@ -82,7 +82,7 @@ impl Custody {
     }
 
     fn second(self, handle: &Handle) -> Result<Option<Home>, SiteFault> {
-        if self.is_copied { second::await_copy(handle).map_err(excluded) } else { Ok(None) }
+        if self.is_copied { second::await_copy(handle).map_err(fault) } else { Ok(None) }
     }
 }
 
@@ -90,23 +90,29 @@ impl Custody {
 ///
 /// # Errors
 ///
-/// [`SiteFault::Excluded`].
+/// [`SiteFault::Excluded`], [`SiteFault::Silent`], [`SiteFault::NoRoom`].
 pub(super) fn bind_anew<'bound, Kept: AtHome>(
     handle: &Handle,
     bound: &'bound mut Option<Bound<Kept>>,
 ) -> Result<&'bound Bound<Kept>, SiteFault> {
     let reach = &handle.membership.reach;
     while bound.as_ref().is_none_or(|bound| reach.has_lost(bound.home.site.home)) {
-        let found = anchor::find(handle, |at| Kept::words(reach, at)).map_err(excluded)?;
+        let found = anchor::find(handle, |at| Kept::words(reach, at)).map_err(fault)?;
         *bound = found.map(|Found { home, is_whole, words }| Bound { home, kept: Kept::of(reach, &words), is_whole });
     }
     Ok(bound.as_ref().expect("as has been seen"))
 }
 
-/// Nothing else happens to who looks for a home.
-fn excluded(error: LockError) -> SiteFault {
-    debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
-    SiteFault::Excluded
+/// Nothing else happens to who looks for a home without a limit.
+fn fault(error: LockError) -> SiteFault {
+    match error {
+        LockError::Unreachable { node, .. } => SiteFault::Silent { node },
+        LockError::NoRoom { node, .. } => SiteFault::NoRoom { home: node },
+        error => {
+            debug_assert!(matches!(error, LockError::Excluded { .. }), "{error}");
+            SiteFault::Excluded
+        }
+    }
 }
 
 /// When, and why, this rank was declared failed, which a home or its own node has told it.

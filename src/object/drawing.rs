@@ -21,16 +21,16 @@ const fn block_of(at: &ObjectAt) -> WordAt {
 const PATIENCE: Duration = Duration::from_millis(2);
 
 impl Counter {
-    /// Draws one number, for work that whoever is free does next. The node's ranks draw from a block that one of them takes
-    /// from the home, at least `block` numbers (at most 65,534) at a time: no two ranks of the job draw the same.
+    /// Draws one number, for work that whoever is free does next. The node's ranks draw from a block that one of them
+    /// takes from the home, at least `block` numbers (at most 65,534) at a time: no two ranks of the job draw the same.
     ///
-    /// All numbers from 0 on are drawn but for: what is left of a block when the last of its node's ranks draws no more; the
-    /// block that a rank was fetching when it died; what [`fetch_add`](Self::fetch_add) and its like take of them, with
-    /// which this goes well together. So who draws until a number is greater than the last piece of work leaves nothing
-    /// undone but what the dead had drawn or were fetching.
+    /// All numbers from 0 on are drawn but for: what is left of a block when the last of its node's ranks draws no
+    /// more; the block that a rank was fetching when it died; what [`fetch_add`](Self::fetch_add) and its like take of
+    /// them, with which this goes well together. So who draws until a number is greater than the last piece of work
+    /// leaves nothing undone but what the dead had drawn or were fetching.
     ///
-    /// Cost: on a job's only node as [`fetch_add`](Self::fetch_add), without a block. Otherwise a compare-and-swap, and a
-    /// round trip for each block. Ranks that come while a neighbour fetches one wait for it, 2 ms at most.
+    /// Cost: on a job's only node as [`fetch_add`](Self::fetch_add), without a block. Otherwise a compare-and-swap, and
+    /// a round trip for each block. Ranks that come while a neighbour fetches one wait for it, 2 ms at most.
     ///
     /// # Errors
     ///
@@ -91,7 +91,8 @@ impl Counter {
             Ok((numbers.start, rest))
         });
         let rest = fetched.as_ref().map_or(BlockWord(0), |(_, rest)| *rest);
-        // Fails where this rank has been declared failed and a neighbour fetches another block: these are drawn by nobody.
+        // Fails where this rank has been declared failed and a neighbour fetches another block: these are drawn by
+        // nobody.
         self.swap_block(fetching, rest);
         fetched.map(|(number, _)| number)
     }

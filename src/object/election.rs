@@ -6,18 +6,20 @@
 //! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself ([`super::vigil`]),
 //! now and then and whenever somebody has failed.
 
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use super::errands::{self, Errand};
 use super::error::{LockError, ObjectError};
-use super::homes::Home;
+use super::homes::{self, Home};
 use super::lock::{Lock, LockGuard, LockRequest, Token};
 use super::reach::Reach;
 use super::vigil::Vigil;
-use super::{Handle, MOVING_PAUSE, ObjectKind, waiting};
+use super::{Handle, MOVING_PAUSE, ObjectKind, anchor, waiting};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::election::{Announcement, Announcing, ElectionAt, LeaderWord};
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::Request;
+use crate::fabric::{Request, WordAt};
 use crate::group::Group;
 use crate::job::Job;
 
@@ -136,9 +138,9 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`].
     pub fn leader(&self) -> Result<Option<Leader>, LockError> {
-        self.look(false)
+        self.look(false, None)?.map_err(|fault| self.error(fault))
     }
 
     /// Waits until somebody else leads than is known, in another term, or nobody any more; returns what is so then. After
@@ -168,7 +170,11 @@ impl Election {
         let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
             vigil.note();
-            let leader = self.look(true)?;
+            let leader = match self.look(true, vigil.until())? {
+                Ok(leader) => leader,
+                Err(SiteFault::Late { .. }) => return Ok(known),
+                Err(fault) => return Err(self.error(fault)),
+            };
             if leader != known || !vigil.pause(&[]) {
                 return Ok(leader);
             }
@@ -179,8 +185,8 @@ impl Election {
         self.lock.handle()
     }
 
-    /// Who leads, by the words of the election's home.
-    fn look(&self, is_watching: bool) -> Result<Option<Leader>, LockError> {
+    /// Who leads, by the words of the election's home; why that is not known, where it has not answered until a time.
+    fn look(&self, is_watching: bool, until: Option<Instant>) -> Result<Result<Option<Leader>, SiteFault>, LockError> {
         let handle = self.handle();
         let reach = &handle.site.reach;
         let [term, leader] = loop {
@@ -189,9 +195,10 @@ impl Election {
             // The watcher's words before the look; an announcement is made the other way round.
             let noted = [home.at.of_rank(reach.rank), at.watched].map(|at| Request::Write { at, value: 1 });
             let requests: Vec<Request> = noted.into_iter().filter(|_| is_watching).chain(at.reads()).collect();
-            match home.site.ask(&requests).as_deref() {
+            match home.site.ask_until(&requests, until).as_deref() {
                 Ok([term, leader]) => break [*term, *leader],
                 Ok(_) => unreachable!("two reads"),
+                Err(late @ SiteFault::Late { .. }) => return Ok(Err(*late)),
                 Err(fault) => self.await_mending(*fault)?,
             }
         };
@@ -200,16 +207,44 @@ impl Election {
         }
         let announced = Announcement::of([term, leader]).leader();
         let alive = announced.filter(|(rank, _)| *rank < reach.topology.ranks() && !reach.has_ended(*rank));
-        Ok(alive.map(|(rank, term)| Leader { rank, term: Token(term) }))
+        Ok(Ok(alive.map(|(rank, term)| Leader { rank, term: Token(term) })))
     }
 
     /// The home was not reached. What was asked for may be asked for again: there, or where the object moves.
     fn await_mending(&self, fault: SiteFault) -> Result<(), LockError> {
-        if fault == SiteFault::Excluded || self.handle().site.reach.own_end().is_some() {
+        let reach = &self.handle().site.reach;
+        if reach.own_end().is_some() {
             return Err(self.excluded());
+        }
+        let next = homes::without_room(reach, &self.handle().at);
+        match (fault, next, reach.doubted()) {
+            (SiteFault::Lost { .. }, Some(home), _) => return Err(self.error(SiteFault::NoRoom { home })),
+            // The next home, or one of those that are to tell it something, may be that one.
+            (SiteFault::Lost { .. }, None, Some(node)) => return Err(self.error(SiteFault::Silent { node })),
+            (SiteFault::Broken { .. } | SiteFault::Lost { .. }, ..) => {}
+            (fault, ..) => return Err(self.error(fault)),
         }
         std::thread::sleep(MOVING_PAUSE);
         Ok(())
+    }
+
+    fn error(&self, fault: SiteFault) -> LockError {
+        match fault {
+            SiteFault::Silent { node } | SiteFault::Late { home: node } => {
+                anchor::unreachable(self.handle(), node, Duration::ZERO)
+            }
+            SiteFault::NoRoom { home } => waiting::no_room(&self.handle().membership, self.name(), home),
+            SiteFault::Excluded | SiteFault::Lost { .. } | SiteFault::Broken { .. } => self.excluded(),
+        }
+    }
+
+    /// The home has not answered: what it was told of a term is taken back when it does.
+    fn leave_behind(&self, term: Token, error: &LockError) {
+        if let LockError::Unreachable { .. } = error {
+            self.forget(term);
+            let reach = &self.handle().site.reach;
+            errands::leave(reach, Withdrawing { at: self.handle().at, term });
+        }
     }
 
     fn excluded(&self) -> LockError {
@@ -219,7 +254,7 @@ impl Election {
     /// Announces that this rank has been elected. The guard is that of the election's lock.
     fn lead<'election>(&'election self, guard: LockGuard<'election>) -> Result<Leadership<'election>, LockError> {
         let term = guard.token();
-        if self.announce(term)? {
+        if self.announce(term).inspect_err(|error| self.leave_behind(term, error))? {
             self.poke_watchers();
         }
         Ok(Leadership { election: self, guard: Some(guard), term })
@@ -309,10 +344,33 @@ fn announce(home: &Home, rank: usize, term: u64) -> Result<Option<bool>, SiteFau
 /// Takes a rank's announcement back at a home, if it is the last one; gives whether somebody watches.
 fn withdraw(home: &Home, rank: usize, term: u64) -> Result<bool, SiteFault> {
     let at = ElectionAt::of(&home.at);
-    let (mine, none) = (LeaderWord::led_by(rank, term), LeaderWord::resigned(term));
-    let swap = Request::CompareSwap { at: at.leader, expected: mine.0, new: none.0 };
-    let answers = home.site.ask(&[swap, Request::Read { at: at.watched }])?;
+    let answers = home.site.ask(&[withdrawal(at, rank, term), Request::Read { at: at.watched }])?;
     Ok(answers[1] != 0)
+}
+
+fn withdrawal(at: ElectionAt, rank: usize, term: u64) -> Request {
+    let (mine, none) = (LeaderWord::led_by(rank, term), LeaderWord::resigned(term));
+    Request::CompareSwap { at: at.leader, expected: mine.0, new: none.0 }
+}
+
+/// An announcement is to be taken back.
+#[derive(Debug)]
+struct Withdrawing {
+    at: ObjectAt,
+    term: Token,
+}
+
+impl Errand for Withdrawing {
+    fn object(&self) -> WordAt {
+        self.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        let Some(home) = errands::home_now(reach, &self.at) else { return Poll::Pending };
+        let swap = withdrawal(ElectionAt::of(&home.at), reach.rank, self.term.0);
+        let has_moved = || Home::of(reach, &self.at).site.home != home.site.home;
+        if errands::ask(&home, &[swap]).is_none() || has_moved() { Poll::Pending } else { Poll::Ready(()) }
+    }
 }
 
 /// An election of this node has moved to another home: if a rank of this node leads, that is announced there.
@@ -422,6 +480,7 @@ impl Leadership<'_> {
     fn end(&mut self) -> Result<(), LockError> {
         let Some(guard) = self.guard.take() else { return Ok(()) };
         let withdrawn = self.election.withdraw(self.term);
+        let withdrawn = withdrawn.inspect_err(|error| self.election.leave_behind(self.term, error));
         guard.release()?;
         // After the release: whoever is first is on its way while the others are told.
         if withdrawn? {

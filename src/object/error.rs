@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::ObjectKind;
+use crate::error::unheard;
 
 /// Why an object was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -182,6 +183,37 @@ pub enum LockError {
         /// How many are left.
         left: u64,
     },
+    /// Nothing is heard of a node that this call needs: the object's home, or that of who holds it; and the nodes that answer
+    /// are too few to agree that it has failed. This rank has no claim, nor does it hold what it was about to release, as far
+    /// as can be said without that node: what is left there is taken back as soon as it is heard again, or is lost with it.
+    #[error(
+        "rank {rank} waits in vain for {name:?}: {}", unheard(.node, .waited)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The object.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+        /// How long this call has waited; zero where it failed at once.
+        waited: Duration,
+    },
+    /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of it. It
+    /// moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The object.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
+    },
     /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -202,7 +234,7 @@ fn who_is_ahead(holder: Option<usize>, node: Option<usize>, ahead: &[usize]) -> 
     let holder = match (holder, node) {
         (Some(rank), _) => format!("rank {rank} holds it"),
         (None, Some(node)) => format!("node {node} holds it"),
-        (None, None) => "nobody holds it".to_owned(),
+        (None, None) => "nobody is known to hold it".to_owned(),
     };
     match ahead {
         [] => holder,

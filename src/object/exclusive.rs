@@ -2,6 +2,9 @@
 //!
 //! In a job of one node the node's lock is all there is. In a job of several, whoever has it climbs on to the object's home
 //! ([`Climb`]); a release leaves the node's hold there in place if others of the node wait, for a bounded number of times.
+//!
+//! Where the home does not answer in time, a call ends all the same: the rank keeps its node's lock, which nobody of the node
+//! could use, and an errand ([`super::errands`]) gives both up when the home is heard again.
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -9,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::Handle;
 use super::climb::{Ascent, Climb, Summit};
 use super::error::LockError;
+use super::site::PATIENCE;
 use super::waiting::{NodeLock, Wait};
 use crate::coord::objects::directory::SiteFault;
 
@@ -71,11 +75,12 @@ impl Exclusive {
 
     #[cold]
     fn try_to_climb(&self, climb: &Climb, granted: u64) -> Result<Option<u64>, LockError> {
-        let mut ascent = climb.begin_to_try(granted);
-        match climb.wait(&mut ascent, Instant::now(), None).expect("without a limit") {
-            Ok(Summit::Held(token)) => self.granted(token).map(Some),
-            Ok(Summit::Free) => self.leave(climb).map(|()| None),
-            Err(fault) => Err(self.fail(fault)),
+        let (mut ascent, begun) = (climb.begin_to_try(granted), Instant::now());
+        match climb.wait(&mut ascent, begun, Some(PATIENCE)) {
+            Some(Ok(Summit::Held(token))) => self.granted(token).map(Some),
+            Some(Ok(Summit::Free)) => self.leave(climb).map(|()| None),
+            Some(Err(fault)) => Err(self.fail(climb, &mut ascent, fault, begun.elapsed())),
+            None => self.back_out(climb, &mut ascent, Duration::ZERO).map(|()| None),
         }
     }
 
@@ -104,7 +109,7 @@ impl Exclusive {
         match climb.poll(ascent) {
             Poll::Ready(Ok(Summit::Held(token))) => self.granted(token).map(Some),
             Poll::Ready(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
-            Poll::Ready(Err(fault)) => Err(self.fail(fault)),
+            Poll::Ready(Err(fault)) => Err(self.fail(climb, ascent, fault, queued.wait.waited())),
             Poll::Pending => Ok(None),
         }
     }
@@ -126,7 +131,7 @@ impl Exclusive {
         match climb.wait(&mut ascent, begun, limit) {
             Some(Ok(Summit::Held(token))) => self.granted(token),
             Some(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
-            Some(Err(fault)) => Err(self.fail(fault)),
+            Some(Err(fault)) => Err(self.fail(climb, &mut ascent, fault, queued.wait.waited())),
             None => Err(self.give_up(climb, &mut ascent, &queued.wait)),
         }
     }
@@ -146,8 +151,7 @@ impl Exclusive {
         match (&self.climb, queued.ascent, queued.granted) {
             (Some(climb), Some(mut ascent), _) => {
                 // Where this rank has been declared failed, or the home is lost, there is nothing to give back.
-                let _ = climb.abandon(&mut ascent, self.node.others_wait());
-                let _ = self.leave(climb);
+                let _ = self.back_out(climb, &mut ascent, PATIENCE);
                 true
             }
             (_, _, Some(_)) => {
@@ -177,9 +181,13 @@ impl Exclusive {
         if self.node.others_wait() && climb.may_pass_on() {
             return self.leave(climb);
         }
-        match climb.descend() {
+        let begun = Instant::now();
+        match climb.descend(None) {
             Ok(()) => self.leave(climb),
-            Err(fault) => Err(self.fail(fault)),
+            Err(fault) => {
+                let left = self.stay(climb, fault);
+                Err(left.err().unwrap_or_else(|| self.error(fault, begun.elapsed())))
+            }
         }
     }
 
@@ -201,7 +209,12 @@ impl Exclusive {
         while self.node.is_idle() && climb.is_engaged() {
             // Another rank of the node may have come; or another thread of this one.
             let Ok(Some(_)) = self.node.try_take() else { return };
-            let settled = climb.settle();
+            let settled = match climb.settle() {
+                Err(fault @ (SiteFault::Silent { .. } | SiteFault::Late { .. })) => {
+                    return drop(self.stay(climb, fault));
+                }
+                settled => settled,
+            };
             if self.node.release().is_err() || settled.is_err() {
                 return;
             }
@@ -219,20 +232,47 @@ impl Exclusive {
         }
     }
 
-    /// This rank has been declared failed.
-    fn fail(&self, _fault: SiteFault) -> LockError {
-        let _ = self.node.release();
-        self.node.excluded()
+    /// A call has failed on its way: this rank was declared failed, or waits for a node that nobody hears.
+    fn fail(&self, climb: &Climb, ascent: &mut Ascent, fault: SiteFault, waited: Duration) -> LockError {
+        let left = match fault {
+            SiteFault::Silent { .. } | SiteFault::NoRoom { .. } => self.back_out(climb, ascent, PATIENCE),
+            _ => self.stay(climb, fault),
+        };
+        left.err().unwrap_or_else(|| self.error(fault, waited))
+    }
+
+    /// This rank gives its ascent up, and its node's lock: now, or as soon as the home answers.
+    fn back_out(&self, climb: &Climb, ascent: &mut Ascent, patience: Duration) -> Result<(), LockError> {
+        match climb.abandon(ascent, self.node.others_wait(), patience) {
+            Ok(()) => self.leave(climb),
+            Err(fault) => self.stay(climb, fault),
+        }
+    }
+
+    /// The home could not be told that this rank gives something up. Where it may be told later this rank keeps its node's lock
+    /// until then, and has nothing to do with it any more; otherwise it was declared failed.
+    fn stay(&self, climb: &Climb, fault: SiteFault) -> Result<(), LockError> {
+        let is_later = matches!(fault, SiteFault::Silent { .. } | SiteFault::Late { .. } | SiteFault::NoRoom { .. });
+        if is_later && climb.is_engaged() {
+            self.node.leave();
+            return Ok(());
+        }
+        let released = self.node.release();
+        if is_later { released } else { Err(self.node.excluded()) }
+    }
+
+    fn error(&self, fault: SiteFault, waited: Duration) -> LockError {
+        match fault {
+            SiteFault::Silent { node } | SiteFault::Late { home: node } => self.node.unreachable(node, waited),
+            SiteFault::NoRoom { home } => self.node.no_room(home),
+            SiteFault::Excluded | SiteFault::Lost { .. } | SiteFault::Broken { .. } => self.node.excluded(),
+        }
     }
 
     /// The time is over.
     fn give_up(&self, climb: &Climb, ascent: &mut Ascent, wait: &Wait) -> LockError {
-        let holder_node = climb.holder();
-        let abandoned = climb.abandon(ascent, self.node.others_wait());
-        if let Err(fault) = abandoned {
-            return self.fail(fault);
-        }
-        match self.leave(climb) {
+        let holder_node = if ascent.is_in_the_middle() { None } else { climb.holder() };
+        match self.back_out(climb, ascent, Duration::ZERO) {
             Ok(()) => self.node.timed_out(wait, holder_node),
             Err(error) => error,
         }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::custody::{self, AtHome, Bound, Custody};
 use super::error::ObjectError;
@@ -21,6 +22,7 @@ use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::fenced::{Copied, Goal, Known};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::note::NoteAt;
+use crate::error::unheard;
 use crate::fabric::WordAt;
 use crate::job::Job;
 
@@ -152,6 +154,33 @@ pub enum FencedError {
         /// Where it is at home now.
         home: usize,
     },
+    /// Nothing is heard of a node that this call needs, the word's home or the one that has the copy, and the nodes that answer
+    /// are too few to agree that it has failed. What was to be written may come to be there, under its token.
+    #[error(
+        "rank {rank} does not reach the fenced word {name:?}: {}", unheard(.node, &Duration::ZERO)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The word.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+    },
+    /// The home is lost, and the next one has no room. The word moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The word.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
+    },
     /// This rank has been declared failed. What it wrote last may be there.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the fenced word {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -225,7 +254,7 @@ impl<T: FencedWord> Fenced<T> {
     ///
     /// # Errors
     ///
-    /// [`FencedError::HomeLost`], [`FencedError::Excluded`].
+    /// [`FencedError::HomeLost`], [`FencedError::Unreachable`], [`FencedError::NoRoom`], [`FencedError::Excluded`].
     pub fn read(&self) -> Result<(Token, T), FencedError> {
         match self.operate(Goal::Read)? {
             Ok(known) => Ok((Token(known.token), T::from_word(known.value))),
@@ -297,6 +326,13 @@ impl<T: FencedWord> Fenced<T> {
         let rank = reach.rank;
         match fault {
             SiteFault::Lost { home } | SiteFault::Broken { home } => FencedError::HomeLost { rank, name, home },
+            SiteFault::NoRoom { home: node } => {
+                let places = self.handle.membership.layout_of(node).objects();
+                FencedError::NoRoom { rank, name, node, places }
+            }
+            SiteFault::Silent { node } | SiteFault::Late { home: node } => {
+                FencedError::Unreachable { rank, name, node }
+            }
             SiteFault::Excluded => {
                 let (epoch, cause) = custody::own_end(reach);
                 FencedError::Excluded { rank, name, epoch, cause }

@@ -5,7 +5,12 @@
 //! something only once all nodes that live have said so of all homes that came before it: otherwise it would take a lock
 //! for free that a rank holds whose node has not come to it yet.
 //!
+//! A new home may have no room for an object. Then the steward that finds that leaves the object where it was, and tells the
+//! new home a bit of the name ([`NodeLayout::stranded`]) before it says that all is moved: nobody uses that object there, as
+//! what this node's ranks hold is not known there. It tries again from time to time.
+//!
 //! [`NodeLayout::moved`]: crate::fabric::node::NodeLayout::moved
+//! [`NodeLayout::stranded`]: crate::fabric::node::NodeLayout::stranded
 
 use std::task::Poll;
 
@@ -15,6 +20,7 @@ use super::site::{Asked, Site};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
+use crate::coord::objects::tenure::TenureAt;
 use crate::fabric::Request;
 
 /// Where an object is at home.
@@ -52,9 +58,23 @@ pub(super) struct Completion {
 
 #[derive(Debug)]
 struct Asking {
-    /// Which bit of which answer.
+    /// Which bit of which answer; the other answers tell of objects without room.
     bits: Vec<u64>,
+    name: u64,
     asked: Asked,
+}
+
+/// What stands for an object among those that a node could not move.
+pub(super) fn bit_of(name: &Name) -> u64 {
+    1 << (name.key() % 64)
+}
+
+/// The next home of an object of this node whose home is lost, if it has no room for it.
+pub(super) fn without_room(reach: &Reach, at: &ObjectAt) -> Option<usize> {
+    let word = reach.load(TenureAt(*at).complete_home());
+    let next =
+        word & TenureAt::NO_ROOM != 0 && catalogue::noted_home(reach, at).is_some_and(|(home, _)| reach.has_lost(home));
+    next.then(|| usize::try_from(word & !TenureAt::NO_ROOM).expect("a node") - 1)
 }
 
 impl Completion {
@@ -66,11 +86,20 @@ impl Completion {
             return if self.asked.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) };
         };
         let Poll::Ready(answers) = home.site.poll(&mut asking.asked) else { return Poll::Pending };
-        let has_all = answers.map(|answers| answers.iter().zip(&asking.bits).all(|(word, bit)| word & bit != 0));
+        let found = answers.map(|answers| {
+            let (moved, stranded) = answers.split_at(asking.bits.len());
+            let has_all = moved.iter().zip(&asking.bits).all(|(word, bit)| word & bit != 0);
+            (has_all, stranded.iter().any(|word| word & asking.name != 0))
+        });
         self.asked = None;
-        match has_all {
-            Ok(true) => Poll::Ready(Ok(())),
-            Ok(false) => Poll::Pending,
+        match found {
+            // As it was moved by nodes that had found room, and not by another one.
+            Ok((true, true)) => Poll::Ready(Err(SiteFault::NoRoom { home: home.site.home })),
+            Ok((true, false)) => Poll::Ready(Ok(())),
+            // One that nobody hears may never say so, and nobody may decide that it need not.
+            Ok((false, _)) => {
+                home.site.reach.doubted().map_or(Poll::Pending, |node| Poll::Ready(Err(SiteFault::Silent { node })))
+            }
             Err(fault) => Poll::Ready(Err(fault)),
         }
     }
@@ -89,5 +118,7 @@ fn begin(home: &Home, at: &ObjectAt) -> Option<Asking> {
             reads.push(Request::Read { at: layout.moved(node, lost / 64) });
         }
     }
-    Some(Asking { bits, asked: home.site.begin(&reads) })
+    reads.extend(reach.live_nodes().map(|node| Request::Read { at: layout.stranded(node) }));
+    let name = name_of(reach, at).map_or(0, |name| bit_of(&name));
+    Some(Asking { bits, name, asked: home.site.begin(&reads) })
 }

@@ -2,18 +2,18 @@
 //!
 //! A rank's handles share a *desk*, on which its part in the lease lies while nobody has it: with a *courier*, who asks the
 //! home (`lease/courier.rs`), it goes to whoever acquires, then to the guard, and there to the holder's thread or the one
-//! that renews (`lease/guard.rs`).
+//! that renews (`lease/guard.rs`). What can go wrong: `lease/error.rs`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) use self::courier::carry_hold;
-use self::courier::{Courier, Party, now_ns};
+use self::courier::{Courier, Party, Recalling, now_ns};
 pub use self::error::LeaseError;
 pub use self::guard::LeaseGuard;
 use super::error::ObjectError;
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind, not_opened};
+use super::{Handle, ObjectKind, errands, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::lease::{Hold, Outcome};
 use crate::job::Job;
@@ -25,7 +25,8 @@ mod guard;
 /// The shortest time to live.
 const LEAST_TTL: Duration = Duration::from_millis(1);
 
-/// A named lease, as one rank holds it: a lock that ends after its *time to live* unless its holder renews it.
+/// A named lease (Gray and Cheriton 1989), as one rank holds it: a lock that ends after its *time to live* unless its
+/// holder renews it.
 ///
 /// What a lease is for: a holder that hangs, is stopped or cut off holds nobody up for longer than that, and knows by its own
 /// clock for how long it surely holds ([`LeaseGuard::remaining`]). First come first served. A holder that has died is
@@ -82,11 +83,18 @@ enum Slot {
     Kept(Box<Party>),
     /// With the thread or the guard that does.
     Taken,
+    /// None, and what this rank has left at the home is to be taken back first.
+    Left,
 }
 
 impl Desk {
+    /// What there is, which then is with the caller, unless something was left at the home.
     fn take(&self) -> Slot {
-        std::mem::replace(&mut *self.lock(), Slot::Taken)
+        let mut slot = self.lock();
+        match *slot {
+            Slot::Left => Slot::Left,
+            _ => std::mem::replace(&mut *slot, Slot::Taken),
+        }
     }
 
     fn put(&self, slot: Slot) {
@@ -137,7 +145,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::AlreadyHeld`], [`LeaseError::Excluded`].
+    /// [`LeaseError::AlreadyHeld`], [`LeaseError::Unreachable`], [`LeaseError::NoRoom`], [`LeaseError::Excluded`].
     pub fn acquire(&self) -> Result<LeaseGuard<'_>, LeaseError> {
         self.obtain(Wish::Wait(None))
     }
@@ -198,19 +206,48 @@ impl Lease {
     }
 
     fn obtain(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
-        let party = match self.desk.take() {
+        let party = match self.desk_after_errand()? {
             Slot::Kept(party) => Ok(party),
             Slot::Empty => self.courier.party().map_err(LeaseError::from).inspect_err(|_| self.desk.put(Slot::Empty)),
-            Slot::Taken => Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() }),
+            Slot::Taken | Slot::Left => {
+                Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() })
+            }
         };
         let mut party = party?;
         match self.obtain_by(&mut party, wish) {
             Ok(hold) => Ok(LeaseGuard::new(self, party, hold)),
             Err(error) => {
-                let is_idle = matches!(error, LeaseError::TimedOut { .. });
-                self.desk.put(if is_idle { Slot::Kept(party) } else { Slot::Empty });
+                match party.lessee.is_idle() && matches!(error, LeaseError::TimedOut { .. }) {
+                    true => self.desk.put(Slot::Kept(party)),
+                    false => self.leave_behind(&error),
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// What is on the desk, when what this rank has left at the home is taken back, if that is soon.
+    fn desk_after_errand(&self) -> Result<Slot, LeaseError> {
+        let (handle, begun) = (self.courier.handle(), Instant::now());
+        loop {
+            match self.desk.take() {
+                Slot::Left => {}
+                slot => return Ok(slot),
+            }
+            self.courier.look_at_oneself()?;
+            errands::pause(&handle.membership, &handle.at, handle.name.text(), begun)?;
+        }
+    }
+
+    /// The party has come to its end. Where the home has not answered, what this rank has there is taken back when it does.
+    #[cold]
+    fn leave_behind(&self, error: &LeaseError) {
+        match error {
+            LeaseError::Unreachable { .. } | LeaseError::TimedOut { .. } => {
+                self.desk.put(Slot::Left);
+                errands::leave(self.courier.reach(), Recalling::new(&self.courier, &self.desk));
+            }
+            _ => self.desk.put(Slot::Empty),
         }
     }
 
@@ -251,7 +288,7 @@ enum Wish {
 impl Wish {
     fn limit(self) -> Option<Duration> {
         match self {
-            Self::AtOnce => None,
+            Self::AtOnce => Some(Duration::ZERO),
             Self::Wait(limit) => limit,
         }
     }

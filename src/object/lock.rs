@@ -89,13 +89,15 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`].
+    /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`]. In a job of several nodes
+    /// [`LockError::Unreachable`]: nobody can decide whether a silent node has failed that is the lock's home, or holds it.
     #[inline]
     pub fn acquire(&self) -> Result<LockGuard<'_>, LockError> {
         Ok(self.guarded(self.lock.acquire(None)?))
     }
 
-    /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank has no claim any more.
+    /// As [`acquire`](Self::acquire), for at most `timeout`; and where another node is being asked, and does not answer, for
+    /// some tenths of a second more. After that this rank has no claim any more.
     ///
     /// Cost: as [`acquire`](Self::acquire). Where the time is over the claim is taken back: a locked instruction on the
     /// node, and where this rank was the one that waits for another node a round trip to the home.
@@ -108,7 +110,8 @@ impl Lock {
         Ok(self.guarded(self.lock.acquire(Some(timeout))?))
     }
 
-    /// Takes the lock if nobody holds it and nobody would be passed by for too long.
+    /// Takes the lock if nobody holds it and nobody would be passed by for too long. `None` also where that is not known within
+    /// some tenths of a second.
     ///
     /// Cost: as [`acquire`](Self::acquire) of a free lock, whether it is or not.
     ///
@@ -166,6 +169,7 @@ impl LockGuard<'_> {
     /// # Errors
     ///
     /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since.
+    /// [`LockError::Unreachable`]: so they may, as the home could not be told; it is when it is heard again.
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);
@@ -206,7 +210,7 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: the place is lost.
+    /// [`LockError::Excluded`], [`LockError::Unreachable`]: the place is lost.
     pub fn test(&mut self) -> Result<bool, LockError> {
         if let Place::Queued(queued) = &mut self.place {
             match self.lock.lock.test(queued) {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::errands::Errands;
 use super::{Holding, Turn};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
@@ -56,6 +57,8 @@ pub(crate) struct Uses {
     numbers: AtomicU64,
     /// To whom of those that the job has lost this process's connections are dropped: up to this epoch.
     shut_out_to: AtomicU64,
+    /// What it has left to do at homes that did not answer in time.
+    pub(super) errands: Errands,
 }
 
 impl Uses {
@@ -121,6 +124,17 @@ impl Reach {
         (0..self.topology.nodes()).filter(|node| !self.has_lost(*node))
     }
 
+    /// Whether nothing is heard of a node, and too few others are left to agree that it has failed.
+    pub fn is_doubtful(&self, node: usize) -> bool {
+        // Relaxed: the alarm that is raised after it has waiters look.
+        self.segment.word(self.segment.layout().doubt(node)).load(Ordering::Relaxed) != 0
+    }
+
+    /// A node of which that is so.
+    pub fn doubted(&self) -> Option<usize> {
+        (0..self.topology.nodes()).find(|node| self.is_doubtful(*node))
+    }
+
     /// Whether a rank of the job has ended, as this node's ranks go by it.
     pub fn has_ended(&self, rank: usize) -> bool {
         let (segment, layout) = (&*self.segment, self.segment.layout());
@@ -167,7 +181,10 @@ impl Reach {
         let (segment, layout) = (&*self.segment, self.segment.layout());
         let noted = view::end_of(segment, &layout, self.local());
         // Relaxed: the alarm that was raised after it is what tells.
-        if noted.is_none() && segment.word(header::EXCLUDED).load(Ordering::Relaxed) == 0 {
+        let is_shut_out = || segment.word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
+        // It may have been told of the epoch alone, where little of what others say gets through.
+        let is_lost = || view::epoch(segment, &layout) > 0 && ring::has_failed(segment, &layout, self.here());
+        if noted.is_none() && !is_shut_out() && !is_lost() {
             return None;
         }
         let is_mine = |lost: &Obituary| lost.unit == Unit::Rank(self.rank) || lost.unit == Unit::Node(self.here());

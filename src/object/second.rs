@@ -10,7 +10,7 @@
 //! because the home was lost with another node, say, whoever looks for the next home finds that out
 //! ([`super::anchor::find`]).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::catalogue::{self, Refused};
 use super::error::LockError;
@@ -22,6 +22,7 @@ use crate::cluster::view;
 use crate::coord::objects::copies::{CopiesAt, CopyAt};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::PlaceWord;
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Request, WordAt};
@@ -70,8 +71,9 @@ fn of(reach: &Reach, at: &ObjectAt) -> Second {
 ///
 /// # Errors
 ///
-/// [`LockError::Excluded`].
+/// [`LockError::Excluded`], [`LockError::Unreachable`].
 pub(super) fn await_copy(handle: &Handle) -> Result<Option<Home>, LockError> {
+    let begun = Instant::now();
     loop {
         match of(&handle.membership.reach, &handle.at) {
             Second::Nobody => return Ok(None),
@@ -79,6 +81,9 @@ pub(super) fn await_copy(handle: &Handle) -> Result<Option<Home>, LockError> {
             Second::Sought => {
                 std::thread::sleep(SEEKING_PAUSE);
                 anchor::look_at_oneself(handle)?;
+                if let Some(node) = handle.membership.reach.doubted() {
+                    return Err(anchor::unreachable(handle, node, begun.elapsed()));
+                }
             }
         }
     }
@@ -177,26 +182,17 @@ pub(super) fn tend(reach: &Reach, at: &ObjectAt) -> Result<bool, Refused> {
         Second::At(known) if known.site.home == node => Some(known),
         _ => None,
     };
-    let is_new = known.is_none();
     let away = |fault: SiteFault| refused(fault.into());
     let second = match known {
         Some(known) => known,
         None => {
-            let made = home.site.ask(&reads(&[CopyAt(home.at).made()])).map_err(away)?[0];
-            let site = Site { reach: reach.clone(), home: node };
-            let opened = catalogue::with_home(&site, |directory| {
-                let at = directory.open(&name, nature)?;
-                begin_copy(&site, &at, made, home.site.home)?;
-                Ok(at)
-            });
-            Home { at: opened.map_err(refused)?, site }
+            let second = open_at(reach, &name, nature, &home, node).map_err(refused)?;
+            if home.site.is_here() {
+                tell_own(reach, at, nature.kind, &second).map_err(away)?;
+            }
+            second
         }
     };
-    if is_new && home.site.is_here() {
-        let own = if nature.kind == ObjectKind::Counter { sums::of_own(reach, at, second.at) } else { Vec::new() };
-        let is_told = Request::Write { at: CopyAt(second.at).told(), value: reach.here() as u64 + 1 };
-        tell(&second, own.into_iter().chain([is_told]).collect()).map_err(away)?;
-    }
     // Another node may have seen to it.
     let is_complete = second.site.ask(&reads(&[CopyAt(second.at).complete()])).map_err(away)? == [lives + 1]
         || catalogue::with_home(&home.site, |_| Ok(copy_others(reach, nature.kind, &home, &second, lives)?))
@@ -205,6 +201,25 @@ pub(super) fn tend(reach: &Reach, at: &ObjectAt) -> Result<bool, Refused> {
         note(reach, at, PlaceWord::new(node, second.at.index()), lives);
     }
     Ok(is_complete)
+}
+
+/// Opens an object on another node than its home, which is to have the copies.
+fn open_at(reach: &Reach, name: &Name, nature: Nature, home: &Home, node: usize) -> Result<Home, DirectoryFault> {
+    let made = home.site.ask(&reads(&[CopyAt(home.at).made()]))?[0];
+    let site = Site { reach: reach.clone(), home: node };
+    let at = catalogue::with_home(&site, |directory| {
+        let at = directory.open(name, nature)?;
+        begin_copy(&site, &at, made, home.site.home)?;
+        Ok(at)
+    })?;
+    Ok(Home { at, site })
+}
+
+/// This node is the home: tells a new second node what its ranks have noted here, and that it has.
+fn tell_own(reach: &Reach, at: &ObjectAt, kind: ObjectKind, second: &Home) -> Result<(), SiteFault> {
+    let own = if kind == ObjectKind::Counter { sums::of_own(reach, at, second.at) } else { Vec::new() };
+    let is_told = Request::Write { at: CopyAt(second.at).told(), value: reach.here() as u64 + 1 };
+    tell(second, own.into_iter().chain([is_told]).collect())
 }
 
 /// Has a copy be of one object, which was made at a home with a number: what there is of another one of the same name, whose

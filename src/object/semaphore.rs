@@ -2,18 +2,25 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use super::anchor::{self, Anchor};
+use super::errands::{self, Errand};
 use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
+use super::homes::Home;
+use super::reach::Reach;
+use super::site::PATIENCE;
 use super::vigil::Vigil;
 use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
+use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::permits::{Permits as Part, PermitsAt};
 use crate::coord::objects::sharing::Turn;
-use crate::fabric::Request;
+use crate::fabric::{Memory, Request, WordAt};
 use crate::job::Job;
+use crate::sync::publish;
 
 /// A named semaphore: so many permits, of which ranks take some for as long as they need them. A rank's death returns its
 /// permits.
@@ -107,7 +114,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`] where another
-    /// thread of this rank is acquiring. [`LockError::Excluded`].
+    /// thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
@@ -142,7 +149,10 @@ impl Semaphore {
             return Ok(None);
         }
         let claimed = self.claim(count, &mut Vigil::new(&self.handle, Some(Duration::ZERO)));
-        Ok(self.after_claim(claimed)?.then(|| Permits { semaphore: self, count }))
+        match self.after_claim(claimed) {
+            Err(LockError::TimedOut { .. }) => Ok(None),
+            claimed => Ok(claimed?.then(|| Permits { semaphore: self, count })),
+        }
     }
 
     /// The ranks of this node that wait for their turn, in their order, without the one that waits for permits to be returned.
@@ -154,7 +164,12 @@ impl Semaphore {
     /// Others may be about to take permits, or wait for them: whether this rank has come to hold the queue's lock.
     fn awaits_turn(&self) -> Result<bool, LockError> {
         // Where the home is lost, who has the queue's lock finds the next one.
-        let waiter = self.anchor.ask(&self.handle, &[Request::Read { at: self.at().waiter }])?;
+        let until = Instant::now() + PATIENCE;
+        let waiter = self.anchor.ask_until(&self.handle, &[Request::Read { at: self.at().waiter }], Some(until));
+        let waiter = match waiter {
+            Err(LockError::TimedOut { .. }) => return Ok(false),
+            waiter => waiter?,
+        };
         if waiter.is_some_and(|waiter| waiter[0] != 0) {
             return Ok(false);
         }
@@ -172,7 +187,7 @@ impl Semaphore {
         let claimed = self.claim(count, &mut vigil);
         match self.after_claim(claimed)? {
             true => Ok(Permits { semaphore: self, count }),
-            false => Err(self.too_few_left(count, vigil.waited())),
+            false => Err(vigil.in_vain().unwrap_or_else(|| self.too_few_left(count, vigil.waited()))),
         }
     }
 
@@ -247,10 +262,12 @@ impl Semaphore {
         while let Turn::Ask(requests) = turn {
             vigil.note();
             let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
-            turn = match self.anchor.ask(&self.handle, &requests)? {
+            let asked = self.anchor.ask_until(&self.handle, &requests, vigil.until());
+            turn = match asked.inspect_err(|error| self.leave_behind(error))? {
                 Some(answers) => self.part.borrow_mut().answered(&answers, holding.all(), has_ended, poke),
                 None => {
-                    self.anchor.await_next(&self.handle)?;
+                    let next = self.anchor.await_next_until(&self.handle, vigil.until());
+                    next.inspect_err(|error| self.leave_behind(error))?;
                     self.part.borrow_mut().restart(self.at(), holding.all())
                 }
             };
@@ -259,6 +276,15 @@ impl Semaphore {
             holding.settle();
         }
         Ok(turn)
+    }
+
+    /// The home has not answered: it is told what this rank has when it does.
+    fn leave_behind(&self, error: &LockError) {
+        if let LockError::Excluded { .. } = error {
+            return;
+        }
+        let (at, holding) = (self.handle.at, Arc::clone(&self.holding));
+        errands::leave(&self.handle.membership.reach, Telling { at, holding, permits: self.permits() });
     }
 
     /// Returns permits.
@@ -311,8 +337,38 @@ impl Semaphore {
     }
 
     fn holding(&self) -> MutexGuard<'_, Holding> {
-        // No code panics while it holds it.
-        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.holding)
+    }
+}
+
+/// No code panics while it holds it.
+fn lock(holding: &Mutex<Holding>) -> MutexGuard<'_, Holding> {
+    holding.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The home is to be told what permits a rank has, and that it waits for none.
+#[derive(Debug)]
+struct Telling {
+    at: ObjectAt,
+    holding: Arc<Mutex<Holding>>,
+    permits: u64,
+}
+
+impl Errand for Telling {
+    fn object(&self) -> WordAt {
+        self.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        let Some(home) = errands::home_now(reach, &self.at) else { return Poll::Pending };
+        let words = PermitsAt::of(&home.at, reach.topology.ranks());
+        // Whatever other threads of this rank write comes before or after it.
+        let holding = lock(&self.holding);
+        publish(reach.segment.word(self.at.stake(reach.local())), holding.all());
+        let told = errands::ask(&home, &Part::new(words, reach.rank, self.permits).tell(holding.all()));
+        // It may have moved meanwhile, with what was noted before.
+        let has_moved = Home::of(reach, &self.at).site.home != home.site.home;
+        if told.is_none() || has_moved { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -335,6 +391,7 @@ impl Permits<'_> {
     /// # Errors
     ///
     /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had them since.
+    /// [`LockError::Unreachable`]: they are returned when the home is heard again.
     ///
     /// # Cost
     ///

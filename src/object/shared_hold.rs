@@ -1,14 +1,18 @@
 //! A node's hold of a reader-writer lock, which its ranks share: what drives the machine of
-//! [`crate::coord::objects::shared_hold`], whosever it is, and what a steward does with holds.
+//! [`crate::coord::objects::shared_hold`] besides a rank's calls. A steward closes holds that nobody uses, and carries those in use
+//! to the next home; where the home does not answer, who was opening or closing one leaves that to an errand.
 
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::catalogue;
 use super::climb::Climb;
+use super::errands::{self, Errand};
 use super::homes::Home;
 use super::reach::Reach;
 use super::site::Site;
+use super::waiting::Turn as UseTurn;
 use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
@@ -20,7 +24,7 @@ use crate::fabric::{Request, WordAt};
 /// How long it is waited at once until nothing of a rank that has ended can arrive at the home.
 const OUTLIVING_LIMIT: Duration = Duration::from_millis(20);
 /// How long another node is asked which of its ranks read.
-const ASKING_LIMIT: Duration = Duration::from_millis(20);
+pub(super) const ASKING_LIMIT: Duration = Duration::from_millis(20);
 
 /// Where this node's hold of an object stands, whose home has it there.
 pub(super) fn place_of(reach: &Reach, at: &ObjectAt, at_home: SharingAt) -> SharedAt {
@@ -60,47 +64,111 @@ pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) ->
 /// After deaths, or before an object of this node goes: closes a hold that nobody uses any more. Whether there is none now.
 pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
     let Some((home, at_home)) = catalogue::noted_home(reach, at) else { return true };
-    let home = Home { site: Site { reach: reach.clone(), home }, at: at_home };
-    let place = place_of(reach, at, SharingAt::of(&home.at, reach.topology.ranks()));
-    let is_over = |turn| matches!(turn, Ok(Turn::Out));
-    is_over(drive(reach, SharedHold::sweep(place, reach.local()), &home, at))
-        && SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing
+    let place = place_of(reach, at, SharingAt::of(&at_home, reach.topology.ranks()));
+    let mut closing = Parting::new(*at, SharedHold::sweep(place, reach.local()), home);
+    if closing.run(reach).is_pending() {
+        errands::leave(reach, closing);
+    }
+    SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing
 }
 
 /// The home is lost: carries a hold to the next one.
 pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
     let place = place_of(reach, at, SharingAt::of(&new.at, reach.topology.ranks()));
-    drive(reach, SharedHold::carry(place, reach.local()), new, at).map(drop)
-}
-
-/// Does a steward's work to its end, or until somebody has to be outlived who is not yet.
-fn drive(reach: &Reach, mut hold: SharedHold, home: &Home, at: &ObjectAt) -> Result<Turn, SiteFault> {
+    let mut hold = SharedHold::carry(place, reach.local());
     let mut turn = Turn::Step;
-    loop {
+    while turn != Turn::Out {
         turn = match turn {
-            Turn::Step => step(reach, &mut hold),
-            Turn::Ask(requests) => match home.site.ask(&requests) {
+            Turn::Ask(requests) => match new.site.ask(&requests) {
                 Ok(answers) => answered(reach, &mut hold, &answers),
                 // They may have been done or not: once more.
                 Err(SiteFault::Broken { .. }) => Turn::Ask(requests),
                 Err(fault) => return Err(fault),
             },
-            Turn::Outlive(local) => match outlive(&Climb::new(reach, *at), home, local)? {
-                true => hold.outlived(),
-                false => return Ok(Turn::Outlive(local)),
-            },
-            Turn::Wait | Turn::In | Turn::Aside | Turn::Out => return Ok(turn),
+            _ => step(reach, &mut hold),
+        };
+    }
+    Ok(())
+}
+
+/// What a rank or a steward has begun with its node's hold is to be brought to its end, as far as the home answers.
+#[derive(Debug)]
+pub(super) struct Parting {
+    at: ObjectAt,
+    hold: SharedHold,
+    next: Turn,
+    /// The home that the machine asks.
+    home: usize,
+    /// Of a rank that does nothing else with the lock until then.
+    rank_turn: Option<Arc<UseTurn>>,
+}
+
+impl Parting {
+    /// Of a machine that begins.
+    fn new(at: ObjectAt, hold: SharedHold, home: usize) -> Self {
+        Self { at, hold, next: Turn::Step, home, rank_turn: None }
+    }
+
+    /// Of a rank's, which has asked that home and got no answer.
+    pub fn of_rank(at: ObjectAt, mut hold: SharedHold, home: usize, turn: Arc<UseTurn>) -> Self {
+        let next = hold.abandon();
+        Self { next, rank_turn: Some(turn), ..Self::new(at, hold, home) }
+    }
+
+    fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<Turn> {
+        let reach = &home.site.reach;
+        if home.site.home != self.home {
+            // What has been carried there is known by the hold's word.
+            self.home = home.site.home;
+            return Some(self.hold.restart(SharingAt::of(&home.at, reach.topology.ranks())));
         }
+        errands::ask(home, requests).map(|answers| answered(reach, &mut self.hold, &answers))
+    }
+}
+
+impl Errand for Parting {
+    fn object(&self) -> WordAt {
+        self.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        loop {
+            let next = match &self.next {
+                Turn::Step => Some(step(reach, &mut self.hold)),
+                // The object has gone.
+                Turn::Ask(_) if catalogue::noted_home(reach, &self.at).is_none() => break,
+                Turn::Ask(requests) => {
+                    let requests = requests.clone();
+                    errands::home_now(reach, &self.at).and_then(|home| self.ask(&home, &requests))
+                }
+                Turn::Outlive(local) => outlive(reach, &self.at, *local).then(|| self.hold.outlived()),
+                Turn::Wait | Turn::In | Turn::Aside | Turn::Out => break,
+            };
+            match next {
+                Some(next) => self.next = next,
+                // Nothing is changed before that: it is begun anew, as all that stewards do.
+                None if matches!(self.next, Turn::Outlive(_)) => break,
+                None => return Poll::Pending,
+            }
+        }
+        if let Some(turn) = &self.rank_turn {
+            turn.end_errand();
+        }
+        Poll::Ready(())
     }
 }
 
 /// Whether nothing of a rank of this node that has ended can arrive at the home any more.
-fn outlive(climb: &Climb, home: &Home, local: usize) -> Result<bool, SiteFault> {
-    let (begun, mut asked) = (Instant::now(), None);
+fn outlive(reach: &Reach, at: &ObjectAt, local: usize) -> bool {
+    let Some(home) = errands::home_now(reach, at) else { return false };
+    let (climb, begun, mut asked) = (Climb::new(reach, *at), Instant::now(), None);
     loop {
         match climb.outlive(&home.site, local, &mut asked) {
-            Poll::Ready(outlived) => return outlived.map(|()| true),
-            Poll::Pending if begun.elapsed() >= OUTLIVING_LIMIT => return Ok(false),
+            Poll::Ready(outlived) => return outlived.is_ok(),
+            Poll::Pending if begun.elapsed() >= OUTLIVING_LIMIT => {
+                asked.iter_mut().for_each(|asked| home.site.forget(asked));
+                return false;
+            }
             Poll::Pending => home.site.pause(begun.elapsed()),
         }
     }
@@ -145,15 +213,6 @@ fn ask_soon(reach: &Reach, node: usize, at: &ObjectAt) -> Option<Vec<u64>> {
     if node == reach.here() {
         return Some(words_of(at).map(|at| reach.load(at)).collect());
     }
-    let site = Site { reach: reach.clone(), home: node };
-    let mut asked = site.begin(&words_of(at).map(|at| Request::Read { at }).collect::<Vec<Request>>());
-    let begun = Instant::now();
-    while begun.elapsed() < ASKING_LIMIT {
-        if let Poll::Ready(answers) = site.poll(&mut asked) {
-            return answers.ok();
-        }
-        site.pause(begun.elapsed());
-    }
-    site.abandon(&mut asked);
-    None
+    let reads: Vec<Request> = words_of(at).map(|at| Request::Read { at }).collect();
+    Site { reach: reach.clone(), home: node }.ask_until(&reads, Some(Instant::now() + ASKING_LIMIT)).ok()
 }

@@ -3,6 +3,11 @@
 //! Where this node's device does additions and swaps ([`home_words`](crate::fabric::network::home_words)), they are posted to it
 //! here, too, as many as stand one behind the other together. Loads and writes are memory accesses all the same, and each
 //! waits for what comes before it: that is the order that the fabric keeps for other nodes.
+//!
+//! No wait here is without an end where nobody can decide whether the home lives: it ends as if the connection had broken, if
+//! something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over ends as [`SiteFault::Late`]. What was
+//! asked may then take effect yet. Whatever this process asks the home after
+//! that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the first is dropped.
 
 use std::collections::VecDeque;
 use std::task::Poll;
@@ -20,6 +25,9 @@ const NAP: Duration = Duration::from_millis(1);
 
 /// How long a home is tried to reach before it is asked whether it has left, and then again.
 const QUESTION_EVERY: Duration = Duration::from_millis(20);
+
+/// How long a call whose time is over waits on for answers that are on their way.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A home, as one rank reaches it.
 #[derive(Clone, Debug)]
@@ -61,14 +69,34 @@ impl Site {
     ///
     /// [`SiteFault`].
     pub fn ask(&self, requests: &[Request]) -> Result<Vec<u64>, SiteFault> {
+        self.ask_until(requests, None)
+    }
+
+    /// As [`ask`](Self::ask), until a time at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`SiteFault`].
+    pub fn ask_until(&self, requests: &[Request], until: Option<Instant>) -> Result<Vec<u64>, SiteFault> {
+        self.look_for_silence()?;
         let mut asked = self.begin(requests);
         let begun = Instant::now();
         loop {
             if let Poll::Ready(answers) = self.poll(&mut asked) {
                 return answers;
             }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                self.forget(&mut asked);
+                return Err(SiteFault::Late { home: self.home });
+            }
             self.pause(begun.elapsed());
         }
+    }
+
+    /// Fails where nothing is heard of the home, and nobody can decide whether it has failed.
+    pub fn look_for_silence(&self) -> Result<(), SiteFault> {
+        let is_silent = self.reach.is_doubtful(self.home) && !self.reach.has_lost(self.home);
+        if is_silent { Err(SiteFault::Silent { node: self.home }) } else { Ok(()) }
     }
 
     /// Posts requests, whose answers [`poll`](Self::poll) gives. Never blocks.
@@ -122,11 +150,6 @@ impl Site {
             }
         }
         Poll::Ready(Ok(std::mem::take(&mut asked.answers)))
-    }
-
-    /// Waits for answers no longer.
-    pub fn abandon(&self, asked: &mut Asked) {
-        self.forget(asked);
     }
 
     /// Waits a little for answers, after so long.
@@ -206,6 +229,12 @@ impl Site {
             self.forget(asked);
             return Poll::Ready(Err(SiteFault::Excluded));
         }
+        if let Err(silent) = self.look_for_silence() {
+            // What was sent may take effect, as over a connection that breaks.
+            let was_sent = asked.incarnation.is_some();
+            self.forget(asked);
+            return Poll::Ready(Err(if was_sent { SiteFault::Broken { home: self.home } } else { silent }));
+        }
         if !asked.unposted.is_empty() && !self.is_here() {
             self.ask_whether_it_has_left(asked);
         }
@@ -231,7 +260,8 @@ impl Site {
         }
     }
 
-    fn forget(&self, asked: &mut Asked) {
+    /// Waits for no answers any more. What was posted may take effect yet, before whatever this process asks after it.
+    pub fn forget(&self, asked: &mut Asked) {
         asked.unposted.clear();
         if let Some(network) = &self.reach.network {
             asked.tickets.drain(..).for_each(|ticket| network.forget(ticket));

@@ -7,32 +7,34 @@
 //!
 //! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something is
 //! copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved it says so to
-//! all nodes ([`super::homes`]). A steward that ends in the middle is followed by another one, which begins anew.
+//! all nodes ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A steward that ends in the middle is followed by another one, which begins anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::catalogue;
+use super::catalogue::{self, Refused};
 use super::climb::Climb;
 use super::election;
-use super::homes::{Home, name_of};
+use super::errands::{self, Settling};
+use super::homes::{Home, bit_of, name_of};
 use super::lease;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
 use super::shared_hold;
 use super::site::Site;
-use crate::cluster::view;
-use crate::coord::objects::directory::{Nature, ObjectKind, SiteFault};
-use crate::coord::objects::home::{GlobalWord, TOKENS};
+use super::waiting::has_left_something;
+use crate::cluster::view::{self, FailureCause};
+use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
+use crate::coord::objects::home::{GlobalWord, HomeLock, NodeClaim, TOKENS};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::permits::PermitsAt;
 use crate::coord::objects::queue::QueueLock;
 use crate::coord::objects::sharing::SharingAt;
-use crate::coord::objects::tenure::{Tenure, TenureAt};
+use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt};
 use crate::fabric::node::{ObjectTable, header};
-use crate::fabric::{Memory, Park, Request, raise_alarm};
+use crate::fabric::{Memory, Park, Request, WordAt, raise_alarm};
 use crate::sync::{AtomicU32, Ordering, full_fence};
 
 /// How often it is looked whether this process has come to speak for its node, and whether something is left to do.
@@ -41,6 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TEND_EVERY: Duration = Duration::from_millis(2);
 /// While the table of objects is waited for.
 const TABLE_PAUSE: Duration = Duration::from_micros(100);
+/// How long it is waited for at a time.
+const TABLE_LIMIT: Duration = Duration::from_millis(100);
 /// How often what could not be given back at once is tried again.
 const SWEEPS: u32 = 20;
 /// How often it is taken before others.
@@ -83,14 +87,16 @@ impl Drop for Steward {
 
 fn run(reach: &Reach, is_over: &AtomicU32) {
     let (mut swept, mut left) = (None, 0_u32);
-    let mut is_tended = true;
+    let (mut is_tended, mut is_moved) = (true, true);
     let mut said = Said::default();
     while is_over.load(Ordering::Relaxed) == 0 {
         let alarm = reach.alarm();
         let speaks = reach.network.as_ref().is_some_and(|network| network.is_agent());
-        if speaks && reach.own_end().is_none() {
+        let lives = reach.own_end().is_none();
+        let has_errands = lives && errands::run(reach);
+        if speaks && lives {
             // Until all have heard of it: some may not be reached now.
-            said.move_all(reach);
+            is_moved = said.move_all(reach);
             is_tended = second::are_tended(reach) || with_table(reach, || second::tend_all(reach)) == Ok(true);
             if swept != Some(alarm) || left > 0 {
                 let is_new = swept.replace(alarm) != Some(alarm);
@@ -100,9 +106,10 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
                 }
             }
         }
-        let longest = if is_tended { LOOK_EVERY } else { TEND_EVERY };
+        let longest = if is_tended && is_moved && !has_errands { LOOK_EVERY } else { TEND_EVERY };
         reach.segment.park(header::ALARM, alarm, Some(longest));
     }
+    reach.uses.errands.give_up();
 }
 
 /// Gives back what this node has at homes and has no use of. Whether nothing is left there.
@@ -140,7 +147,13 @@ fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
         // The object may have gone before: now it stays, since whoever lets it go has this lock, too.
         if climb.is_engaged() && catalogue::noted_home(reach, at).is_some() {
             // Fails where this rank has been declared failed, as the rest does; or the object moves.
-            let _ = climb.settle();
+            if let Err(SiteFault::Silent { .. } | SiteFault::Late { .. }) = climb.settle()
+                && climb.is_engaged()
+            {
+                turn.leave();
+                errands::leave(reach, Settling::new(*at, turn));
+                return false;
+            }
         }
         let _ = queue.release(segment, &has_ended, |_| false);
     }
@@ -148,83 +161,165 @@ fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
     !climb.is_engaged()
 }
 
-/// What this steward has said of lost nodes: their objects have moved. By the nodes that it has said it to.
+/// What this steward has said of lost nodes: their objects have moved, but for some. By the nodes that it has said it to.
 #[derive(Debug, Default)]
-struct Said(HashMap<usize, Vec<u64>>);
+struct Said {
+    to: HashMap<usize, (Vec<u64>, u64)>,
+    /// When it was last tried to move those that had no room at their next homes, and which these were: a bit of each, by the
+    /// home.
+    tried: Option<Instant>,
+    stranded: Vec<u64>,
+}
 
 impl Said {
-    /// Moves what was at home at lost nodes, and says so to all that live.
-    fn move_all(&mut self, reach: &Reach) {
+    /// Moves what was at home at lost nodes, and says so to all that live. Whether that is done.
+    fn move_all(&mut self, reach: &Reach) -> bool {
         let layout = reach.segment.layout();
         let mut lost = vec![0; layout.moved_words()];
         (0..layout.nodes()).filter(|node| reach.has_lost(*node)).for_each(|node| lost[node / 64] |= 1 << (node % 64));
-        let unsaid: Vec<usize> = reach.live_nodes().filter(|node| self.0.get(node) != Some(&lost)).collect();
-        if lost.iter().all(|word| *word == 0) || unsaid.is_empty() {
-            return;
+        let is_due =
+            self.stranded.iter().any(|bits| *bits != 0) && self.tried.is_none_or(|tried| tried.elapsed() >= LOOK_EVERY);
+        if lost.iter().all(|word| *word == 0) || !is_due && self.unsaid(reach, &lost).is_empty() {
+            return true;
         }
         // What they wrote here last comes now or never: when this node has said that it has moved, nothing changes any more
         // of what was copied here.
         reach.shut_out_the_lost();
-        if move_objects(reach).is_err() {
-            return;
+        match move_objects(reach) {
+            Ok(stranded) => self.stranded = stranded,
+            Err(_) => return false,
         }
-        for node in unsaid {
-            if say(reach, node, &lost).is_ok() {
-                self.0.insert(node, lost.clone());
+        self.tried = Some(Instant::now());
+        let unsaid = self.unsaid(reach, &lost);
+        for node in &unsaid {
+            let stranded = self.stranded[*node];
+            if say(reach, *node, &lost, stranded).is_ok() {
+                self.to.insert(*node, (lost.clone(), stranded));
             }
         }
-        // Those who wait for it on this node look again.
-        raise_alarm(&*reach.segment);
+        if !unsaid.is_empty() {
+            // Those who wait for it on this node look again.
+            raise_alarm(&*reach.segment);
+        }
+        self.unsaid(reach, &lost).is_empty()
+    }
+
+    /// Those to whom it is to be said, or to be said anew.
+    fn unsaid(&self, reach: &Reach, lost: &[u64]) -> Vec<usize> {
+        let stranded = |node: usize| self.stranded.get(node).copied().unwrap_or(0);
+        let knows = |node: &usize| self.to.get(node).is_some_and(|said| said.0 == lost && said.1 == stranded(*node));
+        reach.live_nodes().filter(|node| !knows(node)).collect()
     }
 }
 
-fn say(reach: &Reach, node: usize, lost: &[u64]) -> Result<(), SiteFault> {
-    let at = |index| reach.layouts[node].moved(reach.here(), index);
-    let writes = lost.iter().enumerate().map(|(index, word)| Request::Write { at: at(index), value: *word });
-    // The read's answer says that the writes have arrived.
-    let requests: Vec<Request> = writes.chain([Request::Read { at: at(0) }]).collect();
-    Site { reach: reach.clone(), home: node }.ask(&requests).map(drop)
+/// Adds to what this node has said to another one that has moved, after which objects have not. None of it is taken back by a
+/// steward that was stopped and comes back: it knows less than the one that has followed it.
+fn say(reach: &Reach, node: usize, lost: &[u64], stranded: u64) -> Result<(), SiteFault> {
+    let site = Site { reach: reach.clone(), home: node };
+    await_shutting_out(&site)?;
+    let layout = reach.layouts[node];
+    change(&site, layout.stranded(reach.here()), |_| stranded)?;
+    for (index, lost) in lost.iter().enumerate() {
+        change(&site, layout.moved(reach.here(), index), |found| found | lost)?;
+    }
+    Ok(())
 }
 
-/// Moves all objects of this node whose home is lost.
-fn move_objects(reach: &Reach) -> Result<(), SiteFault> {
+/// Changes a word that only this node changes.
+fn change(site: &Site, at: WordAt, wanted: impl Fn(u64) -> u64) -> Result<(), SiteFault> {
+    let mut found = site.ask(&[Request::Read { at }])?[0];
+    while wanted(found) != found {
+        let new = wanted(found);
+        let swapped = site.ask(&[Request::CompareSwap { at, expected: found, new }])?[0];
+        found = if swapped == found { new } else { swapped };
+    }
+    Ok(())
+}
+
+/// Why an object was not moved.
+enum Unmoved {
+    /// Its next home has no room for it.
+    NoRoom { home: usize, bit: u64 },
+    /// It is to be tried again.
+    Later(SiteFault),
+}
+
+impl From<SiteFault> for Unmoved {
+    fn from(fault: SiteFault) -> Self {
+        Self::Later(fault)
+    }
+}
+
+/// Moves all objects of this node whose home is lost. Gives those for which there is no room, a bit of each, by the home.
+fn move_objects(reach: &Reach) -> Result<Vec<u64>, SiteFault> {
     with_table(reach, || {
         let objects = catalogue::here(reach).all().unwrap_or_default();
         let is_homeless =
             |at: &&ObjectAt| catalogue::noted_home(reach, at).is_some_and(|(home, _)| reach.has_lost(home));
-        objects.iter().filter(is_homeless).try_for_each(|at| move_object(reach, at))
+        let (mut stranded, mut later) = (vec![0; reach.topology.nodes()], None);
+        for at in objects.iter().filter(is_homeless) {
+            match move_object(reach, at) {
+                Ok(()) => {}
+                Err(Unmoved::NoRoom { home, bit }) => {
+                    stranded[home] |= bit;
+                    // Relaxed: the alarm that is raised then has waiters look.
+                    let word = reach.segment.word(TenureAt(*at).complete_home());
+                    word.store(TenureAt::NO_ROOM | (home as u64 + 1), Ordering::Relaxed);
+                }
+                // The others do not wait for it.
+                Err(Unmoved::Later(fault)) => later = Some(fault),
+            }
+        }
+        later.map_or(Ok(stranded), Err)
     })?
 }
 
 /// Does something while this rank has its node's table of objects for itself.
-fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T, SiteFault> {
+pub(super) fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T, SiteFault> {
     let _turn = reach.uses.table();
+    let begun = Instant::now();
     let (segment, layout) = (&*reach.segment, reach.segment.layout());
     let has_ended = |local| view::end_of(segment, &layout, local).is_some();
-    let table = QueueLock::new(ObjectAt::of(&layout, ObjectTable::Here, 0).queue(), reach.local());
+    let at = ObjectAt::of(&layout, ObjectTable::Here, 0);
+    let table = QueueLock::new(at.queue(), reach.local());
     while table.try_take(segment, |passed| passed < MOST_PASSED).is_none() {
         if reach.own_end().is_some() {
             return Err(SiteFault::Excluded);
         }
+        // Somebody may keep it for a home that does not answer.
+        if begun.elapsed() >= TABLE_LIMIT {
+            return Err(SiteFault::Late { home: reach.here() });
+        }
         table.free_from_the_dead(segment, &has_ended);
         std::thread::sleep(TABLE_PAUSE);
     }
+    let before = TenureAt(at).load(segment);
     let done = act();
+    if has_left_something(reach, &at, before) {
+        let turn = reach.uses.turn_at(at.key());
+        turn.leave();
+        errands::leave(reach, Settling::new(at, turn));
+        return Ok(done);
+    }
     table.release(segment, &has_ended, |_| false).map_err(|_| SiteFault::Excluded)?;
     Ok(done)
 }
 
 /// Moves an object to the first of its homes that lives. The caller has this node's table.
-fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
+fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
     let found = [at.parameter(0), at.parameter(1)].map(|at| reach.load(at));
     let nature = ObjectKind::from_number(found[0]).map(|kind| Nature { kind, parameter: found[1] });
     // Nobody can use what is none.
     let (Some(name), Some(nature)) = (name_of(reach, at), nature) else { return Ok(()) };
-    let Ok((home, at_home)) = catalogue::open_at_home(reach, &name, nature) else {
-        return Err(SiteFault::Lost { home: reach.here() });
+    let (home, at_home) = match catalogue::open_at_home(reach, &name, nature) {
+        Ok(opened) => opened,
+        Err(Refused { fault: DirectoryFault::Away(fault), .. }) => return Err(fault.into()),
+        Err(Refused { fault: DirectoryFault::Overtaken, node }) => return Err(SiteFault::Broken { home: node }.into()),
+        Err(Refused { node, .. }) => return Err(Unmoved::NoRoom { home: node, bit: bit_of(&name) }),
     };
     let new = Home { site: Site { reach: reach.clone(), home }, at: at_home };
     let tenure = TenureAt(*at);
+    await_shutting_out(&new.site)?;
     // No number of a home before this one was greater; see `Reach::lives`. (A node that has left may not be known to all.)
     let next_life = (reach.load(tenure.number()) >> LIFE_AT) + 1;
     raise_numbers(&new, next_life.max(reach.lives()) << LIFE_AT)?;
@@ -241,19 +336,61 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), SiteFault> {
         lease::carry_hold(reach, at, &new)?;
     }
     loop {
+        // Before anything is asked: where another steward follows this one meanwhile, what this one does late fails.
+        let (before, last_home) = (reach.load(tenure.hold()), reach.load(tenure.home()));
         let seen = tenure.load(&*reach.segment);
         let kept = match seen.tenure() {
             Tenure::Held(passed) => Tenure::Held(passed),
-            // Whoever is on its way begins anew.
-            Tenure::Nothing | Tenure::Underway(_) | Tenure::Waiting => Tenure::Nothing,
+            // In the place that it had.
+            Tenure::Waiting => Tenure::Waiting,
+            // Whoever is on its way begins anew. A word that was kept is lost with the home.
+            Tenure::Nothing | Tenure::Kept | Tenure::Underway(_) => Tenure::Nothing,
         };
-        let hold = take_over(&new, kept != Tenure::Nothing)?;
-        // Relaxed: published by the tenure's word.
-        reach.segment.word(tenure.hold()).store(hold.0, Ordering::Relaxed);
-        catalogue::note_home(reach, at, home, &at_home);
+        let hold = take_over(&new, matches!(kept, Tenure::Held(_)))?;
+        let last_claim = reach.load(tenure.claim());
+        let waits = (kept == Tenure::Waiting).then_some(NodeClaim(last_claim));
+        let (claim, requests) = HomeLock::new(new.at.home(), reach.here(), at.index()).carry(waits);
+        new.site.ask(&requests)?;
+        let is_first = || {
+            reach.own_end().is_none()
+                && (waits.is_none() || swap_here(reach, tenure.claim(), last_claim, claim.0))
+                && swap_here(reach, tenure.hold(), before, hold.0)
+                && swap_here(reach, tenure.home(), last_home, PlaceWord::new(home, at_home.index()).0)
+        };
+        if !is_first() {
+            return Err(SiteFault::Broken { home }.into());
+        }
         if tenure.change(&*reach.segment, seen, kept).is_some() {
             return Ok(());
         }
+    }
+}
+
+/// Changes a word of this node that holds what was seen in it; whether it did.
+fn swap_here(reach: &Reach, at: WordAt, seen: u64, wanted: u64) -> bool {
+    // SYNC POINT: home. Release pairs with `load`: whoever finds the home finds the object there, and the hold.
+    reach.segment.word(at).compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+/// Before a home is told anything: what a rank of this node has sent there that has ended, a steward perhaps, must not arrive
+/// after that. `Err`: it may yet.
+fn await_shutting_out(site: &Site) -> Result<(), SiteFault> {
+    let (reach, home) = (&site.reach, site.home);
+    if site.is_here() {
+        return Ok(());
+    }
+    let (segment, layout) = (&*reach.segment, reach.segment.layout());
+    let ranks = reach.topology.ranks_of(reach.here()).iter().enumerate();
+    // One that has left had said all that it had to say before.
+    let has_failed = |local| view::end_of(segment, &layout, local).is_some_and(|end| end.cause != FailureCause::Left);
+    let failed = ranks.filter(|(local, _)| has_failed(*local));
+    let mut needed = 0;
+    for (_, rank) in failed {
+        needed = needed.max(reach.epoch_of(*rank).ok_or(SiteFault::Broken { home })?);
+    }
+    match needed > 0 && site.ask(&[Request::Read { at: header::EPOCH }])?[0] < needed {
+        true => Err(SiteFault::Broken { home }),
+        false => Ok(()),
     }
 }
 
@@ -291,16 +428,23 @@ fn raise_numbers(home: &Home, least: u64) -> Result<(), SiteFault> {
     Ok(())
 }
 
-/// Has the home say that this node holds the lock, or that it does not. Nobody else changes that now.
+/// Has the home say that this node holds the lock, or that it does not. Others only count their claims in that word now, and
+/// whoever holds it looks for them when it releases it.
 fn take_over(home: &Home, holds: bool) -> Result<GlobalWord, SiteFault> {
     let (here, at) = (home.site.reach.here(), home.at.home().hold);
-    let found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);
-    let wanted = match (holds, found.holder()) {
-        (true, Some(holder)) if holder == here => return Ok(found),
-        (true, _) => GlobalWord::held(here, 0, false),
-        (false, Some(holder)) if holder == here => GlobalWord::FREE,
-        (false, _) => return Ok(GlobalWord::FREE),
-    };
-    home.site.ask(&[Request::CompareSwap { at, expected: found.0, new: wanted.0 }])?;
-    Ok(wanted)
+    let mut found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);
+    loop {
+        let wanted = match (holds, found.holder()) {
+            (true, Some(holder)) if holder == here => return Ok(found),
+            (true, _) => GlobalWord::held(here, 0, true),
+            (false, Some(holder)) if holder == here => GlobalWord::FREE,
+            (false, _) => return Ok(GlobalWord::FREE),
+        };
+        let swap = Request::CompareSwap { at, expected: found.0, new: wanted.0 };
+        let swapped = GlobalWord(home.site.ask(&[swap])?[0]);
+        if swapped == found {
+            return Ok(wanted);
+        }
+        found = swapped;
+    }
 }

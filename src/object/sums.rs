@@ -1,5 +1,5 @@
-//! What of a counter is kept on a second node ([`super::second`]): the sums of its ranks, of which those who are left would
-//! not know if the home were lost.
+//! What of a counter is kept on a second node ([`super::second`]): the sums of its ranks, of which those who are left
+//! would not know if the home were lost.
 //!
 //! | ranks | their sums are written to the second node by |
 //! | --- | --- |
@@ -38,8 +38,8 @@ fn at_home(home: &Home, ranks: &[usize]) -> Result<Vec<u64>, SiteFault> {
     Ok(words.chunks_exact(2).map(|pair| pair[0].wrapping_add(pair[1])).collect())
 }
 
-/// Has a copy, or the next home, have the sums of this node's ranks, as they have noted them. Where this node is the home,
-/// they add nothing before it is noted who has the copies.
+/// Has a copy, or the next home, have the sums of this node's ranks, as they have noted them. Where this node is the
+/// home, they add nothing before it is noted who has the copies.
 pub(super) fn of_own(reach: &Reach, at: &ObjectAt, copy: ObjectAt) -> Vec<Request> {
     let ranks = reach.topology.ranks_of(reach.here()).iter().enumerate();
     let sum = |local| reach.load(TallyAt::sum(at, local));

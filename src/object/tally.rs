@@ -25,6 +25,9 @@
 //! | begun n | was the last or the next thing that was executed | [`CounterError::Uncertain`] |
 //! | done n | took effect, once; the old value is lost | [`CounterError::AnswerLost`] |
 //!
+//! Where nothing is heard of the home, and nobody can decide whether it has failed, the journal cannot be read: then a call that
+//! has sent its batch is [`CounterError::Uncertain`], too, and one that has not is [`CounterError::Unreachable`].
+//!
 //! The second can only be found where the cut fell between two frames of 32 bytes that are sent by one call and executed in
 //! one go: where the stream was cut up just there, or the process that serves the home was killed just then. The old value
 //! cannot be had again by any request that there is: nothing at the home copies it anywhere.
@@ -184,7 +187,7 @@ impl Use<'_> {
             // The value is the device's, which may fail as a connection may.
             (true, false) => {
                 self.note(sum);
-                self.copy(sum)?;
+                self.copy(sum).inspect_err(|_| self.note(sum.wrapping_sub(add)))?;
                 self.add_there(add, sum)
             }
         }
@@ -193,7 +196,8 @@ impl Use<'_> {
     /// On the home's own node: the second node has the sum first.
     fn add_here(&mut self, add: u64, sum: u64) -> Result<Made, CounterError> {
         self.note(sum);
-        self.copy(sum)?;
+        // Then it is not made; if the second node has heard of it, that is put right by the next one.
+        self.copy(sum).inspect_err(|_| self.note(sum.wrapping_sub(add)))?;
         let (words, rank, base) = (self.words(), self.rank(), self.sums().base);
         let segment = self.handle.segment();
         // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a fabric.
@@ -219,11 +223,18 @@ impl Use<'_> {
             let found = match self.ask_home(&batch) {
                 Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
                 Ok(value) => return Ok(Made::Done(value.wrapping_add(self.sums().base))),
+                Err(silent @ SiteFault::Silent { .. }) => {
+                    // Nothing was sent.
+                    self.note(sum.wrapping_sub(add));
+                    return Err(self.error(silent));
+                }
                 Err(fault) => Err(fault),
             };
             match found {
                 Ok([found]) if found == done => return Err(self.answer_lost()),
                 Ok([found]) if found == begun => return Err(self.uncertain()),
+                // It may take effect yet.
+                Err(SiteFault::Silent { .. }) => return Err(self.uncertain()),
                 Ok(_) => {}
                 Err(SiteFault::Lost { .. }) => return self.after_loss(add, sum),
                 Err(fault) => return Err(self.error(fault)),
@@ -276,13 +287,15 @@ impl Use<'_> {
             let found = match self.ask_home(&batch) {
                 Err(SiteFault::Broken { .. }) => self.read_again([words.journal(rank)]),
                 Ok(value) => return Ok(Some(value)),
+                // Nothing was sent.
+                Err(silent @ SiteFault::Silent { .. }) => return Err(self.error(silent)),
                 Err(fault) => Err(fault),
             };
             match found {
                 Ok([found]) if found == done => return Err(self.answer_lost()),
                 Ok([found]) if found == begun => return Err(self.uncertain()),
                 Ok(_) => {}
-                Err(SiteFault::Lost { .. }) => return Err(self.uncertain()),
+                Err(SiteFault::Lost { .. } | SiteFault::Silent { .. }) => return Err(self.uncertain()),
                 Err(fault) => return Err(self.error(fault)),
             }
         }
@@ -295,7 +308,7 @@ impl Use<'_> {
         if self.site().is_here() {
             // Relaxed: as in `add_here`.
             self.handle.segment().word(at).store(value, Ordering::Relaxed);
-            return self.copy(sum);
+            return self.copy(sum).map_err(|error| self.unconfirmed(error));
         }
         loop {
             match self.ask_home(&[Request::Write { at, value }, Request::Read { at }]) {
@@ -307,7 +320,7 @@ impl Use<'_> {
                     self.note(carried);
                     return if carried == sum { Ok(()) } else { Err(self.uncertain()) };
                 }
-                Err(fault) => return Err(self.error(fault)),
+                Err(fault) => return Err(self.unconfirmed(self.error(fault))),
             }
         }
     }
@@ -352,6 +365,11 @@ impl Use<'_> {
 
     fn rank(&self) -> usize {
         self.handle.membership.rank
+    }
+
+    /// What was exchanged stands at the home, and may be lost with it.
+    fn unconfirmed(&self, error: CounterError) -> CounterError {
+        if let CounterError::Unreachable { .. } = error { self.uncertain() } else { error }
     }
 
     fn answer_lost(&self) -> CounterError {

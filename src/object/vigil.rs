@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::error::LockError;
+use super::site::PATIENCE;
 use super::waiting::{PROMPT_AFTER, Wait, step_after};
-use super::{Handle, Reach};
+use super::{Handle, Reach, anchor};
 use crate::coord::wait::Step;
 use crate::fabric::Fabric;
 use crate::scheduling::Prompt;
@@ -25,13 +27,15 @@ pub(super) struct Vigil<'handle> {
     prompt: Option<Prompt>,
     /// What the word and the alarm held before this rank looked last.
     seen: (u64, u64),
+    /// A node that was waited for, and that nobody hears or can declare failed.
+    silent: Option<usize>,
 }
 
 impl<'handle> Vigil<'handle> {
     /// For at most so long, from now on.
     pub fn new(handle: &'handle Handle, limit: Option<Duration>) -> Self {
         let limit = limit.map(|limit| (Instant::now(), limit));
-        Self { handle, limit, wait: None, prompt: None, seen: (0, 0) }
+        Self { handle, limit, wait: None, prompt: None, seen: (0, 0), silent: None }
     }
 
     fn reach(&self) -> &'handle Reach {
@@ -45,6 +49,16 @@ impl<'handle> Vigil<'handle> {
     /// What is left of the limit.
     pub fn left(&self) -> Option<Duration> {
         self.limit.map(|(begun, limit)| limit.saturating_sub(begun.elapsed()))
+    }
+
+    /// Until when answers are waited for.
+    pub fn until(&self) -> Option<Instant> {
+        self.limit.and_then(|(begun, limit)| begun.checked_add(limit.saturating_add(PATIENCE)))
+    }
+
+    /// The error of a wait that has ended as it would have no end: for a rank of a node of which nothing is heard.
+    pub fn in_vain(&self) -> Option<LockError> {
+        self.silent.map(|node| anchor::unreachable(self.handle, node, self.waited()))
     }
 
     /// How long it has lasted.
@@ -61,7 +75,8 @@ impl<'handle> Vigil<'handle> {
         self.seen = self.now();
     }
 
-    /// Sleeps until this rank is to look; `false`: the time is over. `awaited`: ranks that are waited for.
+    /// Sleeps until this rank is to look; `false`: the time is over, or the wait would have no end
+    /// ([`in_vain`](Self::in_vain)). `awaited`: ranks that are waited for.
     pub fn pause(&mut self, awaited: &[usize]) -> bool {
         self.pause_at_most(awaited, LOOK_EVERY)
     }
@@ -72,8 +87,13 @@ impl<'handle> Vigil<'handle> {
             return false;
         }
         let since = Instant::now();
-        let wait = self.wait.get_or_insert_with(Wait::new);
         let (reach, membership) = (&self.handle.membership.reach, &self.handle.membership);
+        let mut nodes = awaited.iter().map(|rank| membership.node_of(*rank));
+        self.silent = nodes.find(|node| reach.is_doubtful(*node) && !reach.has_lost(*node));
+        if self.silent.is_some() {
+            return false;
+        }
+        let wait = self.wait.get_or_insert_with(Wait::new);
         // It looks seldom, and late. One on another node that is stopped is declared failed there.
         wait.look_at(membership, || {
             let mut nodes: Vec<usize> = awaited.iter().map(|rank| membership.node_of(*rank)).collect();

@@ -10,14 +10,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::catalogue;
+use super::errands::{self, Settling};
 use super::error::LockError;
+use super::reach::Reach;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
+use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::coord::objects::word::SinceWord;
 use crate::coord::wait::{Step, WaitPlan};
-use crate::fabric::node::{ObjectTable, header};
+use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Park, WordAt};
 use crate::job::{Membership, Sight};
@@ -83,6 +87,8 @@ pub(super) enum Use {
     Swept = 3,
     /// It has it together with others.
     Shared = 4,
+    /// What it has left at the home is to be taken back first: see [`super::errands`].
+    Left = 5,
 }
 
 /// What a rank does with a lock: the same for all of its handles. To others it is one, whatever its threads do.
@@ -103,6 +109,15 @@ impl Turn {
     }
 
     pub fn end_sweeping(&self) {
+        self.set(Use::Nothing);
+    }
+
+    /// What the rank has left is to be taken back first.
+    pub(super) fn leave(&self) {
+        self.set(Use::Left);
+    }
+
+    pub(super) fn end_errand(&self) {
         self.set(Use::Nothing);
     }
 
@@ -217,15 +232,45 @@ impl NodeLock {
     }
 
     /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was held to
-    /// the end, all of it was done by this rank alone.
+    /// the end, all of it was done by this rank alone. Where a home did not answer meanwhile it is held until it does.
     pub fn during<T>(&self, act: impl FnOnce() -> T) -> Result<T, LockError> {
         if self.try_take()?.is_none() {
             self.request()?;
             self.wait(&mut Wait::new(), None)?;
         }
+        let before = TenureAt(self.at).load(self.segment());
         let done = act();
-        self.release()?;
+        match has_left_something(&self.membership.reach, &self.at, before) {
+            true => self.leave(),
+            false => self.release()?,
+        }
         Ok(done)
+    }
+
+    /// Keeps the lock, until what this node has at the home is given up: that did not answer.
+    pub fn leave(&self) {
+        self.turn.leave();
+        errands::leave(&self.membership.reach, Settling::new(self.at, Arc::clone(&self.turn)));
+    }
+
+    /// The error of a call that needs a node of which nothing is heard.
+    pub fn unreachable(&self, node: usize, waited: Duration) -> LockError {
+        unreachable(&self.membership, &self.name, node, waited)
+    }
+
+    /// The error of a call whose object cannot move to its next home.
+    pub fn no_room(&self, home: usize) -> LockError {
+        no_room(&self.membership, &self.name, home)
+    }
+
+    /// The home, if nothing is heard of it, and what this node has there is not known: ranks that have asked for something
+    /// there, or wait there, keep the node's lock.
+    fn silent_home(&self) -> Option<usize> {
+        let reach = &self.membership.reach;
+        let (home, _) = catalogue::noted_home(reach, &self.at).filter(|(home, _)| reach.is_doubtful(*home))?;
+        let tenure = TenureAt(self.at).load(self.segment()).tenure();
+        let is_open = matches!(tenure, Tenure::Underway(_) | Tenure::Waiting);
+        is_open.then_some(home)
     }
 
     pub fn rank(&self) -> usize {
@@ -311,7 +356,12 @@ impl NodeLock {
         self.look_at_oneself()?;
         match granted {
             Some(_) => self.turn.set(Use::Held),
-            None => self.look_if_long(wait),
+            None => {
+                if let Some(home) = self.silent_home() {
+                    return self.give_up_for(home, wait).inspect_err(|_| self.turn.set(Use::Nothing)).map(Some);
+                }
+                self.look_if_long(wait);
+            }
         }
         Ok(granted)
     }
@@ -331,8 +381,14 @@ impl NodeLock {
 
     #[cold]
     fn begin_later(&self, what: Use, mut found: u32) -> Result<(), LockError> {
-        while found == Use::Swept as u32 {
-            std::thread::sleep(SWEEP_PAUSE);
+        let begun = Instant::now();
+        while found == Use::Swept as u32 || found == Use::Left as u32 {
+            if found == Use::Left as u32 {
+                self.look_at_oneself()?;
+                errands::pause(&self.membership, &self.at, &self.name, begun)?;
+            } else {
+                std::thread::sleep(SWEEP_PAUSE);
+            }
             match self.turn.begin(what) {
                 Ok(()) => return Ok(()),
                 Err(now) => found = now,
@@ -401,6 +457,9 @@ impl NodeLock {
                 continue;
             }
             self.look_at_oneself()?;
+            if let Some(home) = self.silent_home() {
+                return self.give_up_for(home, wait);
+            }
             let now = Instant::now();
             let left = limit.map(|limit| limit.saturating_sub(now - begun));
             if left == Some(Duration::ZERO) {
@@ -461,6 +520,14 @@ impl NodeLock {
                 holder_node: holder.map(|_| self.membership.here()),
                 ahead,
             }),
+        }
+    }
+
+    /// The home is not heard, unless the lock is granted just now.
+    fn give_up_for(&self, home: usize, wait: &Wait) -> Result<u64, LockError> {
+        match self.queue.withdraw(self.segment(), &self.has_ended()) {
+            Withdrawn::Granted(token) => self.look_at_oneself().map(|()| token),
+            Withdrawn::Cancelled => Err(self.unreachable(home, wait.waited())),
         }
     }
 
@@ -538,9 +605,7 @@ impl NodeLock {
             return Ok(());
         }
         let alarm = drive::alarm(self.segment());
-        let local = self.membership.local_of(self.rank());
-        let is_excluded = self.segment().word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
-        if !is_excluded && !self.has_ended()(local) {
+        if self.membership.reach.own_end().is_none() {
             self.calm.set(alarm);
             return Ok(());
         }
@@ -577,4 +642,24 @@ pub(super) fn step_after(plan: &WaitPlan, awake: Duration) -> Step {
 pub(super) fn excluded(membership: &Membership, name: &str) -> LockError {
     let (epoch, cause) = membership.reach.own_end().unwrap_or((0, FailureCause::Silent));
     LockError::Excluded { rank: membership.rank, name: name.to_owned(), epoch, cause }
+}
+
+/// The error of a call that needs a node of which nothing is heard, and that nobody can declare failed.
+pub(super) fn unreachable(membership: &Membership, name: &str, node: usize, waited: Duration) -> LockError {
+    LockError::Unreachable { rank: membership.rank, name: name.to_owned(), node, waited }
+}
+
+/// The error of a call whose object cannot move to its next home.
+pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockError {
+    let places = membership.layout_of(home).objects();
+    LockError::NoRoom { rank: membership.rank, name: name.to_owned(), node: home, places }
+}
+
+/// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not answer: then it
+/// keeps the node's lock.
+pub(super) fn has_left_something(reach: &Reach, at: &ObjectAt, before: TenureWord) -> bool {
+    let now = TenureAt(*at).load(&*reach.segment);
+    let is_engaged = now != before && now.tenure().is_engaged();
+    let home = catalogue::noted_home(reach, at).filter(|(home, _)| is_engaged && !reach.has_lost(*home));
+    home.is_some() && reach.own_end().is_none()
 }

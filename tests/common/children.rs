@@ -2,8 +2,8 @@
 //!
 //! A test that has roles begins with `if let Some(role) = role() { … return; }`. What a child has to say it prints by
 //! [`answer`]; the parent collects it with [`Children::answers`]. A child ends with its parent: it watches its standard
-//! input, whose other end the parent holds, and the guard kills what is left when it is dropped. By the same pipe the parent
-//! can say something ([`Children::say`], [`await_line`]).
+//! input, whose other end the parent holds, and the guard kills what is left when it is dropped. By the same pipe the
+//! parent can say something ([`Children::say`], [`await_line`]).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -92,9 +92,9 @@ impl Launch {
     }
 }
 
-/// A port of the loopback interface at which nobody listens, nor will before this process ends, but for whom it is given
-/// to. It is below those that the kernel gives to whoever connects. Each test process tries another part of them first,
-/// and claims what it gives by a socket's name, which the kernel lets one process have and forgets with it.
+/// A port of the loopback interface at which nobody listens, nor will before this process ends, but for whom it is
+/// given to. It is below those that the kernel gives to whoever connects. Each test process tries another part of them
+/// first, and claims what it gives by a socket's name, which the kernel lets one process have and forgets with it.
 pub fn free_port() -> u16 {
     static TRIED: AtomicU64 = AtomicU64::new(0);
     static CLAIMED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());

@@ -1,5 +1,5 @@
-//! What the random members of a simulated barrier have in common, whatever machine they drive: how they behave, what they
-//! bring, and what an oracle may expect of it.
+//! What the random members of a simulated barrier have in common, whatever machine they drive: how they behave, what
+//! they bring, and what an oracle may expect of it.
 
 use phalanx::coord::barrier::{Awaited, Contribution, Disagreement, Operation, Outcome};
 use phalanx::fabric::sim::{Seeded, SimNode};
@@ -52,14 +52,15 @@ impl Conduct {
         (self.mood, self.attempts) = (Mood::Idle, self.attempts + 1);
     }
 
-    /// Whether it has arrived at `sequence`, its withdrawal, if it is at one, left open. `next` is the barrier that it is at.
+    /// Whether it has arrived at `sequence`, its withdrawal, if it is at one, left open. `next` is the barrier that it
+    /// is at.
     pub fn may_stand(&self, next: u64, sequence: u64) -> bool {
         next > sequence || (next == sequence && self.mood != Mood::Idle)
     }
 }
 
-/// Whether one that is absent at barrier `next` looks again: all others, each with the barrier that it is at, are through
-/// or absent, too.
+/// Whether one that is absent at barrier `next` looks again: all others, each with the barrier that it is at, are
+/// through or absent, too.
 pub fn is_missed_by_nobody<'a>(mut members: impl Iterator<Item = (u64, &'a Conduct)>, next: u64) -> bool {
     members.all(|(other, conduct)| conduct.mood == Mood::Absent && other == next || other > next)
 }
@@ -75,8 +76,8 @@ pub fn any_contribution(next: u64, random: &mut Seeded) -> Contribution {
     Contribution { operation, value: random.number() }
 }
 
-/// What member `index` must get that has passed barrier `sequence`. Before that all have arrived: `members`, each with the
-/// barrier that it is at.
+/// What member `index` must get that has passed barrier `sequence`. Before that all have arrived: `members`, each with
+/// the barrier that it is at.
 pub fn must_get<'a>(members: impl Iterator<Item = (u64, &'a Conduct)>, index: usize, sequence: u64) -> Outcome {
     let (nexts, conducts): (Vec<u64>, Vec<&Conduct>) = members.unzip();
     for (other, (next, conduct)) in nexts.into_iter().zip(&conducts).enumerate() {

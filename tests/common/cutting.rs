@@ -29,8 +29,8 @@ pub fn cut_connections() -> usize {
     cut.count()
 }
 
-/// Cuts all connections again and again until `is_over`, at most so often: where each attempt to connect is cut off nobody
-/// gets through. How many there were.
+/// Cuts all connections again and again until `is_over`, at most so often: where each attempt to connect is cut off
+/// nobody gets through. How many there were.
 pub fn cut_until(is_over: &AtomicBool, pause: Duration, most: usize) -> usize {
     let mut cut = 0;
     for _ in 0..most {

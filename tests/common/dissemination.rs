@@ -1,6 +1,7 @@
 //! The plainest machine that keeps a simulated network busy: a dissemination barrier of radix 2, one word a round.
 //!
-//! In round `r` each node writes its sequence into word `r` of the node `2^r` further on, and waits for its own word `r`.
+//! In round `r` each node writes its sequence into word `r` of the node `2^r` further on, and waits for its own word
+//! `r`.
 
 use std::task::Poll;
 

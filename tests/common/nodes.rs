@@ -73,6 +73,13 @@ impl Across {
     pub fn run(&self, test: &str, variables: &[(&str, &str)]) -> Vec<Vec<String>> {
         self.start(test, variables).answers()
     }
+
+    /// The same, where each has no more to say than that it is done.
+    pub fn run_to_done(&self, test: &str, variables: &[(&str, &str)]) {
+        for (rank, answers) in self.run(test, variables).into_iter().enumerate() {
+            assert_eq!(answers, ["done"], "rank {rank}");
+        }
+    }
 }
 
 impl Drop for Across {
@@ -112,8 +119,8 @@ impl Marks {
     }
 }
 
-/// Makes groups of one until no more than `most` units are taken beyond `before` on any node: whoever was the last of its
-/// node in a group gives the block back when it makes another, and the others have left.
+/// Makes groups of one until no more than `most` units are taken beyond `before` on any node: whoever was the last of
+/// its node in a group gives the block back when it makes another, and the others have left.
 pub fn wait_for_space(job: &Job, before: usize, most: u64) {
     let world = job.world();
     let begun = Instant::now();

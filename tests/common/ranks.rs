@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use phalanx::{Job, JobOptions};
+use phalanx::{Group, Job, JobOptions};
 
 /// Longer than anything here takes on a machine that does other things too. No test waits for it unless it fails.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -16,6 +16,14 @@ pub fn on_ranks<T: Send>(n: usize, options: &JobOptions, body: impl Fn(Job) -> T
         let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(move || body(job))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no rank panics")).collect()
     })
+}
+
+/// What is taken of a node's space before anybody has made a group.
+pub fn space_before(world: &Group) -> usize {
+    world.barrier().expect("all are there");
+    let before = world.space().0;
+    world.barrier().expect("all have looked");
+    before
 }
 
 /// Stops ranks until all are there. Unlike `std::sync::Barrier` it lets nobody stand for ever when one has failed.

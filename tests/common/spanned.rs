@@ -1,5 +1,5 @@
-//! A group that spans simulated nodes, and its members, each a process of its own on unreliable wires: what the tests have in
-//! common that step the barrier between nodes.
+//! A group that spans simulated nodes, and its members, each a process of its own on unreliable wires: what the tests
+//! have in common that step the barrier between nodes.
 
 use std::task::Poll;
 

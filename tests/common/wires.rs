@@ -86,7 +86,8 @@ impl Wires {
         Process { net: self, process, here }
     }
 
-    /// Lets one thing happen on a wire: a request takes effect, an answer comes in, a wire breaks. `false`: all is quiet.
+    /// Lets one thing happen on a wire: a request takes effect, an answer comes in, a wire breaks. `false`: all is
+    /// quiet.
     pub fn step(&self) -> bool {
         let State { random, faults, wires, tickets, longest_stall, steps, last_write, .. } =
             &mut *self.state.borrow_mut();

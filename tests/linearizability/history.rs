@@ -1,8 +1,8 @@
 //! Histories: which call began and returned when; whether one is linearizable; how one is kept in a file.
 //!
-//! A call is noted before it begins and after it has returned, by a line each, so that of a rank that is killed in the middle
-//! it is known what it was doing. Times are taken outside of the call: that makes it longer, and the judge no stricter
-//! than it may be.
+//! A call is noted before it begins and after it has returned, by a line each, so that of a rank that is killed in the
+//! middle it is known what it was doing. Times are taken outside of the call: that makes it longer, and the judge no
+//! stricter than it may be.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -57,8 +57,8 @@ impl History {
         }
     }
 
-    /// Whether at some time of a call another rank held the lock, or was about to: from when it began to ask for it until it
-    /// had released it.
+    /// Whether at some time of a call another rank held the lock, or was about to: from when it began to ask for it
+    /// until it had released it.
     fn is_in_use(&self, refused: &Entry) -> bool {
         let end_of = |entry: &Entry| entry.ended.map_or(u64::MAX, |(at_ns, _)| at_ns);
         let is_next_of = |rank: usize, since_ns: u64| {

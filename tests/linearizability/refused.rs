@@ -1,5 +1,5 @@
-//! Histories that are not linearizable, or that a wrong object would have to explain: the judge refuses them. And what is
-//! right, but strange, it allows.
+//! Histories that are not linearizable, or that a wrong object would have to explain: the judge refuses them. And what
+//! is right, but strange, it allows.
 
 use super::history::{Entry, History};
 use super::specs::{Call, Object, Op, Ret};

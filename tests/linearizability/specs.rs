@@ -216,8 +216,8 @@ impl SequentialSpec for Object {
     }
 
     fn is_valid_step(&mut self, call: &Call, ret: &Ret) -> bool {
-        // Nobody is passed by who waits, and who does is not seen by an object that knows calls only one after the other:
-        // `History::judge` looks whether somebody did.
+        // Nobody is passed by who waits, and who does is not seen by an object that knows calls only one after the
+        // other: `History::judge` looks whether somebody did.
         if (call.op, *ret) == (Op::TryAcquire, Ret::Busy) {
             return true;
         }

@@ -164,8 +164,8 @@ fn a_holder_that_dies_is_followed() {
         room.is_dead.store(1, Ordering::Release);
         raise_alarm(&room.node);
         let survivors = survivor.join().expect("the survivor has it");
-        // What it does when it was only stopped, and comes back. (The survivor may also have been first, and taken back what it
-        // had handed over.)
+        // What it does when it was only stopped, and comes back. (The survivor may also have been first, and taken back
+        // what it had handed over.)
         assert!(lock.release(&room.node, &|_| false, |_| false).is_err() || token > survivors);
         assert!(!ClaimWord(room.node.word(room.at.claims.plus(1)).load(Ordering::Relaxed)).is_waiting());
     });

@@ -158,8 +158,8 @@ fn central_loses_no_wake_up() {
     no_wake_up_is_lost(Algorithm::Central);
 }
 
-/// A member waits for one that never comes, and sleeps; the alarm that is raised meanwhile ends that, and brings what it is
-/// about. An alarm that is slept through is a deadlock, which loom reports.
+/// A member waits for one that never comes, and sleeps; the alarm that is raised meanwhile ends that, and brings what
+/// it is about. An alarm that is slept through is a deadlock, which loom reports.
 #[test]
 fn no_alarm_is_slept_through() {
     for algorithm in Algorithm::ALL {

@@ -1,5 +1,5 @@
-//! A rank of a simulated job: its sentinel, driven as the thread of `src/job/watcher` drives it, and its part in barriers,
-//! which ends by the rule of `src/group/failures.rs` where members fail.
+//! A rank of a simulated job: its sentinel, driven as the thread of `src/job/watcher` drives it, and its part in
+//! barriers, which ends by the rule of `src/group/failures.rs` where members fail.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub const ASK_EVERY: u64 = 10 * MS;
 const LEAVES_AFTER: u64 = 10 * MS;
 /// When nobody else is missing for so long, a barrier is lost by those that have left.
 const DESERTED_AFTER: u64 = 1_000 * MS;
-/// Between two looks the thread of a busy sentinel, or a rank that waits, yields for so long; all answers that have come by
-/// then are taken at once.
+/// Between two looks the thread of a busy sentinel, or a rank that waits, yields for so long; all answers that have
+/// come by then are taken at once.
 const YIELD: u64 = 10_000;
 
 /// How a rank's part in the barriers stands.

@@ -1,4 +1,5 @@
-//! Jobs with a witness, and jobs whose log has lost nodes: who is left decides, however few they are, and of two halves one.
+//! Jobs with a witness, and jobs whose log has lost nodes: who is left decides, however few they are, and of two halves
+//! one.
 
 use phalanx::cluster::view::Unit;
 use phalanx::fabric::sim::Seeded;
@@ -131,8 +132,8 @@ fn with_a_witness_survivors_agree_whatever_happens() {
     });
 }
 
-/// The witness dies before a node falls silent: what is left of two nodes decides nothing. It dies before a node is gone
-/// with all its processes: that needs nobody's vote.
+/// The witness dies before a node falls silent: what is left of two nodes decides nothing. It dies before a node is
+/// gone with all its processes: that needs nobody's vote.
 #[test]
 fn without_its_witness_a_job_is_what_it_was() {
     for_each_seed("sentinel", "without_its_witness_a_job_is_what_it_was", seeds(12), |seed| {

@@ -9,7 +9,8 @@ use crate::nature::Trouble;
 use crate::run::{MS, Run, Shape};
 use crate::seeds;
 
-/// A job that ends: all are through with their barriers, and leave in any order. Nobody is missed, so nobody has failed.
+/// A job that ends: all are through with their barriers, and leave in any order. Nobody is missed, so nobody has
+/// failed.
 #[test]
 fn a_job_that_ends_has_lost_nobody() {
     for_each_seed("sentinel", "a_job_that_ends_has_lost_nobody", seeds(20), |seed| {
@@ -51,9 +52,9 @@ fn whoever_waits_for_those_that_have_left_is_told() {
     });
 }
 
-/// Some nodes leave together or one after the other, neighbours among them, and the others stay. Nobody has failed. When one
-/// dies later, that is noticed as soon as ever, also where those who watched it have left; and those that have left, next
-/// to whom others come by its death, are not taken for dead.
+/// Some nodes leave together or one after the other, neighbours among them, and the others stay. Nobody has failed.
+/// When one dies later, that is noticed as soon as ever, also where those who watched it have left; and those that have
+/// left, next to whom others come by its death, are not taken for dead.
 #[test]
 fn those_who_stay_watch_each_other() {
     for_each_seed("sentinel", "those_who_stay_watch_each_other", seeds(60), |seed| {

@@ -1,5 +1,5 @@
-//! What must hold in every run of a simulated job: checked after each slice of time, and at the end. The oracle sees all
-//! nodes' words at once, and knows what has happened to whom.
+//! What must hold in every run of a simulated job: checked after each slice of time, and at the end. The oracle sees
+//! all nodes' words at once, and knows what has happened to whom.
 
 use phalanx::FailureCause;
 use phalanx::cluster::agreement::Electorate;
@@ -50,8 +50,8 @@ impl Run {
         self.agreed.push(word);
     }
 
-    /// Whoever leaves is no loss before somebody misses it. Where the farewell of a node does not reach all who come to watch
-    /// it, because others die or are cut off, it may be found gone, or silent.
+    /// Whoever leaves is no loss before somebody misses it. Where the farewell of a node does not reach all who come to
+    /// watch it, because others die or are cut off, it may be found gone, or silent.
     fn has_reason(&self, lost: Obituary) -> bool {
         if self.reasons.contains_key(&lost.unit) {
             return true;

@@ -116,7 +116,8 @@ fn large_jobs_hear_of_failures() {
     });
 }
 
-/// The largest, with any trouble. In release most seeds take a second or two, and those with a large partition some more.
+/// The largest, with any trouble. In release most seeds take a second or two, and those with a large partition some
+/// more.
 #[test]
 #[ignore = "too slow for a debug build"]
 fn the_largest_jobs_hear_of_failures() {

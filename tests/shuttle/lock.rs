@@ -1,6 +1,6 @@
-//! A node's lock under shuttle: three to five ranks that acquire, try, ask and change their minds, spin and sleep, while
-//! one of them dies. The oracle: tokens that were noted under the lock only grow and are nobody else's, nobody is left
-//! asleep (shuttle reports a deadlock), and in the end the lock is free.
+//! A node's lock under shuttle: three to five ranks that acquire, try, ask and change their minds, spin and sleep,
+//! while one of them dies. The oracle: tokens that were noted under the lock only grow and are nobody else's, nobody is
+//! left asleep (shuttle reports a deadlock), and in the end the lock is free.
 
 use std::task::Poll;
 

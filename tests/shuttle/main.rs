@@ -1,8 +1,8 @@
 //! The primitives under shuttle: three to five threads in random schedules, each of them named by a seed.
 //!
 //! Run by `scripts/test.sh`, or with
-//! `RUSTFLAGS='--cfg model --cfg model="shuttle"' cargo test --release --target-dir target/shuttle -p phalanx --test shuttle`.
-//! A failure prints a schedule; `shuttle::replay(body, "…")` in place of `random` runs it again.
+//! `RUSTFLAGS='--cfg model --cfg model="shuttle"' cargo test --release --target-dir target/shuttle -p phalanx --test
+//! shuttle`. A failure prints a schedule; `shuttle::replay(body, "…")` in place of `random` runs it again.
 //!
 //! The oracle: before each arrival a member writes a *stamp*, its round and its attempt. Whoever passes reads all
 //! stamps, and once all is over each must have been the stamp of the arrival that stood: an arrival that was taken
@@ -208,7 +208,8 @@ fn four_withdraw_at_once_and_return() {
     restless(4, 1);
 }
 
-/// One member takes its arrival back while the last one comes and a third looks: whoever looks cannot have passed, then.
+/// One member takes its arrival back while the last one comes and a third looks: whoever looks cannot have passed,
+/// then.
 #[test]
 fn nobody_passes_without_one_that_has_taken_its_arrival_back() {
     for (algorithm, parents) in shapes(3) {
@@ -241,7 +242,8 @@ fn gives_up(barrier: &mut Barrier, node: &ModelNode) -> bool {
     }
 }
 
-/// A member that was given up comes back and arrives while the survivors take their arrivals back: all of them, or none.
+/// A member that was given up comes back and arrives while the survivors take their arrivals back: all of them, or
+/// none.
 #[test]
 fn survivors_give_up_alike_though_a_zombie_arrives() {
     for (algorithm, parents) in shapes(3) {

@@ -6,7 +6,11 @@
 //! - No two additions to a counter were given the same numbers; what it holds is at least what was acknowledged, and at most
 //!   that and what nobody knows about.
 //! - Never more permits are out than there are.
-//! - Every call has ended, and nobody was told of a home that was not lost, or of an exclusion that nobody has caused.
+//! - Every call has ended, and nobody was told of a home that was not lost, or of an exclusion or a silence that nobody has
+//!   caused.
+//!
+//! All of it holds also where a network is cut: whoever is cut off counts as hurt from then on, and what it is granted on its side
+//! has a token of its own.
 //!
 //! Records are written inside of what they tell of: a hold is longer than from its first record to its last. What a rank that was
 //! hurt did after that is judged by what others see of it only: it may not know that it was given up.
@@ -42,6 +46,7 @@ pub fn words(deeds: AllDeeds<'_>) -> impl Iterator<Item = &'static str> {
             End::HomeLost => "lost an object with its home",
             End::Unheard => "added, and do not know to what",
             End::Uncertain => "do not know whether they have added",
+            End::Unreachable => "were told that an object is out of reach",
             _ => return None,
         })
     })
@@ -65,6 +70,8 @@ fn unfounded_ends(evidence: &Evidence<'_>, deeds: AllDeeds<'_>) -> Vec<String> {
             let is_right = match deed.ended {
                 None => evidence.is_hurt(rank),
                 Some((at_ns, End::Excluded | End::Refused(_))) => evidence.was_hurt(rank, at_ns),
+                // Also of those whom the fault has left alone: too few of them may answer each other for a while.
+                Some((at_ns, End::Unreachable)) => evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= at_ns),
                 Some((at_ns, End::HomeLost)) => evidence.is_hurt(rank) || has_lost_a_node(evidence, at_ns),
                 Some(_) => true,
             };
@@ -154,7 +161,9 @@ impl Court<'_> {
     /// Releases that succeed though somebody else has come to hold the lock. `holds`: in the order of tokens.
     fn late_releases(&self, holds: &[Hold]) -> Vec<String> {
         let mut violations = Vec::new();
-        for (index, hold) in holds.iter().enumerate() {
+        // Who is cut off with the lock's home, or passes it on to a neighbour, does not know of those who follow elsewhere.
+        let may_know = |hold: &Hold| !(self.evidence.is_cut && self.evidence.is_hurt(hold.rank));
+        for (index, hold) in holds.iter().enumerate().filter(|(_, hold)| may_know(hold)) {
             let Some(Deed { begun_ns, ended: Some((_, End::Done)), .. }) = hold.given_back else { continue };
             if let Some(next) = holds[index + 1..].iter().find(|next| next.from_ns < begun_ns) {
                 violations.push(self.of("lock", format!("was released by one that was followed: {hold:?}, {next:?}")));
@@ -314,7 +323,7 @@ mod tests {
     /// Three ranks, two of them on node 0; rank 2 is hurt at 100.
     fn words(deeds: &[&[Deed]]) -> String {
         let deeds: Vec<Vec<Deed>> = deeds.iter().map(|deeds| deeds.to_vec()).collect();
-        let evidence = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)] };
+        let evidence = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], is_cut: false };
         judge(&evidence, &deeds).join("; ")
     }
 
@@ -347,14 +356,29 @@ mod tests {
     }
 
     #[test]
+    fn a_silence_that_nobody_has_caused_is_found() {
+        let in_vain = |at_ns| [deed(Act::Acquire, at_ns - 1, at_ns, End::Unreachable)];
+        assert_found(&[&in_vain(90)], "was not hurt");
+        assert_eq!(words(&[&in_vain(110), &[], &in_vain(120)]), "");
+        // What was to be given back is given up from then on, and no more is asked of it.
+        let gives_up = [deed(Act::Acquire, 40, 50, End::Granted(3)), deed(Act::Release, 90, 110, End::Unreachable)];
+        assert_eq!(words(&[&gives_up, &hold(4, 120, 130)]), "");
+        assert_found(&[&gives_up, &hold(4, 80, 95)], "granted before it was given up");
+    }
+
+    #[test]
     fn a_zombie_that_releases_or_writes_is_found() {
         let zombie = [deed(Act::Acquire, 40, 50, End::Granted(3)), deed(Act::Release, 300, 301, End::Done)];
         assert_found(&[&hold(4, 110, 120), &[], &zombie], "released by one that was followed");
+        // One that is cut off need not know.
+        let deeds: Vec<Vec<Deed>> = vec![hold(4, 110, 120).to_vec(), vec![], zombie.to_vec()];
+        let cut = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], is_cut: true };
+        assert_eq!(judge(&cut, &deeds).join("; "), "");
         // Its node has another rank here.
         let nodes = [0, 0, 0];
         let late = deed(Act::Write(3), 300, 301, End::Done);
         let deeds = [vec![deed(Act::Fence(4), 110, 120, End::Value(0))], vec![], vec![late]];
-        let evidence = Evidence { nodes: &nodes, said: &[], records: &[], hurt: &[(2, 100)] };
+        let evidence = Evidence { nodes: &nodes, said: &[], records: &[], hurt: &[(2, 100)], is_cut: false };
         let found = judge(&evidence, &deeds).join("; ");
         assert!(found.contains("took") && found.contains("of rank 2 after token 4"), "{found}");
     }

@@ -68,7 +68,7 @@ struct Launched {
 impl Launched {
     fn start(plan: &Plan, directory: &Path) -> Result<Self, DoomedError> {
         let task = Task {
-            role: Role::Meets { records: directory.to_owned(), seed: plan.seed, uses_objects: true },
+            role: Role::Meets { records: directory.to_owned(), seed: plan.seed },
             wait: Some(plan.wait.to_owned()),
             fabric: None,
             engine: Some(plan.engine.to_owned()),

@@ -112,12 +112,6 @@ impl Fault {
         matches!(self, Self::Partition | Self::OneWay)
     }
 
-    /// Whether ranks use named objects meanwhile. Of who is cut off, and too few to agree that others have failed, a call of an
-    /// object waits until the network is whole again, as it should, and would not end before it is to be judged.
-    pub fn lets_objects_be_used(self) -> bool {
-        !self.needs_namespaces()
-    }
-
     /// Whether the ranks are started by `phalanx run`.
     pub fn is_of_launcher(self) -> bool {
         matches!(self, Self::LauncherKilled | Self::SupervisorKilled)
@@ -201,8 +195,8 @@ impl Plan {
         let stop = Duration::from_micros(1 + random.below(timeout.as_micros() as usize * 2 / 5) as u64);
         let times = 1 + random.below(4);
         let scene = match random.below(3) {
-            0 if fault.loses() && fault.lets_objects_be_used() => Scene::Holds,
-            1 if fault.loses() && fault.lets_objects_be_used() => Scene::Waits,
+            0 if fault.loses() => Scene::Holds,
+            1 if fault.loses() => Scene::Waits,
             _ => Scene::Any,
         };
         Self {

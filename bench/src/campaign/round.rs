@@ -49,11 +49,7 @@ pub struct Outcome {
 /// [`DoomedError`] when the machine does not let us; nothing is left behind.
 pub fn run(plan: &Plan, namespaces: Option<&Namespaces>, directory: &Path) -> Result<Outcome, DoomedError> {
     let task = Task {
-        role: Role::Meets {
-            records: directory.to_owned(),
-            seed: plan.seed,
-            uses_objects: plan.fault.lets_objects_be_used(),
-        },
+        role: Role::Meets { records: directory.to_owned(), seed: plan.seed },
         wait: Some(plan.wait.to_owned()),
         fabric: (plan.wires != Wires::Shm).then(|| plan.wires.name().to_owned()),
         engine: Some(plan.engine.to_owned()),
@@ -350,8 +346,13 @@ impl Round<'_> {
     fn judge(mut self, directory: &Path) -> Result<Outcome, DoomedError> {
         let read = |rank| log::read(&records_of(directory, rank)).map_err(system("read a rank's records"));
         let records = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
-        let evidence =
-            verdict::Evidence { nodes: &self.plan.nodes, said: &self.said, records: &records, hurt: &self.hurt };
+        let evidence = verdict::Evidence {
+            nodes: &self.plan.nodes,
+            said: &self.said,
+            records: &records,
+            hurt: &self.hurt,
+            is_cut: self.plan.fault.needs_namespaces(),
+        };
         self.outcome.violations.extend(verdict::judge(&evidence));
         let read = |rank| deeds::read(&deeds_of(directory, rank)).map_err(system("read a rank's deeds"));
         let deeds = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;

@@ -142,6 +142,25 @@ struct Measured {
     is_out: bool,
 }
 
+impl Measured {
+    /// One round's.
+    fn take_turn(
+        &mut self,
+        contest: &Contest,
+        directory: &Path,
+        skipped: &mut Vec<String>,
+    ) -> Result<(), ContestError> {
+        match turn(&self.system, contest, directory)? {
+            Ok(figures) => self.rounds.push(figures),
+            Err(why) => {
+                skipped.push(format!("{} is not compared: {why}", self.system.label()));
+                self.is_out = true;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Measures.
 ///
 /// # Errors
@@ -158,20 +177,13 @@ pub fn run(request: &Request, progress: &mut dyn Progress) -> Result<Comparison,
         return Err(ContestError::Nobody(skipped.join("; ")));
     }
     let fabric = fabric(&contest, measured.first().map(|first| &first.system))?;
-    let mut limits = Vec::new();
-    let turns = request.rounds * measured.len();
+    let (mut limits, systems) = (Vec::new(), measured.len());
+    let turns = request.rounds * systems;
     for round in 0..request.rounds {
         limits.push(limit_ns(&fabric, &contest.placement, &clock));
-        let systems = measured.len();
         for (index, one) in measured.iter_mut().enumerate().filter(|(_, one)| !one.is_out) {
             progress.turn(round * systems + index, turns, one.system.label());
-            match turn(&one.system, &contest, &directory.path)? {
-                Ok(figures) => one.rounds.push(figures),
-                Err(why) => {
-                    skipped.push(format!("{} is not compared: {why}", one.system.label()));
-                    one.is_out = true;
-                }
-            }
+            one.take_turn(&contest, &directory.path, &mut skipped)?;
         }
     }
     progress.turn(turns, turns, "done");
@@ -290,7 +302,8 @@ fn turn(system: &System, contest: &Contest, directory: &Path) -> Result<Result<F
         }
         System::Rival(rival) => {
             let records = directory.join(rival.rival().name());
-            // Ranks that spin while they share CPUs may take for ever, and servers may fail them: the others still count.
+            // Ranks that spin while they share CPUs may take for ever, and servers may fail them: the others still
+            // count.
             if let Err(error) = rival.run(contest, contest.seconds, &records) {
                 return Ok(Err(error.to_string()));
             }

@@ -116,8 +116,8 @@ impl<'job> Place<'job> {
         Ok(self.world.barrier_reduce(Operation::Max, self.clock.now() + ticks_from_now)?)
     }
 
-    /// Holds one object after another until the deadline, or as often as is asked for, but once at least, also where the
-    /// time was over before this rank had a CPU. Returns how much of it was recorded.
+    /// Holds one object after another until the deadline, or as often as is asked for, but once at least, also where
+    /// the time was over before this rank had a CPU. Returns how much of it was recorded.
     #[inline]
     fn hold_until<C: Contestant>(
         &mut self,

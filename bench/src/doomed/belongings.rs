@@ -41,7 +41,7 @@ pub struct Belongings {
 }
 
 impl Belongings {
-    /// Opens all of them. `None` where this rank has been declared failed meanwhile.
+    /// Opens all of them. `None` where this rank has been declared failed meanwhile, or is cut off.
     ///
     /// # Errors
     ///
@@ -53,7 +53,11 @@ impl Belongings {
         let random = Seeded::new(seed.wrapping_mul(31).wrapping_add(rank as u64));
         Ok(match opened {
             Ok(sets) => Some(Self { rank, sets, deeds, random }),
-            Err(ObjectError::Table { source, .. }) if matches!(*source, LockError::Excluded { .. }) => None,
+            Err(ObjectError::Table { source, .. })
+                if matches!(*source, LockError::Excluded { .. } | LockError::Unreachable { .. }) =>
+            {
+                None
+            }
             Err(error) => {
                 say(rank, Event::Wrong { what: error.to_string() });
                 None
@@ -295,6 +299,7 @@ fn add_to(counter: &Counter, rank: usize, add: u64, object: u64, deeds: &mut Dee
 fn end_of_lock(rank: usize, error: &LockError) -> Option<End> {
     match error {
         LockError::Excluded { .. } => Some(End::Excluded),
+        LockError::Unreachable { .. } => Some(End::Unreachable),
         other => wrong(rank, other),
     }
 }
@@ -302,6 +307,7 @@ fn end_of_lock(rank: usize, error: &LockError) -> Option<End> {
 fn end_of_word(rank: usize, error: &FencedError) -> Option<End> {
     match error {
         FencedError::Excluded { .. } => Some(End::Excluded),
+        FencedError::Unreachable { .. } => Some(End::Unreachable),
         FencedError::HomeLost { .. } => Some(End::HomeLost),
         FencedError::Refused { seen, .. } => Some(End::Refused(seen.0)),
         other => wrong(rank, other),
@@ -315,6 +321,7 @@ fn end_of_counter(rank: usize, value: &Result<u64, CounterError>) -> Option<End>
         Err(CounterError::Uncertain { .. }) => Some(End::Uncertain),
         Err(CounterError::HomeLost { .. }) => Some(End::HomeLost),
         Err(CounterError::Excluded { .. }) => Some(End::Excluded),
+        Err(CounterError::Unreachable { .. }) => Some(End::Unreachable),
         Err(other) => wrong(rank, other),
     }
 }

@@ -15,7 +15,8 @@ pub fn pass_barriers(world: &Group, seed: u64, wishes: &Receiver<String>) {
     let (mut barriers, mut longest_wait_ns) = (0, 0);
     let mut is_wanted = false;
     let epochs = loop {
-        // Before each barrier, so that what those have done who have passed the last one, and have left, does not count.
+        // Before each barrier, so that what those have done who have passed the last one, and have left, does not
+        // count.
         let epochs = world.epoch();
         is_wanted = is_wanted || wishes.try_recv().is_ok();
         let begun = now_ns();

@@ -57,6 +57,8 @@ pub enum End {
     HomeLost,
     /// The others have gone on without this rank.
     Excluded,
+    /// Nothing is heard of a node that was needed, and nobody can decide whether it has failed.
+    Unreachable,
 }
 
 /// One call.
@@ -116,6 +118,7 @@ impl End {
             Self::Refused(seen) => [17, seen, 0],
             Self::HomeLost => [18, 0, 0],
             Self::Excluded => [19, 0, 0],
+            Self::Unreachable => [20, 0, 0],
         }
     }
 
@@ -130,6 +133,7 @@ impl End {
             17 => Self::Refused(first),
             18 => Self::HomeLost,
             19 => Self::Excluded,
+            20 => Self::Unreachable,
             _ => return None,
         })
     }

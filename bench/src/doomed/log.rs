@@ -1,7 +1,7 @@
 //! At which barriers a rank has arrived and which it has passed: a file of records that survives its writer's death.
 //!
-//! A record is written by one call, before the barrier is called and after it has returned; it does not cross a page, so
-//! that a process that is killed leaves whole ones.
+//! A record is written by one call, before the barrier is called and after it has returned; it does not cross a page,
+//! so that a process that is killed leaves whole ones.
 
 use std::fs::File;
 use std::io::Write;

@@ -1,8 +1,9 @@
-//! Network namespaces as nodes, joined by a bridge in this one, so that a node can be cut off in silence: its cable in the
-//! switch, or one direction of what it says to another. Needs root and iproute2; where they are missing the reason is told.
+//! Network namespaces as nodes, joined by a bridge in this one, so that a node can be cut off in silence: its cable in
+//! the switch, or one direction of what it says to another. Needs root and iproute2; where they are missing the reason
+//! is told.
 //!
-//! Names hold this process's id. A process that sleeps until this one is gone, however it goes, takes them away; what is
-//! left where that was killed, too, is taken away by the next.
+//! Names hold this process's id. A process that sleeps until this one is gone, however it goes, takes them away; what
+//! is left where that was killed, too, is taken away by the next.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};

@@ -7,7 +7,7 @@
 //! *calm* passes barriers, and nobody is hurt: `calm.rs`. One that *inherits* waits for a lock whose holder is to die:
 //! `inheritance.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -77,8 +77,6 @@ pub enum Role {
         records: PathBuf,
         /// Of its pauses.
         seed: u64,
-        /// Whether it uses named objects.
-        uses_objects: bool,
     },
     /// Meets the others again and again, and keeps no record: nobody is hurt.
     Calm {
@@ -93,47 +91,54 @@ type Part = Box<dyn FnOnce(&Job) -> Result<(), SamplesError>>;
 impl Role {
     /// Opens what the role needs.
     fn prepare(&self, rank: usize, wishes: Receiver<String>) -> Result<Part, SamplesError> {
-        Ok(match self {
-            Self::Waits { idle } => {
-                let is_idle = idle.contains(&rank);
-                Box::new(move |job| {
-                    say(rank, Event::Ready);
-                    if !is_idle {
-                        wait(job.world());
-                    }
-                    let _ = wishes.recv();
-                    Ok(())
-                })
-            }
+        match self {
+            Self::Waits { idle } => Ok(waiting(rank, !idle.contains(&rank), wishes)),
             Self::Inherits { holder, heirs, home } => {
                 let part = Inheritance { holds: rank == *holder, waits: heirs.contains(&rank), home: *home };
-                Box::new(move |job| {
-                    say(rank, Event::Ready);
-                    if let Err(error) = part.run(job, &wishes) {
-                        say(rank, Event::Undead { call: error.to_string() });
-                    }
-                    Ok(())
-                })
+                Ok(inheriting(rank, part, wishes))
             }
-            Self::Meets { records, seed, uses_objects } => {
-                let path = records_of(records, rank);
-                let failed = |source| SamplesError::File { path: path.clone(), source };
-                let log = Log::create(&path).map_err(failed)?;
-                let random = Seeded::new(seed.wrapping_add(rank as u64));
-                let mut meeting = Meeting { rank, log, random, wishes, belongings: None };
-                let place = uses_objects.then(|| (records.clone(), *seed));
-                Box::new(move |job| meeting.run(job, place).map_err(|source| SamplesError::File { path, source }))
-            }
-            Self::Calm { seed } => {
-                let seed = *seed;
-                Box::new(move |job| {
-                    say(rank, Event::Ready);
-                    pass_barriers(job.world(), seed, &wishes);
-                    Ok(())
-                })
-            }
-        })
+            Self::Meets { records, seed } => meeting(rank, records, *seed, wishes),
+            Self::Calm { seed } => Ok(calm(rank, *seed, wishes)),
+        }
     }
+}
+
+fn waiting(rank: usize, waits: bool, wishes: Receiver<String>) -> Part {
+    Box::new(move |job| {
+        say(rank, Event::Ready);
+        if waits {
+            wait(job.world());
+        }
+        let _ = wishes.recv();
+        Ok(())
+    })
+}
+
+fn inheriting(rank: usize, part: Inheritance, wishes: Receiver<String>) -> Part {
+    Box::new(move |job| {
+        say(rank, Event::Ready);
+        if let Err(error) = part.run(job, &wishes) {
+            say(rank, Event::Undead { call: error.to_string() });
+        }
+        Ok(())
+    })
+}
+
+fn meeting(rank: usize, records: &Path, seed: u64, wishes: Receiver<String>) -> Result<Part, SamplesError> {
+    let path = records_of(records, rank);
+    let log = Log::create(&path).map_err(|source| SamplesError::File { path: path.clone(), source })?;
+    let random = Seeded::new(seed.wrapping_add(rank as u64));
+    let mut meeting = Meeting { rank, log, random, wishes, belongings: None };
+    let place = (records.to_owned(), seed);
+    Ok(Box::new(move |job| meeting.run(job, place).map_err(|source| SamplesError::File { path, source })))
+}
+
+fn calm(rank: usize, seed: u64, wishes: Receiver<String>) -> Part {
+    Box::new(move |job| {
+        say(rank, Event::Ready);
+        pass_barriers(job.world(), seed, &wishes);
+        Ok(())
+    })
 }
 
 /// The file of a rank's records.
@@ -238,16 +243,14 @@ enum Next {
 }
 
 impl Meeting {
-    /// `place`: where to keep records of the objects that it uses, and their seed.
-    fn run(&mut self, job: &Job, place: Option<(PathBuf, u64)>) -> std::io::Result<()> {
+    /// With where to keep records of the objects that it uses, and their seed.
+    fn run(&mut self, job: &Job, (directory, seed): (PathBuf, u64)) -> std::io::Result<()> {
         // With some seeds it may be killed while it opens its objects, with others it has them by then.
-        let opens_first = place.as_ref().is_some_and(|(_, seed)| seed % 4 != 0);
+        let opens_first = seed % 4 != 0;
         if !opens_first {
             say(self.rank, Event::Ready);
         }
-        if let Some((directory, seed)) = place {
-            self.belongings = Belongings::open(job, &directory, seed)?;
-        }
+        self.belongings = Belongings::open(job, &directory, seed)?;
         if opens_first {
             say(self.rank, Event::Ready);
         }

@@ -1,7 +1,7 @@
 //! What a job of several nodes needs beside its ranks: who serves their meeting, and the launcher's vote.
 //!
-//! Both are threads of this process. That they end when they are dropped is theirs to see to, and is not relied upon: they
-//! are dropped beside, and waited for with a limit.
+//! Both are threads of this process. That they end when they are dropped is theirs to see to, and is not relied upon:
+//! they are dropped beside, and waited for with a limit.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::mpsc::channel;

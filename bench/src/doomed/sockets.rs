@@ -25,8 +25,8 @@ impl Holdings {
         self.segments.extend(segments_of(&pid.to_string()));
     }
 
-    /// What is still there at the limit, of processes that are gone: listening or named sockets, and processes that map a
-    /// segment. (The kernel takes a process's memory away before its sockets, and its environment is in its memory.)
+    /// What is still there at the limit, of processes that are gone: listening or named sockets, and processes that map
+    /// a segment. (The kernel takes a process's memory away before its sockets, and its environment is in its memory.)
     pub fn left_at(&self, limit: Instant) -> Vec<String> {
         loop {
             let left = self.left();

@@ -1,8 +1,8 @@
 //! perftest beside us: `ib_write_lat`, `ib_read_lat` and `ib_atomic_lat` on this machine's first RDMA device, both ends
 //! on this machine and on the same CPUs as ours.
 //!
-//! Their latencies are not all of one kind: a read's and an atomic's is a round trip, as ours; a write's is half of one,
-//! since the other end writes back. They tell no rate and no 90th percentile.
+//! Their latencies are not all of one kind: a read's and an atomic's is a round trip, as ours; a write's is half of
+//! one, since the other end writes back. They tell no rate and no 90th percentile.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};

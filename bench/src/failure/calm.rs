@@ -1,10 +1,10 @@
-//! `phalanx bench calm`: whether anybody is declared failed, or doubted, on a machine that has too much to do and in which
-//! nobody fails.
+//! `phalanx bench calm`: whether anybody is declared failed, or doubted, on a machine that has too much to do and in
+//! which nobody fails.
 //!
-//! A job with default options across pretended nodes passes barriers all the while, with moments of rest in between, beside
-//! busy threads that take its CPUs away. Whatever its ranks are told but that they have passed is a false alarm; so is
-//! each epoch that the job's log has in the end. The busy threads belong to this process, so that nothing is left of them
-//! whatever ends it.
+//! A job with default options across pretended nodes passes barriers all the while, with moments of rest in between,
+//! beside busy threads that take its CPUs away. Whatever its ranks are told but that they have passed is a false alarm;
+//! so is each epoch that the job's log has in the end. The busy threads belong to this process, so that nothing is left
+//! of them whatever ends it.
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The faults of `phalanx bench failure` that meet a lock's holder: until all are in its queue, and until one of them has it.
+//! The faults of `phalanx bench failure` that meet a lock's holder: until all are in its queue, and until one of them
+//! has it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use crate::doomed::said::{Event, Said};
 /// How long ranks may take to be in the queue.
 const BEGIN_LIMIT: Duration = Duration::from_secs(20);
 
-/// Has the job begin; waits until the victim holds the lock, and all heirs are about to wait for it. The victim's token.
+/// Has the job begin; waits until the victim holds the lock, and all heirs are about to wait for it. The victim's
+/// token.
 pub fn await_queue(job: &mut DoomedJob, mut missing: Vec<usize>, victim: usize) -> Result<u64, String> {
     let limit = Instant::now() + BEGIN_LIMIT;
     let mut token = None;

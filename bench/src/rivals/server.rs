@@ -2,8 +2,8 @@
 //! benchmark's own, asleep while others have their turn, and gone with the benchmark.
 //!
 //! However the benchmark ends, the kernel ends its servers: `setpriv --pdeathsig` of util-linux asks it to, and becomes
-//! the server. Files go with the benchmark's directory. All of them are at their fastest: that directory is memory where
-//! there is some, so writing a log through to it costs next to nothing, and Redis writes none.
+//! the server. Files go with the benchmark's directory. All of them are at their fastest: that directory is memory
+//! where there is some, so writing a log through to it costs next to nothing, and Redis writes none.
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,6 +1,6 @@
 //! `phalanx simulate detector`: what a time-out costs. The library's own failure detector on generated heartbeats, calm
-//! and loaded: how often a living node is called silent, and how long a dead one goes unseen, with the time-out as it is
-//! and stretched by what is measured.
+//! and loaded: how often a living node is called silent, and how long a dead one goes unseen, with the time-out as it
+//! is and stretched by what is measured.
 //!
 //! A row of the table is one [`Case`], tried twice from the same seed, so with the same heartbeats up to the first
 //! verdict that differs.

@@ -44,7 +44,8 @@ pub struct Scenario {
     pub cpus: Option<usize>,
     /// What all random numbers come from.
     pub seed: u64,
-    /// How many links are cut and mended, and networks divided and united; with any, completions fail and writes repeat.
+    /// How many links are cut and mended, and networks divided and united; with any, completions fail and writes
+    /// repeat.
     pub faults: usize,
     /// One link is never mended: the barrier cannot be passed. For seeing what a failure looks like.
     pub leaves_cut: bool,
@@ -82,7 +83,8 @@ impl Scenario {
     ///
     /// # Errors
     ///
-    /// [`SimulationError`]; each names the command that repeats it. A panic of the machine does, too, on standard error.
+    /// [`SimulationError`]; each names the command that repeats it. A panic of the machine does, too, on standard
+    /// error.
     pub fn run(&self) -> Result<Outcome, SimulationError> {
         self.check()?;
         let _named = NamedPanic(self);

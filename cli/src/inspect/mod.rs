@@ -1,7 +1,8 @@
 //! `phalanx inspect`: what the jobs on this machine do now, read from their shared memory.
 //!
-//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up whom,
-//! [`objects`] who has which named object, and [`page`] prints it. No rank takes part or notices, so a job that is stuck can be looked at like any other.
+//! [`segments`] finds segments without anybody's help, [`view`] makes jobs of what they tell and sees who holds up
+//! whom, [`objects`] who has which named object, and [`page`] prints it. No rank takes part or notices, so a job that
+//! is stuck can be looked at like any other.
 
 mod objects;
 mod page;
@@ -56,13 +57,13 @@ With --json each job is an object on a line of its own:
             holder_node, waiting_nodes (at its home; null and none where that is not seen on this machine); shared, for
             all nodes alike, null where its home is not seen, and else by its kind:
               rwlock      writer, readers, waiting (to read)
-              semaphore   permits (in all), taken (of each rank: rank, permits), waiting (null, or the rank whose turn it
-                          is, and how many it is to have: rank, permits)
+              semaphore   permits (in all), taken (of each rank: rank, permits), waiting (null, or the rank whose turn
+                          it is, and how many it is to have: rank, permits)
               lease       holder, waiting
               fenced      token, value, rank (that has written it; null where that is not known)
 
-Jobs of the same user are seen, of programs built with this version of phalanx; a line on stderr names others. In a container with a pid
-namespace of its own, jobs are to be inspected from within.
+Jobs of the same user are seen, of programs built with this version of phalanx; a line on stderr names others. In a
+container with a pid namespace of its own, jobs are to be inspected from within.
 
 Exit status:
   0   a job was found

@@ -142,7 +142,7 @@ impl Object {
 
 fn tenure_name(tenure: Tenure) -> &'static str {
     match tenure {
-        Tenure::Nothing => "nothing",
+        Tenure::Nothing | Tenure::Kept => "nothing",
         Tenure::Underway(_) => "underway",
         Tenure::Waiting => "waiting",
         Tenure::Held(_) => "held",

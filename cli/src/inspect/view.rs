@@ -43,8 +43,8 @@ impl State {
         }
     }
 
-    /// Of the process that a rank was when it joined, by whether it still has the segment open, unless it has said that it
-    /// leaves.
+    /// Of the process that a rank was when it joined, by whether it still has the segment open, unless it has said that
+    /// it leaves.
     fn of(process: Option<ProcessId>, end: Option<FailureCause>, holders: &[u32]) -> Self {
         let Some(process) = process else { return Self::Absent };
         if end == Some(FailureCause::Left) {
@@ -250,8 +250,8 @@ impl Job {
         has_process || self.name().starts_with(&wanted.to_lowercase())
     }
 
-    /// Some have arrived, and wait for the others. Who is lost waits for nobody: it may have arrived before it ended, at a
-    /// barrier that the others will never come to.
+    /// Some have arrived, and wait for the others. Who is lost waits for nobody: it may have arrived before it ended,
+    /// at a barrier that the others will never come to.
     fn blame_late(&mut self) {
         let living = || self.ranks.iter().filter(|rank| !self.is_lost(rank));
         let furthest = living().map(|rank| rank.barriers).max().unwrap_or(0);
@@ -267,8 +267,8 @@ impl Job {
         self.missing = missing;
     }
 
-    /// All have arrived, and yet ranks wait in the world's barrier: for those that have halted behind their arrival, before
-    /// they could let the others go.
+    /// All have arrived, and yet ranks wait in the world's barrier: for those that have halted behind their arrival,
+    /// before they could let the others go.
     fn blame_halted(&mut self, world: Option<u64>) {
         let halted = self.halted();
         let is_in_world = |call: &Call| call.inside && Some(call.group) == world;

@@ -1,9 +1,9 @@
 //! Ranks that the others have declared failed although their processes live: stopped ones, and those of a node of which
 //! nothing was heard. No death tells of them, so the supervisor reads the job's view logs, four times a second.
 //!
-//! A node's segment is looked for among the files of its ranks and then stays mapped, to the job's end: also when all who
-//! knew more have ended, it tells what there was. To look again is a load of a word for each node. Where no segment is
-//! found (a program that does not use Phalanx, a job that has not formed) the searches get rare.
+//! A node's segment is looked for among the files of its ranks and then stays mapped, to the job's end: also when all
+//! who knew more have ended, it tells what there was. To look again is a load of a word for each node. Where no segment
+//! is found (a program that does not use Phalanx, a job that has not formed) the searches get rare.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -123,8 +123,8 @@ impl Kept {
         }
     }
 
-    /// The segment in which all these ranks of a node are the ranks that the launcher means: a program may make other jobs,
-    /// too, of its threads.
+    /// The segment in which all these ranks of a node are the ranks that the launcher means: a program may make other
+    /// jobs, too, of its threads.
     fn find(&self, ranks: &[Placed]) -> Option<KeptSegment> {
         let segments = ranks.iter().take(NEIGHBOURS).flat_map(|placed| segments::of_process(placed.pid));
         for segment in segments {

@@ -1,9 +1,9 @@
 //! What a rank that has ended did last, and who waited for it: read from its job's shared memory.
 //!
-//! The supervisor has kept the job's segments (`declared.rs`), so that it reads what survivors have noted that are gone by
-//! now, too. Of a job too young for that it opens the segments of a few ranks that still run, reads words, and closes them.
-//! It waits for nobody. Where nothing is found (a program that does not use Phalanx, a job that has not formed) there is
-//! nothing to say, and that is no failure.
+//! The supervisor has kept the job's segments (`declared.rs`), so that it reads what survivors have noted that are gone
+//! by now, too. Of a job too young for that it opens the segments of a few ranks that still run, reads words, and
+//! closes them. It waits for nobody. Where nothing is found (a program that does not use Phalanx, a job that has not
+//! formed) there is nothing to say, and that is no failure.
 
 use std::time::Duration;
 
@@ -144,8 +144,8 @@ struct Member<'facts> {
 }
 
 impl Member<'_> {
-    /// Whether it has come as far in the world's barriers. Whoever has heard of a death has taken its arrival back by now,
-    /// but what it waited in last stays noted if it was long.
+    /// Whether it has come as far in the world's barriers. Whoever has heard of a death has taken its arrival back by
+    /// now, but what it waited in last stays noted if it was long.
     fn is_at(&self, sequence: u64) -> bool {
         let arrivals = self.facts.world.as_ref().map(|record| record.arrivals);
         arrivals >= Some(sequence) || self.has_noted(sequence)

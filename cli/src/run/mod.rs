@@ -9,8 +9,8 @@
 //!                      what happens when           lines.rs: whole lines; writer.rs: slow readers
 //! ```
 //!
-//! Of a rank that has died the supervisor tells what the job's shared memory says of it (`last_seen.rs`), and there it also
-//! sees when a rank that lives has been declared failed by the others (`declared.rs`).
+//! Of a rank that has died the supervisor tells what the job's shared memory says of it (`last_seen.rs`), and there it
+//! also sees when a rank that lives has been declared failed by the others (`declared.rs`).
 //!
 //! With `--nodes` the supervisor also serves the rendezvous at which ranks of different nodes meet (`nodes.rs`).
 //!

@@ -21,8 +21,8 @@ pub enum Forked {
 
 /// Makes two processes of this one. To be called while it has only one thread.
 pub fn fork() -> io::Result<Forked> {
-    // SAFETY: The launcher starts its first thread in the supervisor, after this call (see `nodes.rs`, `writer.rs`), so no other
-    // thread can hold a lock that the child would find locked for ever.
+    // SAFETY: The launcher starts its first thread in the supervisor, after this call (see `nodes.rs`, `writer.rs`), so
+    // no other thread can hold a lock that the child would find locked for ever.
     match unsafe { unistd::fork() }? {
         ForkResult::Child => Ok(Forked::Child),
         ForkResult::Parent { child } => {

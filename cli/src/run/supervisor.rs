@@ -198,8 +198,8 @@ impl Supervisor {
         self.course.is_running().then(|| self.declarations.next_look())
     }
 
-    /// Looks, if it is time, whether ranks that run have been declared failed: for the job they have ended. Where it goes
-    /// on without them they are killed, since they can do nothing in it any more.
+    /// Looks, if it is time, whether ranks that run have been declared failed: for the job they have ended. Where it
+    /// goes on without them they are killed, since they can do nothing in it any more.
     fn hear_declarations(&mut self) {
         let now = Instant::now();
         if self.next_look().is_none_or(|next_look| now < next_look) {

@@ -20,8 +20,8 @@ pub fn phalanx(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the program that its arguments name. What a shell in the background has its programs ignore, Ctrl-C for one, is not
-/// ignored by that.
+/// Runs the program that its arguments name. What a shell in the background has its programs ignore, Ctrl-C for one, is
+/// not ignored by that.
 pub fn undisturbed() -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal");

@@ -10,13 +10,14 @@ use serde_json::Value;
 use crate::harness::{Job, eventually, is_alive, phalanx, send, state};
 
 const ROLE: &str = "LAST_WORDS_ROLE";
-/// In the environment: what whoever's wait fails does, `leave` at once or `shrink` and then leave. Without it, it stays, as
-/// one that has much to put in order does.
+/// In the environment: what whoever's wait fails does, `leave` at once or `shrink` and then leave. Without it, it
+/// stays, as one that has much to put in order does.
 const THEN: &str = "LAST_WORDS_THEN";
 /// Barriers that the ranks pass.
 const ROUNDS: u64 = 40;
 
-/// A rank that passes some barriers with the others; then the last rank computes, and the others wait for it in the next.
+/// A rank that passes some barriers with the others; then the last rank computes, and the others wait for it in the
+/// next.
 fn be_a_rank() {
     let job = phalanx::Job::from_env().expect("started by phalanx run");
     println!("RANK {} {}", job.rank(), std::process::id());

@@ -1,9 +1,9 @@
 //! The simulator beside the real thing: barriers over TCP between 2 to 16 pretended nodes on this machine.
 //!
 //! The simulator's two parameters, the latency and the overhead of a message, are fitted to what was measured, by least
-//! squares of the relative errors; then once more to two of the sizes only, to see how it predicts the others. All nodes
-//! share this machine's CPUs, in the simulation too. The errors are printed. They are not asserted: how busy a machine
-//! is says more about them than the simulator.
+//! squares of the relative errors; then once more to two of the sizes only, to see how it predicts the others. All
+//! nodes share this machine's CPUs, in the simulation too. The errors are printed. They are not asserted: how busy a
+//! machine is says more about them than the simulator.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

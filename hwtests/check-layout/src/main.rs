@@ -1,5 +1,5 @@
-//! Checks each struct and number of `phalanx::fabric::rdma::verbs` against `ibverbs-sys`, whose declarations bindgen makes
-//! from rdma-core's own headers. `scripts/check-layout.sh` installs what that needs, and runs it.
+//! Checks each struct and number of `phalanx::fabric::rdma::verbs` against `ibverbs-sys`, whose declarations bindgen
+//! makes from rdma-core's own headers. `scripts/check-layout.sh` installs what that needs, and runs it.
 //!
 //! Of a struct that only the library makes, the beginning is declared: there every declared field is compared, and the
 //! size must not be larger than the real one.

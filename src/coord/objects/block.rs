@@ -7,8 +7,8 @@ const LEFT: u64 = 0xffff;
 const FETCHED: u64 = 0xffff;
 const END_AT: u32 = 16;
 
-/// What a node has of a counter's numbers. All of it is changed by compare-and-swap, and no two blocks are alike: so each
-/// number is drawn once, and whoever dies takes nothing with it but what it had drawn.
+/// What a node has of a counter's numbers. All of it is changed by compare-and-swap, and no two blocks are alike: so
+/// each number is drawn once, and whoever dies takes nothing with it but what it had drawn.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |

@@ -34,7 +34,8 @@ impl CopyAt {
         self.0.own(6)
     }
 
-    /// At a home: the number of the object that was made there. A name that has gone and is opened anew has another one.
+    /// At a home: the number of the object that was made there. A name that has gone and is opened anew has another
+    /// one.
     pub const fn made(self) -> WordAt {
         self.0.own(7)
     }

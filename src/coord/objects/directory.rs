@@ -192,6 +192,22 @@ pub enum SiteFault {
         /// The node.
         home: usize,
     },
+    /// Nothing is heard of a node, and too few others are left to agree that it has failed. Nothing was asked for; what was
+    /// before may take effect yet.
+    Silent {
+        /// The node.
+        node: usize,
+    },
+    /// The home is lost, and the next one has no room for the object, here or for a node that has something of it.
+    NoRoom {
+        /// The next home.
+        home: usize,
+    },
+    /// The time is over, and the home has not answered. What was asked for may take effect yet.
+    Late {
+        /// The node.
+        home: usize,
+    },
 }
 
 /// A directory's words, wherever they are.

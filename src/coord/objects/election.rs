@@ -1,14 +1,14 @@
-//! An election's announcement: who leads, by which term, as it stands at the object's home. Written by whoever holds the
-//! election's lock, whose token is the term.
+//! An election's announcement: who leads, by which term, as it stands at the object's home. Written by whoever holds
+//! the election's lock, whose token is the term.
 //!
-//! Two words, since a term does not fit beside a rank: the whole term, and a word with the leader and an excerpt of the term
-//! ([`LeaderWord`]). There is a leader where both are of the same term. A leader changes the second word first, then the
-//! first, each by compare-and-swap from what it has read there before, and only where neither is of a later term: one that
-//! was stopped on the way and comes back when others have gone on changes nothing, or what the later one puts right before
-//! it takes itself for announced. The terms that are read only grow.
+//! Two words, since a term does not fit beside a rank: the whole term, and a word with the leader and an excerpt of the
+//! term ([`LeaderWord`]). There is a leader where both are of the same term. A leader changes the second word first,
+//! then the first, each by compare-and-swap from what it has read there before, and only where neither is of a later
+//! term: one that was stopped on the way and comes back when others have gone on changes nothing, or what the later one
+//! puts right before it takes itself for announced. The terms that are read only grow.
 //!
-//! The leader keeps a copy on its own node, from which that node's steward announces it anew where the object moves when its
-//! home is lost.
+//! The leader keeps a copy on its own node, from which that node's steward announces it anew where the object moves
+//! when its home is lost.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Request, WordAt};
@@ -30,14 +30,14 @@ impl ElectionAt {
         Self { term: at_home.own(0), leader: at_home.own(1), watched: at_home.own(2) }
     }
 
-    /// The leader's copy of the first two words, on its own node; the words before them tell what the node has to do with the
-    /// object's home.
+    /// The leader's copy of the first two words, on its own node; the words before them tell what the node has to do
+    /// with the object's home.
     pub const fn kept(here: &ObjectAt) -> [WordAt; 2] {
         [here.own(8), here.own(9)]
     }
 
-    /// What an [`Announcement`] is made of. In this order: who finds a leader in the second word has found its term in the
-    /// first, or nothing that fits.
+    /// What an [`Announcement`] is made of. In this order: who finds a leader in the second word has found its term in
+    /// the first, or nothing that fits.
     pub const fn reads(self) -> [Request; 2] {
         [Request::Read { at: self.term }, Request::Read { at: self.leader }]
     }
@@ -50,8 +50,8 @@ impl ElectionAt {
 /// | 0–23 | leader | its rank in the job, plus 1; 0: it has resigned |
 /// | 24–63 | term | of the term, its lower 40 bits plus the upper 24 times 2^30 |
 ///
-/// The excerpts of two terms that one object can have at the same time differ, and that of the later one is less than half of
-/// all ahead: terms grow by one at a time, and by 2^44 when the home is lost.
+/// The excerpts of two terms that one object can have at the same time differ, and that of the later one is less than
+/// half of all ahead: terms grow by one at a time, and by 2^44 when the home is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaderWord(pub u64);
 

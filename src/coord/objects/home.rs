@@ -8,14 +8,23 @@
 //!
 //! | call | requests | round trips |
 //! | --- | --- | --- |
+//! | acquire, kept | swap the word from the kept one to this node | 1 |
 //! | acquire, free | swap the word from 0 to this node; draw a number | 1 |
+//! | acquire, kept for another node | then: swap the word from what was found; draw a number | 2 |
 //! | acquire, held | then: write the claim, count it in the word; wait for the mailbox | 2 |
-//! | release, nobody waits | swap the word to 0 | 1 |
+//! | release, nobody waits | swap the word to 0, or to a kept one | 1 |
 //! | release, somebody waits | then: read the claims; swap the word to the first of them, draw a number; write its mailbox | 3, and half of one until it has it |
 //! | take a claim back | write it, and count that in the word | 1 |
 //!
 //! *Numbers.* Each acquisition draws a number at the home: as an order if it has to wait, for its first token if not. A
 //! number stands for [`TOKENS`] tokens: those of a node's ranks that have the lock from each other.
+//!
+//! *Kept words.* A node that has had the lock again and again may leave a word that says not only that the lock is free, but also
+//! that nobody has had it since that node's token so-and-so. To all others it is as good as 0. But if the node itself finds
+//! it there, no token has been granted since its own last one: it goes on with what is left of its number and draws none, which
+//! on an adapter is a second atomic, behind the first. Tokens grow, so no two kept words are alike: a node that takes another
+//! token for its last does not find the word. Whoever expects 0 and finds a kept word tries once more, from that; if it
+//! misses again, it makes a claim, so that a node that takes its own lock again and again passes nobody by.
 //!
 //! *Nothing is forgotten.* Each claim that is made or taken back is counted in the word after it, so that a release that has
 //! read the claims before fails and reads them again. (It is counted by fetch-and-add, which cannot fail however often the
@@ -34,8 +43,19 @@ use crate::fabric::{Request, WordAt};
 /// Tokens for each number that is drawn: a node's ranks may hand the lock to each other as often, less one.
 pub const TOKENS: u64 = 256;
 
+/// With so many tokens left of a number, less one, a hold is resumed; with fewer the next one draws another number. What ranks of
+/// a node pass on among them takes one each time.
+pub const LEAST_LEFT: u64 = TOKENS / 2;
+
 /// Marks the stamps of acquisitions that found the lock free.
 const AT_ONCE: u32 = 1 << 31;
+/// What else a stamp has.
+const STAMP: u32 = (1 << 30) - 1;
+
+/// The stamp of an acquisition that finds the lock free.
+const fn at_once(stamp: u32) -> u32 {
+    stamp & STAMP | AT_ONCE
+}
 
 /// Where the words of a lock stand at its home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +76,9 @@ pub struct HomeAt {
 /// | --- | --- | --- |
 /// | 0–15 | holder | the node, plus 1 |
 /// | 16–31 | changes | grows when a claim is made or taken back; 0 where nobody waits |
-/// | 32–63 | stamp | which of the holder's acquisitions it is |
+/// | 32–61 | stamp | which of the holder's acquisitions it is; where it was kept: the lower bits of its last token |
+/// | 62 | kept | nobody holds it, or has held it since that token |
+/// | 63 | at once | the acquisition found the lock free |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GlobalWord(pub u64);
 
@@ -67,6 +89,7 @@ impl GlobalWord {
     const CHANGE: u64 = 1 << 16;
     const CHANGES: u64 = 0xffff;
     const STAMP_AT: u32 = 32;
+    pub(super) const KEPT: u64 = 1 << 62;
 
     /// Held by a node, which acquires it as `stamp` says.
     pub const fn held(node: usize, stamp: u32, is_wanted: bool) -> Self {
@@ -74,10 +97,21 @@ impl GlobalWord {
         Self((node as u64 + 1) | changes | (stamp as u64) << Self::STAMP_AT)
     }
 
+    /// Free, and nobody has held it since a node, whose last token this is.
+    const fn kept(node: usize, last: u64) -> Self {
+        Self((node as u64 + 1) | (last & STAMP as u64) << Self::STAMP_AT | Self::KEPT)
+    }
+
+    /// Whether nobody holds it, and nobody waits.
+    const fn is_idle(self) -> bool {
+        self.holder().is_none() && !self.is_wanted()
+    }
+
     /// The node that holds it.
     #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
     pub const fn holder(self) -> Option<usize> {
         match self.0 & Self::HOLDER {
+            _ if self.0 & Self::KEPT != 0 => None,
             0 => None,
             node => Some(node as usize - 1),
         }
@@ -168,7 +202,7 @@ impl NodeClaim {
     /// What tells this acquisition of its node from others: never one of those that did not wait.
     #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn stamp(self) -> u32 {
-        self.order() as u32 & !AT_ONCE
+        self.order() as u32 & STAMP
     }
 }
 
@@ -188,9 +222,9 @@ pub enum Turn {
 /// How a call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// This node holds the lock. Its tokens are the [`TOKENS`] ones from this number on.
+    /// This node holds the lock. Its tokens are those behind this number, up to the next multiple of [`TOKENS`].
     Granted(u64),
-    /// It does not hold it any more, or its claim is taken back.
+    /// It does not hold it any more, or its claim is taken back. [`HomeLock::kept`] tells whether the word was kept for it.
     Free,
     /// Another node has it: this one was declared failed.
     Lost,
@@ -207,14 +241,39 @@ pub struct Mail {
     pub number: u64,
 }
 
+/// How a node tries to have the lock at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Attempt {
+    mine: GlobalWord,
+    /// Whether it waits where it cannot.
+    is_patient: bool,
+    /// Whether it makes no other one, from the word that this one finds.
+    is_last: bool,
+}
+
+impl Attempt {
+    const fn again(self) -> Self {
+        Self { is_last: true, ..self }
+    }
+}
+
 /// What the answers to come belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Idle,
-    /// Swapping the word from free; drawing a number.
+    /// As above, and the word was kept for this node, whose last token this is.
+    Kept {
+        last: u64,
+    },
+    /// Swapping the word from the kept one.
+    Resuming {
+        last: u64,
+        attempt: Attempt,
+    },
+    /// Swapping the word from one that is free; drawing a number.
     Trying {
-        mine: GlobalWord,
-        is_patient: bool,
+        seen: GlobalWord,
+        attempt: Attempt,
     },
     /// The claim is being written, and counted in the word.
     Registering {
@@ -256,7 +315,7 @@ enum State {
     Held {
         word: GlobalWord,
     },
-    /// Swapping the word to free.
+    /// Swapping the word to one that is free.
     Freeing {
         seen: GlobalWord,
     },
@@ -291,22 +350,33 @@ pub struct HomeLock {
     /// Where this node has the object.
     place: usize,
     state: State,
+    /// The last token of the hold that is being given up, where the word is to be kept for this node.
+    last: Option<u64>,
 }
 
 impl HomeLock {
     /// The part of node `me`, which has the object at `place` of its table.
     pub const fn new(at: HomeAt, me: usize, place: usize) -> Self {
-        Self { at, me, place, state: State::Idle }
+        Self::in_state(at, me, place, State::Idle)
     }
 
     /// As it stands where this node holds the lock by this word.
     pub const fn holding(at: HomeAt, me: usize, place: usize, word: GlobalWord) -> Self {
-        Self { at, me, place, state: State::Held { word } }
+        Self::in_state(at, me, place, State::Held { word })
     }
 
     /// As it stands where this node has a claim.
     pub const fn waiting(at: HomeAt, me: usize, place: usize, claim: NodeClaim) -> Self {
-        Self { at, me, place, state: State::Waiting { claim } }
+        Self::in_state(at, me, place, State::Waiting { claim })
+    }
+
+    /// As it stands where the word was kept for this node when it gave the lock up after this token.
+    pub const fn keeping(at: HomeAt, me: usize, place: usize, last: u64) -> Self {
+        Self::in_state(at, me, place, State::Kept { last })
+    }
+
+    const fn in_state(at: HomeAt, me: usize, place: usize, state: State) -> Self {
+        Self { at, me, place, state, last: None }
     }
 
     /// Begins to acquire; `stamp` differs from those of this node's other acquisitions that may still be on their way.
@@ -320,18 +390,32 @@ impl HomeLock {
     }
 
     fn begin(&mut self, stamp: u32, is_patient: bool) -> Turn {
-        let mine = GlobalWord::held(self.me, stamp | AT_ONCE, false);
-        self.state = State::Trying { mine, is_patient };
-        Turn::Ask(vec![self.swap(GlobalWord::FREE, mine), self.draw()])
+        let mine = GlobalWord::held(self.me, at_once(stamp), false);
+        let attempt = Attempt { mine, is_patient, is_last: false };
+        self.last = None;
+        match self.kept() {
+            Some(last) if leaves_enough(last) => {
+                self.state = State::Resuming { last, attempt };
+                Turn::Ask(vec![self.swap(GlobalWord::kept(self.me, last), mine)])
+            }
+            Some(last) => self.attempt(GlobalWord::kept(self.me, last), attempt),
+            None => self.attempt(GlobalWord::FREE, attempt),
+        }
     }
 
-    /// Begins to release.
+    fn attempt(&mut self, seen: GlobalWord, attempt: Attempt) -> Turn {
+        self.state = State::Trying { seen, attempt };
+        Turn::Ask(vec![self.swap(seen, attempt.mine), self.draw()])
+    }
+
+    /// Begins to release. If nobody waits, and `last` says which token of this hold was the last, the word is kept for this node.
     ///
     /// # Panics
     ///
     /// When this node does not hold the lock, as far as the machine knows: a bug of the caller.
-    pub fn release(&mut self) -> Turn {
+    pub fn release(&mut self, last: Option<u64>) -> Turn {
         let State::Held { word } = self.state else { panic!("only who holds a lock releases it") };
+        self.last = last;
         self.free_or_choose(word)
     }
 
@@ -348,12 +432,22 @@ impl HomeLock {
     /// Begins to take back whatever this node has there: what a rank has left that ended in the middle of a call, or a
     /// connection that broke. Nothing of that may still be on its way. `stamp` as for [`acquire`](Self::acquire).
     pub fn recover(&mut self, stamp: u32) -> Turn {
-        self.withdraw_any(stamp | AT_ONCE, true)
+        self.withdraw_any(at_once(stamp), true)
     }
 
     fn withdraw_any(&mut self, stamp: u32, is_any: bool) -> Turn {
+        self.last = None;
         self.state = State::Withdrawing { stamp, is_any };
         Turn::Ask(vec![self.write_claim(0), self.count()])
+    }
+
+    /// What has a home, which nobody has asked for anything, have the claim that this node had at the last one, or none. Its
+    /// order is one more than there: less than all that are drawn here, and not that of what was granted there.
+    pub fn carry(&self, claim: Option<NodeClaim>) -> (NodeClaim, Vec<Request>) {
+        let carried = claim.map_or(NodeClaim(0), |claim| NodeClaim::waiting(claim.order() + 1, claim.place()));
+        let counted = claim.map(|_| self.count());
+        let read = Request::Read { at: self.at.hold };
+        (carried, std::iter::once(self.write_claim(carried.0)).chain(counted).chain([read]).collect())
     }
 
     /// Reads the word, of a machine that waits: nothing has come for long, or somebody has failed.
@@ -390,6 +484,14 @@ impl HomeLock {
         }
     }
 
+    /// This node's last token, of a machine that has given the lock up, so that the word was kept, and has begun nothing since.
+    pub const fn kept(&self) -> Option<u64> {
+        match self.state {
+            State::Kept { last } => Some(last),
+            _ => None,
+        }
+    }
+
     /// The mail is on its way.
     pub fn mailed(&mut self) -> Turn {
         match self.state {
@@ -406,7 +508,12 @@ impl HomeLock {
     pub fn answered(&mut self, answers: &[u64], is_lost: impl Fn(usize) -> bool) -> Turn {
         let word = GlobalWord(answers[0]);
         match self.state {
-            State::Trying { mine, is_patient } => self.tried(mine, is_patient, word, answers[1], &is_lost),
+            State::Resuming { last, attempt } if word == GlobalWord::kept(self.me, last) => {
+                self.hold(attempt.mine, last)
+            }
+            State::Resuming { attempt, .. } => self.missed(attempt, word, None, &is_lost),
+            State::Trying { seen, attempt } if word == seen => self.hold(attempt.mine, answers[1]),
+            State::Trying { attempt, .. } => self.missed(attempt, word, Some(answers[1]), &is_lost),
             State::Registering { claim } => self.registered(claim, word.changed(), &is_lost),
             // Nobody has said so for long.
             State::Looking { claim } if word.is_held_by(self.me, claim.stamp()) => self.take(claim),
@@ -426,7 +533,7 @@ impl HomeLock {
             State::Receiving { claim, number } if word.is_held_by(self.me, claim.stamp()) => self.hold(word, number),
             // It was meant for an object that was in the same place before.
             State::Receiving { claim, .. } => self.register(claim),
-            State::Freeing { seen } if word == seen => self.end(Outcome::Free),
+            State::Freeing { seen } if word == seen => self.freed(),
             State::Choosing { seen } => match self.first(answers, &|node| node == self.me || is_lost(node)) {
                 Some(first) => self.hand_over(seen, first, answers),
                 None => self.free(seen),
@@ -439,27 +546,33 @@ impl HomeLock {
             State::Withdrawing { stamp, is_any } => self.withdrawn(stamp, is_any, word.changed()),
             State::Clearing { stamp, seen } => self.cleared(stamp, seen, word),
             State::Folding => self.end(Outcome::Free),
-            State::Idle | State::Waiting { .. } | State::Held { .. } => unreachable!("nothing was asked"),
+            State::Idle | State::Kept { .. } | State::Waiting { .. } | State::Held { .. } => {
+                unreachable!("nothing was asked")
+            }
         }
     }
 
-    fn tried(
+    /// The lock was not to be had by the word that was expected. `number`: what was drawn all the same.
+    fn missed(
         &mut self,
-        mine: GlobalWord,
-        is_patient: bool,
+        attempt: Attempt,
         found: GlobalWord,
-        number: u64,
+        number: Option<u64>,
         is_lost: &impl Fn(usize) -> bool,
     ) -> Turn {
-        match found.holder() {
-            _ if found == GlobalWord::FREE => return self.hold(mine, number),
-            _ if is_patient => {}
-            Some(holder) if !is_lost(holder) => return self.end(Outcome::Free),
+        match (found.holder(), number) {
+            _ if found.is_idle() && !attempt.is_last => self.attempt(found, attempt.again()),
+            (_, Some(number)) if attempt.is_patient => {
+                let claim = NodeClaim::waiting(number / TOKENS, self.place);
+                self.register(claim)
+            }
+            (_, None) if attempt.is_patient => self.attempt(GlobalWord::FREE, attempt.again()),
+            (Some(holder), _) if !is_lost(holder) => self.end(Outcome::Free),
+            // Others take it, and leave it kept, again and again.
+            _ if found.is_idle() => self.end(Outcome::Free),
             // It is nobody's: the next attempt has it, if no claim comes before.
-            _ => return self.clear(mine.stamp(), found),
+            _ => self.clear(attempt.mine.stamp(), found),
         }
-        let claim = NodeClaim::waiting(number / TOKENS, self.place);
-        self.register(claim)
     }
 
     fn register(&mut self, claim: NodeClaim) -> Turn {
@@ -535,7 +648,13 @@ impl HomeLock {
 
     fn free(&mut self, seen: GlobalWord) -> Turn {
         self.state = State::Freeing { seen };
-        Turn::Ask(vec![self.swap(seen, GlobalWord::FREE)])
+        let free = self.last.map_or(GlobalWord::FREE, |last| GlobalWord::kept(self.me, last));
+        Turn::Ask(vec![self.swap(seen, free)])
+    }
+
+    fn freed(&mut self) -> Turn {
+        self.state = self.last.map_or(State::Idle, |last| State::Kept { last });
+        Turn::Over(Outcome::Free)
     }
 
     fn hand_over(&mut self, seen: GlobalWord, first: (usize, NodeClaim), claims: &[u64]) -> Turn {
@@ -610,6 +729,11 @@ impl HomeLock {
     fn read_claims(&self) -> Vec<Request> {
         (0..self.at.nodes).map(|node| Request::Read { at: self.at.claims.plus(node) }).collect()
     }
+}
+
+/// Whether another hold can do with the tokens that a number has left behind this one.
+fn leaves_enough(last: u64) -> bool {
+    (1..=TOKENS - LEAST_LEFT).contains(&(last % TOKENS))
 }
 
 /// The word that names the first of the claims, and says whether there are others.

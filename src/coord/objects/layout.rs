@@ -5,11 +5,11 @@
 
 use super::copies::{CopiesAt, CopyAt};
 use super::fenced::{CurrentWord, FencedAt};
-use super::home::HomeAt;
+use super::home::{GlobalWord, HomeAt};
 use super::lease::HoldWord;
 use super::queue::QueueAt;
 use super::tally::TallyAt;
-use super::tenure::{PlaceWord, TenureWord};
+use super::tenure::{PlaceWord, TenureAt, TenureWord};
 use crate::fabric::node::{NodeLayout, ObjectTable, hash};
 use crate::fabric::{LINE_WORDS, WordAt};
 
@@ -154,7 +154,7 @@ impl ObjectAt {
 
     /// The hold that a node's ranks share: in the table of the objects that they have.
     pub const fn shared_hold(&self) -> WordAt {
-        self.own(12)
+        self.own(13)
     }
 
     /// The lock between nodes, in the home's table.
@@ -257,6 +257,8 @@ pub const LAYOUT_HASH: u64 = {
             HoldWord::NUMBER_AT as u64,
             TenureWord::VERSION_AT as u64,
             PlaceWord::NODE_AT as u64,
+            GlobalWord::KEPT,
+            TenureAt(at).streak().0 as u64,
         ],
     )
 };

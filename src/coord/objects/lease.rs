@@ -1,7 +1,7 @@
 //! A lock with a time to live, among the ranks of a job. Pure: whoever drives it asks the lease's home what it says, hands
 //! the answers in, and tells the time.
 //!
-//! One word at the home, the *hold*, says who holds the lease. It is changed by compare-and-swap only, and each grant and
+//! One word at the home, the *hold* (`lease/hold.rs`), says who holds the lease. It is changed by compare-and-swap only, and each grant and
 //! each renewal gives it a number of its own. Who waits has a *claim*, a word that only it writes; a new claim also changes
 //! the hold, so that whoever has looked at the claims in order to pass the lease on looks again.
 //!
@@ -258,6 +258,11 @@ impl Lessee {
         self.state = State::Withdrawing { seen: None };
         (self.has_claim, self.is_registered) = (false, false);
         Turn::Ask(vec![self.write_claim(0), self.read_hold()])
+    }
+
+    /// Whether nothing is under way or held.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle
     }
 
     /// Whether it waits to be named.

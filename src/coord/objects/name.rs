@@ -1,7 +1,7 @@
 //! Names of objects: their hashes, and the node where an object is at home.
 //!
-//! *Home.* Each live node is given a number that its own number and the name's hash determine, and the object is at home at
-//! the node with the greatest (rendezvous hashing: Thaler and Ravishankar 1998). When a node leaves, only the
+//! *Home.* Each live node is given a number that its own number and the name's hash determine, and the object is at
+//! home at the node with the greatest (rendezvous hashing: Thaler and Ravishankar 1998). When a node leaves, only the
 //! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table.
 //!
 //! Cost: one hash of the name, and one of two words for each live node, when an object is opened or its home is lost.

@@ -133,6 +133,11 @@ impl Permits {
         Turn::Ask([self.write(own)].into_iter().chain(clear).chain([self.read_waiter()]).collect())
     }
 
+    /// What tells the home that this rank has `own` permits and waits for none, whatever it has asked for before.
+    pub fn tell(&self, own: u64) -> Vec<Request> {
+        vec![self.write(own), Request::CompareSwap { at: self.at.waiter, expected: self.me as u64 + 1, new: 0 }]
+    }
+
     /// Begins to return permits; `own` is what the rank has then, and claims.
     pub fn give_back(&mut self, own: u64) -> Turn {
         self.state = State::Returning;

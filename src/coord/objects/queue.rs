@@ -3,25 +3,27 @@
 //!
 //! The holder is named in the word, so that everybody can see whose death frees the lock, and the word is changed by
 //! compare-and-swap only: whoever was stopped in the middle of a call and comes back after others have gone on finds
-//! another version there, and fails. There is no pointer from waiter to waiter that a death could cut (as in an MCS lock):
-//! claims are words of their ranks, numbered in the order in which they came, and whoever releases looks for the least.
+//! another version there, and fails. There is no pointer from waiter to waiter that a death could cut (as in an MCS
+//! lock): claims are words of their ranks, numbered in the order in which they came, and whoever releases looks for the
+//! least.
 //!
 //! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU; a release then
-//! hands over in one step. To a rank that sleeps nothing is handed, since nobody could have the lock until it runs: it is
-//! *called*, the lock is free meanwhile, and others may pass it by for a bounded time before they queue behind it; so do
-//! ranks that share their CPUs, though the first is awake, since each handover among them costs more than it is worth.
-//! That bound, the caller's, is what first come first served means here; between ranks that have a CPU each it is strict.
+//! hands over in one step. To a rank that sleeps nothing is handed, since nobody could have the lock until it runs: it
+//! is *called*, the lock is free meanwhile, and others may pass it by for a bounded time before they queue behind it;
+//! so do ranks that share their CPUs, though the first is awake, since each handover among them costs more than it is
+//! worth. That bound, the caller's, is what first come first served means here; between ranks that have a CPU each it
+//! is strict.
 //!
 //! *Nothing is forgotten.* Each claim that is made or taken back changes the word's version after it, so that a release
-//! that has looked at the claims before fails and looks again. Who is about to sleep says so in its claim and then looks at
-//! the word; who changes the word looks at the claim afterwards: one sees the other.
+//! that has looked at the claims before fails and looks again. Who is about to sleep says so in its claim and then
+//! looks at the word; who changes the word looks at the claim afterwards: one sees the other.
 //!
 //! (One that is stopped between calling and waking holds the others up until they look by themselves, as they do.)
 //!
 //! *Death.* A holder that has ended is followed by the first in the queue, by a compare-and-swap of its name. Who
-//! waits looks for that when the node's alarm is raised; claims of ranks that have ended are passed over. A death is known
-//! when the kernel has begun with it: the last instructions of the dead one, on another CPU, may be later than the
-//! first of its follower. So what a lock guards is guarded by tokens, where that matters.
+//! waits looks for that when the node's alarm is raised; claims of ranks that have ended are passed over. A death is
+//! known when the kernel has begun with it: the last instructions of the dead one, on another CPU, may be later than
+//! the first of its follower. So what a lock guards is guarded by tokens, where that matters.
 //!
 //! Cost: free, two locked instructions on one line for lock and unlock together; handed over, two line transfers.
 
@@ -62,7 +64,8 @@ pub enum Withdrawn {
     Granted(u64),
 }
 
-/// One rank's part in a node's lock. (Its claim is changed by read-modify-writes only, since others change it, too.) One thread of the rank uses it at a time.
+/// One rank's part in a node's lock. (Its claim is changed by read-modify-writes only, since others change it, too.)
+/// One thread of the rank uses it at a time.
 #[derive(Debug)]
 pub struct QueueLock {
     at: QueueAt,
@@ -77,8 +80,8 @@ impl QueueLock {
         Self { at, me, called: Cell::new(None) }
     }
 
-    /// Takes the lock if it is free; if others wait for it only where `may_pass` allows that, who is told how often this rank
-    /// has done so in a row. Gives the token.
+    /// Takes the lock if it is free; if others wait for it only where `may_pass` allows that, who is told how often
+    /// this rank has done so in a row. Gives the token.
     #[inline]
     pub fn try_take(&self, memory: &impl Memory, may_pass: impl Fn(u64) -> bool) -> Option<u64> {
         let word = memory.word(self.at.hold);
@@ -143,7 +146,8 @@ impl QueueLock {
         self.claim(memory, self.me).is_waiting()
     }
 
-    /// Makes this rank's claim: it is behind all those that were made before. The rank neither holds the lock nor has a claim.
+    /// Makes this rank's claim: it is behind all those that were made before. The rank neither holds the lock nor has a
+    /// claim.
     pub fn request(&self, memory: &impl Memory) {
         let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
         // SYNC POINT: claim. Released by the change of the word, too; see `change`.
@@ -156,8 +160,8 @@ impl QueueLock {
         self.poll_unless_hot(memory, has_ended, |_| false)
     }
 
-    /// As [`poll`](Self::poll), but leaves the lock to whoever passes this rank by for as long as `is_hot` says so, who is
-    /// told the lock's version: it grows with each grant.
+    /// As [`poll`](Self::poll), but leaves the lock to whoever passes this rank by for as long as `is_hot` says so, who
+    /// is told the lock's version: it grows with each grant.
     pub fn poll_unless_hot(
         &self,
         memory: &impl Memory,
@@ -202,8 +206,11 @@ impl QueueLock {
     /// The lock has become this rank's.
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         let token = self.token(memory, granted);
-        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free.
-        memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
+        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free. What is 0
+        // already is not stored: its line is that of others, too.
+        if self.passed(memory) != 0 {
+            memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
+        }
         memory.word(self.claim_at(self.me)).swap(ClaimWord::granted(token).0, Ordering::Relaxed);
         token
     }
@@ -238,8 +245,8 @@ impl QueueLock {
         }
     }
 
-    /// Gives the lock up: to who waits on its CPU and is the first, or else it is free. `keeps_free` is asked if somebody
-    /// waits; where it is so the lock is free in any case, for whoever comes first.
+    /// Gives the lock up: to who waits on its CPU and is the first, or else it is free. `keeps_free` is asked if
+    /// somebody waits; where it is so the lock is free in any case, for whoever comes first.
     ///
     /// # Errors
     ///
@@ -270,8 +277,8 @@ impl QueueLock {
         self.release_to_first(memory, has_ended, keeps_free)
     }
 
-    /// Gives the lock up, if whom this rank has called last waits awake, or is on its way: it looks at the lock itself, and
-    /// calls the first if it is not that.
+    /// Gives the lock up, if whom this rank has called last waits awake, or is on its way: it looks at the lock itself,
+    /// and calls the first if it is not that.
     fn release_to_called(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> bool {
         let seen = self.load(memory);
         let is_coming = |rank| {
@@ -284,8 +291,8 @@ impl QueueLock {
         if !is_held || !self.swap(memory, seen, left) {
             return false;
         }
-        // SYNC POINT: parking. The word was changed before the claim is looked at; who has been called notes that it is awake
-        // before it looks at the word.
+        // SYNC POINT: parking. The word was changed before the claim is looked at; who has been called notes that it is
+        // awake before it looks at the word.
         full_fence_after_rmw();
         if !is_coming(called) {
             self.called.set(None);
@@ -306,22 +313,23 @@ impl QueueLock {
             if seen.holder() != Some(self.me) {
                 return Err(NotHeld);
             }
-            let next = seen.next().filter(|next| !has_ended(*next));
-            let first = next.or_else(|| self.first(memory, has_ended));
-            let is_awake = |rank: &usize| {
-                let claim = self.claim(memory, *rank);
-                !claim.is_parked() && !claim.is_called()
-            };
+            // Who is named waits on its CPU, so its claim is not looked at, whose line it needs: before it sleeps it takes its
+            // name back, and where that is too late it finds that it holds the lock.
+            let named = seen.next().filter(|next| !keeps_free && !has_ended(*next));
+            let first = named.or_else(|| self.first(memory, has_ended));
             let left = match first {
                 None => seen.freed(false),
-                Some(first) if !keeps_free && is_awake(&first) => seen.granted_to(first),
+                Some(first) if named.is_some() => seen.granted_to(first),
+                Some(first) if !keeps_free && self.is_awake(memory, first) => seen.granted_to(first),
                 Some(_) => seen.freed(true),
             };
             if !self.swap(memory, seen, left) {
                 continue;
             }
             if let Some(first) = first {
-                self.call(memory, first);
+                if named.is_none() {
+                    self.call(memory, first);
+                }
                 // Whoever has ended by now may have been missed by those who looked for its death before it was named.
                 if left.holder().is_some() && has_ended(first) {
                     self.bury(memory, first, has_ended);
@@ -329,6 +337,12 @@ impl QueueLock {
             }
             return Ok(());
         }
+    }
+
+    /// Whether a rank that waits does not sleep, and was not called just now.
+    fn is_awake(&self, memory: &impl Memory, rank: usize) -> bool {
+        let claim = self.claim(memory, rank);
+        !claim.is_parked() && !claim.is_called()
     }
 
     /// If a rank that has ended holds the lock, it does so no more: whoever is first is called.
@@ -393,8 +407,8 @@ impl QueueLock {
         self.claim_at(self.me)
     }
 
-    /// Those who hold this rank's claim up: the holder, who is next, and who is first of those in the queue that have not
-    /// ended.
+    /// Those who hold this rank's claim up: the holder, who is next, and who is first of those in the queue that have
+    /// not ended.
     pub fn ahead(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> Vec<usize> {
         let seen = self.load(memory);
         let ahead = [seen.holder(), seen.next(), self.first(memory, has_ended)];
@@ -417,8 +431,8 @@ impl QueueLock {
 
     /// Wakes a rank that sleeps on its claim.
     fn call(&self, memory: &impl Memory, rank: usize) {
-        // SYNC POINT: parking. The word was changed before the claim is looked at; `prepare_to_park` does it the other way
-        // round.
+        // SYNC POINT: parking. The word was changed before the claim is looked at; `prepare_to_park` does it the other
+        // way round.
         full_fence();
         let at = self.claim_at(rank);
         let claim = self.claim(memory, rank);
@@ -459,8 +473,8 @@ impl QueueLock {
     #[inline]
     fn swap(&self, memory: &impl Memory, seen: HoldWord, wanted: HoldWord) -> bool {
         let word = memory.word(self.at.hold);
-        // SYNC POINT: hold. Release: the next holder sees what this one did, and who looks at the claims sees those that
-        // were made before; acquire: this one sees what the last did.
+        // SYNC POINT: hold. Release: the next holder sees what this one did, and who looks at the claims sees those
+        // that were made before; acquire: this one sees what the last did.
         word.compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
@@ -479,8 +493,8 @@ impl QueueLock {
         }
     }
 
-    /// The token of a grant to this rank. (Where another one has been granted the lock meanwhile, as this rank was declared
-    /// failed, it is that of its own grant still, or one just as old.)
+    /// The token of a grant to this rank. (Where another one has been granted the lock meanwhile, as this rank was
+    /// declared failed, it is that of its own grant still, or one just as old.)
     #[inline]
     fn token(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         let word = memory.word(self.at.high);

@@ -33,6 +33,9 @@
 //! does so, since others do not wait for it: they join, or go aside. What a rank does that was declared failed and comes back
 //! fails, by the words that are never the same.
 //!
+//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it is that still,
+//! and others go aside, until the home is heard: then it clears the node's part, behind all that it has asked before.
+//!
 //! *The home is lost.* The node's steward carries an open hold to the next home, and sets all others to nothing: whoever was
 //! opening or closing one finds the word changed, and begins anew, or is through. A rank that has joined before or after that
 //! swap has joined what was carried.
@@ -300,7 +303,11 @@ enum State {
         mine: SharedWord,
         then: Then,
     },
-    /// The home is lost: to look whether the hold is still to be closed.
+    /// This rank gives up in the middle of opening or closing the hold: to write in the stake that it does not share it.
+    Disowning {
+        mine: SharedWord,
+    },
+    /// The home is lost, or has not answered: to look whether the hold is still to be closed.
     Reclosing {
         mine: SharedWord,
         then: Then,
@@ -377,6 +384,27 @@ impl SharedHold {
             }
             _ => panic!("only who has something, or waits, gives it up"),
         }
+    }
+
+    /// Begins to give up where the answers have not come to what was asked: nobody knows how far that came. What is asked from
+    /// now on comes behind it.
+    ///
+    /// # Panics
+    ///
+    /// When nothing was asked, or by who carries a hold: a bug of the caller.
+    pub fn abandon(&mut self) -> Turn {
+        let state = match self.state {
+            // A steward has no stake: what its rank has is another matter.
+            State::Clearing { mine, .. } if self.is_steward => State::Reclosing { mine, then: Then::Out },
+            State::Opening { mine } | State::Registering { mine, .. } | State::Clearing { mine, .. } => {
+                State::Disowning { mine }
+            }
+            State::Inquiring { .. } | State::Watching { .. } | State::Following { .. } => {
+                State::Unsaying { then: Then::Out }
+            }
+            _ => panic!("only what was asked is given up so"),
+        };
+        self.go(state)
     }
 
     /// Looks, where it waits.
@@ -523,6 +551,10 @@ impl SharedHold {
                 // Unless it was carried.
                 let _ = self.swap(memory, mine, Stand::Nothing);
                 self.go(State::Calling { next: 0, after: After::Left(then) })
+            }
+            State::Disowning { mine } => {
+                self.say(memory, Sharing::NO_STAKE);
+                self.go(State::Reclosing { mine, then: Then::Out })
             }
             State::Reclosing { mine, then } => match self.load(memory) == mine {
                 true => self.clear(mine, then),

@@ -360,6 +360,12 @@ impl Sharing {
         self.pass(mine, true)
     }
 
+    /// Begins to take back whatever this rank has there, or has asked for: nobody knows how far that came.
+    pub fn take_back(&mut self) -> Turn {
+        self.state = State::Resuming { reads_then: false };
+        Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.at.read_phase()])
+    }
+
     /// Looks, where it waits.
     pub fn look(&mut self) -> Turn {
         match self.state {

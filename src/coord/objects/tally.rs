@@ -1,9 +1,9 @@
-//! A counter's words: its value, and what each rank has added to it, which is kept on two nodes. Positions only; who writes
-//! what and when is told in `src/object/tally.rs`.
+//! A counter's words: its value, and what each rank has added to it, which is kept on two nodes. Positions only; who
+//! writes what and when is told in `src/object/tally.rs`.
 //!
-//! The value of a counter is what its ranks have added, of whatever sign: 64 bits, wrapping round. In the time of one home
-//! the value word there takes it all; what was added in the time of the homes before it stands beside, for each rank, and
-//! does not change any more:
+//! The value of a counter is what its ranks have added, of whatever sign: 64 bits, wrapping round. In the time of one
+//! home the value word there takes it all; what was added in the time of the homes before it stands beside, for each
+//! rank, and does not change any more:
 //!
 //! ```text
 //!   value of the counter = value word + Σ carried(rank)          rank's sum = carried(rank) + added(rank)

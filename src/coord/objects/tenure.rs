@@ -4,6 +4,9 @@
 //! was declared failed and comes back changes nothing. Before it asks the home for anything that changes words there it
 //! says so here ([`Tenure::Underway`]); if it ends meanwhile, the next one finds that, and asks the home how far it came.
 //! When the home is lost the node's steward moves the hold to the next home, and changes the word, too.
+//!
+//! A node that has given the lock up may note that the word there was kept for it ([`super::home`]), and which token was the last
+//! of that hold ([`Tenure::Kept`]). That note ends with whatever is begun next.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Memory, WordAt};
@@ -14,6 +17,8 @@ use crate::sync::Ordering;
 pub enum Tenure {
     /// It has nothing to do with the lock.
     Nothing,
+    /// As above, and when it had the lock last the word at the home was kept for it.
+    Kept,
     /// A rank, by its place on the node, is in the middle of something at the home.
     Underway(usize),
     /// It has a claim there.
@@ -22,12 +27,19 @@ pub enum Tenure {
     Held(u64),
 }
 
+impl Tenure {
+    /// Whether the node has anything to do with the lock: holds it, waits for it, or has asked for something.
+    pub fn is_engaged(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Kept)
+    }
+}
+
 /// A [`Tenure`], packed.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–1 | state | 0 nothing, 1 under way, 2 waiting, 3 held |
-/// | 2–12 | rank | under way: whose place on the node it is |
+/// | 2–12 | rank | under way: whose place on the node it is; nothing: 1 where the word was kept |
 /// | 13–20 | passed | held: how often it was passed on |
 /// | 21–63 | version | grows with each change |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +56,7 @@ impl TenureWord {
     #[allow(clippy::cast_possible_truncation, reason = "11 bits")]
     pub const fn tenure(self) -> Tenure {
         match self.0 & 3 {
+            0 if self.0 >> Self::RANK_AT & Self::RANK != 0 => Tenure::Kept,
             0 => Tenure::Nothing,
             1 => Tenure::Underway((self.0 >> Self::RANK_AT & Self::RANK) as usize),
             2 => Tenure::Waiting,
@@ -57,6 +70,7 @@ impl TenureWord {
         let version = (self.0 >> Self::VERSION_AT).wrapping_add(1) << Self::VERSION_AT;
         let state = match tenure {
             Tenure::Nothing => 0,
+            Tenure::Kept => 1 << Self::RANK_AT,
             Tenure::Underway(rank) => 1 | (rank as u64 & Self::RANK) << Self::RANK_AT,
             Tenure::Waiting => 2,
             Tenure::Held(passed) => 3 | (passed & Self::PASSED) << Self::PASSED_AT,
@@ -109,7 +123,7 @@ impl TenureAt {
         self.0.own(1)
     }
 
-    /// The number of its hold: its tokens are that and the next ones.
+    /// The number of its hold: its tokens are those behind it. Where the word was kept: the last token of the last hold.
     pub const fn number(self) -> WordAt {
         self.0.own(2)
     }
@@ -134,9 +148,18 @@ impl TenureAt {
         self.0.own(6)
     }
 
-    /// The home that is known to have all that survivors of those before it had: the node, plus 1.
+    /// The home that is known to have all that survivors of those before it had: the node, plus 1. Where the home is lost, and
+    /// the next one has no room: that one, plus 1, and [`NO_ROOM`](Self::NO_ROOM).
     pub const fn complete_home(self) -> WordAt {
         self.0.own(7)
+    }
+
+    /// Marks in [`complete_home`](Self::complete_home) that the object cannot move.
+    pub const NO_ROOM: u64 = 1 << 63;
+
+    /// How often it has had the lock in a row, as far as it knows. Only to guess how it goes on: nothing depends on it.
+    pub const fn streak(self) -> WordAt {
+        self.0.own(12)
     }
 
     /// What the word holds.
@@ -168,9 +191,11 @@ mod tests {
 
     #[test]
     fn a_tenure_is_read_as_it_was_packed_and_each_word_is_new() {
-        let all = [Tenure::Nothing, Tenure::Underway(1023), Tenure::Waiting, Tenure::Held(0), Tenure::Held(254)];
+        let idle = [Tenure::Nothing, Tenure::Kept];
+        let all = [Tenure::Underway(0), Tenure::Underway(1023), Tenure::Waiting, Tenure::Held(0), Tenure::Held(254)];
         let mut word = TenureWord(0);
-        for tenure in all.into_iter().chain(all) {
+        assert_eq!(word.tenure(), Tenure::Nothing, "of a new object");
+        for tenure in idle.into_iter().chain(all).chain(idle) {
             let next = word.then(tenure);
             assert_eq!(next.tenure(), tenure);
             assert_eq!(next.0 >> TenureWord::VERSION_AT, (word.0 >> TenureWord::VERSION_AT) + 1);

@@ -1,8 +1,9 @@
-//! Exhaustive trials of protocols that stand on the exclusive lock: every order of the requests of two or three ranks, of
-//! which some change their minds, and one or two may die at any moment.
+//! Exhaustive trials of protocols that stand on the exclusive lock: every order of the requests of two or three ranks,
+//! of which some change their minds, and one or two may die at any moment.
 //!
-//! The lock itself is taken for granted here: a queue, which goes on when somebody learns that its holder has died. Each rank
-//! learns of a death at a time of its own, and what the dead one had asked for may take effect as long as it likes.
+//! The lock itself is taken for granted here: a queue, which goes on when somebody learns that its holder has died.
+//! Each rank learns of a death at a time of its own, and what the dead one had asked for may take effect as long as it
+//! likes.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -40,7 +41,8 @@ pub(super) trait Protocol: Clone + Hash + Debug {
     /// Whether it still needs the exclusive lock, where it has come to an end or to what it wanted.
     fn keeps_lock(&self) -> bool;
 
-    /// A rank has come to have what it wanted: panics if that is wrong. `inside` are the living ones that have something.
+    /// A rank has come to have what it wanted: panics if that is wrong. `inside` are the living ones that have
+    /// something.
     fn check_entry(rank: usize, words: &[u64], ranks: &[Actor<Self>], inside: &[usize]);
 
     /// At a rank's beginning: what `check_entry` is to know of it.

@@ -97,8 +97,8 @@ impl HoldWord {
         self.grown()
     }
 
-    /// The token of the grant that made this word, where `high` is the object's word of the upper bits; `None` while that
-    /// word has still to grow, as the version's upper bit tells.
+    /// The token of the grant that made this word, where `high` is the object's word of the upper bits; `None` while
+    /// that word has still to grow, as the version's upper bit tells.
     #[inline]
     pub const fn token(self, high: u64) -> Option<u64> {
         let version = self.version();
@@ -188,12 +188,13 @@ impl ClaimWord {
     }
 }
 
-/// Since when a lock is held, for those who look from outside. 0: that was not noted.
+/// Since when a lock or a lease is held, for those who look from outside. 0: that was not noted (of a lock that nobody
+/// has waited for it is not; of a lease always).
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
-/// | 0–10 | holder | the holder's place in the node's rank table, plus 1: without meaning where another one holds the lock |
-/// | 11 | at least | it was held before: that is when somebody was seen to wait for it |
+/// | 0–10 | holder | the holder's place in the node's rank table, plus 1: without meaning where another one holds it |
+/// | 11 | at least | it was held before: that is when somebody was seen to wait for it; not of a lease |
 /// | 12–63 | ticks | of the node's clock, less its lowest 12 bits |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinceWord(pub u64);

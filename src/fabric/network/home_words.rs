@@ -1,9 +1,9 @@
 //! By what words of objects are changed at their home: by its CPUs, or by its RDMA device.
 //!
-//! A device's fetch-and-add is a read and a write to the home's CPUs, and theirs is to the device: what one does between
-//! the two is lost. So all who add to a word or swap it must do it by the same. Which that is holds for the whole table of
-//! objects that are at home on a node, for as long as the job lasts, and follows from what all ranks have said when they
-//! joined:
+//! A device's fetch-and-add is a read and a write to the home's CPUs, and theirs is to the device: what one does
+//! between the two is lost. So all who add to a word or swap it must do it by the same. Which that is holds for the
+//! whole table of objects that are at home on a node, for as long as the job lasts, and follows from what all ranks
+//! have said when they joined:
 //!
 //! | [`HomeAtomics`] | where | another node's ranks | the home's own ranks |
 //! | --- | --- | --- | --- |
@@ -11,8 +11,11 @@
 //! | `Device` | otherwise | by RDMA where they have a connection; else by TCP, and who serves that has the device do it | by the device, through a queue pair that is its own other end |
 //! | `Both` | the device says that its atomics are atomic against CPUs, too | by RDMA or TCP | in memory |
 //!
-//! So it makes no difference who speaks for a home, and by what way it is reached. Loads and writes are whole in either case
-//! and need no device: a word that somebody writes is added to or swapped by nobody at the same time.
+//! Another node's rank has a connection by RDMA as its node's agent, or as a *guest* of the home's agent, which serves
+//! an end for it ([`super`]): a guest asks for what the agent of its node would ask for, and by the same device.
+//!
+//! So it makes no difference who speaks for a home, and by what way it is reached. Loads and writes are whole in either
+//! case and need no device: a word that somebody writes is added to or swapped by nobody at the same time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -23,7 +26,8 @@ use crate::fabric::tcp::TcpFabric;
 use crate::fabric::{Fabric, PostError, Request, Ticket, WordAt};
 use crate::sync::spin_hint;
 
-/// How long the device may take for a word of its own node. It says by itself that a packet has been lost, in half of that.
+/// How long the device may take for a word of its own node. It says by itself that a packet has been lost, in half of
+/// that.
 const DEVICE_LIMIT: Duration = Duration::from_secs(1);
 /// So often it is looked for an answer before others get the CPU.
 const LOOKS: u32 = 1000;
@@ -124,8 +128,8 @@ impl OwnDevice {
         }
     }
 
-    /// Does a request of another node, that has come by TCP, and gives the old value. `None`: it may have taken effect or
-    /// not, but will not any more.
+    /// Does a request of another node, that has come by TCP, and gives the old value. `None`: it may have taken effect
+    /// or not, but will not any more.
     fn change(&self, request: Request) -> Option<u64> {
         let (limit, mut tickets) = (Instant::now() + DEVICE_LIMIT, Vec::with_capacity(1));
         while let Err(error) = self.post(&[request], &mut tickets) {

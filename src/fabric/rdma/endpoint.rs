@@ -136,6 +136,17 @@ impl Endpoint {
         options: &RdmaOptions,
         peer: &Offer,
     ) -> Result<(), RdmaError> {
+        self.become_ready_to_receive(facts, choice, options, peer)?;
+        self.become_ready_to_send(facts, options, peer)
+    }
+
+    fn become_ready_to_receive(
+        &self,
+        facts: &DeviceFacts,
+        choice: &Choice,
+        options: &RdmaOptions,
+        peer: &Offer,
+    ) -> Result<(), RdmaError> {
         let mut attr = QueuePairAttr {
             qp_state: verbs::QPS_RTR,
             path_mtu: choice.mtu.min(peer.mtu).into(),
@@ -153,7 +164,10 @@ impl Endpoint {
             | verbs::QP_RQ_PSN
             | verbs::QP_MAX_DEST_RD_ATOMIC
             | verbs::QP_MIN_RNR_TIMER;
-        self.modify("find the way to a peer", &mut attr, mask)?;
+        self.modify("find the way to a peer", &mut attr, mask)
+    }
+
+    fn become_ready_to_send(&self, facts: &DeviceFacts, options: &RdmaOptions, peer: &Offer) -> Result<(), RdmaError> {
         let mut attr = QueuePairAttr {
             qp_state: verbs::QPS_RTS,
             sq_psn: self.first_packet,

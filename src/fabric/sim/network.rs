@@ -203,44 +203,45 @@ impl Network {
             return Err(PostError::Full { node: target as usize });
         }
         node.in_flight += requests.len();
-        let costs = &self.options.costs;
-        let connection = self.connections.get_mut(number);
         for request in requests {
-            node.cpu_free = node.cpu_free.max(self.now) + costs.overhead_ns;
-            let departs = node.cpu_free.max(node.sender_free);
-            node.sender_free = departs + costs.gap_ns;
-            node.traffic.sent += 1;
-            node.traffic.sent_bytes += costs.header_bytes + payload_bytes(*request);
-            let flight = costs.flight_ns(source as usize, target as usize, &mut self.random);
-            connection.last_request = connection.last_request.max(departs + flight);
-            let ticket = if request.has_ticket() {
-                let ticket = node.tickets.issue();
-                tickets.push(ticket);
-                ticket
-            } else {
-                Ticket { slot: 0, generation: 0 }
-            };
-            let mut message = Message {
-                source,
-                target,
-                request: *request,
-                ticket,
-                connection: number,
-                incarnation: connection.incarnation,
-                boot: node.boots,
-                departs,
-                value: 0,
-                is_copy: false,
-                is_unheard: false,
-            };
-            self.queue.push(connection.last_request, Event::Arrive(self.messages.insert(message)));
-            if !request.has_ticket() && self.random.happens(self.options.rates.duplicated_per_million) {
-                message.is_copy = true;
-                connection.last_request += costs.flight_ns(source as usize, target as usize, &mut self.random);
-                self.queue.push(connection.last_request, Event::Arrive(self.messages.insert(message)));
-            }
+            tickets.extend(self.launch(source, target, number, *request));
         }
         Ok(())
+    }
+
+    /// Hands a request to the adapter, on a connection that is up; its ticket, if it is answered.
+    fn launch(&mut self, source: u32, target: u32, number: u32, request: Request) -> Option<Ticket> {
+        let costs = &self.options.costs;
+        let connection = self.connections.get_mut(number);
+        let node = &mut self.nodes[source as usize];
+        node.cpu_free = node.cpu_free.max(self.now) + costs.overhead_ns;
+        let departs = node.cpu_free.max(node.sender_free);
+        node.sender_free = departs + costs.gap_ns;
+        node.traffic.sent += 1;
+        node.traffic.sent_bytes += costs.header_bytes + payload_bytes(request);
+        let flight = costs.flight_ns(source as usize, target as usize, &mut self.random);
+        connection.last_request = connection.last_request.max(departs + flight);
+        let ticket = request.has_ticket().then(|| node.tickets.issue());
+        let mut message = Message {
+            source,
+            target,
+            request,
+            ticket: ticket.unwrap_or(Ticket { slot: 0, generation: 0 }),
+            connection: number,
+            incarnation: connection.incarnation,
+            boot: node.boots,
+            departs,
+            value: 0,
+            is_copy: false,
+            is_unheard: false,
+        };
+        self.queue.push(connection.last_request, Event::Arrive(self.messages.insert(message)));
+        if ticket.is_none() && self.random.happens(self.options.rates.duplicated_per_million) {
+            message.is_copy = true;
+            connection.last_request += costs.flight_ns(source as usize, target as usize, &mut self.random);
+            self.queue.push(connection.last_request, Event::Arrive(self.messages.insert(message)));
+        }
+        ticket
     }
 
     /// The connection's number. Makes sure that it is up, as far as the source can know.

@@ -2,8 +2,8 @@
 //! other closely, the next one would only wake it again, which costs as much as the request's whole round trip.
 //!
 //! Polled is after something has come that was not long after what had come before; not where that has failed lately:
-//! after each failure in a row twice as many occasions pass unused. So a node from which nothing is asked loses nothing,
-//! and one whose requests come at the wrong pace loses one span of polling in [`MOST_PASSED`] of them.
+//! after each failure in a row twice as many occasions pass unused. So a node from which nothing is asked loses
+//! nothing, and one whose requests come at the wrong pace loses one span of polling in [`MOST_PASSED`] of them.
 
 use std::time::{Duration, Instant};
 

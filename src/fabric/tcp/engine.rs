@@ -514,8 +514,7 @@ impl Engine {
         let Some(Link { state: LinkState::Ready(stream), outgoing, parts, .. }) = self.links.get_mut(node) else {
             return;
         };
-        let (memory, tickets, letters) = (&*self.memory, &mut self.tickets, &mut self.letters);
-        let calls = &mut self.calls;
+        let (memory, letters, calls) = (&*self.memory, &mut self.letters, &mut self.calls);
         let mut values = Vec::new();
         let has_news = &mut self.sleepers.has_news;
         let handle = |frame| match frame {
@@ -539,11 +538,15 @@ impl Engine {
             None => stream.receive(words, handle).map(drop),
             Some(bytes) => stream.take_in(bytes, words, handle),
         };
-        let link = self.links.get_mut(node).expect("found above");
-        let mut failed = received.err();
+        self.conclude(node, values, received.err());
+    }
+
+    /// After what a link had was taken in: the values that were asked for are handed out, and what waits is sent.
+    fn conclude(&mut self, node: usize, values: Vec<(u32, u64)>, mut failed: Option<StreamError>) {
+        let link = self.links.get_mut(node).expect("it has carried something");
         for (tag, value) in values {
             match link.answered(tag) {
-                Some(ticket) => tickets.complete(ticket, Ok(value)),
+                Some(ticket) => self.tickets.complete(ticket, Ok(value)),
                 None => failed = Some(StreamError::Answer),
             }
         }

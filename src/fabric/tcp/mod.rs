@@ -390,9 +390,9 @@ impl TcpFabric {
         self.shared.engine().excluded_by()
     }
 
-    /// Whoever is about to sleep on the connections polls them first for so long, where requests have followed each other
-    /// about as closely: who asks this node again and again then need not wait for somebody to be woken each time. Not
-    /// done unless it is asked for; for processes that have a CPU of their own.
+    /// Whoever is about to sleep on the connections polls them first for so long, where requests have followed each
+    /// other about as closely: who asks this node again and again then need not wait for somebody to be woken each
+    /// time. Not done unless it is asked for; for processes that have a CPU of their own.
     pub fn stay_awake_for(&self, span: Duration) {
         self.shared.engine().set_attention(span);
     }
@@ -431,9 +431,10 @@ impl TcpFabric {
         self.shared.engine().watch_word(index, at);
     }
 
-    /// Has this process execute requests of other nodes only as long as `is_over` does not say so of what a word of this
-    /// node holds, other than 0. It is looked at before each: a process that was stopped, and comes back when its node has
-    /// given it up, finds in its sockets what was lost with its connections, and has been asked of the next one.
+    /// Has this process execute requests of other nodes only as long as `is_over` does not say so of what a word of
+    /// this node holds, other than 0. It is looked at before each: a process that was stopped, and comes back when its
+    /// node has given it up, finds in its sockets what was lost with its connections, and has been asked of the next
+    /// one.
     pub fn serve_until(&self, at: WordAt, is_over: GivenUp) {
         self.shared.engine().serve_until(at, is_over);
     }
@@ -637,8 +638,8 @@ impl Shared {
         self.wake_thread();
     }
 
-    /// Polls for a while instead of sleeping, where things come closely one after another ([`attention`]). `true`: nobody
-    /// need sleep: something has come, what is waited for is there, or the time is over.
+    /// Polls for a while instead of sleeping, where things come closely one after another ([`attention`]). `true`:
+    /// nobody need sleep: something has come, what is waited for is there, or the time is over.
     fn has_heard_by_polling(&self, has_changed: impl Fn(&Engine) -> bool, timeout: Option<Duration>) -> bool {
         let mut engine = self.engine();
         let Some(until) = engine.begin_attention() else { return false };

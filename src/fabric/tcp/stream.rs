@@ -40,7 +40,8 @@ pub enum StreamError {
     /// The other end asks more than it may before it reads answers.
     #[error("the other end broke the protocol: more than {MOST_UNANSWERED} unanswered requests")]
     TooMany,
-    /// This process has been given up by its node, and another one speaks for that: what comes here is executed no more.
+    /// This process has been given up by its node, and another one speaks for that: what comes here is executed no
+    /// more.
     #[error("this process speaks for its node no more")]
     GivenUp,
     /// This node's device did not do what the other end has asked for.

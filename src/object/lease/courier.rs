@@ -9,19 +9,21 @@
 //! if not, the steward will find the note.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::LeaseError;
+use super::{Desk, LeaseError, Slot};
 use crate::cluster::view::{self, FailureCause, Unit};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Note, Outcome, SOMEBODY, Turn};
 use crate::coord::objects::note::NoteAt;
 use crate::coord::objects::word::SinceWord;
-use crate::fabric::{Memory, Request};
+use crate::fabric::{Memory, Request, WordAt};
 use crate::object::anchor::{self, Anchor, Answered};
+use crate::object::errands::{self, Errand};
 use crate::object::error::LockError;
 use crate::object::homes::Home;
 use crate::object::reach::Reach;
@@ -97,14 +99,14 @@ impl Courier {
             }
             turn = match turn {
                 Turn::Over(outcome) if self.settle(party, outcome) => return Ok(outcome),
-                Turn::Over(_) => self.begin_anew(party)?,
+                Turn::Over(_) => self.begin_anew(party, vigil)?,
                 Turn::Ask(requests) => {
                     // What is waited for is noted before it is looked at.
                     vigil.note();
-                    match party.anchor.try_ask(&self.handle, &requests)? {
+                    match party.anchor.try_ask_until(&self.handle, &requests, vigil.until())? {
                         Answered::All(answers) => party.lessee.answered(&answers, now_ns(), &Neighbours(reach)),
                         Answered::Broken => party.lessee.broken(),
-                        Answered::HomeLost => self.begin_anew(party)?,
+                        Answered::HomeLost => self.begin_anew(party, vigil)?,
                     }
                 }
                 Turn::Wait => {
@@ -174,14 +176,57 @@ impl Courier {
 
     /// The home is lost: goes on at the next one, as soon as that has what survivors held.
     #[cold]
-    fn begin_anew(&self, party: &mut Party) -> Result<Turn, LeaseError> {
-        party.anchor.await_next(&self.handle)?;
+    fn begin_anew(&self, party: &mut Party, vigil: &Vigil<'_>) -> Result<Turn, LeaseError> {
+        party.anchor.await_next_until(&self.handle, vigil.until())?;
         let at = self.at(&party.anchor);
         Ok(party.lessee.restart(at))
     }
 
     pub fn look_at_oneself(&self) -> Result<(), LeaseError> {
         Ok(anchor::look_at_oneself(&self.handle)?)
+    }
+}
+
+/// What a rank has at the home is to be taken back: its claim, and its hold when that is over or released.
+#[derive(Debug)]
+pub(super) struct Recalling {
+    desk: Arc<Desk>,
+    courier: Courier,
+}
+
+impl Recalling {
+    pub fn new(courier: &Courier, desk: &Arc<Desk>) -> Self {
+        Self { desk: Arc::clone(desk), courier: courier.clone() }
+    }
+}
+
+impl Errand for Recalling {
+    fn object(&self) -> WordAt {
+        self.courier.handle.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        let (courier, at) = (&self.courier, &self.courier.handle.at);
+        let Some(home) = errands::home_now(reach, at) else { return Poll::Pending };
+        let (note_at, segment) = (courier.note_at(), &*reach.segment);
+        let note = Note::read(note_at, segment);
+        if note.until != 0 {
+            Note { until: 0, ..note }.write(note_at, segment);
+        }
+        let mut lessee =
+            Lessee::new(LeaseAt::of(&home.at, reach.topology.ranks(), false), reach.rank, courier.ttl_ns());
+        let mut turn = lessee.withdraw();
+        while let Turn::Ask(requests) = turn {
+            let Some(answers) = errands::ask(&home, &requests) else { return Poll::Pending };
+            turn = lessee.answered(&answers, now_ns(), &Neighbours(reach));
+        }
+        lessee.take_named().into_iter().for_each(|rank| reach.poke(rank));
+        if Home::of(reach, at).site.home != home.site.home {
+            // What was noted before has moved with it.
+            return Poll::Pending;
+        }
+        self.desk.put(Slot::Empty);
+        Poll::Ready(())
     }
 }
 

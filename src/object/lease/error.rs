@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
+use crate::error::unheard;
 use crate::object::Token;
 use crate::object::error::LockError;
 
@@ -46,6 +47,36 @@ pub enum LeaseError {
         /// Who has it now.
         holder: Option<usize>,
     },
+    /// Nothing is heard of the lease's home, and the nodes that answer are too few to agree that it has failed. A hold that was to
+    /// be renewed lasts until its time is over ([`LeaseGuard::remaining`](super::LeaseGuard::remaining)), and may be renewed if
+    /// the home is heard again before. What this rank has left at the home otherwise is taken back then.
+    #[error(
+        "rank {rank} does not reach the lease {name:?}: {}", unheard(.node, .waited)
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// The node that is not heard.
+        node: usize,
+        /// How long this call has waited; zero where it failed at once.
+        waited: Duration,
+    },
+    /// The home is lost, and the next one has no room. The lease moves as soon as there is room.
+    #[error(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )]
+    NoRoom {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+        /// Its next home.
+        node: usize,
+        /// How many that has room for.
+        places: usize,
+    },
     /// This rank has been declared failed: the others go on without it.
     #[error(
         "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold the lease {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
@@ -81,6 +112,9 @@ impl From<LockError> for LeaseError {
     fn from(error: LockError) -> Self {
         match error {
             LockError::Excluded { rank, name, epoch, cause } => Self::Excluded { rank, name, epoch, cause },
+            LockError::Unreachable { rank, name, node, waited } => Self::Unreachable { rank, name, node, waited },
+            LockError::NoRoom { rank, name, node, places } => Self::NoRoom { rank, name, node, places },
+            LockError::TimedOut { rank, name, waited, .. } => Self::TimedOut { rank, name, waited, holder: None },
             other => unreachable!("{other}"),
         }
     }

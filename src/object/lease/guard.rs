@@ -73,7 +73,11 @@ impl Tenure {
     fn renew(&self) -> Result<(), LeaseError> {
         let Some(mut party) = self.take_party()? else { return Ok(()) };
         let renewed = self.courier.look_at_oneself().and_then(|()| {
-            let turn = party.lessee.renew(now_ns());
+            let turn = match party.lessee.held() {
+                Some(_) => party.lessee.renew(now_ns()),
+                // The home has not answered last time.
+                None => party.lessee.broken(),
+            };
             self.courier.drive(&mut party, turn, &mut Vigil::new(self.courier.handle(), None))
         });
         let mut state = self.lock();
@@ -84,6 +88,13 @@ impl Tenure {
                 None
             }
             Ok(Outcome::Lost(holder) | Outcome::Free(holder)) => Some(self.expired(holder)),
+            Err(error @ (LeaseError::Unreachable { .. } | LeaseError::NoRoom { .. })) => {
+                // What the home has granted lasts as long as it was to last, and may be renewed when that is heard again.
+                state.party = Some(party);
+                drop(state);
+                self.bell.notify_all();
+                return Err(error);
+            }
             Err(error) => Some(error),
         };
         if lost.is_some() {
@@ -108,10 +119,14 @@ impl Tenure {
         self.courier.show_no_more();
         self.courier.look_at_oneself()?;
         self.courier.clear_note(&party.anchor);
-        let turn = party.lessee.release();
+        let turn = match party.lessee.held() {
+            Some(_) => party.lessee.release(),
+            // Whether it was renewed last time is not known.
+            None => party.lessee.withdraw(),
+        };
         match self.courier.drive(&mut party, turn, &mut Vigil::new(self.courier.handle(), None))? {
-            Outcome::Free(_) | Outcome::Held(_) => Ok(party),
-            Outcome::Lost(holder) => Err(self.expired(holder)),
+            Outcome::Free(None) | Outcome::Held(_) => Ok(party),
+            Outcome::Free(holder) | Outcome::Lost(holder) => Err(self.expired(holder)),
         }
     }
 
@@ -141,8 +156,12 @@ impl Tenure {
             let (state, waited) =
                 self.bell.wait_timeout_while(state, pause, goes_on).unwrap_or_else(PoisonError::into_inner);
             drop(state);
-            if !waited.timed_out() || self.renew().is_err() {
+            if !waited.timed_out() {
                 return;
+            }
+            match self.renew() {
+                Ok(()) | Err(LeaseError::Unreachable { .. } | LeaseError::NoRoom { .. }) => {}
+                Err(_) => return,
             }
         }
     }
@@ -215,7 +234,8 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`]: it was not renewed, and
+    /// may be once more.
     pub fn renew(&self) -> Result<(), LeaseError> {
         self.tenure.renew()
     }
@@ -248,7 +268,7 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it did not, or it cannot be told.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`], [`LeaseError::Unreachable`]: it did not, or it cannot be told.
     pub fn release(mut self) -> Result<(), LeaseError> {
         self.give_up()
     }
@@ -261,12 +281,8 @@ impl LeaseGuard<'_> {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
-        let (slot, released) = match released {
-            Ok(party) => (Slot::Kept(party), Ok(())),
-            Err(error) => (Slot::Empty, Err(error)),
-        };
-        self.lease.desk.put(slot);
-        released
+        let lease = self.lease;
+        released.map(|party| lease.desk.put(Slot::Kept(party))).inspect_err(|error| lease.leave_behind(error))
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Way {
     /// Whether it waits for its mailbox, and not for answers.
     is_waiting: bool,
     stamp: u32,
+    /// That of its last hold.
+    token: u64,
     crash: Option<Crash>,
     looked_ns: u64,
 }
@@ -37,7 +39,7 @@ pub struct Way {
 impl Way {
     pub fn new(nodes: usize, rank: usize, crash: Option<Crash>) -> Self {
         let at = HomeAt { hold: WordAt(0), numbers: NUMBERS, claims: CLAIMS, nodes };
-        Self { machine: HomeLock::new(at, rank, 1), is_waiting: false, stamp: 0, crash, looked_ns: 0 }
+        Self { machine: HomeLock::new(at, rank, 1), is_waiting: false, stamp: 0, token: 0, crash, looked_ns: 0 }
     }
 
     pub fn acquire(&mut self, caller: &mut Caller, fabric: &SimFabric) {
@@ -53,12 +55,14 @@ impl Way {
     }
 
     pub fn release(&mut self, caller: &mut Caller, fabric: &SimFabric) {
-        let turn = self.machine.release();
+        // Now it leaves the word kept, now free for all alike.
+        let keeps = caller.random.below(2) == 0;
+        let turn = self.machine.release(keeps.then_some(self.token));
         assert!(self.follow(turn, caller, fabric).is_pending(), "it asks first");
     }
 
-    /// Goes on with what was begun last.
-    pub fn poll(&mut self, caller: &mut Caller, memory: &SimNode, fabric: &SimFabric) -> Poll<Outcome> {
+    /// Goes on with what was begun last; gives the token, or that this rank does not hold the lock.
+    pub fn poll(&mut self, caller: &mut Caller, memory: &SimNode, fabric: &SimFabric) -> Poll<Option<u64>> {
         let turn = match self.is_waiting {
             true => match self.look_into_mailbox(memory, fabric) {
                 Some(turn) => turn,
@@ -90,7 +94,7 @@ impl Way {
         Some(self.machine.look())
     }
 
-    fn follow(&mut self, turn: home::Turn, caller: &mut Caller, fabric: &SimFabric) -> Poll<Outcome> {
+    fn follow(&mut self, turn: home::Turn, caller: &mut Caller, fabric: &SimFabric) -> Poll<Option<u64>> {
         self.is_waiting = turn == home::Turn::Wait;
         match turn {
             home::Turn::Ask(requests) => caller.ask(fabric, requests),
@@ -106,7 +110,12 @@ impl Way {
                 return self.follow(turn, caller, fabric);
             }
             home::Turn::Wait => fabric.alarm(fabric.now_ns() + LOOK_EVERY_NS),
-            home::Turn::Over(outcome) => return Poll::Ready(outcome),
+            home::Turn::Over(Outcome::Granted(number)) => {
+                self.token = number + 1;
+                return Poll::Ready(Some(self.token));
+            }
+            home::Turn::Over(Outcome::Free) => return Poll::Ready(None),
+            home::Turn::Over(Outcome::Lost) => panic!("nobody is declared failed who lives"),
         }
         Poll::Pending
     }
@@ -138,8 +147,8 @@ impl Holder {
                 self.state = State::Busy;
             }
             State::Busy => {
-                if let Poll::Ready(outcome) = self.way.poll(&mut self.caller, memory, fabric) {
-                    self.end(outcome, clock, fabric);
+                if let Poll::Ready(token) = self.way.poll(&mut self.caller, memory, fabric) {
+                    self.end(token, clock, fabric);
                 }
             }
         }
@@ -158,12 +167,11 @@ impl Holder {
         }
     }
 
-    fn end(&mut self, outcome: Outcome, clock: &Clock, fabric: &SimFabric) {
-        let (state, ret) = match outcome {
-            Outcome::Granted(number) => (State::Inside, Ret::Granted(number + 1)),
-            Outcome::Free if self.caller.op() == Op::TryAcquire => (State::Outside, Ret::Busy),
-            Outcome::Free => (State::Outside, Ret::Done),
-            Outcome::Lost => panic!("nobody is declared failed who lives"),
+    fn end(&mut self, token: Option<u64>, clock: &Clock, fabric: &SimFabric) {
+        let (state, ret) = match token {
+            Some(token) => (State::Inside, Ret::Granted(token)),
+            None if self.caller.op() == Op::TryAcquire => (State::Outside, Ret::Busy),
+            None => (State::Outside, Ret::Done),
         };
         self.state = state;
         self.caller.end(ret, clock.read(fabric));

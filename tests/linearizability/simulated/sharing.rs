@@ -3,7 +3,6 @@
 
 use std::task::Poll;
 
-use phalanx::coord::objects::home::Outcome;
 use phalanx::coord::objects::permits::{Permits, PermitsAt};
 use phalanx::coord::objects::sharing::{self, Called, Sharing, SharingAt, Turn};
 use phalanx::fabric::sim::{Seeded, SimFabric, SimNode, World};
@@ -127,12 +126,11 @@ impl Member {
         match self.state {
             State::Locking | State::Unlocking => match self.way.poll(&mut self.caller, memory, fabric) {
                 Poll::Pending => {}
-                Poll::Ready(Outcome::Granted(number)) => {
-                    self.token = number + 1;
+                Poll::Ready(Some(token)) => {
+                    self.token = token;
                     self.ask_for(op, clock, memory, fabric);
                 }
-                Poll::Ready(Outcome::Free) => self.end(op, clock, fabric),
-                Poll::Ready(Outcome::Lost) => panic!("nobody is declared failed who lives"),
+                Poll::Ready(None) => self.end(op, clock, fabric),
             },
             State::Asking => match self.caller.poll(fabric) {
                 Poll::Pending => {}

@@ -97,6 +97,11 @@ pub struct Costs {
     pub nodes_per_cpu: f64,
 }
 
+impl Costs {
+    /// Of a job that has one node, and sends none.
+    pub const NONE: Self = Self { latency_ns: 0.0, overhead_ns: 0.0, nodes_per_cpu: 0.0 };
+}
+
 impl Schedule {
     /// The star's node that all others tell.
     const HUB: usize = 0;

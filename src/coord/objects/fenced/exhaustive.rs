@@ -1,5 +1,5 @@
-//! Words under tokens, tried exhaustively: every order of the requests of some writers and a reader, of whom any may stop
-//! for ever, or lose its connection, at any moment.
+//! Words under tokens, tried exhaustively: every order of the requests of some writers and a reader, of whom any may
+//! stop for ever, or lose its connection, at any moment.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,6 @@
 //! The shared hold, tried exhaustively: ranks of one node that read, writers elsewhere, the node's steward, in every order of
-//! their accesses and requests. Some change their minds, some die at any moment, and the home may be lost.
+//! their accesses and requests. Some change their minds, also in the middle of asking, some die at any moment, and the home may be
+//! lost.
 //!
 //! Writers are alone and readers beside readers only; so many join a hold while a writer waits; nobody is forgotten; and in the
 //! end the node has nothing at the home. The exclusive lock of writers is taken for granted: a queue, which is not lost.
@@ -66,6 +67,8 @@ struct Actor {
     /// How often it is still to do what it does.
     left: u8,
     asked: VecDeque<Request>,
+    /// What it has asked before, and waits for no more: done before all the rest, as far as it is not dropped.
+    abandoned: VecDeque<Request>,
     answers: Vec<u64>,
     /// The home that it knows.
     home: u8,
@@ -93,6 +96,9 @@ struct World {
     holder: Option<usize>,
     deaths: u8,
     has_doubts: bool,
+    /// How often somebody gives up in the middle of asking, and whether somebody has.
+    silences: u8,
+    was_silent: bool,
     /// Who the node knows to be dead, and who the home does, with the writers.
     known: [Vec<bool>; 2],
     losses: u8,
@@ -115,6 +121,10 @@ enum Event {
     Look(usize),
     GoOn(usize),
     GiveUp(usize),
+    /// In the middle of asking.
+    Abandon(usize),
+    /// What was abandoned is dropped with its connection.
+    Drop(usize),
     Die(usize),
     /// The node, or all others, learn of a death.
     Learn(usize, usize),
@@ -138,6 +148,7 @@ impl World {
             phase: Phase::Outside,
             left,
             asked: VecDeque::new(),
+            abandoned: VecDeque::new(),
             answers: Vec::new(),
             home: 0,
             wants_step: false,
@@ -160,6 +171,8 @@ impl World {
             holder: None,
             deaths: 0,
             has_doubts: false,
+            silences: 0,
+            was_silent: false,
             known: [vec![false; count + 2], vec![false; count + 2]],
             losses: 0,
             home: 0,
@@ -178,6 +191,10 @@ impl World {
         let ranks = self.ranks();
         self.actors[..ranks].iter_mut().for_each(|actor| actor.may_give_up = true);
         Self { has_doubts: true, ..self }
+    }
+
+    fn with_silences(self, silences: u8) -> Self {
+        Self { silences, ..self }
     }
 
     fn impatient(mut self) -> Self {
@@ -364,6 +381,7 @@ impl World {
         let actor = &mut self.actors[index];
         (actor.home, actor.is_asking) = (self.home, false);
         actor.asked.clear();
+        actor.abandoned.clear();
         match &mut actor.task {
             Task::Shares(hold) => {
                 let turn = hold.restart(at);
@@ -405,6 +423,7 @@ impl World {
         let actor = &mut self.actors[index];
         (actor.home, actor.is_asking, actor.outlives) = (self.home, false, None);
         actor.asked.clear();
+        actor.abandoned.clear();
         actor.is_called |= matches!(actor.task, Task::Sweeps(_));
         (actor.task, actor.wants_step) = (Task::Carries(hold), true);
     }
@@ -427,6 +446,25 @@ impl World {
             }
             Task::Sweeps(_) | Task::Carries(_) | Task::Idle => unreachable!("nobody is inside"),
         }
+    }
+
+    /// Whether it is in the middle of asking, and may give up so. A writer's part, or one of its own, is taken back by other
+    /// means ([`Sharing::take_back`]).
+    fn may_abandon(&self, index: usize) -> bool {
+        let actor = &self.actors[index];
+        self.silences > 0 && actor.is_asking && matches!(actor.task, Task::Shares(_) | Task::Sweeps(_))
+    }
+
+    fn abandon(&mut self, index: usize) {
+        self.silences -= 1;
+        self.was_silent = true;
+        let actor = &mut self.actors[index];
+        let asked = std::mem::take(&mut actor.asked);
+        actor.abandoned.extend(asked);
+        (actor.is_asking, actor.phase) = (false, Phase::Leaving);
+        let (Task::Shares(hold) | Task::Sweeps(hold)) = &mut actor.task else { unreachable!("it is looked at before") };
+        let turn = hold.abandon();
+        self.turn(index, turn);
     }
 
     fn begin(&mut self, index: usize) {
@@ -468,6 +506,9 @@ impl World {
         if actor.wants_step {
             return events.push(Event::Step(index));
         }
+        if self.may_abandon(index) {
+            events.push(Event::Abandon(index));
+        }
         if is_steward {
             let is_first = (self.ranks()..index).all(|before| self.knows(0, before));
             if self.needs_carrying() && is_first && !matches!(actor.task, Task::Carries(_)) {
@@ -501,7 +542,7 @@ impl World {
     /// What has to happen if nobody dies or changes their mind, nor looks for no reason.
     fn is_due(&self, event: Event) -> bool {
         match event {
-            Event::Die(_) | Event::GiveUp(_) | Event::Lose => false,
+            Event::Die(_) | Event::GiveUp(_) | Event::Abandon(_) | Event::Drop(_) | Event::Lose => false,
             Event::Execute(index) => !self.actors[index].is_dead,
             Event::Look(index) => self.actors[index].is_poked,
             _ => true,
@@ -551,8 +592,11 @@ impl Model for World {
             events.push(Event::Lose);
         }
         for (index, actor) in self.actors.iter().enumerate() {
-            if !actor.asked.is_empty() && actor.home == self.home {
+            if !(actor.asked.is_empty() && actor.abandoned.is_empty()) && actor.home == self.home {
                 events.push(Event::Execute(index));
+            }
+            if !actor.abandoned.is_empty() {
+                events.push(Event::Drop(index));
             }
             if actor.is_dead {
                 events.extend((0..2).filter(|side| !self.knows(*side, index)).map(|side| Event::Learn(side, index)));
@@ -577,6 +621,10 @@ impl Model for World {
             }
             Event::Step(index) => self.step(index),
             Event::Execute(index) => {
+                if let Some(request) = self.actors[index].abandoned.pop_front() {
+                    let _ = execute(&mut self.words, request);
+                    return;
+                }
                 let request = self.actors[index].asked.pop_front().expect("it has asked");
                 let answer = execute(&mut self.words, request);
                 let actor = &mut self.actors[index];
@@ -613,6 +661,8 @@ impl Model for World {
                     self.go_on(index);
                 }
             }
+            Event::Abandon(index) => self.abandon(index),
+            Event::Drop(index) => self.actors[index].abandoned.clear(),
             Event::Die(index) => {
                 self.deaths -= 1;
                 let actor = &mut self.actors[index];
@@ -623,6 +673,7 @@ impl Model for World {
                 if side == 1 {
                     // The home shuts it out.
                     self.actors[dead].asked.clear();
+                    self.actors[dead].abandoned.clear();
                 }
                 let is_of_node: Vec<bool> = (0..self.actors.len()).map(|index| self.is_of_node(index)).collect();
                 for (actor, is_of_node) in self.actors.iter_mut().zip(is_of_node) {
@@ -662,7 +713,7 @@ fn check(world: World) {
         // A death, a loss, or a rank that has given up may have taken a poke with it; then those who wait look by themselves.
         let may_miss = world.home > 0 || world.actors.iter().any(|actor| actor.is_dead || !actor.is_patient);
         let gave_up = world.has_doubts && world.actors[..world.readers].iter().any(|actor| !actor.may_give_up);
-        let last = if may_miss || gave_up { world.after_looks() } else { world.clone() };
+        let last = if may_miss || gave_up || world.was_silent { world.after_looks() } else { world.clone() };
         if let Some(flaw) = last.flaw() {
             panic!("{flaw}: {way:?}\n{world:#?}");
         }
@@ -692,6 +743,12 @@ fn readers_that_look_though_nothing_is_wrong() {
 fn readers_that_give_up_or_do_not_wait() {
     check(World::new(&[1, 1], &[1]).with_doubts());
     check(World::new(&[2, 1], &[1]).impatient());
+}
+
+#[test]
+fn one_gives_up_while_it_asks() {
+    check(World::new(&[1, 1], &[1]).with_silences(1));
+    check(World::new(&[2, 1], &[]).with_silences(2));
 }
 
 #[test]

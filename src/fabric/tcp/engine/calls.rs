@@ -43,9 +43,9 @@ impl Due {
 /// Tells by a word's value whether this process is given up.
 pub type GivenUp = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
-/// A word that says whether this process is given up: looked at before each request. One that is stopped, and comes back
-/// when another speaks for its node, has requests that were lost with their connections, and made again, in its sockets. At most one that was begun before
-/// that is executed after it.
+/// A word that says whether this process is given up: looked at before each request. One that is stopped, and comes
+/// back when another speaks for its node, has requests that were lost with their connections, and made again, in its
+/// sockets. At most one that was begun before that is executed after it.
 struct Mandate {
     at: WordAt,
     is_over: GivenUp,
@@ -106,8 +106,8 @@ impl Calls {
     ///
     /// # Errors
     ///
-    /// [`StreamError::GivenUp`]: it is not executed. [`StreamError::Device`]: nobody knows whether it has taken effect, and the
-    /// other end is to learn just that: its connection is closed.
+    /// [`StreamError::GivenUp`]: it is not executed. [`StreamError::Device`]: nobody knows whether it has taken effect,
+    /// and the other end is to learn just that: its connection is closed.
     #[inline]
     pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> Result<u64, StreamError> {
         if let Some(mandate) = &self.mandate {

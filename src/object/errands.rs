@@ -1,0 +1,252 @@
+//! What a rank has left to do at homes that did not answer in time.
+//!
+//! A call that ends before its answers have come, as its time is over or as nobody can decide whether the home lives, leaves
+//! nobody knows what there. Its rank takes that back as soon as the home is heard again: an *errand*, run by the thread that
+//! every process has for objects ([`super::steward`]). Until then the rank does nothing else with the object ([`Use::Left`]),
+//! and keeps its node's lock of it where it has that: nobody of the node goes on from words that may change yet. What an
+//! errand asks comes behind all that the process has asked before ([`super::site`]), so nothing of that takes effect later.
+//!
+//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first, others of
+//! its node follow it as one that has ended in the middle of a call.
+//!
+//! [`Use::Left`]: super::waiting::Use::Left
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::catalogue;
+use super::climb::{Ascent, Climb};
+use super::error::LockError;
+use super::homes::Home;
+use super::reach::Reach;
+use super::site::{PATIENCE, Site};
+use super::steward::with_table;
+use super::waiting::{self, Turn};
+use crate::cluster::view;
+use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::queue::QueueLock;
+use crate::fabric::node::header;
+use crate::fabric::{Memory, Request, WordAt};
+use crate::job::Membership;
+use crate::sync::{AtomicU32, Ordering};
+
+/// Between two looks of a call whether its rank's errand is done.
+const PAUSE: Duration = Duration::from_micros(100);
+/// How long an answer is waited for.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Something that is left to do.
+pub(super) trait Errand: fmt::Debug + Send {
+    /// The object, by its key: what is left of one is done in its order.
+    fn object(&self) -> WordAt;
+
+    /// Does what can be done now, and does not wait for a home that does not answer.
+    fn run(&mut self, reach: &Reach) -> Poll<()>;
+}
+
+/// A pause of a call whose rank has an errand at the object, for its end; it has waited for that since `begun`. Fails where that
+/// is not soon.
+///
+/// # Errors
+///
+/// [`LockError::Unreachable`].
+pub(super) fn pause(membership: &Membership, at: &ObjectAt, name: &str, begun: Instant) -> Result<(), LockError> {
+    let reach = &membership.reach;
+    let is_over = begun.elapsed() >= PATIENCE;
+    // The table's own is noted while it is used.
+    let home = || catalogue::noted_home(reach, at).map_or(reach.here(), |(home, _)| home);
+    if let Some(node) = reach.doubted().or_else(|| is_over.then(home)) {
+        return Err(waiting::unreachable(membership, name, node, begun.elapsed()));
+    }
+    std::thread::sleep(PAUSE);
+    Ok(())
+}
+
+/// A rank's errands, in their order.
+#[derive(Default)]
+pub(super) struct Errands {
+    all: Mutex<All>,
+    /// Whether objects could not go with their last handles.
+    is_untidy: AtomicU32,
+}
+
+#[derive(Default)]
+struct All {
+    waiting: Vec<Box<dyn Errand>>,
+    /// The objects of those that are being tried at the moment.
+    tried: Vec<WordAt>,
+}
+
+impl fmt::Debug for Errands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Errands").field("left", &self.lock().waiting.len()).finish()
+    }
+}
+
+impl Errands {
+    fn lock(&self) -> MutexGuard<'_, All> {
+        // No code panics while it holds it.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// They are done no more: others see to what this rank has left.
+    pub fn give_up(&self) {
+        self.lock().waiting.clear();
+    }
+}
+
+/// Leaves something to this rank's thread for that.
+pub(super) fn leave(reach: &Reach, errand: impl Errand + 'static) {
+    reach.uses.errands.lock().waiting.push(Box::new(errand));
+    // It sleeps on that.
+    reach.segment.wake(header::ALARM);
+}
+
+/// Whether something is left to do at an object: then a handle of it is given back behind that, or the place might be another
+/// object's by then.
+pub(super) fn is_left(reach: &Reach, at: &ObjectAt) -> bool {
+    let all = reach.uses.errands.lock();
+    all.tried.contains(&at.key()) || all.waiting.iter().any(|errand| errand.object() == at.key())
+}
+
+/// An object cannot go with its last handle, as its home is not heard: it goes later.
+pub(super) fn tidy_later(reach: &Reach) {
+    // Relaxed: read by the rank's own thread, now or soon.
+    reach.uses.errands.is_untidy.store(1, Ordering::Relaxed);
+}
+
+/// Does what can be done. Whether something is left.
+pub(super) fn run(reach: &Reach) -> bool {
+    let own = &reach.uses.errands;
+    let mut errands = {
+        let mut all = own.lock();
+        all.tried = all.waiting.iter().map(|errand| errand.object()).collect();
+        std::mem::take(&mut all.waiting)
+    };
+    let before = errands.len();
+    let mut is_open: HashSet<WordAt> = HashSet::new();
+    errands.retain_mut(|errand| {
+        let is_left = is_open.contains(&errand.object()) || errand.run(reach).is_pending();
+        if is_left {
+            is_open.insert(errand.object());
+        }
+        is_left
+    });
+    if errands.len() < before {
+        tidy_later(reach);
+    }
+    let is_untidy = own.is_untidy.load(Ordering::Relaxed) != 0 && !tidy(reach);
+    let mut all = own.lock();
+    // Some may have come meanwhile.
+    errands.append(&mut all.waiting);
+    (all.waiting, all.tried) = (errands, Vec::new());
+    is_untidy || !all.waiting.is_empty()
+}
+
+/// Lets objects go that nobody has a handle of; whether that was done.
+fn tidy(reach: &Reach) -> bool {
+    if reach.doubted().is_some() {
+        return false;
+    }
+    reach.uses.errands.is_untidy.store(0, Ordering::Relaxed);
+    let is_done = with_table(reach, || catalogue::here(reach).free_unused()).is_ok();
+    if !is_done {
+        tidy_later(reach);
+    }
+    is_done
+}
+
+/// The home of an object, if it can be asked now.
+pub(super) fn home_now(reach: &Reach, at: &ObjectAt) -> Option<Home> {
+    let home = Home::of(reach, at);
+    // While it is lost the object is about to move.
+    (!reach.has_lost(home.site.home) && !reach.is_doubtful(home.site.home)).then_some(home)
+}
+
+/// Asks a home, for a moment at most. What may be asked again is, by the next run.
+pub(super) fn ask(home: &Home, requests: &[Request]) -> Option<Vec<u64>> {
+    home.site.ask_until(requests, Some(Instant::now() + MOMENT)).ok()
+}
+
+/// This rank has its node's lock of an object, or of the table, and is to give up what the node has at the home: after that the
+/// node's lock.
+#[derive(Debug)]
+pub(super) struct Settling {
+    at: ObjectAt,
+    turn: Arc<Turn>,
+    way: Option<(Climb, Ascent)>,
+}
+
+impl Settling {
+    /// `turn`: of the lock, which stays as it is until this is done.
+    pub fn new(at: ObjectAt, turn: Arc<Turn>) -> Self {
+        Self { at, turn, way: None }
+    }
+
+    fn climb(&self, reach: &Reach) -> Option<Climb> {
+        let (home, _) = catalogue::noted_home(reach, &self.at)?;
+        let site = || Site { reach: reach.clone(), home };
+        Some(if self.at.index() == 0 { Climb::of_table(&site()) } else { Climb::new(reach, self.at) })
+    }
+
+    fn ascend(&mut self, reach: &Reach) -> Poll<()> {
+        if self.way.is_none() {
+            self.way = self.climb(reach).map(|climb| {
+                let ascent = climb.begin_to_leave();
+                (climb, ascent)
+            });
+        }
+        let Some((climb, ascent)) = &mut self.way else { return Poll::Ready(()) };
+        match climb.poll(ascent) {
+            // From where it is then.
+            Poll::Pending | Poll::Ready(Err(SiteFault::Silent { .. } | SiteFault::Late { .. })) => Poll::Pending,
+            Poll::Ready(Err(SiteFault::Lost { .. })) => {
+                // Fails where another rank has followed this one.
+                let _ = climb.forget_home();
+                Poll::Ready(())
+            }
+            Poll::Ready(_) => Poll::Ready(()),
+        }
+    }
+}
+
+impl Errand for Settling {
+    fn object(&self) -> WordAt {
+        self.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        if self.ascend(reach).is_pending() {
+            return Poll::Pending;
+        }
+        let (segment, layout) = (&*reach.segment, reach.segment.layout());
+        // Relaxed: for those who look from outside.
+        segment.word(self.at.held_since()).store(0, Ordering::Relaxed);
+        let has_ended = |local| view::end_of(segment, &layout, local).is_some();
+        // Fails where this rank has been declared failed: then others have followed it.
+        let _ = QueueLock::new(self.at.queue(), reach.local()).release(segment, &has_ended, |_| false);
+        self.turn.end_errand();
+        Poll::Ready(())
+    }
+}
+
+/// A handle that could not be given back, as the node's table was not to be had, or something else was left to do first.
+#[derive(Debug)]
+pub(super) struct Closing(pub ObjectAt);
+
+impl Errand for Closing {
+    fn object(&self) -> WordAt {
+        self.0.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        match with_table(reach, || catalogue::close(reach, &self.0)) {
+            Err(SiteFault::Late { .. }) => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
+}
