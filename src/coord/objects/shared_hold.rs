@@ -558,7 +558,8 @@ impl SharedHold {
             }
             State::Reclosing { mine, then } => match self.load(memory) == mine {
                 true => self.clear(mine, then),
-                false => self.left(then),
+                // There may be another one by now, whose sharers took this rank for one of them before it wrote its stake.
+                false => self.go(State::Leaving { then }),
             },
             State::Carrying => {
                 let seen = self.load(memory);
