@@ -40,6 +40,8 @@ fn obey(lock: &RwLock) {
                 read = Some(heard_again(|| lock.read_timeout(LIMIT)));
                 answer("reads");
             }
+            "ready" => answer("ready"),
+            "join" => answer(matches!(lock.try_read(), Ok(Some(_)))),
             "leave" => {
                 read.take().expect("it reads").release().expect("it has read to the end");
                 answer("left");
@@ -285,6 +287,42 @@ fn a_hold_that_was_given_up_while_it_was_opened_is_closed_when_the_home_answers(
     order(&mut children, 1, "try to read", "cannot");
     children.signal(2, Signal::CONT);
     use_it_again(&mut children);
+}
+
+/// The last one that shares a hold leaves the job before the home is heard: its node's steward closes the hold.
+#[test]
+fn who_leaves_the_job_while_it_closes_a_hold_holds_nobody_up() {
+    const TEST: &str = "who_leaves_the_job_while_it_closes_a_hold_holds_nobody_up";
+    if role().is_some() {
+        let (_job, lock) = join();
+        return obey(&lock);
+    }
+    let (_across, mut children) = start(TEST, &[0, 0, 0, 1], "1", &[]);
+    order(&mut children, 0, "read", "reads");
+    (0..4).for_each(|rank| order(&mut children, rank, "ready", "ready"));
+    children.stop(3);
+    order(&mut children, 0, "leave unheard", "not known");
+    children.say(0, "end");
+    assert!(children.finish(0).1.success());
+    children.signal(3, Signal::CONT);
+    order(&mut children, 3, "write", "waits");
+    assert_eq!(children.next_answer(3), "writes");
+    order(&mut children, 3, "stop writing", "through");
+    let begun = Instant::now();
+    while !can_share(&mut children, [1, 2, 3]) {
+        assert!(begun.elapsed() < LIMIT, "the hold is left");
+    }
+}
+
+/// Whether two ranks of a node can share a hold: the second one reads while the home is stopped.
+fn can_share(children: &mut Children, [first, second, home]: [usize; 3]) -> bool {
+    order(children, first, "read", "reads");
+    children.stop(home);
+    children.say(second, "join");
+    let can = children.next_answer(second) == "true";
+    children.signal(home, Signal::CONT);
+    order(children, first, "let go", "gone");
+    can
 }
 
 /// A rank that has read by its own part, as its neighbour was opening the hold, gives up, too, drops its handle, and is stopped

@@ -28,6 +28,7 @@ use super::catalogue;
 use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
 use super::site::{Asked, PATIENCE, Site};
+use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::home::{GlobalWord, HomeLock, LEAST_LEFT, Mail, NodeClaim, Outcome, TOKENS, Turn};
 use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
@@ -491,7 +492,14 @@ impl Climb {
         if local == reach.local() || site.is_here() {
             return Poll::Ready(Ok(()));
         }
-        let Some(epoch) = reach.epoch_of(reach.topology.ranks_of(reach.here())[local]) else {
+        // Of one that has left the home is not told: its connections are closed, and what came by them is done when the home
+        // answers.
+        let end = view::end_of(&*reach.segment, &reach.segment.layout(), local);
+        let epoch = match end {
+            Some(end) if end.cause == FailureCause::Left => Some(0),
+            _ => reach.epoch_of(reach.topology.ranks_of(reach.here())[local]),
+        };
+        let Some(epoch) = epoch else {
             return match reach.own_end() {
                 Some(_) => Poll::Ready(Err(SiteFault::Excluded)),
                 None if reach.has_lost(site.home) => Poll::Ready(Err(SiteFault::Lost { home: site.home })),
