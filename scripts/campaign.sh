@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Hurts jobs of real processes at random and looks whether what must hold does: `scripts/campaign.sh --minutes N --seed S`.
+# Hurts jobs of real processes at random and looks whether what must hold does:
+# `scripts/campaign.sh --minutes N --seed S`.
 #
 #   --minutes N    how long (1)                   --seed S    of the first round (of the clock)
 #   --fabric F     only shm, tcp or rdma          --fault F   only that fault; a wrong name lists them

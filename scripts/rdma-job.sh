@@ -3,10 +3,10 @@
 #
 # Mostly run as `scripts/soft-roce.sh run -- scripts/rdma-job.sh target/release/phalanx target/release/deps/across-…`:
 # the command, and the test suite `tests/across.rs` as a program, both built before. Most of the suite runs
-# with PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages went by
-# the device is seen in the packets that it has counted. Then come short benchmarks, whose JSON is looked at: that there
-# is a limit, and figures. How fast anything is, is not. COUNTER is the suite `tests/counter.rs`: what home and others add to
-# one word, which is the device's then.
+# with PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages
+# went by the device is seen in the packets that it has counted. Then come short benchmarks, whose JSON is looked at:
+# that there is a limit, and figures. How fast anything is, is not. COUNTER is the suite `tests/counter.rs`: what home
+# and others add to one word, which is the device's then.
 
 set -uo pipefail
 

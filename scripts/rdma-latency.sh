@@ -3,9 +3,9 @@
 #
 # To be run where there is a device, so mostly as `scripts/soft-roce.sh run -- scripts/rdma-latency.sh
 # target/release/phalanx-hwtests`. The two alternate, each ROUNDS times (3), because a machine's mood changes; what is
-# compared are the medians of the rounds: perftest's typical, which is its median, and our p50. Without perftest only our
-# own are printed. Ratios mean something, absolute times in an emulated guest do not. Nothing is asserted but that all
-# runs end well; the limit is 1.25 for writes and atomics.
+# compared are the medians of the rounds: perftest's typical, which is its median, and our p50. Without perftest only
+# our own are printed. Ratios mean something, absolute times in an emulated guest do not. Nothing is asserted but that
+# all runs end well; the limit is 1.25 for writes and atomics.
 
 set -euo pipefail
 

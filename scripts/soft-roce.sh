@@ -14,23 +14,23 @@
 # the command on the host, and takes both away again. Elsewhere the command runs in a guest: Debian's stock kernel under
 # QEMU's software emulation, which needs no KVM and is up in a few seconds. A guest sees the host's file system through
 # 9p and an overlay: it runs what the host has built, and what it writes is gone with it. Its console is this command's
-# standard output, with `pair` behind `[0]` or `[1]`. The exit status is the command's (with `pair` the first that is not
-# 0, of those machines that were not killed); 69 where a package that is needed cannot be had, 124 after the time-out, 125 for
-# what else goes wrong here.
+# standard output, with `pair` behind `[0]` or `[1]`. The exit status is the command's (with `pair` the first that is
+# not 0, of those machines that were not killed); 69 where a package that is needed cannot be had, 124 after the
+# time-out, 125 for what else goes wrong here.
 #
 # In the command's environment:
 #
 #   SOFT_ROCE_GUEST      0 or 1, which machine it is on
 #   SOFT_ROCE_ADDRESS    its own address      SOFT_ROCE_PEER  the other machine's (`run`: its own)
 #   SOFT_ROCE_EXCHANGE   a folder that both machines and the host see, and both may write to. Making a file `kill-0` or
-#                        `kill-1` in it kills that machine at once, without a goodbye; `pause-0` has it stand still until
-#                        there is a `resume-0`.
+#                        `kill-1` in it kills that machine at once, without a goodbye; `pause-0` has it stand still
+#                        until there is a `resume-0`.
 #
 # A file of the exchange folder is there for all when it has been renamed into place. With SOFT_ROCE_KEEP set to a
 # folder of the host, that is the exchange folder, and stays.
 #
-# Kernel and initramfs are kept in $XDG_CACHE_HOME/phalanx (SOFT_ROCE_CACHE overrides). Works on x86-64 Debian and Ubuntu
-# with QEMU 7.2 or newer; as root, or with sudo that asks for no password, it installs what is missing.
+# Kernel and initramfs are kept in $XDG_CACHE_HOME/phalanx (SOFT_ROCE_CACHE overrides). Works on x86-64 Debian and
+# Ubuntu with QEMU 7.2 or newer; as root, or with sudo that asks for no password, it installs what is missing.
 
 set -euo pipefail
 
@@ -222,9 +222,9 @@ start_guest() {
             -device "virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:0$guest")
         prefix=(sed -u "s/^/[$guest] /")
     fi
-    # `tr` drops the carriage returns that a console adds. QEMU's time-stamp counters are one clock for all CPUs, which the
-    # kernel does not see: without `tsc=reliable` each reading of the time would be a call to an emulated HPET. Without
-    # `-erms` the kernel copies by `rep movsb`, which QEMU does byte by byte: words of rdma_rxe would tear.
+    # `tr` drops the carriage returns that a console adds. QEMU's time-stamp counters are one clock for all CPUs, which
+    # the kernel does not see: without `tsc=reliable` each reading of the time would be a call to an emulated HPET.
+    # Without `-erms` the kernel copies by `rep movsb`, which QEMU does byte by byte: words of rdma_rxe would tear.
     qemu-system-x86_64 -accel tcg,thread=multi -cpu max,-erms -smp "$cpus" -m "$memory" -display none -no-reboot -nodefaults \
         -serial stdio -kernel "$image/vmlinuz" -initrd "$image/initramfs.gz" \
         -append "console=ttyS0 quiet panic=-1 tsc=reliable guest=$guest" \

@@ -5,8 +5,8 @@
 # all there is to mend; the exit status is 1 if any failed. `--quick` is the plain test suite in the debug profile;
 # without it follow documentation tests, the stress tests in release, the loom and shuttle models, the fuzzer for a
 # moment, criterion's benches as tests, the examples, the command itself, some faults in jobs of real processes, RDMA on
-# soft-RoCE (in a guest where the kernel has none), the layout of the verbs' declarations, and the time of a clean release
-# build.
+# soft-RoCE (in a guest where the kernel has none), the layout of the verbs' declarations, and the time of a clean
+# release build.
 #
 # The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A step that is no test runner
 # counts as one, and a step that fails without a failed test (it did not compile, say) as one failure.
@@ -179,7 +179,8 @@ for result in results:
 PYTHON
 }
 
-# A few faults of each kind, timed: that all survivors have their errors, and the next one a dead holder's lock, not how soon.
+# A few faults of each kind, timed: that all survivors have their errors, and the next one a dead holder's lock, not how
+# soon.
 failure_smoke() {
     cargo run --locked -q --release -p phalanx-cli -- bench failure --faults 5 --json >"$scratch/failure.json" || return
     python3 - "$scratch/failure.json" <<'PYTHON'
@@ -201,8 +202,8 @@ programs = [message.get("executable") for message in map(json.loads, sys.stdin) 
 print(next(program for program in programs if program))'
 }
 
-# Whether there is soft-RoCE, on the host or in a guest, after installing what is missing. Where that cannot be had it is
-# no failure.
+# Whether there is soft-RoCE, on the host or in a guest, after installing what is missing. Where that cannot be had it
+# is no failure.
 has_soft_roce() {
     local status
     scripts/soft-roce.sh run -- true </dev/null >"$scratch/soft-roce.log" 2>&1
@@ -237,7 +238,8 @@ rdma() {
     step 'hwtests, build' cargo build --locked --release -p phalanx-hwtests
     step 'rdma: contract, two devices' scripts/soft-roce.sh run --devices 2 -- "$hwtests" check --require rdma
     step 'rdma: two machines, one killed' scripts/soft-roce.sh pair -- "$hwtests" pair --require rdma
-    # With a long time-out: what is looked at is that all have their errors, and that who comes back finds itself excluded.
+    # With a long time-out: what is looked at is that all have their errors, and that who comes back finds itself
+    # excluded.
     step 'rdma: a machine of a job lost' scripts/soft-roce.sh pair -- "$hwtests" lost --faults 3 --timeout-ms 2000 --require rdma
     step 'rdma: jobs across nodes' rdma_job
     step 'rdma: latencies' scripts/soft-roce.sh run -- scripts/rdma-latency.sh "$hwtests"

@@ -25,7 +25,7 @@
 //! # The house
 //!
 //! ```text
-//!   job.rs  group.rs  object.rs    what users call: identity, blocking barriers, locks;  inspect.rs: jobs seen from outside
+//!   job.rs  group.rs  object.rs    what users call: identity, blocking barriers, locks; jobs from outside: inspect.rs
 //!     /          \
 //!  coord/      cluster/      the primitives          how ranks find each other
 //!     \          /

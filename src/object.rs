@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `lock.rs` | the lock: handle, guard, request |
 //! | `waiting.rs` | the wait for a lock of this node |
+//! | `passing.rs` | who takes it before others that wait, where ranks share CPUs |
 //! | `exclusive.rs` | both together: the lock that every kind of object uses that needs one |
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
 //! | `homes.rs` | where an object is at home, and whether that node has all it must have |
@@ -42,6 +43,7 @@ mod homes;
 mod lease;
 mod lock;
 mod pairs;
+mod passing;
 mod reach;
 mod rwlock;
 mod second;
@@ -107,10 +109,10 @@ impl fmt::Debug for Handle {
 }
 
 impl Job {
-    /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any more.
-    /// Its ranks reach its words without a round trip to another node; but what they change of a counter or fenced word is
-    /// copied to one ([`JobOptions::durable_copies`](crate::JobOptions::durable_copies)), and where RDMA was asked for what
-    /// they add and swap goes through their own device.
+    /// The node where the object of a name is at home, or would be, as long as none of the job's nodes is lost any
+    /// more. Its ranks reach its words without a round trip to another node; but what they change of a counter or
+    /// fenced word is copied to one ([`JobOptions::durable_copies`](crate::JobOptions::durable_copies)), and where RDMA
+    /// was asked for what they add and swap goes through their own device.
     ///
     /// Cost: a hash of the name for each node that lives; nobody is asked.
     ///

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::children::{Children, Launch, answer, bare, role};
-use common::ranks::LIMIT;
+use common::ranks::{LIMIT, await_that};
 use common::seeds::{Named, fresh_seed};
 use phalanx::fabric::sim::Seeded;
 use phalanx::{BarrierError, Job};
@@ -153,11 +153,7 @@ fn around_a_forming_job(test: &str, visit: impl FnOnce(&Launch)) {
 
 /// Waits until rank 0 serves.
 fn await_socket(launch: &Launch) {
-    let start = Instant::now();
-    while !launch.has_socket() {
-        assert!(start.elapsed() < LIMIT, "nobody serves");
-        std::thread::yield_now();
-    }
+    await_that("nobody serves", || launch.has_socket());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use common::children::{Launch, answer, await_line, role};
 use common::nodes::Across;
-use common::ranks::{LIMIT, on_ranks, space_before};
+use common::ranks::{LIMIT, await_that, on_ranks, space_before};
 use common::seeds::{Named, fresh_seed};
 use phalanx::fabric::sim::Seeded;
 use phalanx::{BarrierError, Group, Job, JobOptions};
@@ -14,11 +14,7 @@ use rustix::process::Signal;
 
 /// Waits until no more is taken than was. What the dead held is let go by whoever notices, who may be just about to.
 fn await_space(world: &Group, before: usize) {
-    let begun = Instant::now();
-    while world.space().0 != before {
-        assert!(begun.elapsed() < LIMIT, "{} units are taken, not {before}", world.space().0);
-        std::thread::yield_now();
-    }
+    await_that("what the dead held is never let go", || world.space().0 == before);
 }
 
 /// Fails at the group's barriers, and goes on with those who are left.

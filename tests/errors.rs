@@ -9,7 +9,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::ranks::{Gate, LIMIT, on_ranks};
+use common::ranks::{Gate, LIMIT, await_that, on_ranks};
 use phalanx::{Abandoned, Algorithm, Arrival, BarrierError, Group, GroupError, Job, JobError, JobOptions, Operation};
 
 /// A time-out that is meant to strike.
@@ -493,9 +493,7 @@ fn stats_name_the_last_and_count_the_others_waits() {
         for round in 1..=3 {
             gate.wait();
             if job.rank() == 1 {
-                while world.stats().missing != [1] {
-                    std::thread::yield_now();
-                }
+                await_that("the others do not arrive", || world.stats().missing == [1]);
                 // Late on purpose: this is what the record is about.
                 std::thread::sleep(LATE);
             }

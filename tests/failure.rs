@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::children::{Launch, answer, role};
-use common::ranks::{Gate, LIMIT, on_ranks};
+use common::ranks::{Gate, LIMIT, await_that, on_ranks};
 use phalanx::{Algorithm, BarrierError, FailureCause, Group, Job, JobOptions, LateState};
 use rustix::process::Signal;
 
@@ -216,9 +216,7 @@ fn a_thread_that_panics_has_failed() {
 
 /// Waits until this member knows that no more than so many survive.
 fn await_survivors(group: &Group, count: usize) {
-    while group.survivors().len() > count {
-        std::thread::yield_now();
-    }
+    await_that("too many survive", || group.survivors().len() <= count);
 }
 
 /// The ranks that a call was refused for.
@@ -336,9 +334,7 @@ fn survivors_meet_though_one_has_seen_a_stranger_fail_and_the_other_has_not() {
         let group = (job.rank() < 3).then(|| world.subgroup(&[0, 1, 2], LIMIT).expect("a group"));
         world.barrier().expect("all are there");
         let Some(group) = group else {
-            while !may_leave.load(Ordering::Acquire) {
-                std::thread::yield_now();
-            }
+            await_that("it may never leave", || may_leave.load(Ordering::Acquire));
             return;
         };
         if job.rank() == 2 {
@@ -349,9 +345,7 @@ fn survivors_meet_though_one_has_seen_a_stranger_fail_and_the_other_has_not() {
         if job.rank() == 1 {
             both_know.wait();
             // The other one has begun.
-            while group.space().0 <= taken {
-                std::thread::yield_now();
-            }
+            await_that("the other one does not begin", || group.space().0 > taken);
             may_leave.store(true, Ordering::Release);
             await_survivors(world, 2);
         } else {

@@ -6,11 +6,11 @@ mod common;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::Across;
-use common::ranks::{LIMIT, space_before};
+use common::ranks::{LIMIT, await_that, space_before};
 use phalanx::{BarrierError, Job};
 
 /// A process whose first thread stays in its end until this is dropped: its memory and its files are all there, and no
@@ -62,11 +62,7 @@ fn survivors_are_told_while_the_dead_one_is_still_there_and_has_its_space_until_
         drop(group);
         answer(if world.space().0 == before { "free" } else { "taken" });
         await_line();
-        let begun = Instant::now();
-        while world.space().0 != before {
-            assert!(begun.elapsed() < LIMIT, "what the dead one held is never let go");
-            std::thread::yield_now();
-        }
+        await_that("what the dead one held is never let go", || world.space().0 == before);
         return answer("free");
     }
     let mut children = Launch::new(3).start(TEST, "rank");

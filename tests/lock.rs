@@ -8,21 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::children::{Launch, answer, await_line, role};
-use common::ranks::{LIMIT, on_ranks};
+use common::ranks::{LIMIT, await_that, on_ranks};
 use phalanx::{Job, JobOptions, Lock, LockError, ObjectError, ObjectKind};
 
 /// Waits until somebody else has a claim or holds the lock: until it cannot be had.
 fn await_taken(lock: &Lock) {
-    while let Some(guard) = lock.try_acquire().expect("a lock") {
-        drop(guard);
-        std::thread::yield_now();
-    }
+    await_that("nobody wants it", || lock.try_acquire().expect("a lock").is_none());
 }
 
 fn await_queue(lock: &Lock, length: usize) {
-    while lock.queue().len() < length {
-        std::thread::yield_now();
-    }
+    await_that("too few wait", || lock.queue().len() >= length);
 }
 
 #[test]

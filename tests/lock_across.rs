@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::children::{Children, answer, await_line, role};
 use common::homes::name_at;
 use common::nodes::{Across, Marks};
-use common::ranks::LIMIT;
+use common::ranks::{LIMIT, await_that};
 use phalanx::fabric::shm::ReadOnlySegment;
 use phalanx::{Job, Lock, LockError};
 
@@ -19,7 +19,8 @@ fn join() -> Job {
     Job::from_env().expect("a job across nodes")
 }
 
-/// What is kept under the lock: the last token, and how often it was held. Whoever finds somebody else's file inside fails.
+/// What is kept under the lock: the last token, and how often it was held. Whoever finds somebody else's file inside
+/// fails.
 fn enter(marks: &Path, token: u64) -> u64 {
     let (inside, log) = (marks.join("inside"), marks.join("log"));
     fs::OpenOptions::new().write(true).create_new(true).open(&inside).expect("somebody else is inside");
@@ -285,8 +286,8 @@ fn check(entries: &[Entry], killed: &[usize]) {
     }
 }
 
-/// Ranks are killed at random moments while they use a lock as quickly as they can, until a node is gone, and another one;
-/// the others always go on, also where the home is lost.
+/// Ranks are killed at random moments while they use a lock as quickly as they can, until a node is gone, and another
+/// one; the others always go on, also where the home is lost.
 #[test]
 fn whoever_is_killed_in_the_middle_holds_nobody_up() {
     const TEST: &str = "whoever_is_killed_in_the_middle_holds_nobody_up";
@@ -378,8 +379,8 @@ fn a_lost_home_changes_nothing_for_the_holder() {
     assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
 }
 
-/// A holder that is stopped is followed after the failure time-out by a rank of another node; when it comes back its release
-/// is refused.
+/// A holder that is stopped is followed after the failure time-out by a rank of another node; when it comes back its
+/// release is refused.
 #[test]
 fn a_stopped_holder_is_followed_on_another_node_and_its_release_is_refused() {
     const TEST: &str = "a_stopped_holder_is_followed_on_another_node_and_its_release_is_refused";
@@ -422,7 +423,8 @@ fn a_stopped_holder_is_followed_on_another_node_and_its_release_is_refused() {
     assert_eq!(children.next_answer(0), "released");
 }
 
-/// The holder is killed, and nobody else of its node has opened the names: who opens them then does not inherit its hold.
+/// The holder is killed, and nobody else of its node has opened the names: who opens them then does not inherit its
+/// hold.
 #[test]
 fn whoever_opens_what_only_a_dead_holder_had_open_can_have_it() {
     const TEST: &str = "whoever_opens_what_only_a_dead_holder_had_open_can_have_it";
@@ -510,9 +512,7 @@ fn waiters_keep_their_order_when_the_home_is_lost() {
         let order: Vec<usize> = if holder == 0 { order.into_iter().chain([4]).collect() } else { order.to_vec() };
         for (before, rank) in order.iter().enumerate() {
             children.say(*rank, "ask");
-            while waiting_at(children.pid(0), &name).len() <= before {
-                std::thread::yield_now();
-            }
+            await_that("it does not ask", || waiting_at(children.pid(0), &name).len() > before);
         }
         children.kill(0);
         if holder != 0 {

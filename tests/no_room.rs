@@ -1,4 +1,5 @@
-//! An object whose next home has no room for it: its users are told so, all others move, and it follows when there is room.
+//! An object whose next home has no room for it: its users are told so, all others move, and it follows when there is
+//! room.
 #![cfg(not(model))]
 
 mod common;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::children::{answer, await_line, role};
 use common::homes::meet;
 use common::nodes::Across;
-use common::ranks::LIMIT;
+use common::ranks::{LIMIT, await_that};
 use phalanx::{Election, Job, JobOptions, Lease, Lock, RwLock, Semaphore};
 
 /// Places in each table.
@@ -108,11 +109,7 @@ fn use_all(job: &Job) {
     meet(job);
     answer("ready");
     await_line();
-    let begun = Instant::now();
-    while job.home_of(&names[0]) == Ok(0) {
-        assert!(begun.elapsed() < LIMIT, "node 0 is dead");
-        std::thread::yield_now();
-    }
+    await_that("node 0 is dead", || job.home_of(&names[0]) != Ok(0));
     for guard in held.into_iter().flatten() {
         guard.release().expect("it was held to the end");
     }

@@ -1,5 +1,5 @@
-//! Reader-writer locks: readers together, writers alone, by turns; released by death. By threads, by processes, and between
-//! nodes (pretended, on the loopback interface).
+//! Reader-writer locks: readers together, writers alone, by turns; released by death. By threads, by processes, and
+//! between nodes (pretended, on the loopback interface).
 #![cfg(not(model))]
 
 mod common;
@@ -141,7 +141,8 @@ fn a_reader_gets_in_while_writers_keep_coming() {
     is_let_in(true);
 }
 
-/// Who asks to read after a writer has come waits for that one; who asks while a writer writes has it before the next one.
+/// Who asks to read after a writer has come waits for that one; who asks while a writer writes has it before the next
+/// one.
 #[test]
 fn the_two_sides_take_turns() {
     // Rank 1 is waiting when the others meet once more.
@@ -348,7 +349,8 @@ fn a_killed_reader_and_a_killed_writer_hold_nobody_up() {
     assert!((2..4).all(|rank| children.finish(rank).1.success()));
 }
 
-/// A reader that is stopped is passed by after the failure time-out; when it comes back it learns that it holds nothing.
+/// A reader that is stopped is passed by after the failure time-out; when it comes back it learns that it holds
+/// nothing.
 #[test]
 fn a_stopped_reader_is_passed_by_and_its_release_is_refused() {
     const TEST: &str = "a_stopped_reader_is_passed_by_and_its_release_is_refused";

@@ -11,17 +11,14 @@ use std::time::Duration;
 
 use common::children::{Children, Launch, answer, await_line, role};
 use common::nodes::{Across, Marks};
-use common::ranks::{Gate, LIMIT, on_ranks};
+use common::ranks::{Gate, LIMIT, await_that, on_ranks};
 use phalanx::{Job, JobOptions, LockError, ObjectError, ObjectKind, Semaphore, WaitPolicy};
 
 const SHORT: Duration = Duration::from_millis(30);
 
 /// Waits until somebody waits for permits, where one is left and nobody else takes it.
 fn await_none_left(semaphore: &Semaphore) {
-    while let Some(permits) = semaphore.try_acquire(1).expect("a semaphore") {
-        drop(permits);
-        std::thread::yield_now();
-    }
+    await_that("nobody waits", || semaphore.try_acquire(1).expect("a semaphore").is_none());
 }
 
 fn join() -> Job {
@@ -74,9 +71,7 @@ fn who_wants_many_is_not_passed_by() {
                 await_none_left(&semaphore);
                 gate.wait();
                 // Rank 1 wants all three, ranks 2 and 3 one each, of which one is left.
-                while semaphore.queue() != [2, 3] {
-                    std::thread::yield_now();
-                }
+                await_that("ranks 2 and 3 do not wait", || semaphore.queue() == [2, 3]);
                 drop(first);
                 assert!(semaphore.try_acquire(1).expect("a semaphore").is_none(), "others wait");
                 drop(second);
@@ -90,9 +85,7 @@ fn who_wants_many_is_not_passed_by() {
             rank => {
                 meet();
                 gate.wait();
-                while semaphore.queue().len() != rank - 2 {
-                    std::thread::yield_now();
-                }
+                await_that("those before it do not wait", || semaphore.queue().len() == rank - 2);
                 let permits = semaphore.acquire(1).expect("nobody fails");
                 note(rank);
                 drop(permits);

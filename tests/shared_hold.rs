@@ -1,5 +1,6 @@
-//! Reader-writer locks whose readers of one node share one hold at the home: joined without asking it, released by death,
-//! carried to the next home, left for later where that does not answer. Between pretended nodes, on the loopback interface.
+//! Reader-writer locks whose readers of one node share one hold at the home: joined without asking it, released by
+//! death, carried to the next home, left for later where that does not answer. Between pretended nodes, on the loopback
+//! interface.
 #![cfg(not(model))]
 
 mod common;
@@ -231,8 +232,9 @@ fn a_stopped_reader_is_passed_by() {
     order(&mut children, 0, "who reads", "[1, 3]");
 }
 
-/// The home falls silent, and the nodes that are left are too few to say that it has failed: those who share the hold come and
-/// go; the last one cannot tell the home, and others that come then read nothing; when it is heard again the hold is closed.
+/// The home falls silent, and the nodes that are left are too few to say that it has failed: those who share the hold
+/// come and go; the last one cannot tell the home, and others that come then read nothing; when it is heard again the
+/// hold is closed.
 #[test]
 fn a_hold_that_cannot_be_closed_is_closed_when_the_home_is_heard_again() {
     const TEST: &str = "a_hold_that_cannot_be_closed_is_closed_when_the_home_is_heard_again";
@@ -271,8 +273,8 @@ fn use_it_again(children: &mut Children) {
     (0..3).for_each(|rank| assert!(children.finish(rank).1.success()));
 }
 
-/// Nothing is heard of the home for longer than a reader waits: it leaves the hold that it was opening, and others of its node
-/// do not wait for it.
+/// Nothing is heard of the home for longer than a reader waits: it leaves the hold that it was opening, and others of
+/// its node do not wait for it.
 #[test]
 fn a_hold_that_was_given_up_while_it_was_opened_is_closed_when_the_home_answers() {
     const TEST: &str = "a_hold_that_was_given_up_while_it_was_opened_is_closed_when_the_home_answers";
@@ -325,8 +327,9 @@ fn can_share(children: &mut Children, [first, second, home]: [usize; 3]) -> bool
     can
 }
 
-/// A rank that has read by its own part, as its neighbour was opening the hold, gives up, too, drops its handle, and is stopped
-/// before the home answers; its neighbour drops the last handle then. The lock goes only when that rank has seen to its part.
+/// A rank that has read by its own part, as its neighbour was opening the hold, gives up, too, drops its handle, and is
+/// stopped before the home answers; its neighbour drops the last handle then. The lock goes only when that rank has
+/// seen to its part.
 #[test]
 fn a_lock_goes_behind_what_was_left_to_do_with_it() {
     const TEST: &str = "a_lock_goes_behind_what_was_left_to_do_with_it";

@@ -1,5 +1,5 @@
-//! Named objects where nothing is heard of a node, and nobody can decide whether it has failed: every call ends, and what it
-//! has left is put right when the node is heard again.
+//! Named objects where nothing is heard of a node, and nobody can decide whether it has failed: every call ends, and
+//! what it has left is put right when the node is heard again.
 #![cfg(not(model))]
 
 mod common;
@@ -205,7 +205,8 @@ fn call_in_vain(job: &Job, objects: &Objects) {
     await_line();
 }
 
-/// As above, where each kind of call is the first one: it has asked, and waits for the answer, when nothing is heard any more.
+/// As above, where each kind of call is the first one: it has asked, and waits for the answer, when nothing is heard
+/// any more.
 #[test]
 fn a_call_in_the_middle_ends_when_nobody_can_decide() {
     const TEST: &str = "a_call_in_the_middle_ends_when_nobody_can_decide";
@@ -286,7 +287,8 @@ fn said<T, E: std::fmt::Debug>(ended: Result<T, E>) -> String {
     ended.map_or_else(|error| format!("{error:?}"), |_| "done".to_owned())
 }
 
-/// Nothing is heard of the home for longer than the limits, and much shorter than would tell anybody: the limits end the calls.
+/// Nothing is heard of the home for longer than the limits, and much shorter than would tell anybody: the limits end
+/// the calls.
 #[test]
 fn a_limit_ends_a_call_whose_home_does_not_answer() {
     const TEST: &str = "a_limit_ends_a_call_whose_home_does_not_answer";

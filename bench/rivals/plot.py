@@ -220,7 +220,7 @@ def update_readme(path, results, options):
     before, rest = text.split(begin, 1)
     after = rest.split(end, 1)[1]
     machine = options.machine or "machine not recorded"
-    where = f"{machine}{limits_of(results)}. Commit {values_of(results, 'commit')}."
+    where = f"{machine}{limits_of(results)}.\nCommit {values_of(results, 'commit')}."
     body = f"{begin}\n{summary(results)}\n\n{where}\n{end}"
     with open(path, "w", encoding="utf-8") as file:
         file.write(before + body + after)

@@ -18,19 +18,25 @@
 //! refused, as [`PostError::Full`] at first and as [`PostError::Unreachable`] when the node does not answer. Reads of
 //! outboxes mend what was lost (`coord::barrier::spanning`). Where the rank at its other end has been declared failed
 //! it is not mended: the node's next agent is reached by TCP.
+//!
+//! Here requests find their way. By what each node is reached, and how its connection is mended, is in `ways.rs`;
+//! `kept_writes.rs` has work requests that are posted again and again, `home_words.rs` who changes words of objects.
 
 pub mod home_words;
+mod kept_writes;
+mod ways;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use self::home_words::HomeWords;
-use super::mending::{Mending, Note, OFFER_WORDS, Step, What, answer_without_end};
-use super::rdma::{OFFER_BYTES, Offer, Prepared, RdmaError, RdmaFabric, Served};
+use self::ways::{Rdma, Way};
+use super::mending::{Mending, Note, answer_without_end};
+use super::rdma::{Offer, RdmaError, RdmaFabric, Served};
 use super::tcp::{ExclusionHook, GivenUp, Ports, TcpFabric, WordHook};
 use super::{AtomicScope, Await, Fabric, FabricKind, OperationError, PostError, Request, Ticket, WordAt, check_batch};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::Ordering;
 
 /// Marks the tickets of the RDMA fabric: the highest bit of the slot.
 const BY_RDMA: u32 = 1 << 31;
@@ -42,15 +48,9 @@ const SOCKETS_EVERY: u32 = 64;
 const MENDING_EVERY: u32 = 16;
 /// How long a rank sleeps between two looks at memory that an adapter may have written.
 const NAP: Duration = Duration::from_micros(100);
-/// Work requests that are kept for each node: a barrier's messages to a node go to two words in turn, in each round of
-/// it that has one; the world's do so by RDMA.
-const MOST_PREPARED: usize = 8;
 /// How long a network that is dropped waits for what it has posted by RDMA: some repetitions of a lost packet. A
 /// partner that has ended already answers no more.
 const LINGER: Duration = Duration::from_millis(250);
-/// How long nothing is posted to a node to which a guest's connection has broken: what its end has sent arrives within
-/// a few milliseconds, or never, as there is no end any more that would send it again.
-const PACKET_LIFE: Duration = Duration::from_millis(100);
 /// A word that every segment has, for reads that only tell that what was posted before has arrived.
 const ANY_WORD: WordAt = WordAt(0);
 
@@ -74,65 +74,6 @@ struct Guest {
     _end: Served,
 }
 
-/// A guest's own end of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GuestEnd {
-    Whole,
-    Broken { since: Instant },
-}
-
-#[derive(Debug)]
-struct Rdma {
-    fabric: Arc<RdmaFabric>,
-    /// 1 while all nodes with which barriers' messages are exchanged have a connection by RDMA, or are to have one
-    /// again.
-    reaches_all_partners: AtomicU32,
-    /// The nodes that had one.
-    reached: Box<[usize]>,
-    ways: Vec<Mutex<Way>>,
-    /// Nodes whose connection is being mended.
-    mended_now: AtomicU32,
-    /// The breaches that have been looked at.
-    breaches_seen: AtomicU64,
-    polls: AtomicU32,
-}
-
-/// By what a node was reached last.
-#[derive(Debug, Default)]
-struct Way {
-    by_rdma: bool,
-    /// Whether something has been posted since the last time when all was known to have arrived.
-    is_used: bool,
-    /// The read after which the way may be changed.
-    leaving: Option<Ticket>,
-    /// The connection by RDMA, if there was one in the beginning.
-    mending: Option<Mending>,
-    /// Likewise, where this process is a guest.
-    guest: Option<GuestEnd>,
-    /// Whether it counts among those that are mended.
-    is_counted: bool,
-    /// Whether it was held when that was looked at last.
-    was_held: bool,
-    /// Why a note could not be sent since it has been held.
-    trouble: Option<PostError>,
-    /// Writes that are posted again and again.
-    prepared: Vec<Prepared>,
-    /// How often one of them has been replaced.
-    replaced: u32,
-}
-
-impl Way {
-    /// Whether requests may go by RDMA.
-    fn is_whole(&self) -> bool {
-        self.guest == Some(GuestEnd::Whole) || self.mending.as_ref().is_some_and(Mending::is_whole)
-    }
-
-    /// Whether what has been posted by a guest's connection may still be on its way, though that has broken.
-    fn is_settling(&self) -> bool {
-        matches!(self.guest, Some(GuestEnd::Broken { since }) if since.elapsed() < PACKET_LIFE)
-    }
-}
-
 impl Network {
     /// All nodes by TCP. `adapters_write`: other nodes may still write here by RDMA.
     pub fn by_tcp(tcp: TcpFabric, adapters_write: bool, home_words: HomeWords) -> Self {
@@ -154,10 +95,7 @@ impl Network {
     /// What the device says: the node is then reached by TCP.
     pub fn visit(&self, node: usize, offer: &Offer) -> Result<(), RdmaError> {
         let Some(rdma) = self.rdma.as_deref().filter(|rdma| rdma.reached.contains(&node)) else { return Ok(()) };
-        let mut way = rdma.way(node);
-        rdma.fabric.connect(node, offer)?;
-        way.guest = Some(GuestEnd::Whole);
-        Ok(())
+        rdma.visit(node, offer)
     }
 
     /// Keeps an end for a guest, until it is shut out.
@@ -194,16 +132,7 @@ impl Network {
         mending: impl Fn(usize) -> Option<Mending>,
     ) -> Self {
         home_words.serve(&tcp);
-        let way = |node| {
-            let mending = reached.contains(&node).then(|| mending(node)).flatten();
-            Mutex::new(Way { mending, ..Way::default() })
-        };
-        let ways = (0..tcp.nodes()).map(way).collect();
-        let breaches_seen = AtomicU64::new(fabric.breaches());
-        let (mended_now, polls) = (AtomicU32::new(0), AtomicU32::new(0));
-        let reaches_all_partners = AtomicU32::new(u32::from(reaches_all_partners));
-        let rdma = Rdma { fabric, reaches_all_partners, reached, ways, mended_now, breaches_seen, polls };
-        let rdma = Arc::new(rdma);
+        let rdma = Arc::new(Rdma::new(fabric, tcp.nodes(), reached, reaches_all_partners, mending));
         let reader = Arc::clone(&rdma);
         tcp.read_letters(Box::new(move |node, letter| {
             let note = Note::parse(letter)?;
@@ -309,17 +238,9 @@ impl Network {
 
     /// Gives the connection by RDMA to a node up for good, if there is one.
     fn leave_rdma(&self, node: usize, why: &str) {
-        let Some(rdma) = self.rdma.as_deref().filter(|rdma| rdma.reached.contains(&node)) else { return };
-        // At once, and not only when whoever connects to the node just now is done. What it connects then is ended
-        // below.
-        rdma.fabric.disconnect(node, why);
-        let mut way = rdma.way(node);
-        rdma.fabric.disconnect(node, why);
-        (way.mending, way.guest) = (None, None);
-        rdma.draw_conclusions(&mut way);
-        rdma.leave_way(&mut way);
-        // Whatever comes from there, comes by sockets.
-        rdma.reaches_all_partners.store(0, Ordering::Relaxed);
+        if let Some(rdma) = self.rdma.as_deref().filter(|rdma| rdma.reached.contains(&node)) {
+            rdma.leave(node, why);
+        }
     }
 
     /// Breaks the connection by RDMA to a node, as a device would; for tests. `false` where there is none.
@@ -363,23 +284,6 @@ impl Network {
         }
     }
 
-    /// Looks after all connections that are being mended.
-    #[cold]
-    fn mend_all(&self, rdma: &Rdma) {
-        let breaches = rdma.fabric.breaches();
-        let mut has_seen_all = true;
-        for node in &rdma.reached {
-            // Somebody connects to the node, which may take long, or posts to it: nobody waits here for that.
-            match rdma.try_way(*node) {
-                Some(mut way) => self.mend(rdma, &mut way, *node),
-                None => has_seen_all = false,
-            }
-        }
-        if has_seen_all {
-            rdma.breaches_seen.store(breaches, Ordering::Relaxed);
-        }
-    }
-
     /// Posts by one of the two, whose tickets are marked.
     fn post_by(
         &self,
@@ -397,23 +301,6 @@ impl Network {
             }
             _ => self.tcp.post(node, requests, tickets),
         }
-    }
-
-    /// Posts one write by RDMA, with the work request of the last such write if there was one.
-    #[inline]
-    fn write_by_rdma(rdma: &Rdma, way: &mut Way, node: usize, at: WordAt, value: u64) -> Result<(), PostError> {
-        if let Some(prepared) = way.prepared.iter_mut().find(|prepared| prepared.at() == at) {
-            return rdma.fabric.repost(prepared, value);
-        }
-        let mut prepared = rdma.fabric.prepare(node, at)?;
-        let posted = rdma.fabric.repost(&mut prepared, value);
-        if way.prepared.len() < MOST_PREPARED {
-            way.prepared.push(prepared);
-        } else {
-            way.prepared[place_to_replace(way.replaced)] = prepared;
-            way.replaced = way.replaced.wrapping_add(1);
-        }
-        posted
     }
 
     /// Leaves one way for the other, once all that was posted has arrived.
@@ -480,196 +367,9 @@ impl Drop for Network {
     }
 }
 
-impl Rdma {
-    fn way(&self, node: usize) -> MutexGuard<'_, Way> {
-        // Nothing panics while it holds a way.
-        self.ways[node].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The way, unless somebody is at work on it.
-    fn try_way(&self, node: usize) -> Option<MutexGuard<'_, Way>> {
-        match self.ways[node].try_lock() {
-            Ok(way) => Some(way),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// Whether a connection has broken since somebody looked, or is being mended.
-    #[inline]
-    fn has_trouble(&self) -> bool {
-        let is_mending = self.mended_now.load(Ordering::Relaxed) != 0;
-        is_mending || self.breaches_seen.load(Ordering::Relaxed) != self.fabric.breaches()
-    }
-
-    /// Notes a breach of a node's connection, and does what mending it asks for by now; gives what is to be said.
-    fn mend(&self, way: &mut Way, node: usize) -> Option<Note> {
-        let now = Instant::now();
-        self.see_guest(way, node, now);
-        let mending = way.mending.as_mut()?;
-        self.see(mending, node, now);
-        let step = mending.poll(now);
-        let said = self.take_step(mending, node, step);
-        self.draw_conclusions(way);
-        said
-    }
-
-    /// A node has said something of its connection; gives the answer.
-    fn hear(&self, node: usize, note: Note) -> Option<Note> {
-        let mut way = self.way(node);
-        let now = Instant::now();
-        let Some(mending) = way.mending.as_mut() else {
-            // A node that this one could not connect to in the beginning, but that has connected; or one whose
-            // connection is given up for good.
-            let answer = answer_without_end(note)?;
-            if way.guest.is_some() {
-                // It asks after the agent before this one, whose end is gone.
-                return Some(answer);
-            }
-            self.fabric.disconnect(node, "there is to be no connection to it");
-            return Some(answer);
-        };
-        let was_whole = mending.is_whole();
-        let step = mending.handle(note, now);
-        if was_whole && !mending.is_whole() {
-            self.report(node, "is given up by the other end; it is made anew");
-        }
-        let said = self.take_step(mending, node, step);
-        if !was_whole && mending.is_whole() {
-            self.report(node, "is there again");
-        }
-        // It may have broken while the other end's word was waited for, when nobody looked.
-        self.see(mending, node, now);
-        self.draw_conclusions(&mut way);
-        said
-    }
-
-    /// Looks whether a connection that is taken for whole is there.
-    fn see(&self, mending: &mut Mending, node: usize, now: Instant) {
-        if mending.is_whole() && mending.handle_sight(self.fabric.is_connected(node), now) {
-            self.report(node, "broke; it is made anew");
-        }
-    }
-
-    /// The same of a guest's connection, which is given up if it is not.
-    fn see_guest(&self, way: &mut Way, node: usize, now: Instant) {
-        if way.guest == Some(GuestEnd::Whole) && !self.fabric.is_connected(node) {
-            way.guest = Some(GuestEnd::Broken { since: now });
-            self.leave_way(way);
-            self.report(node, "broke; it is reached by TCP from now on");
-        }
-    }
-
-    fn take_step(&self, mending: &mut Mending, node: usize, step: Step) -> Option<Note> {
-        let done = match step {
-            Step::Rest => return None,
-            Step::Say(note) => return Some(note),
-            Step::GiveUp(note) => {
-                self.fabric.disconnect(node, "the connection is given up, to be made anew");
-                return Some(note);
-            }
-            Step::Offer => self.fabric.offer(node).map(|own| What::Offer(words_of(&own))).ok(),
-            Step::Answer(offer) => self.answer(node, &offer).map(|own| What::Answer(words_of(&own))),
-            Step::Connect(offer) => {
-                offer_of(&offer).filter(|offer| self.fabric.connect(node, offer).is_ok()).map(|_| {
-                    mending.handle_connected(Instant::now());
-                    What::Ready
-                })
-            }
-        };
-        match done {
-            Some(what) => Some(mending.note(what)),
-            None => {
-                let step = mending.handle_failure(Instant::now());
-                self.take_step(mending, node, step)
-            }
-        }
-    }
-
-    /// An end of this node's, connected to an offer.
-    fn answer(&self, node: usize, offer: &[u64; OFFER_WORDS]) -> Option<Offer> {
-        let offer = offer_of(offer)?;
-        let own = self.fabric.offer(node).ok()?;
-        self.fabric.connect(node, &offer).ok()?;
-        Some(own)
-    }
-
-    /// What follows for a way, whatever has changed its connection's state.
-    fn draw_conclusions(&self, way: &mut Way) {
-        let is_mended = way.mending.as_ref().is_some_and(|mending| !mending.is_whole());
-        let is_held = way.mending.as_ref().is_some_and(Mending::is_held);
-        match (way.is_counted, is_mended) {
-            (false, true) => drop(self.mended_now.fetch_add(1, Ordering::Relaxed)),
-            (true, false) => drop(self.mended_now.fetch_sub(1, Ordering::Relaxed)),
-            _ => {}
-        }
-        if is_held && !way.was_held {
-            way.trouble = None;
-        }
-        (way.is_counted, way.was_held) = (is_mended, is_held);
-        if is_mended {
-            // Nothing is on that connection any more once the node is not held, and nothing has been posted on the
-            // next.
-            self.leave_way(way);
-        }
-    }
-
-    /// The node is reached by TCP, if its connection by RDMA is no more.
-    fn leave_way(&self, way: &mut Way) {
-        if way.by_rdma {
-            (way.by_rdma, way.is_used) = (false, false);
-            if let Some(ticket) = way.leaving.take() {
-                self.forget(ticket);
-            }
-        }
-    }
-
-    fn forget(&self, ticket: Ticket) {
-        self.fabric.forget(Ticket { slot: ticket.slot & !BY_RDMA, ..ticket });
-    }
-
-    #[cold]
-    fn report(&self, node: usize, what: &str) {
-        eprintln!("phalanx: node {}: the RDMA connection to node {node} {what}", self.fabric.here());
-    }
-}
-
 /// Tells tickets of the RDMA fabric from TCP's.
 fn mark(tickets: &mut [Ticket]) {
     tickets.iter_mut().for_each(|ticket| ticket.slot |= BY_RDMA);
-}
-
-/// Why nothing is posted to a node that is held. Once it is unreachable it stays so until it is held no more: without a
-/// way for questions, and after one that it has not answered in time.
-fn refusal(node: usize, is_unanswered: bool, trouble: Option<&PostError>) -> PostError {
-    let why = "its RDMA connection broke, and it has not said yet that it has given up its own end of it".to_owned();
-    match trouble {
-        Some(error @ PostError::Unreachable { .. }) => error.clone(),
-        _ if is_unanswered => PostError::Unreachable { node, why },
-        _ => PostError::Full { node },
-    }
-}
-
-/// Which of the kept work requests makes room for another, as by chance. Where more words than are kept take turns, the
-/// one that was used longest ago is the next to be used.
-fn place_to_replace(replaced: u32) -> usize {
-    let mixed = replaced.wrapping_add(1).wrapping_mul(0x9E37_79B9);
-    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B);
-    (mixed >> 16) as usize % MOST_PREPARED
-}
-
-fn words_of(offer: &Offer) -> [u64; OFFER_WORDS] {
-    let bytes = offer.to_bytes();
-    let (words, []) = bytes.as_chunks::<8>() else { unreachable!("an offer has whole words") };
-    std::array::from_fn(|index| u64::from_le_bytes(words[index]))
-}
-
-fn offer_of(words: &[u64; OFFER_WORDS]) -> Option<Offer> {
-    let mut bytes = [0; OFFER_BYTES];
-    for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-        *place = word.to_le_bytes();
-    }
-    Offer::from_bytes(&bytes).ok()
 }
 
 impl Fabric for Network {
@@ -712,8 +412,8 @@ impl Fabric for Network {
         if rdma.has_trouble() {
             self.mend(rdma, &mut way, node);
         }
-        if let Some(mending) = way.mending.as_ref().filter(|mending| mending.is_held()) {
-            return Err(refusal(node, mending.is_unanswered(Instant::now()), way.trouble.as_ref()));
+        if let Some(refusal) = way.refusal(node) {
+            return Err(refusal);
         }
         if way.is_settling() {
             return Err(PostError::Full { node });
@@ -723,7 +423,7 @@ impl Fabric for Network {
             self.change_way(&mut way, node)?;
         }
         match requests {
-            [Request::Write { at, value }] if by_rdma => Self::write_by_rdma(rdma, &mut way, node, *at, *value)?,
+            [Request::Write { at, value }] if by_rdma => way.kept.post(&rdma.fabric, node, *at, *value)?,
             _ => self.post_by(by_rdma, node, requests, tickets)?,
         }
         way.is_used = true;
@@ -748,11 +448,10 @@ impl Fabric for Network {
 
     fn progress(&self) {
         let Some(rdma) = &self.rdma else { return self.tcp.progress() };
-        let polls = rdma.polls.load(Ordering::Relaxed);
-        rdma.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
+        let polls = rdma.count_poll();
         let has_trouble = rdma.has_trouble();
         if has_trouble && polls.is_multiple_of(MENDING_EVERY) {
-            self.mend_all(rdma);
+            rdma.mend_all(|way, node| self.mend(rdma, way, node));
         }
         // What comes by TCP comes as soon as it would in a job that has nothing else.
         let looks_at_all = has_trouble || rdma.reaches_all_partners.load(Ordering::Relaxed) == 0;
@@ -801,42 +500,5 @@ impl Await for Network {
 
     fn longest_nap(&self) -> Option<Duration> {
         if self.adapters_write { Some(NAP) } else { self.tcp.longest_nap() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_that_is_held_has_no_room_at_first_and_is_then_unreachable() {
-        let node = 3;
-        assert_eq!(refusal(node, false, None), PostError::Full { node });
-        assert_eq!(refusal(node, false, Some(&PostError::Full { node })), PostError::Full { node });
-        let said = refusal(node, true, None).to_string();
-        assert!(said.contains("node 3") && said.contains("has given up") && said.contains("remedy"), "{said}");
-        assert_eq!(refusal(node, true, Some(&PostError::Full { node })), refusal(node, true, None));
-        let trouble = PostError::Unreachable { node, why: "refused".to_owned() };
-        for is_unanswered in [false, true] {
-            assert_eq!(refusal(node, is_unanswered, Some(&trouble)), trouble);
-        }
-    }
-
-    #[test]
-    fn more_words_in_turn_than_are_kept_still_find_most_of_theirs() {
-        for (words, hits_at_least) in [(MOST_PREPARED, 1000), (MOST_PREPARED + 1, 700), (MOST_PREPARED + 4, 300)] {
-            let mut kept: Vec<usize> = (0..MOST_PREPARED).collect();
-            let (mut hits, mut replaced) = (0, 0);
-            for step in 0..1000 {
-                let word = step % words;
-                if kept.contains(&word) {
-                    hits += 1;
-                } else {
-                    kept[place_to_replace(replaced)] = word;
-                    replaced += 1;
-                }
-            }
-            assert!(hits >= hits_at_least, "{hits} of 1000 with {words} words");
-        }
     }
 }

@@ -315,8 +315,8 @@ impl NodeLayout {
         self.heartbeat(2 * self.nodes + node)
     }
 
-    /// Word `index` of what a node has said here of lost nodes, one bit for each: what its ranks had of objects that were
-    /// at home there has been moved. Written by that node only.
+    /// Word `index` of what a node has said here of lost nodes, one bit for each: what its ranks had of objects that
+    /// were at home there has been moved. Written by that node only.
     pub const fn moved(&self, node: usize, index: usize) -> WordAt {
         self.heartbeat(3 * self.nodes + node * self.moved_words() + index)
     }
@@ -326,8 +326,8 @@ impl NodeLayout {
         self.nodes.div_ceil(64)
     }
 
-    /// Of which objects at home here a node has said that it has something of them from the last home, and found no room: a bit
-    /// for each, of the name's key, which others may share. Written by that node only.
+    /// Of which objects at home here a node has said that it has something of them from the last home, and found no
+    /// room: a bit for each, of the name's key, which others may share. Written by that node only.
     pub const fn stranded(&self, node: usize) -> WordAt {
         self.heartbeat((3 + self.moved_words()) * self.nodes + node)
     }

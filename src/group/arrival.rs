@@ -54,6 +54,9 @@ impl<'group, T: Carried> Arrival<'group, T> {
     /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10
     /// ms.
     ///
+    /// Cost: a look at the words that are waited for, each a transfer of a cache line if it has changed; across nodes
+    /// the connections are polled, too.
+    ///
     /// # Errors
     ///
     /// As [`Group::barrier`].
@@ -77,6 +80,8 @@ impl<'group, T: Carried> Arrival<'group, T> {
 
     /// Waits until all have arrived. Calling it again gives the same answer.
     ///
+    /// Cost: what is left of a [`Group::barrier`] after the arrival.
+    ///
     /// # Errors
     ///
     /// As [`Group::barrier`].
@@ -85,6 +90,7 @@ impl<'group, T: Carried> Arrival<'group, T> {
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`; after a time-out call again, or [`abandon`](Self::abandon).
+    /// Cost: likewise, and a look at the clock.
     ///
     /// # Errors
     ///
@@ -108,6 +114,8 @@ impl<'group, T: Carried> Arrival<'group, T> {
     }
 
     /// Gives the arrival up: either this rank is as if it had never arrived, or the barrier had been passed.
+    ///
+    /// Cost: as [`Group::abandon`].
     ///
     /// # Errors
     ///

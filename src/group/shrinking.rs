@@ -23,7 +23,7 @@ const SHRINK_KEY: u64 = 3;
 impl Group {
     /// The members that survive, by the last epoch that is known here: their ranks in the job, in the group's order.
     ///
-    /// Survivors that know the same epoch give the same answer.
+    /// Survivors that know the same epoch give the same answer. Cost: this node's log is read, as far as it is new.
     pub fn survivors(&self) -> Vec<usize> {
         let mut core = self.core.borrow_mut();
         self.read_log(&mut core.failures);
@@ -31,6 +31,7 @@ impl Group {
     }
 
     /// The epoch that [`survivors`](Self::survivors) goes by: it grows with each rank or node that the job loses.
+    /// Cost: a look at a word of this node.
     pub fn epoch(&self) -> u64 {
         view::epoch(self.segment(), &self.segment().layout())
     }

@@ -1,7 +1,7 @@
 //! Named objects seen from outside: who holds them, since when, who waits, as a node's tables of objects tell.
 //!
-//! In a job of several nodes a rank that has its node's lock of an object is one step below: the node has to have it from the
-//! object's home, too, which [`ObjectFacts::tenure`] tells of. Words that make no sense are left out.
+//! In a job of several nodes a rank that has its node's lock of an object is one step below: the node has to have it
+//! from the object's home, too, which [`ObjectFacts::tenure`] tells of. Words that make no sense are left out.
 
 use std::time::Duration;
 

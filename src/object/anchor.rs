@@ -1,10 +1,10 @@
-//! Where an object is at home, for kinds of which ranks have something there: a word (reader-writer locks, semaphores), a
-//! hold (leases), or what is kept on a second node, too (counters, fenced words: [`find`]).
+//! Where an object is at home, for kinds of which ranks have something there: a word (reader-writer locks, semaphores),
+//! a hold (leases), or what is kept on a second node, too (counters, fenced words: [`find`]).
 //!
-//! What a rank has at the home it also notes on its own node, its *stake*: before it asks for it, and no longer than it has
-//! it. When the home is lost, its node's steward writes the stakes of its living ranks to the next home, before anybody may
-//! ask that one ([`super::homes`]). A rank that has noted its stake and finds the home lost after that, begins anew at
-//! the next home; one that does not find it lost knows that the steward will find the stake.
+//! What a rank has at the home it also notes on its own node, its *stake*: before it asks for it, and no longer than it
+//! has it. When the home is lost, its node's steward writes the stakes of its living ranks to the next home, before
+//! anybody may ask that one ([`super::homes`]). A rank that has noted its stake and finds the home lost after that,
+//! begins anew at the next home; one that does not find it lost knows that the steward will find the stake.
 
 use std::cell::{Ref, RefCell};
 use std::task::Poll;
@@ -85,20 +85,21 @@ impl Anchor {
     #[inline]
     pub fn note_stake(&self, handle: &Handle, stake: u64) {
         if self.spans_nodes {
-            // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
+            // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home
+            // lost.
             publish(handle.segment().word(handle.at.stake(handle.membership.reach.local())), stake);
         }
     }
 
-    /// Does some requests at the home, which may be done several times, and waits for their answers; `None`: it is lost, and
-    /// what it did counts for nothing.
+    /// Does some requests at the home, which may be done several times, and waits for their answers; `None`: it is
+    /// lost, and what it did counts for nothing.
     ///
     /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]; [`LockError::Unreachable`]: they may take effect yet, and what they have left is to be taken
-    /// back by an errand ([`super::errands`]).
+    /// [`LockError::Excluded`]; [`LockError::Unreachable`]: they may take effect yet, and what they have left is to be
+    /// taken back by an errand ([`super::errands`]).
     pub fn ask(&self, handle: &Handle, requests: &[Request]) -> Result<Option<Vec<u64>>, LockError> {
         self.ask_until(handle, requests, None)
     }
@@ -219,8 +220,8 @@ pub(super) struct Found {
 
 /// The home of an object that is kept on a second node, and what `words` of it hold there. `None`: it is lost, too.
 ///
-/// Nothing is lost if each node that is lost either had told the home before what it had (it says so in a word for each lost
-/// home), or was lost when the copy was last completed.
+/// Nothing is lost if each node that is lost either had told the home before what it had (it says so in a word for each
+/// lost home), or was lost when the copy was last completed.
 ///
 /// # Errors
 ///

@@ -1,10 +1,11 @@
 //! How an object is found: in this node's directory, and in that of its home, where each node counts as one.
 //!
-//! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of the
-//! node's handles and given back with the last. The home's table is guarded by the lock between nodes of its place 0. A rank
-//! that dies in between leaves the home with a handle of this node too many, until somebody of the node opens the name again.
-//! An object that only the dead have left does not go before what they held at its home is given back. Objects that are
-//! copied have a handle at a second node, too, taken and given back likewise ([`super::second`]).
+//! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of
+//! the node's handles and given back with the last. The home's table is guarded by the lock between nodes of its
+//! place 0. A rank that dies in between leaves the home with a handle of this node too many, until somebody of the node
+//! opens the name again. An object that only the dead have left does not go before what they held at its home is given
+//! back. Objects that are copied have a handle at a second node, too, taken and given back likewise
+//! ([`super::second`]).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -106,9 +107,9 @@ pub(super) fn close(reach: &Reach, at: &ObjectAt) -> Result<(), DirectoryFault> 
     here(reach).close(at).map(drop)
 }
 
-/// Before an object of this node goes, of which only the dead have handles, or nobody: what the node has at its home, as one
-/// of them held it, say, is given back, and then the node's handle. Whether the object may go: not while the node has
-/// something there.
+/// Before an object of this node goes, of which only the dead have handles, or nobody: what the node has at its home,
+/// as one of them held it, say, is given back, and then the node's handle. Whether the object may go: not while the
+/// node has something there.
 fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     if !reach.spans_nodes() {
         return true;
@@ -119,7 +120,8 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     let Some((home, at_home)) = noted_home(reach, at) else { return true };
     let is_copied = second::is_copied(reach, at);
     if reach.has_lost(home) {
-        // What this node's ranks have done there is to be told to the next home first, by the steward, who lets it go then.
+        // What this node's ranks have done there is to be told to the next home first, by the steward, who lets it go
+        // then.
         return !is_copied;
     }
     if reach.is_doubtful(home) {
@@ -128,17 +130,27 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     }
     // Before the node leaves: what it has added is to be copied.
     let _ = seek_second(reach, at);
-    // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a handle
-    // too many, until the name is opened again.
+    // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a
+    // handle too many, until the name is opened again.
     // Relaxed: only who has the table reads it, once the lock is idle.
     reach.segment.word(TenureAt(*at).home()).store(0, Ordering::Relaxed);
     let home = Home { site: Site { reach: reach.clone(), home }, at: at_home };
+    let has_gone = give_back(reach, at, &home, is_copied);
+    if has_gone {
+        second::close(reach, at);
+    }
+    has_gone
+}
+
+/// Gives the node's handle at a home back, if that is not lost. `false`: it is, and what this node's ranks have done
+/// there may not be on the second node yet; the home is noted again.
+fn give_back(reach: &Reach, at: &ObjectAt, home: &Home, is_copied: bool) -> bool {
     let has_left = Cell::new(false);
     let close = || {
         with_home(&home.site, |directory| {
             // Once: if the close below is repeated, the place may be another object's.
             if !has_left.get() {
-                second::leave(reach, at, &home)?;
+                second::leave(reach, at, home)?;
                 has_left.set(true);
             }
             directory.close(&home.at)
@@ -152,11 +164,9 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
                 return false;
             }
             // A home that is lost meanwhile has nothing to give back.
-            _ => break,
+            _ => return true,
         }
     }
-    second::close(reach, at);
-    true
 }
 
 /// Where an object of this node is at home, by what was noted when it was opened first.

@@ -1,8 +1,9 @@
-//! From the lock of this node to that of all nodes: what a rank does at the object's home once its node's lock is its own.
+//! From the lock of this node to that of all nodes: what a rank does at the object's home once its node's lock is its
+//! own.
 //!
 //! The machine between nodes ([`HomeLock`]) says what to ask; this asks it, and keeps in the node's words how far it is
-//! ([`Tenure`]), so that the node's ranks can pass its hold on without asking the home, and the next of them can go on where
-//! one has ended. At most [`MOST_PASSED`] ranks in a row have it so; then other nodes come in.
+//! ([`Tenure`]), so that the node's ranks can pass its hold on without asking the home, and the next of them can go on
+//! where one has ended. At most [`MOST_PASSED`] ranks in a row have it so; then other nodes come in.
 //!
 //! | what a rank finds that has the node's lock | what it does |
 //! | --- | --- |
@@ -12,40 +13,38 @@
 //! | waiting | waits on |
 //! | under way, by one that has ended | once nothing of that one can arrive any more: takes back what it has left |
 //!
-//! *Who keeps.* A word that is kept for this node saves it a request when it comes again, and costs another node that comes a
-//! round trip, and then this one another. So it is kept by a node that has had the lock [`STREAK`] times in a row, and nobody
-//! else has asked for it: a lock that changes its node costs an eighth more at worst, and one that goes back and forth nothing.
-//! On the home itself it is not kept where its words are memory: there the number costs an instruction. Nor are the locks of
-//! homes' tables, all of which a node notes in the same words.
+//! *Who keeps.* A word that is kept for this node saves it a request when it comes again, and costs another node that
+//! comes a round trip, and then this one another. So it is kept by a node that has had the lock [`STREAK`] times in a
+//! row, and nobody else has asked for it: a lock that changes its node costs an eighth more at worst, and one that goes
+//! back and forth nothing. On the home itself it is not kept where its words are memory: there the number costs an
+//! instruction. Nor are the locks of homes' tables, all of which a node notes in the same words.
 //!
-//! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever is
-//! on its way begins anew there, once all nodes have done so ([`super::homes`]).
+//! When the home is lost the node's steward ([`super::steward`]) moves what the node holds to the next one, and whoever
+//! is on its way begins anew there, once all nodes have done so ([`super::homes`]).
+//!
+//! Nothing here blocks; what waits for it stands in `climb/blocking.rs`.
+
+mod blocking;
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::catalogue;
 use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
-use super::site::{Asked, PATIENCE, Site};
+use super::site::{Asked, Site};
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::home::{GlobalWord, HomeLock, LEAST_LEFT, Mail, NodeClaim, Outcome, TOKENS, Turn};
 use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
 use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
-use crate::fabric::{Await, Fabric, Memory, PostError, Request, WordAt};
-use crate::sync::{Ordering, spin_hint};
+use crate::fabric::{Fabric, Memory, PostError, Request, WordAt};
+use crate::sync::Ordering;
 
 /// So many ranks of a node have the lock in a row while other nodes may wait for it.
 const MOST_PASSED: u64 = 64;
-/// How long a mailbox is watched before this rank sleeps on it.
-const WATCH: Duration = Duration::from_micros(50);
 /// After so long without a word the rank looks at the home itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// How long an object that moves is waited for by who gives up what its node has there.
-const SETTLING_LIMIT: Duration = Duration::from_millis(20);
 
 const _: () = assert!(MOST_PASSED < LEAST_LEFT - 1);
 
@@ -185,8 +184,9 @@ impl Climb {
         }
     }
 
-    /// Where a claim says that this node has the lock's mailbox. All homes' tables have one, and numbers of their own: each
-    /// is named by a place of its own, so that what one of them has granted is not taken for what another one is to grant.
+    /// Where a claim says that this node has the lock's mailbox. All homes' tables have one, and numbers of their own:
+    /// each is named by a place of its own, so that what one of them has granted is not taken for what another one is
+    /// to grant.
     fn place(&self) -> usize {
         match &self.fixed {
             Some(home) => TABLES_AT + home.site.home,
@@ -208,15 +208,8 @@ impl Climb {
         matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_PASSED)
     }
 
-    /// Which node holds the lock, as far as that can be learnt now.
-    pub fn holder(&self) -> Option<usize> {
-        let (home, until) = (self.home(), Instant::now() + PATIENCE);
-        let word = home.site.ask_until(&[Request::Read { at: home.at.home().hold }], Some(until)).ok()?;
-        GlobalWord(word[0]).holder()
-    }
-
-    /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not move
-    /// is lost.
+    /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not
+    /// move is lost.
     pub fn poll(&self, ascent: &mut Ascent) -> Poll<Reached> {
         loop {
             let went = match ascent.stage {
@@ -360,38 +353,20 @@ impl Climb {
     fn step(&self, ascent: &mut Ascent) -> Poll<Result<Option<Turn>, SiteFault>> {
         match &mut ascent.stage {
             Stage::Beginning => Poll::Ready(Ok(None)),
-            Stage::Moving(completion) => match self.await_home(&ascent.home, ascent.goal, completion) {
-                Poll::Ready(Ok(())) => {
-                    self.begin_anew(ascent);
-                    // Nobody tells this node of a home where nobody has held the lock yet.
-                    ascent.looked = None;
-                    Poll::Ready(Ok(None))
-                }
-                Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
-                Poll::Pending => Poll::Pending,
-            },
-            Stage::Outliving { local, asked } => match self.outlive(&ascent.home.site, *local, asked) {
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(ascent.machine.recover(ascent.stamp)))),
-                Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
-                Poll::Pending => Poll::Pending,
-            },
+            Stage::Moving(completion) => self.await_home(&ascent.home, ascent.goal, completion).map_ok(|()| {
+                self.begin_anew(ascent);
+                // Nobody tells this node of a home where nobody has held the lock yet.
+                ascent.looked = None;
+                None
+            }),
+            Stage::Outliving { local, asked } => {
+                let outlived = self.outlive(&ascent.home.site, *local, asked);
+                outlived.map_ok(|()| Some(ascent.machine.recover(ascent.stamp)))
+            }
             Stage::Asking(asked) => match ascent.home.site.poll(asked) {
                 // Whoever was stopped meanwhile, and has been declared failed, is followed already.
                 Poll::Ready(Ok(_)) if self.reach.own_end().is_some() => Poll::Ready(Err(SiteFault::Excluded)),
-                Poll::Ready(Ok(answers)) => {
-                    let is_lost = |node| self.reach.has_lost(node);
-                    if std::mem::take(&mut ascent.is_looking)
-                        && let Some(holder) = GlobalWord(answers[0]).holder()
-                    {
-                        // One that is stopped is declared failed by its own node.
-                        self.reach.ask_after(holder);
-                        // If nobody hears that, nobody can decide that it holds the lock no more.
-                        if self.reach.is_doubtful(holder) && !is_lost(holder) {
-                            return Poll::Ready(Err(SiteFault::Silent { node: holder }));
-                        }
-                    }
-                    Poll::Ready(Ok(Some(ascent.machine.answered(&answers, is_lost))))
-                }
+                Poll::Ready(Ok(answers)) => Poll::Ready(self.heed(ascent, &answers).map(Some)),
                 Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
                 Poll::Pending => Poll::Pending,
             },
@@ -401,6 +376,22 @@ impl Climb {
             },
             Stage::Waiting => self.look_into_mailbox(ascent).map(|turn| turn.map(Some)),
         }
+    }
+
+    /// What the machine makes of the home's answers.
+    fn heed(&self, ascent: &mut Ascent, answers: &[u64]) -> Result<Turn, SiteFault> {
+        let is_lost = |node| self.reach.has_lost(node);
+        if std::mem::take(&mut ascent.is_looking)
+            && let Some(holder) = GlobalWord(answers[0]).holder()
+        {
+            // One that is stopped is declared failed by its own node.
+            self.reach.ask_after(holder);
+            // If nobody hears that, nobody can decide that it holds the lock no more.
+            if self.reach.is_doubtful(holder) && !is_lost(holder) {
+                return Err(SiteFault::Silent { node: holder });
+            }
+        }
+        Ok(ascent.machine.answered(answers, is_lost))
     }
 
     /// Waits until a home is lost no more, as there is another one, or until it is complete.
@@ -453,11 +444,7 @@ impl Climb {
                 ascent.stage = Stage::Waiting;
             }
             Turn::Over(Outcome::Granted(number)) if ascent.goal != Goal::Nothing => {
-                let held = ascent.machine.held().expect("it was granted");
-                self.note_streak(number);
-                self.store(self.at.number(), number);
-                self.store(self.at.hold(), held.0);
-                self.change(ascent, Tenure::Held(0))?;
+                self.note_hold(ascent, number)?;
                 return Ok(Some(Summit::Held(number + 1)));
             }
             Turn::Over(Outcome::Granted(_)) => {
@@ -477,6 +464,15 @@ impl Climb {
         Ok(None)
     }
 
+    /// Notes that the node holds the lock, with this number.
+    fn note_hold(&self, ascent: &mut Ascent, number: u64) -> Result<(), SiteFault> {
+        let held = ascent.machine.held().expect("it was granted");
+        self.note_streak(number);
+        self.store(self.at.number(), number);
+        self.store(self.at.hold(), held.0);
+        self.change(ascent, Tenure::Held(0))
+    }
+
     /// Notes that the node has nothing to do with the lock any more.
     fn note_end(&self, ascent: &mut Ascent) -> Result<(), SiteFault> {
         let Some(last) = ascent.machine.kept() else { return self.change(ascent, Tenure::Nothing) };
@@ -487,13 +483,13 @@ impl Climb {
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.
     pub fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
         let reach = &self.reach;
-        // What this rank has posted itself was dropped with the connection that broke. On the home's node what a rank has
-        // posted to its device is done at once, or its process is gone and its queue pair with it.
+        // What this rank has posted itself was dropped with the connection that broke. On the home's node what a rank
+        // has posted to its device is done at once, or its process is gone and its queue pair with it.
         if local == reach.local() || site.is_here() {
             return Poll::Ready(Ok(()));
         }
-        // Of one that has left the home is not told: its connections are closed, and what came by them is done when the home
-        // answers.
+        // Of one that has left the home is not told: its connections are closed, and what came by them is done when the
+        // home answers.
         let end = view::end_of(&*reach.segment, &reach.segment.layout(), local);
         let epoch = match end {
             Some(end) if end.cause == FailureCause::Left => Some(0),
@@ -543,7 +539,8 @@ impl Climb {
         Poll::Ready(Ok(ascent.machine.look()))
     }
 
-    /// Writes a waiting node's mailbox; `false` where there is no room for that now. One that is not reached looks itself.
+    /// Writes a waiting node's mailbox; `false` where there is no room for that now. One that is not reached looks
+    /// itself.
     fn mail(&self, mail: &Mail) -> bool {
         let reach = &self.reach;
         let Some(network) = &reach.network else { return true };
@@ -580,126 +577,5 @@ impl Climb {
     fn store(&self, at: WordAt, value: u64) {
         // Relaxed: published by the tenure word.
         self.memory().word(at).store(value, Ordering::Relaxed);
-    }
-
-    /// Waits until an ascent is over, or `limit` has passed since `begun`, and where answers are on their way a little more. Then
-    /// it goes on only if it is polled again.
-    pub fn wait(&self, ascent: &mut Ascent, begun: Instant, limit: Option<Duration>) -> Option<Reached> {
-        let since = Instant::now();
-        loop {
-            if let Poll::Ready(reached) = self.poll(ascent) {
-                return Some(reached);
-            }
-            let patience = if ascent.is_in_the_middle() { PATIENCE } else { Duration::ZERO };
-            let left = limit.map(|limit| limit.saturating_add(patience).saturating_sub(begun.elapsed()));
-            if left == Some(Duration::ZERO) {
-                return None;
-            }
-            self.pause(ascent, since.elapsed(), left.unwrap_or(Duration::MAX));
-        }
-    }
-
-    fn pause(&self, ascent: &Ascent, waited: Duration, left: Duration) {
-        match &ascent.stage {
-            Stage::Waiting if waited < WATCH && !self.reach.plan.shares_cpus => spin_hint(),
-            Stage::Waiting => {
-                let (at, claim) = (self.at.granted(), ascent.machine.claim());
-                let seen = self.reach.load(at);
-                if claim.is_none_or(|claim| claim.0 != seen) {
-                    self.reach.sleep(at, seen, ascent.alarm, left.min(LOOK_EVERY));
-                }
-            }
-            Stage::Moving(_) | Stage::Outliving { .. } | Stage::Mailing(_) if waited >= WATCH => {
-                if let Some(network) = &self.reach.network {
-                    network.nap(self.reach.alarm(), Duration::from_micros(200));
-                }
-            }
-            _ => ascent.home.site.pause(waited),
-        }
-    }
-
-    /// Gives up what the node has to do with the lock at its home, within `limit`. This rank has the node's lock. Where this
-    /// fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
-    /// ([`super::errands`]).
-    pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_to_leave();
-        match self.wait(&mut ascent, Instant::now(), limit) {
-            Some(reached) => reached.map(drop),
-            None => Err(self.late(&mut ascent)),
-        }
-    }
-
-    /// Begins to give up what the node has to do with the lock at its home. This rank has the node's lock.
-    pub fn begin_to_leave(&self) -> Ascent {
-        self.begin_with(Goal::Nothing, 0)
-    }
-
-    /// The time of an ascent is over. What it has asked for is waited for no more.
-    fn late(&self, ascent: &mut Ascent) -> SiteFault {
-        if let Stage::Asking(asked) | Stage::Outliving { asked: Some(asked), .. } = &mut ascent.stage {
-            ascent.home.site.forget(asked);
-        }
-        SiteFault::Late { home: ascent.home.site.home }
-    }
-
-    /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this node. Answers
-    /// that are on their way are waited for, as long as `patience` allows. Where this fails: as [`descend`](Self::descend).
-    pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool, patience: Duration) -> Result<(), SiteFault> {
-        let begun = Instant::now();
-        // What was asked for is answered first: otherwise nobody knows how far the node is.
-        while ascent.is_in_the_middle() {
-            match self.poll(ascent) {
-                Poll::Ready(Ok(_)) => break,
-                Poll::Ready(Err(fault)) => return Err(fault),
-                Poll::Pending if begun.elapsed() >= patience => return Err(self.late(ascent)),
-                Poll::Pending => self.pause(ascent, WATCH, LOOK_EVERY),
-            }
-        }
-        // Others can go on from a hold or a claim, but not from what this rank was about to do.
-        let is_underway = matches!(self.at.load(self.memory()).tenure(), Tenure::Underway(_));
-        if others_wait && !is_underway { Ok(()) } else { self.descend(Some(PATIENCE)) }
-    }
-
-    /// Acquires the lock of a home's table for this node. The caller has this node's table.
-    pub fn acquire_alone(&self) -> Result<(), SiteFault> {
-        let Home { site, at } = self.home();
-        self.settle_table(&site)?;
-        catalogue::note_home(&self.reach, &self.at.0, site.home, &at);
-        // Different from that of the last time: each changes the word of the tenure.
-        let mut ascent = self.begin(self.at.load(self.memory()).0 >> 21);
-        self.wait(&mut ascent, Instant::now(), None).expect("without a limit").map(drop)
-    }
-
-    /// Gives it back.
-    pub fn release_alone(&self) -> Result<(), SiteFault> {
-        self.descend(None)
-    }
-
-    /// What a rank of this node has left with the table of a home, perhaps another one, is cleared away.
-    fn settle_table(&self, site: &Site) -> Result<(), SiteFault> {
-        let noted = catalogue::noted_home(&self.reach, &self.at.0).filter(|_| self.is_engaged());
-        let Some((home, _)) = noted else { return Ok(()) };
-        Self::of_table(&Site { home, ..site.clone() }).settle()
-    }
-
-    /// Gives up what the node has to do with the lock at its home, also where that is lost. This rank has the node's lock.
-    /// Not while the object moves: whoever calls this may have to move it.
-    pub fn settle(&self) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_to_leave();
-        let settled = match self.wait(&mut ascent, Instant::now(), Some(SETTLING_LIMIT)) {
-            Some(reached) => reached.map(drop),
-            None if ascent.is_in_the_middle() => Err(self.late(&mut ascent)),
-            None => Err(SiteFault::Broken { home: ascent.home.site.home }),
-        };
-        match settled {
-            Err(SiteFault::Lost { .. }) => self.forget_home(),
-            other => other,
-        }
-    }
-
-    /// With the home of a lock that does not move all is lost that this node had there. This rank has the node's lock.
-    pub fn forget_home(&self) -> Result<(), SiteFault> {
-        let seen = self.at.load(self.memory());
-        self.at.change(self.memory(), seen, Tenure::Nothing).map(drop).ok_or(SiteFault::Excluded)
     }
 }

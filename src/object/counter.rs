@@ -1,5 +1,5 @@
-//! The counter: a word at the object's home that all ranks add to. In a job of several nodes what each has added is kept on
-//! two of them ([`super::tally`]). Numbers that are drawn: `drawing.rs`.
+//! The counter: a word at the object's home that all ranks add to. In a job of several nodes what each has added is
+//! kept on two of them ([`super::tally`]). Numbers that are drawn: `drawing.rs`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,8 +57,8 @@ pub enum CounterError {
         /// Where it is at home.
         home: usize,
     },
-    /// The connection broke in the middle of it, or nothing was heard of the home any more: it took effect once, or not at all, or
-    /// does so when the home is heard again.
+    /// The connection broke in the middle of it, or nothing was heard of the home any more: it took effect once, or not
+    /// at all, or does so when the home is heard again.
     #[error(
         "rank {rank}: the connection to node {home} broke, or nothing was heard of it any more, while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
     )]
@@ -95,8 +95,8 @@ pub enum CounterError {
         /// Where it is at home now.
         home: usize,
     },
-    /// Nothing is heard of a node that this call needs, the counter's home or the one that has the copies, and the nodes that
-    /// answer are too few to agree that it has failed. What was asked for was not done.
+    /// Nothing is heard of a node that this call needs, the counter's home or the one that has the copies, and the
+    /// nodes that answer are too few to agree that it has failed. What was asked for was not done.
     #[error(
         "rank {rank} does not reach the counter {name:?}: {}", unheard(.node, &Duration::ZERO)
     )]
@@ -141,8 +141,9 @@ pub enum CounterError {
 impl Job {
     /// The counter of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through; for the node's first handle also the home's and that of
-    /// the node that will have the copies, some round trips each, and where that is not found at once 4 ms of pauses at most.
+    /// Cost: the node's table of names is locked and looked through; for the node's first handle also the home's and
+    /// that of the node that will have the copies, some round trips each, and where that is not found at once 4 ms of
+    /// pauses at most.
     ///
     /// # Errors
     ///
@@ -177,7 +178,8 @@ impl Counter {
     #[inline]
     pub fn fetch_add(&self, add: u64) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
-            // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a fabric.
+            // SYNC POINT: counter. Who sees the sum sees what those did before who have added to it, also through a
+            // fabric.
             return Ok(self.handle.segment().word(value).fetch_add(add, Ordering::AcqRel));
         }
         self.change(Change::Add(add))
@@ -205,8 +207,9 @@ impl Counter {
     ///
     /// # Errors
     ///
-    /// As [`fetch_add`](Self::fetch_add); [`CounterError::AnswerLost`] says only that the two were compared. What was set by a
-    /// call that is not over, or ended with an error, is undone if the home is lost, though others may have seen it.
+    /// As [`fetch_add`](Self::fetch_add); [`CounterError::AnswerLost`] says only that the two were compared. What was
+    /// set by a call that is not over, or ended with an error, is undone if the home is lost, though others may have
+    /// seen it.
     #[inline]
     pub fn compare_exchange(&self, current: u64, new: u64) -> Result<Result<u64, u64>, CounterError> {
         if let Some(value) = self.alone {

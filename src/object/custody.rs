@@ -1,10 +1,10 @@
-//! What counters and fenced words have in common: what is kept of them on a second node, too, so that their home's death
-//! loses nothing ([`super::second`]).
+//! What counters and fenced words have in common: what is kept of them on a second node, too, so that their home's
+//! death loses nothing ([`super::second`]).
 //!
-//! A rank is *bound* to an object's home for as long as that lives, with what it has found there ([`AtHome`]); when the home
-//! is lost it binds itself to the next one, as soon as that has what survivors had. On the home's own node a call is over
-//! only when the second node has what the call has changed or seen ([`Custody::copy`]); on another node the rank's own note
-//! is the second place.
+//! A rank is *bound* to an object's home for as long as that lives, with what it has found there ([`AtHome`]); when the
+//! home is lost it binds itself to the next one, as soon as that has what survivors had. On the home's own node a call
+//! is over only when the second node has what the call has changed or seen ([`Custody::copy`]); on another node the
+//! rank's own note is the second place.
 
 use super::Handle;
 use super::anchor::{self, Found};
@@ -61,8 +61,8 @@ impl Custody {
         if *is_whole || home == self.first_home { Ok(()) } else { Err(SiteFault::Lost { home }) }
     }
 
-    /// Has the second node, if there is one, have what a call has changed or seen, by `attempt`: once more where the connection
-    /// breaks, and at the next one where that is lost. This node is the home.
+    /// Has the second node, if there is one, have what a call has changed or seen, by `attempt`: once more where the
+    /// connection breaks, and at the next one where that is lost. This node is the home.
     ///
     /// # Errors
     ///

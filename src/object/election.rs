@@ -1,10 +1,10 @@
-//! The election of a leader: a lock that is held long, whose token is the term, and an announcement at its home of who holds
-//! it.
+//! The election of a leader: a lock that is held long, whose token is the term, and an announcement at its home of who
+//! holds it.
 //!
-//! Candidates wait in the lock's queue, so that a leader's death or resignation elects the first of them, within the time in
-//! which a lock follows its holder. Whoever is elected announces itself before it leads, and has those look who watch. A
-//! watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself ([`super::vigil`]),
-//! now and then and whenever somebody has failed.
+//! Candidates wait in the lock's queue, so that a leader's death or resignation elects the first of them, within the
+//! time in which a lock follows its holder. Whoever is elected announces itself before it leads, and has those look who
+//! watch. A watcher says in its word at the home that it is one; since a poke may be lost, it also looks by itself
+//! ([`super::vigil`]), now and then and whenever somebody has failed.
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -35,8 +35,8 @@ pub struct Leader {
 
 /// A named election, as one rank takes part in it: as a candidate, or as one that wants to know who leads.
 ///
-/// There is at most one leader, and a rank that is one remains it until it resigns, by dropping its [`Leadership`], or ends.
-/// Candidates follow it in the order in which they have come, as they would have a [`Lock`] of that name.
+/// There is at most one leader, and a rank that is one remains it until it resigns, by dropping its [`Leadership`], or
+/// ends. Candidates follow it in the order in which they have come, as they would have a [`Lock`] of that name.
 ///
 /// ```
 /// use phalanx::Job;
@@ -69,8 +69,8 @@ impl Job {
 }
 
 impl Group {
-    /// The election of a name among this group's members: another one than that of the same name in any other group. Its
-    /// leader is named by its rank in the job. Not collective: who takes part opens it.
+    /// The election of a name among this group's members: another one than that of the same name in any other group.
+    /// Its leader is named by its rank in the job. Not collective: who takes part opens it.
     ///
     /// Cost: as [`Job::election`].
     ///
@@ -91,8 +91,8 @@ impl Election {
 
     /// Waits until this rank is elected.
     ///
-    /// Cost: that of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node: four
-    /// locked instructions) and a poke for each watcher.
+    /// Cost: that of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node:
+    /// four locked instructions) and a poke for each watcher.
     ///
     /// # Errors
     ///
@@ -131,8 +131,8 @@ impl Election {
         self.lock.queue()
     }
 
-    /// Who leads now; nobody does from when a leader resigns or ends until the next one has announced itself. When the election's
-    /// home is lost nobody does for the moment until the leader is announced at the next one.
+    /// Who leads now; nobody does from when a leader resigns or ends until the next one has announced itself. When the
+    /// election's home is lost nobody does for the moment until the leader is announced at the next one.
     ///
     /// Cost: a round trip to the election's home; on one node two memory accesses.
     ///
@@ -143,13 +143,13 @@ impl Election {
         self.look(false, None)?.map_err(|fault| self.error(fault))
     }
 
-    /// Waits until somebody else leads than is known, in another term, or nobody any more; returns what is so then. After
-    /// `timeout` that is what was known.
+    /// Waits until somebody else leads than is known, in another term, or nobody any more; returns what is so then.
+    /// After `timeout` that is what was known.
     ///
     /// What comes and goes between two calls is not told: a term is seen only while it lasts.
     ///
-    /// Cost: as [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the election
-    /// exists.
+    /// Cost: as [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the
+    /// election exists.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -323,7 +323,8 @@ impl Election {
     }
 }
 
-/// Announces at a home that a rank leads; gives whether somebody watches, or `None` where another one has been elected since.
+/// Announces at a home that a rank leads; gives whether somebody watches, or `None` where another one has been elected
+/// since.
 fn announce(home: &Home, rank: usize, term: u64) -> Result<Option<bool>, SiteFault> {
     let at = ElectionAt::of(&home.at);
     let reads = [Request::Read { at: at.watched }].into_iter().chain(at.reads());
@@ -451,8 +452,8 @@ impl Leadership<'_> {
         self.term
     }
 
-    /// Whether this rank leads still, as the election's home knows it. What is done afterwards is to be fenced by the term all
-    /// the same: a rank that is stopped after it has looked may be followed.
+    /// Whether this rank leads still, as the election's home knows it. What is done afterwards is to be fenced by the
+    /// term all the same: a rank that is stopped after it has looked may be followed.
     ///
     /// Cost: as [`Election::leader`].
     ///

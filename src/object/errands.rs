@@ -1,13 +1,14 @@
 //! What a rank has left to do at homes that did not answer in time.
 //!
-//! A call that ends before its answers have come, as its time is over or as nobody can decide whether the home lives, leaves
-//! nobody knows what there. Its rank takes that back as soon as the home is heard again: an *errand*, run by the thread that
-//! every process has for objects ([`super::steward`]). Until then the rank does nothing else with the object ([`Use::Left`]),
-//! and keeps its node's lock of it where it has that: nobody of the node goes on from words that may change yet. What an
-//! errand asks comes behind all that the process has asked before ([`super::site`]), so nothing of that takes effect later.
+//! A call that ends before its answers have come, as its time is over or as nobody can decide whether the home lives,
+//! leaves nobody knows what there. Its rank takes that back as soon as the home is heard again: an *errand*, run by the
+//! thread that every process has for objects ([`super::steward`]). Until then the rank does nothing else with the
+//! object ([`Use::Left`]), and keeps its node's lock of it where it has that: nobody of the node goes on from words
+//! that may change yet. What an errand asks comes behind all that the process has asked before ([`super::site`]), so
+//! nothing of that takes effect later.
 //!
-//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first, others of
-//! its node follow it as one that has ended in the middle of a call.
+//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first,
+//! others of its node follow it as one that has ended in the middle of a call.
 //!
 //! [`Use::Left`]: super::waiting::Use::Left
 
@@ -48,8 +49,8 @@ pub(super) trait Errand: fmt::Debug + Send {
     fn run(&mut self, reach: &Reach) -> Poll<()>;
 }
 
-/// A pause of a call whose rank has an errand at the object, for its end; it has waited for that since `begun`. Fails where that
-/// is not soon.
+/// A pause of a call whose rank has an errand at the object, for its end; it has waited for that since `begun`. Fails
+/// where that is not soon.
 ///
 /// # Errors
 ///
@@ -106,8 +107,8 @@ pub(super) fn leave(reach: &Reach, errand: impl Errand + 'static) {
     reach.segment.wake(header::ALARM);
 }
 
-/// Whether something is left to do at an object: then a handle of it is given back behind that, or the place might be another
-/// object's by then.
+/// Whether something is left to do at an object: then a handle of it is given back behind that, or the place might be
+/// another object's by then.
 pub(super) fn is_left(reach: &Reach, at: &ObjectAt) -> bool {
     let all = reach.uses.errands.lock();
     all.tried.contains(&at.key()) || all.waiting.iter().any(|errand| errand.object() == at.key())
@@ -172,8 +173,8 @@ pub(super) fn ask(home: &Home, requests: &[Request]) -> Option<Vec<u64>> {
     home.site.ask_until(requests, Some(Instant::now() + MOMENT)).ok()
 }
 
-/// This rank has its node's lock of an object, or of the table, and is to give up what the node has at the home: after that the
-/// node's lock.
+/// This rank has its node's lock of an object, or of the table, and is to give up what the node has at the home: after
+/// that the node's lock.
 #[derive(Debug)]
 pub(super) struct Settling {
     at: ObjectAt,
@@ -234,7 +235,8 @@ impl Errand for Settling {
     }
 }
 
-/// A handle that could not be given back, as the node's table was not to be had, or something else was left to do first.
+/// A handle that could not be given back, as the node's table was not to be had, or something else was left to do
+/// first.
 #[derive(Debug)]
 pub(super) struct Closing(pub ObjectAt);
 

@@ -183,9 +183,10 @@ pub enum LockError {
         /// How many are left.
         left: u64,
     },
-    /// Nothing is heard of a node that this call needs: the object's home, or that of who holds it; and the nodes that answer
-    /// are too few to agree that it has failed. This rank has no claim, nor does it hold what it was about to release, as far
-    /// as can be said without that node: what is left there is taken back as soon as it is heard again, or is lost with it.
+    /// Nothing is heard of a node that this call needs: the object's home, or that of who holds it; and the nodes that
+    /// answer are too few to agree that it has failed. This rank has no claim, nor does it hold what it was about to
+    /// release, as far as can be said without that node: what is left there is taken back as soon as it is heard again,
+    /// or is lost with it.
     #[error(
         "rank {rank} waits in vain for {name:?}: {}", unheard(.node, .waited)
     )]
@@ -199,8 +200,8 @@ pub enum LockError {
         /// How long this call has waited; zero where it failed at once.
         waited: Duration,
     },
-    /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of it. It
-    /// moves as soon as there is room.
+    /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of
+    /// it. It moves as soon as there is room.
     #[error(
         "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
     )]

@@ -1,10 +1,11 @@
 //! The exclusive lock inside of every kind of object that has one: its node's lock, and above it that of all nodes.
 //!
-//! In a job of one node the node's lock is all there is. In a job of several, whoever has it climbs on to the object's home
-//! ([`Climb`]); a release leaves the node's hold there in place if others of the node wait, for a bounded number of times.
+//! In a job of one node the node's lock is all there is. In a job of several, whoever has it climbs on to the object's
+//! home ([`Climb`]); a release leaves the node's hold there in place if others of the node wait, for a bounded number
+//! of times.
 //!
-//! Where the home does not answer in time, a call ends all the same: the rank keeps its node's lock, which nobody of the node
-//! could use, and an errand ([`super::errands`]) gives both up when the home is heard again.
+//! Where the home does not answer in time, a call ends all the same: the rank keeps its node's lock, which nobody of
+//! the node could use, and an errand ([`super::errands`]) gives both up when the home is heard again.
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -57,7 +58,10 @@ impl Exclusive {
     }
 
     #[cold]
-    fn acquire_long(&self, granted: Option<u64>, limit: Option<Duration>) -> Result<u64, LockError> {
+    fn acquire_long(&self, mut granted: Option<u64>, limit: Option<Duration>) -> Result<u64, LockError> {
+        if granted.is_none() {
+            granted = self.node.take_in_passing()?;
+        }
         if granted.is_none() {
             self.node.request()?;
         }
@@ -249,8 +253,8 @@ impl Exclusive {
         }
     }
 
-    /// The home could not be told that this rank gives something up. Where it may be told later this rank keeps its node's lock
-    /// until then, and has nothing to do with it any more; otherwise it was declared failed.
+    /// The home could not be told that this rank gives something up. Where it may be told later this rank keeps its
+    /// node's lock until then, and has nothing to do with it any more; otherwise it was declared failed.
     fn stay(&self, climb: &Climb, fault: SiteFault) -> Result<(), LockError> {
         let is_later = matches!(fault, SiteFault::Silent { .. } | SiteFault::Late { .. } | SiteFault::NoRoom { .. });
         if is_later && climb.is_engaged() {

@@ -1,9 +1,10 @@
 //! Words that are written under a token: a write is refused once a greater token was seen, at the word's home.
 //!
-//! In a job of several nodes a pair that a call returns, or has written, is on two of them before that: the home, and the
-//! rank's own, which notes it, or where that is the home the second node ([`super::pairs`]). If the home is lost in the
-//! middle of a call, the call begins anew at the next one. A value may so be written twice, and nobody sees a difference:
-//! what was written in between under the same token came from the same rank, and under a greater one refuses it.
+//! In a job of several nodes a pair that a call returns, or has written, is on two of them before that: the home, and
+//! the rank's own, which notes it, or where that is the home the second node ([`super::pairs`]). If the home is lost in
+//! the middle of a call, the call begins anew at the next one. A value may so be written twice, and nobody sees a
+//! difference: what was written in between under the same token came from the same rank, and under a greater one
+//! refuses it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -74,8 +75,8 @@ fenced_words! {
     [u8; 8], 8, u64::from_le_bytes, u64::to_le_bytes;
 }
 
-/// A named word that is written under tokens ([`super::LockGuard::token`], or a lease's), as one rank holds it. It begins as
-/// 0 under token 0.
+/// A named word that is written under tokens ([`super::LockGuard::token`], or a lease's), as one rank holds it. It
+/// begins as 0 under token 0.
 ///
 /// What a holder writes late, when another one has come to hold the lock and has written or [fenced](Self::fence), is
 /// refused, whatever became of the late one meanwhile. The check is made at the word's home, in one step with the
@@ -126,8 +127,8 @@ impl AtHome for Knowledge {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FencedError {
-    /// A greater token was seen: whoever has it has come to hold what this one was given for. Where the connection broke
-    /// meanwhile the value may have been there before that.
+    /// A greater token was seen: whoever has it has come to hold what this one was given for. Where the connection
+    /// broke meanwhile the value may have been there before that.
     #[error(
         "rank {rank}: {name:?} was not written under token {token}: {seen} was seen (remedy: acquire the lock or lease anew; somebody else has it)"
     )]
@@ -154,8 +155,9 @@ pub enum FencedError {
         /// Where it is at home now.
         home: usize,
     },
-    /// Nothing is heard of a node that this call needs, the word's home or the one that has the copy, and the nodes that answer
-    /// are too few to agree that it has failed. What was to be written may come to be there, under its token.
+    /// Nothing is heard of a node that this call needs, the word's home or the one that has the copy, and the nodes
+    /// that answer are too few to agree that it has failed. What was to be written may come to be there, under its
+    /// token.
     #[error(
         "rank {rank} does not reach the fenced word {name:?}: {}", unheard(.node, &Duration::ZERO)
     )]
@@ -198,8 +200,8 @@ pub enum FencedError {
 }
 
 impl Job {
-    /// The fenced word of a name, the same for all ranks; it is of the same type for all. It exists while some rank has a
-    /// handle of it.
+    /// The fenced word of a name, the same for all ranks; it is of the same type for all. It exists while some rank has
+    /// a handle of it.
     ///
     /// Cost: as [`counter`](Self::counter).
     ///
@@ -225,9 +227,9 @@ impl<T: FencedWord> Fenced<T> {
 
     /// Writes a value, unless a token greater than this one was seen.
     ///
-    /// Cost: on a job's only node some memory accesses; from another node than the home a round trip, and two more if another
-    /// rank has written since this one last wrote or read. On the home's own one as much, to the node that has the copy
-    /// (without copies none).
+    /// Cost: on a job's only node some memory accesses; from another node than the home a round trip, and two more if
+    /// another rank has written since this one last wrote or read. On the home's own one as much, to the node that has
+    /// the copy (without copies none).
     ///
     /// # Errors
     ///
@@ -236,8 +238,8 @@ impl<T: FencedWord> Fenced<T> {
         self.put(token, Some(value.to_word())).map(drop)
     }
 
-    /// Has this token seen, and gives the value that was written under lesser ones: from then on none of them writes. What
-    /// a new holder does first.
+    /// Has this token seen, and gives the value that was written under lesser ones: from then on none of them writes.
+    /// What a new holder does first.
     ///
     /// Cost: as [`write`](Self::write).
     ///
@@ -295,8 +297,8 @@ impl<T: FencedWord> Fenced<T> {
         }
     }
 
-    /// Before a call is over: has a second node have what it has come to know. `false`: the home is lost, and the next one
-    /// may not know it.
+    /// Before a call is over: has a second node have what it has come to know. `false`: the home is lost, and the next
+    /// one may not know it.
     fn keep(&self, home: &Home, kept: &mut Knowledge) -> Result<bool, SiteFault> {
         let reach = &self.handle.membership.reach;
         let Some(known) = kept.known else { return Ok(true) };

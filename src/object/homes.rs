@@ -1,13 +1,13 @@
 //! Homes, one after the other: where an object is at home now, and whether that node has all it must have.
 //!
-//! When a home is lost, the next one by the hash takes its place. Each node's steward moves what its own ranks hold to it,
-//! and then says so to all nodes, in a word for each lost node ([`NodeLayout::moved`]). A new home can be asked for
-//! something only once all nodes that live have said so of all homes that came before it: otherwise it would take a lock
-//! for free that a rank holds whose node has not come to it yet.
+//! When a home is lost, the next one by the hash takes its place. Each node's steward moves what its own ranks hold to
+//! it, and then says so to all nodes, in a word for each lost node ([`NodeLayout::moved`]). A new home can be asked for
+//! something only once all nodes that live have said so of all homes that came before it: otherwise it would take a
+//! lock for free that a rank holds whose node has not come to it yet.
 //!
-//! A new home may have no room for an object. Then the steward that finds that leaves the object where it was, and tells the
-//! new home a bit of the name ([`NodeLayout::stranded`]) before it says that all is moved: nobody uses that object there, as
-//! what this node's ranks hold is not known there. It tries again from time to time.
+//! A new home may have no room for an object. Then the steward that finds that leaves the object where it was, and
+//! tells the new home a bit of the name ([`NodeLayout::stranded`]) before it says that all is moved: nobody uses that
+//! object there, as what this node's ranks hold is not known there. It tries again from time to time.
 //!
 //! [`NodeLayout::moved`]: crate::fabric::node::NodeLayout::moved
 //! [`NodeLayout::stranded`]: crate::fabric::node::NodeLayout::stranded

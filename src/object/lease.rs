@@ -1,8 +1,8 @@
 //! The lease: a lock that ends by itself unless its holder renews it.
 //!
-//! A rank's handles share a *desk*, on which its part in the lease lies while nobody has it: with a *courier*, who asks the
-//! home (`lease/courier.rs`), it goes to whoever acquires, then to the guard, and there to the holder's thread or the one
-//! that renews (`lease/guard.rs`). What can go wrong: `lease/error.rs`.
+//! A rank's handles share a *desk*, on which its part in the lease lies while nobody has it: with a *courier*, who asks
+//! the home (`lease/courier.rs`), it goes to whoever acquires, then to the guard, and there to the holder's thread or
+//! the one that renews (`lease/guard.rs`). What can go wrong: `lease/error.rs`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,25 +28,26 @@ const LEAST_TTL: Duration = Duration::from_millis(1);
 /// A named lease (Gray and Cheriton 1989), as one rank holds it: a lock that ends after its *time to live* unless its
 /// holder renews it.
 ///
-/// What a lease is for: a holder that hangs, is stopped or cut off holds nobody up for longer than that, and knows by its own
-/// clock for how long it surely holds ([`LeaseGuard::remaining`]). First come first served. A holder that has died is
-/// followed at once, one that was only not heard of when its time is over.
+/// What a lease is for: a holder that hangs, is stopped or cut off holds nobody up for longer than that, and knows by
+/// its own clock for how long it surely holds ([`LeaseGuard::remaining`]). First come first served. A holder that has
+/// died is followed at once, one that was only not heard of when its time is over.
 ///
 /// # Clocks
 ///
-/// It is assumed that no machine's clock (`CLOCK_BOOTTIME`, which counts suspension) runs wrong by more than 500 millionths.
-/// The holder counts the time to live, less a thousandth, from before it asked for the renewal; the others count it, and a
-/// thousandth more, from when they first saw that. Nothing is assumed of the clocks' readings, nor of how long a message
-/// takes.
+/// It is assumed that no machine's clock (`CLOCK_BOOTTIME`, which counts suspension) runs wrong by more than 500
+/// millionths. The holder counts the time to live, less a thousandth, from before it asked for the renewal; the others
+/// count it, and a thousandth more, from when they first saw that. Nothing is assumed of the clocks' readings, nor of
+/// how long a message takes.
 ///
 /// # The home's death
 ///
-/// A lease outlives the node where it is at home. A holder on another node goes on holding it, under the same token; calls
-/// that are under way wait until it has moved, while the holder's time goes on; who waits, waits on, in no particular order.
-/// A holder that has died with the home is followed at once. Where the job has only not heard of a node any more, a rank of
-/// it may have held the lease: then the next holder comes a time to live and a thousandth after the move. (Where a holder
-/// is cut off *together with* the home it may renew the lease there until it learns that the job goes on without it. Then,
-/// as for whoever looks at its clock and writes later, the token fences: [`super::Fenced`].)
+/// A lease outlives the node where it is at home. A holder on another node goes on holding it, under the same token;
+/// calls that are under way wait until it has moved, while the holder's time goes on; who waits, waits on, in no
+/// particular order. A holder that has died with the home is followed at once. Where the job has only not heard of a
+/// node any more, a rank of it may have held the lease: then the next holder comes a time to live and a thousandth
+/// after the move. (Where a holder is cut off *together with* the home it may renew the lease there until it learns
+/// that the job goes on without it. Then, as for whoever looks at its clock and writes later, the token fences:
+/// [`super::Fenced`].)
 ///
 /// ```
 /// use std::time::Duration;
@@ -162,8 +163,8 @@ impl Lease {
         self.obtain(Wish::Wait(Some(timeout)))
     }
 
-    /// Acquires the lease if nobody holds it, or who does has died, or has not renewed it for its time to live since this
-    /// rank has first looked.
+    /// Acquires the lease if nobody holds it, or who does has died, or has not renewed it for its time to live since
+    /// this rank has first looked.
     ///
     /// Cost: one or two round trips to the home, or their memory accesses.
     ///
@@ -178,8 +179,8 @@ impl Lease {
         }
     }
 
-    /// Waits until this rank holds the lease, and has a thread renew it, whenever a third of its time to live is over, until
-    /// the guard is dropped. Whether that works the guard tells: [`LeaseGuard::is_expiring`].
+    /// Waits until this rank holds the lease, and has a thread renew it, whenever a third of its time to live is over,
+    /// until the guard is dropped. Whether that works the guard tells: [`LeaseGuard::is_expiring`].
     ///
     /// Cost: as [`acquire`](Self::acquire), and a thread is started; then, three times in each time to live, what
     /// [`LeaseGuard::renew`] costs, in that thread.
@@ -239,7 +240,8 @@ impl Lease {
         }
     }
 
-    /// The party has come to its end. Where the home has not answered, what this rank has there is taken back when it does.
+    /// The party has come to its end. Where the home has not answered, what this rank has there is taken back when it
+    /// does.
     #[cold]
     fn leave_behind(&self, error: &LeaseError) {
         match error {

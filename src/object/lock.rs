@@ -23,11 +23,12 @@ impl fmt::Display for Token {
 
 /// A named lock, as one rank holds it. Its holder's death releases it.
 ///
-/// Between nodes it is first come first served: a node that has it passes it on among its own ranks, at most 64 times while
-/// another one waits. Among the ranks of a node it is first come first served, but for ranks that sleep: while the first of them wakes up,
-/// another one may take the lock up to 64 times before it queues behind. A lock belongs to a rank and not to a thread, and
-/// is not re-entrant. A death is known when the kernel begins with it: what must not be written by a dying holder's last
-/// instructions is to be fenced by the token.
+/// Between nodes it is first come first served: a node that has it passes it on among its own ranks, at most 64 times
+/// while another one waits. Among the ranks of a node it is first come first served, but for ranks that sleep: while
+/// the first of them wakes up, another one may take the lock up to 64 times before it queues behind, and where ranks
+/// share CPUs again and again for 100 µs. A lock belongs to a rank and not to a thread, and is not re-entrant. A death
+/// is known when the kernel begins with it: what must not be written by a dying holder's last instructions is to be
+/// fenced by the token.
 ///
 /// ```
 /// use phalanx::Job;
@@ -49,8 +50,8 @@ pub struct Lock {
 impl Job {
     /// The lock of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through; in a job of several nodes, for the node's first handle,
-    /// the home's too: some round trips.
+    /// Cost: the node's table of names is locked and looked through; in a job of several nodes, for the node's first
+    /// handle, the home's too: some round trips.
     ///
     /// # Errors
     ///
@@ -83,21 +84,22 @@ impl Lock {
 
     /// Waits until this rank holds the lock.
     ///
-    /// Cost on a node: one locked instruction if it is free; two transfers of a cache line when it is handed over between
-    /// two CPUs. In a job of several nodes also: a round trip to the lock's home if no node has it (docs/design.md,
-    /// "Objects").
+    /// Cost on a node: one locked instruction if it is free; two transfers of a cache line when it is handed over
+    /// between two CPUs. In a job of several nodes also: a round trip to the lock's home if no node has it
+    /// (docs/design.md, "Objects").
     ///
     /// # Errors
     ///
     /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`]. In a job of several nodes
-    /// [`LockError::Unreachable`]: nobody can decide whether a silent node has failed that is the lock's home, or holds it.
+    /// [`LockError::Unreachable`]: nobody can decide whether a silent node has failed that is the lock's home, or holds
+    /// it.
     #[inline]
     pub fn acquire(&self) -> Result<LockGuard<'_>, LockError> {
         Ok(self.guarded(self.lock.acquire(None)?))
     }
 
-    /// As [`acquire`](Self::acquire), for at most `timeout`; and where another node is being asked, and does not answer, for
-    /// some tenths of a second more. After that this rank has no claim any more.
+    /// As [`acquire`](Self::acquire), for at most `timeout`; and where another node is being asked, and does not
+    /// answer, for some tenths of a second more. After that this rank has no claim any more.
     ///
     /// Cost: as [`acquire`](Self::acquire). Where the time is over the claim is taken back: a locked instruction on the
     /// node, and where this rank was the one that waits for another node a round trip to the home.
@@ -110,8 +112,8 @@ impl Lock {
         Ok(self.guarded(self.lock.acquire(Some(timeout))?))
     }
 
-    /// Takes the lock if nobody holds it and nobody would be passed by for too long. `None` also where that is not known within
-    /// some tenths of a second.
+    /// Takes the lock if nobody holds it and nobody would be passed by for too long. `None` also where that is not
+    /// known within some tenths of a second.
     ///
     /// Cost: as [`acquire`](Self::acquire) of a free lock, whether it is or not.
     ///
@@ -135,7 +137,8 @@ impl Lock {
         Ok(LockRequest { lock: self, place: Place::Queued(Box::new(self.lock.request()?)) })
     }
 
-    /// The ranks of this node that wait for the lock, in the order in which they will have it. Cost: a look at each rank's claim.
+    /// The ranks of this node that wait for the lock, in the order in which they will have it. Cost: a look at each
+    /// rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.lock.waiting_ranks()
     }
@@ -203,8 +206,8 @@ enum Place {
 }
 
 impl<'lock> LockRequest<'lock> {
-    /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the guard at
-    /// once.
+    /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the
+    /// guard at once.
     ///
     /// Cost: a look at this node's memory; where this node waits for another one its connections are polled, too.
     ///
@@ -237,6 +240,7 @@ impl<'lock> LockRequest<'lock> {
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`. After that the place in the queue is given up.
+    /// Cost: likewise; where the time is over, as [`cancel`](Self::cancel).
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! What of a fenced word is kept on a second node ([`super::second`]): the newest pair that is known there. And how the
 //! machine of [`crate::coord::objects::fenced`] is driven, by whomever.
 //!
-//! A rank of the home copies what it has written or read before its call is over ([`super::fenced`]). Ranks of other nodes
-//! note it on their own, from where their steward carries it. What only nodes knew that are lost, or have given their handles
-//! back, a steward copies from the home.
+//! A rank of the home copies what it has written or read before its call is over ([`super::fenced`]). Ranks of other
+//! nodes note it on their own, from where their steward carries it. What only nodes knew that are lost, or have given
+//! their handles back, a steward copies from the home.
 
 use super::homes::Home;
 use super::reach::Reach;

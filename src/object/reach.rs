@@ -1,4 +1,5 @@
-//! What a rank can reach for the sake of named objects: its node's words, the other nodes, and who of the job has ended.
+//! What a rank can reach for the sake of named objects: its node's words, the other nodes, and who of the job has
+//! ended.
 //!
 //! A part of the membership, so that the steward's thread ([`super::steward`]) can have it, too.
 
@@ -152,8 +153,8 @@ impl Reach {
         (1..=view::epoch(segment, &layout)).find(is_of)
     }
 
-    /// Drops this process's connections to whoever the job has lost: what waits for an agent that is stopped is lost with them,
-    /// and asked of the next one.
+    /// Drops this process's connections to whoever the job has lost: what waits for an agent that is stopped is lost
+    /// with them, and asked of the next one.
     pub fn shut_out_the_lost(&self) {
         let Some(network) = &self.network else { return };
         let (segment, layout) = (&*self.segment, self.segment.layout());
@@ -169,9 +170,9 @@ impl Reach {
         view::epoch(&*self.segment, &self.segment.layout())
     }
 
-    /// How many nodes the job has lost: an object has had no more homes, besides the first. The numbers of each begin with
-    /// this count in the bits above [`LIFE_AT`], so that they are greater than those before: whoever knows of a loss knows of
-    /// one more than whoever began the home that is lost by it.
+    /// How many nodes the job has lost: an object has had no more homes, besides the first. The numbers of each begin
+    /// with this count in the bits above [`LIFE_AT`], so that they are greater than those before: whoever knows of a
+    /// loss knows of one more than whoever began the home that is lost by it.
     pub fn lives(&self) -> u64 {
         (0..self.topology.nodes()).filter(|node| self.has_lost(*node)).count() as u64
     }
@@ -199,8 +200,8 @@ impl Reach {
         drive::alarm(&*self.segment)
     }
 
-    /// A request to a word of this node, which is no other nodes' but by way of its CPUs: of an object that is at home here
-    /// see [`Site`](super::site::Site).
+    /// A request to a word of this node, which is no other nodes' but by way of its CPUs: of an object that is at home
+    /// here see [`Site`](super::site::Site).
     pub fn execute(&self, request: Request) -> u64 {
         execute(&*self.segment, request).0
     }
@@ -216,8 +217,8 @@ impl Reach {
         }
     }
 
-    /// Adds to a word of another node by which it is asked to look at something. By sockets, because that word is its CPUs'.
-    /// In order with nothing else: whoever comes too soon looks again.
+    /// Adds to a word of another node by which it is asked to look at something. By sockets, because that word is its
+    /// CPUs'. In order with nothing else: whoever comes too soon looks again.
     fn hint(&self, node: usize, at: WordAt) {
         let sockets = self.network.as_deref().map(Network::by_sockets);
         if let Some(sockets) = sockets
@@ -272,8 +273,8 @@ impl Reach {
         }
         let sleepers = self.segment.word(header::FABRIC_SLEEPERS);
         sleepers.fetch_add(1, Ordering::Relaxed);
-        // SYNC POINT: fabric sleepers. Counted before the word is compared (by the kernel); `execute` does it the other way
-        // round.
+        // SYNC POINT: fabric sleepers. Counted before the word is compared (by the kernel); `execute` does it the other
+        // way round.
         full_fence();
         self.segment.park_heeding(at, seen, alarm, Some(timeout.min(longest)));
         sleepers.fetch_sub(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! The reader-writer lock: phase-fair, its writers fenced, released by death.
 //!
-//! What a rank does at the lock's home, and with what its node has there, is driven in `rwlock/driven.rs`; its guards are in
-//! `rwlock/guard.rs`.
+//! What a rank does at the lock's home, and with what its node has there, is driven in `rwlock/driven.rs`; its guards
+//! are in `rwlock/guard.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use crate::job::Job;
 mod driven;
 mod guard;
 
-/// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what it
-/// held.
+/// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what
+/// it held.
 ///
-/// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A rank
-/// that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who read when
-/// its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
-/// [`Lock`](super::Lock). Ranks of a node away from the lock's home share one hold there: who comes while another one of its
-/// node reads joins that, without asking the home. 64 may do so; before another one does the home is asked, so that a writer
-/// waits for that many of each node at most that ask later than it.
+/// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A
+/// rank that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who
+/// read when its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
+/// [`Lock`](super::Lock). Ranks of a node away from the lock's home share one hold there: who comes while another one
+/// of its node reads joins that, without asking the home. 64 may do so; before another one does the home is asked, so
+/// that a writer waits for that many of each node at most that ask later than it.
 ///
 /// The lock belongs to a rank and not to a thread; a rank reads once at a time. Who reads cannot go over to
 /// writing: two that tried would wait for each other for ever, so that is refused ([`LockError::UpgradeRefused`]). Who
@@ -109,15 +109,15 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyReading`], [`LockError::AlreadyHeld`] where this rank writes, [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::AlreadyReading`], [`LockError::AlreadyHeld`] where this rank writes,
+    /// [`LockError::AlreadyRequested`], [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
-    /// Without a writer: on the lock's home one locked exchange and a load. From another node, where another rank of this one
-    /// reads, a locked exchange, a compare-and-swap, and at each 65th time a round trip; else one round trip. The same to
-    /// release, by a locked exchange and a look at each rank's word of this node where others read on. With a writer: until it
-    /// ends, and one round trip and a half.
+    /// Without a writer: on the lock's home one locked exchange and a load. From another node, where another rank of
+    /// this one reads, a locked exchange, a compare-and-swap, and at each 65th time a round trip; else one round trip.
+    /// The same to release, by a locked exchange and a look at each rank's word of this node where others read on. With
+    /// a writer: until it ends, and one round trip and a half.
     #[inline]
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError> {
         self.read_within(None)?.map_err(|awaited| self.not_read(&awaited, Duration::ZERO))
@@ -131,8 +131,8 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// As [`read`](Self::read). Where the time is over: on the home a few memory accesses; from another node a round trip
-    /// more, unless others of this node wait on. Answers that are on their way are waited for 0.2 s more at most.
+    /// As [`read`](Self::read). Where the time is over: on the home a few memory accesses; from another node a round
+    /// trip more, unless others of this node wait on. Answers that are on their way are waited for 0.2 s more at most.
     pub fn read_timeout(&self, timeout: Duration) -> Result<ReadGuard<'_>, LockError> {
         self.read_within(Some(timeout))?.map_err(|awaited| self.not_read(&awaited, timeout))
     }
@@ -145,8 +145,8 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// Without a writer as [`read`](Self::read). With one: on the home a few memory accesses, from another node three round
-    /// trips. Answers are waited for 0.2 s at most.
+    /// Without a writer as [`read`](Self::read). With one: on the home a few memory accesses, from another node three
+    /// round trips. Answers are waited for 0.2 s at most.
     pub fn try_read(&self) -> Result<Option<ReadGuard<'_>>, LockError> {
         match self.read_within(Some(Duration::ZERO)) {
             Err(LockError::TimedOut { .. }) => Ok(None),
@@ -158,13 +158,13 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::UpgradeRefused`] where this rank reads; [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`],
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::UpgradeRefused`] where this rank reads; [`LockError::AlreadyHeld`],
+    /// [`LockError::AlreadyRequested`], [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
-    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks and nodes of the job (on the home: a
-    /// look at the word of each); the same to release.
+    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks and nodes of the job (on the
+    /// home: a look at the word of each); the same to release.
     pub fn write(&self) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(None)
     }
@@ -173,15 +173,15 @@ impl RwLock {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write), and [`LockError::TimedOut`], which says who writes, or [`LockError::StillRead`], which
-    /// says who reads.
+    /// As [`write`](Self::write), and [`LockError::TimedOut`], which says who writes, or [`LockError::StillRead`],
+    /// which says who reads.
     ///
     /// # Cost
     ///
     /// As [`write`](Self::write). Where the time is over: while others write, that of
-    /// [`Lock::acquire_timeout`](super::Lock::acquire_timeout); while others read, that of a release, and two round trips for
-    /// each node that shares a hold, to learn which of its ranks read, which take 40 ms at most. Answers that are on their way
-    /// are waited for 0.2 s more at most.
+    /// [`Lock::acquire_timeout`](super::Lock::acquire_timeout); while others read, that of a release, and two round
+    /// trips for each node that shares a hold, to learn which of its ranks read, which take 40 ms at most. Answers that
+    /// are on their way are waited for 0.2 s more at most.
     pub fn write_timeout(&self, timeout: Duration) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(Some(timeout))
     }
@@ -194,8 +194,9 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// That of [`Lock::try_acquire`](super::Lock::try_acquire). If nobody writes, one round trip to the home for each 63 ranks
-    /// and nodes of the job besides (on the home: a look at the word of each); if somebody reads, that of a release.
+    /// That of [`Lock::try_acquire`](super::Lock::try_acquire). If nobody writes, one round trip to the home for each
+    /// 63 ranks and nodes of the job besides (on the home: a look at the word of each); if somebody reads, that of a
+    /// release.
     pub fn try_write(&self) -> Result<Option<WriteGuard<'_>>, LockError> {
         self.begin(Asked::ToWrite)?;
         let taken = self.writers.try_acquire().and_then(|token| match token {
@@ -209,8 +210,8 @@ impl RwLock {
         }
     }
 
-    /// The ranks of this node that wait for their turn to write, in the order in which they will have it. Cost: a look at
-    /// each rank's claim.
+    /// The ranks of this node that wait for their turn to write, in the order in which they will have it. Cost: a look
+    /// at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.writers.waiting_ranks()
     }

@@ -1,13 +1,14 @@
 //! The second node of an object: the one that would be its home next, by the hash. What would be lost with the home is
 //! copied there while both live: of a counter `sums.rs` says what that is, of a fenced word `pairs.rs`.
 //!
-//! Each node whose ranks have the object has a handle of it there, too. Whoever opens an object, and its node's steward when
-//! a node was lost, see to it that it has a second node that has all it should. What others have
-//! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table, under
-//! which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward is enough.
+//! Each node whose ranks have the object has a handle of it there, too. Whoever opens an object, and its node's steward
+//! when a node was lost, see to it that it has a second node that has all it should. What others have
+//! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table,
+//! under which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward
+//! is enough.
 //!
-//! When the home is lost each node's steward adds what its own ranks have noted. Where the copy had not all that it should,
-//! because the home was lost with another node, say, whoever looks for the next home finds that out
+//! When the home is lost each node's steward adds what its own ranks have noted. Where the copy had not all that it
+//! should, because the home was lost with another node, say, whoever looks for the next home finds that out
 //! ([`super::anchor::find`]).
 
 use std::time::{Duration, Instant};
@@ -108,8 +109,8 @@ fn note(reach: &Reach, at: &ObjectAt, second: PlaceWord, lives: u64) {
     reach.segment.word(CopiesAt(*at).second()).store(second.0, Ordering::Release);
 }
 
-/// Sees to it that all of this node's objects that are copied have a second node that has all it should. `false`: some may
-/// have it soon. (One whose directory has no room for it will not.) The caller has this node's table.
+/// Sees to it that all of this node's objects that are copied have a second node that has all it should. `false`: some
+/// may have it soon. (One whose directory has no room for it will not.) The caller has this node's table.
 pub(super) fn tend_all(reach: &Reach) -> bool {
     let objects = catalogue::here(reach).all().unwrap_or_default();
     let untended = objects.iter().filter(|at| !is_tended(reach, at));
@@ -222,8 +223,8 @@ fn tell_own(reach: &Reach, at: &ObjectAt, kind: ObjectKind, second: &Home) -> Re
     tell(second, own.into_iter().chain([is_told]).collect())
 }
 
-/// Has a copy be of one object, which was made at a home with a number: what there is of another one of the same name, whose
-/// last handle is just being given back, is no part of it. The caller has the table of the copy's node.
+/// Has a copy be of one object, which was made at a home with a number: what there is of another one of the same name,
+/// whose last handle is just being given back, is no part of it. The caller has the table of the copy's node.
 fn begin_copy(site: &Site, at: &ObjectAt, made: u64, home: usize) -> Result<(), SiteFault> {
     let of = CopyAt(*at).of();
     let wanted = [made, home as u64 + 1];
@@ -240,8 +241,8 @@ fn begin_copy(site: &Site, at: &ObjectAt, made: u64, home: usize) -> Result<(), 
     tell(&Home { site: site.clone(), at: *at }, wiped.chain(named).collect())
 }
 
-/// Copies what others have done at the home whose nodes have no handle. `false`: not all of it is final, or the part of the
-/// home's ranks is not there yet. The caller has the table of the home.
+/// Copies what others have done at the home whose nodes have no handle. `false`: not all of it is final, or the part of
+/// the home's ranks is not there yet. The caller has the table of the home.
 fn copy_others(reach: &Reach, kind: ObjectKind, home: &Home, second: &Home, lives: u64) -> Result<bool, SiteFault> {
     let (nodes, copy) = (0..reach.topology.nodes(), CopyAt(second.at));
     let handles = nodes.clone().map(|node| home.at.handles(node));
@@ -282,9 +283,9 @@ pub(super) fn tell(home: &Home, mut requests: Vec<Request>) -> Result<(), SiteFa
     }
 }
 
-/// Before this node gives its handle at a home back, whose table the caller has: what its ranks have done there is noted
-/// on the second node, whoever of them has died in the middle of what. (One that is sought is sought before: whoever finds
-/// a copy complete does not look at what nodes have done that have left.)
+/// Before this node gives its handle at a home back, whose table the caller has: what its ranks have done there is
+/// noted on the second node, whoever of them has died in the middle of what. (One that is sought is sought before:
+/// whoever finds a copy complete does not look at what nodes have done that have left.)
 pub(super) fn leave(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), SiteFault> {
     let Some(nature) = nature_of(reach, at).filter(|nature| is_wanted(reach, *nature)) else { return Ok(()) };
     if nature.kind == ObjectKind::Counter {

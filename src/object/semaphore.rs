@@ -22,12 +22,12 @@ use crate::fabric::{Memory, Request, WordAt};
 use crate::job::Job;
 use crate::sync::publish;
 
-/// A named semaphore: so many permits, of which ranks take some for as long as they need them. A rank's death returns its
-/// permits.
+/// A named semaphore: so many permits, of which ranks take some for as long as they need them. A rank's death returns
+/// its permits.
 ///
-/// First come first served: who wants many waits at the head of the queue until there are enough, and nobody passes it by
-/// who wants few. A rank may acquire more where it has some already; that it does not wait for what it holds itself is its own
-/// care. Its threads acquire one at a time.
+/// First come first served: who wants many waits at the head of the queue until there are enough, and nobody passes it
+/// by who wants few. A rank may acquire more where it has some already; that it does not wait for what it holds itself
+/// is its own care. Its threads acquire one at a time.
 ///
 /// ```
 /// use phalanx::Job;
@@ -74,8 +74,8 @@ impl Holding {
 }
 
 impl Job {
-    /// The semaphore of a name, the same for all ranks, with so many permits: all have to name the same number. It exists
-    /// while some rank has a handle of it.
+    /// The semaphore of a name, the same for all ranks, with so many permits: all have to name the same number. It
+    /// exists while some rank has a handle of it.
     ///
     /// # Errors
     ///
@@ -83,8 +83,8 @@ impl Job {
     ///
     /// # Cost
     ///
-    /// The node's table of names is locked and looked through; the home's too, for the node's first handle; and a round trip
-    /// to the home.
+    /// The node's table of names is locked and looked through; the home's too, for the node's first handle; and a round
+    /// trip to the home.
     pub fn semaphore(&self, name: &str, permits: u64) -> Result<Semaphore, ObjectError> {
         let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::Semaphore, parameter: permits })?;
         let membership = &handle.membership;
@@ -113,13 +113,14 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`] where another
-    /// thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`]
+    /// where another thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`].
     ///
     /// # Cost
     ///
-    /// That of a [`Lock`](super::Lock), acquired and released, and one round trip to the home for each 63 ranks of the job
-    /// (on the home: a look at each rank's word). Where it has to wait: until enough are returned, and two round trips.
+    /// That of a [`Lock`](super::Lock), acquired and released, and one round trip to the home for each 63 ranks of the
+    /// job (on the home: a look at each rank's word). Where it has to wait: until enough are returned, and two round
+    /// trips.
     pub fn acquire(&self, count: u64) -> Result<Permits<'_>, LockError> {
         self.acquire_within(count, None)
     }
@@ -130,8 +131,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire); [`LockError::TimedOut`]: others were before this rank; [`LockError::TooFewLeft`]: it
-    /// was first, and not enough were returned.
+    /// As [`acquire`](Self::acquire); [`LockError::TimedOut`]: others were before this rank; [`LockError::TooFewLeft`]:
+    /// it was first, and not enough were returned.
     pub fn acquire_timeout(&self, count: u64, timeout: Duration) -> Result<Permits<'_>, LockError> {
         self.acquire_within(count, Some(timeout))
     }
@@ -155,8 +156,8 @@ impl Semaphore {
         }
     }
 
-    /// The ranks of this node that wait for their turn, in their order, without the one that waits for permits to be returned.
-    /// Cost: a look at each rank's claim.
+    /// The ranks of this node that wait for their turn, in their order, without the one that waits for permits to be
+    /// returned. Cost: a look at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.queue.waiting_ranks()
     }
@@ -250,7 +251,8 @@ impl Semaphore {
         is_enough
     }
 
-    /// Does what the machine wants, until it waits or has ended. While its words are written no other thread writes them.
+    /// Does what the machine wants, until it waits or has ended. While its words are written no other thread writes
+    /// them.
     fn step(
         &self,
         vigil: &mut Vigil<'_>,

@@ -1,6 +1,7 @@
 //! A node's hold of a reader-writer lock, which its ranks share: what drives the machine of
-//! [`crate::coord::objects::shared_hold`] besides a rank's calls. A steward closes holds that nobody uses, and carries those in use
-//! to the next home; where the home does not answer, who was opening or closing one leaves that to an errand.
+//! [`crate::coord::objects::shared_hold`] besides a rank's calls. A steward closes holds that nobody uses, and carries
+//! those in use to the next home; where the home does not answer, who was opening or closing one leaves that to an
+//! errand.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -61,7 +62,8 @@ pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) ->
     hold.answered(answers, |rank| reach.has_ended(rank), |called| call(reach, called))
 }
 
-/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more. Whether there is none now.
+/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more. Whether there is none
+/// now.
 pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
     let Some((home, at_home)) = catalogue::noted_home(reach, at) else { return true };
     let place = place_of(reach, at, SharingAt::of(&at_home, reach.topology.ranks()));
@@ -198,8 +200,8 @@ pub(super) fn to_be_asked_after(reach: &Reach, at: &ObjectAt, awaited: &[Member]
     awaited.iter().flat_map(ranks).collect()
 }
 
-/// Which ranks of a node read, where it shares a hold; `place`: where the node has the object, as its home says. If it does not
-/// answer soon: all that may.
+/// Which ranks of a node read, where it shares a hold; `place`: where the node has the object, as its home says. If it
+/// does not answer soon: all that may.
 pub(super) fn readers_on(reach: &Reach, node: usize, place: Option<u64>) -> Vec<usize> {
     let ranks = reach.topology.ranks_of(node);
     let layout = reach.layouts[node];

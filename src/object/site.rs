@@ -1,13 +1,14 @@
 //! An object's words at its home, wherever that is: on another node by the fabric, on this one in memory.
 //!
-//! Where this node's device does additions and swaps ([`home_words`](crate::fabric::network::home_words)), they are posted to it
-//! here, too, as many as stand one behind the other together. Loads and writes are memory accesses all the same, and each
-//! waits for what comes before it: that is the order that the fabric keeps for other nodes.
+//! Where this node's device does additions and swaps ([`home_words`](crate::fabric::network::home_words)), they are
+//! posted to it here, too, as many as stand one behind the other together. Loads and writes are memory accesses all the
+//! same, and each waits for what comes before it: that is the order that the fabric keeps for other nodes.
 //!
-//! No wait here is without an end where nobody can decide whether the home lives: it ends as if the connection had broken, if
-//! something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over ends as [`SiteFault::Late`]. What was
-//! asked may then take effect yet. Whatever this process asks the home after
-//! that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the first is dropped.
+//! No wait here is without an end where nobody can decide whether the home lives: it ends as if the connection had
+//! broken, if something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over ends as
+//! [`SiteFault::Late`]. What was asked may then take effect yet. Whatever this process asks the home after
+//! that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the first is
+//! dropped.
 
 use std::collections::VecDeque;
 use std::task::Poll;
@@ -62,8 +63,8 @@ impl Site {
 
     /// Does some requests in order, and waits for their answers: the old values of all that are no writes.
     ///
-    /// Cost: a round trip for every 64 requests; on the home itself their memory accesses, or where its device changes words
-    /// a round trip through that for additions and swaps that stand together.
+    /// Cost: a round trip for every 64 requests; on the home itself their memory accesses, or where its device changes
+    /// words a round trip through that for additions and swaps that stand together.
     ///
     /// # Errors
     ///
@@ -192,8 +193,8 @@ impl Site {
         }
     }
 
-    /// On the home itself, where its device changes words: loads and writes as far as their turn has come. How many requests
-    /// then are to be posted together.
+    /// On the home itself, where its device changes words: loads and writes as far as their turn has come. How many
+    /// requests then are to be posted together.
     fn next_for_own_device(&self, asked: &mut Asked) -> usize {
         if !asked.tickets.is_empty() {
             return 0;

@@ -1,13 +1,14 @@
 //! A node's steward: what becomes of the locks of ranks that have ended, and of objects whose home is lost.
 //!
-//! In a job of several nodes each process has a thread for this, which sleeps on the alarm; that of the process that speaks
-//! for its node is the steward. Whenever somebody has failed or left it looks for objects whose lock on this node is idle or
-//! held by one that has ended, and gives back what the node has at their homes. (Where ranks of the node wait they do so
-//! themselves.)
+//! In a job of several nodes each process has a thread for this, which sleeps on the alarm; that of the process that
+//! speaks for its node is the steward. Whenever somebody has failed or left it looks for objects whose lock on this
+//! node is idle or held by one that has ended, and gives back what the node has at their homes. (Where ranks of the
+//! node wait they do so themselves.)
 //!
-//! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something is
-//! copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved it says so to
-//! all nodes ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A steward that ends in the middle is followed by another one, which begins anew.
+//! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something
+//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved
+//! it says so to all nodes ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A
+//! steward that ends in the middle is followed by another one, which begins anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -161,12 +162,13 @@ fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
     !climb.is_engaged()
 }
 
-/// What this steward has said of lost nodes: their objects have moved, but for some. By the nodes that it has said it to.
+/// What this steward has said of lost nodes: their objects have moved, but for some. By the nodes that it has said it
+/// to.
 #[derive(Debug, Default)]
 struct Said {
     to: HashMap<usize, (Vec<u64>, u64)>,
-    /// When it was last tried to move those that had no room at their next homes, and which these were: a bit of each, by the
-    /// home.
+    /// When it was last tried to move those that had no room at their next homes, and which these were: a bit of each,
+    /// by the home.
     tried: Option<Instant>,
     stranded: Vec<u64>,
 }
@@ -182,8 +184,8 @@ impl Said {
         if lost.iter().all(|word| *word == 0) || !is_due && self.unsaid(reach, &lost).is_empty() {
             return true;
         }
-        // What they wrote here last comes now or never: when this node has said that it has moved, nothing changes any more
-        // of what was copied here.
+        // What they wrote here last comes now or never: when this node has said that it has moved, nothing changes any
+        // more of what was copied here.
         reach.shut_out_the_lost();
         match move_objects(reach) {
             Ok(stranded) => self.stranded = stranded,
@@ -212,8 +214,8 @@ impl Said {
     }
 }
 
-/// Adds to what this node has said to another one that has moved, after which objects have not. None of it is taken back by a
-/// steward that was stopped and comes back: it knows less than the one that has followed it.
+/// Adds to what this node has said to another one that has moved, after which objects have not. None of it is taken
+/// back by a steward that was stopped and comes back: it knows less than the one that has followed it.
 fn say(reach: &Reach, node: usize, lost: &[u64], stranded: u64) -> Result<(), SiteFault> {
     let site = Site { reach: reach.clone(), home: node };
     await_shutting_out(&site)?;
@@ -250,7 +252,8 @@ impl From<SiteFault> for Unmoved {
     }
 }
 
-/// Moves all objects of this node whose home is lost. Gives those for which there is no room, a bit of each, by the home.
+/// Moves all objects of this node whose home is lost. Gives those for which there is no room, a bit of each, by the
+/// home.
 fn move_objects(reach: &Reach) -> Result<Vec<u64>, SiteFault> {
     with_table(reach, || {
         let objects = catalogue::here(reach).all().unwrap_or_default();
@@ -320,7 +323,8 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
     let new = Home { site: Site { reach: reach.clone(), home }, at: at_home };
     let tenure = TenureAt(*at);
     await_shutting_out(&new.site)?;
-    // No number of a home before this one was greater; see `Reach::lives`. (A node that has left may not be known to all.)
+    // No number of a home before this one was greater; see `Reach::lives`. (A node that has left may not be known to
+    // all.)
     let next_life = (reach.load(tenure.number()) >> LIFE_AT) + 1;
     raise_numbers(&new, next_life.max(reach.lives()) << LIFE_AT)?;
     // Before the object counts as moved: what fails here is done again.
@@ -372,8 +376,8 @@ fn swap_here(reach: &Reach, at: WordAt, seen: u64, wanted: u64) -> bool {
     reach.segment.word(at).compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
-/// Before a home is told anything: what a rank of this node has sent there that has ended, a steward perhaps, must not arrive
-/// after that. `Err`: it may yet.
+/// Before a home is told anything: what a rank of this node has sent there that has ended, a steward perhaps, must not
+/// arrive after that. `Err`: it may yet.
 fn await_shutting_out(site: &Site) -> Result<(), SiteFault> {
     let (reach, home) = (&site.reach, site.home);
     if site.is_here() {
@@ -428,8 +432,8 @@ fn raise_numbers(home: &Home, least: u64) -> Result<(), SiteFault> {
     Ok(())
 }
 
-/// Has the home say that this node holds the lock, or that it does not. Others only count their claims in that word now, and
-/// whoever holds it looks for them when it releases it.
+/// Has the home say that this node holds the lock, or that it does not. Others only count their claims in that word
+/// now, and whoever holds it looks for them when it releases it.
 fn take_over(home: &Home, holds: bool) -> Result<GlobalWord, SiteFault> {
     let (here, at) = (home.site.reach.here(), home.at.home().hold);
     let mut found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);

@@ -1,16 +1,16 @@
 //! What a rank adds to a counter of a job with several nodes: once, and so that no node's death loses it.
 //!
-//! The words are those of [`crate::coord::objects::tally`]. A rank's *sum*, what it has added in all, is on two nodes: at
-//! the home, as a part of the value, and in the rank's own node's memory; a rank of the home's node writes its sum to the
-//! second node ([`super::second`]) instead. It has its sum there before its addition can be seen at the home. So when the
-//! home is lost, the sums of all ranks are found on the nodes that live, and with them everything that anybody has seen:
-//! the next home has them from the stewards, before it is asked for anything.
+//! The words are those of [`crate::coord::objects::tally`]. A rank's *sum*, what it has added in all, is on two nodes:
+//! at the home, as a part of the value, and in the rank's own node's memory; a rank of the home's node writes its sum
+//! to the second node ([`super::second`]) instead. It has its sum there before its addition can be seen at the home. So
+//! when the home is lost, the sums of all ranks are found on the nodes that live, and with them everything that anybody
+//! has seen: the next home has them from the stewards, before it is asked for anything.
 //!
 //! # Once, over a connection that breaks
 //!
-//! An addition from another node, or on the home itself where its device changes words, is a batch of four requests, which
-//! the home executes in their order, in one round trip. What is added is noted there before it can be seen, as it is on this
-//! node: a steward may copy it from there when this node is lost.
+//! An addition from another node, or on the home itself where its device changes words, is a batch of four requests,
+//! which the home executes in their order, in one round trip. What is added is noted there before it can be seen, as it
+//! is on this node: a steward may copy it from there when this node is lost.
 //!
 //! ```text
 //! write journal = begun n │ write added = what this rank has added here │ add to the value │ write journal = done n
@@ -25,22 +25,23 @@
 //! | begun n | was the last or the next thing that was executed | [`CounterError::Uncertain`] |
 //! | done n | took effect, once; the old value is lost | [`CounterError::AnswerLost`] |
 //!
-//! Where nothing is heard of the home, and nobody can decide whether it has failed, the journal cannot be read: then a call that
-//! has sent its batch is [`CounterError::Uncertain`], too, and one that has not is [`CounterError::Unreachable`].
+//! Where nothing is heard of the home, and nobody can decide whether it has failed, the journal cannot be read: then a
+//! call that has sent its batch is [`CounterError::Uncertain`], too, and one that has not is
+//! [`CounterError::Unreachable`].
 //!
-//! The second can only be found where the cut fell between two frames of 32 bytes that are sent by one call and executed in
-//! one go: where the stream was cut up just there, or the process that serves the home was killed just then. The old value
-//! cannot be had again by any request that there is: nothing at the home copies it anywhere.
+//! The second can only be found where the cut fell between two frames of 32 bytes that are sent by one call and
+//! executed in one go: where the stream was cut up just there, or the process that serves the home was killed just
+//! then. The old value cannot be had again by any request that there is: nothing at the home copies it anywhere.
 //!
 //! # When the home is lost
 //!
-//! A rank in the middle of an addition waits for the next home, and reads what the steward has carried there for it. Is that
-//! the sum with the addition, then it counts, whether or not the last home had come to it; is it the sum without it, then it
-//! was not sent, since it is noted before that, and it is made there.
+//! A rank in the middle of an addition waits for the next home, and reads what the steward has carried there for it. Is
+//! that the sum with the addition, then it counts, whether or not the last home had come to it; is it the sum without
+//! it, then it was not sent, since it is noted before that, and it is made there.
 //!
-//! To compare and exchange is an addition whose amount is known only afterwards. Its amount is added to the sum when the
-//! answer has come, one round trip later. If the home is lost before that, or later where the answer never came, it is as if
-//! it had not been, though others may have seen it.
+//! To compare and exchange is an addition whose amount is known only afterwards. Its amount is added to the sum when
+//! the answer has come, one round trip later. If the home is lost before that, or later where the answer never came, it
+//! is as if it had not been, though others may have seen it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,8 +1,8 @@
 //! The wait at an object's home for what other ranks do there: they have this one look, by its word for that
 //! ([`Reach::poke`]).
 //!
-//! A poke can be lost with the rank or the connection that carried it, so the wait ends by itself now and then, and when
-//! the node's alarm is raised. After a while it is looked whether those run who are waited for, as with locks.
+//! A poke can be lost with the rank or the connection that carried it, so the wait ends by itself now and then, and
+//! when the node's alarm is raised. After a while it is looked whether those run who are waited for, as with locks.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
 //! The wait for a node's lock: what turns its state machine into calls that block.
 //!
-//! A wait polls, and between polls spins or sleeps as the wait policy says. It is interrupted by the node's alarm, since
-//! somebody's death may have freed the lock; by its limit; and now and then by itself, to look whether those who hold it
-//! up still run: a rank that is stopped for longer than the failure time-out is declared failed by who waits for it.
+//! A wait polls, and between polls spins or sleeps as the wait policy says. It is interrupted by the node's alarm,
+//! since somebody's death may have freed the lock; by its limit; and now and then by itself, to look whether those who
+//! hold it up still run: a rank that is stopped for longer than the failure time-out is declared failed by who waits
+//! for it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::catalogue;
 use super::errands::{self, Settling};
 use super::error::LockError;
+use super::passing::{Heat, Passing};
 use super::reach::Reach;
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::drive;
@@ -47,16 +49,9 @@ const SWEEP_PAUSE: Duration = Duration::from_micros(20);
 
 /// How often a rank may take a lock before others that wait, where each has a CPU: while the first of them wakes up.
 const MOST_PASSED: u64 = 64;
-/// For how long it may do so where ranks share CPUs.
-const PASSING_LIMIT: Duration = Duration::from_micros(100);
-/// The clock is read this seldom for that.
-const PASSED_PER_LOOK: u64 = 16;
-/// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line away
-/// from whoever uses it.
+/// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line
+/// away from whoever uses it.
 const TURNS_PER_LOOK: u32 = 40;
-
-/// For how long a rank that is awake leaves a lock to others who use it all the time: then they have had their turn.
-const HOT_LIMIT: Duration = Duration::from_micros(120);
 
 /// One rank's use of a lock of its node.
 #[derive(Debug)]
@@ -72,8 +67,8 @@ pub(super) struct NodeLock {
     at: ObjectAt,
     /// What the alarm held when this rank was seen not to have been declared failed.
     calm: Cell<u64>,
-    /// Since when it has taken the lock before others that wait.
-    passing_since: Cell<Option<Instant>>,
+    /// Whether it may go on to take the lock before others that wait.
+    passing: Passing,
 }
 
 /// What a rank does with a lock.
@@ -173,32 +168,6 @@ impl Wait {
     }
 }
 
-/// Whether others use a lock all the time while this rank, which shares CPUs with them, waits for it.
-#[derive(Debug, Default)]
-struct Heat {
-    /// The version at the last look.
-    version: Cell<u64>,
-    /// When it was seen to have changed first, since this rank has slept.
-    since: Cell<Option<Instant>>,
-    /// And last.
-    felt: Cell<Option<Instant>>,
-}
-
-impl Heat {
-    /// Whether the lock is to be left to them.
-    fn feel(&self, version: u64) -> bool {
-        let now = Instant::now();
-        let has_changed = self.version.replace(version) != version;
-        let since = self.since.get().unwrap_or(now);
-        if !has_changed || now - since > HOT_LIMIT {
-            return false;
-        }
-        self.since.set(Some(since));
-        self.felt.set(Some(now));
-        true
-    }
-}
-
 fn ready(polled: Poll<u64>) -> Option<u64> {
     match polled {
         Poll::Ready(token) => Some(token),
@@ -220,7 +189,7 @@ impl NodeLock {
             end,
             at: *at,
             calm,
-            passing_since: Cell::new(None),
+            passing: Passing::default(),
         }
     }
 
@@ -231,8 +200,9 @@ impl NodeLock {
         Self::new(membership, &table, "the table of objects", turn)
     }
 
-    /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was held to
-    /// the end, all of it was done by this rank alone. Where a home did not answer meanwhile it is held until it does.
+    /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was
+    /// held to the end, all of it was done by this rank alone. Where a home did not answer meanwhile it is held until
+    /// it does.
     pub fn during<T>(&self, act: impl FnOnce() -> T) -> Result<T, LockError> {
         if self.try_take()?.is_none() {
             self.request()?;
@@ -263,8 +233,8 @@ impl NodeLock {
         no_room(&self.membership, &self.name, home)
     }
 
-    /// The home, if nothing is heard of it, and what this node has there is not known: ranks that have asked for something
-    /// there, or wait there, keep the node's lock.
+    /// The home, if nothing is heard of it, and what this node has there is not known: ranks that have asked for
+    /// something there, or wait there, keep the node's lock.
     fn silent_home(&self) -> Option<usize> {
         let reach = &self.membership.reach;
         let (home, _) = catalogue::noted_home(reach, &self.at).filter(|(home, _)| reach.is_doubtful(*home))?;
@@ -300,7 +270,8 @@ impl NodeLock {
         excluded(&self.membership, &self.name)
     }
 
-    /// The error of a rank whose time is over, and that has no claim any more. A node other than this one may hold the lock.
+    /// The error of a rank whose time is over, and that has no claim any more. A node other than this one may hold the
+    /// lock.
     pub fn timed_out(&self, wait: &Wait, holder_node: Option<usize>) -> LockError {
         let (rank, name, waited) = (self.rank(), self.name.clone(), wait.waited());
         LockError::TimedOut { rank, name, waited, holder: None, holder_node, ahead: Vec::new() }
@@ -332,6 +303,26 @@ impl NodeLock {
                 self.try_take()
             }
             taken => Ok(taken),
+        }
+    }
+
+    /// Takes the lock that another rank has just now, if that soon gives it back, and this one may take it before those
+    /// that wait: where ranks share CPUs, to wait in the queue is to sleep. A hot one is not to be had in this way.
+    pub fn take_in_passing(&self) -> Result<Option<u64>, LockError> {
+        let (heat, begun) = (Heat::default(), Instant::now());
+        loop {
+            let passed = self.queue.passed(self.segment());
+            if !self.keeps_free(passed) || begun.elapsed() >= SPIN_ON_SHARED {
+                return Ok(None);
+            }
+            (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
+            let is_first_look = !heat.has_looked();
+            if heat.feel(self.queue.version(self.segment()), Instant::now()) && !is_first_look {
+                return Ok(None);
+            }
+            if let Some(token) = self.try_take()? {
+                return Ok(Some(token));
+            }
         }
     }
 
@@ -412,19 +403,10 @@ impl NodeLock {
 
     /// Whether this rank may have the lock before those that wait, after it has had it so often.
     fn may_pass(&self, passed: u64) -> bool {
-        if passed == 0 {
-            self.passing_since.set(None);
+        match self.membership.driver.plan.shares_cpus {
+            true => self.passing.goes_on(passed),
+            false => passed < MOST_PASSED,
         }
-        if !self.membership.driver.plan.shares_cpus {
-            return passed < MOST_PASSED;
-        }
-        if !passed.is_multiple_of(PASSED_PER_LOOK) {
-            return true;
-        }
-        let now = Instant::now();
-        let since = self.passing_since.get().unwrap_or(now);
-        self.passing_since.set(Some(since));
-        now - since < PASSING_LIMIT
     }
 
     /// Whether the lock is to be free after this rank, which shares its CPU and may have it again.
@@ -435,8 +417,8 @@ impl NodeLock {
     /// Whether nothing has happened since this rank was seen not to have been declared failed.
     #[inline]
     fn is_calm(&self) -> bool {
-        // The alarm may be raised some time after the rank's end is noted. Relaxed: whoever takes this rank for failed does
-        // not wait for it to have seen that.
+        // The alarm may be raised some time after the rank's end is noted. Relaxed: whoever takes this rank for failed
+        // does not wait for it to have seen that.
         let end = self.segment().word(self.end).load(Ordering::Relaxed);
         drive::alarm(self.segment()) == self.calm.get() && end == 0
     }
@@ -466,9 +448,10 @@ impl NodeLock {
                 return self.give_up(wait);
             }
             self.look_if_long(wait);
-            let awake = now - awake_since.max(heat.felt.get().unwrap_or(begun));
-            match step_after(&self.membership.driver.plan, awake) {
+            match step_after(&self.membership.driver.plan, now - awake_since) {
                 Step::Spin => spin_hint(),
+                // It will have the lock at once when that is no longer hot. (Others leave their CPUs to it.)
+                Step::Park if self.is_first() && heat.was_felt(now, SPIN_ON_SHARED) => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
                     if wait.waited() >= PROMPT_AFTER {
@@ -476,7 +459,7 @@ impl NodeLock {
                     }
                     self.park(alarm, left.into_iter().fold(LOOK_EVERY, Duration::min));
                     awake_since = Instant::now();
-                    heat.since.set(None);
+                    heat.forget();
                 }
             }
         }
@@ -486,7 +469,9 @@ impl NodeLock {
         const POLLS: u32 = 16;
         if self.membership.driver.plan.shares_cpus {
             (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
-            let polled = self.queue.poll_unless_hot(self.segment(), &self.has_ended(), |version| heat.feel(version));
+            let polled = self
+                .queue
+                .poll_unless_hot(self.segment(), &self.has_ended(), |version| heat.feel(version, Instant::now()));
             return ready(polled);
         }
         for _ in 0..POLLS {
@@ -548,7 +533,8 @@ impl NodeLock {
         released.map_err(|NotHeld| excluded(&self.membership, &self.name))
     }
 
-    /// Since when this rank holds the lock, and by which token, is noted for those who look from outside; gives the token back.
+    /// Since when this rank holds the lock, and by which token, is noted for those who look from outside; gives the
+    /// token back.
     pub fn noted(&self, token: u64) -> u64 {
         let ticks = self.segment().clock().now();
         self.note(SinceWord::granted(self.membership.local_of(self.rank()), ticks), token);
@@ -595,6 +581,11 @@ impl NodeLock {
         self.waiting_ranks().into_iter().take_while(|rank| *rank != self.rank()).collect()
     }
 
+    /// Whether this rank waits, and nobody does who has asked before it.
+    fn is_first(&self) -> bool {
+        self.queue.is_first(self.segment(), &self.has_ended())
+    }
+
     fn rank_at(&self, local: usize) -> usize {
         self.membership.topology.ranks_of(self.membership.here())[local]
     }
@@ -631,7 +622,8 @@ impl NodeLock {
 
 /// The next step of a rank that waits and has been awake for so long.
 pub(super) fn step_after(plan: &WaitPlan, awake: Duration) -> Step {
-    // Whoever holds this rank up may need this CPU, and a rank that yields would be handed the lock while it does not run.
+    // Whoever holds this rank up may need this CPU, and a rank that yields would be handed the lock while it does not
+    // run.
     if plan.shares_cpus {
         return if awake < SPIN_ON_SHARED.min(plan.yield_until) { Step::Spin } else { Step::Park };
     }
@@ -655,8 +647,8 @@ pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockE
     LockError::NoRoom { rank: membership.rank, name: name.to_owned(), node: home, places }
 }
 
-/// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not answer: then it
-/// keeps the node's lock.
+/// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not
+/// answer: then it keeps the node's lock.
 pub(super) fn has_left_something(reach: &Reach, at: &ObjectAt, before: TenureWord) -> bool {
     let now = TenureAt(*at).load(&*reach.segment);
     let is_engaged = now != before && now.tenure().is_engaged();

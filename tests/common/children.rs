@@ -15,7 +15,7 @@ use std::sync::{LazyLock, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::ranks::LIMIT;
+use super::ranks::{LIMIT, await_that};
 
 const ROLE: &str = "EVIDENCE_ROLE";
 const ANSWER: &str = "ANSWER ";
@@ -167,9 +167,7 @@ impl Children {
             stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
         };
         let tasks = format!("/proc/{}/task", self.pid(index));
-        while !std::fs::read_dir(&tasks).expect("it lives").all(is_stopped) {
-            std::thread::yield_now();
-        }
+        await_that("it is not stopped", || std::fs::read_dir(&tasks).expect("it lives").all(is_stopped));
     }
 
     /// Waits until each of these answers, and that is what they say.

@@ -1,12 +1,22 @@
 //! Ranks as threads of the test.
 
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use phalanx::{Group, Job, JobOptions};
 
 /// Longer than anything here takes on a machine that does other things too. No test waits for it unless it fails.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until something is so, and lets others have the CPU meanwhile. `otherwise`: what is wrong if it never is.
+#[track_caller]
+pub fn await_that(otherwise: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < LIMIT, "{otherwise}");
+        std::thread::yield_now();
+    }
+}
 
 /// Runs `body` as every rank of a job of threads and returns what each returned, in the order of ranks.
 pub fn on_ranks<T: Send>(n: usize, options: &JobOptions, body: impl Fn(Job) -> T + Sync) -> Vec<T> {

@@ -1,9 +1,9 @@
-//! Whether named objects are linearizable: whether each history of calls by several ranks, of which some overlap, could have
-//! come of one call after the other, in an order that agrees with the clock.
+//! Whether named objects are linearizable: whether each history of calls by several ranks, of which some overlap, could
+//! have come of one call after the other, in an order that agrees with the clock.
 //!
-//! The judge is not ours: stateright's `LinearizabilityTester`. It is told what each kind of object does when called by one
-//! rank after the other (`specs.rs`), and when each call began and returned, by `CLOCK_MONOTONIC`, which the processes of a
-//! machine share (`history.rs`). It tries orders until one fits, so histories are short and many.
+//! The judge is not ours: stateright's `LinearizabilityTester`. It is told what each kind of object does when called by
+//! one rank after the other (`specs.rs`), and when each call began and returned, by `CLOCK_MONOTONIC`, which the
+//! processes of a machine share (`history.rs`). It tries orders until one fits, so histories are short and many.
 //!
 //! | room | histories |
 //! | --- | --- |

@@ -206,7 +206,8 @@ impl Caller<'_> {
 
     fn try_to_hold<'lock>(&mut self, lock: &'lock Lock) -> Option<LockGuard<'lock>> {
         let begun = Instant::now();
-        // One that took long may have gone without the lock since the home did not answer in time: that says nothing of others.
+        // One that took long may have gone without the lock since the home did not answer in time: that says nothing of
+        // others.
         let busy = || (begun.elapsed() < ANSWERED_WITHIN).then_some(Ret::Busy);
         self.notes.call(
             Op::TryAcquire,

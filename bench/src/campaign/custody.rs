@@ -3,17 +3,17 @@
 //! - No two ranks hold a lock at the same time, no token is given twice, and a later holder's is greater.
 //! - Who was given up and followed does not release, nor write under its token, with success.
 //! - Under a fenced word's token nothing lesser is read later, and no write that was acknowledged is lost.
-//! - No two additions to a counter were given the same numbers; what it holds is at least what was acknowledged, and at most
-//!   that and what nobody knows about.
+//! - No two additions to a counter were given the same numbers; what it holds is at least what was acknowledged, and at
+//!   most that and what nobody knows about.
 //! - Never more permits are out than there are.
-//! - Every call has ended, and nobody was told of a home that was not lost, or of an exclusion or a silence that nobody has
-//!   caused.
+//! - Every call has ended, and nobody was told of a home that was not lost, or of an exclusion or a silence that nobody
+//!   has caused.
 //!
-//! All of it holds also where a network is cut: whoever is cut off counts as hurt from then on, and what it is granted on its side
-//! has a token of its own.
+//! All of it holds also where a network is cut: whoever is cut off counts as hurt from then on, and what it is granted
+//! on its side has a token of its own.
 //!
-//! Records are written inside of what they tell of: a hold is longer than from its first record to its last. What a rank that was
-//! hurt did after that is judged by what others see of it only: it may not know that it was given up.
+//! Records are written inside of what they tell of: a hold is longer than from its first record to its last. What a
+//! rank that was hurt did after that is judged by what others see of it only: it may not know that it was given up.
 
 use std::collections::HashMap;
 
@@ -161,7 +161,8 @@ impl Court<'_> {
     /// Releases that succeed though somebody else has come to hold the lock. `holds`: in the order of tokens.
     fn late_releases(&self, holds: &[Hold]) -> Vec<String> {
         let mut violations = Vec::new();
-        // Who is cut off with the lock's home, or passes it on to a neighbour, does not know of those who follow elsewhere.
+        // Who is cut off with the lock's home, or passes it on to a neighbour, does not know of those who follow
+        // elsewhere.
         let may_know = |hold: &Hold| !(self.evidence.is_cut && self.evidence.is_hurt(hold.rank));
         for (index, hold) in holds.iter().enumerate().filter(|(_, hold)| may_know(hold)) {
             let Some(Deed { begun_ns, ended: Some((_, End::Done)), .. }) = hold.given_back else { continue };

@@ -1,10 +1,11 @@
 //! `phalanx campaign`: real processes, random faults, and what must hold after each of them.
 //!
 //! Round after round a job is started ([`crate::doomed`]), its ranks meet as fast as they can, something is done to it
-//! ([`plan`]), and what its ranks say and record is judged ([`verdict`]): every wait ends, nobody passes a barrier alone,
-//! survivors agree and go on, nothing is left behind. Between barriers they use named objects, which nobody may have
-//! together with another one, or lose anything of (`custody.rs`). All that is chance in a round is drawn from its seed, but for what
-//! the machine's scheduler does: a round that fails is tried again by one command, and may need several tries.
+//! ([`plan`]), and what its ranks say and record is judged ([`verdict`]): every wait ends, nobody passes a barrier
+//! alone, survivors agree and go on, nothing is left behind. Between barriers they use named objects, which nobody may
+//! have together with another one, or lose anything of (`custody.rs`). All that is chance in a round is drawn from its
+//! seed, but for what the machine's scheduler does: a round that fails is tried again by one command, and may need
+//! several tries.
 //!
 //! What the machine does not allow is counted as not run, with the reason.
 

@@ -243,8 +243,8 @@ impl Round<'_> {
         (0..self.job.size()).filter(|rank| !self.hurt.iter().any(|(hurt, _)| hurt == rank)).collect()
     }
 
-    /// Whether the survivors' nodes are more than half of the job's, or half and the witness with them, so that they must be
-    /// able to agree.
+    /// Whether the survivors' nodes are more than half of the job's, or half and the witness with them, so that they
+    /// must be able to agree.
     fn has_majority(&self) -> bool {
         let mut nodes: Vec<usize> = self.survivors().iter().map(|rank| self.plan.nodes[*rank]).collect();
         nodes.dedup();
@@ -294,8 +294,9 @@ impl Round<'_> {
         }
     }
 
-    /// Whether a rank must come: it lives, and does not wait for one that lives and comes no more. Who is told that others
-    /// cannot be reached, and is no majority, calls nothing again here; who is back from a stop may wait for it, rightly.
+    /// Whether a rank must come: it lives, and does not wait for one that lives and comes no more. Who is told that
+    /// others cannot be reached, and is no majority, calls nothing again here; who is back from a stop may wait for it,
+    /// rightly.
     fn is_awaited(&self, rank: usize) -> bool {
         let gave_up = |said: &Said| matches!(&said.event, Event::Failed { told, .. } if told.is_open());
         let is_hurt = self.hurt.iter().any(|(hurt, _)| *hurt == rank);

@@ -1,7 +1,8 @@
 //! What must hold of a round, judged from what its ranks have said and recorded.
 //!
 //! - Nobody passes a barrier before all its members have arrived there.
-//! - Survivors that a barrier has failed are told the same of it, and a group says the same of an epoch at all its barriers.
+//! - Survivors that a barrier has failed are told the same of it, and a group says the same of an epoch at all its
+//!   barriers.
 //! - A barrier that has failed a survivor has been passed by no other survivor; in a group of one node by nobody.
 //! - Nobody is declared failed to whom nothing was done.
 //! - A group of survivors has the same members for all of them, and all of them have it, but for those that were hurt.

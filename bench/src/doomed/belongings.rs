@@ -1,8 +1,9 @@
 //! The named objects that a rank uses between barriers, with a record of each call.
 //!
-//! There are some of each kind, with the same numbers: who holds lock k fences and writes word k under its token, and adds to
-//! counter k. Their names come from the round's seed, so that they are at home on one node or another. A call waits as long as it takes:
-//! that it ends is what is to be seen. Where an object is lost with its home, the rank leaves it alone from then on.
+//! There are some of each kind, with the same numbers: who holds lock k fences and writes word k under its token, and
+//! adds to counter k. Their names come from the round's seed, so that they are at home on one node or another. A call
+//! waits as long as it takes: that it ends is what is to be seen. Where an object is lost with its home, the rank
+//! leaves it alone from then on.
 
 use std::path::Path;
 use std::time::Duration;

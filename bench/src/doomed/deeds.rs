@@ -1,7 +1,7 @@
 //! What a rank does with named objects: a file of records that survives its writer's death, as [`super::log`]'s does.
 //!
-//! A record is written before each call and one after it, so that what a killed rank was doing is known. It does not cross a
-//! page.
+//! A record is written before each call and one after it, so that what a killed rank was doing is known. It does not
+//! cross a page.
 
 use std::fs::File;
 use std::io::Write;

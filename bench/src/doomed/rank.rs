@@ -1,11 +1,10 @@
 //! A rank of a job that is hurt.
 //!
 //! One that *waits* meets the others once, then waits in a barrier that the idle ones never come to, and says when that
-//! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, uses named
-//! objects between them (`belongings.rs`), goes on with the survivors when members fail, and leaves when its parent wants, at
-//! the same barrier as all others. One that is
-//! *calm* passes barriers, and nobody is hurt: `calm.rs`. One that *inherits* waits for a lock whose holder is to die:
-//! `inheritance.rs`.
+//! ends. One that *meets* passes barriers in all the ways there are, with a record of each arrival and passing, uses
+//! named objects between them (`belongings.rs`), goes on with the survivors when members fail, and leaves when its
+//! parent wants, at the same barrier as all others. One that is *calm* passes barriers, and nobody is hurt:
+//! `calm.rs`. One that *inherits* waits for a lock whose holder is to die: `inheritance.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -192,9 +191,9 @@ pub(super) fn say(rank: usize, event: Event) {
 
 /// What the parent says, line by line; hung up where there is none to say anything.
 ///
-/// A parent that speaks by a pipe holds it for as long as it lives. Its end is this process's end, whatever it is doing:
-/// the kernel's signal does not come where the parent had gone before it was asked for, and not to those whom a launcher
-/// has started.
+/// A parent that speaks by a pipe holds it for as long as it lives. Its end is this process's end, whatever it is
+/// doing: the kernel's signal does not come where the parent had gone before it was asked for, and not to those whom a
+/// launcher has started.
 fn wishes_of_parent() -> Receiver<String> {
     let (say, heard) = channel();
     std::thread::spawn(move || {
@@ -371,7 +370,8 @@ impl Meeting {
     }
 }
 
-/// Passes a barrier, in one of the ways there are: by its number, so that all members take the same. Whether all are to end.
+/// Passes a barrier, in one of the ways there are: by its number, so that all members take the same. Whether all are to
+/// end.
 fn pass(group: &Group, sequence: u64, is_wanted: bool) -> Result<bool, BarrierError> {
     match sequence % 4 {
         0 => group.barrier().map(|()| false),

@@ -112,7 +112,8 @@ impl Object {
     }
 
     fn new(node: usize, nodes: usize, facts: &ObjectFacts, home: Option<&HomeFacts>) -> Self {
-        // Whoever has its node's lock holds the object once its node does; until then it waits, as the first of its node.
+        // Whoever has its node's lock holds the object once its node does; until then it waits, as the first of its
+        // node.
         let shared = facts.shared.as_ref().or_else(|| home?.shared.as_ref()).map(Shared::new);
         let holds = match &shared {
             // Who was stopped may not know that it holds it no more.

@@ -8,16 +8,13 @@ const LINES_MAX: usize = 1000;
 const HEAD: usize = 20;
 const KINDS: &[&str] = &["rs", "sh", "py", "c", "h", "md"];
 const REASON: &str = "Why so long:";
-/// Written by programs, not by people.
-const GENERATED: &[&str] = &["bench/results/"];
 
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| KINDS.contains(&file.kind())) {
         let lines = file.text.lines().count();
         let excused = file.text.lines().take(HEAD).any(|line| line.contains(REASON));
-        let generated = GENERATED.iter().any(|folder| file.path.starts_with(folder));
-        if lines > LINES_MAX && !excused && !generated {
+        if lines > LINES_MAX && !excused && !file.is_generated() {
             let message = format!("{lines} lines, more than {LINES_MAX}");
             let remedy = format!("split it, or give the reason on a line `{REASON} …` among its first {HEAD}");
             findings.push(Finding::new(&file.path, LINES_MAX + 1, message, remedy));

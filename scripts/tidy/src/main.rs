@@ -24,6 +24,7 @@ mod toml_subset;
 mod tree;
 mod unsafe_reason;
 mod version;
+mod width;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ const CHECKS: &[fn(&Tree) -> Vec<Finding>] = &[
     layers::check,
     atomics::check,
     length::check,
+    width::check,
     links::check,
     code_paths::check,
     heads::check,

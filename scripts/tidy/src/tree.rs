@@ -8,6 +8,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What programs write.
+const GENERATED: &[&str] = &["bench/results/"];
+
 /// One violation. The order of the fields is the order in which findings are sorted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -51,6 +54,11 @@ impl File {
     /// Rust sources, with their path.
     pub fn is_rust(&self) -> bool {
         self.kind() == "rs"
+    }
+
+    /// Written by programs, not by people.
+    pub fn is_generated(&self) -> bool {
+        GENERATED.iter().any(|folder| self.path.starts_with(folder))
     }
 
     /// Sources of the library itself.

@@ -1,19 +1,29 @@
-//! The directory: which object of a node has which name. A node has two: of the objects that its ranks have, and of those
-//! that are at home on it. The first's *members*, who have handles, are the node's ranks, the second's the job's nodes.
+//! The directory: which object of a node has which name. A node has two: of the objects that its ranks have, and of
+//! those that are at home on it. The first's *members*, who have handles, are the node's ranks, the second's the job's
+//! nodes.
 //!
-//! Each place of a table has a key word; the keys of all places stand side by side, so that looking for a
-//! name reads a few lines. Names are added and taken away by whoever holds the table's own lock (that of place 0), so that
-//! no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when it
-//! comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows whenever
-//! the object is opened, too: who was about to take it away fails. A place that such a rank was filling is left alone
-//! until it is gone.
+//! Each place of a table has a key word (`key.rs`); the keys of all places stand side by side, so that looking for a
+//! name reads a few lines. Names are added and taken away by whoever holds the table's own lock (that of place 0), so
+//! that no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when
+//! it comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows
+//! whenever the object is opened, too: who was about to take it away fails. A place that such a rank was filling is
+//! left alone until it is gone.
 //!
-//! An object is there for as long as a member that has not ended has a handle of it.
+//! An object is there for as long as a member that has not ended has a handle of it. What it can be is in `kind.rs`,
+//! what can go wrong with it and with its words in `fault.rs`.
 //!
 //! Cost of opening: the table's lock, and a look at each key; closing costs a store, and for the last handle as much.
 
+mod fault;
+mod key;
+mod kind;
+
 use std::fmt;
 
+pub use self::fault::{DirectoryFault, SiteFault};
+pub use self::key::KeyWord;
+use self::key::State;
+pub use self::kind::{Nature, ObjectKind};
 use super::copies::CopyAt;
 use super::layout::{NAME_WORDS, ObjectAt};
 use super::lease;
@@ -21,194 +31,6 @@ use super::name::Name;
 use crate::fabric::node::{NodeLayout, ObjectTable};
 use crate::fabric::{Memory, WordAt};
 use crate::sync::Ordering;
-
-/// What a named object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ObjectKind {
-    /// A lock.
-    Lock = 1,
-    /// A counter.
-    Counter = 2,
-    /// A reader-writer lock.
-    RwLock = 3,
-    /// A semaphore.
-    Semaphore = 4,
-    /// A word that is written under a token.
-    Fenced = 5,
-    /// A lock with a time to live.
-    Lease = 6,
-    /// An election.
-    Election = 7,
-}
-
-impl ObjectKind {
-    const ALL: [Self; 7] =
-        [Self::Lock, Self::Counter, Self::RwLock, Self::Semaphore, Self::Fenced, Self::Lease, Self::Election];
-
-    /// The kind with a number.
-    pub fn from_number(number: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u64 == number)
-    }
-
-    /// The name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lock => "lock",
-            Self::Counter => "counter",
-            Self::RwLock => "reader-writer lock",
-            Self::Semaphore => "semaphore",
-            Self::Fenced => "fenced word",
-            Self::Lease => "lease",
-            Self::Election => "election",
-        }
-    }
-}
-
-impl std::fmt::Display for ObjectKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What an object is, and what it was made with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nature {
-    /// Which kind.
-    pub kind: ObjectKind,
-    /// What the kind wants to be the same for all.
-    pub parameter: u64,
-}
-
-/// Whose a place of the table is.
-///
-/// | bits | field | meaning |
-/// | --- | --- | --- |
-/// | 0–1 | state | 0 nobody's, 1 a rank is filling it, 2 an object's, 3 that rank has ended meanwhile |
-/// | 2–25 | generation | how often it has become an object's, or that was opened |
-/// | 26–63 | key | of the object's name; while it is being filled, the rank's place in the node's rank table |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyWord(pub u64);
-
-/// What a key word says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Free,
-    Filling(usize),
-    Live,
-    Orphaned(usize),
-}
-
-impl KeyWord {
-    const GENERATION_AT: u32 = 2;
-    const GENERATION: u64 = 0xff_ffff;
-    const KEY_AT: u32 = 26;
-
-    #[allow(clippy::cast_possible_truncation, reason = "a rank's place")]
-    const fn state(self) -> State {
-        let rank = (self.0 >> Self::KEY_AT) as usize;
-        match self.0 & 3 {
-            0 => State::Free,
-            1 => State::Filling(rank),
-            2 => State::Live,
-            _ => State::Orphaned(rank),
-        }
-    }
-
-    const fn generation(self) -> u64 {
-        self.0 >> Self::GENERATION_AT & Self::GENERATION
-    }
-
-    const fn with(self, state: u64, key: u64, generation: u64) -> Self {
-        Self(state | (generation & Self::GENERATION) << Self::GENERATION_AT | key << Self::KEY_AT)
-    }
-
-    const fn filled_by(self, rank: usize) -> Self {
-        self.with(1, rank as u64, self.generation() + 1)
-    }
-
-    const fn live(self, key: u64) -> Self {
-        self.with(2, key, self.generation())
-    }
-
-    /// The same object, opened once more.
-    const fn opened(self) -> Self {
-        self.with(2, self.0 >> Self::KEY_AT, self.generation() + 1)
-    }
-
-    const fn orphaned(self) -> Self {
-        Self(self.0 | 3)
-    }
-
-    const fn freed(self) -> Self {
-        self.with(0, 0, self.generation())
-    }
-
-    /// Whether an object has this place.
-    pub fn is_live(self) -> bool {
-        self.state() == State::Live
-    }
-
-    fn is_of(self, name: &Name) -> bool {
-        self.is_live() && self.0 >> Self::KEY_AT == name.key() << Self::KEY_AT >> Self::KEY_AT
-    }
-}
-
-/// Why a name was not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DirectoryFault {
-    /// Another name has the same hash.
-    Collision,
-    /// The name stands for something else.
-    OtherKind(ObjectKind),
-    /// The object was made with another parameter.
-    OtherParameter(u64),
-    /// All places are taken.
-    Full,
-    /// Another member has changed the directory meanwhile: this one has been declared failed, or one that was comes back.
-    Overtaken,
-    /// The directory cannot be reached.
-    Away(SiteFault),
-}
-
-impl From<SiteFault> for DirectoryFault {
-    fn from(fault: SiteFault) -> Self {
-        Self::Away(fault)
-    }
-}
-
-/// Why words of an object's home could not be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SiteFault {
-    /// The home is lost to the job.
-    Lost {
-        /// The node.
-        home: usize,
-    },
-    /// This rank or its node has been declared failed.
-    Excluded,
-    /// The connection broke: what was asked for may have taken effect or not.
-    Broken {
-        /// The node.
-        home: usize,
-    },
-    /// Nothing is heard of a node, and too few others are left to agree that it has failed. Nothing was asked for; what was
-    /// before may take effect yet.
-    Silent {
-        /// The node.
-        node: usize,
-    },
-    /// The home is lost, and the next one has no room for the object, here or for a node that has something of it.
-    NoRoom {
-        /// The next home.
-        home: usize,
-    },
-    /// The time is over, and the home has not answered. What was asked for may take effect yet.
-    Late {
-        /// The node.
-        home: usize,
-    },
-}
 
 /// A directory's words, wherever they are.
 pub trait Words {
@@ -285,8 +107,8 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         Self { first_number, ..self }
     }
 
-    /// The same, where `act` is called before an object goes, of which no member that lives has a handle, and says whether
-    /// it may.
+    /// The same, where `act` is called before an object goes, of which no member that lives has a handle, and says
+    /// whether it may.
     #[must_use]
     pub fn before_freeing(self, act: impl Fn(&ObjectAt) -> bool + 'call) -> Self {
         Self { before_freeing: Box::new(act), ..self }
@@ -467,9 +289,9 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         self.swap(at, seen, seen.freed())
     }
 
-    /// What the numbers of a lock that is made begin with, so that its tokens are greater than those of one of the same name
-    /// that has gone. At a home: behind all that were drawn there. Elsewhere the upper bits of its tokens: how many objects
-    /// have been made, in steps of two, as the word of a new lock fits an even number.
+    /// What the numbers of a lock that is made begin with, so that its tokens are greater than those of one of the same
+    /// name that has gone. At a home: behind all that were drawn there. Elsewhere the upper bits of its tokens: how
+    /// many objects have been made, in steps of two, as the word of a new lock fits an even number.
     fn next_number(&self) -> Fallible<u64> {
         let at = self.place(0).greatest();
         let greatest = self.words.load(&[at])?[0];

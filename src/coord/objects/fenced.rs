@@ -1,9 +1,9 @@
-//! A value that is written under a token, and not any more once a greater one was seen. Pure: whoever drives it asks the
-//! object's home what it says.
+//! A value that is written under a token, and not any more once a greater one was seen. Pure: whoever drives it asks
+//! the object's home what it says.
 //!
-//! At the home one word, *current*, names the pair of token and value that is current: by the rank whose words they are. It
-//! is changed by compare-and-swap, and no two of its values are alike. Each rank has two pairs, its *sides*, that only it
-//! writes, and of them only the one that is not current:
+//! At the home one word, *current*, names the pair of token and value that is current: by the rank whose words they
+//! are. It is changed by compare-and-swap, and no two of its values are alike. Each rank has two pairs, its *sides*,
+//! that only it writes, and of them only the one that is not current:
 //!
 //! ```text
 //!   current: version 8, rank 2, side 1 ──┐
@@ -12,23 +12,24 @@
 //!   rank 3:   side 0: token 4, "a"    side 1: –
 //! ```
 //!
-//! *Write.* The pair is written to the side that is not current, then current is changed to name it if it still is what it
-//! was when its token was looked at: that is when the write takes effect. If it is not, its new token is looked at first. So
-//! tokens never decrease from one current pair to the next, and a token less than that of the current pair is refused.
+//! *Write.* The pair is written to the side that is not current, then current is changed to name it if it still is what
+//! it was when its token was looked at: that is when the write takes effect. If it is not, its new token is looked at
+//! first. So tokens never decrease from one current pair to the next, and a token less than that of the current pair is
+//! refused.
 //!
 //! *Read.* A pair that is read while current names it is whole, since nobody writes there: it is the current one when
 //! current was last seen to name it.
 //!
-//! Whoever dies between two steps has written what nobody sees, or all of it. Whoever comes late finds another word than
-//! it has seen: a version does not come back. `exhaustive` tries every order.
+//! Whoever dies between two steps has written what nobody sees, or all of it. Whoever comes late finds another word
+//! than it has seen: a version does not come back. `exhaustive` tries every order.
 //!
 //! # Copies
 //!
-//! The same words are there on the node that has the copies ([`Goal::Keep`]), where they become current by their versions: a
-//! pair that is less new than the current one is not wanted there. Ranks that the home's death leaves have noted what they
-//! last knew to be current ([`Copied::note`]), which their node's stewards add in the same way. So the next home begins with the
-//! newest pair that any of them has seen. Stewards have words of their own for that, beside the ranks': authors are the
-//! job's ranks, and then the nodes.
+//! The same words are there on the node that has the copies ([`Goal::Keep`]), where they become current by their
+//! versions: a pair that is less new than the current one is not wanted there. Ranks that the home's death leaves have
+//! noted what they last knew to be current ([`Copied::note`]), which their node's stewards add in the same way. So the
+//! next home begins with the newest pair that any of them has seen. Stewards have words of their own for that, beside
+//! the ranks': authors are the job's ranks, and then the nodes.
 
 use super::layout::{NOTE_WORDS, ObjectAt, RANK_WORDS};
 use super::note::{NoteAt, Noted};

@@ -1,10 +1,11 @@
-//! A lock between nodes: one word at the object's home says which node holds it, a word for each node says that it waits.
+//! A lock between nodes: one word at the object's home says which node holds it, a word for each node says that it
+//! waits.
 //!
-//! What [`super::queue`] is to the ranks of a node, this is to nodes, by requests to the home: the word names the holder
-//! and is changed by compare-and-swap only, so that each step can be told after a death to have happened or not, and a
-//! late one fails. (A ticket drawn by fetch-and-add would be quicker to hand over, but one whose answer is lost with the
-//! rank that drew it is a hole in the queue that nobody can find.) One rank of a node acts for it at a time: the
-//! holder of the node's own lock.
+//! What [`super::queue`] is to the ranks of a node, this is to nodes, by requests to the home: the word names the
+//! holder and is changed by compare-and-swap only, so that each step can be told after a death to have happened or not,
+//! and a late one fails. (A ticket drawn by fetch-and-add would be quicker to hand over, but one whose answer is lost
+//! with the rank that drew it is a hole in the queue that nobody can find.) One rank of a node acts for it at a time:
+//! the holder of the node's own lock.
 //!
 //! | call | requests | round trips |
 //! | --- | --- | --- |
@@ -19,21 +20,23 @@
 //! *Numbers.* Each acquisition draws a number at the home: as an order if it has to wait, for its first token if not. A
 //! number stands for [`TOKENS`] tokens: those of a node's ranks that have the lock from each other.
 //!
-//! *Kept words.* A node that has had the lock again and again may leave a word that says not only that the lock is free, but also
-//! that nobody has had it since that node's token so-and-so. To all others it is as good as 0. But if the node itself finds
-//! it there, no token has been granted since its own last one: it goes on with what is left of its number and draws none, which
-//! on an adapter is a second atomic, behind the first. Tokens grow, so no two kept words are alike: a node that takes another
-//! token for its last does not find the word. Whoever expects 0 and finds a kept word tries once more, from that; if it
-//! misses again, it makes a claim, so that a node that takes its own lock again and again passes nobody by.
+//! *Kept words.* A node that has had the lock again and again may leave a word that says not only that the lock is
+//! free, but also that nobody has had it since that node's token so-and-so. To all others it is as good as 0. But if
+//! the node itself finds it there, no token has been granted since its own last one: it goes on with what is left of
+//! its number and draws none, which on an adapter is a second atomic, behind the first. Tokens grow, so no two kept
+//! words are alike: a node that takes another token for its last does not find the word. Whoever expects 0 and finds a
+//! kept word tries once more, from that; if it misses again, it makes a claim, so that a node that takes its own lock
+//! again and again passes nobody by.
 //!
-//! *Nothing is forgotten.* Each claim that is made or taken back is counted in the word after it, so that a release that has
-//! read the claims before fails and reads them again. (It is counted by fetch-and-add, which cannot fail however often the
-//! word changes hands meanwhile; once too often does no harm.) Whoever counts it in a word that names nobody, or a lost node,
-//! takes the lock for the first, and hands it over. (To give it to the first at once would not do: a word that names nobody
-//! has nothing by which it is told from the same one later.) A mailbox that was not written, as its writer died, is missed by who
-//! waits for it: it reads the word now and then, and finds itself named.
+//! *Nothing is forgotten.* Each claim that is made or taken back is counted in the word after it, so that a release
+//! that has read the claims before fails and reads them again. (It is counted by fetch-and-add, which cannot fail
+//! however often the word changes hands meanwhile; once too often does no harm.) Whoever counts it in a word that names
+//! nobody, or a lost node, takes the lock for the first, and hands it over. (To give it to the first at once would not
+//! do: a word that names nobody has nothing by which it is told from the same one later.) A mailbox that was not
+//! written, as its writer died, is missed by who waits for it: it reads the word now and then, and finds itself named.
 //!
-//! The machines here post nothing themselves: a turn takes the answers to the last one's requests and says what is next.
+//! The machines here post nothing themselves: a turn takes the answers to the last one's requests and says what is
+//! next.
 
 #[cfg(all(test, not(model)))]
 mod exhaustive;
@@ -43,8 +46,8 @@ use crate::fabric::{Request, WordAt};
 /// Tokens for each number that is drawn: a node's ranks may hand the lock to each other as often, less one.
 pub const TOKENS: u64 = 256;
 
-/// With so many tokens left of a number, less one, a hold is resumed; with fewer the next one draws another number. What ranks of
-/// a node pass on among them takes one each time.
+/// With so many tokens left of a number, less one, a hold is resumed; with fewer the next one draws another number.
+/// What ranks of a node pass on among them takes one each time.
 pub const LEAST_LEFT: u64 = TOKENS / 2;
 
 /// Marks the stamps of acquisitions that found the lock free.
@@ -224,7 +227,8 @@ pub enum Turn {
 pub enum Outcome {
     /// This node holds the lock. Its tokens are those behind this number, up to the next multiple of [`TOKENS`].
     Granted(u64),
-    /// It does not hold it any more, or its claim is taken back. [`HomeLock::kept`] tells whether the word was kept for it.
+    /// It does not hold it any more, or its claim is taken back. [`HomeLock::kept`] tells whether the word was kept for
+    /// it.
     Free,
     /// Another node has it: this one was declared failed.
     Lost,
@@ -408,7 +412,8 @@ impl HomeLock {
         Turn::Ask(vec![self.swap(seen, attempt.mine), self.draw()])
     }
 
-    /// Begins to release. If nobody waits, and `last` says which token of this hold was the last, the word is kept for this node.
+    /// Begins to release. If nobody waits, and `last` says which token of this hold was the last, the word is kept for
+    /// this node.
     ///
     /// # Panics
     ///
@@ -441,8 +446,9 @@ impl HomeLock {
         Turn::Ask(vec![self.write_claim(0), self.count()])
     }
 
-    /// What has a home, which nobody has asked for anything, have the claim that this node had at the last one, or none. Its
-    /// order is one more than there: less than all that are drawn here, and not that of what was granted there.
+    /// What has a home, which nobody has asked for anything, have the claim that this node had at the last one, or
+    /// none. Its order is one more than there: less than all that are drawn here, and not that of what was granted
+    /// there.
     pub fn carry(&self, claim: Option<NodeClaim>) -> (NodeClaim, Vec<Request>) {
         let carried = claim.map_or(NodeClaim(0), |claim| NodeClaim::waiting(claim.order() + 1, claim.place()));
         let counted = claim.map(|_| self.count());
@@ -484,7 +490,8 @@ impl HomeLock {
         }
     }
 
-    /// This node's last token, of a machine that has given the lock up, so that the word was kept, and has begun nothing since.
+    /// This node's last token, of a machine that has given the lock up, so that the word was kept, and has begun
+    /// nothing since.
     pub const fn kept(&self) -> Option<u64> {
         match self.state {
             State::Kept { last } => Some(last),
@@ -591,7 +598,8 @@ impl HomeLock {
 
     fn looked(&mut self, claim: NodeClaim, word: GlobalWord, is_lost: &impl Fn(usize) -> bool) -> Turn {
         match word.holder() {
-            // It is this node's, and whoever has given it to it says so: what is said late would hide what is said next.
+            // It is this node's, and whoever has given it to it says so: what is said late would hide what is said
+            // next.
             Some(_) if word.is_held_by(self.me, claim.stamp()) => self.wait(claim),
             Some(holder) if holder != self.me && !is_lost(holder) => self.wait(claim),
             _ => {

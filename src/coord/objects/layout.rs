@@ -22,8 +22,8 @@ const FACTS: usize = 4;
 
 const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 
-/// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what each kind uses as
-/// it likes.
+/// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what each kind
+/// uses as it likes.
 const LINES: usize = 4;
 /// Words for each member: its claim, how often it has passed others, how many handles it has, its stake, and its notes.
 const MEMBER_WORDS: usize = 4 + NOTE_WORDS;
@@ -35,8 +35,8 @@ pub const RANK_WORDS: usize = 4;
 /// The most objects that a node can have room for.
 pub const MOST_OBJECTS: usize = 1 << 20;
 
-/// Words of one object in each of a node's tables. Where it is used its members are the node's ranks; at its home they are
-/// the job's nodes, and each rank of the job has some words besides.
+/// Words of one object in each of a node's tables. Where it is used its members are the node's ranks; at its home they
+/// are the job's nodes, and each rank of the job has some words besides.
 pub const fn object_words(node: &NodeLayout) -> [usize; 2] {
     let of_ranks = (RANK_WORDS * node.job_ranks()).next_multiple_of(LINE_WORDS);
     [words_of_members(node.ranks()), words_of_members(node.nodes()) + of_ranks + words_of_parts(node)]
@@ -135,14 +135,15 @@ impl ObjectAt {
         self.own(LINE_WORDS - 1)
     }
 
-    /// A rank's part in what all share: one more word that only it writes, beside those of the other ranks, so that all are
-    /// read together. Not one of the above: a late write of one that has died is not another kind's. In the home's table.
+    /// A rank's part in what all share: one more word that only it writes, beside those of the other ranks, so that all
+    /// are read together. Not one of the above: a late write of one that has died is not another kind's. In the home's
+    /// table.
     pub const fn part(&self, job_rank: usize) -> WordAt {
         self.start.plus(self.parts + job_rank)
     }
 
-    /// The part of a node in what all share, which its ranks have together ([`super::shared_hold`]): in the home's table,
-    /// where no other kind has anything there.
+    /// The part of a node in what all share, which its ranks have together ([`super::shared_hold`]): in the home's
+    /// table, where no other kind has anything there.
     pub const fn node_part(&self, node: usize) -> WordAt {
         self.stake(node)
     }
@@ -175,8 +176,9 @@ impl ObjectAt {
         }
     }
 
-    /// Since when the object is held: [`super::word::SinceWord`]. For those who look from outside, and noted only where somebody
-    /// waits (of a lease: always); in a line that is seldom written, as each release looks whether there is something to clear.
+    /// Since when the object is held: [`super::word::SinceWord`]. For those who look from outside, and noted only where
+    /// somebody waits (of a lease: always); in a line that is seldom written, as each release looks whether there is
+    /// something to clear.
     pub const fn held_since(&self) -> WordAt {
         self.start.plus(3)
     }
@@ -196,8 +198,8 @@ impl ObjectAt {
         self.of_members(3).plus(member)
     }
 
-    /// Word `index` of what a rank of the node notes besides its stake, for the same. In the home's table: of the pairs that
-    /// a node's steward writes of a fenced word.
+    /// Word `index` of what a rank of the node notes besides its stake, for the same. In the home's table: of the pairs
+    /// that a node's steward writes of a fenced word.
     pub const fn note(&self, member: usize, index: usize) -> WordAt {
         assert!(index < NOTE_WORDS, "so many for each member");
         self.of_members(4).plus(NOTE_WORDS * member + index)

@@ -1,9 +1,10 @@
-//! A lock with a time to live, among the ranks of a job. Pure: whoever drives it asks the lease's home what it says, hands
-//! the answers in, and tells the time.
+//! A lock with a time to live, among the ranks of a job. Pure: whoever drives it asks the lease's home what it says,
+//! hands the answers in, and tells the time.
 //!
-//! One word at the home, the *hold* (`lease/hold.rs`), says who holds the lease. It is changed by compare-and-swap only, and each grant and
-//! each renewal gives it a number of its own. Who waits has a *claim*, a word that only it writes; a new claim also changes
-//! the hold, so that whoever has looked at the claims in order to pass the lease on looks again.
+//! One word at the home, the *hold* (`lease/hold.rs`), says who holds the lease. It is changed by compare-and-swap
+//! only, and each grant and each renewal gives it a number of its own. Who waits has a *claim*, a word that only it
+//! writes; a new claim also changes the hold, so that whoever has looked at the claims in order to pass the lease on
+//! looks again.
 //!
 //! | who | does | and holds the lease, or |
 //! | --- | --- | --- |
@@ -16,34 +17,34 @@
 //!
 //! # Time
 //!
-//! A holder counts its time to live, less a thousandth, from before it asked for the change of the hold that has made or
-//! kept it the holder. The others count it, and a thousandth more, from when they first saw that change. So where no clock
-//! runs wrong by more than 500 millionths, the holder knows that it holds no more before anybody else does. Nothing is
-//! assumed of how long a message takes, or a rank is stopped: whoever does not come to look at the hold does not take it
-//! over, and whoever does not look at its clock does not know that its time is over; what it writes meanwhile is to be
-//! fenced by its token.
+//! A holder counts its time to live, less a thousandth, from before it asked for the change of the hold that has made
+//! or kept it the holder. The others count it, and a thousandth more, from when they first saw that change. So where no
+//! clock runs wrong by more than 500 millionths, the holder knows that it holds no more before anybody else does.
+//! Nothing is assumed of how long a message takes, or a rank is stopped: whoever does not come to look at the hold does
+//! not take it over, and whoever does not look at its clock does not know that its time is over; what it writes
+//! meanwhile is to be fenced by its token.
 //!
-//! A holder that is named by another rank's change does not know when that was; it changes the hold once more and counts
-//! from then on. If it is not there to do so it loses the lease as every holder does. `exhaustive` tries every order, and
-//! every tick of a clock.
+//! A holder that is named by another rank's change does not know when that was; it changes the hold once more and
+//! counts from then on. If it is not there to do so it loses the lease as every holder does. `exhaustive` tries every
+//! order, and every tick of a clock.
 //!
 //! # The next home
 //!
-//! When the home is lost, so is the hold. Each rank *notes* on its own node what it holds ([`Note`]): the number, and until
-//! when; after the home has named it and before it goes by that, and no longer than it holds. Before anybody may ask the
-//! next home, each node that lives has told it the latest of its ranks' notes ([`HoldWord::carried`]); the greatest number
-//! stands there then, so numbers go on growing. Claims are made anew.
+//! When the home is lost, so is the hold. Each rank *notes* on its own node what it holds ([`Note`]): the number, and
+//! until when; after the home has named it and before it goes by that, and no longer than it holds. Before anybody may
+//! ask the next home, each node that lives has told it the latest of its ranks' notes ([`HoldWord::carried`]); the
+//! greatest number stands there then, so numbers go on growing. Claims are made anew.
 //!
-//! A holder finds its hold there, or has lost it. Where there is none, a rank that the job has lost may have held the lease,
-//! and go by its clock still: then *somebody* holds it, who never renews it, and is followed in time, or at once where all
-//! whom the job has lost are surely dead. A rank whose time was over or that has released is no holder, but does not tell
-//! whether somebody had it after it.
+//! A holder finds its hold there, or has lost it. Where there is none, a rank that the job has lost may have held the
+//! lease, and go by its clock still: then *somebody* holds it, who never renews it, and is followed in time, or at once
+//! where all whom the job has lost are surely dead. A rank whose time was over or that has released is no holder, but
+//! does not tell whether somebody had it after it.
 //!
 //! # Tokens
 //!
 //! The token of a hold is the number with which it began, added to the home's *base*, which is read in the same
-//! batch that makes the hold. The base of the next home, or of an object that is made under the same name when this one has
-//! gone, is greater than all tokens before ([`super::directory`]).
+//! batch that makes the hold. The base of the next home, or of an object that is made under the same name when this one
+//! has gone, is greater than all tokens before ([`super::directory`]).
 
 pub use self::hold::{Hold, HoldWord, LeaseAt, Note, SOMEBODY};
 use crate::fabric::Request;
@@ -79,8 +80,8 @@ pub trait Fates {
     /// Whether a rank takes part no more: it is not waited for.
     fn has_ended(&self, rank: usize) -> bool;
 
-    /// Whether it surely does nothing any more: what it holds is free. Of one that was only not heard of this is not known.
-    /// Of [`SOMEBODY`]: whether that is so of all ranks of nodes that the job has lost.
+    /// Whether it surely does nothing any more: what it holds is free. Of one that was only not heard of this is not
+    /// known. Of [`SOMEBODY`]: whether that is so of all ranks of nodes that the job has lost.
     fn is_dead(&self, rank: usize) -> bool;
 }
 
@@ -98,8 +99,8 @@ pub struct Lessee {
     has_claim: bool,
     /// It is, and the hold was changed since.
     is_registered: bool,
-    /// The last number that was seen while another rank held the lease, and when first. Kept from one attempt without waiting to the
-    /// next.
+    /// The last number that was seen while another rank held the lease, and when first. Kept from one attempt without
+    /// waiting to the next.
     watch: Option<(u64, u64)>,
     /// A rank that was named, and should be told.
     named: Option<usize>,
@@ -419,8 +420,8 @@ impl Lessee {
         self.found(seen.changed(), now, fates)
     }
 
-    /// As [`found`](Self::found), where the claim's change of the hold came too late: it is there, but not everybody who
-    /// passes the lease on may have seen it.
+    /// As [`found`](Self::found), where the claim's change of the hold came too late: it is there, but not everybody
+    /// who passes the lease on may have seen it.
     fn found_again(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
         match word.holder() {
             Some(holder) if holder != self.me => self.claim(word),

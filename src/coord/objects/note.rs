@@ -1,8 +1,9 @@
-//! What a rank notes on its own node of its part in an object, for whoever moves that to its next home: two words that belong
-//! together, as a hold's number and its end, or a token and a value.
+//! What a rank notes on its own node of its part in an object, for whoever moves that to its next home: two words that
+//! belong together, as a hold's number and its end, or a token and a value.
 //!
-//! The rank may die between any two stores. So there are two *sides*, of which it writes the one that is not current, and
-//! then says by a third word, the *selector*, that this one is. Only the rank writes them; one of its threads at a time.
+//! The rank may die between any two stores. So there are two *sides*, of which it writes the one that is not current,
+//! and then says by a third word, the *selector*, that this one is. Only the rank writes them; one of its threads at a
+//! time.
 //!
 //! | bits of the selector | field | meaning |
 //! | --- | --- | --- |
@@ -76,7 +77,8 @@ impl NoteAt {
                 return None;
             }
             let words = self.side(selector & 1).map(|at| memory.word(at).load(Ordering::Acquire));
-            // Where the side has been written anew the other one was named before: Acquire, above, has this load see that.
+            // Where the side has been written anew the other one was named before: Acquire, above, has this load see
+            // that.
             if memory.word(self.selector).load(Ordering::Relaxed) == selector {
                 return Some(Noted { mark, words });
             }

@@ -1,13 +1,13 @@
 //! A semaphore: so many permits, of which each acquisition takes some, first come first served, whatever it takes.
 //!
-//! There is no word that counts what is left: a rank that died between taking and noting that it has taken would leave it
-//! wrong. Each rank of the job has a word at the object's home, which only that rank writes: how many permits it has. What
-//! is left is the difference, without the words of ranks that have ended: death returns permits.
+//! There is no word that counts what is left: a rank that died between taking and noting that it has taken would leave
+//! it wrong. Each rank of the job has a word at the object's home, which only that rank writes: how many permits it
+//! has. What is left is the difference, without the words of ranks that have ended: death returns permits.
 //!
-//! Ranks claim permits one after another, as they come to hold the object's exclusive lock ([`super::queue`], [`super::home`]),
-//! in whose queue they wait: the one that holds it adds what it wants to its own word and reads all words. If that is too much
-//! it waits, at the head of the queue, until others have returned enough. So nobody is passed by who wants
-//! many, and two that claim at once cannot both go back on it.
+//! Ranks claim permits one after another, as they come to hold the object's exclusive lock ([`super::queue`],
+//! [`super::home`]), in whose queue they wait: the one that holds it adds what it wants to its own word and reads all
+//! words. If that is too much it waits, at the head of the queue, until others have returned enough. So nobody is
+//! passed by who wants many, and two that claim at once cannot both go back on it.
 //!
 //! | call | requests | round trips |
 //! | --- | --- | --- |
@@ -15,8 +15,8 @@
 //! | claim, too few are left | then: write who waits, read all; wait until that is to be done again; clear who waits | 2, and as many for each look |
 //! | return | write the own word; read who waits, and have that rank look | 1 |
 //!
-//! *Nothing is forgotten.* Who waits writes so and then reads the words, who returns writes its word and then reads who waits:
-//! one sees the other. All is idempotent: where a connection breaks, the same requests are asked again.
+//! *Nothing is forgotten.* Who waits writes so and then reads the words, who returns writes its word and then reads who
+//! waits: one sees the other. All is idempotent: where a connection breaks, the same requests are asked again.
 //!
 //! The machine here posts nothing itself, like that of [`super::home`].
 
@@ -40,8 +40,8 @@ pub struct PermitsAt {
 }
 
 impl PermitsAt {
-    /// In an object's place at its home, in a job of so many ranks. (The waiter's word is another one than what other kinds
-    /// use: what a rank that has died has asked for may come late, when the place is another object's.)
+    /// In an object's place at its home, in a job of so many ranks. (The waiter's word is another one than what other
+    /// kinds use: what a rank that has died has asked for may come late, when the place is another object's.)
     pub const fn of(home: &ObjectAt, ranks: usize) -> Self {
         Self { waiter: home.own(1), held: home.part(0), ranks }
     }
@@ -108,15 +108,16 @@ impl Permits {
         &self.holders
     }
 
-    /// Begins to claim permits: this rank will have `own` with those that it has. It holds the exclusive lock, until this is
-    /// over. Where it is not patient it is over as [`Turn::Wait`] when there are too few: then it is to
+    /// Begins to claim permits: this rank will have `own` with those that it has. It holds the exclusive lock, until
+    /// this is over. Where it is not patient it is over as [`Turn::Wait`] when there are too few: then it is to
     /// [`withdraw`](Self::withdraw).
     pub fn claim(&mut self, own: u64, is_patient: bool) -> Turn {
         self.state = State::Claiming { is_patient };
         Turn::Ask(std::iter::once(self.write(own)).chain(self.read_all()).collect())
     }
 
-    /// As [`claim`](Self::claim), on the home's own node: whether there are enough. If not this rank goes on with `claim`.
+    /// As [`claim`](Self::claim), on the home's own node: whether there are enough. If not this rank goes on with
+    /// `claim`.
     #[inline]
     pub fn claim_here(&mut self, memory: &impl Memory, own: u64, has_ended: impl Fn(usize) -> bool) -> bool {
         // SYNC POINT: permits. Pairs with `return_here`, as in the requests.
@@ -177,8 +178,8 @@ impl Permits {
         Turn::Ask(self.read_all().collect())
     }
 
-    /// Goes on with the answers to what was asked; `own` is what the rank has with its claim. `has_ended`: which ranks have;
-    /// `poke` has a rank look.
+    /// Goes on with the answers to what was asked; `own` is what the rank has with its claim. `has_ended`: which ranks
+    /// have; `poke` has a rank look.
     ///
     /// # Panics
     ///

@@ -70,7 +70,7 @@ pub enum Withdrawn {
 pub struct QueueLock {
     at: QueueAt,
     me: usize,
-    /// Whom this rank has called last.
+    /// Whom this rank has called last, or found awake.
     called: Cell<Option<usize>>,
 }
 
@@ -134,6 +134,16 @@ impl QueueLock {
         // SYNC POINT: token. Acquire pairs with who has made it grow.
         let high = memory.word(self.at.high).load(Ordering::Acquire);
         Some((holder, seen.token(high)?))
+    }
+
+    /// Whether this rank is the first in the queue.
+    pub fn is_first(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> bool {
+        self.first(memory, has_ended) == Some(self.me)
+    }
+
+    /// The word's version: it grows with each grant.
+    pub fn version(&self, memory: &impl Memory) -> u64 {
+        self.load(memory).version()
     }
 
     /// Whether some claims may be waiting.
@@ -206,8 +216,8 @@ impl QueueLock {
     /// The lock has become this rank's.
     fn take_granted(&self, memory: &impl Memory, granted: HoldWord) -> u64 {
         let token = self.token(memory, granted);
-        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free. What is 0
-        // already is not stored: its line is that of others, too.
+        // Relaxed, both: this rank's own, and nobody looks at a claim but for the sake of a lock that is free. What is
+        // 0 already is not stored: its line is that of others, too.
         if self.passed(memory) != 0 {
             memory.word(self.at.passings.plus(self.me)).store(0, Ordering::Relaxed);
         }
@@ -313,8 +323,8 @@ impl QueueLock {
             if seen.holder() != Some(self.me) {
                 return Err(NotHeld);
             }
-            // Who is named waits on its CPU, so its claim is not looked at, whose line it needs: before it sleeps it takes its
-            // name back, and where that is too late it finds that it holds the lock.
+            // Who is named waits on its CPU, so its claim is not looked at, whose line it needs: before it sleeps it
+            // takes its name back, and where that is too late it finds that it holds the lock.
             let named = seen.next().filter(|next| !keeps_free && !has_ended(*next));
             let first = named.or_else(|| self.first(memory, has_ended));
             let left = match first {
@@ -439,8 +449,9 @@ impl QueueLock {
         // SYNC POINT: parking. Release: who is woken sees why.
         let called = claim.is_parked()
             && memory.word(at).compare_exchange(claim.0, claim.called().0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        // Also one that is awake: it looks at the lock itself.
+        self.called.set(Some(rank));
         if called {
-            self.called.set(Some(rank));
             memory.wake(at);
         }
     }

@@ -1,10 +1,12 @@
-//! A node's hold of a lock that readers share ([`super::sharing`]): one part at the home for all ranks of the node that read.
+//! A node's hold of a lock that readers share ([`super::sharing`]): one part at the home for all ranks of the node that
+//! read.
 //!
-//! The first of a node away from the home that reads opens the hold, with a round trip; others join it without asking the
-//! home, and the last one that leaves closes it. Two sorts of words of the node say how it stands. The *hold* word is changed by
-//! compare-and-swap, and never the same twice: nothing, opened by a rank, waiting for the end of a writer's phase, open, closed
-//! by a rank. Whoever opens or closes it is the only one that writes the node's part meanwhile. And each rank has its *stake*,
-//! which it alone writes: whether it shares the hold or is about to, or wants to later.
+//! The first of a node away from the home that reads opens the hold, with a round trip; others join it without asking
+//! the home, and the last one that leaves closes it. Two sorts of words of the node say how it stands. The *hold* word
+//! is changed by compare-and-swap, and never the same twice: nothing, opened by a rank, waiting for the end of a
+//! writer's phase, open, closed by a rank. Whoever opens or closes it is the only one that writes the node's part
+//! meanwhile. And each rank has its *stake*, which it alone writes: whether it shares the hold or is about to, or wants
+//! to later.
 //!
 //! | call | on the node | requests | round trips |
 //! | --- | --- | --- | --- |
@@ -13,32 +15,33 @@
 //! | stop reading, others share it | write the stake; read the hold and the other stakes | | 0 |
 //! | stop reading, as the last one | likewise; swap the hold before and after | write the node's part; read the phase; have its writer look | 1 |
 //!
-//! *Nobody is left out.* Who joins writes its stake and then swaps the hold; who closes reads the hold, then the stakes, and
-//! then swaps what it has read: either it has seen the stake, or one of the two swaps fails, and its rank begins anew. Who
-//! waits for the hold to change writes its stake and then reads the hold; who changes it reads the stakes after that, and has
-//! those look that share it or want to.
+//! *Nobody is left out.* Who joins writes its stake and then swaps the hold; who closes reads the hold, then the
+//! stakes, and then swaps what it has read: either it has seen the stake, or one of the two swaps fails, and its rank
+//! begins anew. Who waits for the hold to change writes its stake and then reads the hold; who changes it reads the
+//! stakes after that, and has those look that share it or want to.
 //!
-//! *A writer is there* when the hold is opened: its part waits for the end of that phase, and so do all that join it. One of
-//! them is called when the phase is over, which opens the hold for all.
+//! *A writer is there* when the hold is opened: its part waits for the end of that phase, and so do all that join it.
+//! One of them is called when the phase is over, which opens the hold for all.
 //!
-//! *Fairness.* When [`MOST_JOINED`] have joined, the next one asks the home first. If a writer is there it does not join but
-//! waits until the hold is closed, and then opens another one, for the time after that writer. So a writer waits, of each node,
-//! for those who read when it comes and for [`MOST_JOINED`] more at most.
+//! *Fairness.* When [`MOST_JOINED`] have joined, the next one asks the home first. If a writer is there it does not
+//! join but waits until the hold is closed, and then opens another one, for the time after that writer. So a writer
+//! waits, of each node, for those who read when it comes and for [`MOST_JOINED`] more at most.
 //!
-//! *Aside.* Who meets a hold that is being opened or closed waits for that, but not for long: if its rank is stopped, say, the
-//! waiting one reads by a part of its own, as if the node had no hold.
+//! *Aside.* Who meets a hold that is being opened or closed waits for that, but not for long: if its rank is stopped,
+//! say, the waiting one reads by a part of its own, as if the node had no hold.
 //!
-//! *Death.* Stakes of ranks that have ended count for nothing. A hold that nobody shares any more, or that a rank was opening or
-//! closing that has ended, is closed by the node's steward: after nothing of that rank can arrive at the home any more. Only it
-//! does so, since others do not wait for it: they join, or go aside. What a rank does that was declared failed and comes back
-//! fails, by the words that are never the same.
+//! *Death.* Stakes of ranks that have ended count for nothing. A hold that nobody shares any more, or that a rank was
+//! opening or closing that has ended, is closed by the node's steward: after nothing of that rank can arrive at the
+//! home any more. Only it does so, since others do not wait for it: they join, or go aside. What a rank does that was
+//! declared failed and comes back fails, by the words that are never the same.
 //!
-//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it is that still,
-//! and others go aside, until the home is heard: then it clears the node's part, behind all that it has asked before.
+//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it is
+//! that still, and others go aside, until the home is heard: then it clears the node's part, behind all that it has
+//! asked before.
 //!
-//! *The home is lost.* The node's steward carries an open hold to the next home, and sets all others to nothing: whoever was
-//! opening or closing one finds the word changed, and begins anew, or is through. A rank that has joined before or after that
-//! swap has joined what was carried.
+//! *The home is lost.* The node's steward carries an open hold to the next home, and sets all others to nothing:
+//! whoever was opening or closing one finds the word changed, and begins anew, or is through. A rank that has joined
+//! before or after that swap has joined what was carried.
 //!
 //! The machine here posts nothing, and each of its steps is one access to a word of the node's memory.
 
@@ -116,8 +119,8 @@ impl SharedWord {
         Self(version | state)
     }
 
-    /// The places of those who share the hold, or are in charge of it, where their stakes are these: for whoever waits for
-    /// them, or looks from outside.
+    /// The places of those who share the hold, or are in charge of it, where their stakes are these: for whoever waits
+    /// for them, or looks from outside.
     pub fn sharers(self, stakes: &[u64]) -> Vec<usize> {
         let in_charge = match self.stand() {
             Stand::Opening(rank) | Stand::Closing(rank) => Some(rank),
@@ -172,7 +175,8 @@ pub enum Turn {
     Step,
     /// These requests to the home, in order, and then their answers.
     Ask(Vec<Request>),
-    /// That nothing of this rank, by its place on the node, which has ended, can arrive at the home any more. Of stewards.
+    /// That nothing of this rank, by its place on the node, which has ended, can arrive at the home any more. Of
+    /// stewards.
     Outlive(usize),
     /// Nothing, until this rank is to look.
     Wait,
@@ -303,7 +307,8 @@ enum State {
         mine: SharedWord,
         then: Then,
     },
-    /// This rank gives up in the middle of opening or closing the hold: to write in the stake that it does not share it.
+    /// This rank gives up in the middle of opening or closing the hold: to write in the stake that it does not share
+    /// it.
     Disowning {
         mine: SharedWord,
     },
@@ -366,7 +371,8 @@ impl SharedHold {
         Self { is_steward: true, state: State::Carrying, ..Self::new(at, me) }
     }
 
-    /// Begins to read. The rank does not share the hold. Where it is not patient it does not wait for another rank of the node.
+    /// Begins to read. The rank does not share the hold. Where it is not patient it does not wait for another rank of
+    /// the node.
     pub fn read(&mut self, is_patient: bool) -> Turn {
         self.is_patient = is_patient;
         self.go(State::Saying)
@@ -386,8 +392,8 @@ impl SharedHold {
         }
     }
 
-    /// Begins to give up where the answers have not come to what was asked: nobody knows how far that came. What is asked from
-    /// now on comes behind it.
+    /// Begins to give up where the answers have not come to what was asked: nobody knows how far that came. What is
+    /// asked from now on comes behind it.
     ///
     /// # Panics
     ///
@@ -441,7 +447,8 @@ impl SharedHold {
         }
     }
 
-    /// Goes on where what was asked for is lost with its home, at the next one, to which the node's hold has been carried.
+    /// Goes on where what was asked for is lost with its home, at the next one, to which the node's hold has been
+    /// carried.
     ///
     /// # Panics
     ///
@@ -462,8 +469,8 @@ impl SharedHold {
         self.at.home = home;
     }
 
-    /// Makes the next step: one access to a word of this node. `has_ended`: which ranks of it have, by their places; `poke` has
-    /// a rank look.
+    /// Makes the next step: one access to a word of this node. `has_ended`: which ranks of it have, by their places;
+    /// `poke` has a rank look.
     ///
     /// # Panics
     ///
@@ -558,7 +565,8 @@ impl SharedHold {
             }
             State::Reclosing { mine, then } => match self.load(memory) == mine {
                 true => self.clear(mine, then),
-                // There may be another one by now, whose sharers took this rank for one of them before it wrote its stake.
+                // There may be another one by now, whose sharers took this rank for one of them before it wrote its
+                // stake.
                 false => self.go(State::Leaving { then }),
             },
             State::Carrying => {
@@ -795,14 +803,15 @@ impl SharedHold {
 
     #[inline]
     fn stake(&self, memory: &impl Memory, local: usize) -> u64 {
-        // SYNC POINT: shared hold. Pairs with `say`: sequentially consistent, so that it is not read before the hold is.
+        // SYNC POINT: shared hold. Pairs with `say`: sequentially consistent, so that it is not read before the hold
+        // is.
         memory.word(self.at.stakes.plus(local)).load(Ordering::SeqCst)
     }
 
     #[inline]
     fn say(&self, memory: &impl Memory, stake: u64) {
-        // SYNC POINT: shared hold, stake. A full fence: this rank's next look at the hold comes after it. It releases what this
-        // rank has read.
+        // SYNC POINT: shared hold, stake. A full fence: this rank's next look at the hold comes after it. It releases
+        // what this rank has read.
         publish(memory.word(self.at.stakes.plus(self.me)), stake);
     }
 
@@ -815,8 +824,8 @@ impl SharedHold {
     #[inline]
     fn swap(&self, memory: &impl Memory, seen: SharedWord, stand: Stand) -> Option<SharedWord> {
         let wanted = seen.then(stand);
-        // SYNC POINT: shared hold. Acquire pairs with the last writer's end, as whoever opened the hold has seen it; release with
-        // whoever joins or closes it. The fence: stakes are read after it.
+        // SYNC POINT: shared hold. Acquire pairs with the last writer's end, as whoever opened the hold has seen it;
+        // release with whoever joins or closes it. The fence: stakes are read after it.
         let swapped = memory.word(self.at.word).compare_exchange(seen.0, wanted.0, Ordering::SeqCst, Ordering::Relaxed);
         full_fence_after_rmw();
         swapped.is_ok().then_some(wanted)

@@ -1,10 +1,11 @@
 //! A lock that readers share, phase-fair (Brandenburg and Anderson 2010): readers and writers have it by turns, so that
 //! neither keep the other out.
 //!
-//! Writers have an exclusive lock among themselves ([`super::queue`], [`super::home`]); what is here begins when a rank holds
-//! that. One word at the object's home, the *phase*, says whether a writer is there and which; a word for each rank of the
-//! job, its *part*, which only that rank writes, says that it reads. Each writer has a phase of its own: whoever asks to read
-//! meanwhile waits for that one, and has the lock when the phase is over, before the next writer can have it.
+//! Writers have an exclusive lock among themselves ([`super::queue`], [`super::home`]); what is here begins when a rank
+//! holds that. One word at the object's home, the *phase*, says whether a writer is there and which; a word for each
+//! rank of the job, its *part*, which only that rank writes, says that it reads. Each writer has a phase of its own:
+//! whoever asks to read meanwhile waits for that one, and has the lock when the phase is over, before the next writer
+//! can have it.
 //!
 //! | call | requests | round trips |
 //! | --- | --- | --- |
@@ -17,18 +18,19 @@
 //! Besides the parts of ranks there is one of each node: of those of its ranks that share one hold of it
 //! ([`super::shared_hold`]). To a writer it is a part as the others.
 //!
-//! *Both see each other.* A reader writes its part and then reads the phase; a writer changes the phase and then reads the
-//! parts. So either the reader learns of the writer, or the writer waits for the reader. The same holds at a phase's end: a
-//! reader that waits writes so and reads the phase again, the writer changes the phase and then reads who waits.
+//! *Both see each other.* A reader writes its part and then reads the phase; a writer changes the phase and then reads
+//! the parts. So either the reader learns of the writer, or the writer waits for the reader. The same holds at a
+//! phase's end: a reader that waits writes so and reads the phase again, the writer changes the phase and then reads
+//! who waits.
 //!
-//! *Who waits for phase j reads in all later phases.* Nothing is to be written when a phase is over: the part of who has
-//! waited for it keeps the next writer waiting. A rank that did not see the phase change for long is not passed by.
+//! *Who waits for phase j reads in all later phases.* Nothing is to be written when a phase is over: the part of who
+//! has waited for it keeps the next writer waiting. A rank that did not see the phase change for long is not passed by.
 //!
-//! *Death.* The parts of ranks that have ended, and of nodes that are lost, count for nothing. A writer that has ended is followed by the next one, which
-//! has the exclusive lock, or its phase is ended by a reader that waits for it. No phase comes twice, and the
-//! phase word is changed by compare-and-swap only: what a rank that was declared failed does to it later fails. A part is
-//! written by its rank alone, and writing it once more changes nothing: where a connection breaks, the same requests are
-//! asked again.
+//! *Death.* The parts of ranks that have ended, and of nodes that are lost, count for nothing. A writer that has ended
+//! is followed by the next one, which has the exclusive lock, or its phase is ended by a reader that waits for it. No
+//! phase comes twice, and the phase word is changed by compare-and-swap only: what a rank that was declared failed does
+//! to it later fails. A part is written by its rank alone, and writing it once more changes nothing: where a connection
+//! breaks, the same requests are asked again.
 //!
 //! The machine here posts nothing itself, like that of [`super::home`].
 
@@ -304,11 +306,12 @@ impl Sharing {
         Turn::Ask(vec![self.write_part(PartWord::READING), self.at.read_phase()])
     }
 
-    /// As [`read`](Self::read), on the home's own node and where no writer is there; whether the rank reads. If not it goes
-    /// on with [`read`](Self::read).
+    /// As [`read`](Self::read), on the home's own node and where no writer is there; whether the rank reads. If not it
+    /// goes on with [`read`](Self::read).
     #[inline]
     pub fn read_here(&mut self, memory: &impl Memory) -> bool {
-        // SYNC POINT: sharing. A full fence pairs with the writer's compare-and-swap of the phase before it reads the parts.
+        // SYNC POINT: sharing. A full fence pairs with the writer's compare-and-swap of the phase before it reads the
+        // parts.
         publish(memory.word(self.part_at()), PartWord::READING.0);
         self.guess = self.load_phase(memory);
         let is_free = self.guess.writer().is_none();
@@ -339,8 +342,8 @@ impl Sharing {
     pub fn leave_here(&mut self, memory: &impl Memory) -> Option<usize> {
         debug_assert!(self.is_reading(), "only who reads");
         self.state = State::Out;
-        // SYNC POINT: sharing. As in `read_here`: the writer sees that this rank reads no more, or this rank sees the writer.
-        // It releases what this rank has read.
+        // SYNC POINT: sharing. As in `read_here`: the writer sees that this rank reads no more, or this rank sees the
+        // writer. It releases what this rank has read.
         publish(memory.word(self.part_at()), PartWord::NOTHING.0);
         self.load_phase(memory).writer()
     }
@@ -410,7 +413,8 @@ impl Sharing {
         }
     }
 
-    /// Goes by another home from now on, where this rank neither has nor wants anything: no phase of the last one counts there.
+    /// Goes by another home from now on, where this rank neither has nor wants anything: no phase of the last one
+    /// counts there.
     pub const fn set_home(&mut self, at: SharingAt) {
         (self.at, self.guess) = (at, PhaseWord(0));
     }
@@ -440,8 +444,8 @@ impl Sharing {
         }
     }
 
-    /// Goes on with the answers to what was asked. `has_ended`: which ranks have, or which nodes are lost; `poke` has a rank
-    /// look.
+    /// Goes on with the answers to what was asked. `has_ended`: which ranks have, or which nodes are lost; `poke` has a
+    /// rank look.
     ///
     /// # Panics
     ///
@@ -488,7 +492,8 @@ impl Sharing {
         Turn::Ask(vec![self.write_part(PartWord::waiting_for(found.phase())), self.at.read_phase()])
     }
 
-    /// The phase has been read by one that waits for the end of one. `poke`: its writer may have seen this rank reading.
+    /// The phase has been read by one that waits for the end of one. `poke`: its writer may have seen this rank
+    /// reading.
     fn looked(
         &mut self,
         seen: PhaseWord,
@@ -557,8 +562,8 @@ impl Sharing {
     }
 
     fn load_phase(&self, memory: &impl Memory) -> PhaseWord {
-        // SYNC POINT: sharing. Acquire pairs with the last writer's end; sequentially consistent, so that it is not read
-        // before the part is written.
+        // SYNC POINT: sharing. Acquire pairs with the last writer's end; sequentially consistent, so that it is not
+        // read before the part is written.
         PhaseWord(memory.word(self.at.phase).load(Ordering::SeqCst))
     }
 

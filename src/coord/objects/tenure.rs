@@ -1,12 +1,12 @@
 //! A node's hold of a lock that is at home somewhere: the words by which its ranks pass it on to each other.
 //!
-//! Only the rank that has the node's own lock ([`super::queue`]) changes them, by compare-and-swap with a version: one that
-//! was declared failed and comes back changes nothing. Before it asks the home for anything that changes words there it
-//! says so here ([`Tenure::Underway`]); if it ends meanwhile, the next one finds that, and asks the home how far it came.
-//! When the home is lost the node's steward moves the hold to the next home, and changes the word, too.
+//! Only the rank that has the node's own lock ([`super::queue`]) changes them, by compare-and-swap with a version: one
+//! that was declared failed and comes back changes nothing. Before it asks the home for anything that changes words
+//! there it says so here ([`Tenure::Underway`]); if it ends meanwhile, the next one finds that, and asks the home how
+//! far it came. When the home is lost the node's steward moves the hold to the next home, and changes the word, too.
 //!
-//! A node that has given the lock up may note that the word there was kept for it ([`super::home`]), and which token was the last
-//! of that hold ([`Tenure::Kept`]). That note ends with whatever is begun next.
+//! A node that has given the lock up may note that the word there was kept for it ([`super::home`]), and which token
+//! was the last of that hold ([`Tenure::Kept`]). That note ends with whatever is begun next.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Memory, WordAt};
@@ -123,7 +123,8 @@ impl TenureAt {
         self.0.own(1)
     }
 
-    /// The number of its hold: its tokens are those behind it. Where the word was kept: the last token of the last hold.
+    /// The number of its hold: its tokens are those behind it. Where the word was kept: the last token of the last
+    /// hold.
     pub const fn number(self) -> WordAt {
         self.0.own(2)
     }
@@ -148,8 +149,8 @@ impl TenureAt {
         self.0.own(6)
     }
 
-    /// The home that is known to have all that survivors of those before it had: the node, plus 1. Where the home is lost, and
-    /// the next one has no room: that one, plus 1, and [`NO_ROOM`](Self::NO_ROOM).
+    /// The home that is known to have all that survivors of those before it had: the node, plus 1. Where the home is
+    /// lost, and the next one has no room: that one, plus 1, and [`NO_ROOM`](Self::NO_ROOM).
     pub const fn complete_home(self) -> WordAt {
         self.0.own(7)
     }

@@ -496,14 +496,3 @@ fn a_ring_that_breaks_loses_nothing(engine: TcpEngine) {
     }
     assert_eq!((nodes[0].fabric.incarnation(1), nodes[0].fabric.incarnation(2)), (1, 1));
 }
-
-#[test]
-fn an_engine_is_named_as_it_is_parsed_and_one_that_is_refused_says_what_helps() {
-    for engine in [TcpEngine::Auto, TcpEngine::Sockets, TcpEngine::IoUring] {
-        assert_eq!(engine.name().parse(), Ok(engine));
-    }
-    assert!("epoll".parse::<TcpEngine>().is_err_and(|why| why.contains("io-uring")));
-    let refused = super::RingError(std::io::Error::from(std::io::ErrorKind::PermissionDenied)).to_string();
-    assert!(refused.contains("permission denied") && refused.contains("PHALANX_TCP_ENGINE"), "{refused}");
-    assert!(TcpEngine::Auto.probe().is_ok());
-}

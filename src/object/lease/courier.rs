@@ -4,9 +4,9 @@
 //! ([`crate::coord::objects::lease`]), and the home that is asked. It is with one of them at a time.
 //!
 //! When the home is lost, whoever has the party and asks waits for the next home, as reader-writer locks do
-//! ([`crate::object::anchor`]), and begins anew there. What holders have noted on their nodes until then each node's steward
-//! has told that home by [`carry_hold`]. A rank notes its hold before it goes by it, and then looks whether the home is lost:
-//! if not, the steward will find the note.
+//! ([`crate::object::anchor`]), and begins anew there. What holders have noted on their nodes until then each node's
+//! steward has told that home by [`carry_hold`]. A rank notes its hold before it goes by it, and then looks whether the
+//! home is lost: if not, the steward will find the note.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -230,8 +230,8 @@ impl Errand for Recalling {
     }
 }
 
-/// Tells a new home of a lease the last hold of this node's ranks: the holder, if its time is not over. Before anybody asks that
-/// home; done again where a steward has broken off.
+/// Tells a new home of a lease the last hold of this node's ranks: the holder, if its time is not over. Before anybody
+/// asks that home; done again where a steward has broken off.
 pub(in crate::object) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
     // SYNC POINT: stake. The home was seen lost before: pairs with the ranks that note a hold and then look for that.
     full_fence();

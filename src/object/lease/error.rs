@@ -47,9 +47,10 @@ pub enum LeaseError {
         /// Who has it now.
         holder: Option<usize>,
     },
-    /// Nothing is heard of the lease's home, and the nodes that answer are too few to agree that it has failed. A hold that was to
-    /// be renewed lasts until its time is over ([`LeaseGuard::remaining`](super::LeaseGuard::remaining)), and may be renewed if
-    /// the home is heard again before. What this rank has left at the home otherwise is taken back then.
+    /// Nothing is heard of the lease's home, and the nodes that answer are too few to agree that it has failed. A hold
+    /// that was to be renewed lasts until its time is over ([`LeaseGuard::remaining`](super::LeaseGuard::remaining)),
+    /// and may be renewed if the home is heard again before. What this rank has left at the home otherwise is taken
+    /// back then.
     #[error(
         "rank {rank} does not reach the lease {name:?}: {}", unheard(.node, .waited)
     )]

@@ -89,7 +89,8 @@ impl Tenure {
             }
             Ok(Outcome::Lost(holder) | Outcome::Free(holder)) => Some(self.expired(holder)),
             Err(error @ (LeaseError::Unreachable { .. } | LeaseError::NoRoom { .. })) => {
-                // What the home has granted lasts as long as it was to last, and may be renewed when that is heard again.
+                // What the home has granted lasts as long as it was to last, and may be renewed when that is heard
+                // again.
                 state.party = Some(party);
                 drop(state);
                 self.bell.notify_all();
@@ -190,8 +191,8 @@ impl<'lease> LeaseGuard<'lease> {
 }
 
 impl LeaseGuard<'_> {
-    /// The number of this grant: greater than that of each earlier one, also where the lease has moved to another home since,
-    /// or has gone and was opened anew. It stays the same for as long as this guard holds the lease.
+    /// The number of this grant: greater than that of each earlier one, also where the lease has moved to another home
+    /// since, or has gone and was opened anew. It stays the same for as long as this guard holds the lease.
     pub fn token(&self) -> Token {
         self.tenure.token
     }
@@ -210,8 +211,8 @@ impl LeaseGuard<'_> {
         self.tenure.calm().is_zero()
     }
 
-    /// Waits until the lease [is expiring](Self::is_expiring), for at most `timeout`; whether it is. While it is renewed in
-    /// the background it only is if that fails.
+    /// Waits until the lease [is expiring](Self::is_expiring), for at most `timeout`; whether it is. While it is
+    /// renewed in the background it only is if that fails.
     ///
     /// Cost: it sleeps, and every 20 ms does what [`remaining`](Self::remaining) does.
     pub fn wait_for_warning(&self, timeout: Duration) -> bool {
@@ -227,15 +228,15 @@ impl LeaseGuard<'_> {
         }
     }
 
-    /// Renews the lease: its time to live begins anew. Where its time was over and nobody else has had it since, it is held
-    /// again.
+    /// Renews the lease: its time to live begins anew. Where its time was over and nobody else has had it since, it is
+    /// held again.
     ///
     /// Cost: one round trip to the home.
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`]: it was not renewed, and
-    /// may be once more.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`]: it was not
+    /// renewed, and may be once more.
     pub fn renew(&self) -> Result<(), LeaseError> {
         self.tenure.renew()
     }
@@ -268,7 +269,8 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`], [`LeaseError::Unreachable`]: it did not, or it cannot be told.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`], [`LeaseError::Unreachable`]: it did not, or it cannot be
+    /// told.
     pub fn release(mut self) -> Result<(), LeaseError> {
         self.give_up()
     }

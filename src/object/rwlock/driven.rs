@@ -1,6 +1,6 @@
 //! What a rank does at a reader-writer lock's home, and with what its node has there: its machines
-//! ([`crate::coord::objects::sharing`], [`crate::coord::objects::shared_hold`]) are given what they want, until the call has
-//! ended, its time is over, or the home does not answer.
+//! ([`crate::coord::objects::sharing`], [`crate::coord::objects::shared_hold`]) are given what they want, until the
+//! call has ended, its time is over, or the home does not answer.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -98,8 +98,8 @@ impl RwLock {
         reads_on
     }
 
-    /// Does what the machine of the node's hold wants, until it has ended, or the time is over; `None`: this rank is to go on
-    /// by its own part.
+    /// Does what the machine of the node's hold wants, until it has ended, or the time is over; `None`: this rank is to
+    /// go on by its own part.
     fn share(&self, mut turn: HoldTurn, vigil: &mut Vigil<'_>) -> Result<Option<End>, LockError> {
         let reach = &self.handle.membership.reach;
         let mut given_up = None;
@@ -197,8 +197,8 @@ impl RwLock {
         Ok(self.part.borrow_mut().restart(at))
     }
 
-    /// This rank was declared failed; or the home has not answered, and is told that this rank has nothing to do with the lock
-    /// when it does.
+    /// This rank was declared failed; or the home has not answered, and is told that this rank has nothing to do with
+    /// the lock when it does.
     #[cold]
     fn leave_behind(&self, error: &LockError) {
         self.forget();

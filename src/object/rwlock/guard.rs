@@ -21,8 +21,8 @@ impl ReadGuard<'_> {
     ///
     /// # Cost
     ///
-    /// On the home one locked exchange and a load. From another node a locked exchange and a look at each rank's word of this
-    /// one where others of it read on; else a round trip.
+    /// On the home one locked exchange and a load. From another node a locked exchange and a look at each rank's word
+    /// of this one where others of it read on; else a round trip.
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);

@@ -1,5 +1,5 @@
-//! Histories of the machines of objects on the simulated network: a node is a rank, node 0 is the home. Messages take times
-//! of their own; in some runs connections break in the middle of a call (of fenced words), and one node crashes.
+//! Histories of the machines of objects on the simulated network: a node is a rank, node 0 is the home. Messages take
+//! times of their own; in some runs connections break in the middle of a call (of fenced words), and one node crashes.
 //!
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 

@@ -1,5 +1,5 @@
-//! What stands on the lock between nodes: locks that readers share, and semaphores. Their machines are told apart by what a
-//! call begins with, and whether it has the lock meanwhile; the rest is the same.
+//! What stands on the lock between nodes: locks that readers share, and semaphores. Their machines are told apart by
+//! what a call begins with, and whether it has the lock meanwhile; the rest is the same.
 
 use std::task::Poll;
 

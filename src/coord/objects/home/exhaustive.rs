@@ -1,6 +1,6 @@
 //! The lock between nodes, tried exhaustively: every order of the requests of two or three nodes, of which some change
-//! their minds, and one may be lost at any moment, as may the home. Whoever gives the lock up may have the word kept for itself,
-//! or not: that which is better is not the machine's to know.
+//! their minds, and one may be lost at any moment, as may the home. Whoever gives the lock up may have the word kept
+//! for itself, or not: that which is better is not the machine's to know.
 
 use std::collections::VecDeque;
 
@@ -396,8 +396,8 @@ fn check(world: World) {
             assert!(holder.is_none_or(|node| world.nodes[node].is_lost), "{holder:?} holds it in the end: {way:?}");
             return;
         }
-        // A loss or a break may have taken a message with it; one that comes late, when its reader has looked at the word already,
-        // may hide a later one. Then the word tells whoever looks.
+        // A loss or a break may have taken a message with it; one that comes late, when its reader has looked at the
+        // word already, may hide a later one. Then the word tells whoever looks.
         let is_told = match world.hold().holder() {
             Some(node) => waiting.contains(&node) || world.nodes[node].is_lost,
             None => true,

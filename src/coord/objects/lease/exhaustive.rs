@@ -1,6 +1,6 @@
-//! The lease, tried exhaustively: every order of the requests of two or three ranks and of the ticks of a clock. Some renew,
-//! some change their minds; any may die, be taken for dead, or lose its connection, at any moment, and so may the home: then
-//! each rank's node tells the next one its note, and when all have, the ranks go on there.
+//! The lease, tried exhaustively: every order of the requests of two or three ranks and of the ticks of a clock. Some
+//! renew, some change their minds; any may die, be taken for dead, or lose its connection, at any moment, and so may
+//! the home: then each rank's node tells the next one its note, and when all have, the ranks go on there.
 
 use std::collections::VecDeque;
 

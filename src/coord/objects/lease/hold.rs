@@ -143,8 +143,8 @@ impl Hold {
     }
 }
 
-/// From when on a hold can be followed that was first seen at a time, and not renewed since: later than [`Hold::until`] by any
-/// two clocks.
+/// From when on a hold can be followed that was first seen at a time, and not renewed since: later than [`Hold::until`]
+/// by any two clocks.
 pub(super) const fn followed_from(seen: u64, ttl_ns: u64) -> u64 {
     seen.saturating_add(ttl_ns + ttl_ns.div_ceil(DRIFT))
 }
