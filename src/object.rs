@@ -18,7 +18,8 @@
 //! | `tally.rs` | what a rank adds to it, across nodes: once, and kept twice |
 //! | `custody.rs` | what it and fenced words have in common: bound to a home, kept on a second node |
 //! | `second.rs`, `sums.rs`, `pairs.rs` | the node that keeps what would be lost with the home; of counters, and of fenced words |
-//! | `rwlock.rs` | the lock that readers share |
+//! | `rwlock.rs` | the lock that readers share; `rwlock/driven.rs`: what a rank does at its home; `rwlock/guard.rs` |
+//! | `shared_hold.rs` | what ranks of a node have of it together |
 //! | `semaphore.rs` | the semaphore |
 //! | `anchor.rs` | where these two, leases, counters and fenced words have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
@@ -47,6 +48,7 @@ mod reach;
 mod rwlock;
 mod second;
 mod semaphore;
+mod shared_hold;
 mod site;
 mod steward;
 mod sums;
@@ -177,9 +179,11 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // Where this rank has been declared failed its handles count no more, nor do its node's at a home that is lost.
-        let close = || catalogue::close(&self.membership.reach, &self.at);
-        if let Err(LockError::Unreachable { .. }) = with_table(&self.membership, close) {
-            errands::leave(&self.membership.reach, Closing(self.at));
+        let reach = &self.membership.reach;
+        let is_left = errands::is_left(reach, &self.at);
+        let close = || with_table(&self.membership, || catalogue::close(reach, &self.at));
+        if is_left || matches!(close(), Err(LockError::Unreachable { .. })) {
+            errands::leave(reach, Closing(self.at));
         }
     }
 }

@@ -471,13 +471,17 @@ fn whoever_is_killed_in_the_middle_holds_nobody_up_on_other_nodes() {
     const TEST: &str = "whoever_is_killed_in_the_middle_holds_nobody_up_on_other_nodes";
     if role().is_some() {
         let job = join();
-        let lock = job.rwlock(&std::env::var("LOCK_NAME").expect("the test has set it")).expect("a lock");
+        let name = std::env::var("LOCK_NAME").unwrap_or_else(|_| name_at(&job, 1));
+        let lock = job.rwlock(&name).expect("a lock");
         job.world().barrier().expect("all are there");
         return use_it_hotly(&lock, &Marks::of_this_rank().0, job.rank());
     }
-    for name in ["a", "b", "c"] {
-        let across = Across::new(&[0, 1, 0, 1]);
-        let mut children = across.start(TEST, &[("LOCK_NAME", name)]);
+    let named = ["a", "b", "c"].map(|name| ([0, 1, 0, 1], Some(("LOCK_NAME", name))));
+    // At home on the last node: the others share the hold of theirs, and die in the middle of whatever they do with it.
+    let shared = [([0, 0, 0, 1], None), ([0, 0, 1, 0], None)];
+    for (nodes, name) in named.into_iter().chain(shared) {
+        let across = Across::new(&nodes);
+        let mut children = across.start(TEST, name.as_slice());
         for victim in [0, 1] {
             (victim..4).for_each(|rank| assert_eq!(children.next_answer(rank), "alive"));
             kill(&across, &mut children, victim);

@@ -11,6 +11,7 @@ use crate::coord::objects::directory::{KeyWord, ObjectKind};
 use crate::coord::objects::home::{GlobalWord, NodeClaim};
 use crate::coord::objects::layout::{NAME_WORDS, ObjectAt, object_words};
 use crate::coord::objects::name::text_of;
+use crate::coord::objects::shared_hold::{SharedWord, Stand};
 use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
 use crate::coord::objects::word::{ClaimWord, HoldWord, SinceWord};
 use crate::fabric::WordAt;
@@ -40,6 +41,17 @@ pub struct ObjectFacts {
     pub value: Option<u64>,
     /// What ranks share of it, likewise.
     pub shared: Option<Shared>,
+    /// Of a reader-writer lock at home elsewhere, what ranks of the node have of it together.
+    pub together: Option<Together>,
+}
+
+/// Ranks of a node that share its hold of a reader-writer lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Together {
+    /// Which they are.
+    pub ranks: Vec<usize>,
+    /// Whether they wait until a writer is through; else they read, or are about to.
+    pub wait: bool,
 }
 
 /// For how long something is held.
@@ -106,6 +118,7 @@ pub(super) fn here(
             queue: view.queue(),
             value: home_of_one.as_ref().and_then(|home| value_of(home, kind)),
             shared: home_of_one.and_then(|home| home.shared(kind, segment.load(at.parameter(1)))),
+            together: (kind == ObjectKind::RwLock).then(|| view.together()).flatten(),
         }
     })
 }
@@ -209,6 +222,15 @@ impl View<'_> {
         let has_passed = self.load(self.at.queue().passings.plus(local)) != 0;
         let granted = || ClaimWord(self.load(self.at.queue().claims.plus(local))).last_token(high);
         noted.and_then(|(_, token)| token).or_else(|| if has_passed { None } else { granted() })
+    }
+
+    /// Those who share the node's hold.
+    fn together(&self) -> Option<Together> {
+        let hold = SharedWord(self.load(self.at.shared_hold()));
+        let stakes: Vec<u64> = (0..self.ranks.len()).map(|local| self.load(self.at.stake(local))).collect();
+        let living = hold.sharers(&stakes).into_iter().filter_map(|local| self.ranks.get(local));
+        let ranks: Vec<usize> = living.filter(|known| known.end.is_none()).map(|known| known.rank).collect();
+        (!ranks.is_empty()).then(|| Together { ranks, wait: hold.stand() == Stand::Waiting })
     }
 
     fn queue(&self) -> Vec<usize> {

@@ -66,6 +66,11 @@ impl Anchor {
         self.home().site.is_here()
     }
 
+    /// The node that is the home.
+    pub fn node(&self) -> usize {
+        self.home().site.home
+    }
+
     fn home(&self) -> Ref<'_, Home> {
         self.home.borrow()
     }

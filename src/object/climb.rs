@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use super::homes::{Completion, Home, without_room};
 use super::reach::Reach;
 use super::site::{Asked, Site};
+use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::home::{GlobalWord, HomeLock, LEAST_LEFT, Mail, NodeClaim, Outcome, TOKENS, Turn};
 use crate::coord::objects::layout::{MOST_OBJECTS, ObjectAt};
@@ -480,14 +481,21 @@ impl Climb {
     }
 
     /// Whether nothing that a rank of this node has asked for can take effect at the home any more.
-    fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
+    pub fn outlive(&self, site: &Site, local: usize, asked: &mut Option<Asked>) -> Poll<Result<(), SiteFault>> {
         let reach = &self.reach;
         // What this rank has posted itself was dropped with the connection that broke. On the home's node what a rank
         // has posted to its device is done at once, or its process is gone and its queue pair with it.
         if local == reach.local() || site.is_here() {
             return Poll::Ready(Ok(()));
         }
-        let Some(epoch) = reach.epoch_of(reach.topology.ranks_of(reach.here())[local]) else {
+        // Of one that has left the home is not told: its connections are closed, and what came by them is done when the
+        // home answers.
+        let end = view::end_of(&*reach.segment, &reach.segment.layout(), local);
+        let epoch = match end {
+            Some(end) if end.cause == FailureCause::Left => Some(0),
+            _ => reach.epoch_of(reach.topology.ranks_of(reach.here())[local]),
+        };
+        let Some(epoch) = epoch else {
             return match reach.own_end() {
                 Some(_) => Poll::Ready(Err(SiteFault::Excluded)),
                 None if reach.has_lost(site.home) => Poll::Ready(Err(SiteFault::Lost { home: site.home })),

@@ -70,34 +70,48 @@ pub(super) fn pause(membership: &Membership, at: &ObjectAt, name: &str, begun: I
 /// A rank's errands, in their order.
 #[derive(Default)]
 pub(super) struct Errands {
-    all: Mutex<Vec<Box<dyn Errand>>>,
+    all: Mutex<All>,
     /// Whether objects could not go with their last handles.
     is_untidy: AtomicU32,
 }
 
+#[derive(Default)]
+struct All {
+    waiting: Vec<Box<dyn Errand>>,
+    /// The objects of those that are being tried at the moment.
+    tried: Vec<WordAt>,
+}
+
 impl fmt::Debug for Errands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Errands").field("left", &self.lock().len()).finish()
+        f.debug_struct("Errands").field("left", &self.lock().waiting.len()).finish()
     }
 }
 
 impl Errands {
-    fn lock(&self) -> MutexGuard<'_, Vec<Box<dyn Errand>>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         // No code panics while it holds it.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// They are done no more: others see to what this rank has left.
     pub fn give_up(&self) {
-        self.lock().clear();
+        self.lock().waiting.clear();
     }
 }
 
 /// Leaves something to this rank's thread for that.
 pub(super) fn leave(reach: &Reach, errand: impl Errand + 'static) {
-    reach.uses.errands.lock().push(Box::new(errand));
+    reach.uses.errands.lock().waiting.push(Box::new(errand));
     // It sleeps on that.
     reach.segment.wake(header::ALARM);
+}
+
+/// Whether something is left to do at an object: then a handle of it is given back behind that, or the place might be
+/// another object's by then.
+pub(super) fn is_left(reach: &Reach, at: &ObjectAt) -> bool {
+    let all = reach.uses.errands.lock();
+    all.tried.contains(&at.key()) || all.waiting.iter().any(|errand| errand.object() == at.key())
 }
 
 /// An object cannot go with its last handle, as its home is not heard: it goes later.
@@ -109,7 +123,11 @@ pub(super) fn tidy_later(reach: &Reach) {
 /// Does what can be done. Whether something is left.
 pub(super) fn run(reach: &Reach) -> bool {
     let own = &reach.uses.errands;
-    let mut errands = std::mem::take(&mut *own.lock());
+    let mut errands = {
+        let mut all = own.lock();
+        all.tried = all.waiting.iter().map(|errand| errand.object()).collect();
+        std::mem::take(&mut all.waiting)
+    };
     let before = errands.len();
     let mut is_open: HashSet<WordAt> = HashSet::new();
     errands.retain_mut(|errand| {
@@ -125,9 +143,9 @@ pub(super) fn run(reach: &Reach) -> bool {
     let is_untidy = own.is_untidy.load(Ordering::Relaxed) != 0 && !tidy(reach);
     let mut all = own.lock();
     // Some may have come meanwhile.
-    errands.append(&mut all);
-    *all = errands;
-    is_untidy || !all.is_empty()
+    errands.append(&mut all.waiting);
+    (all.waiting, all.tried) = (errands, Vec::new());
+    is_untidy || !all.waiting.is_empty()
 }
 
 /// Lets objects go that nobody has a handle of; whether that was done.
@@ -217,7 +235,8 @@ impl Errand for Settling {
     }
 }
 
-/// A handle that could not be given back, as the node's table was not to be had.
+/// A handle that could not be given back, as the node's table was not to be had, or something else was left to do
+/// first.
 #[derive(Debug)]
 pub(super) struct Closing(pub ObjectAt);
 

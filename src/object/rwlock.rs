@@ -1,25 +1,31 @@
 //! The reader-writer lock: phase-fair, its writers fenced, released by death.
+//!
+//! What a rank does at the lock's home, and with what its node has there, is driven in `rwlock/driven.rs`; its guards
+//! are in `rwlock/guard.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use self::driven::End;
+pub use self::guard::{ReadGuard, WriteGuard};
 use super::anchor::{self, Anchor};
-use super::errands::{self, Errand};
+use super::errands;
 use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
-use super::homes::Home;
 use super::lock::Token;
-use super::reach::Reach;
+use super::shared_hold;
 use super::vigil::Vigil;
 use super::waiting::{Turn as UseTurn, Use};
 use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
-use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::sharing::{Sharing, SharingAt, Turn};
-use crate::fabric::WordAt;
+use crate::coord::objects::shared_hold::SharedHold;
+use crate::coord::objects::sharing::{Member, Sharing, SharingAt};
+use crate::fabric::Request;
 use crate::job::Job;
+
+mod driven;
+mod guard;
 
 /// A named lock that any number of ranks read under together, or one writes under alone. A rank's death releases what
 /// it held.
@@ -27,7 +33,9 @@ use crate::job::Job;
 /// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A
 /// rank that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who
 /// read when its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
-/// [`Lock`](super::Lock).
+/// [`Lock`](super::Lock). Ranks of a node away from the lock's home share one hold there: who comes while another one
+/// of its node reads joins that, without asking the home. 64 may do so; before another one does the home is asked, so
+/// that a writer waits for that many of each node at most that ask later than it.
 ///
 /// The lock belongs to a rank and not to a thread; a rank reads once at a time. Who reads cannot go over to
 /// writing: two that tried would wait for each other for ever, so that is refused ([`LockError::UpgradeRefused`]). Who
@@ -50,6 +58,8 @@ use crate::job::Job;
 pub struct RwLock {
     writers: Exclusive,
     part: RefCell<Sharing>,
+    /// Its share of what its node has, where that is not the home.
+    hold: RefCell<SharedHold>,
     anchor: Anchor,
     /// What this rank does with it, whichever of its threads and handles.
     turn: Arc<UseTurn>,
@@ -59,12 +69,10 @@ pub struct RwLock {
     handle: Handle,
 }
 
-/// How a call has ended that did not fail.
-enum End {
-    In,
-    Out,
-    /// The time was over, and these were waited for.
-    GivenUp(Vec<usize>),
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    ToRead,
+    ToWrite,
 }
 
 impl Job {
@@ -80,11 +88,14 @@ impl Job {
     pub fn rwlock(&self, name: &str) -> Result<RwLock, ObjectError> {
         let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::RwLock, parameter: 0 })?;
         let anchor = Anchor::of(&handle).map_err(|source| not_opened(&handle, source))?;
-        let at = SharingAt::of(&anchor.words(), handle.membership.topology.ranks());
+        let reach = &handle.membership.reach;
+        let at = SharingAt::of(&anchor.words(), reach.topology.ranks());
         // Another place than that of the lock inside.
-        let turn = handle.membership.reach.uses.turn_at(handle.at.check());
-        let part = RefCell::new(Sharing::new(at, handle.membership.rank));
-        Ok(RwLock { writers: Exclusive::new(&handle), part, anchor, turn, has_left: Cell::new(false), handle })
+        let turn = reach.uses.turn_at(handle.at.check());
+        let part = RefCell::new(Sharing::new(at, reach.rank));
+        let hold = RefCell::new(SharedHold::new(shared_hold::place_of(reach, &handle.at, at), reach.local()));
+        let (writers, has_left) = (Exclusive::new(&handle), Cell::new(false));
+        Ok(RwLock { writers, part, hold, anchor, turn, has_left, handle })
     }
 }
 
@@ -103,8 +114,10 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// Without a writer: on the lock's home one locked exchange and a load, from another node one round trip; the same
-    /// to release. With one: until it ends, and half a round trip.
+    /// Without a writer: on the lock's home one locked exchange and a load. From another node, where another rank of
+    /// this one reads, a locked exchange, a compare-and-swap, and at each 65th time a round trip; else one round trip.
+    /// The same to release, by a locked exchange and a look at each rank's word of this node where others read on. With
+    /// a writer: until it ends, and one round trip and a half.
     #[inline]
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError> {
         self.read_within(None)?.map_err(|awaited| self.not_read(&awaited, Duration::ZERO))
@@ -115,6 +128,11 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`read`](Self::read), and [`LockError::TimedOut`], which says who writes.
+    ///
+    /// # Cost
+    ///
+    /// As [`read`](Self::read). Where the time is over: on the home a few memory accesses; from another node a round
+    /// trip more, unless others of this node wait on. Answers that are on their way are waited for 0.2 s more at most.
     pub fn read_timeout(&self, timeout: Duration) -> Result<ReadGuard<'_>, LockError> {
         self.read_within(Some(timeout))?.map_err(|awaited| self.not_read(&awaited, timeout))
     }
@@ -124,6 +142,11 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`read`](Self::read).
+    ///
+    /// # Cost
+    ///
+    /// Without a writer as [`read`](Self::read). With one: on the home a few memory accesses, from another node three
+    /// round trips. Answers are waited for 0.2 s at most.
     pub fn try_read(&self) -> Result<Option<ReadGuard<'_>>, LockError> {
         match self.read_within(Some(Duration::ZERO)) {
             Err(LockError::TimedOut { .. }) => Ok(None),
@@ -140,8 +163,8 @@ impl RwLock {
     ///
     /// # Cost
     ///
-    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks of the job (on the home: a
-    /// look at each rank's word); the same to release.
+    /// That of a [`Lock`](super::Lock), and one round trip to the home for each 63 ranks and nodes of the job (on the
+    /// home: a look at the word of each); the same to release.
     pub fn write(&self) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(None)
     }
@@ -152,6 +175,13 @@ impl RwLock {
     ///
     /// As [`write`](Self::write), and [`LockError::TimedOut`], which says who writes, or [`LockError::StillRead`],
     /// which says who reads.
+    ///
+    /// # Cost
+    ///
+    /// As [`write`](Self::write). Where the time is over: while others write, that of
+    /// [`Lock::acquire_timeout`](super::Lock::acquire_timeout); while others read, that of a release, and two round
+    /// trips for each node that shares a hold, to learn which of its ranks read, which take 40 ms at most. Answers that
+    /// are on their way are waited for 0.2 s more at most.
     pub fn write_timeout(&self, timeout: Duration) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(Some(timeout))
     }
@@ -161,6 +191,12 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`write`](Self::write).
+    ///
+    /// # Cost
+    ///
+    /// That of [`Lock::try_acquire`](super::Lock::try_acquire). If nobody writes, one round trip to the home for each
+    /// 63 ranks and nodes of the job besides (on the home: a look at the word of each); if somebody reads, that of a
+    /// release.
     pub fn try_write(&self) -> Result<Option<WriteGuard<'_>>, LockError> {
         self.begin(Asked::ToWrite)?;
         let taken = self.writers.try_acquire().and_then(|token| match token {
@@ -184,29 +220,24 @@ impl RwLock {
     #[inline]
     fn read_within(&self, limit: Option<Duration>) -> Result<Result<ReadGuard<'_>, Vec<usize>>, LockError> {
         self.begin(Asked::ToRead)?;
-        self.anchor.note_stake(&self.handle, Sharing::READS);
-        let is_at_once = self.anchor.is_here() && self.part.borrow_mut().read_here(self.handle.segment());
-        let ended = match is_at_once {
-            true => anchor::look_at_oneself(&self.handle).map(|()| End::In),
-            false => self.read_long(limit),
-        };
-        let is_in = matches!(ended, Ok(End::In));
-        self.end(if is_in { Use::Shared } else { Use::Nothing });
-        match ended {
-            Ok(End::In) => Ok(Ok(ReadGuard { lock: self })),
-            Ok(End::GivenUp(awaited)) => Ok(Err(awaited)),
-            Ok(End::Out) => unreachable!("who wants to read waits"),
-            Err(error) => {
-                self.forget();
-                Err(error)
-            }
+        let ended = if self.anchor.is_here() { self.read_here(limit) } else { self.read_with_others(limit) };
+        let ended = ended.inspect_err(|_| self.forget());
+        self.end(if matches!(ended, Ok(End::In)) { Use::Shared } else { Use::Nothing });
+        match ended? {
+            End::In => Ok(Ok(ReadGuard { lock: self })),
+            End::GivenUp(awaited) => Ok(Err(ranks_of(&awaited))),
+            End::Out => unreachable!("who wants to read waits"),
         }
     }
 
-    #[cold]
-    fn read_long(&self, limit: Option<Duration>) -> Result<End, LockError> {
-        let turn = self.part.borrow_mut().read();
-        self.drive(turn, &mut Vigil::new(&self.handle, limit))
+    /// On the home's own node.
+    #[inline]
+    fn read_here(&self, limit: Option<Duration>) -> Result<End, LockError> {
+        self.anchor.note_stake(&self.handle, Sharing::READS);
+        if self.part.borrow_mut().read_here(self.handle.segment()) {
+            return anchor::look_at_oneself(&self.handle).map(|()| End::In);
+        }
+        self.read_alone(&mut Vigil::new(&self.handle, limit))
     }
 
     fn write_within(&self, limit: Option<Duration>) -> Result<WriteGuard<'_>, LockError> {
@@ -215,103 +246,11 @@ impl RwLock {
         let entered = self.writers.acquire(limit).and_then(|token| self.enter(token, vigil.left()));
         let token = match entered {
             Ok(Ok(token)) => Ok(token),
-            Ok(Err(readers)) => Err(self.not_written(readers, vigil.waited())),
+            Ok(Err(readers)) => Err(self.not_written(&readers, vigil.waited())),
             Err(error) => Err(error),
         };
         self.end(if token.is_ok() { Use::Held } else { Use::Nothing });
         Ok(self.writing(token?))
-    }
-
-    /// This rank has the writers' lock. Whether the readers have left in time; else who reads: then it has given it up.
-    fn enter(&self, token: u64, limit: Option<Duration>) -> Result<Result<u64, Vec<usize>>, LockError> {
-        let turn = self.part.borrow_mut().write();
-        let mut vigil = Vigil::new(&self.handle, limit);
-        let mut ended = self.drive(turn, &mut vigil);
-        while let Ok(End::In) = ended {
-            self.anchor.note_stake(&self.handle, Sharing::WRITES);
-            if !self.anchor.is_lost() {
-                return Ok(Ok(token));
-            }
-            // Perhaps nobody tells the next home that this rank writes.
-            self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
-            ended = self.restart(&vigil).and_then(|turn| self.drive(turn, &mut vigil));
-        }
-        let released = self.writers.release();
-        match ended? {
-            End::GivenUp(readers) => released.map(|()| Err(readers)),
-            End::In | End::Out => unreachable!("who wants to write waits"),
-        }
-    }
-
-    /// Does what the machine wants, until it has ended, or the time is over.
-    fn drive(&self, mut turn: Turn, vigil: &mut Vigil<'_>) -> Result<End, LockError> {
-        let reach = &self.handle.membership.reach;
-        let mut given_up = None;
-        loop {
-            turn = match turn {
-                Turn::Ask(requests) => {
-                    vigil.note();
-                    let (has_ended, poke) = (|rank| reach.has_ended(rank), |rank| reach.poke(rank));
-                    let asked = self.anchor.ask_until(&self.handle, &requests, vigil.until());
-                    match asked.inspect_err(|error| self.leave_behind(error))? {
-                        Some(answers) => self.part.borrow_mut().answered(&answers, has_ended, poke),
-                        None => self.restart(vigil)?,
-                    }
-                }
-                Turn::Wait => {
-                    let awaited = self.part.borrow().awaited();
-                    match vigil.pause(&awaited) {
-                        true => self.part.borrow_mut().look(),
-                        false => {
-                            given_up = Some(awaited);
-                            self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
-                            self.part.borrow_mut().leave()
-                        }
-                    }
-                }
-                Turn::In => return Ok(End::In),
-                Turn::Out => match vigil.in_vain() {
-                    Some(error) => return Err(error),
-                    None => return Ok(given_up.map_or(End::Out, End::GivenUp)),
-                },
-            };
-        }
-    }
-
-    /// Goes on at the next home.
-    #[cold]
-    fn restart(&self, vigil: &Vigil<'_>) -> Result<Turn, LockError> {
-        let next = self.anchor.await_next_until(&self.handle, vigil.until());
-        let words = next.inspect_err(|error| self.leave_behind(error))?;
-        Ok(self.part.borrow_mut().restart(SharingAt::of(&words, self.handle.membership.topology.ranks())))
-    }
-
-    /// This rank was declared failed; or the home has not answered, and is told that this rank has nothing to do with
-    /// the lock when it does.
-    #[cold]
-    fn leave_behind(&self, error: &LockError) {
-        self.forget();
-        if !matches!(error, LockError::Excluded { .. }) {
-            self.has_left.set(true);
-            self.turn.leave();
-            let (at, turn) = (self.handle.at, Arc::clone(&self.turn));
-            errands::leave(&self.handle.membership.reach, Leaving { at, turn });
-        }
-    }
-
-    /// A call of this rank has come to its end, which now has this, but where an errand is to be done first.
-    fn end(&self, has: Use) {
-        if !self.has_left.take() {
-            self.turn.set(has);
-        }
-    }
-
-    /// This rank has nothing to do with the lock any more.
-    #[cold]
-    fn forget(&self) {
-        let at = SharingAt::of(&self.anchor.words(), self.handle.membership.topology.ranks());
-        self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
-        *self.part.borrow_mut() = Sharing::new(at, self.handle.membership.rank);
     }
 
     #[inline]
@@ -345,6 +284,13 @@ impl RwLock {
         }
     }
 
+    /// A call of this rank has come to its end, which now has this, but where an errand is to be done first.
+    fn end(&self, has: Use) {
+        if !self.has_left.take() {
+            self.turn.set(has);
+        }
+    }
+
     fn not_read(&self, awaited: &[usize], waited: Duration) -> LockError {
         let membership = &self.handle.membership;
         let (rank, name, writer) = (membership.rank, self.name().to_owned(), awaited.first().copied());
@@ -352,8 +298,23 @@ impl RwLock {
         LockError::TimedOut { rank, name, waited, holder: writer, holder_node, ahead: Vec::new() }
     }
 
-    fn not_written(&self, readers: Vec<usize>, waited: Duration) -> LockError {
+    fn not_written(&self, members: &[Member], waited: Duration) -> LockError {
+        let mut readers = ranks_of(members);
+        for member in members {
+            if let Member::Node(node) = member {
+                readers.extend(shared_hold::readers_on(&self.handle.membership.reach, *node, self.place_on(*node)));
+            }
+        }
+        readers.sort_unstable();
+        readers.dedup();
         LockError::StillRead { rank: self.handle.membership.rank, name: self.name().to_owned(), waited, readers }
+    }
+
+    /// Where a node whose ranks share a hold has this lock, as its home says, if that answers soon.
+    fn place_on(&self, node: usize) -> Option<u64> {
+        let at = Request::Read { at: self.at_home().places.plus(node) };
+        let asked = self.anchor.ask_until(&self.handle, &[at], Some(Instant::now() + shared_hold::ASKING_LIMIT));
+        asked.ok().flatten().map(|answers| answers[0])
     }
 
     fn writing(&self, token: u64) -> WriteGuard<'_> {
@@ -362,6 +323,9 @@ impl RwLock {
 
     #[inline]
     fn stop_reading(&self) -> Result<(), LockError> {
+        if self.hold.borrow().is_reading() {
+            return self.stop_sharing();
+        }
         self.anchor.note_stake(&self.handle, Sharing::NO_STAKE);
         let left = match self.anchor.is_here() {
             true => {
@@ -382,147 +346,13 @@ impl RwLock {
         self.end(Use::Nothing);
         left.and(released)
     }
-
-    /// Gives up what this rank has.
-    fn leave(&self) -> Result<(), LockError> {
-        let turn = self.part.borrow_mut().leave();
-        self.drive(turn, &mut Vigil::new(&self.handle, None)).map(drop)
-    }
-
-    fn read_on(&self) -> Result<(), LockError> {
-        self.anchor.note_stake(&self.handle, Sharing::READS);
-        let turn = self.part.borrow_mut().downgrade();
-        let reads = self.drive(turn, &mut Vigil::new(&self.handle, None));
-        let released = self.writers.release();
-        let reads_on = reads.and(released);
-        if reads_on.is_err() && !self.has_left.get() {
-            self.forget();
-        }
-        self.end(if reads_on.is_ok() { Use::Shared } else { Use::Nothing });
-        reads_on
-    }
 }
 
-/// The home is to be told that a rank neither reads nor writes.
-#[derive(Debug)]
-struct Leaving {
-    at: ObjectAt,
-    turn: Arc<UseTurn>,
-}
-
-impl Errand for Leaving {
-    fn object(&self) -> WordAt {
-        self.at.key()
-    }
-
-    fn run(&mut self, reach: &Reach) -> Poll<()> {
-        let Some(home) = errands::home_now(reach, &self.at) else { return Poll::Pending };
-        let mut part = Sharing::new(SharingAt::of(&home.at, reach.topology.ranks()), reach.rank);
-        let mut turn = part.take_back();
-        while let Turn::Ask(requests) = turn {
-            let Some(answers) = errands::ask(&home, &requests) else { return Poll::Pending };
-            turn = part.answered(&answers, |rank| reach.has_ended(rank), |rank| reach.poke(rank));
-        }
-        if Home::of(reach, &self.at).site.home != home.site.home {
-            // What was noted before has moved with it.
-            return Poll::Pending;
-        }
-        self.turn.end_errand();
-        Poll::Ready(())
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    ToRead,
-    ToWrite,
-}
-
-/// Reads under a lock until it is dropped.
-#[derive(Debug)]
-#[must_use = "the lock is released when this is dropped"]
-pub struct ReadGuard<'lock> {
-    lock: &'lock RwLock,
-}
-
-impl ReadGuard<'_> {
-    /// Stops reading, and tells whether this rank has read under the lock to the end.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have written since;
-    /// [`LockError::Unreachable`]: so they may, as the home could not be told.
-    ///
-    /// # Cost
-    ///
-    /// On the home one locked exchange and a load, from another node a round trip.
-    pub fn release(self) -> Result<(), LockError> {
-        let lock = self.lock;
-        std::mem::forget(self);
-        lock.stop_reading()
-    }
-}
-
-impl Drop for ReadGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // The error says that there is nothing to release; `release` returns it.
-        let _ = self.lock.stop_reading();
-    }
-}
-
-/// Writes under a lock until it is dropped.
-#[derive(Debug)]
-#[must_use = "the lock is released when this is dropped"]
-pub struct WriteGuard<'lock> {
-    lock: &'lock RwLock,
-    token: Token,
-}
-
-impl<'lock> WriteGuard<'lock> {
-    /// The number of this grant: greater than that of each earlier one of a writer.
-    pub fn token(&self) -> Token {
-        self.token
-    }
-
-    /// Stops writing, and tells whether this rank had the lock alone to the end.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Excluded`]: this rank was declared failed meanwhile, and others may have had the lock since;
-    /// [`LockError::Unreachable`]: so they may, as the home could not be told.
-    ///
-    /// # Cost
-    ///
-    /// As of [`RwLock::write`].
-    pub fn release(self) -> Result<(), LockError> {
-        self.into_lock().stop_writing()
-    }
-
-    /// Goes over to reading: others may read then, too, and nobody has written in between.
-    ///
-    /// # Errors
-    ///
-    /// As [`release`](Self::release): this rank then has nothing.
-    ///
-    /// # Cost
-    ///
-    /// As of [`RwLock::write`].
-    pub fn downgrade(self) -> Result<ReadGuard<'lock>, LockError> {
-        let lock = self.into_lock();
-        lock.read_on().map(|()| ReadGuard { lock })
-    }
-
-    fn into_lock(self) -> &'lock RwLock {
-        let lock = self.lock;
-        std::mem::forget(self);
-        lock
-    }
-}
-
-impl Drop for WriteGuard<'_> {
-    fn drop(&mut self) {
-        // The error says that there is nothing to release; `release` returns it.
-        let _ = self.lock.stop_writing();
-    }
+/// Those of them that are ranks.
+fn ranks_of(members: &[Member]) -> Vec<usize> {
+    let rank = |member: &Member| match member {
+        Member::Rank(rank) => Some(*rank),
+        Member::Node(_) => None,
+    };
+    members.iter().filter_map(rank).collect()
 }

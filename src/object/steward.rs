@@ -23,6 +23,7 @@ use super::homes::{Home, bit_of, name_of};
 use super::lease;
 use super::reach::{LIFE_AT, Reach};
 use super::second;
+use super::shared_hold;
 use super::site::Site;
 use super::waiting::has_left_something;
 use crate::cluster::view::{self, FailureCause};
@@ -120,9 +121,15 @@ fn sweep(reach: &Reach) -> bool {
     unsettled.count() == 0
 }
 
-/// Gives back what this node has at the home of an object, if none of its ranks has or wants the lock. Whether it has
-/// nothing there now.
+/// Gives back what this node has at the home of an object and has no use of. Whether it has nothing there now.
 pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
+    let is_shared = reach.load(at.parameter(0)) == ObjectKind::RwLock as u64;
+    let is_closed = !is_shared || shared_hold::settle(reach, at);
+    settle_lock(reach, at) && is_closed
+}
+
+/// Likewise the lock, if none of the node's ranks has or wants that.
+fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
     let climb = match catalogue::noted_home(reach, at) {
         None => return true,
         Some((home, _)) if at.index() == 0 => Climb::of_table(&Site { reach: reach.clone(), home }),
@@ -323,6 +330,9 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
     // Before the object counts as moved: what fails here is done again.
     carry_stakes(reach, at, nature.kind, &new)?;
     second::carry(reach, at, nature.kind, &new)?;
+    if nature.kind == ObjectKind::RwLock {
+        shared_hold::carry(reach, at, &new)?;
+    }
     if nature.kind == ObjectKind::Election {
         election::move_announcement(reach, at, &new)?;
     }

@@ -78,7 +78,11 @@ impl Shared {
 /// The objects of a job's nodes, in the order of their names.
 pub fn of_nodes(nodes: &[&NodeFacts]) -> Vec<Object> {
     let of_node = |(index, node): (usize, &&NodeFacts)| {
-        let object = |facts: &ObjectFacts| Object::new(index, node.nodes, facts, home_of(nodes, facts));
+        let object = |facts: &ObjectFacts| {
+            let mut object = Object::new(index, node.nodes, facts, home_of(nodes, facts));
+            object.add_readers(nodes, facts);
+            object
+        };
         node.objects.iter().map(object).collect::<Vec<_>>()
     };
     let mut objects: Vec<Object> = nodes.iter().enumerate().flat_map(of_node).collect();
@@ -93,6 +97,20 @@ fn home_of<'a>(nodes: &[&'a NodeFacts], facts: &ObjectFacts) -> Option<&'a HomeF
 }
 
 impl Object {
+    /// Those who read together with others of their nodes: the home knows but the nodes.
+    fn add_readers(&mut self, nodes: &[&NodeFacts], facts: &ObjectFacts) {
+        let Some(Shared::Readers { readers, waiting, .. }) = &mut self.shared else { return };
+        let all = nodes.iter().flat_map(|node| &node.objects);
+        let same = all.filter(|object| object.kind == facts.kind && object.name == facts.name);
+        for together in same.filter_map(|object| object.together.as_ref()) {
+            if together.wait { &mut *waiting } else { &mut *readers }.extend(&together.ranks);
+        }
+        for ranks in [readers, waiting] {
+            ranks.sort_unstable();
+            ranks.dedup();
+        }
+    }
+
     fn new(node: usize, nodes: usize, facts: &ObjectFacts, home: Option<&HomeFacts>) -> Self {
         // Whoever has its node's lock holds the object once its node does; until then it waits, as the first of its
         // node.
@@ -136,7 +154,7 @@ fn tenure_name(tenure: Tenure) -> &'static str {
 mod tests {
     use std::time::Duration;
 
-    use phalanx::inspect::objects::Held;
+    use phalanx::inspect::objects::{Held, Together};
 
     use super::super::view::tests::{node, rank};
     use super::*;
@@ -154,6 +172,7 @@ mod tests {
             queue: vec![5, 4],
             value: None,
             shared: None,
+            together: None,
         }
     }
 
@@ -215,6 +234,12 @@ mod tests {
         let shared = Shared::Readers { writer: Some(3), readers: vec![1, 2], waiting: vec![4] };
         for row in of_nodes(&[&nodes[0].facts, &nodes[1].facts]) {
             assert_eq!((row.holder_node, &row.waiting_nodes, row.shared.as_ref()), (Some(1), &vec![0], Some(&shared)));
+        }
+        nodes[0].facts.objects[0].together = Some(Together { ranks: vec![0, 6], wait: false });
+        nodes[1].facts.objects[0].together = Some(Together { ranks: vec![5], wait: true });
+        let shared = Shared::Readers { writer: Some(3), readers: vec![0, 1, 2, 6], waiting: vec![4, 5] };
+        for row in of_nodes(&[&nodes[0].facts, &nodes[1].facts]) {
+            assert_eq!(row.shared.as_ref(), Some(&shared));
         }
         let unseen = of_nodes(&[&nodes[0].facts]).remove(0);
         assert_eq!((unseen.holder_node, unseen.shared), (None, None));

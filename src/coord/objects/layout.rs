@@ -142,6 +142,22 @@ impl ObjectAt {
         self.start.plus(self.parts + job_rank)
     }
 
+    /// The part of a node in what all share, which its ranks have together ([`super::shared_hold`]): in the home's
+    /// table, where no other kind has anything there.
+    pub const fn node_part(&self, node: usize) -> WordAt {
+        self.stake(node)
+    }
+
+    /// Where a node that has a part has the object in its own table: likewise.
+    pub const fn node_place(&self, node: usize) -> WordAt {
+        self.of_members(1).plus(node)
+    }
+
+    /// The hold that a node's ranks share: in the table of the objects that they have.
+    pub const fn shared_hold(&self) -> WordAt {
+        self.own(13)
+    }
+
     /// The lock between nodes, in the home's table.
     pub const fn home(&self) -> HomeAt {
         let queue = self.queue();
@@ -229,6 +245,9 @@ pub const LAYOUT_HASH: u64 = {
             at.note(1, 1).0 as u64,
             at.part(1).0 as u64,
             at.greatest().0 as u64,
+            at.node_part(1).0 as u64,
+            at.node_place(1).0 as u64,
+            at.shared_hold().0 as u64,
             CopiesAt(at).second().0 as u64,
             CopiesAt(at).looked_after().0 as u64,
             CopyAt(at).complete().0 as u64,

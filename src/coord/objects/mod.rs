@@ -10,6 +10,7 @@
 //! | [`home`] | the lock between nodes |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
 //! | [`sharing`] | a lock that readers share |
+//! | [`shared_hold`] | of such a lock, the hold that ranks of a node have together |
 //! | [`permits`] | a semaphore |
 //! | [`lease`] | a lock with a time to live |
 //! | [`fenced`] | words that are written under a token |
@@ -32,6 +33,7 @@ pub mod name;
 pub mod note;
 pub mod permits;
 pub mod queue;
+pub mod shared_hold;
 pub mod sharing;
 pub mod tally;
 pub mod tenure;

@@ -12,8 +12,11 @@
 //! | read, no writer there | write the part "reads"; read the phase | 1 |
 //! | read, a writer there | then: write the part "waits for phase k"; read the phase; wait until it is another one | 2, and the writer's end |
 //! | stop reading | write the part; read the phase; have its writer look, if there is one | 1 |
-//! | write | swap the phase; read all parts: until none reads | 1 for each 63 ranks; another one if the phase was not the one that this rank has seen last |
-//! | stop writing | swap the phase to the next one; read all parts; have those look who wait for it | 1 for each 63 ranks |
+//! | write | swap the phase; read all parts: until none reads | 1 for each 63 parts; another one if the phase was not the one that this rank has seen last |
+//! | stop writing | swap the phase to the next one; read all parts; have those look who wait for it | 1 for each 63 parts |
+//!
+//! Besides the parts of ranks there is one of each node: of those of its ranks that share one hold of it
+//! ([`super::shared_hold`]). To a writer it is a part as the others.
 //!
 //! *Both see each other.* A reader writes its part and then reads the phase; a writer changes the phase and then reads
 //! the parts. So either the reader learns of the writer, or the writer waits for the reader. The same holds at a
@@ -23,11 +26,11 @@
 //! *Who waits for phase j reads in all later phases.* Nothing is to be written when a phase is over: the part of who
 //! has waited for it keeps the next writer waiting. A rank that did not see the phase change for long is not passed by.
 //!
-//! *Death.* The parts of ranks that have ended count for nothing. A writer that has ended is followed by the next one,
-//! which has the exclusive lock, or its phase is ended by a reader that waits for it. No phase comes twice, and the
-//! phase word is changed by compare-and-swap only: what a rank that was declared failed does to it later fails. A part
-//! is written by its rank alone, and writing it once more changes nothing: where a connection breaks, the same requests
-//! are asked again.
+//! *Death.* The parts of ranks that have ended, and of nodes that are lost, count for nothing. A writer that has ended
+//! is followed by the next one, which has the exclusive lock, or its phase is ended by a reader that waits for it. No
+//! phase comes twice, and the phase word is changed by compare-and-swap only: what a rank that was declared failed does
+//! to it later fails. A part is written by its rank alone, and writing it once more changes nothing: where a connection
+//! breaks, the same requests are asked again.
 //!
 //! The machine here posts nothing itself, like that of [`super::home`].
 
@@ -47,6 +50,35 @@ pub struct SharingAt {
     pub parts: WordAt,
     /// The job's ranks.
     pub ranks: usize,
+    /// The part of node 0, with the others' behind it: [`PartWord`].
+    pub node_parts: WordAt,
+    /// For each node likewise, where it has the object in its own table, as it was when it wrote its part last.
+    pub places: WordAt,
+    /// The job's nodes.
+    pub nodes: usize,
+}
+
+/// Whose part it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Member {
+    /// A rank's.
+    Rank(usize),
+    /// That of a node, whose ranks share it.
+    Node(usize),
+}
+
+/// A rank that is to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Called {
+    /// This one.
+    Rank(usize),
+    /// The one at this place of a node's rank table.
+    Of {
+        /// The node.
+        node: usize,
+        /// The place.
+        local: usize,
+    },
 }
 
 /// Whether a writer is there.
@@ -88,12 +120,13 @@ impl PhaseWord {
     }
 }
 
-/// What a rank does that does not write.
+/// What a rank does that does not write, or a node whose ranks read together.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–1 | state | 0 nothing, 1 it reads or is about to, 2 it waits for the end of a phase, and reads in all later ones |
 /// | 2–44 | phase | that phase |
+/// | 45–63 | called | of a node's part: who looks when the phase is over, by its place on the node |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PartWord(pub u64);
 
@@ -103,15 +136,26 @@ impl PartWord {
     /// It reads, unless it finds a writer.
     pub const READING: Self = Self(1);
     const PHASE_AT: u32 = 2;
+    const CALLED_AT: u32 = 45;
 
     /// It waits for the end of a phase.
-    const fn waiting_for(phase: u64) -> Self {
+    pub(super) const fn waiting_for(phase: u64) -> Self {
         Self(2 | phase << Self::PHASE_AT)
+    }
+
+    /// As a node's part: who is to look when that is over.
+    pub(super) const fn calling(self, local: usize) -> Self {
+        Self(self.0 | (local as u64) << Self::CALLED_AT)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "19 bits")]
+    const fn called(self) -> usize {
+        (self.0 >> Self::CALLED_AT) as usize
     }
 
     /// Whether it waits for the end of this phase.
     pub const fn waits_for(self, phase: u64) -> bool {
-        self.0 == Self::waiting_for(phase).0
+        self.0 & ((1 << Self::CALLED_AT) - 1) == Self::waiting_for(phase).0
     }
 
     /// Whether the writer of this phase is to wait.
@@ -165,7 +209,7 @@ enum State {
     /// For those who read.
     Draining {
         mine: PhaseWord,
-        readers: Vec<usize>,
+        readers: Vec<Member>,
     },
     /// Reading the parts once more.
     Counting {
@@ -188,7 +232,45 @@ enum State {
 impl SharingAt {
     /// In an object's place at its home, in a job of so many ranks.
     pub const fn of(home: &ObjectAt, ranks: usize) -> Self {
-        Self { phase: home.own(0), parts: home.part(0), ranks }
+        let (node_parts, places) = (home.node_part(0), home.node_place(0));
+        Self { phase: home.own(0), parts: home.part(0), ranks, node_parts, places, nodes: home.members() }
+    }
+
+    /// Reads all parts: those of the ranks, and those of the nodes behind them.
+    pub(super) fn read_parts(&self) -> impl Iterator<Item = Request> + use<> {
+        let of_ranks = self.parts.0..self.parts.0 + self.ranks;
+        let of_nodes = self.node_parts.0..self.node_parts.0 + self.nodes;
+        of_ranks.chain(of_nodes).map(|at| Request::Read { at: WordAt(at) })
+    }
+
+    /// Whose parts were read.
+    fn of_members<'parts>(&self, parts: &'parts [u64]) -> impl Iterator<Item = (Member, PartWord)> + use<'parts> {
+        let (ranks, of_nodes) = (self.ranks, |node| Member::Node(node));
+        let members = (0..ranks).map(Member::Rank).chain((0..self.nodes).map(of_nodes));
+        members.zip(parts.iter().map(|part| PartWord(*part)))
+    }
+
+    /// Has those look who wait for the end of a phase, but for rank `me`.
+    pub(super) fn wake(&self, me: usize, ended: PhaseWord, parts: &[u64], poke: impl FnMut(Called)) {
+        let waiting = self.of_members(parts).filter(|(_, part)| part.waits_for(ended.phase()));
+        let called = waiting.map(|(member, part)| match member {
+            Member::Rank(rank) => Called::Rank(rank),
+            Member::Node(node) => Called::Of { node, local: part.called() },
+        });
+        called.filter(|called| *called != Called::Rank(me)).for_each(poke);
+    }
+
+    /// The end of the phase of a writer that has ended, and who waits for that.
+    pub(super) fn follow(&self, seen: PhaseWord) -> Vec<Request> {
+        std::iter::once(self.swap(seen, seen.over())).chain(self.read_parts()).collect()
+    }
+
+    pub(super) const fn read_phase(&self) -> Request {
+        Request::Read { at: self.phase }
+    }
+
+    const fn swap(&self, expected: PhaseWord, new: PhaseWord) -> Request {
+        Request::CompareSwap { at: self.phase, expected: expected.0, new: new.0 }
     }
 
     /// What says at a new home, where nobody has asked for anything, what a rank had at the last one.
@@ -221,7 +303,7 @@ impl Sharing {
     /// Begins to read. The rank neither reads nor writes.
     pub fn read(&mut self) -> Turn {
         self.state = State::Coming;
-        Turn::Ask(vec![self.write_part(PartWord::READING), self.read_phase()])
+        Turn::Ask(vec![self.write_part(PartWord::READING), self.at.read_phase()])
     }
 
     /// As [`read`](Self::read), on the home's own node and where no writer is there; whether the rank reads. If not it
@@ -248,7 +330,7 @@ impl Sharing {
         match self.state {
             State::Waiting { .. } | State::Reading => {
                 self.state = State::Leaving;
-                Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.read_phase()])
+                Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.at.read_phase()])
             }
             State::Draining { mine, .. } | State::Writing { mine } => self.pass(mine, false),
             _ => panic!("only who has something, or waits, gives it up"),
@@ -284,7 +366,7 @@ impl Sharing {
     /// Begins to take back whatever this rank has there, or has asked for: nobody knows how far that came.
     pub fn take_back(&mut self) -> Turn {
         self.state = State::Resuming { reads_then: false };
-        Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.read_phase()])
+        Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.at.read_phase()])
     }
 
     /// Looks, where it waits.
@@ -292,11 +374,11 @@ impl Sharing {
         match self.state {
             State::Waiting { seen } => {
                 self.state = State::Looking { seen };
-                Turn::Ask(vec![self.read_phase()])
+                Turn::Ask(vec![self.at.read_phase()])
             }
             State::Draining { mine, .. } => {
                 self.state = State::Counting { mine };
-                Turn::Ask(self.read_parts().collect())
+                Turn::Ask(self.at.read_parts().collect())
             }
             _ => Turn::Wait,
         }
@@ -320,15 +402,21 @@ impl Sharing {
             }
             State::Leaving => {
                 self.state = State::Leaving;
-                Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.read_phase()])
+                Turn::Ask(vec![self.write_part(PartWord::NOTHING), self.at.read_phase()])
             }
             State::Passing { reads_then, .. } | State::Resuming { reads_then } => {
                 self.state = State::Resuming { reads_then };
                 let part = if reads_then { PartWord::READING } else { PartWord::NOTHING };
-                Turn::Ask(vec![self.write_part(part), self.read_phase()])
+                Turn::Ask(vec![self.write_part(part), self.at.read_phase()])
             }
             State::Out | State::Reading => panic!("only what is under way begins anew"),
         }
+    }
+
+    /// Goes by another home from now on, where this rank neither has nor wants anything: no phase of the last one
+    /// counts there.
+    pub const fn set_home(&mut self, at: SharingAt) {
+        (self.at, self.guess) = (at, PhaseWord(0));
     }
 
     /// What a rank notes of what it has at the home, for whoever moves that to the next one: see [`SharingAt::carry`].
@@ -337,6 +425,10 @@ impl Sharing {
     pub const READS: u64 = 1;
     /// It writes.
     pub const WRITES: u64 = 2;
+    /// It reads with others of its node, or is about to, or wants to when that is possible: see [`super::shared_hold`].
+    pub const SHARES: u64 = 3;
+    /// It waits until others of its node are through that keep a writer waiting, and reads after that one: likewise.
+    pub const WANTS: u64 = 4;
 
     /// Whether it reads.
     pub fn is_reading(&self) -> bool {
@@ -344,32 +436,33 @@ impl Sharing {
     }
 
     /// For whom it waits.
-    pub fn awaited(&self) -> Vec<usize> {
+    pub fn awaited(&self) -> Vec<Member> {
         match &self.state {
-            State::Waiting { seen } => seen.writer().into_iter().collect(),
+            State::Waiting { seen } => seen.writer().map(Member::Rank).into_iter().collect(),
             State::Draining { readers, .. } => readers.clone(),
             _ => Vec::new(),
         }
     }
 
-    /// Goes on with the answers to what was asked. `has_ended`: which ranks have; `poke` has a rank look.
+    /// Goes on with the answers to what was asked. `has_ended`: which ranks have, or which nodes are lost; `poke` has a
+    /// rank look.
     ///
     /// # Panics
     ///
     /// When there are not as many answers as were asked for: a bug of the caller.
-    pub fn answered(&mut self, answers: &[u64], has_ended: impl Fn(usize) -> bool, poke: impl FnMut(usize)) -> Turn {
+    pub fn answered(&mut self, answers: &[u64], has_ended: impl Fn(Member) -> bool, poke: impl FnMut(Called)) -> Turn {
         let found = PhaseWord(answers[0]);
         match std::mem::replace(&mut self.state, State::Out) {
             State::Coming => self.came(found),
             State::Registering { seen } => self.looked(seen, found, has_ended, Some(poke)),
-            State::Looking { seen } => self.looked(seen, found, has_ended, None::<fn(usize)>),
+            State::Looking { seen } => self.looked(seen, found, has_ended, None::<fn(Called)>),
             State::Following { seen } => {
-                self.wake(seen, &answers[1..], poke);
+                self.at.wake(self.me, seen, &answers[1..], poke);
                 self.reads()
             }
             State::Leaving => {
                 self.guess = found;
-                found.writer().into_iter().for_each(poke);
+                found.writer().map(Called::Rank).into_iter().for_each(poke);
                 Turn::Out
             }
             State::Entering { seen } => self.entered(seen, found, &answers[1..], has_ended),
@@ -380,7 +473,7 @@ impl Sharing {
                 _ => Turn::Out,
             },
             State::Passing { mine, reads_then } => {
-                self.wake(mine, &answers[1..], poke);
+                self.at.wake(self.me, mine, &answers[1..], poke);
                 self.guess = mine.over();
                 if reads_then { self.reads() } else { Turn::Out }
             }
@@ -396,7 +489,7 @@ impl Sharing {
             return self.reads();
         }
         self.state = State::Registering { seen: found };
-        Turn::Ask(vec![self.write_part(PartWord::waiting_for(found.phase())), self.read_phase()])
+        Turn::Ask(vec![self.write_part(PartWord::waiting_for(found.phase())), self.at.read_phase()])
     }
 
     /// The phase has been read by one that waits for the end of one. `poke`: its writer may have seen this rank
@@ -405,16 +498,16 @@ impl Sharing {
         &mut self,
         seen: PhaseWord,
         found: PhaseWord,
-        has_ended: impl Fn(usize) -> bool,
-        poke: Option<impl FnMut(usize)>,
+        has_ended: impl Fn(Member) -> bool,
+        poke: Option<impl FnMut(Called)>,
     ) -> Turn {
         self.guess = found;
         let Some(writer) = found.writer().filter(|_| found.phase() == seen.phase()) else { return self.reads() };
-        if has_ended(writer) {
+        if has_ended(Member::Rank(writer)) {
             self.state = State::Following { seen: found };
-            return Turn::Ask(std::iter::once(self.swap(found, found.over())).chain(self.read_parts()).collect());
+            return Turn::Ask(self.at.follow(found));
         }
-        poke.into_iter().for_each(|mut poke| poke(writer));
+        poke.into_iter().for_each(|mut poke| poke(Called::Rank(writer)));
         self.state = State::Waiting { seen: found };
         Turn::Wait
     }
@@ -426,10 +519,17 @@ impl Sharing {
 
     fn enter(&mut self, seen: PhaseWord) -> Turn {
         self.state = State::Entering { seen };
-        Turn::Ask(std::iter::once(self.swap(seen, seen.with_writer(self.me))).chain(self.read_parts()).collect())
+        let swap = self.at.swap(seen, seen.with_writer(self.me));
+        Turn::Ask(std::iter::once(swap).chain(self.at.read_parts()).collect())
     }
 
-    fn entered(&mut self, seen: PhaseWord, found: PhaseWord, parts: &[u64], has_ended: impl Fn(usize) -> bool) -> Turn {
+    fn entered(
+        &mut self,
+        seen: PhaseWord,
+        found: PhaseWord,
+        parts: &[u64],
+        has_ended: impl Fn(Member) -> bool,
+    ) -> Turn {
         let mine = seen.with_writer(self.me);
         // The second where the same was asked before, by a connection that broke.
         if found != seen && found != mine {
@@ -439,10 +539,10 @@ impl Sharing {
         self.drain(mine, parts, has_ended)
     }
 
-    fn drain(&mut self, mine: PhaseWord, parts: &[u64], has_ended: impl Fn(usize) -> bool) -> Turn {
-        let reads = |(rank, part): &(usize, &u64)| *rank != self.me && PartWord(**part).reads_in(mine.phase());
-        let readers = parts.iter().enumerate().filter(reads).map(|(rank, _)| rank);
-        let readers: Vec<usize> = readers.filter(|rank| !has_ended(*rank)).collect();
+    fn drain(&mut self, mine: PhaseWord, parts: &[u64], has_ended: impl Fn(Member) -> bool) -> Turn {
+        let others = self.at.of_members(parts).filter(|(member, _)| *member != Member::Rank(self.me));
+        let readers = others.filter(|(_, part)| part.reads_in(mine.phase())).map(|(member, _)| member);
+        let readers: Vec<Member> = readers.filter(|member| !has_ended(*member)).collect();
         if readers.is_empty() {
             self.state = State::Writing { mine };
             return Turn::In;
@@ -454,13 +554,7 @@ impl Sharing {
     fn pass(&mut self, mine: PhaseWord, reads_then: bool) -> Turn {
         self.state = State::Passing { mine, reads_then };
         let part = reads_then.then(|| self.write_part(PartWord::READING));
-        Turn::Ask(part.into_iter().chain([self.swap(mine, mine.over())]).chain(self.read_parts()).collect())
-    }
-
-    /// Has those look who wait for the end of a phase.
-    fn wake(&self, ended: PhaseWord, parts: &[u64], poke: impl FnMut(usize)) {
-        let waits = |(rank, part): &(usize, &u64)| *rank != self.me && PartWord(**part).waits_for(ended.phase());
-        parts.iter().enumerate().filter(waits).map(|(rank, _)| rank).for_each(poke);
+        Turn::Ask(part.into_iter().chain(self.at.follow(mine)).collect())
     }
 
     fn part_at(&self) -> WordAt {
@@ -475,19 +569,6 @@ impl Sharing {
 
     fn write_part(&self, part: PartWord) -> Request {
         Request::Write { at: self.part_at(), value: part.0 }
-    }
-
-    fn read_phase(&self) -> Request {
-        Request::Read { at: self.at.phase }
-    }
-
-    fn read_parts(&self) -> impl Iterator<Item = Request> + use<> {
-        let parts = self.at.parts;
-        (0..self.at.ranks).map(move |rank| Request::Read { at: parts.plus(rank) })
-    }
-
-    fn swap(&self, expected: PhaseWord, new: PhaseWord) -> Request {
-        Request::CompareSwap { at: self.at.phase, expected: expected.0, new: new.0 }
     }
 }
 
@@ -513,5 +594,7 @@ mod tests {
         assert!(PartWord::READING.reads_in(0) && !PartWord::READING.waits_for(0) && !PartWord::NOTHING.reads_in(0));
         let last = PhaseWord(u64::MAX).phase();
         assert!(PartWord::waiting_for(last).waits_for(last));
+        let called = PartWord::waiting_for(last).calling(2047);
+        assert!(called.waits_for(last) && called.called() == 2047 && called.reads_in(last - 1));
     }
 }

@@ -4,7 +4,7 @@
 use std::task::Poll;
 
 use phalanx::coord::objects::permits::{Permits, PermitsAt};
-use phalanx::coord::objects::sharing::{Sharing, SharingAt, Turn};
+use phalanx::coord::objects::sharing::{self, Called, Sharing, SharingAt, Turn};
 use phalanx::fabric::sim::{Seeded, SimFabric, SimNode, World};
 use phalanx::fabric::{Fabric, Memory, Request, WordAt};
 use phalanx::sync::Ordering;
@@ -48,11 +48,21 @@ impl Part {
         }
     }
 
-    fn answered(&mut self, op: Op, answers: &[u64], ended: impl Fn(usize) -> bool, poke: impl FnMut(usize)) -> Turn {
+    fn answered(
+        &mut self,
+        op: Op,
+        answers: &[u64],
+        ended: impl Fn(usize) -> bool,
+        mut poke: impl FnMut(usize),
+    ) -> Turn {
         let own = if let Op::Take(count) = op { count } else { 0 };
+        let has_ended = |member| matches!(member, sharing::Member::Rank(rank) if ended(rank));
         match self {
             Self::Permits(part) => part.answered(answers, own, ended, poke),
-            Self::Sharing(part) => part.answered(answers, ended, poke),
+            Self::Sharing(part) => part.answered(answers, has_ended, |called| match called {
+                Called::Rank(rank) => poke(rank),
+                Called::Of { .. } => unreachable!("no node has a part"),
+            }),
         }
     }
 
@@ -242,7 +252,9 @@ pub fn take_permits(seed: u64) -> History {
 
 pub fn read_and_write(seed: u64) -> History {
     take_turns(seed, |own, ranks, rank| {
-        let at = SharingAt { phase: own, parts: own.plus(1), ranks };
+        // Each rank has its own part.
+        let nowhere = own;
+        let at = SharingAt { phase: own, parts: own.plus(1), ranks, node_parts: nowhere, places: nowhere, nodes: 0 };
         Part::Sharing(Sharing::new(at, rank))
     })
 }

@@ -1,7 +1,7 @@
 //! The sharing, tried exhaustively ([`crate::coord::objects::trial`]): writers alone, readers beside readers only, each
 //! side let in after one phase of the other, nobody forgotten.
 
-use super::{PartWord, PhaseWord, Sharing, SharingAt, State, Turn};
+use super::{Called, Member, PartWord, PhaseWord, Sharing, SharingAt, State, Turn};
 use crate::coord::objects::trial::{Actor, Protocol, World, check};
 use crate::fabric::WordAt;
 
@@ -56,9 +56,16 @@ impl Protocol for Sharing {
         _act: Act,
         answers: &[u64],
         has_ended: impl Fn(usize) -> bool,
-        poke: impl FnMut(usize),
+        mut poke: impl FnMut(usize),
     ) -> Turn {
-        self.answered(answers, has_ended, poke)
+        let has_ended = |member| match member {
+            Member::Rank(rank) => has_ended(rank),
+            Member::Node(_) => unreachable!("no node has a part here"),
+        };
+        self.answered(answers, has_ended, |called| match called {
+            Called::Rank(rank) => poke(rank),
+            Called::Of { .. } => unreachable!("no node has a part here"),
+        })
     }
 
     fn keeps_lock(&self) -> bool {
@@ -98,7 +105,10 @@ impl Protocol for Sharing {
 }
 
 fn world(acts: &[&[Act]]) -> World<Sharing> {
-    let at = SharingAt { phase: WordAt(PHASE), parts: WordAt(PARTS), ranks: acts.len() };
+    // Those of nodes are tried in `shared_hold`.
+    let nowhere = WordAt(usize::MAX);
+    let (phase, parts, ranks) = (WordAt(PHASE), WordAt(PARTS), acts.len());
+    let at = SharingAt { phase, parts, ranks, node_parts: nowhere, places: nowhere, nodes: 0 };
     let ranks = acts.iter().enumerate().map(|(rank, acts)| (Sharing::new(at, rank), acts.to_vec()));
     World::new(PARTS + acts.len(), ranks.collect())
 }

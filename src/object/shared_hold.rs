@@ -1,0 +1,220 @@
+//! A node's hold of a reader-writer lock, which its ranks share: what drives the machine of
+//! [`crate::coord::objects::shared_hold`] besides a rank's calls. A steward closes holds that nobody uses, and carries
+//! those in use to the next home; where the home does not answer, who was opening or closing one leaves that to an
+//! errand.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::catalogue;
+use super::climb::Climb;
+use super::errands::{self, Errand};
+use super::homes::Home;
+use super::reach::Reach;
+use super::site::Site;
+use super::waiting::Turn as UseTurn;
+use crate::cluster::view;
+use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::layout::ObjectAt;
+use crate::coord::objects::shared_hold::{SharedAt, SharedHold, SharedWord, Stand, Turn};
+use crate::coord::objects::sharing::{Called, Member, SharingAt};
+use crate::fabric::node::ObjectTable;
+use crate::fabric::{Request, WordAt};
+
+/// How long it is waited at once until nothing of a rank that has ended can arrive at the home.
+const OUTLIVING_LIMIT: Duration = Duration::from_millis(20);
+/// How long another node is asked which of its ranks read.
+pub(super) const ASKING_LIMIT: Duration = Duration::from_millis(20);
+
+/// Where this node's hold of an object stands, whose home has it there.
+pub(super) fn place_of(reach: &Reach, at: &ObjectAt, at_home: SharingAt) -> SharedAt {
+    SharedAt::of(at, reach.here(), at_home)
+}
+
+/// The rank at a place of this node's rank table.
+pub(super) fn rank_at(reach: &Reach, local: usize) -> usize {
+    reach.topology.ranks_of(reach.here())[local]
+}
+
+fn has_ended(reach: &Reach, local: usize) -> bool {
+    view::end_of(&*reach.segment, &reach.segment.layout(), local).is_some()
+}
+
+/// Has a rank look.
+pub(super) fn call(reach: &Reach, called: Called) {
+    match called {
+        Called::Rank(rank) => reach.poke(rank),
+        Called::Of { node, local } => {
+            reach.topology.ranks_of(node).get(local).into_iter().for_each(|rank| reach.poke(*rank));
+        }
+    }
+}
+
+/// Makes a machine's next step.
+#[inline]
+pub(super) fn step(reach: &Reach, hold: &mut SharedHold) -> Turn {
+    hold.step(&*reach.segment, |local| has_ended(reach, local), |called| call(reach, called))
+}
+
+/// Gives a machine its answers.
+pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) -> Turn {
+    hold.answered(answers, |rank| reach.has_ended(rank), |called| call(reach, called))
+}
+
+/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more. Whether there is none
+/// now.
+pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
+    let Some((home, at_home)) = catalogue::noted_home(reach, at) else { return true };
+    let place = place_of(reach, at, SharingAt::of(&at_home, reach.topology.ranks()));
+    let mut closing = Parting::new(*at, SharedHold::sweep(place, reach.local()), home);
+    if closing.run(reach).is_pending() {
+        errands::leave(reach, closing);
+    }
+    SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing
+}
+
+/// The home is lost: carries a hold to the next one.
+pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
+    let place = place_of(reach, at, SharingAt::of(&new.at, reach.topology.ranks()));
+    let mut hold = SharedHold::carry(place, reach.local());
+    let mut turn = Turn::Step;
+    while turn != Turn::Out {
+        turn = match turn {
+            Turn::Ask(requests) => match new.site.ask(&requests) {
+                Ok(answers) => answered(reach, &mut hold, &answers),
+                // They may have been done or not: once more.
+                Err(SiteFault::Broken { .. }) => Turn::Ask(requests),
+                Err(fault) => return Err(fault),
+            },
+            _ => step(reach, &mut hold),
+        };
+    }
+    Ok(())
+}
+
+/// What a rank or a steward has begun with its node's hold is to be brought to its end, as far as the home answers.
+#[derive(Debug)]
+pub(super) struct Parting {
+    at: ObjectAt,
+    hold: SharedHold,
+    next: Turn,
+    /// The home that the machine asks.
+    home: usize,
+    /// Of a rank that does nothing else with the lock until then.
+    rank_turn: Option<Arc<UseTurn>>,
+}
+
+impl Parting {
+    /// Of a machine that begins.
+    fn new(at: ObjectAt, hold: SharedHold, home: usize) -> Self {
+        Self { at, hold, next: Turn::Step, home, rank_turn: None }
+    }
+
+    /// Of a rank's, which has asked that home and got no answer.
+    pub fn of_rank(at: ObjectAt, mut hold: SharedHold, home: usize, turn: Arc<UseTurn>) -> Self {
+        let next = hold.abandon();
+        Self { next, rank_turn: Some(turn), ..Self::new(at, hold, home) }
+    }
+
+    fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<Turn> {
+        let reach = &home.site.reach;
+        if home.site.home != self.home {
+            // What has been carried there is known by the hold's word.
+            self.home = home.site.home;
+            return Some(self.hold.restart(SharingAt::of(&home.at, reach.topology.ranks())));
+        }
+        errands::ask(home, requests).map(|answers| answered(reach, &mut self.hold, &answers))
+    }
+}
+
+impl Errand for Parting {
+    fn object(&self) -> WordAt {
+        self.at.key()
+    }
+
+    fn run(&mut self, reach: &Reach) -> Poll<()> {
+        loop {
+            let next = match &self.next {
+                Turn::Step => Some(step(reach, &mut self.hold)),
+                // The object has gone.
+                Turn::Ask(_) if catalogue::noted_home(reach, &self.at).is_none() => break,
+                Turn::Ask(requests) => {
+                    let requests = requests.clone();
+                    errands::home_now(reach, &self.at).and_then(|home| self.ask(&home, &requests))
+                }
+                Turn::Outlive(local) => outlive(reach, &self.at, *local).then(|| self.hold.outlived()),
+                Turn::Wait | Turn::In | Turn::Aside | Turn::Out => break,
+            };
+            match next {
+                Some(next) => self.next = next,
+                // Nothing is changed before that: it is begun anew, as all that stewards do.
+                None if matches!(self.next, Turn::Outlive(_)) => break,
+                None => return Poll::Pending,
+            }
+        }
+        if let Some(turn) = &self.rank_turn {
+            turn.end_errand();
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Whether nothing of a rank of this node that has ended can arrive at the home any more.
+fn outlive(reach: &Reach, at: &ObjectAt, local: usize) -> bool {
+    let Some(home) = errands::home_now(reach, at) else { return false };
+    let (climb, begun, mut asked) = (Climb::new(reach, *at), Instant::now(), None);
+    loop {
+        match climb.outlive(&home.site, local, &mut asked) {
+            Poll::Ready(outlived) => return outlived.is_ok(),
+            Poll::Pending if begun.elapsed() >= OUTLIVING_LIMIT => {
+                asked.iter_mut().for_each(|asked| home.site.forget(asked));
+                return false;
+            }
+            Poll::Pending => home.site.pause(begun.elapsed()),
+        }
+    }
+}
+
+/// The words of a node's hold of an object, and of its ranks' stakes.
+fn words_of(at: &ObjectAt) -> impl Iterator<Item = WordAt> {
+    let at = *at;
+    std::iter::once(at.shared_hold()).chain((0..at.members()).map(move |local| at.stake(local)))
+}
+
+/// The places of the ranks that share a hold, by its words.
+fn sharers(words: &[u64]) -> Vec<usize> {
+    SharedWord(words[0]).sharers(&words[1..])
+}
+
+/// Ranks of those who are waited for, to be looked after: of other nodes any one, since they look at all of theirs.
+pub(super) fn to_be_asked_after(reach: &Reach, at: &ObjectAt, awaited: &[Member]) -> Vec<usize> {
+    let ranks = |member: &Member| match member {
+        Member::Rank(rank) => vec![*rank],
+        Member::Node(node) if *node == reach.here() => {
+            let words: Vec<u64> = words_of(at).map(|at| reach.load(at)).collect();
+            sharers(&words).into_iter().map(|local| rank_at(reach, local)).collect()
+        }
+        Member::Node(node) => reach.topology.ranks_of(*node).iter().take(1).copied().collect(),
+    };
+    awaited.iter().flat_map(ranks).collect()
+}
+
+/// Which ranks of a node read, where it shares a hold; `place`: where the node has the object, as its home says. If it
+/// does not answer soon: all that may.
+pub(super) fn readers_on(reach: &Reach, node: usize, place: Option<u64>) -> Vec<usize> {
+    let ranks = reach.topology.ranks_of(node);
+    let layout = reach.layouts[node];
+    let place = place.and_then(|place| usize::try_from(place).ok()).filter(|place| *place <= layout.objects());
+    let words = place.and_then(|place| ask_soon(reach, node, &ObjectAt::of(&layout, ObjectTable::Here, place)));
+    let locals = words.map_or_else(|| (0..ranks.len()).collect(), |words| sharers(&words));
+    locals.into_iter().map(|local| ranks[local]).filter(|rank| !reach.has_ended(*rank)).collect()
+}
+
+fn ask_soon(reach: &Reach, node: usize, at: &ObjectAt) -> Option<Vec<u64>> {
+    if node == reach.here() {
+        return Some(words_of(at).map(|at| reach.load(at)).collect());
+    }
+    let reads: Vec<Request> = words_of(at).map(|at| Request::Read { at }).collect();
+    Site { reach: reach.clone(), home: node }.ask_until(&reads, Some(Instant::now() + ASKING_LIMIT)).ok()
+}
