@@ -61,7 +61,7 @@ pub enum CounterError {
     /// The connection broke in the middle of it, or nothing was heard of the home any more, or of the node that has the copies: it
     /// took effect once, or not at all, or does so when the home is heard again, or lost.
     #[error(
-        "rank {rank}: the connection to node {home} broke, or nothing was heard of it any more, while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
+        "rank {rank}: the connection to node {home} broke, or nothing was heard of it, or of the node with the copies, any more while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
     )]
     Uncertain {
         /// This rank.
