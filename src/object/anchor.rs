@@ -14,7 +14,7 @@ use super::Handle;
 use super::error::LockError;
 use super::homes::{self, Completion, Home, lost_before};
 use super::waiting;
-use crate::coord::objects::copies::CopyAt;
+use crate::coord::objects::copies::{self, CopyAt};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::fabric::{Memory, Request, WordAt};
@@ -240,10 +240,12 @@ pub(super) fn find(handle: &Handle, words: impl FnOnce(ObjectAt) -> Vec<WordAt>)
         return Ok(None);
     };
     let words = found.split_off(1 + told.len());
-    let untold = told.iter().zip(&found[1..]).filter(|((_, home), word)| *word >> (home % 64) & 1 == 0);
-    let mut untold: Vec<usize> = untold.map(|((lost, _), _)| *lost).collect();
-    untold.dedup();
-    let is_whole = before.is_empty() || (untold.len() as u64) < found[0];
+    let answer_of = |node, home| told.iter().zip(&found[1..]).find(|(pair, _)| **pair == (node, home));
+    let has_told =
+        |node: usize, home: usize| answer_of(node, home).is_some_and(|(_, word)| word >> (home % 64) & 1 != 0);
+    let mut lost: Vec<usize> = told.iter().map(|(node, _)| *node).collect();
+    lost.dedup();
+    let is_whole = copies::is_whole(lost.into_iter(), &before, has_told, found[0]);
     Ok(Some(Found { home: anchor.home.into_inner(), is_whole, words }))
 }
 

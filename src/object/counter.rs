@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::custody::{self, Custody};
 use super::error::ObjectError;
-use super::tally::{Change, Tally};
+use super::tally::Tally;
 use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
+use crate::coord::objects::tally::Goal;
 use crate::error::unheard;
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
@@ -57,10 +58,10 @@ pub enum CounterError {
         /// Where it is at home.
         home: usize,
     },
-    /// The connection broke in the middle of it, or nothing was heard of the home any more: it took effect once, or not
-    /// at all, or does so when the home is heard again.
+    /// The connection broke in the middle of it, or nothing was heard of the home any more, or of the node that has the
+    /// copies: it took effect once, or not at all, or does so when the home is heard again, or lost.
     #[error(
-        "rank {rank}: the connection to node {home} broke, or nothing was heard of it any more, while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
+        "rank {rank}: the connection to node {home} broke, or nothing was heard of it, or of the node with the copies, any more while the counter {name:?} was being changed: that takes effect once or not at all (remedy: do not repeat it: it may come to count when the home is lost; compare the value with what the ranks have added)"
     )]
     Uncertain {
         /// This rank.
@@ -182,7 +183,7 @@ impl Counter {
             // fabric.
             return Ok(self.handle.segment().word(value).fetch_add(add, Ordering::AcqRel));
         }
-        self.change(Change::Add(add))
+        self.reach(Goal::Add(add))
     }
 
     /// The value.
@@ -198,7 +199,7 @@ impl Counter {
             // SYNC POINT: counter. As above.
             return Ok(self.handle.segment().word(value).load(Ordering::Acquire));
         }
-        self.tally.load(&self.handle, self.custody)
+        self.reach(Goal::Load)
     }
 
     /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
@@ -217,7 +218,7 @@ impl Counter {
             // SYNC POINT: counter. As above.
             return Ok(word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire));
         }
-        let found = self.change(Change::Swap { current, new })?;
+        let found = self.reach(Goal::Swap { current, new })?;
         Ok(if found == current { Ok(found) } else { Err(found) })
     }
 
@@ -240,8 +241,8 @@ impl Counter {
     }
 
     #[cold]
-    fn change(&self, change: Change) -> Result<u64, CounterError> {
-        self.tally.change(&self.handle, self.custody, change)
+    fn reach(&self, goal: Goal) -> Result<u64, CounterError> {
+        self.tally.reach(&self.handle, self.custody, goal)
     }
 
     pub(super) fn exhausted(&self, first: u64) -> CounterError {

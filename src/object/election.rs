@@ -17,11 +17,12 @@ use super::reach::Reach;
 use super::vigil::Vigil;
 use super::{Handle, MOVING_PAUSE, ObjectKind, anchor, waiting};
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::election::{Announcement, Announcing, ElectionAt, LeaderWord};
+use crate::coord::objects::election::{Announced, Announcement, Announcer, ElectionAt, LeaderWord};
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Request, WordAt};
+use crate::fabric::{Memory, Request, WordAt};
 use crate::group::Group;
 use crate::job::Job;
+use crate::sync::publish;
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,9 +193,7 @@ impl Election {
         let [term, leader] = loop {
             let home = Home::of(reach, &handle.at);
             let at = ElectionAt::of(&home.at);
-            // The watcher's words before the look; an announcement is made the other way round.
-            let noted = [home.at.of_rank(reach.rank), at.watched].map(|at| Request::Write { at, value: 1 });
-            let requests: Vec<Request> = noted.into_iter().filter(|_| is_watching).chain(at.reads()).collect();
+            let requests = at.look(is_watching.then(|| home.at.of_rank(reach.rank)));
             match home.site.ask_until(&requests, until).as_deref() {
                 Ok([term, leader]) => break [*term, *leader],
                 Ok(_) => unreachable!("two reads"),
@@ -269,8 +268,8 @@ impl Election {
             match announce(&home, reach.rank, term.0) {
                 Ok(Some(is_watched)) => {
                     self.keep(term);
-                    // Where the object has moved meanwhile nobody has found the copy.
-                    if Home::of(reach, &handle.at).site.home == home.site.home {
+                    // Where the home is lost meanwhile, the steward may have looked for the copy before.
+                    if !(reach.spans_nodes() && reach.has_lost(home.site.home)) {
                         return Ok(is_watched);
                     }
                 }
@@ -299,7 +298,8 @@ impl Election {
         let reach = &self.handle().site.reach;
         let [term_at, leader_at] = ElectionAt::kept(&self.handle().at);
         reach.execute(Request::Write { at: term_at, value: term.0 });
-        reach.execute(Request::Write { at: leader_at, value: LeaderWord::led_by(reach.rank, term.0).0 });
+        // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
+        publish(reach.segment.word(leader_at), LeaderWord::led_by(reach.rank, term.0).0);
     }
 
     /// Keeps it no longer, if it is this rank's.
@@ -326,32 +326,20 @@ impl Election {
 /// Announces at a home that a rank leads; gives whether somebody watches, or `None` where another one has been elected
 /// since.
 fn announce(home: &Home, rank: usize, term: u64) -> Result<Option<bool>, SiteFault> {
-    let at = ElectionAt::of(&home.at);
-    let reads = [Request::Read { at: at.watched }].into_iter().chain(at.reads());
-    let mut is_watched = false;
-    let mut requests: Vec<Request> = reads.clone().collect();
+    let (mut announcer, mut requests) = Announcer::begin(ElectionAt::of(&home.at), rank, term);
     loop {
-        let answers = home.site.ask(&requests)?;
-        let [.., watched, term_found, leader_found] = answers[..] else { unreachable!("three reads at least") };
-        is_watched |= watched != 0;
-        match Announcement::of([term_found, leader_found]).announce(at, rank, term) {
-            Announcing::Done => return Ok(Some(is_watched)),
-            Announcing::Superseded => return Ok(None),
-            Announcing::Ask(swaps) => requests = swaps.into_iter().chain(reads.clone()).collect(),
+        match announcer.answered(&home.site.ask(&requests)?) {
+            Announced::Done { is_watched } => return Ok(Some(is_watched)),
+            Announced::Superseded => return Ok(None),
+            Announced::Ask(next) => requests = next,
         }
     }
 }
 
 /// Takes a rank's announcement back at a home, if it is the last one; gives whether somebody watches.
 fn withdraw(home: &Home, rank: usize, term: u64) -> Result<bool, SiteFault> {
-    let at = ElectionAt::of(&home.at);
-    let answers = home.site.ask(&[withdrawal(at, rank, term), Request::Read { at: at.watched }])?;
+    let answers = home.site.ask(&ElectionAt::of(&home.at).withdraw(rank, term))?;
     Ok(answers[1] != 0)
-}
-
-fn withdrawal(at: ElectionAt, rank: usize, term: u64) -> Request {
-    let (mine, none) = (LeaderWord::led_by(rank, term), LeaderWord::resigned(term));
-    Request::CompareSwap { at: at.leader, expected: mine.0, new: none.0 }
 }
 
 /// An announcement is to be taken back.
@@ -368,9 +356,9 @@ impl Errand for Withdrawing {
 
     fn run(&mut self, reach: &Reach) -> Poll<()> {
         let Some(home) = errands::home_now(reach, &self.at) else { return Poll::Pending };
-        let swap = withdrawal(ElectionAt::of(&home.at), reach.rank, self.term.0);
+        let requests = ElectionAt::of(&home.at).withdraw(reach.rank, self.term.0);
         let has_moved = || Home::of(reach, &self.at).site.home != home.site.home;
-        if errands::ask(&home, &[swap]).is_none() || has_moved() { Poll::Pending } else { Poll::Ready(()) }
+        if errands::ask(&home, &requests).is_none() || has_moved() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 

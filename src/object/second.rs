@@ -20,7 +20,7 @@ use super::reach::Reach;
 use super::site::Site;
 use super::{Handle, anchor, pairs, sums};
 use crate::cluster::view;
-use crate::coord::objects::copies::{CopiesAt, CopyAt};
+use crate::coord::objects::copies::{self, CopiesAt, CopyAt};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
@@ -249,11 +249,10 @@ fn copy_others(reach: &Reach, kind: ObjectKind, home: &Home, second: &Home, live
     let facts: Vec<WordAt> = [header::EPOCH].into_iter().chain(handles).collect();
     let facts = home.site.ask(&reads(&facts))?;
     let has_shut_out = facts[0] >= view::epoch(&*reach.segment, &reach.segment.layout());
-    if reach.lives() > 0 && !has_shut_out {
-        return Ok(false);
-    }
     let has_it = |node: usize| facts[1 + node] > 0 && !reach.has_lost(node);
-    if has_it(home.site.home) && second.site.ask(&reads(&[copy.told()]))? != [home.site.home as u64 + 1] {
+    let told = second.site.ask(&reads(&[copy.told()]))?[0];
+    let has_shut_out = has_shut_out || reach.lives() == 0;
+    if !copies::may_be_complete(has_shut_out, home.site.home, has_it(home.site.home), told) {
         return Ok(false);
     }
     match kind {

@@ -13,7 +13,7 @@ use super::reach::Reach;
 use super::second::reads;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::tally::TallyAt;
+use crate::coord::objects::tally::{TallyAt, sum_at_home};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::Ordering;
 
@@ -35,7 +35,7 @@ fn at_home(home: &Home, ranks: &[usize]) -> Result<Vec<u64>, SiteFault> {
         return Ok(Vec::new());
     }
     let words = home.site.ask(&reads(&words))?;
-    Ok(words.chunks_exact(2).map(|pair| pair[0].wrapping_add(pair[1])).collect())
+    Ok(words.chunks_exact(2).map(|pair| sum_at_home([pair[0], pair[1]])).collect())
 }
 
 /// Has a copy, or the next home, have the sums of this node's ranks, as they have noted them. Where this node is the

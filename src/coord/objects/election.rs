@@ -8,13 +8,20 @@
 //! puts right before it takes itself for announced. The terms that are read only grow.
 //!
 //! The leader keeps a copy on its own node, from which that node's steward announces it anew where the object moves
-//! when its home is lost.
+//! when its home is lost. It looks whether the home is lost when it has written that: it finds that it is, and
+//! announces itself at the next one, or the steward finds the copy.
+//!
+//! The tests below try every order of steps of some who announce themselves; `exhaustive` all of it, with those who
+//! watch, whom a death or a loss of the home befalls.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Request, WordAt};
 
+#[cfg(test)]
+mod exhaustive;
+
 /// Where the words of an election stand, at its home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ElectionAt {
     /// The last term.
     pub term: WordAt,
@@ -40,6 +47,19 @@ impl ElectionAt {
     /// the first, or nothing that fits.
     pub const fn reads(self) -> [Request; 2] {
         [Request::Read { at: self.term }, Request::Read { at: self.leader }]
+    }
+
+    /// What a rank asks that looks who leads: an [`Announcement`]. By its own word, if it watches, it is to be told of
+    /// changes from now on: that is written before the look, since an announcement is made the other way round.
+    pub fn look(self, watches: Option<WordAt>) -> Vec<Request> {
+        let noted = watches.into_iter().flat_map(|own| [own, self.watched]);
+        noted.map(|at| Request::Write { at, value: 1 }).chain(self.reads()).collect()
+    }
+
+    /// Takes a rank's announcement back, if it is the last one. The second answer: whether somebody watches.
+    pub const fn withdraw(self, rank: usize, term: u64) -> [Request; 2] {
+        let (mine, none) = (LeaderWord::led_by(rank, term), LeaderWord::resigned(term));
+        [Request::CompareSwap { at: self.leader, expected: mine.0, new: none.0 }, Request::Read { at: self.watched }]
     }
 }
 
@@ -141,6 +161,55 @@ impl Announcement {
             Request::CompareSwap { at: at.leader, expected: self.leader.0, new: leader.0 },
             Request::CompareSwap { at: at.term, expected: self.term, new: term },
         ])
+    }
+}
+
+/// One that has been elected, on its way to being announced at a home.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Announcer {
+    at: ElectionAt,
+    rank: usize,
+    term: u64,
+    is_watched: bool,
+}
+
+/// What it does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// Asks the home, in this order, and hands the answers in.
+    Ask(Vec<Request>),
+    /// Nothing: all who look find it.
+    Done {
+        /// Whether somebody watches, or has.
+        is_watched: bool,
+    },
+    /// Nothing: another one has been elected since.
+    Superseded,
+}
+
+impl Announcer {
+    /// Begins, with what is to be asked.
+    pub fn begin(at: ElectionAt, rank: usize, term: u64) -> (Self, Vec<Request>) {
+        let announcer = Self { at, rank, term, is_watched: false };
+        let reads = announcer.reads().collect();
+        (announcer, reads)
+    }
+
+    /// Who watches is looked for after the swaps: one that notes itself later looks later, too, and finds the
+    /// announcement.
+    fn reads(&self) -> impl Iterator<Item = Request> + use<> {
+        [Request::Read { at: self.at.watched }].into_iter().chain(self.at.reads())
+    }
+
+    /// The answers have come.
+    pub fn answered(&mut self, answers: &[u64]) -> Announced {
+        let [.., watched, term, leader] = *answers else { unreachable!("three reads at least") };
+        self.is_watched |= watched != 0;
+        match Announcement::of([term, leader]).announce(self.at, self.rank, self.term) {
+            Announcing::Done => Announced::Done { is_watched: self.is_watched },
+            Announcing::Superseded => Announced::Superseded,
+            Announcing::Ask(swaps) => Announced::Ask(swaps.into_iter().chain(self.reads()).collect()),
+        }
     }
 }
 

@@ -16,8 +16,8 @@
 //! | [`fenced`] | words that are written under a token |
 //! | [`note`] | what a rank notes on its own node for the next home: of a lease, of a fenced word |
 //! | [`block`] | a counter's numbers that a node has taken at once |
-//! | [`copies`] | how far an object's copy on a second node is |
-//! | [`tally`] | a counter's words, and the sums of what each rank has added |
+//! | [`copies`] | how far an object's copy on a second node is, and whether it has all |
+//! | [`tally`] | a counter: its words, and how a rank changes it once |
 //! | [`election`] | who leads, as it is announced at an election's home |
 //! | `trial` | tries sharing and permits exhaustively (tests: `sharing/exhaustive.rs`, `permits/exhaustive.rs`) |
 

@@ -1,8 +1,10 @@
 //! Histories of the machines of objects on the simulated network: a node is a rank, node 0 is the home. Messages take
-//! times of their own; in some runs connections break in the middle of a call (of fenced words), and one node crashes.
+//! times of their own; in some runs connections break in the middle of a call (of counters and fenced words), and one
+//! node crashes: of counters the home, too.
 //!
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 
+mod counter;
 mod fenced;
 mod lock;
 mod sharing;
@@ -48,6 +50,8 @@ struct Caller {
     left: usize,
     tickets: Vec<Ticket>,
     answers: Vec<u64>,
+    /// Whom it asks.
+    to: usize,
     /// What could not be posted yet.
     refused: Vec<Request>,
 }
@@ -55,7 +59,16 @@ struct Caller {
 impl Caller {
     fn new(rank: usize, seed: u64) -> Self {
         let (random, entries) = (Seeded::new(seed * 64 + rank as u64), Vec::new());
-        Self { rank, random, entries, left: CALLS, tickets: Vec::new(), answers: Vec::new(), refused: Vec::new() }
+        Self {
+            rank,
+            random,
+            entries,
+            left: CALLS,
+            tickets: Vec::new(),
+            answers: Vec::new(),
+            to: HOME,
+            refused: Vec::new(),
+        }
     }
 
     fn begin(&mut self, op: Op, at_ns: u64) {
@@ -68,8 +81,14 @@ impl Caller {
 
     /// Posts requests to the home, now or as soon as it is reached.
     fn ask(&mut self, fabric: &SimFabric, requests: Vec<Request>) {
+        self.ask_node(fabric, HOME, requests);
+    }
+
+    /// The same, to another node.
+    fn ask_node(&mut self, fabric: &SimFabric, to: usize, requests: Vec<Request>) {
         self.answers.clear();
-        match fabric.post(HOME, &requests, &mut self.tickets) {
+        self.to = to;
+        match fabric.post(to, &requests, &mut self.tickets) {
             Ok(()) => self.refused.clear(),
             Err(PostError::Invalid { why, .. }) => panic!("{why}"),
             Err(_) => {
@@ -88,7 +107,7 @@ impl Caller {
     fn poll(&mut self, fabric: &SimFabric) -> Poll<Result<Vec<u64>, ()>> {
         if !self.refused.is_empty() {
             let requests = std::mem::take(&mut self.refused);
-            self.ask(fabric, requests);
+            self.ask_node(fabric, self.to, requests);
             return Poll::Pending;
         }
         while let Some(ticket) = self.tickets.first() {
@@ -105,6 +124,12 @@ impl Caller {
             self.tickets.remove(0);
         }
         Poll::Ready(Ok(std::mem::take(&mut self.answers)))
+    }
+
+    /// Waits for no answers any more.
+    fn give_up(&mut self, fabric: &SimFabric) {
+        self.tickets.drain(..).for_each(|ticket| fabric.forget(ticket));
+        self.refused.clear();
     }
 
     /// Computes for a moment between two calls.
@@ -159,7 +184,12 @@ impl Crash {
 
 /// A node other than the home may crash at some time.
 fn draw_crash(random: &mut Seeded, nodes: usize, world: &mut World) -> Option<Crash> {
-    let crash = Crash { node: 1 + random.below(nodes - 1), at_ns: random.below(60_000) as u64 };
+    let node = 1 + random.below(nodes - 1);
+    draw_crash_of(random, node, world)
+}
+
+fn draw_crash_of(random: &mut Seeded, node: usize, world: &mut World) -> Option<Crash> {
+    let crash = Crash { node, at_ns: random.below(60_000) as u64 };
     if random.below(2) > 0 {
         return None;
     }
@@ -195,6 +225,11 @@ fn check(test: &str, object: Object, make: impl Fn(u64) -> History) {
     println!("{} histories: {overlapping} with calls that overlap, {open} with one that never ended", histories.len());
     let is_one_seed = histories.len() == 1;
     assert!(is_one_seed || (overlapping > histories.len() / 2 && open > 0), "they show nothing");
+}
+
+#[test]
+fn counters_on_the_simulated_network() {
+    check("simulated::counters_on_the_simulated_network", Object::Counter(0), counter::add_in_turns);
 }
 
 #[test]
