@@ -270,7 +270,8 @@ if [ $quick = no ]; then
         --skip nodes_pass_together_on_fresh_seeds
         --skip survivors_pass_together_on_fresh_seeds
         --skip the_home_is_lost_and_more
-        --skip words_are_kept_again_and_again)
+        --skip words_are_kept_again_and_again
+        --skip somebody_dies_and_others_give_up)
     # Stress tests are marked `#[ignore]` where a debug build would be too slow for them.
     step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests \
         -- --include-ignored "${not_here[@]}"

@@ -269,7 +269,7 @@ impl Election {
                 Ok(Some(is_watched)) => {
                     self.keep(term);
                     // Where the home is lost meanwhile, the steward may have looked for the copy before.
-                    if !(reach.spans_nodes() && reach.has_lost(home.site.home)) {
+                    if !is_lost(&home) {
                         return Ok(is_watched);
                     }
                 }
@@ -286,7 +286,10 @@ impl Election {
         // First, so that a steward that announces it anew sees that it is not to.
         self.forget(term);
         loop {
-            match withdraw(&Home::of(reach, &handle.at), reach.rank, term.0) {
+            let home = Home::of(reach, &handle.at);
+            match withdraw(&home, reach.rank, term.0) {
+                // The steward may have announced it at the next one before it was forgotten here.
+                Ok(_) if is_lost(&home) => self.await_mending(SiteFault::Lost { home: home.site.home })?,
                 Ok(is_watched) => return Ok(is_watched),
                 Err(fault) => self.await_mending(fault)?,
             }
@@ -321,6 +324,11 @@ impl Election {
         let watchers = ranks.zip(watches).filter(|(rank, watches)| *watches != 0 && *rank != reach.rank);
         watchers.filter(|(rank, _)| !reach.has_ended(*rank)).for_each(|(rank, _)| reach.poke(rank));
     }
+}
+
+/// Whether a home is lost, which may answer all the same for a while.
+fn is_lost(home: &Home) -> bool {
+    home.site.reach.spans_nodes() && home.site.reach.has_lost(home.site.home)
 }
 
 /// Announces at a home that a rank leads; gives whether somebody watches, or `None` where another one has been elected

@@ -444,6 +444,7 @@ fn one_node_is_lost_at_any_moment() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn a_rank_ends_in_the_middle_and_another_one_of_its_node_goes_on() {
     check(World::new(2, 2, 1, 0).with_breaks(2));
     check(World::new(3, 1, 0, 0).with_breaks(1));
@@ -451,6 +452,7 @@ fn a_rank_ends_in_the_middle_and_another_one_of_its_node_goes_on() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn words_are_kept_and_found_by_those_who_left_them_and_by_others() {
     check(World::new(2, 0, 0, 0).keeping(&[4, 2]));
     check(World::new(2, 0, 1, 0).keeping(&[3, 1]).looking_early());
@@ -459,6 +461,7 @@ fn words_are_kept_and_found_by_those_who_left_them_and_by_others() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn words_are_kept_by_nodes_that_are_lost_and_ranks_that_end_in_the_middle() {
     check(World::new(2, 0, 0, 1).keeping(&[3, 1]));
     check(World::new(2, 0, 0, 0).keeping(&[3, 1]).with_breaks(2));

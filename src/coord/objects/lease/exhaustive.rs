@@ -450,11 +450,13 @@ fn in_every_order() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn while_time_passes() {
     check(World::new(2, 2, 1, Budget { ticks: 5, ..NOTHING }));
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn three_while_time_passes() {
     check(World::new(3, 1, 0, Budget { ticks: 4, ..NOTHING }));
 }
@@ -467,6 +469,7 @@ fn ranks_that_change_their_minds() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn one_dies_at_any_moment() {
     check(World::new(2, 2, 1, Budget { deaths: 1, ..NOTHING }));
     check(World::new(3, 1, 0, Budget { deaths: 1, ..NOTHING }));
@@ -474,6 +477,7 @@ fn one_dies_at_any_moment() {
 
 /// It goes on, and believes for as long as its clock says.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn one_is_taken_for_dead() {
     check(World::new(2, 2, 1, Budget { ticks: 4, suspicions: 1, ..NOTHING }));
 }
@@ -485,6 +489,7 @@ fn connections_break_at_any_moment() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn the_home_is_lost_at_any_moment() {
     let lost = Budget { homes: 1, ..NOTHING };
     check(World::new(2, 2, 0, lost.clone()));
@@ -501,11 +506,13 @@ fn the_home_is_lost_and_more() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn the_home_is_lost_while_time_passes() {
     check(World::new(2, 1, 1, Budget { ticks: 3, homes: 1, ..NOTHING }));
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn the_home_is_lost_and_one_dies() {
     let lost = Budget { ticks: 1, deaths: 1, homes: 1, ..NOTHING };
     check(World::new(2, 1, 0, lost.clone()));
@@ -514,6 +521,7 @@ fn the_home_is_lost_and_one_dies() {
 
 /// With its node, or alone: who comes to the next home waits for the end of what it may hold.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn the_home_is_lost_and_one_is_taken_for_dead() {
     let lost = Budget { ticks: 2, suspicions: 1, homes: 1, ..NOTHING };
     check(World::new(2, 1, 0, lost.clone()));

@@ -748,6 +748,7 @@ fn readers_that_give_up_or_do_not_wait() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn one_gives_up_while_it_asks() {
     check(World::new(&[1, 1], &[1]).with_silences(1));
     check(World::new(&[2, 1], &[]).with_silences(2));
@@ -755,12 +756,14 @@ fn one_gives_up_while_it_asks() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn one_dies_at_any_moment() {
     check(World::new(&[1], &[1]).with_deaths(1));
     check(World::new(&[1, 1], &[]).with_deaths(1));
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn the_home_is_lost_at_any_moment() {
     check(World::new(&[1], &[1]).losing_the_home());
     check(World::new(&[1, 1], &[]).losing_the_home());

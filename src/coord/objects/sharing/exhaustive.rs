@@ -143,6 +143,7 @@ fn ranks_that_give_up() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn one_dies_at_any_moment() {
     check(world(&[&[Read, Write], &[Write, Read]]).with_deaths(1));
     check(world(&[&[Read], &[Write], &[Write]]).with_deaths(1));

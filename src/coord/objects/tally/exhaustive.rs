@@ -334,7 +334,13 @@ impl World {
         let way = if home == index { Way::Memory } else { Way::Away };
         let (operation, turn) = Operation::begin(Bond { at: self.at_home(index), way, sums }, goal, number, sum);
         self.ranks[index].operation = Some(operation);
-        self.turn(index, turn);
+        // Between the look whether the home is lost and the note its steward may have come by.
+        match turn {
+            Turn::Note(_) if self.left.losses > 0 || !self.lost.is_empty() => {
+                self.ranks[index].phase = Phase::About(turn)
+            }
+            _ => self.turn(index, turn),
+        }
     }
 
     fn acknowledged(&self) -> u64 {
@@ -344,7 +350,7 @@ impl World {
 
     fn turn(&mut self, index: usize, turn: Turn) {
         match turn {
-            // Nobody sees what is between this and what comes before it.
+            // With what comes before it: nobody sees what is between.
             Turn::Note(sum) => {
                 self.ranks[index].sum = sum;
                 self.go_on(index, Operation::noted);
@@ -442,7 +448,8 @@ impl World {
                 self.ranks[index].bound = Some(bound);
                 self.go_on(index, |operation| operation.rebound(bound.1.carried));
             }
-            Turn::Note(_) | Turn::Over(_) => unreachable!("done at once"),
+            Turn::Note(_) => self.turn(index, turn),
+            Turn::Over(_) => unreachable!("done at once"),
         }
     }
 
@@ -826,6 +833,7 @@ fn ranks_die_and_connections_break_at_any_moment() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn a_node_is_lost_at_any_moment() {
     check(World::new(2, &[ADD_TWICE, ADD_TWICE], Trials { breaks: 1, ..ONE_LOST }));
     check(World::new(2, &[ADD_TWICE, ADD], Trials { deaths: 1, ..ONE_LOST }));
@@ -833,9 +841,9 @@ fn a_node_is_lost_at_any_moment() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
 fn one_home_is_lost_after_the_other() {
     check(World::new(3, &[&[], &[], ADD_TWICE], Trials { losses: 2, ..CALM }));
-    check(World::new(3, &[&[], &[Act::Load], ADD], Trials { losses: 2, ..CALM }));
 }
 
 #[test]
@@ -859,9 +867,10 @@ fn what_was_exchanged_counts_once_it_is_answered() {
 }
 
 #[test]
-#[ignore = "half a minute without optimization, a million states"]
+#[ignore = "minutes without optimization, two million states"]
 fn two_nodes_are_lost_one_after_the_other_or_together() {
     check(World::new(3, &[ADD, ADD], Trials { losses: 2, ..CALM }));
+    check(World::new(3, &[&[], &[Act::Load], ADD], Trials { losses: 2, ..CALM }));
 }
 
 #[test]
