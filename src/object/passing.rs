@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// For how long it may do so where ranks share CPUs.
 const PASSING_LIMIT: Duration = Duration::from_micros(100);
+/// How often it may do so in that time at most: also one that opens the lock anew each time, which begins a new span.
+const MOST_PASSED: u64 = 8192;
 /// The clock is read this seldom for that, or so seldom that this share of the limit goes by meanwhile.
 const PASSED_PER_LOOK: u64 = 16;
 const LOOKS_PER_LIMIT: u64 = 8;
@@ -33,7 +35,7 @@ impl Passing {
     /// Whether it may do so once more, having done so this often.
     #[inline]
     pub fn goes_on(&self, passed: u64) -> bool {
-        (passed != 0 && passed < self.next_look.get()) || self.look(passed, Instant::now())
+        (passed != 0 && passed < self.next_look.get()) || (passed < MOST_PASSED && self.look(passed, Instant::now()))
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "no more than the limit")]
@@ -123,6 +125,12 @@ mod tests {
         assert!(!passing.look(1, begun + Duration::from_millis(1)));
         assert!(passing.look(0, begun) && passing.look(1, begun + PASSING_LIMIT / 2));
         assert_eq!(passing.next_look.get(), 2, "the clock is read each time");
+    }
+
+    #[test]
+    fn who_opens_the_lock_anew_each_time_passes_others_so_often_and_no_more() {
+        assert!((1..MOST_PASSED).all(|passed| Passing::default().goes_on(passed)));
+        assert!(!Passing::default().goes_on(MOST_PASSED));
     }
 
     #[test]
