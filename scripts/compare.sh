@@ -9,8 +9,8 @@
 # and the table of figures in README.md. Then it does the same across pretended nodes of one rank each, joined by TCP
 # (barrier-nodes.json, barrier-nodes.md and README.md's second table): two minutes, six at most. An empty list of ranks
 # or nodes leaves that part out.
-# `--contests` does none of this: it measures locks and their family beside their rivals, and appends the results to
-# bench/results/contests.json. Debian starts the Redis and the etcd that it installs; `phalanx bench` uses its own.
+# `--contests` does none of this: it measures locks and their family beside their rivals, appends the results to
+# bench/results/contests.json, and renders the README's table of them. Debian starts the Redis and the etcd that it installs; `phalanx bench` uses its own.
 # With `-- --rounds 1 --seconds 0.1`, which says whether all run and little more, it takes six minutes on 2 CPUs.
 # Whatever cannot be installed is said and left out; `phalanx bench` names it as skipped.
 #
@@ -215,6 +215,7 @@ cargo build --release --quiet -p phalanx-cli
 mkdir -p "$results"
 if [ "$contests" = yes ]; then
     measure_contests
+    python3 bench/rivals/contests.py "$results/contests.json" --machine "$(machine)" --readme README.md
     exit 0
 fi
 for count in $ranks; do

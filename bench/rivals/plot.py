@@ -18,6 +18,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from units import duration
+
 LABELS = {
     "phalanx": "Phalanx",
     "openmpi": "Open MPI",
@@ -91,17 +93,6 @@ def short_label(place):
 
 def label(system):
     return LABELS.get(system, system)
-
-
-def duration(ns):
-    """Three significant digits with a unit: 118 ns, 2.83 µs, 8.05 ms."""
-    if ns is None:
-        return "–"
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if ns >= 0.9995 * size:
-            value = ns / size
-            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
-    return f"{ns:.0f} ns"
 
 
 def ratio(result, reference, field):
