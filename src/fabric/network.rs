@@ -254,13 +254,11 @@ impl Network {
         self.rdma.as_deref().map(|rdma| &*rdma.fabric)
     }
 
-    /// What a request that was posted by RDMA has been answered, after a look at what has completed: who asks waits for
-    /// it.
+    /// What a request that was posted by RDMA has been answered, looking at what has completed: who asks waits for it.
     fn take_by_rdma(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
         let adapter = self.adapter().expect("it has given out the ticket");
         let ticket = Ticket { slot: ticket.slot & !BY_RDMA, ..ticket };
-        adapter.progress();
-        adapter.take(ticket)
+        adapter.look_for(ticket)
     }
 
     fn forget_by_rdma(&self, ticket: Ticket) {

@@ -26,6 +26,7 @@
 
 mod blocking;
 
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,9 @@ pub(super) struct Climb {
     reach: Reach,
     at: TenureAt,
     /// The home, of a lock that does not move with it.
-    fixed: Option<Home>,
+    fixed: Option<Arc<Home>>,
+    /// The home that was found first: most objects have no other one.
+    first: OnceLock<Arc<Home>>,
 }
 
 /// What has been begun.
@@ -99,7 +102,7 @@ pub(super) struct Ascent {
     goal: Goal,
     stamp: u32,
     stage: Stage,
-    home: Home,
+    home: Arc<Home>,
     /// Whether the goal itself is being pursued, and not what others have left cleared away.
     is_underway: bool,
     /// Whether the home was asked for anything that it may have, or have not.
@@ -134,15 +137,15 @@ type Reached = Result<Summit, SiteFault>;
 impl Climb {
     /// The lock of an object of this node, wherever that is at home.
     pub fn new(reach: &Reach, at: ObjectAt) -> Self {
-        Self { reach: reach.clone(), at: TenureAt(at), fixed: None }
+        Self { reach: reach.clone(), at: TenureAt(at), fixed: None, first: OnceLock::new() }
     }
 
     /// The lock of a home's table of objects, among nodes.
     pub fn of_table(site: &Site) -> Self {
         let at = ObjectAt::of(&site.reach.segment.layout(), ObjectTable::Here, 0);
         let at_home = ObjectAt::of(&site.reach.layouts[site.home], ObjectTable::Home, 0);
-        let fixed = Some(Home { site: site.clone(), at: at_home });
-        Self { reach: site.reach.clone(), at: TenureAt(at), fixed }
+        let fixed = Some(Arc::new(Home { site: site.clone(), at: at_home }));
+        Self { reach: site.reach.clone(), at: TenureAt(at), fixed, first: OnceLock::new() }
     }
 
     fn memory(&self) -> &impl Memory {
@@ -150,8 +153,13 @@ impl Climb {
     }
 
     /// Where the lock is at home now, lost or not.
-    fn home(&self) -> Home {
-        self.fixed.clone().unwrap_or_else(|| Home::of(&self.reach, &self.at.0))
+    fn home(&self) -> Arc<Home> {
+        if let Some(fixed) = &self.fixed {
+            return Arc::clone(fixed);
+        }
+        let now = || Home::of(&self.reach, &self.at.0);
+        let first = self.first.get_or_init(|| Arc::new(now()));
+        if first.is_still_of(&self.at.0) { Arc::clone(first) } else { Arc::new(now()) }
     }
 
     /// Begins to acquire the lock. This rank has its node's, by a grant of which `stamp` tells it from others.

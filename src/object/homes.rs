@@ -36,6 +36,12 @@ impl Home {
         let (home, at_home) = catalogue::noted_home(reach, at).expect("it was noted when the object was opened");
         Self { site: Site { reach: reach.clone(), home }, at: at_home }
     }
+
+    /// Whether it is still where an object of this node is at home.
+    pub fn is_still_of(&self, at: &ObjectAt) -> bool {
+        let now = catalogue::noted_home(&self.site.reach, at);
+        now.is_some_and(|(home, at_home)| home == self.site.home && at_home.index() == self.at.index())
+    }
 }
 
 /// The lost nodes where an object of this node was at home, or would have been, before its present home.

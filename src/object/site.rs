@@ -38,7 +38,7 @@ pub(super) struct Site {
 }
 
 /// Requests to a home, and their answers as far as they have come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Asked {
     unposted: VecDeque<Request>,
     tickets: VecDeque<Ticket>,
@@ -107,21 +107,28 @@ impl Site {
                 let value = self.reach.execute(*request);
                 request.has_ticket().then_some(value)
             });
-            let answers = asked.collect();
-            return Asked {
-                unposted: VecDeque::new(),
-                tickets: VecDeque::new(),
-                answers,
-                incarnation: None,
-                question: None,
-            };
+            return Asked { answers: asked.collect(), ..Asked::default() };
         }
-        let (unposted, tickets) = (requests.iter().copied().collect(), VecDeque::new());
-        let answers = Vec::with_capacity(requests.len());
-        let mut asked = Asked { unposted, tickets, answers, incarnation: None, question: None };
-        // What is wrong with posting is wrong with the next attempt, too, which returns it.
-        let _ = self.post(&mut asked);
+        let mut asked = Asked { answers: Vec::with_capacity(requests.len()), ..Asked::default() };
+        if !self.post_at_once(requests, &mut asked) {
+            asked.unposted = requests.iter().copied().collect();
+            // What is wrong with posting is wrong with the next attempt, too, which returns it.
+            let _ = self.post(&mut asked);
+        }
         asked
+    }
+
+    /// Posts the first requests, if they are one batch and there is room for it: then they need not be kept.
+    fn post_at_once(&self, requests: &[Request], asked: &mut Asked) -> bool {
+        let is_batch = !self.is_here() && (1..=BATCH_REQUESTS).contains(&requests.len());
+        let Some(network) = self.reach.network.as_deref().filter(|_| is_batch) else { return false };
+        let mut tickets = Vec::with_capacity(requests.len());
+        if network.post(self.home, requests, &mut tickets).is_err() {
+            return false;
+        }
+        asked.tickets = tickets.into();
+        asked.incarnation = Some(network.incarnation(self.home));
+        true
     }
 
     /// The answers, when all are there. Never blocks.

@@ -299,6 +299,17 @@ impl RdmaFabric {
         state.after_post(node, posted)
     }
 
+    /// A ticket's value, as [`Fabric::take`] gives it, with a look at what has completed where it is not there yet:
+    /// both under one lock, for whoever has nothing left to do but to wait for it.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn look_for(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {
+        let value = self.state().look_for(ticket);
+        value.unwrap_or_else(|| panic!("the ticket is spent already: {ticket:?}"))
+    }
+
     fn check_node(&self, node: usize) -> Result<(), RdmaError> {
         let nodes = self.nodes();
         if node < nodes { Ok(()) } else { Err(RdmaError::NoNode { node, nodes }) }
@@ -335,6 +346,17 @@ impl State {
             && let Err(why) = connection.poll(&mut self.batch, &mut self.tickets)
         {
             self.end(node, &why);
+        }
+    }
+
+    /// The value, if it is there by now; `None` where the ticket is spent.
+    fn look_for(&mut self, ticket: Ticket) -> Option<Poll<Result<u64, OperationError>>> {
+        match self.tickets.take(ticket) {
+            Some(Poll::Pending) => {
+                self.poll_busy();
+                self.tickets.take(ticket)
+            }
+            other => other,
         }
     }
 

@@ -30,17 +30,23 @@ impl Climb {
     /// Waits until an ascent is over, or `limit` has passed since `begun`, and where answers are on their way a little
     /// more. Then it goes on only if it is polled again.
     pub fn wait(&self, ascent: &mut Ascent, begun: Instant, limit: Option<Duration>) -> Option<Reached> {
-        let since = Instant::now();
+        self.wait_until(ascent, limit.map(|limit| (begun, limit)))
+    }
+
+    /// As [`wait`](Self::wait). Reads no clock where nothing is to be waited for.
+    fn wait_until(&self, ascent: &mut Ascent, limit: Option<(Instant, Duration)>) -> Option<Reached> {
+        let mut since = None;
         loop {
             if let Poll::Ready(reached) = self.poll(ascent) {
                 return Some(reached);
             }
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
             let patience = if ascent.is_in_the_middle() { PATIENCE } else { Duration::ZERO };
-            let left = limit.map(|limit| limit.saturating_add(patience).saturating_sub(begun.elapsed()));
+            let left = limit.map(|(begun, limit)| limit.saturating_add(patience).saturating_sub(begun.elapsed()));
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            self.pause(ascent, since.elapsed(), left.unwrap_or(Duration::MAX));
+            self.pause(ascent, waited, left.unwrap_or(Duration::MAX));
         }
     }
 
@@ -68,7 +74,7 @@ impl Climb {
     /// ([`errands`](crate::object::errands)).
     pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
         let mut ascent = self.begin_to_leave();
-        match self.wait(&mut ascent, Instant::now(), limit) {
+        match self.wait_until(&mut ascent, limit.map(|limit| (Instant::now(), limit))) {
             Some(reached) => reached.map(drop),
             None => Err(self.late(&mut ascent)),
         }
@@ -108,12 +114,13 @@ impl Climb {
 
     /// Acquires the lock of a home's table for this node. The caller has this node's table.
     pub fn acquire_alone(&self) -> Result<(), SiteFault> {
-        let Home { site, at } = self.home();
-        self.settle_table(&site)?;
-        catalogue::note_home(&self.reach, &self.at.0, site.home, &at);
+        let home = self.home();
+        let Home { site, at } = &*home;
+        self.settle_table(site)?;
+        catalogue::note_home(&self.reach, &self.at.0, site.home, at);
         // Different from that of the last time: each changes the word of the tenure.
         let mut ascent = self.begin(self.at.load(self.memory()).0 >> 21);
-        self.wait(&mut ascent, Instant::now(), None).expect("without a limit").map(drop)
+        self.wait_until(&mut ascent, None).expect("without a limit").map(drop)
     }
 
     /// Gives it back.
