@@ -9,7 +9,7 @@ pub use crate::cluster::rendezvous::RendezvousError;
 use crate::cluster::view::{FailureCause, Lateness};
 use crate::coord::barrier::Operation;
 pub use crate::fabric::shm::SegmentError;
-use crate::object::{LockError, ObjectError};
+use crate::object::{CounterError, FencedError, LeaseError, LockError, ObjectError};
 
 /// Why a job could not be joined or made.
 #[derive(Debug, thiserror::Error)]
@@ -448,6 +448,15 @@ pub enum Error {
     /// A lock was not acquired, or was lost.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A lease was not acquired, or has ended.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A counter was not changed, or it is not known whether it was.
+    #[error(transparent)]
+    Counter(#[from] CounterError),
+    /// A fenced word was not read or written.
+    #[error(transparent)]
+    Fenced(#[from] FencedError),
 }
 
 impl std::fmt::Debug for Error {

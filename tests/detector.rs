@@ -206,7 +206,7 @@ fn a_machine_with_four_busy_threads_for_each_cpu_gives_no_false_alarm() {
 
 #[test]
 #[ignore = "records the traces anew: takes a minute, all CPUs, and overwrites files of the repository"]
-fn record() {
+fn the_traces_are_recorded_anew() {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     for (name, busy) in [("calm.txt", 0), ("loaded.txt", 4 * cpus)] {
         let trace = record_one(busy, Duration::from_secs(40));

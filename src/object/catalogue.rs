@@ -115,6 +115,7 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
         return true;
     }
     if !super::steward::settle(reach, at) {
+        errands::tidy_later(reach);
         return false;
     }
     let Some((home, at_home)) = noted_home(reach, at) else { return true };

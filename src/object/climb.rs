@@ -513,7 +513,11 @@ impl Climb {
         let read = asked.get_or_insert_with(|| site.begin(&[Request::Read { at: header::EPOCH }]));
         let answers = match site.poll(read) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(SiteFault::Broken { .. })) => vec![0],
+            // It has answered nothing: it is asked again.
+            Poll::Ready(Err(SiteFault::Broken { .. })) => {
+                *asked = None;
+                return Poll::Pending;
+            }
             Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
             Poll::Ready(Ok(answers)) => answers,
         };

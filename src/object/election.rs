@@ -239,8 +239,9 @@ impl Election {
 
     /// The home has not answered: what it was told of a term is taken back when it does.
     fn leave_behind(&self, term: Token, error: &LockError) {
-        if let LockError::Unreachable { .. } = error {
-            self.forget(term);
+        // First, so that a steward that announces it anew sees that it is not to.
+        self.forget(term);
+        if let LockError::Unreachable { .. } | LockError::NoRoom { .. } = error {
             let reach = &self.handle().site.reach;
             errands::leave(reach, Withdrawing { at: self.handle().at, term });
         }
@@ -272,6 +273,7 @@ impl Election {
                     if !is_lost(&home) {
                         return Ok(is_watched);
                     }
+                    self.await_mending(SiteFault::Lost { home: home.site.home })?;
                 }
                 Ok(None) => return Err(self.excluded()),
                 Err(fault) => self.await_mending(fault)?,

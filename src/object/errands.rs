@@ -161,11 +161,12 @@ fn tidy(reach: &Reach) -> bool {
     is_done
 }
 
-/// The home of an object, if it can be asked now.
+/// The home of an object, if it has one that can be asked now.
 pub(super) fn home_now(reach: &Reach, at: &ObjectAt) -> Option<Home> {
-    let home = Home::of(reach, at);
+    let (home, at) = catalogue::noted_home(reach, at)?;
     // While it is lost the object is about to move.
-    (!reach.has_lost(home.site.home) && !reach.is_doubtful(home.site.home)).then_some(home)
+    let site = Site { reach: reach.clone(), home };
+    (!reach.has_lost(home) && !reach.is_doubtful(home)).then_some(Home { site, at })
 }
 
 /// Asks a home, for a moment at most. What may be asked again is, by the next run.

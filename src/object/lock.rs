@@ -26,7 +26,8 @@ impl fmt::Display for Token {
 /// Between nodes it is first come first served: a node that has it passes it on among its own ranks, at most 64 times
 /// while another one waits. Among the ranks of a node it is first come first served, but for ranks that sleep: while
 /// the first of them wakes up, another one may take the lock up to 64 times before it queues behind, and where ranks
-/// share CPUs again and again for 100 µs. A lock belongs to a rank and not to a thread, and is not re-entrant. A death
+/// share CPUs again and again for 100 µs (and for 120 µs more while it is used too often to be worth moving to another
+/// CPU). A lock belongs to a rank and not to a thread, and is not re-entrant. A death
 /// is known when the kernel begins with it: what must not be written by a dying holder's last instructions is to be
 /// fenced by the token.
 ///

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// For how long it may do so where ranks share CPUs.
 const PASSING_LIMIT: Duration = Duration::from_micros(100);
-/// How often it may do so in that time at most: also one that opens the lock anew each time, which begins a new span.
-const MOST_PASSED: u64 = 8192;
 /// The clock is read this seldom for that, or so seldom that this share of the limit goes by meanwhile.
 const PASSED_PER_LOOK: u64 = 16;
 const LOOKS_PER_LIMIT: u64 = 8;
@@ -27,6 +25,8 @@ const HOT_LIMIT: Duration = Duration::from_micros(120);
 pub(super) struct Passing {
     /// Since when it has done so.
     since: Cell<Option<Instant>>,
+    /// How often it had at the last call.
+    last: Cell<u64>,
     /// The clock is not read before it has done so this often.
     next_look: Cell<u64>,
 }
@@ -35,13 +35,20 @@ impl Passing {
     /// Whether it may do so once more, having done so this often.
     #[inline]
     pub fn goes_on(&self, passed: u64) -> bool {
-        (passed != 0 && passed < self.next_look.get()) || (passed < MOST_PASSED && self.look(passed, Instant::now()))
+        let is_next = passed >= self.last.replace(passed) && passed != 0;
+        (is_next && passed < self.next_look.get()) || self.look(passed, is_next, Instant::now())
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "no more than the limit")]
-    fn look(&self, passed: u64, now: Instant) -> bool {
-        let since = self.since.get().filter(|_| passed != 0).unwrap_or(now);
-        self.since.set(Some(since));
+    fn look(&self, passed: u64, is_next: bool, now: Instant) -> bool {
+        if passed == 0 {
+            self.since.set(Some(now));
+        } else if !is_next {
+            self.since.set(None);
+            self.next_look.set(0);
+        }
+        // By another handle of this rank nobody knows since when.
+        let Some(since) = self.since.get() else { return false };
         let elapsed = now - since;
         if elapsed >= PASSING_LIMIT {
             return false;
@@ -109,28 +116,31 @@ mod tests {
     #[test]
     fn who_passes_others_does_so_for_a_span_of_time() {
         let (passing, begun) = (Passing::default(), Instant::now());
-        assert!(passing.look(0, begun));
-        assert!(passing.look(1, begun + ns(50)));
+        assert!(passing.look(0, true, begun));
+        assert!(passing.look(1, true, begun + ns(50)));
         assert_eq!(passing.next_look.get(), 1 + PASSED_PER_LOOK, "a quick one reads the clock seldom");
-        assert!(passing.look(17, begun + PASSING_LIMIT - ns(1)));
-        assert!(!passing.look(33, begun + PASSING_LIMIT));
-        assert!(passing.look(0, begun + PASSING_LIMIT), "it has waited since");
+        assert!(passing.look(17, true, begun + PASSING_LIMIT - ns(1)));
+        assert!(!passing.look(33, true, begun + PASSING_LIMIT));
+        assert!(passing.look(0, true, begun + PASSING_LIMIT), "it has waited since");
     }
 
     #[test]
     fn who_holds_for_long_passes_nobody_twice() {
         let (passing, begun) = (Passing::default(), Instant::now());
-        assert!(passing.look(0, begun));
+        assert!(passing.look(0, true, begun));
         assert_eq!(passing.next_look.get(), 1);
-        assert!(!passing.look(1, begun + Duration::from_millis(1)));
-        assert!(passing.look(0, begun) && passing.look(1, begun + PASSING_LIMIT / 2));
+        assert!(!passing.look(1, true, begun + Duration::from_millis(1)));
+        assert!(passing.look(0, true, begun) && passing.look(1, true, begun + PASSING_LIMIT / 2));
         assert_eq!(passing.next_look.get(), 2, "the clock is read each time");
     }
 
     #[test]
-    fn who_opens_the_lock_anew_each_time_passes_others_so_often_and_no_more() {
-        assert!((1..MOST_PASSED).all(|passed| Passing::default().goes_on(passed)));
-        assert!(!Passing::default().goes_on(MOST_PASSED));
+    fn what_another_handle_has_begun_does_not_go_on_by_this_one() {
+        assert!(!Passing::default().goes_on(1));
+        let passing = Passing::default();
+        assert!((0..40).all(|passed| passing.goes_on(passed)));
+        assert!(!passing.goes_on(3), "this rank has waited since, and passed others, by another handle");
+        assert!(!passing.goes_on(4) && passing.goes_on(0) && passing.goes_on(1));
     }
 
     #[test]

@@ -32,10 +32,11 @@ mod guard;
 ///
 /// It is phase-fair (Brandenburg and Anderson 2010): where both are wanted, readers and writers have it by turns. A
 /// rank that asks to read waits for at most one writer, whatever queue of them there is; a writer waits for those who
-/// read when its turn comes, and for none that ask later. Writers among themselves are first come first served, as with
-/// [`Lock`](super::Lock). Ranks of a node away from the lock's home share one hold there: who comes while another one
-/// of its node reads joins that, without asking the home. 64 may do so; before another one does the home is asked, so
-/// that a writer waits for that many of each node at most that ask later than it.
+/// read when its turn comes, and for none that ask later, but those who join others of their node. Writers among
+/// themselves are first come first served, as with [`Lock`](super::Lock). Ranks of a node away from the lock's home
+/// share one hold there: who comes while another one of its node reads joins that, without asking the home. 64 may do
+/// so; before another one does the home is asked, so that a writer waits for that many of each node at most that ask
+/// later than it.
 ///
 /// The lock belongs to a rank and not to a thread; a rank reads once at a time. Who reads cannot go over to
 /// writing: two that tried would wait for each other for ever, so that is refused ([`LockError::UpgradeRefused`]). Who
@@ -180,7 +181,7 @@ impl RwLock {
     ///
     /// As [`write`](Self::write). Where the time is over: while others write, that of
     /// [`Lock::acquire_timeout`](super::Lock::acquire_timeout); while others read, that of a release, and two round
-    /// trips for each node that shares a hold, to learn which of its ranks read, which take 40 ms at most. Answers that
+    /// trips for each node that shares a hold, to learn which of its ranks read: 40 ms at most for each. Answers that
     /// are on their way are waited for 0.2 s more at most.
     pub fn write_timeout(&self, timeout: Duration) -> Result<WriteGuard<'_>, LockError> {
         self.write_within(Some(timeout))

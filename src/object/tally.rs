@@ -90,8 +90,14 @@ impl Use<'_> {
                     }
                 },
                 Turn::Rebind => {
-                    let carried = custody::bind_anew(self.handle, &mut self.bound).map(|bound| bound.kept.carried);
-                    operation.rebound(carried.map_err(|fault| self.error(fault))?)
+                    match custody::bind_anew(self.handle, &mut self.bound).map(|bound| bound.kept.carried) {
+                        Ok(carried) => operation.rebound(carried),
+                        // What is noted counts as soon as the object is at home somewhere.
+                        Err(SiteFault::Silent { node: home } | SiteFault::NoRoom { home }) => {
+                            return Err(self.error(SiteFault::Broken { home }));
+                        }
+                        Err(fault) => return Err(self.error(fault)),
+                    }
                 }
                 Turn::Over(end) => return self.end(end, fault),
             };

@@ -445,7 +445,11 @@ impl NodeLock {
             let now = Instant::now();
             let left = limit.map(|limit| limit.saturating_sub(now - begun));
             if left == Some(Duration::ZERO) {
-                return self.give_up(wait);
+                // Also a hot one.
+                return match self.queue.poll(self.segment(), &self.has_ended()) {
+                    Poll::Ready(token) => self.look_at_oneself().map(|()| token),
+                    Poll::Pending => self.give_up(wait),
+                };
             }
             self.look_if_long(wait);
             match step_after(&self.membership.driver.plan, now - awake_since) {

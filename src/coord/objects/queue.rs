@@ -64,14 +64,21 @@ pub enum Withdrawn {
     Granted(u64),
 }
 
+/// A claim that was the first in the queue, and is until it is granted or taken back: nobody is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Called {
+    rank: usize,
+    order: u64,
+}
+
 /// One rank's part in a node's lock. (Its claim is changed by read-modify-writes only, since others change it, too.)
 /// One thread of the rank uses it at a time.
 #[derive(Debug)]
 pub struct QueueLock {
     at: QueueAt,
     me: usize,
-    /// Whom this rank has called last, or found awake.
-    called: Cell<Option<usize>>,
+    /// Whom this rank has called last, or found awake, as the first in the queue.
+    called: Cell<Option<Called>>,
 }
 
 impl QueueLock {
@@ -291,11 +298,12 @@ impl QueueLock {
     /// and calls the first if it is not that.
     fn release_to_called(&self, memory: &impl Memory, has_ended: &impl Fn(usize) -> bool) -> bool {
         let seen = self.load(memory);
-        let is_coming = |rank| {
-            let claim = self.claim(memory, rank);
-            claim.is_waiting() && !claim.is_parked() && !has_ended(rank)
+        let is_coming = |called: Called| {
+            let claim = self.claim(memory, called.rank);
+            let is_same = claim.is_waiting() && claim.order() == called.order;
+            is_same && !claim.is_parked() && !has_ended(called.rank)
         };
-        let Some(called) = self.called.get().filter(|rank| is_coming(*rank)) else { return false };
+        let Some(called) = self.called.get().filter(|called| is_coming(*called)) else { return false };
         let is_held = seen.holder() == Some(self.me);
         let left = seen.freed(true);
         if !is_held || !self.swap(memory, seen, left) {
@@ -450,7 +458,7 @@ impl QueueLock {
         let called = claim.is_parked()
             && memory.word(at).compare_exchange(claim.0, claim.called().0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         // Also one that is awake: it looks at the lock itself.
-        self.called.set(Some(rank));
+        self.called.set(Some(Called { rank, order: claim.order() }));
         if called {
             memory.wake(at);
         }
