@@ -32,6 +32,10 @@ pub(crate) const MARKER: &str = "READY";
 
 fn main() -> ExitCode {
     let directory = std::env::args().nth(1).unwrap_or_else(|| "data-set".to_owned());
+    if directory.starts_with('-') {
+        eprintln!("usage: download_once [DIRECTORY]    (default: data-set)");
+        return ExitCode::from(2);
+    }
     match run(directory.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -26,6 +26,10 @@ pub(crate) type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 fn main() -> ExitCode {
     let mut directories = std::env::args().skip(1);
     let (texts, results) = (directories.next(), directories.next().unwrap_or_else(|| "work-queue-results".to_owned()));
+    if texts.as_ref().is_some_and(|texts| texts.starts_with('-')) {
+        eprintln!("usage: work_queue [TEXTS [RESULTS]]    (default: work-queue-texts work-queue-results)");
+        return ExitCode::from(2);
+    }
     match run(texts.as_deref(), results.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -10,7 +10,8 @@
 # (barrier-nodes.json, barrier-nodes.md and README.md's second table): two minutes, six at most. An empty list of ranks
 # or nodes leaves that part out.
 # `--contests` does none of this: it measures locks and their family beside their rivals, appends the results to
-# bench/results/contests.json, and renders the README's table of them. Debian starts the Redis and the etcd that it installs; `phalanx bench` uses its own.
+# bench/results/contests.json, and renders the README's table of them. Debian starts the Redis and the etcd that it
+# installs; `phalanx bench` uses its own.
 # With `-- --rounds 1 --seconds 0.1`, which says whether all run and little more, it takes six minutes on 2 CPUs.
 # Whatever cannot be installed is said and left out; `phalanx bench` names it as skipped.
 #
@@ -34,7 +35,7 @@ torch=debian
 bench_options=()
 
 usage() {
-    sed -n '2,20s/^# \{0,1\}//p' "$0"
+    sed -n '2,21s/^# \{0,1\}//p' "$0"
 }
 
 while [ $# -gt 0 ]; do

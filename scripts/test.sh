@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all: `scripts/test.sh`, or `scripts/test.sh --quick` for the inner loop.
+# Installs what the tests need and runs them all: `scripts/test.sh`, or `scripts/test.sh --quick` for the inner loop, or
+# `scripts/test.sh --night` for those that take minutes each, which the others leave out.
 #
 # Works on a fresh Debian or Ubuntu with rustup. Every step runs, also after one that failed, so that one run shows
 # all there is to mend; the exit status is 1 if any failed. `--quick` is the plain test suite in the debug profile;
@@ -24,12 +25,13 @@ mpicc    libopenmpi-dev  builds the Open MPI rival
 mpirun   openmpi-bin     runs it
 '
 
-quick=no
+quick=no night=no
 case "${1:-}" in
     '') ;;
     --quick) quick=yes ;;
+    --night) night=yes ;;
     *)
-        echo "usage: scripts/test.sh [--quick]" >&2
+        echo "usage: scripts/test.sh [--quick | --night]" >&2
         exit 2
         ;;
 esac
@@ -256,25 +258,34 @@ clean_release_build() {
     return $status
 }
 
+# Tests that take minutes each with optimization.
+for_nights=(
+    nodes_pass_together_on_fresh_seeds
+    survivors_pass_together_on_fresh_seeds
+    the_home_is_lost_and_more
+    words_are_kept_again_and_again
+    somebody_dies_and_others_give_up
+)
+
 if ! command -v cargo >/dev/null; then
     echo "cargo is missing: install Rust with rustup (https://rustup.rs)" >&2
     exit 2
 fi
 
 step 'what the tests need' install_missing
-step 'tests, debug' cargo test --locked --workspace --tests
-if [ $quick = no ]; then
+if [ $night = yes ]; then
+    step 'tests for nights' cargo test --locked --release -p phalanx --tests -- --include-ignored "${for_nights[@]}"
+else
+    step 'tests, debug' cargo test --locked --workspace --tests
+fi
+if [ $quick = no ] && [ $night = no ]; then
     step 'documentation tests' cargo test --locked --workspace --doc
-    # Ignored tests that do not belong here: a measurement, and work for nights.
-    not_here=(--skip which_engine_is_quicker
-        --skip nodes_pass_together_on_fresh_seeds
-        --skip survivors_pass_together_on_fresh_seeds
-        --skip the_home_is_lost_and_more
-        --skip words_are_kept_again_and_again
-        --skip somebody_dies_and_others_give_up)
+    # Ignored tests that do not belong here: a measurement, one that writes files of the repository, work for nights.
+    not_here=(which_engine_is_quicker the_traces_are_recorded_anew "${for_nights[@]}")
     # Stress tests are marked `#[ignore]` where a debug build would be too slow for them.
     step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests \
-        -- --include-ignored "${not_here[@]}"
+        -- --include-ignored "${not_here[@]/#/--skip=}"
+    skip 'tests for nights' "${#for_nights[@]} that take minutes each; scripts/test.sh --night runs them"
     model loom
     model shuttle
     step 'fuzz, some seconds' cargo run --locked -q --release -p phalanx-fuzz -- --seconds 16
