@@ -464,3 +464,22 @@ impl std::fmt::Debug for Error {
         std::fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So that a program may use `?` with all of them and [`Error`].
+    #[test]
+    fn the_errors_of_all_calls_are_errors_of_this_library() {
+        fn is_one<E: Into<Error>>() {}
+        is_one::<JobError>();
+        is_one::<GroupError>();
+        is_one::<BarrierError>();
+        is_one::<ObjectError>();
+        is_one::<LockError>();
+        is_one::<LeaseError>();
+        is_one::<CounterError>();
+        is_one::<FencedError>();
+    }
+}

@@ -12,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod lock;
+mod shared_hold;
 
 use std::task::Poll;
 

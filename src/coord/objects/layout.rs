@@ -3,13 +3,19 @@
 //! Each object has a place of the same size, whatever it is: the ranks that open it under a name find it by that name
 //! ([`super::directory`]). The picture stands in docs/design.md, "Objects".
 
+use super::block::BlockWord;
 use super::copies::{CopiesAt, CopyAt};
+use super::directory::KeyWord;
+use super::election::LeaderWord;
 use super::fenced::{CurrentWord, FencedAt};
-use super::home::{GlobalWord, HomeAt};
+use super::home::{GlobalWord, HomeAt, NodeClaim};
 use super::lease::HoldWord;
 use super::queue::QueueAt;
+use super::shared_hold::{MOST_JOINED, SharedWord, Stand};
+use super::sharing::{PartWord, PhaseWord};
 use super::tally::TallyAt;
 use super::tenure::{PlaceWord, TenureAt, TenureWord};
+use super::word::{self, ClaimWord, SinceWord};
 use crate::fabric::node::{NodeLayout, ObjectTable, hash};
 use crate::fabric::{LINE_WORDS, WordAt};
 
@@ -255,15 +261,36 @@ pub const LAYOUT_HASH: u64 = {
             TallyAt(at).added(1).0 as u64,
             TallyAt(at).carried(1).0 as u64,
             FencedAt::of(&at, 3).nodes.0 as u64,
+            TenureAt(at).streak().0 as u64,
             CurrentWord::VERSION_AT as u64,
             HoldWord::NUMBER_AT as u64,
             TenureWord::VERSION_AT as u64,
             PlaceWord::NODE_AT as u64,
-            GlobalWord::KEPT,
-            TenureAt(at).streak().0 as u64,
+            hash(9, &EXAMPLES),
         ],
     )
 };
+
+/// Packed words, for the hash: bits that are elsewhere, or mean something else, make other words.
+const EXAMPLES: [u64; 17] = [
+    word::HoldWord(0).granted_to(1).with_next(Some(2)).0,
+    word::HoldWord(0).granted_to(1).freed(true).0,
+    ClaimWord::waiting(3).parked().called().0,
+    ClaimWord::granted(3).0,
+    SinceWord::granted(1, 2).0,
+    KeyWord(0).filled_by(1).live(2).0,
+    GlobalWord::held(1, 2, true).0,
+    GlobalWord::KEPT,
+    NodeClaim::waiting(1, 2).0,
+    LeaderWord::led_by(1, 2).0,
+    PhaseWord(0).with_writer(1).0,
+    PartWord::waiting_for(1).calling(2).0,
+    SharedWord(0).then(Stand::Opening(1)).0,
+    SharedWord(0).then(Stand::Waiting).0,
+    SharedWord(0).then(Stand::Open { joined: 1 }).then(Stand::Closing(1)).0,
+    SharedWord(0).then(Stand::Open { joined: MOST_JOINED }).0,
+    BlockWord::fetched(1).0,
+];
 
 #[cfg(test)]
 mod tests {

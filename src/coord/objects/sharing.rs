@@ -109,7 +109,7 @@ impl PhaseWord {
     }
 
     /// With a writer: in the same phase where there was none, else in the next one.
-    const fn with_writer(self, rank: usize) -> Self {
+    pub(super) const fn with_writer(self, rank: usize) -> Self {
         let free = if self.0 & Self::WRITER == 0 { self } else { self.over() };
         Self(free.0 | (rank as u64 + 1))
     }

@@ -48,12 +48,12 @@ impl KeyWord {
     }
 
     /// A rank fills this free place.
-    pub(super) const fn filled_by(self, rank: usize) -> Self {
+    pub(in crate::coord::objects) const fn filled_by(self, rank: usize) -> Self {
         self.with(1, rank as u64, self.generation() + 1)
     }
 
     /// It has become an object's, of a name with this key.
-    pub(super) const fn live(self, key: u64) -> Self {
+    pub(in crate::coord::objects) const fn live(self, key: u64) -> Self {
         self.with(2, key, self.generation())
     }
 
