@@ -11,7 +11,7 @@ use crate::error::unheard;
 #[non_exhaustive]
 pub enum ObjectError {
     /// The text is no name.
-    #[error("rank {rank}: {text:?} is no name of a {kind}: {why} (remedy: 1 to 96 bytes of printable text)")]
+    #[error("rank {rank}: {text:?} names no {kind}: {why} (remedy: 1 to 96 bytes of printable text)")]
     Name {
         /// This rank.
         rank: usize,
@@ -23,7 +23,9 @@ pub enum ObjectError {
         why: &'static str,
     },
     /// The name stands for something else.
-    #[error("rank {rank}: {name:?} is a {found}, not a {kind} (remedy: give each object a name of its own)")]
+    #[error(
+        "rank {rank}: the name {name:?} stands for another kind of object: {found}, not {kind} (remedy: give each object a name of its own)"
+    )]
     OtherKind {
         /// This rank.
         rank: usize,
@@ -36,7 +38,8 @@ pub enum ObjectError {
     },
     /// The object was made with another parameter.
     #[error(
-        "rank {rank}: the {kind} {name:?} was made with {found}, not {wanted} (remedy: let all ranks name the same: permits, a time to live in microseconds, PHALANX_DURABLE_COPIES; of a fenced word the type, and 2^32 more with a copy)"
+        "rank {rank}: the {kind} {name:?} was made with {}, not {} (remedy: let all ranks name the same)",
+        kind.parameter_text(*found), kind.parameter_text(*wanted)
     )]
     OtherParameter {
         /// This rank.
@@ -45,7 +48,8 @@ pub enum ObjectError {
         name: String,
         /// What it is.
         kind: ObjectKind,
-        /// What this rank asked for.
+        /// What this rank asked for: permits, a time to live in microseconds, `JobOptions::durable_copies`; of a fenced
+        /// word its type's number, and 2^32 for each copy.
         wanted: u64,
         /// What it was made with.
         found: u64,

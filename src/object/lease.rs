@@ -109,8 +109,8 @@ impl Desk {
 }
 
 impl Job {
-    /// The lease of a name, the same for all ranks, which all name the same time to live, of at least a millisecond. It
-    /// exists while some rank has a handle of it.
+    /// The lease of a name, the same for all ranks, which all name the same time to live: a millisecond at least, as
+    /// which less counts. It exists while some rank has a handle of it.
     ///
     /// Cost: as [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is
     /// known that the home has what earlier ones had.

@@ -74,8 +74,8 @@ impl Holding {
 }
 
 impl Job {
-    /// The semaphore of a name, the same for all ranks, with so many permits: all have to name the same number. It
-    /// exists while some rank has a handle of it.
+    /// The semaphore of a name, the same for all ranks, with so many permits: all have to name the same number. Of
+    /// one without permits none can be acquired. It exists while some rank has a handle of it.
     ///
     /// # Errors
     ///

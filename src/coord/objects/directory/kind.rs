@@ -1,6 +1,7 @@
 //! Which kinds of named objects there are.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What a named object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +44,20 @@ impl ObjectKind {
             Self::Election => "election",
         }
     }
+
+    /// What an object of this kind was made with, for people.
+    pub fn parameter_text(self, parameter: u64) -> String {
+        match self {
+            Self::Semaphore => format!("{parameter} permit{}", if parameter == 1 { "" } else { "s" }),
+            Self::Counter => format!("PHALANX_DURABLE_COPIES={parameter}"),
+            Self::Lease => format!("a time to live of {:?}", Duration::from_micros(parameter)),
+            Self::Fenced => {
+                let (copies, kind) = (parameter >> u32::BITS, parameter & u64::from(u32::MAX));
+                format!("a value of type {kind} and PHALANX_DURABLE_COPIES={copies}")
+            }
+            Self::Lock | Self::RwLock | Self::Election => parameter.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for ObjectKind {
@@ -58,4 +73,18 @@ pub struct Nature {
     pub kind: ObjectKind,
     /// What the kind wants to be the same for all.
     pub parameter: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_object_was_made_with_is_said_in_its_unit() {
+        assert_eq!(ObjectKind::Semaphore.parameter_text(1), "1 permit");
+        assert_eq!(ObjectKind::Semaphore.parameter_text(3), "3 permits");
+        assert_eq!(ObjectKind::Lease.parameter_text(200_000), "a time to live of 200ms");
+        assert_eq!(ObjectKind::Counter.parameter_text(1), "PHALANX_DURABLE_COPIES=1");
+        assert_eq!(ObjectKind::Fenced.parameter_text(1 << 32 | 2), "a value of type 2 and PHALANX_DURABLE_COPIES=1");
+    }
 }
