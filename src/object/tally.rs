@@ -5,7 +5,6 @@
 //! home comes next [`super::custody`]'s to say. Where the home is this node and its words are memory nothing here
 //! leaves the CPU but what the second node is told.
 
-use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Handle;
@@ -72,11 +71,11 @@ impl Use<'_> {
                 }
                 Turn::Copy(sum) => match self.copy(sum) {
                     Ok(()) => operation.copied(),
-                    Err((silent @ SiteFault::Silent { .. }, may_have_it)) => {
+                    Err(silent @ SiteFault::Silent { .. }) => {
                         fault = Some(silent);
-                        operation.uncopied(may_have_it)
+                        operation.uncopied()
                     }
-                    Err((fault, _)) => return Err(self.error(fault)),
+                    Err(fault) => return Err(self.error(fault)),
                 },
                 Turn::Ask(batch) if bond.way == Way::Memory => {
                     operation.answered(change_here(self.handle.segment(), &batch))
@@ -142,16 +141,13 @@ impl Use<'_> {
         &self.bound().home.site
     }
 
-    /// Writes this rank's sum to the second node, if there is one: this node is the home. Where it fails, whether it
-    /// may be there all the same.
-    fn copy(&self, sum: u64) -> Result<(), (SiteFault, bool)> {
-        let (rank, was_tried) = (self.handle.membership.rank, Cell::new(false));
-        let copied = self.custody.copy(self.handle, |second| {
-            was_tried.set(true);
+    /// Writes this rank's sum to the second node, if there is one: this node is the home.
+    fn copy(&self, sum: u64) -> Result<(), SiteFault> {
+        let rank = self.handle.membership.rank;
+        self.custody.copy(self.handle, |second| {
             let at = TallyAt(second.at).carried(rank);
             ask(&second.site, &[Request::Write { at, value: sum }, Request::Read { at }]).map(drop)
-        });
-        copied.map_err(|fault| (fault, was_tried.get()))
+        })
     }
 
     /// What this rank has added, with what it was about to add last.

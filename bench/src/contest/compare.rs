@@ -210,14 +210,22 @@ fn plan(request: &Request, clock: &Clock) -> Result<Contest, ContestError> {
     let cpus: Vec<usize> = CpuSet::of_this_thread().iter().collect();
     let ranks = request.ranks.unwrap_or(cpus.len().max(request.nodes));
     let busy = request.busy.unwrap_or(ranks);
-    if ranks == 0 || request.nodes == 0 || request.nodes > ranks {
+    let numbers = [
+        ("ranks", ranks),
+        ("nodes", request.nodes),
+        ("rounds", request.rounds),
+        ("iterations", request.iterations.unwrap_or(1)),
+        ("objects", request.objects),
+        ("permits", request.permits as usize),
+    ];
+    if let Some((name, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
+        return refuse(format!("{name} must be at least 1"));
+    }
+    if request.nodes > ranks {
         return refuse(format!("{ranks} ranks cannot be on {} nodes: each node needs one", request.nodes));
     }
     if busy == 0 || busy > ranks {
         return refuse(format!("of {ranks} ranks 1 to {ranks} can contend, not {busy}"));
-    }
-    if request.rounds == 0 || request.iterations == Some(0) || request.objects == 0 || request.permits == 0 {
-        return refuse("rounds, iterations, objects and permits must be at least 1".to_owned());
     }
     if !(request.seconds > 0.0 && request.seconds <= 3600.0) {
         return refuse(format!("turns of {} seconds make no measurement", request.seconds));

@@ -318,13 +318,15 @@ impl Operation {
         }
     }
 
-    /// Nothing is heard of the second node, and it may have it, or not.
+    /// Nothing is heard of the second node. It may have it, also where this rank has asked it for nothing: by the
+    /// steward, who makes a node the second one.
     #[cold]
-    pub fn uncopied(&mut self, may_have_it: bool) -> Turn {
+    pub fn uncopied(&mut self) -> Turn {
         match self.goal {
             Goal::Swap { .. } => self.end(End::Uncertain),
             // If it has heard of it, that counts when the home is lost, unless the next addition puts it right before.
-            _ => self.note(self.before, Next::End(if may_have_it { End::Uncertain } else { End::NotMade })),
+            Goal::Add(_) => self.note(self.before, Next::End(End::Uncertain)),
+            Goal::Load => self.end(End::NotMade),
         }
     }
 

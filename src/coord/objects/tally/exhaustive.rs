@@ -499,12 +499,12 @@ impl World {
     fn fall_silent(&mut self, index: usize) {
         let rank = &mut self.ranks[index];
         match rank.phase.clone() {
-            Phase::About(Turn::Copy(_)) => self.go_on(index, |operation| operation.uncopied(false)),
+            Phase::About(Turn::Copy(_)) => self.go_on(index, |operation| operation.uncopied()),
             Phase::About(_) => self.go_on(index, |operation| operation.failed(Trouble::Silent)),
             Phase::Asking { is_copy } => {
                 rank.late = (rank.to, std::mem::take(&mut rank.asked));
                 if is_copy {
-                    return self.go_on(index, |operation| operation.uncopied(true));
+                    return self.go_on(index, |operation| operation.uncopied());
                 }
                 self.go_on(index, |operation| operation.failed(Trouble::Broken));
                 if let Phase::About(Turn::Ask(_)) = self.ranks[index].phase {
