@@ -276,14 +276,14 @@ step 'what the tests need' install_missing
 if [ $night = yes ]; then
     step 'tests for nights' cargo test --locked --release -p phalanx --tests -- --include-ignored "${for_nights[@]}"
 else
-    step 'tests, debug' cargo test --locked --workspace --tests
+    step 'tests, debug' cargo test --locked --workspace --tests --no-fail-fast
 fi
 if [ $quick = no ] && [ $night = no ]; then
     step 'documentation tests' cargo test --locked --workspace --doc
     # Ignored tests that do not belong here: a measurement, one that writes files of the repository, work for nights.
     not_here=(which_engine_is_quicker the_traces_are_recorded_anew "${for_nights[@]}")
     # Stress tests are marked `#[ignore]` where a debug build would be too slow for them.
-    step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests \
+    step 'tests, release, stress included' cargo test --locked --release -p phalanx -p phalanx-cli --tests --no-fail-fast \
         -- --include-ignored "${not_here[@]/#/--skip=}"
     skip 'tests for nights' "${#for_nights[@]} that take minutes each; scripts/test.sh --night runs them"
     model loom

@@ -144,7 +144,12 @@ fn two_that_die_at_once_are_told_of_alike() {
         answer("ready");
         let error = (0..).find_map(|_| job.world().barrier().err()).expect("some barrier fails");
         answer(told(&error));
-        let rest = job.world().shrink(LIMIT).expect("four are left");
+        let mut rest = job.world().shrink(LIMIT).expect("four are left");
+        // Where whoever kills them was held up between the two, the others may have gone on with the second one.
+        while rest.ranks().contains(&3) {
+            (0..).find_map(|_| rest.barrier().err()).expect("some barrier fails");
+            rest = rest.shrink(LIMIT).expect("four are left");
+        }
         answer(format!("{:?}", rest.ranks()));
         return;
     }
