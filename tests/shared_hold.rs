@@ -128,6 +128,12 @@ fn order(children: &mut Children, rank: usize, line: &str, expected: &str) {
     assert_eq!(children.next_answer(rank), expected, "rank {rank}, told to {line}");
 }
 
+/// A rank waits for the lock, and then writes.
+fn write(children: &mut Children, rank: usize) {
+    order(children, rank, "write", "waits");
+    assert_eq!(children.next_answer(rank), "writes");
+}
+
 /// All processes of the home are stopped: another reader comes and goes all the same.
 #[test]
 fn the_second_reader_of_a_node_asks_nobody() {
@@ -151,8 +157,7 @@ fn the_second_reader_of_a_node_asks_nobody() {
     order(&mut children, 1, "leave", "left");
     order(&mut children, 0, "who reads", "[2]");
     order(&mut children, 2, "leave", "left");
-    order(&mut children, 0, "write", "waits");
-    assert_eq!(children.next_answer(0), "writes");
+    write(&mut children, 0);
     order(&mut children, 0, "stop writing", "through");
     (0..3).for_each(|rank| children.say(rank, "end"));
     (0..3).for_each(|rank| assert!(children.finish(rank).1.success()));
@@ -190,8 +195,7 @@ fn readers_that_wait_together_go_on_without_those_that_are_killed() {
         return obey(&lock);
     }
     let (_across, mut children) = start(TEST, &[0, 1, 1, 1], "0", &[]);
-    order(&mut children, 0, "write", "waits");
-    assert_eq!(children.next_answer(0), "writes");
+    write(&mut children, 0);
     order(&mut children, 1, "try to read", "cannot");
     (1..4).for_each(|rank| children.say(rank, "read"));
     children.kill(1);
@@ -199,14 +203,12 @@ fn readers_that_wait_together_go_on_without_those_that_are_killed() {
     (2..4).for_each(|rank| assert_eq!(children.next_answer(rank), "reads"));
     children.kill(3);
     order(&mut children, 2, "leave", "left");
-    order(&mut children, 2, "write", "waits");
-    assert_eq!(children.next_answer(2), "writes");
+    write(&mut children, 2);
     // By its own part.
     order(&mut children, 2, "downgrade", "reads");
     order(&mut children, 0, "who reads", "[2]");
     order(&mut children, 2, "leave", "left");
-    order(&mut children, 0, "write", "waits");
-    assert_eq!(children.next_answer(0), "writes");
+    write(&mut children, 0);
 }
 
 /// A reader that is stopped is passed by, whether or not others of its node read with it; its release is refused.
@@ -256,8 +258,7 @@ fn a_hold_that_cannot_be_closed_is_closed_when_the_home_is_heard_again() {
 
 /// All have it, one after the other, and two share a hold again: the second one asks nobody.
 fn use_it_again(children: &mut Children) {
-    order(children, 2, "write", "waits");
-    assert_eq!(children.next_answer(2), "writes");
+    write(children, 2);
     order(children, 2, "stop writing", "through");
     order(children, 0, "read", "reads");
     children.stop(2);
@@ -307,8 +308,7 @@ fn who_leaves_the_job_while_it_closes_a_hold_holds_nobody_up() {
     children.say(0, "end");
     assert!(children.finish(0).1.success());
     children.signal(3, Signal::CONT);
-    order(&mut children, 3, "write", "waits");
-    assert_eq!(children.next_answer(3), "writes");
+    write(&mut children, 3);
     order(&mut children, 3, "stop writing", "through");
     let begun = Instant::now();
     while !can_share(&mut children, [1, 2, 3]) {

@@ -803,9 +803,8 @@ impl SharedHold {
 
     #[inline]
     fn stake(&self, memory: &impl Memory, local: usize) -> u64 {
-        // SYNC POINT: shared hold. Pairs with `say`: sequentially consistent, so that it is not read before the hold
-        // is.
-        memory.word(self.at.stakes.plus(local)).load(Ordering::SeqCst)
+        // SYNC POINT: shared hold, stake. Pairs with `say`; behind `load`, or the fence of `swap`.
+        memory.word(self.at.stakes.plus(local)).load(Ordering::Acquire)
     }
 
     #[inline]
@@ -817,8 +816,8 @@ impl SharedHold {
 
     #[inline]
     fn load(&self, memory: &impl Memory) -> SharedWord {
-        // SYNC POINT: shared hold. Pairs with `swap`.
-        SharedWord(memory.word(self.at.word).load(Ordering::SeqCst))
+        // SYNC POINT: shared hold. Acquire pairs with `swap`, and holds back the stakes that are read after it.
+        SharedWord(memory.word(self.at.word).load(Ordering::Acquire))
     }
 
     #[inline]
@@ -826,7 +825,7 @@ impl SharedHold {
         let wanted = seen.then(stand);
         // SYNC POINT: shared hold. Acquire pairs with the last writer's end, as whoever opened the hold has seen it;
         // release with whoever joins or closes it. The fence: stakes are read after it.
-        let swapped = memory.word(self.at.word).compare_exchange(seen.0, wanted.0, Ordering::SeqCst, Ordering::Relaxed);
+        let swapped = memory.word(self.at.word).compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed);
         full_fence_after_rmw();
         swapped.is_ok().then_some(wanted)
     }
