@@ -299,7 +299,7 @@ pub(super) mod tests {
         let held = &objects(&seen)[0];
         assert_eq!((held.holder, held.token, held.held, &held.queue), (Some(1), Some(token), None, &vec![]));
         for waiting in [2, 0] {
-            locks[waiting].request(&segment);
+            locks[waiting].request(&segment, true);
         }
         assert_eq!((&objects(&seen)[0].queue, objects(&seen)[0].token), (&vec![2, 0], None), "the word has changed");
         locks[1].release(&segment, &|_| false, |_| false).expect("it was held");
@@ -316,7 +316,7 @@ pub(super) mod tests {
         let at = open(&segment, ObjectTable::Here, "a lock", ObjectKind::Lock);
         let locks: Vec<QueueLock> = (0..RANKS).map(|local| QueueLock::new(at.queue(), local)).collect();
         let token = locks[1].try_take(&segment, |_| false).expect("it is free");
-        locks[0].request(&segment);
+        locks[0].request(&segment, true);
         let note = |since: SinceWord| segment.word(at.held_since()).store(since.0, Ordering::Relaxed);
         segment.word(at.held_token()).store(token, Ordering::Relaxed);
         note(SinceWord::waited_for(1, segment.clock().now()));

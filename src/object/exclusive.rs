@@ -64,6 +64,10 @@ impl Exclusive {
         }
         if granted.is_none() {
             self.node.request()?;
+            granted = self.node.watch()?;
+        }
+        if let (Some(token), None) = (granted, &self.climb) {
+            return Ok(token);
         }
         self.wait(Queued { wait: Wait::new(), ascent: None, granted }, limit)
     }
@@ -93,6 +97,7 @@ impl Exclusive {
         let granted = self.node.try_take()?;
         if granted.is_none() {
             self.node.request()?;
+            self.node.note_undisputed();
         }
         Ok(Queued { wait: Wait::new(), ascent: None, granted })
     }

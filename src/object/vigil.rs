@@ -94,6 +94,7 @@ impl<'handle> Vigil<'handle> {
             return false;
         }
         let wait = self.wait.get_or_insert_with(Wait::new);
+        wait.look_at_the_clock();
         // It looks seldom, and late. One on another node that is stopped is declared failed there.
         wait.look_at(membership, || {
             let mut nodes: Vec<usize> = awaited.iter().map(|rank| membership.node_of(*rank)).collect();

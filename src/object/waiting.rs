@@ -21,7 +21,7 @@ use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
 use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
-use crate::coord::objects::word::SinceWord;
+use crate::coord::objects::word::{HoldWord, SinceWord};
 use crate::coord::wait::{Step, WaitPlan};
 use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
@@ -69,6 +69,8 @@ pub(super) struct NodeLock {
     calm: Cell<u64>,
     /// Whether it may go on to take the lock before others that wait.
     passing: Passing,
+    /// What its claim has made of the lock's word, where nobody else wanted it, until that has been noted.
+    claimed: Cell<Option<HoldWord>>,
 }
 
 /// What a rank does with a lock.
@@ -127,6 +129,8 @@ impl Turn {
 #[derive(Debug)]
 pub(super) struct Wait {
     begun: Instant,
+    /// When the clock was read last.
+    now: Instant,
     /// Since when some ranks of this node have been seen stopped at each look.
     stopped: HashMap<usize, Instant>,
     looked: Instant,
@@ -135,19 +139,25 @@ pub(super) struct Wait {
 impl Wait {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { begun: now, stopped: HashMap::new(), looked: now }
+        Self { begun: now, now, stopped: HashMap::new(), looked: now }
     }
 
     pub fn waited(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// If it is time: looks whether those run who hold this rank up.
+    /// Reads the clock.
+    pub fn look_at_the_clock(&mut self) -> Instant {
+        self.now = Instant::now();
+        self.now
+    }
+
+    /// If it is time, by the clock as it was read last: looks whether those run who hold this rank up.
     pub fn look_at(&mut self, membership: &Membership, awaited: impl FnOnce() -> Vec<usize>) {
-        if self.waited() < LOOK_AFTER || self.looked.elapsed() < LOOK_EVERY {
+        let now = self.now;
+        if now - self.begun < LOOK_AFTER || now - self.looked < LOOK_EVERY {
             return;
         }
-        let now = Instant::now();
         // Whoever has not looked for long, as it was stopped itself, say, does not know what has been meanwhile.
         let has_lapsed = now - self.looked > LAPSE.max(membership.failure.timeout);
         let before = std::mem::take(&mut self.stopped);
@@ -190,6 +200,7 @@ impl NodeLock {
             at: *at,
             calm,
             passing: Passing::default(),
+            claimed: Cell::new(None),
         }
     }
 
@@ -309,10 +320,13 @@ impl NodeLock {
     /// Takes the lock that another rank has just now, if that soon gives it back, and this one may take it before those
     /// that wait: where ranks share CPUs, to wait in the queue is to sleep. A hot one is not to be had in this way.
     pub fn take_in_passing(&self) -> Result<Option<u64>, LockError> {
+        if !self.membership.driver.plan.shares_cpus {
+            return Ok(None);
+        }
         let (heat, begun) = (Heat::default(), Instant::now());
         loop {
             let passed = self.queue.passed(self.segment());
-            if !self.keeps_free(passed) || begun.elapsed() >= SPIN_ON_SHARED {
+            if !self.may_pass(passed) || begun.elapsed() >= SPIN_ON_SHARED {
                 return Ok(None);
             }
             (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
@@ -330,16 +344,22 @@ impl NodeLock {
     pub fn request(&self) -> Result<(), LockError> {
         self.look_at_oneself()?;
         self.begin(Use::Requested)?;
-        let undisputed = self.queue.undisputed_hold(self.segment());
-        self.queue.request(self.segment());
+        let stays_awake = !self.membership.driver.plan.shares_cpus;
+        self.claimed.set(self.queue.request(self.segment(), stays_awake));
+        Ok(())
+    }
+
+    /// Who holds the lock that only this rank wants, and by which token, is noted: it is waited for a while.
+    pub fn note_undisputed(&self) {
+        let undisputed = self.claimed.take().and_then(|claimed| self.queue.undisputed_hold(self.segment(), claimed));
         if let Some((holder, token)) = undisputed {
             self.note_waited_for(holder, token);
         }
-        Ok(())
     }
 
     /// Whether the claim has been granted. Where this fails it is taken back.
     pub fn test(&self, wait: &mut Wait) -> Result<Option<u64>, LockError> {
+        wait.look_at_the_clock();
         let granted = match self.queue.poll(self.segment(), &self.has_ended()) {
             Poll::Ready(token) => Some(token),
             Poll::Pending => None,
@@ -355,6 +375,18 @@ impl NodeLock {
             }
         }
         Ok(granted)
+    }
+
+    /// Whether the claim is granted within some looks, between which this rank stays on its CPU and reads no clock: the
+    /// token. Where ranks share CPUs it does not look. Where this fails the claim is taken back.
+    pub fn watch(&self) -> Result<Option<u64>, LockError> {
+        if self.membership.driver.plan.shares_cpus {
+            return Ok(None);
+        }
+        let Some(token) = self.poll_a_few() else { return Ok(None) };
+        let granted = self.look_at_oneself().map(|()| Some(token));
+        self.turn.set(if granted.is_ok() { Use::Held } else { Use::Nothing });
+        granted
     }
 
     /// Waits until the claim is granted. Where this fails it is taken back.
@@ -425,11 +457,13 @@ impl NodeLock {
 
     fn wait_for_grant(&self, wait: &mut Wait, limit: Option<Duration>) -> Result<u64, LockError> {
         let mut alarm = drive::alarm(self.segment());
-        let begun = Instant::now();
+        let begun = wait.look_at_the_clock();
         let (mut awake_since, mut prompt) = (begun, None);
         let heat = Heat::default();
         loop {
-            if let Some(token) = self.poll_a_few(&heat) {
+            let polled =
+                if self.membership.driver.plan.shares_cpus { self.poll_seldom(&heat) } else { self.poll_a_few() };
+            if let Some(token) = polled {
                 self.look_at_oneself()?;
                 return Ok(token);
             }
@@ -442,7 +476,7 @@ impl NodeLock {
             if let Some(home) = self.silent_home() {
                 return self.give_up_for(home, wait);
             }
-            let now = Instant::now();
+            let now = wait.look_at_the_clock();
             let left = limit.map(|limit| limit.saturating_sub(now - begun));
             if left == Some(Duration::ZERO) {
                 // Also a hot one.
@@ -458,26 +492,25 @@ impl NodeLock {
                 Step::Park if self.is_first() && heat.was_felt(now, SPIN_ON_SHARED) => spin_hint(),
                 Step::Yield => crate::machine::yield_cpu(),
                 Step::Park => {
-                    if wait.waited() >= PROMPT_AFTER {
+                    if now - wait.begun >= PROMPT_AFTER {
                         prompt.get_or_insert_with(Prompt::new);
                     }
                     self.park(alarm, left.into_iter().fold(LOOK_EVERY, Duration::min));
-                    awake_since = Instant::now();
+                    awake_since = wait.look_at_the_clock();
                     heat.forget();
                 }
             }
         }
     }
 
-    fn poll_a_few(&self, heat: &Heat) -> Option<u64> {
-        const POLLS: u32 = 16;
-        if self.membership.driver.plan.shares_cpus {
-            (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
-            let polled = self
-                .queue
-                .poll_unless_hot(self.segment(), &self.has_ended(), |version| heat.feel(version, Instant::now()));
-            return ready(polled);
-        }
+    fn poll_seldom(&self, heat: &Heat) -> Option<u64> {
+        (0..TURNS_PER_LOOK).for_each(|_| spin_hint());
+        let is_hot = |version| heat.feel(version, Instant::now());
+        ready(self.queue.poll_unless_hot(self.segment(), &self.has_ended(), is_hot))
+    }
+
+    fn poll_a_few(&self) -> Option<u64> {
+        const POLLS: u32 = 64;
         for _ in 0..POLLS {
             if let Some(token) = ready(self.queue.poll(self.segment(), &self.has_ended())) {
                 return Some(token);
@@ -489,6 +522,7 @@ impl NodeLock {
 
     fn park(&self, alarm: u64, timeout: Duration) {
         let segment = self.segment();
+        self.note_undisputed();
         self.membership.hand_over();
         if let Some(seen) = self.queue.prepare_to_park(segment, &self.has_ended()) {
             segment.park_heeding(self.queue.parking_place(), seen, alarm, Some(timeout));
@@ -545,9 +579,9 @@ impl NodeLock {
         token
     }
 
-    /// The same if the lock was waited for.
+    /// The same if the lock was waited for, by the clock as it was read last: who is granted it reads none.
     pub fn noted_if_long(&self, token: u64, wait: &Wait) -> u64 {
-        if wait.waited() >= NOTE_AFTER { self.noted(token) } else { token }
+        if wait.now - wait.begun >= NOTE_AFTER { self.noted(token) } else { token }
     }
 
     /// Somebody holds the lock by now; its token is 0 where that is not known.

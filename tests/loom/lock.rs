@@ -64,7 +64,7 @@ impl Room {
 
     fn acquire(&self, lock: &QueueLock, manner: Manner) -> u64 {
         lock.try_take(&self.node, |passed| passed < MOST_PASSED).unwrap_or_else(|| {
-            lock.request(&self.node);
+            lock.request(&self.node, true);
             self.wait(lock, manner)
         })
     }
@@ -129,7 +129,7 @@ fn a_claim_that_is_taken_back_leaves_no_hole() {
     two_ranks(PREEMPTIONS, |room, me| {
         let lock = room.lock_of(me);
         if me == 0 {
-            lock.request(&room.node);
+            lock.request(&room.node, true);
             match lock.withdraw(&room.node, &|_| false) {
                 Withdrawn::Granted(token) => {
                     room.note(token);

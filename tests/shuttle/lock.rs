@@ -65,7 +65,7 @@ impl Room {
         let token = match thread_rng().gen_range(0..4) {
             0 => lock.try_take(&self.node, |passed| passed < MOST_PASSED),
             1 => {
-                lock.request(&self.node);
+                lock.request(&self.node, thread_rng().gen_bool(0.5));
                 if thread_rng().gen_bool(0.5) {
                     spin_hint();
                 }
@@ -75,7 +75,7 @@ impl Room {
                 }
             }
             _ => {
-                lock.request(&self.node);
+                lock.request(&self.node, thread_rng().gen_bool(0.5));
                 Some(self.wait(lock))
             }
         };
@@ -93,9 +93,9 @@ impl Room {
             0 => {
                 let _ = lock.try_take(&self.node, |passed| passed < MOST_PASSED);
             }
-            1 => lock.request(&self.node),
+            1 => drop(lock.request(&self.node, thread_rng().gen_bool(0.5))),
             _ => {
-                lock.request(&self.node);
+                lock.request(&self.node, thread_rng().gen_bool(0.5));
                 let _ = lock.poll(&self.node, &|rank| self.has_ended(rank));
             }
         }

@@ -28,9 +28,8 @@ const FACTS: usize = 4;
 
 const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 
-/// Lines of an object, besides those with a word for each member: who it is, its state, its arrivals, what each kind
-/// uses as it likes.
-const LINES: usize = 4;
+/// Lines of an object, besides those with a word for each member: who it is, its state, what each kind uses as it likes.
+const LINES: usize = 3;
 /// Words for each member: its claim, how often it has passed others, how many handles it has, its stake, and its notes.
 const MEMBER_WORDS: usize = 4 + NOTE_WORDS;
 /// Words of a member's notes: two pairs, as of a value with a token.
@@ -126,7 +125,7 @@ impl ObjectAt {
     /// Word `index` of those that each kind of object uses as it likes.
     pub const fn own(&self, index: usize) -> WordAt {
         assert!(index < LINE_WORDS, "a line of them");
-        self.start.plus(3 * LINE_WORDS + index)
+        self.start.plus(2 * LINE_WORDS + index)
     }
 
     /// The first of a rank's [`RANK_WORDS`] words: only it writes there, but in what was carried of a counter
@@ -175,7 +174,7 @@ impl ObjectAt {
         QueueAt {
             hold: self.start.plus(LINE_WORDS),
             high: self.start.plus(LINE_WORDS + 1),
-            arrivals: self.start.plus(2 * LINE_WORDS),
+            arrivals: self.start.plus(LINE_WORDS + 3),
             claims: self.of_members(0),
             passings: self.of_members(1),
             ranks: self.members,
@@ -191,7 +190,7 @@ impl ObjectAt {
 
     /// The token of the hold that is noted there; 0 where it is not known.
     pub const fn held_token(&self) -> WordAt {
-        self.start.plus(2 * LINE_WORDS + 1)
+        self.start.plus(LINE_WORDS + 4)
     }
 
     /// How many handles a member has of the object.

@@ -7,12 +7,12 @@
 //! lock): claims are words of their ranks, numbered in the order in which they came, and whoever releases looks for the
 //! least.
 //!
-//! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU; a release then
-//! hands over in one step. To a rank that sleeps nothing is handed, since nobody could have the lock until it runs: it
-//! is *called*, the lock is free meanwhile, and others may pass it by for a bounded time before they queue behind it;
-//! so do ranks that share their CPUs, though the first is awake, since each handover among them costs more than it is
-//! worth. That bound, the caller's, is what first come first served means here; between ranks that have a CPU each it
-//! is strict.
+//! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU: together with its claim if
+//! no other one waits. A release then hands over in one step, without a look at the claims. To a rank that sleeps
+//! nothing is handed, since nobody could have the lock until it runs: it is *called*, the lock is free meanwhile, and
+//! others may pass it by for a bounded time before they queue behind it; so do ranks that share their CPUs, though the
+//! first is awake, since each handover among them costs more than it is worth. That bound, the caller's, is what first
+//! come first served means here; between ranks that have a CPU each it is strict.
 //!
 //! *Nothing is forgotten.* Each claim that is made or taken back changes the word's version after it, so that a release
 //! that has looked at the claims before fails and looks again. Who is about to sleep says so in its claim and then
@@ -134,13 +134,13 @@ impl QueueLock {
         seen.holder().is_none() && !seen.is_wanted()
     }
 
-    /// Who holds it, and by which token, where nobody has waited for it since it was free.
-    pub fn undisputed_hold(&self, memory: &impl Memory) -> Option<(usize, u64)> {
-        let seen = self.load(memory);
-        let holder = seen.holder().filter(|_| !seen.is_wanted())?;
+    /// Who holds it, and by which token, if nothing has happened since this rank's claim left the word like this, which
+    /// was the only one.
+    pub fn undisputed_hold(&self, memory: &impl Memory, claimed: HoldWord) -> Option<(usize, u64)> {
+        let holder = claimed.holder().filter(|_| self.version(memory) == claimed.version())?;
         // SYNC POINT: token. Acquire pairs with who has made it grow.
         let high = memory.word(self.at.high).load(Ordering::Acquire);
-        Some((holder, seen.token(high)?))
+        Some((holder, claimed.before().token(high)?))
     }
 
     /// Whether this rank is the first in the queue.
@@ -163,13 +163,20 @@ impl QueueLock {
         self.claim(memory, self.me).is_waiting()
     }
 
-    /// Makes this rank's claim: it is behind all those that were made before. The rank neither holds the lock nor has a
-    /// claim.
-    pub fn request(&self, memory: &impl Memory) {
+    /// Makes this rank's claim: it is behind all that were made before. The rank neither holds the lock nor has a claim.
+    /// Where it `stays_awake`, and nobody else wants the lock, it is next at once. Gives the word as it left it, where
+    /// nobody else did.
+    pub fn request(&self, memory: &impl Memory, stays_awake: bool) -> Option<HoldWord> {
         let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
-        // SYNC POINT: claim. Released by the change of the word, too; see `change`.
+        // SYNC POINT: claim. Released by the change of the word, too; see `swap`.
         memory.word(self.claim_at(self.me)).swap(ClaimWord::waiting(order).0, Ordering::Release);
-        let _ = self.change(memory, |seen| Some(seen.wanted()));
+        loop {
+            let seen = self.load(memory);
+            let claimed = if stays_awake { seen.wanted_by(self.me) } else { seen.wanted() };
+            if self.swap(memory, seen, claimed) {
+                return (!seen.is_wanted()).then_some(claimed);
+            }
+        }
     }
 
     /// Whether the lock is this rank's now: the token. The rank has a claim.
@@ -392,7 +399,7 @@ impl QueueLock {
                 Some(holder) if holder == self.me || has_ended(holder) => false,
                 // To hand over to a rank that sleeps would keep the others waiting for it.
                 Some(_) if seen.next() == Some(self.me) => {
-                    self.swap(memory, seen, seen.with_next(None));
+                    self.swap(memory, seen, seen.unnamed());
                     continue;
                 }
                 Some(_) => true,

@@ -12,14 +12,14 @@ const _: () = assert!(MOST_RANKS > 1024 + 1, "each rank of a node, and nobody");
 /// | bits | field | meaning |
 /// | --- | --- | --- |
 /// | 0–10 | holder | the holder's place in the node's rank table, plus 1; 0: free |
-/// | 11 | wanted | some claims may be waiting: who releases looks at them |
+/// | 11 | others | some claims may be waiting besides that of `next`: who releases looks at them |
 /// | 12–22 | next | who waits on its CPU and is the first in the queue, plus 1; 0: nobody. 0 while the lock is free |
 /// | 23–63 | version | grows with each grant, and with each claim that is made or taken back; its lower 40 bits are a token's |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldWord(pub u64);
 
 impl HoldWord {
-    const WANTED: u64 = 1 << NAME_BITS;
+    const OTHERS: u64 = 1 << NAME_BITS;
     const NEXT_AT: u32 = NAME_BITS + 1;
     const VERSION_AT: u32 = 2 * NAME_BITS + 1;
     /// Of the version, those that are the lower part of a token.
@@ -40,7 +40,7 @@ impl HoldWord {
     /// Whether some claims may be waiting.
     #[inline]
     pub const fn is_wanted(self) -> bool {
-        self.0 & Self::WANTED != 0
+        self.0 & (Self::OTHERS | NAME << Self::NEXT_AT) != 0
     }
 
     /// How often it has changed hands, or its queue has changed.
@@ -59,8 +59,11 @@ impl HoldWord {
     #[inline]
     #[must_use]
     pub const fn granted_to(self, holder: usize) -> Self {
+        let next = self.0 >> Self::NEXT_AT & NAME;
+        let holder = holder as u64 + 1;
         let rest = self.0 & !NAME & !(NAME << Self::NEXT_AT);
-        Self(rest | (holder as u64 + 1)).grown()
+        let others = if next == 0 || next == holder { 0 } else { Self::OTHERS };
+        Self(rest | others | holder).grown()
     }
 
     /// Free, and wanted by somebody or not.
@@ -68,14 +71,28 @@ impl HoldWord {
     #[must_use]
     pub const fn freed(self, is_wanted: bool) -> Self {
         let version = self.0 >> Self::VERSION_AT << Self::VERSION_AT;
-        Self(version | if is_wanted { Self::WANTED } else { 0 })
+        Self(version | if is_wanted { Self::OTHERS } else { 0 })
     }
 
     /// Wanted, with a new version: a claim has been made.
     #[inline]
     #[must_use]
     pub const fn wanted(self) -> Self {
-        Self(self.0 | Self::WANTED).grown()
+        Self(self.0 | Self::OTHERS).grown()
+    }
+
+    /// The same by a rank that waits on its CPU, and is the next if nobody else wants a lock that is held.
+    #[inline]
+    #[must_use]
+    pub const fn wanted_by(self, rank: usize) -> Self {
+        if self.is_wanted() || self.holder().is_none() { self.wanted() } else { self.with_next(Some(rank)).grown() }
+    }
+
+    /// Whoever is next does not wait on its CPU any more, but waits.
+    #[inline]
+    #[must_use]
+    pub const fn unnamed(self) -> Self {
+        Self(self.with_next(None).0 | Self::OTHERS)
     }
 
     /// With somebody who waits on its CPU, or nobody.
@@ -88,6 +105,13 @@ impl HoldWord {
             None => 0,
         };
         Self(rest | next << Self::NEXT_AT)
+    }
+
+    /// With the version of before.
+    #[inline]
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.wrapping_sub(1 << Self::VERSION_AT))
     }
 
     /// With a new version: a claim has been taken back.
@@ -239,12 +263,26 @@ mod tests {
         assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (Some(1023), None, false, 1));
         let word = word.wanted().with_next(Some(0));
         assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (Some(1023), Some(0), true, 2));
+        assert!(!word.with_next(None).freed(false).is_wanted());
         let word = word.granted_to(0);
         assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (Some(0), None, true, 3));
         let word = word.freed(false);
         assert_eq!((word.holder(), word.next(), word.is_wanted(), word.version()), (None, None, false, 3));
-        assert_eq!(word.freed(true), HoldWord(word.0 | HoldWord::WANTED));
+        assert_eq!(word.freed(true), HoldWord(word.0 | HoldWord::OTHERS));
         assert_eq!(word.with_next(Some(7)).with_next(None), word);
+    }
+
+    #[test]
+    fn the_only_one_that_wants_a_lock_which_is_held_is_next() {
+        assert_eq!(HoldWord(0).wanted_by(5), HoldWord(0).wanted(), "it is free");
+        let held = HoldWord(0).granted_to(1);
+        let wanted = held.wanted_by(5);
+        assert_eq!((wanted.holder(), wanted.next(), wanted.version()), (Some(1), Some(5), 2));
+        assert!(wanted.is_wanted() && !wanted.granted_to(5).is_wanted() && !wanted.with_next(None).is_wanted());
+        assert!(wanted.granted_to(6).is_wanted(), "by 5");
+        assert!(wanted.unnamed().is_wanted() && wanted.unnamed().next().is_none());
+        let by_others = wanted.wanted_by(6);
+        assert_eq!((by_others.next(), by_others.granted_to(5).is_wanted()), (Some(5), true));
     }
 
     #[test]
