@@ -515,3 +515,15 @@ fn without_a_job_it_says_so() {
     assert!(seen.stdout.is_empty());
     assert!(String::from_utf8_lossy(&seen.stderr).contains("no running job"), "{seen:?}");
 }
+
+#[test]
+fn what_can_name_no_job_is_refused() {
+    for text in ["", "x", "-1", "job", "99999999999999999"] {
+        let seen = inspect(&[text]);
+        assert_eq!(seen.status.code(), Some(2), "{text:?}");
+        assert!(
+            seen.stdout.is_empty() && String::from_utf8_lossy(&seen.stderr).contains("give the pid of a rank"),
+            "{seen:?}"
+        );
+    }
+}

@@ -75,6 +75,7 @@ Exit status:
 #[command(after_help = DETAILS)]
 pub struct Options {
     /// One job: the pid of one of its ranks, or the beginning of its number [default: all of this user's]
+    #[arg(value_parser = parse_job)]
     job: Option<String>,
     /// Look again each second, until the job has ended
     #[arg(long)]
@@ -82,6 +83,14 @@ pub struct Options {
     /// One JSON object for each job instead of the page
     #[arg(long)]
     json: bool,
+}
+
+/// Takes a pid or the beginning of a job's number, whose 16 digits are hexadecimal.
+fn parse_job(text: &str) -> Result<String, String> {
+    let may_be = (1..=16).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    may_be.then(|| text.to_owned()).ok_or_else(|| {
+        "give the pid of a rank, or the beginning of a job's number (of up to 16 hexadecimal digits)".to_owned()
+    })
 }
 
 /// Looks, and prints what it has seen.
