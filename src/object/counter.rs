@@ -142,14 +142,16 @@ pub enum CounterError {
 impl Job {
     /// The counter of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through; for the node's first handle also the home's and
-    /// that of the node that will have the copies, some round trips each, and where that is not found at once 4 ms of
-    /// pauses at most.
-    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`] where it was opened with another number of
     /// [`durable_copies`](crate::JobOptions::durable_copies).
+    ///
+    /// # Cost
+    ///
+    /// The node's table of names is locked and looked through; for the node's first handle also the home's and that of
+    /// the node that will have the copies, some round trips each, and where that is not found at once 4 ms of pauses at
+    /// most.
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
         let nature = Nature { kind: ObjectKind::Counter, parameter: membership.durable_copies as u64 };
@@ -169,13 +171,15 @@ impl Counter {
 
     /// Adds, and gives the value before.
     ///
-    /// Cost: on a job's only node one locked instruction; otherwise a round trip: from another node to the home, on the
-    /// home's own to the node that has the copies (without copies none). Where the home's device changes words
-    /// ([`FabricChoice::Rdma`](crate::FabricChoice::Rdma)), its own ranks have a round trip through that besides.
-    ///
     /// # Errors
     ///
     /// [`CounterError`], in a job of several nodes. Each says whether the addition counts.
+    ///
+    /// # Cost
+    ///
+    /// On a job's only node one locked instruction; otherwise a round trip: from another node to the home, on the
+    /// home's own to the node that has the copies (without copies none). Where the home's device changes words
+    /// ([`FabricChoice::Rdma`](crate::FabricChoice::Rdma)), its own ranks have a round trip through that besides.
     #[inline]
     pub fn fetch_add(&self, add: u64) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
@@ -188,11 +192,13 @@ impl Counter {
 
     /// The value.
     ///
-    /// Cost: on the home's own node a load, from another one a round trip.
-    ///
     /// # Errors
     ///
     /// [`CounterError::HomeLost`], [`CounterError::Unreachable`], [`CounterError::NoRoom`], [`CounterError::Excluded`].
+    ///
+    /// # Cost
+    ///
+    /// On the home's own node a load, from another one a round trip.
     #[inline]
     pub fn load(&self) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
@@ -204,13 +210,15 @@ impl Counter {
 
     /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
     ///
-    /// Cost: as [`fetch_add`](Self::fetch_add), and from another node one round trip more if it did.
-    ///
     /// # Errors
     ///
     /// As [`fetch_add`](Self::fetch_add); [`CounterError::AnswerLost`] says only that the two were compared. What was
     /// set by a call that is not over, or ended with an error, is undone if the home is lost, though others may have
     /// seen it.
+    ///
+    /// # Cost
+    ///
+    /// As [`fetch_add`](Self::fetch_add), and from another node one round trip more if it did.
     #[inline]
     pub fn compare_exchange(&self, current: u64, new: u64) -> Result<Result<u64, u64>, CounterError> {
         if let Some(value) = self.alone {
@@ -224,11 +232,13 @@ impl Counter {
 
     /// Takes the next `count` numbers for the caller alone.
     ///
-    /// Cost: as [`fetch_add`](Self::fetch_add), for all of them together.
-    ///
     /// # Errors
     ///
     /// As [`fetch_add`](Self::fetch_add), and [`CounterError::Exhausted`].
+    ///
+    /// # Cost
+    ///
+    /// As [`fetch_add`](Self::fetch_add), for all of them together.
     pub fn reserve(&self, count: u64) -> Result<Range<u64>, CounterError> {
         let first = self.fetch_add(count)?;
         let end = first.checked_add(count).ok_or_else(|| self.exhausted(first))?;

@@ -29,13 +29,15 @@ impl Counter {
     /// them, with which this goes well together. So who draws until a number is greater than the last piece of work
     /// leaves nothing undone but what the dead had drawn or were fetching.
     ///
-    /// Cost: on a job's only node as [`fetch_add`](Self::fetch_add), without a block. Otherwise a compare-and-swap, and
-    /// a round trip for each block. Ranks that come while a neighbour fetches one wait for it, 2 ms at most.
-    ///
     /// # Errors
     ///
     /// As [`fetch_add`](Self::fetch_add), for the whole block, and [`CounterError::Exhausted`]: numbers are less than
     /// 2⁴⁸.
+    ///
+    /// # Cost
+    ///
+    /// On a job's only node as [`fetch_add`](Self::fetch_add), without a block. Otherwise a compare-and-swap, and a
+    /// round trip for each block. Ranks that come while a neighbour fetches one wait for it, 2 ms at most.
     #[inline]
     pub fn draw(&self, block: u64) -> Result<u64, CounterError> {
         if self.is_alone() {

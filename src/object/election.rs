@@ -59,9 +59,11 @@ pub struct Election {
 impl Job {
     /// The election of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: as [`lock`](Self::lock).
-    ///
     /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    ///
+    /// # Cost
     ///
     /// As [`lock`](Self::lock).
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
@@ -73,11 +75,13 @@ impl Group {
     /// The election of a name among this group's members: another one than that of the same name in any other group.
     /// Its leader is named by its rank in the job. Not collective: who takes part opens it.
     ///
-    /// Cost: as [`Job::election`].
-    ///
     /// # Errors
     ///
     /// As [`Job::lock`]; the group's number takes up to 28 bytes of the name.
+    ///
+    /// # Cost
+    ///
+    /// As [`Job::election`].
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
         let name = format!("{name} of group {}", self.id());
         Ok(Election { lock: Lock::open(self.shared(), &name, ObjectKind::Election)? })
@@ -92,23 +96,27 @@ impl Election {
 
     /// Waits until this rank is elected.
     ///
-    /// Cost: that of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node:
-    /// four locked instructions) and a poke for each watcher.
-    ///
     /// # Errors
     ///
     /// As [`Lock::acquire`]: this rank leads already, or is a candidate already, or has been declared failed.
+    ///
+    /// # Cost
+    ///
+    /// That of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node: four
+    /// locked instructions) and a poke for each watcher.
     pub fn campaign(&self) -> Result<Leadership<'_>, LockError> {
         self.lead(self.lock.acquire()?)
     }
 
     /// As [`campaign`](Self::campaign), for at most `timeout`. After that this rank is no candidate any more.
     ///
-    /// Cost: as [`campaign`](Self::campaign).
-    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign), and [`LockError::TimedOut`].
+    ///
+    /// # Cost
+    ///
+    /// As [`campaign`](Self::campaign).
     pub fn campaign_timeout(&self, timeout: Duration) -> Result<Leadership<'_>, LockError> {
         self.lead(self.lock.acquire_timeout(timeout)?)
     }
@@ -116,18 +124,22 @@ impl Election {
     /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
     /// [`Candidacy::wait`].
     ///
-    /// Cost: as [`Lock::request`].
-    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign).
+    ///
+    /// # Cost
+    ///
+    /// As [`Lock::request`].
     pub fn stand(&self) -> Result<Candidacy<'_>, LockError> {
         Ok(Candidacy { election: self, request: self.lock.request()? })
     }
 
     /// The candidates of this node, in the order in which they will be elected.
     ///
-    /// Cost: a look at each rank's claim.
+    /// # Cost
+    ///
+    /// A look at each rank's claim.
     pub fn candidates(&self) -> Vec<usize> {
         self.lock.queue()
     }
@@ -135,11 +147,13 @@ impl Election {
     /// Who leads now; nobody does from when a leader resigns or ends until the next one has announced itself. When the
     /// election's home is lost nobody does for the moment until the leader is announced at the next one.
     ///
-    /// Cost: a round trip to the election's home; on one node two memory accesses.
-    ///
     /// # Errors
     ///
     /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    ///
+    /// # Cost
+    ///
+    /// A round trip to the election's home; on one node two memory accesses.
     pub fn leader(&self) -> Result<Option<Leader>, LockError> {
         self.look(false, None)?.map_err(|fault| self.error(fault))
     }
@@ -148,9 +162,6 @@ impl Election {
     /// After `timeout` that is what was known.
     ///
     /// What comes and goes between two calls is not told: a term is seen only while it lasts.
-    ///
-    /// Cost: as [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the
-    /// election exists.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -167,6 +178,11 @@ impl Election {
     /// # Errors
     ///
     /// As [`leader`](Self::leader).
+    ///
+    /// # Cost
+    ///
+    /// As [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the
+    /// election exists.
     pub fn wait_for_change(&self, known: Option<Leader>, timeout: Duration) -> Result<Option<Leader>, LockError> {
         let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
@@ -397,9 +413,11 @@ pub struct Candidacy<'election> {
 impl<'election> Candidacy<'election> {
     /// Whether this rank is elected, without waiting. Until it takes that up by [`wait`](Self::wait) nobody leads.
     ///
-    /// Cost: as [`LockRequest::test`].
-    ///
     /// # Errors
+    ///
+    /// As [`LockRequest::test`].
+    ///
+    /// # Cost
     ///
     /// As [`LockRequest::test`].
     pub fn test(&mut self) -> Result<bool, LockError> {
@@ -408,9 +426,11 @@ impl<'election> Candidacy<'election> {
 
     /// Waits until this rank is elected.
     ///
-    /// Cost: as [`Election::campaign`].
-    ///
     /// # Errors
+    ///
+    /// As [`Election::campaign`].
+    ///
+    /// # Cost
     ///
     /// As [`Election::campaign`].
     pub fn wait(self) -> Result<Leadership<'election>, LockError> {
@@ -428,7 +448,9 @@ impl<'election> Candidacy<'election> {
 
     /// Gives the candidacy up. Whether this rank had not been elected.
     ///
-    /// Cost: as [`LockRequest::cancel`].
+    /// # Cost
+    ///
+    /// As [`LockRequest::cancel`].
     pub fn withdraw(self) -> bool {
         self.request.cancel()
     }
@@ -453,11 +475,13 @@ impl Leadership<'_> {
     /// Whether this rank leads still, as the election's home knows it. What is done afterwards is to be fenced by the
     /// term all the same: a rank that is stopped after it has looked may be followed.
     ///
-    /// Cost: as [`Election::leader`].
-    ///
     /// # Errors
     ///
     /// [`LockError::Excluded`]: this rank was declared failed.
+    ///
+    /// # Cost
+    ///
+    /// As [`Election::leader`].
     pub fn check(&self) -> Result<(), LockError> {
         self.election.lock.look_at_oneself()?;
         // It stands there, but where the home was lost just now.
@@ -466,12 +490,14 @@ impl Leadership<'_> {
 
     /// Resigns: the first candidate is elected. Tells whether this rank led to the end.
     ///
-    /// Cost: a round trip to the election's home to take the announcement back, that of [`LockGuard::release`], and a
-    /// poke for each watcher.
-    ///
     /// # Errors
     ///
     /// As [`LockGuard::release`].
+    ///
+    /// # Cost
+    ///
+    /// A round trip to the election's home to take the announcement back, that of [`LockGuard::release`], and a poke
+    /// for each watcher.
     pub fn resign(mut self) -> Result<(), LockError> {
         self.end()
     }

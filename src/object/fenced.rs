@@ -203,12 +203,14 @@ impl Job {
     /// The fenced word of a name, the same for all ranks; it is of the same type for all. It exists while some rank has
     /// a handle of it.
     ///
-    /// Cost: as [`counter`](Self::counter).
-    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`]: the types differ, or the numbers of
     /// [`durable_copies`](crate::JobOptions::durable_copies).
+    ///
+    /// # Cost
+    ///
+    /// As [`counter`](Self::counter).
     pub fn fenced<T: FencedWord>(&self, name: &str) -> Result<Fenced<T>, ObjectError> {
         let membership = self.membership();
         let copies = membership.durable_copies as u64;
@@ -227,13 +229,15 @@ impl<T: FencedWord> Fenced<T> {
 
     /// Writes a value, unless a token greater than this one was seen.
     ///
-    /// Cost: on a job's only node some memory accesses; from another node than the home a round trip, and two more if
-    /// another rank has written since this one last wrote or read. On the home's own one as much, to the node that has
-    /// the copy (without copies none).
-    ///
     /// # Errors
     ///
     /// [`FencedError`].
+    ///
+    /// # Cost
+    ///
+    /// On a job's only node some memory accesses; from another node than the home a round trip, and two more if another
+    /// rank has written since this one last wrote or read. On the home's own one as much, to the node that has the copy
+    /// (without copies none).
     pub fn write(&self, token: Token, value: T) -> Result<(), FencedError> {
         self.put(token, Some(value.to_word())).map(drop)
     }
@@ -241,22 +245,26 @@ impl<T: FencedWord> Fenced<T> {
     /// Has this token seen, and gives the value that was written under lesser ones: from then on none of them writes.
     /// What a new holder does first.
     ///
-    /// Cost: as [`write`](Self::write).
-    ///
     /// # Errors
     ///
     /// [`FencedError`].
+    ///
+    /// # Cost
+    ///
+    /// As [`write`](Self::write).
     pub fn fence(&self, token: Token) -> Result<T, FencedError> {
         self.put(token, None).map(|known| T::from_word(known.value))
     }
 
     /// The value, and the token under which it was written: the pair that was there at one time during this call.
     ///
-    /// Cost: as [`write`](Self::write).
-    ///
     /// # Errors
     ///
     /// [`FencedError::HomeLost`], [`FencedError::Unreachable`], [`FencedError::NoRoom`], [`FencedError::Excluded`].
+    ///
+    /// # Cost
+    ///
+    /// As [`write`](Self::write).
     pub fn read(&self) -> Result<(Token, T), FencedError> {
         match self.operate(Goal::Read)? {
             Ok(known) => Ok((Token(known.token), T::from_word(known.value))),
