@@ -17,12 +17,11 @@ use super::reach::Reach;
 use super::vigil::Vigil;
 use super::{Handle, MOVING_PAUSE, ObjectKind, anchor, waiting};
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::election::{Announced, Announcement, Announcer, ElectionAt, LeaderWord};
+use crate::coord::objects::election::{Announced, Announcement, Announcer, ElectionAt, KeptAt};
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Memory, Request, WordAt};
+use crate::fabric::{Request, WordAt};
 use crate::group::Group;
 use crate::job::Job;
-use crate::sync::publish;
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -317,18 +316,18 @@ impl Election {
     /// Keeps a copy of the announcement on this node.
     fn keep(&self, term: Token) {
         let reach = &self.handle().site.reach;
-        let [term_at, leader_at] = ElectionAt::kept(&self.handle().at);
-        reach.execute(Request::Write { at: term_at, value: term.0 });
-        // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
-        publish(reach.segment.word(leader_at), LeaderWord::led_by(reach.rank, term.0).0);
+        let writes = KeptAt::of(&self.handle().at).keep(reach.rank, term.0);
+        // SYNC POINT: stake. The second write's full fence pairs with the steward's: it finds this, or this rank finds
+        // the home lost.
+        for write in writes {
+            reach.execute(write);
+        }
     }
 
     /// Keeps it no longer, if it is this rank's.
     fn forget(&self, term: Token) {
         let reach = &self.handle().site.reach;
-        let [_, at] = ElectionAt::kept(&self.handle().at);
-        let expected = LeaderWord::led_by(reach.rank, term.0).0;
-        reach.execute(Request::CompareSwap { at, expected, new: 0 });
+        reach.execute(KeptAt::of(&self.handle().at).forget(reach.rank, term.0));
     }
 
     /// Has those look who watch. Where that fails they look by themselves.
@@ -391,7 +390,7 @@ impl Errand for Withdrawing {
 /// An election of this node has moved to another home: if a rank of this node leads, that is announced there.
 pub(super) fn move_announcement(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), SiteFault> {
     let kept = || {
-        let words = ElectionAt::kept(at).map(|at| reach.execute(Request::Read { at }));
+        let words = KeptAt::of(at).reads().map(|read| reach.execute(read));
         Announcement::of(words).leader().filter(|(rank, _)| !reach.has_ended(*rank))
     };
     let Some((rank, term)) = kept() else { return Ok(()) };
