@@ -71,7 +71,8 @@ pub enum CounterError {
         /// Where it is at home.
         home: usize,
     },
-    /// The numbers that were asked for are more than there are.
+    /// The numbers that were asked for go beyond 2^64, or those drawn by blocks beyond 2^48. The counter has gone on by
+    /// as many all the same.
     #[error(
         "rank {rank}: the counter {name:?} has come to {first}, and has not as many numbers as were asked for (remedy: another counter; numbers that are drawn by blocks must be less than 2^48)"
     )]
@@ -80,7 +81,7 @@ pub enum CounterError {
         rank: usize,
         /// The counter.
         name: String,
-        /// The first of them.
+        /// The first of the numbers that were asked for.
         first: u64,
     },
     /// What ranks of lost nodes have added to the counter is lost with its home, as there was no copy: either none was
@@ -169,7 +170,8 @@ impl Counter {
         self.handle.name.text()
     }
 
-    /// Adds, and gives the value before.
+    /// Adds, and gives the value before. What is beyond 2^64 wraps round: to subtract `n`, add
+    /// `n.wrapping_neg()`.
     ///
     /// # Errors
     ///
@@ -208,7 +210,8 @@ impl Counter {
         self.reach(Goal::Load)
     }
 
-    /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
+    /// Sets it to `new` if it is `current`. The inner result is `Ok` with the value before if it did, `Err` with what
+    /// it is if not; the outer one is an error where the counter could not be asked.
     ///
     /// # Errors
     ///
@@ -230,7 +233,8 @@ impl Counter {
         Ok(if found == current { Ok(found) } else { Err(found) })
     }
 
-    /// Takes the next `count` numbers for the caller alone.
+    /// Takes the next `count` numbers for the caller alone: no other call of [`fetch_add`](Self::fetch_add), `reserve`
+    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together.
     ///
     /// # Errors
     ///

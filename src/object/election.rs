@@ -36,7 +36,10 @@ pub struct Leader {
 /// A named election, as one rank takes part in it: as a candidate, or as one that wants to know who leads.
 ///
 /// There is at most one leader, and a rank that is one remains it until it resigns, by dropping its [`Leadership`], or
-/// ends. Candidates follow it in the order in which they have come, as they would have a [`Lock`] of that name.
+/// ends, or is declared failed. Candidates follow it in the order in which they have come, as they would have a
+/// [`Lock`] of that name: within the time in which a death is noticed. A rank that was declared failed and comes back
+/// may believe that it leads: what it does is to be refused by its term ([`Token`], [`super::Fenced`]), or it asks
+/// first ([`Leadership::check`]).
 ///
 /// ```
 /// use phalanx::Job;
@@ -148,7 +151,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`].
     ///
     /// # Cost
     ///
@@ -157,8 +160,8 @@ impl Election {
         self.look(false, None)?.map_err(|fault| self.error(fault))
     }
 
-    /// Waits until somebody else leads than is known, in another term, or nobody any more; returns what is so then.
-    /// After `timeout` that is what was known.
+    /// Waits until what `known` says is so no more: until another one leads, or the same in another term, or nobody;
+    /// returns what is so then. After `timeout` that is `known`.
     ///
     /// What comes and goes between two calls is not told: a term is seen only while it lasts.
     ///
@@ -476,7 +479,8 @@ impl Leadership<'_> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed.
+    /// [`LockError::Excluded`]: this rank was declared failed, and leads no more. [`LockError::Unreachable`],
+    /// [`LockError::NoRoom`]: that cannot be told.
     ///
     /// # Cost
     ///

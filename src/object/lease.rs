@@ -109,8 +109,8 @@ impl Desk {
 }
 
 impl Job {
-    /// The lease of a name, the same for all ranks, which all name the same time to live: a millisecond at least, as
-    /// which less counts. It exists while some rank has a handle of it.
+    /// The lease of a name, the same for all ranks, which all name the same time to live, in whole microseconds: a
+    /// millisecond at least, as which less counts. It exists while some rank has a handle of it.
     ///
     /// # Errors
     ///
@@ -150,7 +150,8 @@ impl Lease {
     ///
     /// # Cost
     ///
-    /// One or two round trips to the home, or their memory accesses, if it is free.
+    /// One or two round trips to the home, or their memory accesses, if it is free. Else until it is released, its
+    /// holder ends, or its time is over.
     pub fn acquire(&self) -> Result<LeaseGuard<'_>, LeaseError> {
         self.obtain(Wish::Wait(None))
     }

@@ -109,12 +109,13 @@ impl Semaphore {
         self.part.borrow().permits()
     }
 
-    /// Waits until this rank has `count` permits more.
+    /// Waits until this rank has `count` permits more. Also who wants none waits for those who came before.
     ///
     /// # Errors
     ///
     /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`]
-    /// where another thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// where another thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`],
+    /// [`LockError::NoRoom`].
     ///
     /// # Cost
     ///
@@ -139,7 +140,8 @@ impl Semaphore {
         self.acquire_within(count, Some(timeout))
     }
 
-    /// Takes permits if enough are left and nobody waits for some.
+    /// Takes permits if enough are left and nobody waits for some. `None` also where that is not known within some
+    /// tenths of a second.
     ///
     /// # Errors
     ///

@@ -239,8 +239,9 @@ impl LeaseGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`]: it was not
-    /// renewed, and may be once more.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`],
+    /// [`LeaseError::NoRoom`]: it was not renewed; it is held for what [remains](Self::remaining), and another call
+    /// may renew it.
     ///
     /// # Cost
     ///
