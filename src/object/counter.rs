@@ -12,7 +12,7 @@ use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::tally::Goal;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
@@ -111,9 +111,7 @@ pub enum CounterError {
         node: usize,
     },
     /// The home is lost, and the next one has no room. The counter moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -125,9 +123,7 @@ pub enum CounterError {
         places: usize,
     },
     /// This rank has been declared failed. What it asked for last may have taken effect.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the counter {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not reach the counter", .name))]
     Excluded {
         /// This rank.
         rank: usize,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::ObjectKind;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 
 /// Why an object was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,9 +207,7 @@ pub enum LockError {
     },
     /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of
     /// it. It moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -221,9 +219,7 @@ pub enum LockError {
         places: usize,
     },
     /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not hold", .name))]
     Excluded {
         /// This rank.
         rank: usize,

@@ -23,7 +23,7 @@ use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::fenced::{Copied, Goal, Known};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::note::NoteAt;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 use crate::fabric::WordAt;
 use crate::job::Job;
 
@@ -170,9 +170,7 @@ pub enum FencedError {
         node: usize,
     },
     /// The home is lost, and the next one has no room. The word moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -184,9 +182,7 @@ pub enum FencedError {
         places: usize,
     },
     /// This rank has been declared failed. What it wrote last may be there.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the fenced word {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not reach the fenced word", .name))]
     Excluded {
         /// This rank.
         rank: usize,
