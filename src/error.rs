@@ -314,6 +314,21 @@ pub(crate) fn unheard(node: &usize, waited: &Duration) -> String {
     )
 }
 
+/// That an object's next home has no room for it, and what to do then.
+pub(crate) fn no_next_place(rank: usize, name: &str, node: usize, places: usize) -> String {
+    format!(
+        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
+    )
+}
+
+/// That a rank was declared failed, and so has an object no more, and what to do then.
+pub(crate) fn declared_failed(rank: usize, epoch: u64, cause: FailureCause, lacks: &str, name: &str) -> String {
+    format!(
+        "rank {rank} was declared failed{} ({cause}), and {lacks} {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)",
+        in_epoch(epoch)
+    )
+}
+
 /// How long something was waited for, as the rest of a sentence.
 fn within(waited: &Duration) -> String {
     if waited.is_zero() { String::new() } else { format!(" within {waited:?}") }
@@ -481,5 +496,15 @@ mod tests {
         is_one::<LeaseError>();
         is_one::<CounterError>();
         is_one::<FencedError>();
+    }
+
+    #[test]
+    fn who_has_an_object_no_more_is_told_the_epoch_where_that_is_known() {
+        let text = |epoch| declared_failed(3, epoch, FailureCause::Silent, "does not hold the lease", "a");
+        assert!(
+            text(7).starts_with("rank 3 was declared failed in epoch 7 (")
+                && text(7).contains("hold the lease \"a\" (")
+        );
+        assert!(text(0).starts_with("rank 3 was declared failed ("), "{}", text(0));
     }
 }

@@ -216,35 +216,41 @@ impl Group {
     /// As [`barrier`](Self::barrier), for at most `timeout` in all. After a time-out the arrival stands: call again to
     /// resume, or [`abandon`](Self::abandon).
     ///
-    /// Cost: as [`barrier`](Self::barrier), and a look at the clock.
-    ///
     /// # Errors
     ///
     /// As [`barrier`](Self::barrier), and [`BarrierError::TimedOut`] with exactly the ranks that have not arrived, or
     /// [`BarrierError::Unsettled`] when a member has failed and other survivors' nodes do not answer in time.
+    ///
+    /// # Cost
+    ///
+    /// As [`barrier`](Self::barrier), and a look at the clock.
     pub fn barrier_timeout(&self, timeout: Duration) -> Result<(), BarrierError> {
         self.meet(Contribution::NONE, self.limit(Some(timeout))).map(drop)
     }
 
     /// A barrier that carries a word: returns all members' `value`s reduced by `operation` (AND, OR, MIN or MAX).
     ///
-    /// Cost: as [`barrier`](Self::barrier): the word lies in the arrival's cache line, and goes to other nodes with it.
-    ///
     /// # Errors
     ///
     /// As [`barrier`](Self::barrier). Members that named another operation, or a plain barrier, make it
     /// [`BarrierError::OperationMismatch`] for all.
+    ///
+    /// # Cost
+    ///
+    /// As [`barrier`](Self::barrier): the word lies in the arrival's cache line, and goes to other nodes with it.
     pub fn barrier_reduce(&self, operation: Operation, value: u64) -> Result<u64, BarrierError> {
         self.meet(self.reduction(operation, value)?, None)
     }
 
     /// As [`barrier_reduce`](Self::barrier_reduce), for at most `timeout` in all. Resume it with the same value.
     ///
-    /// Cost: as [`barrier_timeout`](Self::barrier_timeout).
-    ///
     /// # Errors
     ///
     /// As [`barrier_reduce`](Self::barrier_reduce) and [`barrier_timeout`](Self::barrier_timeout).
+    ///
+    /// # Cost
+    ///
+    /// As [`barrier_timeout`](Self::barrier_timeout).
     pub fn barrier_reduce_timeout(
         &self,
         operation: Operation,
@@ -256,20 +262,26 @@ impl Group {
 
     /// Arrives without waiting. The returned [`Arrival`] finishes the barrier; dropping it leaves this rank arrived.
     ///
-    /// Cost: a write to this rank's own cache line, which the others fetch, or where ranks share CPUs to one that all
-    /// write to. Across nodes the last one of a node sends the messages of the first round.
-    ///
     /// # Errors
     ///
     /// [`BarrierError::ArrivalOutstanding`] while the last arrival is not finished; [`BarrierError::RankFailed`],
     /// [`BarrierError::Excluded`] and [`BarrierError::Unreachable`] as for [`barrier`](Self::barrier).
+    ///
+    /// # Cost
+    ///
+    /// A write to this rank's own cache line, which the others fetch, or where ranks share CPUs to one that all write
+    /// to. Across nodes the last one of a node sends the messages of the first round.
     pub fn arrive(&self) -> Result<Arrival<'_>, BarrierError> {
         self.begin_arrival(Contribution::NONE)
     }
 
-    /// As [`arrive`](Self::arrive), with a word to reduce; waiting returns the result. Cost: likewise.
+    /// As [`arrive`](Self::arrive), with a word to reduce; waiting returns the result.
     ///
     /// # Errors
+    ///
+    /// As [`arrive`](Self::arrive).
+    ///
+    /// # Cost
     ///
     /// As [`arrive`](Self::arrive).
     pub fn arrive_reduce(&self, operation: Operation, value: u64) -> Result<Arrival<'_, u64>, BarrierError> {
@@ -281,12 +293,14 @@ impl Group {
     /// Either this rank is as if it had never arrived, or the barrier had been passed: never something between, and
     /// never a later barrier released early.
     ///
-    /// Cost: a few transfers of cache lines; once all of this node have arrived at a barrier across nodes, also some
-    /// round trips.
-    ///
     /// # Errors
     ///
     /// [`BarrierError::CannotAbandon`]: the arrival stands. [`BarrierError::OperationMismatch`] when it was passed so.
+    ///
+    /// # Cost
+    ///
+    /// A few transfers of cache lines; once all of this node have arrived at a barrier across nodes, also some round
+    /// trips.
     pub fn abandon(&self) -> Result<Abandoned, BarrierError> {
         let mut core = self.core.borrow_mut();
         match core.standing {
@@ -306,9 +320,11 @@ impl Group {
 
     /// Who came last, who waited how long, who is missing: as all members have noted it. Works while others are stuck.
     ///
-    /// Cost: two transfers of a cache line for each member on this node, and as many when these members write there
-    /// next. For those on other nodes a round trip for all together, and the first time one more to each node, for its
-    /// clock; 200 ms at most for nodes that do not answer.
+    /// # Cost
+    ///
+    /// Two transfers of a cache line for each member on this node, and as many when these members write there next. For
+    /// those on other nodes a round trip for all together, and the first time one more to each node, for its clock; 200
+    /// ms at most for nodes that do not answer.
     pub fn stats(&self) -> GroupStats {
         self.read_stats()
     }
@@ -317,22 +333,28 @@ impl Group {
     /// with equal keys keep their order). Every member of this group calls it; each new group is made by its own
     /// members.
     ///
-    /// Cost: a barrier of this group; for each member then a transfer of a cache line from each other one on its node,
-    /// and a round trip for all on other nodes together; and what a [`subgroup`](Self::subgroup) costs.
-    ///
     /// # Errors
     ///
     /// [`GroupError`]: as a barrier on this group, or no space for the new one.
+    ///
+    /// # Cost
+    ///
+    /// A barrier of this group; for each member then a transfer of a cache line from each other one on its node, and a
+    /// round trip for all on other nodes together; and what a [`subgroup`](Self::subgroup) costs.
     pub fn split(&self, color: u64, key: u64) -> Result<Group, GroupError> {
         self.split_by(color, key, None)
     }
 
     /// As [`split`](Self::split), for at most `timeout`. After a time-out, or when a member's node did not answer, call
-    /// again with the same colour and key, or [`abandon`](Self::abandon). Cost: likewise.
+    /// again with the same colour and key, or [`abandon`](Self::abandon).
     ///
     /// # Errors
     ///
     /// As [`split`](Self::split), and time-outs.
+    ///
+    /// # Cost
+    ///
+    /// As [`split`](Self::split).
     pub fn split_timeout(&self, color: u64, key: u64, timeout: Duration) -> Result<Group, GroupError> {
         self.split_by(color, key, Some(timeout))
     }
@@ -341,14 +363,16 @@ impl Group {
     /// all with the same list; nobody else takes part. Waits for the first in the list, who makes it. After a time-out
     /// call again with the same list.
     ///
-    /// Cost: on each node the first of the members there writes some 200 bytes for each of them; each other one reads
-    /// its offers, seven cache lines of 64 bytes at most, swaps a word there, and reads two or three lines of what was
-    /// made. Across nodes these first ones ask each other before that, each all others: two round trips at least from
-    /// when the last of them has come. Who waits for more than 0.1 ms sleeps between two looks, up to 1 ms.
-    ///
     /// # Errors
     ///
     /// [`GroupError::BadList`], no space, or the first member missing for `timeout`.
+    ///
+    /// # Cost
+    ///
+    /// On each node the first of the members there writes some 200 bytes for each of them; each other one reads its
+    /// offers, seven cache lines of 64 bytes at most, swaps a word there, and reads two or three lines of what was
+    /// made. Across nodes these first ones ask each other before that, each all others: two round trips at least from
+    /// when the last of them has come. Who waits for more than 0.1 ms sleeps between two looks, up to 1 ms.
     pub fn subgroup(&self, members: &[usize], timeout: Duration) -> Result<Group, GroupError> {
         if let Some(why) = self.fault_in(members) {
             return Err(GroupError::BadList { rank: self.ranks[self.me], list: members.to_vec(), why });
@@ -376,8 +400,11 @@ impl Group {
         }
     }
 
-    /// Units of the segment's arena that are taken, of all: for tests and for those who look for leaks. Cost: a look at
-    /// each word of the arena's bitmap on this node, of 64 units each.
+    /// Units of the segment's arena that are taken, of all: for tests and for those who look for leaks.
+    ///
+    /// # Cost
+    ///
+    /// A look at each word of the arena's bitmap on this node, of 64 units each.
     pub fn space(&self) -> (usize, usize) {
         let node = self.segment().layout();
         (arena::taken(self.segment(), &node), node.arena_units())

@@ -286,20 +286,26 @@ impl Job {
     /// Joins the job that the environment names (see README.md for the variables; `phalanx run` sets them), or makes a
     /// job of one rank when it names none. Collective: returns when all ranks have joined.
     ///
-    /// Cost: on one node a message to rank 0 and its answer, and the segment is mapped. Across nodes five rounds in
-    /// which all tell each other something through one server; connections by TCP are made when they are first used.
-    ///
     /// # Errors
     ///
     /// [`JobError`], within the bootstrap time-out: half an environment, a rank out of range or taken, a wrong key,
     /// nobody serving, ranks missing, a segment that does not fit.
+    ///
+    /// # Cost
+    ///
+    /// On one node a message to rank 0 and its answer, and the segment is mapped. Across nodes five rounds in which all
+    /// tell each other something through one server; connections by TCP are made when they are first used.
     pub fn from_env() -> Result<Self, JobError> {
         Self::from_env_with(&JobOptions::new())
     }
 
-    /// As [`from_env`](Self::from_env), with options. Cost: likewise.
+    /// As [`from_env`](Self::from_env), with options.
     ///
     /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    ///
+    /// # Cost
     ///
     /// As [`from_env`](Self::from_env).
     pub fn from_env_with(options: &JobOptions) -> Result<Self, JobError> {
@@ -315,18 +321,26 @@ impl Job {
         }
     }
 
-    /// Makes a job of `n` ranks in this process, to be handed to as many threads. Cost: a segment is made and mapped.
+    /// Makes a job of `n` ranks in this process, to be handed to as many threads.
     ///
     /// # Errors
     ///
     /// [`JobError::Size`] for 0 or too many ranks; an option of the environment that means nothing; no memory.
+    ///
+    /// # Cost
+    ///
+    /// A segment is made and mapped.
     pub fn threads(n: usize) -> Result<Vec<Self>, JobError> {
         Self::threads_with(n, &JobOptions::new())
     }
 
-    /// As [`threads`](Self::threads), with options. Cost: likewise.
+    /// As [`threads`](Self::threads), with options.
     ///
     /// # Errors
+    ///
+    /// As [`threads`](Self::threads).
+    ///
+    /// # Cost
     ///
     /// As [`threads`](Self::threads).
     pub fn threads_with(n: usize, options: &JobOptions) -> Result<Vec<Self>, JobError> {
@@ -336,8 +350,10 @@ impl Job {
     /// Leaves the job: as dropping it, and said where a reader sees it. This rank has left, and has not failed, once
     /// the groups that it has made are dropped as well.
     ///
-    /// Cost: on one node it waits for no other rank. Across nodes for some round trips as a rule, in which the others
-    /// are seen to have what this rank has said last. For nodes that do not answer it waits for the failure time-out at
+    /// # Cost
+    ///
+    /// On one node it waits for no other rank. Across nodes for some round trips as a rule, in which the others are
+    /// seen to have what this rank has said last. For nodes that do not answer it waits for the failure time-out at
     /// most; and for 3 s at most where another node's leader may still find a group made that this rank's node is to be
     /// in, and again until all that it has posted is sent.
     pub fn finalize(self) {

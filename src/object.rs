@@ -114,11 +114,13 @@ impl Job {
     /// fenced word is copied to one ([`JobOptions::durable_copies`](crate::JobOptions::durable_copies)), and where RDMA
     /// was asked for what they add and swap goes through their own device.
     ///
-    /// Cost: a hash of the name for each node that lives; nobody is asked.
-    ///
     /// # Errors
     ///
     /// [`ObjectError::Name`].
+    ///
+    /// # Cost
+    ///
+    /// A hash of the name for each node that lives; nobody is asked.
     pub fn home_of(&self, name: &str) -> Result<usize, ObjectError> {
         let reach = &self.membership().reach;
         let name = named(reach.rank, "object", name)?;

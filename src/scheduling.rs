@@ -31,7 +31,9 @@ pub fn wake_soon() {
 
 /// The calling thread runs at once when it wakes up, until this is dropped; as far as the kernel can.
 ///
-/// Cost: four system calls in all, about 2 µs.
+/// # Cost
+///
+/// Four system calls in all, about 2 µs.
 pub struct Prompt {
     before: Option<u64>,
 }

@@ -21,7 +21,9 @@ pub use shuttle::sync::atomic::{AtomicU64, Ordering};
 /// looking for sleepers, withdrawing and then looking for arrivals) goes through here; the partner is the same
 /// function, or [`full_fence`], on the other side.
 ///
-/// Cost: one locked exchange on x86-64, a store and a full fence elsewhere.
+/// # Cost
+///
+/// One locked exchange on x86-64, a store and a full fence elsewhere.
 #[inline]
 pub fn publish(word: &AtomicU64, value: u64) {
     // On x86-64 a locked exchange is a full fence (Intel SDM vol. 3A 9.2.3.9, AMD APM vol. 2 7.4.2) and cheaper than

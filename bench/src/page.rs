@@ -132,7 +132,7 @@ fn foot(page: &mut String, comparison: &Comparison) {
     }
     let _ = writeln!(
         page,
-        "  last entry to last exit: {} (p50). Clock read in each wait: {}. {} iterations a rank in {} rounds; figures are\n  medians over rounds, min and max over all: a max far above the rest is a rank that lost its CPU. Commit {}.\n",
+        "  last entry to last exit: {} (p50). Clock read in each wait: {}. Iterations a rank: {}; rounds: {}. Figures are\n  medians over rounds, min and max over all: a max far above the rest is a rank that lost its CPU. Commit {}.\n",
         ns(report.span_p50_ns),
         ns(report.clock_overhead_ns),
         report.iterations,

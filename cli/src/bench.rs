@@ -13,7 +13,27 @@ use phalanx_bench::rivals::{Bench, Rival};
 use phalanx_bench::workload::ArrivalPattern;
 use phalanx_bench::{fabric, failure, page};
 
+use crate::numbers::{RANKS_MAX, TIMES_MAX, check_nodes, fraction, whole};
 use crate::progress::{Bar, Lines};
+
+/// More rounds than one waits for.
+const ROUNDS_MAX: usize = 1_000_000;
+/// So many objects a node has space for, and each rank uses all of a contest's.
+const OBJECTS_MAX: usize = 1024;
+/// An hour.
+const NS_MAX: u64 = 3_600_000_000_000;
+/// The shortest turn in which anything happens, and an hour.
+const SECONDS_MIN: f64 = 0.001;
+const SECONDS_MAX: f64 = 3600.0;
+/// Below a tenth of a second nothing is loaded; above is more than a year.
+const MINUTES_MIN: f64 = 0.001;
+const MINUTES_MAX: f64 = 1e6;
+/// So many operations' times fit into memory.
+const OPERATIONS_MAX: usize = 10_000_000;
+/// Each fault takes a good part of a second.
+const FAULTS_MAX: usize = 1_000_000;
+/// More threads than a machine is busy with.
+const LOAD_MAX: usize = 1024;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,10 +123,10 @@ enum What {
 #[command(after_help = EXAMPLES)]
 struct BarrierOptions {
     /// Ranks that meet [default: as many as usable CPUs, and one a node at least]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
     ranks: Option<usize>,
     /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
-    #[arg(long, value_name = "M", default_value_t = 1)]
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=RANKS_MAX))]
     nodes: usize,
     /// auto, flat, tree or central
     #[arg(long, default_value = "auto", value_parser = parse_algorithm)]
@@ -114,19 +134,19 @@ struct BarrierOptions {
     #[command(flatten)]
     means: Means,
     /// Iterations of each rank, over all rounds [default: as many as fit into a few seconds]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=TIMES_MAX))]
     iterations: Option<usize>,
     /// Iterations before each round's record begins
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole(0..=TIMES_MAX))]
     warmup: usize,
     /// When ranks arrive: back-to-back, rotate-late, random-late or open-loop
     #[arg(long, value_name = "PATTERN", default_value = "back-to-back", value_parser = parse_arrival)]
     arrival: ArrivalPattern,
     /// How late the late patterns are, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 20_000)]
+    #[arg(long, value_name = "NS", default_value_t = 20_000, value_parser = whole(1..=NS_MAX))]
     late_ns: u64,
     /// Period of the open loop, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 10_000)]
+    #[arg(long, value_name = "NS", default_value_t = 10_000, value_parser = whole(1..=NS_MAX))]
     period_ns: u64,
     /// Ranks as threads of one process
     #[arg(long)]
@@ -138,10 +158,10 @@ struct BarrierOptions {
     #[arg(long, value_name = "LIST", value_parser = parse_rivals)]
     vs: Option<RivalList>,
     /// Rounds in which every system has its turn
-    #[arg(long, value_name = "N", default_value_t = 7)]
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = whole(1..=ROUNDS_MAX))]
     rounds: usize,
     /// Seed of the random delays
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(0..=u64::MAX))]
     seed: u64,
 }
 
@@ -152,7 +172,7 @@ struct LockOptions {
     #[command(flatten)]
     contest: ContestOptions,
     /// How long each possession lasts, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 0)]
+    #[arg(long, value_name = "NS", default_value_t = 0, value_parser = whole(0..=NS_MAX))]
     hold_ns: u64,
     /// Rivals to measure in the same rounds: names separated by commas, or "all"
     #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Lock, text))]
@@ -166,10 +186,10 @@ struct RwLockOptions {
     #[command(flatten)]
     contest: ContestOptions,
     /// How long each possession lasts, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 0)]
+    #[arg(long, value_name = "NS", default_value_t = 0, value_parser = whole(0..=NS_MAX))]
     hold_ns: u64,
     /// The share of readers, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = fraction(0.0..=1.0))]
     readers: f64,
     /// Rivals to measure in the same rounds: names separated by commas, or "all"
     #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::RwLock, text))]
@@ -183,10 +203,10 @@ struct SemaphoreOptions {
     #[command(flatten)]
     contest: ContestOptions,
     /// How long each possession lasts, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 0)]
+    #[arg(long, value_name = "NS", default_value_t = 0, value_parser = whole(0..=NS_MAX))]
     hold_ns: u64,
     /// How many may hold it at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=u32::MAX))]
     permits: u32,
     /// Rivals to measure in the same rounds: names separated by commas, or "all"
     #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Semaphore, text))]
@@ -211,7 +231,7 @@ struct ElectionOptions {
     #[command(flatten)]
     contest: ContestOptions,
     /// How long each leads, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 0)]
+    #[arg(long, value_name = "NS", default_value_t = 0, value_parser = whole(0..=NS_MAX))]
     hold_ns: u64,
     /// Rivals to measure in the same rounds: names separated by commas, or "all"
     #[arg(long, value_name = "LIST", value_parser = |text: &str| parse_rivals_of(Object::Election, text))]
@@ -222,28 +242,28 @@ struct ElectionOptions {
 #[derive(Args)]
 struct ContestOptions {
     /// Ranks of the job [default: as many as usable CPUs, and one a node at least]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
     ranks: Option<usize>,
     /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
-    #[arg(long, value_name = "M", default_value_t = 1)]
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=RANKS_MAX))]
     nodes: usize,
     /// How many ranks contend, from the first; the others are idle [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
     busy: Option<usize>,
     /// Objects that each rank draws from, at random: number k lives on the k-th node from the last
-    #[arg(long, value_name = "K", default_value_t = 1)]
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = whole(1..=OBJECTS_MAX))]
     objects: usize,
     /// How long a rank waits after it has given back, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 0)]
+    #[arg(long, value_name = "NS", default_value_t = 0, value_parser = whole(0..=NS_MAX))]
     think_ns: u64,
     /// The length of a turn
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = fraction(SECONDS_MIN..=SECONDS_MAX))]
     seconds: f64,
     /// The most possessions of each rank in a turn [default: as many as the time allows]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=TIMES_MAX))]
     iterations: Option<usize>,
     /// Possessions of each rank before each turn's record begins
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole(0..=TIMES_MAX))]
     warmup: usize,
     #[command(flatten)]
     means: Means,
@@ -251,10 +271,10 @@ struct ContestOptions {
     #[arg(long)]
     json: bool,
     /// Rounds in which every system has its turn
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole(1..=ROUNDS_MAX))]
     rounds: usize,
     /// Seed of what is drawn at random
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(0..=u64::MAX))]
     seed: u64,
 }
 
@@ -272,10 +292,10 @@ struct FabricOptions {
     #[arg(long, value_name = "RIVAL", value_parser = ["perftest"])]
     vs: Option<String>,
     /// The most operations of each record
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = whole(1..=OPERATIONS_MAX))]
     operations: usize,
     /// Rounds in which everything is measured
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole(1..=ROUNDS_MAX))]
     rounds: usize,
 }
 
@@ -284,7 +304,7 @@ struct FabricOptions {
 #[command(after_help = FAILURE_EXAMPLES)]
 struct FailureOptions {
     /// Faults of each kind
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole(1..=FAULTS_MAX))]
     faults: usize,
     /// Kinds, separated by commas: kill-local, kill-remote, kill-agent, kill-node, stop-node, partition, holder-local,
     /// holder-remote, holder-home, holder-third, holder-agent, holder-node, holder-with-home [default: all]
@@ -302,16 +322,16 @@ struct FailureOptions {
 #[command(after_help = CALM_EXAMPLES)]
 struct CalmOptions {
     /// For how long
-    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = parse_minutes)]
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = fraction(MINUTES_MIN..=MINUTES_MAX))]
     minutes: f64,
     /// Busy threads beside the job
-    #[arg(long, value_name = "K", default_value_t = 4)]
+    #[arg(long, value_name = "K", default_value_t = 4, value_parser = whole(0..=LOAD_MAX))]
     load: usize,
     /// Ranks of the job
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = whole(1..=RANKS_MAX))]
     ranks: usize,
     /// Pretended nodes that the ranks are spread over, in blocks
-    #[arg(long, value_name = "M", default_value_t = 3)]
+    #[arg(long, value_name = "M", default_value_t = 3, value_parser = whole(1..=RANKS_MAX))]
     nodes: usize,
     #[command(flatten)]
     means: Means,
@@ -375,12 +395,6 @@ fn parse_measured_fabric(text: &str) -> Result<FabricKind, String> {
     kind.ok_or_else(|| format!("unknown fabric {text:?}; choose tcp, shm or rdma"))
 }
 
-fn parse_minutes(text: &str) -> Result<f64, String> {
-    let minutes: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
-    let is_sound = minutes > 0.0 && minutes <= 1e6;
-    is_sound.then_some(minutes).ok_or_else(|| format!("{text} minutes make no measurement; choose more than 0"))
-}
-
 fn parse_kinds(text: &str) -> Result<KindList, String> {
     failure::Kind::parse_list(text).map(KindList)
 }
@@ -429,6 +443,9 @@ pub fn main(options: Options) -> ExitCode {
 }
 
 fn barrier(options: BarrierOptions) -> ExitCode {
+    if let Err(why) = check_nodes(options.ranks, options.nodes) {
+        return refuse(&why);
+    }
     let request = Request {
         ranks: options.ranks,
         nodes: options.nodes,
@@ -480,6 +497,9 @@ impl ContestOptions {
 }
 
 fn contend(options: &ContestOptions, request: contest::compare::Request, vs: Option<RivalList>) -> ExitCode {
+    if let Err(why) = check_nodes(options.ranks, options.nodes) {
+        return refuse(&why);
+    }
     let request = contest::compare::Request { rivals: vs.map_or_else(Vec::new, |list| list.0), ..request };
     show(watched(|bar| contest::compare::run(&request, bar)), |comparison| {
         if !options.json {
@@ -519,6 +539,9 @@ fn failure(options: FailureOptions) -> ExitCode {
 }
 
 fn calm(options: CalmOptions) -> ExitCode {
+    if let Err(why) = check_nodes(Some(options.ranks), options.nodes) {
+        return refuse(&why);
+    }
     let request = failure::calm::Request {
         lasts: Duration::from_secs_f64(options.minutes * 60.0),
         load: options.load,
@@ -532,6 +555,12 @@ fn calm(options: CalmOptions) -> ExitCode {
         let printed = print(&text);
         if report.false_alarms > 0 { ExitCode::FAILURE } else { printed }
     })
+}
+
+/// Says why what was asked for cannot be.
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("phalanx bench: {why}");
+    ExitCode::from(2)
 }
 
 /// Measures, under a bar where somebody watches, and with lines where nobody does.

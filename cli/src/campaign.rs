@@ -8,17 +8,19 @@ use clap::Args;
 use phalanx_bench::campaign::plan::{Fault, Wires};
 use phalanx_bench::campaign::{self, Request};
 
+use crate::numbers::{TIMES_MAX, fraction, whole};
+
 /// Hurt jobs of real processes at random, and look whether what must hold does
 #[derive(Args)]
 pub struct Options {
     /// How long rounds are begun [default: 1, or as long as --rounds takes]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = fraction(0.001..=1e6))]
     minutes: Option<f64>,
     /// Of the first round; each next one has the next [default: of the clock]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = whole(0..=u64::MAX))]
     seed: Option<u64>,
     /// How many rounds at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=TIMES_MAX))]
     rounds: Option<usize>,
     /// Only shm, tcp or rdma
     #[arg(long, value_parser = parse_wires)]
@@ -43,10 +45,7 @@ pub fn main(options: &Options) -> ExitCode {
     let by_clock = || phalanx_bench::doomed::now_ns() / 1_000_000 * 1_000;
     let seed = options.seed.unwrap_or_else(by_clock);
     let minutes = options.minutes.unwrap_or(if options.rounds.is_some() { 60.0 } else { 1.0 });
-    let Ok(span) = Duration::try_from_secs_f64(minutes * 60.0) else {
-        eprintln!("phalanx campaign: {minutes} minutes are no time");
-        return ExitCode::from(2);
-    };
+    let span = Duration::from_secs_f64(minutes * 60.0);
     println!("seed {seed}");
     let request = Request { seed, span, rounds: options.rounds, wires: options.fabric, fault: options.fault };
     match campaign::run(&request, &mut |violation| eprintln!("{violation}")) {

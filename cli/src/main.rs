@@ -5,6 +5,7 @@ mod bench;
 mod campaign;
 mod doctor;
 mod inspect;
+mod numbers;
 mod progress;
 mod run;
 mod segments;
@@ -13,7 +14,7 @@ mod trace;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -78,7 +79,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match CommandLine::parse().task {
+    let matches = numbers::with_negative_numbers(CommandLine::command()).get_matches();
+    let command_line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match command_line.task {
         Task::Run(options) => run::main(options),
         Task::Bench(options) => bench::main(options),
         Task::Campaign(options) => campaign::main(&options),

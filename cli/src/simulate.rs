@@ -12,6 +12,11 @@ use phalanx::fabric::sim::{Costs, Jitter, Level, Placement};
 use phalanx_bench::simulate::detector::{self, Case, LOADS, NamedLoad, TIMEOUTS_MS};
 use phalanx_bench::simulate::{Scenario, page, study, svg};
 
+use crate::numbers::whole;
+
+/// The most nodes that can be simulated.
+const NODES_MAX: usize = 1 << 24;
+
 const DETAILS: &str = "\
 Times are whole numbers or fractions with a unit: 900ns, 1.5us, 2ms.
 Distributions: none, uniform:MOST, exponential:MEAN, tail:MEAN or tail:MEAN:MOST (Pareto, cut off at MOST).
@@ -65,7 +70,7 @@ struct DetectorOptions {
     #[arg(long, value_name = "TIME", default_value = "14400s", value_parser = parse_life)]
     alive: u64,
     /// What all random numbers come from
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole(0..=u64::MAX))]
     seed: u64,
     /// One JSON object for each row and kind of time-out instead of the table
     #[arg(long)]
@@ -77,10 +82,10 @@ struct DetectorOptions {
 #[command(after_help = DETAILS)]
 struct BarrierOptions {
     /// Nodes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=NODES_MAX))]
     nodes: usize,
     /// Ranks on each node
-    #[arg(long, value_name = "R", default_value_t = 1)]
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = whole(1..=1024_usize))]
     ranks_per_node: usize,
     /// From one node's adapter to another's
     #[arg(long, value_name = "TIME", default_value = "900ns", value_parser = parse_time)]
@@ -110,19 +115,19 @@ struct BarrierOptions {
     #[arg(long, value_name = "K", default_value = "auto", value_parser = parse_radix)]
     radix: RadixOption,
     /// Barriers, back to back
-    #[arg(long, value_name = "B", default_value_t = 2)]
+    #[arg(long, value_name = "B", default_value_t = 2, value_parser = whole(1..=1_000_000_000_u64))]
     barriers: u64,
     /// CPUs that all nodes share [default: each has its own]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX))]
     cpus: Option<usize>,
     /// Links cut and mended, networks divided and united; completions then fail and writes repeat, too
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole(0..=usize::MAX))]
     faults: usize,
     /// One link is never mended: the barrier cannot be passed, and the run fails
     #[arg(long, hide = true)]
     leave_cut: bool,
     /// What all random numbers come from
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole(0..=u64::MAX))]
     seed: u64,
     /// One JSON object for each radix instead of the page
     #[arg(long)]

@@ -83,8 +83,8 @@ fn a_fabric_that_is_not_there_is_refused_by_option_and_by_variable() {
 #[test]
 fn nodes_that_make_no_job_are_refused() {
     for (arguments, part) in [
-        (&["--nodes", "0"][..], "not on 0"),
-        (&["--nodes", "3", "--ranks", "2"], "2 ranks can be on 1 to 2 nodes"),
+        (&["--nodes", "0"][..], "from 1 to 4096"),
+        (&["--nodes", "3", "--ranks", "2"], "each node needs a rank"),
         (&["--nodes", "2", "--ranks", "2", "--threads"], "on one node"),
         (&["--nodes", "2", "--fabric", "shm"], "auto, tcp, rdma"),
     ] {
@@ -202,13 +202,8 @@ fn a_contests_page_names_what_was_asked_for_and_what_is_left_out() {
 fn a_contest_that_cannot_be_is_refused() {
     for (arguments, part) in [
         (&["lock", "--ranks", "2", "--busy", "3"][..], "1 to 2 can contend, not 3"),
-        (&["lock", "--busy", "0"], "can contend, not 0"),
-        (&["lock", "--ranks", "2", "--nodes", "3"], "2 ranks cannot be on 3 nodes"),
-        (&["lock", "--ranks", "0"], "ranks must be at least 1"),
-        (&["semaphore", "--permits", "0"], "permits must be at least 1"),
-        (&["lock", "--objects", "0"], "objects must be at least 1"),
-        (&["rwlock", "--readers", "1.5"], "0 to 1, not 1.5"),
-        (&["election", "--seconds", "0"], "0 seconds"),
+        (&["lock", "--ranks", "2", "--nodes", "3"], "--nodes 3: each node needs a rank, and --ranks is 2"),
+        (&["lock", "--ranks", "2000"], "--ranks 2000: a node has at most 1024 (remedy: fewer ranks, or --nodes 2"),
         (&["counter", "--vs", "etcd"], "openmpi, mpich, atomic, redis"),
         (&["counter", "--hold-ns", "5"], "--hold-ns"),
     ] {
@@ -216,6 +211,55 @@ fn a_contest_that_cannot_be_is_refused() {
         let (is_well, stdout, stderr) = output(&mut bench(&[&[*object], rest].concat()));
         assert!(!is_well && stderr.contains(part) && stdout.is_empty(), "{arguments:?}: {stderr}");
     }
+}
+
+/// What is no number, or too small or too great, of every benchmark.
+#[test]
+fn a_number_that_cannot_be_is_answered_with_what_it_can_be() {
+    let ranges = [
+        ("lock", "--ranks", "4096"),
+        ("lock", "--nodes", "4096"),
+        ("lock", "--busy", "4096"),
+        ("lock", "--objects", "1024"),
+        ("lock", "--iterations", "1000000000"),
+        ("lock", "--rounds", "1000000"),
+        ("semaphore", "--permits", "4294967295"),
+        ("election", "--seconds", "3600"),
+        ("barrier", "--ranks", "4096"),
+        ("barrier", "--iterations", "1000000000"),
+        ("barrier", "--period-ns", "3600000000000"),
+        ("fabric", "--operations", "10000000"),
+        ("failure", "--faults", "1000000"),
+        ("calm", "--minutes", "1000000"),
+        ("calm", "--nodes", "4096"),
+    ];
+    for (what, option, most) in ranges {
+        for text in ["0", "-1", "99999999999999999999", "", "some", "nan", "inf"] {
+            refuses_number(what, option, text, &format!(" to {most}\n"));
+        }
+    }
+    for (what, option, most) in [
+        ("counter", "--warmup", "1000000000"),
+        ("rwlock", "--readers", "1"),
+        ("rwlock", "--hold-ns", "3600000000000"),
+        ("barrier", "--seed", "18446744073709551615"),
+        ("calm", "--load", "1024"),
+    ] {
+        for text in ["-1", "-0.1", "99999999999999999999", "", "some"] {
+            refuses_number(what, option, text, &format!(" from 0 to {most}\n"));
+        }
+    }
+}
+
+/// Looks that a benchmark is not begun with a number.
+fn refuses_number(what: &str, option: &str, text: &str, answer: &str) {
+    let (is_well, stdout, stderr) = output(&mut bench(&[what, option, text]));
+    let names_both = stderr.starts_with(&format!("error: invalid value '{text}' for '{option} <"));
+    assert!(!is_well && stdout.is_empty(), "{what} {option} {text}: {stdout}");
+    assert!(
+        names_both && stderr.contains("number from ") && stderr.contains(answer),
+        "{what} {option} {text}: {stderr}"
+    );
 }
 
 /// Which of a process's children runs a program of this name in a benchmark's directory, and which that is.

@@ -124,9 +124,9 @@ fn what_is_no_fault_and_no_fabric_is_refused_with_what_there_is() {
         (&["campaign", "--fault", "hug"][..], "stop-long"),
         (&["campaign", "--fabric", "string"], "rdma"),
         (&["bench", "failure", "--kinds", "hug"], "kill-local"),
-        (&["bench", "failure", "--faults", "0"], "at least 1"),
-        (&["bench", "calm", "--minutes", "0"], "more than 0"),
-        (&["bench", "calm", "--ranks", "1"], "a rank for each node"),
+        (&["bench", "calm", "--ranks", "1"], "each node needs a rank, and --ranks is 1"),
+        (&["campaign", "--rounds", "0"], "from 1 to 1000000000"),
+        (&["campaign", "--minutes", "-1"], "from 0.001 to 1000000"),
         (&["campaign", "--fabric", "shm", "--fault", "partition"], "nothing can be run"),
     ] {
         let (is_well, stdout, stderr) = output(arguments);

@@ -390,11 +390,12 @@ fn be_a_sharer() {
     job.world().barrier().expect("homes serve until all are through");
 }
 
-/// What its ranks share of each object, as `--json` has it.
-fn shared() -> [(&'static str, Value); 6] {
+/// What its ranks share of each object, as `--json` has it in the row of a node with these ranks.
+fn shared(ranks: &std::ops::Range<u64>) -> [(&'static str, Value); 6] {
+    let own = |all: &[u64]| -> Vec<u64> { all.iter().copied().filter(|rank| ranks.contains(rank)).collect() };
     [
-        ("table", json!({ "writer": null, "readers": [0, 2], "waiting": [] })),
-        ("ledger", json!({ "writer": 0, "readers": [], "waiting": [3] })),
+        ("table", json!({ "writer": null, "readers": own(&[0, 2]), "waiting": [] })),
+        ("ledger", json!({ "writer": 0, "readers": [], "waiting": own(&[3]) })),
         (
             "slots",
             json!({
@@ -413,16 +414,19 @@ fn shared() -> [(&'static str, Value); 6] {
 fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
     let job = Job::start(test, 4, options, &[]);
     let (_, leased) = job.held.expect("rank 0 has said so");
-    let shared = shared();
+    let shared: Vec<_> = match nodes {
+        1 => vec![shared(&(0..4))],
+        _ => vec![shared(&(0..2)), shared(&(2..4))],
+    };
     let rows_of = |record: &Value, name: &str| -> Vec<Value> {
         let objects = record["objects"].as_array().expect("a list").iter();
         objects.filter(|object| object["name"] == name).cloned().collect()
     };
     let is_settled = |line: &str| {
         let record: Value = serde_json::from_str(line).expect("one object");
-        shared.iter().all(|(name, shared)| {
+        shared[0].iter().enumerate().all(|(index, (name, _))| {
             let rows = rows_of(&record, name);
-            rows.len() == nodes && rows.iter().all(|row| row["shared"] == *shared)
+            rows.len() == nodes && rows.iter().zip(&shared).all(|(row, shared)| row["shared"] == shared[index].1)
         })
     };
     let record: Value = serde_json::from_str(&job.look_until(&["--json"], is_settled)).expect("one object");
@@ -436,17 +440,22 @@ fn what_ranks_share_is_shown(test: &str, options: &[&str], nodes: usize) {
     assert_eq!((&lease["holder"], &lease["token"]), (&json!(0), &json!(leased)), "{lease}");
     assert!(lease["held_ns"].as_u64().is_some_and(|span| span > 0), "{lease}");
     let page = job.look_until(&[], |_| true);
+    let (table, ledger) = match nodes {
+        1 => (["  read by ranks 0, 2"; 2], ["  then by rank 3"; 2]),
+        _ => (["  read by rank 0", "  read by rank 2"], ["", "  then by rank 3"]),
+    };
     let ends = [
-        ("table ", "  read by ranks 0, 2"),
-        ("ledger ", "  then by rank 3"),
-        ("slots ", "  3 of 4 permits: 2 by rank 0, 1 by rank 3; rank 1 waits until it has 3"),
-        ("lease ", "  rank 2"),
-        ("done ", "  is 40"),
-        ("progress ", "  is 42, by rank 1"),
+        ("table ", table),
+        ("ledger ", ledger),
+        ("slots ", ["  3 of 4 permits: 2 by rank 0, 1 by rank 3; rank 1 waits until it has 3"; 2]),
+        ("lease ", ["  rank 2"; 2]),
+        ("done ", ["  is 40"; 2]),
+        ("progress ", ["  is 42, by rank 1"; 2]),
     ];
-    for (name, end) in ends {
-        let mut rows = page.lines().filter(|row| row.starts_with(name));
-        assert!(rows.clone().count() == nodes && rows.all(|row| row.ends_with(end)), "{name}: {page}");
+    for (name, ends) in ends {
+        let rows = page.lines().filter(|row| row.starts_with(name));
+        assert_eq!(rows.clone().count(), nodes, "{name}: {page}");
+        assert!(rows.zip(ends).all(|(row, end)| row.ends_with(end)), "{name}: {page}");
     }
     job.finish();
 }
@@ -514,4 +523,16 @@ fn without_a_job_it_says_so() {
     assert_eq!(seen.status.code(), Some(1));
     assert!(seen.stdout.is_empty());
     assert!(String::from_utf8_lossy(&seen.stderr).contains("no running job"), "{seen:?}");
+}
+
+#[test]
+fn what_can_name_no_job_is_refused() {
+    for text in ["", "x", "-1", "job", "99999999999999999"] {
+        let seen = inspect(&[text]);
+        assert_eq!(seen.status.code(), Some(2), "{text:?}");
+        assert!(
+            seen.stdout.is_empty() && String::from_utf8_lossy(&seen.stderr).contains("give the pid of a rank"),
+            "{seen:?}"
+        );
+    }
 }

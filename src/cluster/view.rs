@@ -273,6 +273,12 @@ pub fn end_of(memory: &impl Memory, node: &NodeLayout, local: usize) -> Option<O
     Obituary::unpack_in(node, memory.word(node.end(local)).load(Ordering::Acquire))
 }
 
+/// Whether a rank of this node has ended, as far as its own node knows.
+#[inline]
+pub fn has_ended(memory: &impl Memory, node: &NodeLayout, local: usize) -> bool {
+    end_of(memory, node, local).is_some()
+}
+
 /// A rank that is late: how long ago it was last seen alive, and what it did then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lateness {

@@ -54,12 +54,14 @@ impl<'group, T: Carried> Arrival<'group, T> {
     /// now and then after those who are missing, as a wait does: where other nodes do not answer, that takes up to 10
     /// ms.
     ///
-    /// Cost: a look at the words that are waited for, each a transfer of a cache line if it has changed; across nodes
-    /// the connections are polled, too.
-    ///
     /// # Errors
     ///
     /// As [`Group::barrier`].
+    ///
+    /// # Cost
+    ///
+    /// A look at the words that are waited for, each a transfer of a cache line if it has changed; across nodes the
+    /// connections are polled, too.
     pub fn test(&self) -> Result<bool, BarrierError> {
         let mut ended = self.ended.borrow_mut();
         if ended.is_none() {
@@ -80,21 +82,26 @@ impl<'group, T: Carried> Arrival<'group, T> {
 
     /// Waits until all have arrived. Calling it again gives the same answer.
     ///
-    /// Cost: what is left of a [`Group::barrier`] after the arrival.
-    ///
     /// # Errors
     ///
     /// As [`Group::barrier`].
+    ///
+    /// # Cost
+    ///
+    /// What is left of a [`Group::barrier`] after the arrival.
     pub fn wait(&self) -> Result<T, BarrierError> {
         self.wait_until(None)
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`; after a time-out call again, or [`abandon`](Self::abandon).
-    /// Cost: likewise, and a look at the clock.
     ///
     /// # Errors
     ///
     /// As [`Group::barrier_timeout`].
+    ///
+    /// # Cost
+    ///
+    /// As [`wait`](Self::wait), and a look at the clock.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<T, BarrierError> {
         self.wait_until(self.group.limit(Some(timeout)))
     }
@@ -115,11 +122,13 @@ impl<'group, T: Carried> Arrival<'group, T> {
 
     /// Gives the arrival up: either this rank is as if it had never arrived, or the barrier had been passed.
     ///
-    /// Cost: as [`Group::abandon`].
-    ///
     /// # Errors
     ///
     /// [`BarrierError::CannotAbandon`]: the arrival stands, and the group's next call finishes it.
+    ///
+    /// # Cost
+    ///
+    /// As [`Group::abandon`].
     pub fn abandon(self) -> Result<Abandoned, BarrierError> {
         if let Some(result) = self.ended.borrow().clone() {
             return result.map(|_| Abandoned::Passed);

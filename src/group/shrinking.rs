@@ -23,7 +23,11 @@ const SHRINK_KEY: u64 = 3;
 impl Group {
     /// The members that survive, by the last epoch that is known here: their ranks in the job, in the group's order.
     ///
-    /// Survivors that know the same epoch give the same answer. Cost: this node's log is read, as far as it is new.
+    /// Survivors that know the same epoch give the same answer.
+    ///
+    /// # Cost
+    ///
+    /// This node's log is read, as far as it is new.
     pub fn survivors(&self) -> Vec<usize> {
         let mut core = self.core.borrow_mut();
         self.read_log(&mut core.failures);
@@ -31,7 +35,10 @@ impl Group {
     }
 
     /// The epoch that [`survivors`](Self::survivors) goes by: it grows with each rank or node that the job loses.
-    /// Cost: a look at a word of this node.
+    ///
+    /// # Cost
+    ///
+    /// A look at a word of this node.
     pub fn epoch(&self) -> u64 {
         view::epoch(self.segment(), &self.segment().layout())
     }
@@ -40,8 +47,6 @@ impl Group {
     /// it gives all of them the same group, or each an error. Works whether this group is broken or not, and leaves it
     /// as it is.
     ///
-    /// Cost: as [`subgroup`](Self::subgroup), and a barrier of the new group.
-    ///
     /// # Errors
     ///
     /// [`GroupError`] as of [`subgroup`](Self::subgroup); [`BarrierError::Excluded`] for a rank that has been declared
@@ -49,6 +54,10 @@ impl Group {
     /// [`BarrierError::TimedOut`] or [`GroupError::LeaderMissing`] when a survivor did not call it in time;
     /// [`BarrierError::Unreachable`] on the side of a partition whose nodes are too few to agree;
     /// [`BarrierError::Unsettled`] when another one has failed meanwhile, and a survivor's node did not answer in time.
+    ///
+    /// # Cost
+    ///
+    /// As [`subgroup`](Self::subgroup), and a barrier of the new group.
     pub fn shrink(&self, deadline: Duration) -> Result<Group, GroupError> {
         let limit = self.limit(Some(deadline));
         let _noted = self.note_call(Call::Shrink);

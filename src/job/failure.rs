@@ -181,7 +181,7 @@ impl Membership {
         let (segment, node) = (&*self.segment, self.segment.layout());
         let (open, logged) = (view::epoch(segment, &node), view::logged(segment, &node));
         // One that has been given up by its own node may still believe that it speaks for it.
-        let has_ended = view::end_of(segment, &node, self.local_of(self.rank)).is_some();
+        let has_ended = view::has_ended(segment, &node, self.local_of(self.rank));
         if open == logged || has_ended || !network.is_agent() {
             return;
         }

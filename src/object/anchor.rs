@@ -94,12 +94,14 @@ impl Anchor {
     /// Does some requests at the home, which may be done several times, and waits for their answers; `None`: it is
     /// lost, and what it did counts for nothing.
     ///
-    /// Cost: a round trip for every 64 requests; on the home itself, their memory accesses.
-    ///
     /// # Errors
     ///
     /// [`LockError::Excluded`]; [`LockError::Unreachable`]: they may take effect yet, and what they have left is to be
     /// taken back by an errand ([`super::errands`]).
+    ///
+    /// # Cost
+    ///
+    /// A round trip for every 64 requests; on the home itself, their memory accesses.
     pub fn ask(&self, handle: &Handle, requests: &[Request]) -> Result<Option<Vec<u64>>, LockError> {
         self.ask_until(handle, requests, None)
     }

@@ -12,7 +12,7 @@ use super::{Handle, ObjectKind};
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::tally::Goal;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
@@ -71,7 +71,8 @@ pub enum CounterError {
         /// Where it is at home.
         home: usize,
     },
-    /// The numbers that were asked for are more than there are.
+    /// The numbers that were asked for go beyond 2^64, or those drawn by blocks beyond 2^48. The counter has gone on by
+    /// as many all the same.
     #[error(
         "rank {rank}: the counter {name:?} has come to {first}, and has not as many numbers as were asked for (remedy: another counter; numbers that are drawn by blocks must be less than 2^48)"
     )]
@@ -80,7 +81,7 @@ pub enum CounterError {
         rank: usize,
         /// The counter.
         name: String,
-        /// The first of them.
+        /// The first of the numbers that were asked for.
         first: u64,
     },
     /// What ranks of lost nodes have added to the counter is lost with its home, as there was no copy: either none was
@@ -110,9 +111,7 @@ pub enum CounterError {
         node: usize,
     },
     /// The home is lost, and the next one has no room. The counter moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -124,9 +123,7 @@ pub enum CounterError {
         places: usize,
     },
     /// This rank has been declared failed. What it asked for last may have taken effect.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the counter {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not reach the counter", .name))]
     Excluded {
         /// This rank.
         rank: usize,
@@ -142,14 +139,16 @@ pub enum CounterError {
 impl Job {
     /// The counter of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through; for the node's first handle also the home's and
-    /// that of the node that will have the copies, some round trips each, and where that is not found at once 4 ms of
-    /// pauses at most.
-    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`] where it was opened with another number of
     /// [`durable_copies`](crate::JobOptions::durable_copies).
+    ///
+    /// # Cost
+    ///
+    /// The node's table of names is locked and looked through; for the node's first handle also the home's and that of
+    /// the node that will have the copies, some round trips each, and where that is not found at once 4 ms of pauses at
+    /// most.
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
         let nature = Nature { kind: ObjectKind::Counter, parameter: membership.durable_copies as u64 };
@@ -167,15 +166,18 @@ impl Counter {
         self.handle.name.text()
     }
 
-    /// Adds, and gives the value before.
-    ///
-    /// Cost: on a job's only node one locked instruction; otherwise a round trip: from another node to the home, on the
-    /// home's own to the node that has the copies (without copies none). Where the home's device changes words
-    /// ([`FabricChoice::Rdma`](crate::FabricChoice::Rdma)), its own ranks have a round trip through that besides.
+    /// Adds, and gives the value before. What is beyond 2^64 wraps round: to subtract `n`, add
+    /// `n.wrapping_neg()`.
     ///
     /// # Errors
     ///
     /// [`CounterError`], in a job of several nodes. Each says whether the addition counts.
+    ///
+    /// # Cost
+    ///
+    /// On a job's only node one locked instruction; otherwise a round trip: from another node to the home, on the
+    /// home's own to the node that has the copies (without copies none). Where the home's device changes words
+    /// ([`FabricChoice::Rdma`](crate::FabricChoice::Rdma)), its own ranks have a round trip through that besides.
     #[inline]
     pub fn fetch_add(&self, add: u64) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
@@ -188,11 +190,13 @@ impl Counter {
 
     /// The value.
     ///
-    /// Cost: on the home's own node a load, from another one a round trip.
-    ///
     /// # Errors
     ///
     /// [`CounterError::HomeLost`], [`CounterError::Unreachable`], [`CounterError::NoRoom`], [`CounterError::Excluded`].
+    ///
+    /// # Cost
+    ///
+    /// On the home's own node a load, from another one a round trip.
     #[inline]
     pub fn load(&self) -> Result<u64, CounterError> {
         if let Some(value) = self.alone {
@@ -202,15 +206,18 @@ impl Counter {
         self.reach(Goal::Load)
     }
 
-    /// Sets it to `new` if it is `current`. `Ok` with the value before if it did, `Err` with what it is if not.
-    ///
-    /// Cost: as [`fetch_add`](Self::fetch_add), and from another node one round trip more if it did.
+    /// Sets it to `new` if it is `current`. The inner result is `Ok` with the value before if it did, `Err` with what
+    /// it is if not; the outer one is an error where the counter could not be asked.
     ///
     /// # Errors
     ///
     /// As [`fetch_add`](Self::fetch_add); [`CounterError::AnswerLost`] says only that the two were compared. What was
     /// set by a call that is not over, or ended with an error, is undone if the home is lost, though others may have
     /// seen it.
+    ///
+    /// # Cost
+    ///
+    /// As [`fetch_add`](Self::fetch_add), and from another node one round trip more if it did.
     #[inline]
     pub fn compare_exchange(&self, current: u64, new: u64) -> Result<Result<u64, u64>, CounterError> {
         if let Some(value) = self.alone {
@@ -222,13 +229,16 @@ impl Counter {
         Ok(if found == current { Ok(found) } else { Err(found) })
     }
 
-    /// Takes the next `count` numbers for the caller alone.
-    ///
-    /// Cost: as [`fetch_add`](Self::fetch_add), for all of them together.
+    /// Takes the next `count` numbers for the caller alone: no other call of [`fetch_add`](Self::fetch_add), `reserve`
+    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together.
     ///
     /// # Errors
     ///
     /// As [`fetch_add`](Self::fetch_add), and [`CounterError::Exhausted`].
+    ///
+    /// # Cost
+    ///
+    /// As [`fetch_add`](Self::fetch_add), for all of them together.
     pub fn reserve(&self, count: u64) -> Result<Range<u64>, CounterError> {
         let first = self.fetch_add(count)?;
         let end = first.checked_add(count).ok_or_else(|| self.exhausted(first))?;

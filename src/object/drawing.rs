@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::counter::{Counter, CounterError};
-use crate::cluster::view;
 use crate::coord::objects::block::{Block, BlockWord, MOST_LEFT};
 use crate::coord::objects::layout::ObjectAt;
 use crate::fabric::{Memory, Request, WordAt};
@@ -29,13 +28,15 @@ impl Counter {
     /// them, with which this goes well together. So who draws until a number is greater than the last piece of work
     /// leaves nothing undone but what the dead had drawn or were fetching.
     ///
-    /// Cost: on a job's only node as [`fetch_add`](Self::fetch_add), without a block. Otherwise a compare-and-swap, and
-    /// a round trip for each block. Ranks that come while a neighbour fetches one wait for it, 2 ms at most.
-    ///
     /// # Errors
     ///
     /// As [`fetch_add`](Self::fetch_add), for the whole block, and [`CounterError::Exhausted`]: numbers are less than
     /// 2⁴⁸.
+    ///
+    /// # Cost
+    ///
+    /// On a job's only node as [`fetch_add`](Self::fetch_add), without a block. Otherwise a compare-and-swap, and a
+    /// round trip for each block. Ranks that come while a neighbour fetches one wait for it, 2 ms at most.
     #[inline]
     pub fn draw(&self, block: u64) -> Result<u64, CounterError> {
         if self.is_alone() {
@@ -63,7 +64,7 @@ impl Counter {
             let seen = BlockWord(reach.load(at));
             let wanted = match seen.block() {
                 Block::Left { .. } => seen.drawn().expect("some are left").1,
-                Block::Fetched { by } if !self.has_ended(by) => {
+                Block::Fetched { by } if !reach.has_ended_here(by) => {
                     // It may be stopped, or far away: nobody has to wait for it.
                     if begun.elapsed() >= PATIENCE {
                         return self.fetch_add(1);
@@ -101,10 +102,5 @@ impl Counter {
         let at = block_of(&self.handle.at);
         // Wakes those who wait for it.
         self.handle.membership.reach.execute(Request::CompareSwap { at, expected: seen.0, new: wanted.0 }) == seen.0
-    }
-
-    fn has_ended(&self, local: usize) -> bool {
-        let segment = self.handle.segment();
-        view::end_of(segment, &segment.layout(), local).is_some()
     }
 }

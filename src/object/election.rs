@@ -17,12 +17,11 @@ use super::reach::Reach;
 use super::vigil::Vigil;
 use super::{Handle, MOVING_PAUSE, ObjectKind, anchor, waiting};
 use crate::coord::objects::directory::SiteFault;
-use crate::coord::objects::election::{Announced, Announcement, Announcer, ElectionAt, LeaderWord};
+use crate::coord::objects::election::{Announced, Announcement, Announcer, ElectionAt, KeptAt};
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Memory, Request, WordAt};
+use crate::fabric::{Request, WordAt};
 use crate::group::Group;
 use crate::job::Job;
-use crate::sync::publish;
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +36,10 @@ pub struct Leader {
 /// A named election, as one rank takes part in it: as a candidate, or as one that wants to know who leads.
 ///
 /// There is at most one leader, and a rank that is one remains it until it resigns, by dropping its [`Leadership`], or
-/// ends. Candidates follow it in the order in which they have come, as they would have a [`Lock`] of that name.
+/// ends, or is declared failed. Candidates follow it in the order in which they have come, as they would have a
+/// [`Lock`] of that name: within the time in which a death is noticed. A rank that was declared failed and comes back
+/// may believe that it leads: what it does is to be refused by its term ([`Token`], [`super::Fenced`]), or it asks
+/// first ([`Leadership::check`]).
 ///
 /// ```
 /// use phalanx::Job;
@@ -59,9 +61,11 @@ pub struct Election {
 impl Job {
     /// The election of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: as [`lock`](Self::lock).
-    ///
     /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    ///
+    /// # Cost
     ///
     /// As [`lock`](Self::lock).
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
@@ -73,11 +77,13 @@ impl Group {
     /// The election of a name among this group's members: another one than that of the same name in any other group.
     /// Its leader is named by its rank in the job. Not collective: who takes part opens it.
     ///
-    /// Cost: as [`Job::election`].
-    ///
     /// # Errors
     ///
     /// As [`Job::lock`]; the group's number takes up to 28 bytes of the name.
+    ///
+    /// # Cost
+    ///
+    /// As [`Job::election`].
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
         let name = format!("{name} of group {}", self.id());
         Ok(Election { lock: Lock::open(self.shared(), &name, ObjectKind::Election)? })
@@ -92,23 +98,27 @@ impl Election {
 
     /// Waits until this rank is elected.
     ///
-    /// Cost: that of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node:
-    /// four locked instructions) and a poke for each watcher.
-    ///
     /// # Errors
     ///
     /// As [`Lock::acquire`]: this rank leads already, or is a candidate already, or has been declared failed.
+    ///
+    /// # Cost
+    ///
+    /// That of [`Lock::acquire`], then two round trips to the election's home for the announcement (on one node: four
+    /// locked instructions) and a poke for each watcher.
     pub fn campaign(&self) -> Result<Leadership<'_>, LockError> {
         self.lead(self.lock.acquire()?)
     }
 
     /// As [`campaign`](Self::campaign), for at most `timeout`. After that this rank is no candidate any more.
     ///
-    /// Cost: as [`campaign`](Self::campaign).
-    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign), and [`LockError::TimedOut`].
+    ///
+    /// # Cost
+    ///
+    /// As [`campaign`](Self::campaign).
     pub fn campaign_timeout(&self, timeout: Duration) -> Result<Leadership<'_>, LockError> {
         self.lead(self.lock.acquire_timeout(timeout)?)
     }
@@ -116,18 +126,22 @@ impl Election {
     /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
     /// [`Candidacy::wait`].
     ///
-    /// Cost: as [`Lock::request`].
-    ///
     /// # Errors
     ///
     /// As [`campaign`](Self::campaign).
+    ///
+    /// # Cost
+    ///
+    /// As [`Lock::request`].
     pub fn stand(&self) -> Result<Candidacy<'_>, LockError> {
         Ok(Candidacy { election: self, request: self.lock.request()? })
     }
 
     /// The candidates of this node, in the order in which they will be elected.
     ///
-    /// Cost: a look at each rank's claim.
+    /// # Cost
+    ///
+    /// A look at each rank's claim.
     pub fn candidates(&self) -> Vec<usize> {
         self.lock.queue()
     }
@@ -135,22 +149,21 @@ impl Election {
     /// Who leads now; nobody does from when a leader resigns or ends until the next one has announced itself. When the
     /// election's home is lost nobody does for the moment until the leader is announced at the next one.
     ///
-    /// Cost: a round trip to the election's home; on one node two memory accesses.
-    ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`].
+    ///
+    /// # Cost
+    ///
+    /// A round trip to the election's home; on one node two memory accesses.
     pub fn leader(&self) -> Result<Option<Leader>, LockError> {
         self.look(false, None)?.map_err(|fault| self.error(fault))
     }
 
-    /// Waits until somebody else leads than is known, in another term, or nobody any more; returns what is so then.
-    /// After `timeout` that is what was known.
+    /// Waits until what `known` says is so no more: until another one leads, or the same in another term, or nobody;
+    /// returns what is so then. After `timeout` that is `known`.
     ///
     /// What comes and goes between two calls is not told: a term is seen only while it lasts.
-    ///
-    /// Cost: as [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the
-    /// election exists.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -167,6 +180,11 @@ impl Election {
     /// # Errors
     ///
     /// As [`leader`](Self::leader).
+    ///
+    /// # Cost
+    ///
+    /// As [`leader`](Self::leader), for each look. Whoever has once waited is poked at each change as long as the
+    /// election exists.
     pub fn wait_for_change(&self, known: Option<Leader>, timeout: Duration) -> Result<Option<Leader>, LockError> {
         let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
@@ -301,18 +319,18 @@ impl Election {
     /// Keeps a copy of the announcement on this node.
     fn keep(&self, term: Token) {
         let reach = &self.handle().site.reach;
-        let [term_at, leader_at] = ElectionAt::kept(&self.handle().at);
-        reach.execute(Request::Write { at: term_at, value: term.0 });
-        // SYNC POINT: stake. A full fence pairs with the steward's: it finds this, or this rank finds the home lost.
-        publish(reach.segment.word(leader_at), LeaderWord::led_by(reach.rank, term.0).0);
+        let writes = KeptAt::of(&self.handle().at).keep(reach.rank, term.0);
+        // SYNC POINT: stake. The second write's full fence pairs with the steward's: it finds this, or this rank finds
+        // the home lost.
+        for write in writes {
+            reach.execute(write);
+        }
     }
 
     /// Keeps it no longer, if it is this rank's.
     fn forget(&self, term: Token) {
         let reach = &self.handle().site.reach;
-        let [_, at] = ElectionAt::kept(&self.handle().at);
-        let expected = LeaderWord::led_by(reach.rank, term.0).0;
-        reach.execute(Request::CompareSwap { at, expected, new: 0 });
+        reach.execute(KeptAt::of(&self.handle().at).forget(reach.rank, term.0));
     }
 
     /// Has those look who watch. Where that fails they look by themselves.
@@ -375,7 +393,7 @@ impl Errand for Withdrawing {
 /// An election of this node has moved to another home: if a rank of this node leads, that is announced there.
 pub(super) fn move_announcement(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), SiteFault> {
     let kept = || {
-        let words = ElectionAt::kept(at).map(|at| reach.execute(Request::Read { at }));
+        let words = KeptAt::of(at).reads().map(|read| reach.execute(read));
         Announcement::of(words).leader().filter(|(rank, _)| !reach.has_ended(*rank))
     };
     let Some((rank, term)) = kept() else { return Ok(()) };
@@ -397,9 +415,11 @@ pub struct Candidacy<'election> {
 impl<'election> Candidacy<'election> {
     /// Whether this rank is elected, without waiting. Until it takes that up by [`wait`](Self::wait) nobody leads.
     ///
-    /// Cost: as [`LockRequest::test`].
-    ///
     /// # Errors
+    ///
+    /// As [`LockRequest::test`].
+    ///
+    /// # Cost
     ///
     /// As [`LockRequest::test`].
     pub fn test(&mut self) -> Result<bool, LockError> {
@@ -408,9 +428,11 @@ impl<'election> Candidacy<'election> {
 
     /// Waits until this rank is elected.
     ///
-    /// Cost: as [`Election::campaign`].
-    ///
     /// # Errors
+    ///
+    /// As [`Election::campaign`].
+    ///
+    /// # Cost
     ///
     /// As [`Election::campaign`].
     pub fn wait(self) -> Result<Leadership<'election>, LockError> {
@@ -428,7 +450,9 @@ impl<'election> Candidacy<'election> {
 
     /// Gives the candidacy up. Whether this rank had not been elected.
     ///
-    /// Cost: as [`LockRequest::cancel`].
+    /// # Cost
+    ///
+    /// As [`LockRequest::cancel`].
     pub fn withdraw(self) -> bool {
         self.request.cancel()
     }
@@ -453,11 +477,14 @@ impl Leadership<'_> {
     /// Whether this rank leads still, as the election's home knows it. What is done afterwards is to be fenced by the
     /// term all the same: a rank that is stopped after it has looked may be followed.
     ///
-    /// Cost: as [`Election::leader`].
-    ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`]: this rank was declared failed.
+    /// [`LockError::Excluded`]: this rank was declared failed, and leads no more. [`LockError::Unreachable`],
+    /// [`LockError::NoRoom`]: that cannot be told.
+    ///
+    /// # Cost
+    ///
+    /// As [`Election::leader`].
     pub fn check(&self) -> Result<(), LockError> {
         self.election.lock.look_at_oneself()?;
         // It stands there, but where the home was lost just now.
@@ -466,12 +493,14 @@ impl Leadership<'_> {
 
     /// Resigns: the first candidate is elected. Tells whether this rank led to the end.
     ///
-    /// Cost: a round trip to the election's home to take the announcement back, that of [`LockGuard::release`], and a
-    /// poke for each watcher.
-    ///
     /// # Errors
     ///
     /// As [`LockGuard::release`].
+    ///
+    /// # Cost
+    ///
+    /// A round trip to the election's home to take the announcement back, that of [`LockGuard::release`], and a poke
+    /// for each watcher.
     pub fn resign(mut self) -> Result<(), LockError> {
         self.end()
     }

@@ -26,7 +26,6 @@ use super::reach::Reach;
 use super::site::{PATIENCE, Site};
 use super::steward::with_table;
 use super::waiting::{self, Turn};
-use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::QueueLock;
@@ -225,10 +224,10 @@ impl Errand for Settling {
         if self.ascend(reach).is_pending() {
             return Poll::Pending;
         }
-        let (segment, layout) = (&*reach.segment, reach.segment.layout());
+        let segment = &*reach.segment;
         // Relaxed: for those who look from outside.
         segment.word(self.at.held_since()).store(0, Ordering::Relaxed);
-        let has_ended = |local| view::end_of(segment, &layout, local).is_some();
+        let has_ended = |local| reach.has_ended_here(local);
         // Fails where this rank has been declared failed: then others have followed it.
         let _ = QueueLock::new(self.at.queue(), reach.local()).release(segment, &has_ended, |_| false);
         self.turn.end_errand();

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::ObjectKind;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 
 /// Why an object was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObjectError {
-    /// The text is no name.
+    /// The text is no name: that is 1 to 96 bytes of UTF-8 without control characters.
     #[error("rank {rank}: {text:?} names no {kind}: {why} (remedy: 1 to 96 bytes of printable text)")]
     Name {
         /// This rank.
@@ -62,7 +62,7 @@ pub enum ObjectError {
         /// The name.
         name: String,
     },
-    /// The node has no place for another object.
+    /// The node has no place for another object: this rank's node, or the one where the object would be at home.
     #[error(
         "rank {rank}: no place for {name:?} on node {node}: it has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles that are not used)"
     )]
@@ -76,7 +76,7 @@ pub enum ObjectError {
         /// How many it has room for.
         places: usize,
     },
-    /// The table of objects could not be locked.
+    /// The table of names could not be locked, or the object's home could not be asked.
     #[error("rank {rank}: {name:?} was not opened: {source}")]
     Table {
         /// This rank.
@@ -89,7 +89,7 @@ pub enum ObjectError {
     },
 }
 
-/// Why a lock, a reader-writer lock or a semaphore was not acquired or released.
+/// Why a lock, a reader-writer lock or a semaphore was not acquired or released, or an election not won or looked at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
@@ -118,11 +118,12 @@ pub enum LockError {
         name: String,
         /// For how long it was waited for.
         waited: Duration,
-        /// Which rank of this node holds it, or has asked the home for it.
+        /// Which rank of this node holds it, or has asked the home for it; of a reader-writer lock that was to be read,
+        /// which rank of the job writes. `None` where another node's rank does, or that is not known.
         holder: Option<usize>,
-        /// Which node holds it.
+        /// Which node holds it; `None` where that is not known.
         holder_node: Option<usize>,
-        /// Who has asked before this rank, in order.
+        /// Which ranks of this node have asked before this one, in their order.
         ahead: Vec<usize>,
     },
     /// This rank reads already.
@@ -206,9 +207,7 @@ pub enum LockError {
     },
     /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of
     /// it. It moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -220,9 +219,7 @@ pub enum LockError {
         places: usize,
     },
     /// This rank has been declared failed: the others go on without it, and whatever it held is theirs.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not hold", .name))]
     Excluded {
         /// This rank.
         rank: usize,

@@ -23,7 +23,7 @@ use crate::coord::objects::directory::{Nature, SiteFault};
 use crate::coord::objects::fenced::{Copied, Goal, Known};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::note::NoteAt;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 use crate::fabric::WordAt;
 use crate::job::Job;
 
@@ -170,9 +170,7 @@ pub enum FencedError {
         node: usize,
     },
     /// The home is lost, and the next one has no room. The word moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -184,9 +182,7 @@ pub enum FencedError {
         places: usize,
     },
     /// This rank has been declared failed. What it wrote last may be there.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not reach the fenced word {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not reach the fenced word", .name))]
     Excluded {
         /// This rank.
         rank: usize,
@@ -203,12 +199,14 @@ impl Job {
     /// The fenced word of a name, the same for all ranks; it is of the same type for all. It exists while some rank has
     /// a handle of it.
     ///
-    /// Cost: as [`counter`](Self::counter).
-    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`]: the types differ, or the numbers of
     /// [`durable_copies`](crate::JobOptions::durable_copies).
+    ///
+    /// # Cost
+    ///
+    /// As [`counter`](Self::counter).
     pub fn fenced<T: FencedWord>(&self, name: &str) -> Result<Fenced<T>, ObjectError> {
         let membership = self.membership();
         let copies = membership.durable_copies as u64;
@@ -227,13 +225,15 @@ impl<T: FencedWord> Fenced<T> {
 
     /// Writes a value, unless a token greater than this one was seen.
     ///
-    /// Cost: on a job's only node some memory accesses; from another node than the home a round trip, and two more if
-    /// another rank has written since this one last wrote or read. On the home's own one as much, to the node that has
-    /// the copy (without copies none).
-    ///
     /// # Errors
     ///
     /// [`FencedError`].
+    ///
+    /// # Cost
+    ///
+    /// On a job's only node some memory accesses; from another node than the home a round trip, and two more if another
+    /// rank has written since this one last wrote or read. On the home's own one as much, to the node that has the copy
+    /// (without copies none).
     pub fn write(&self, token: Token, value: T) -> Result<(), FencedError> {
         self.put(token, Some(value.to_word())).map(drop)
     }
@@ -241,22 +241,26 @@ impl<T: FencedWord> Fenced<T> {
     /// Has this token seen, and gives the value that was written under lesser ones: from then on none of them writes.
     /// What a new holder does first.
     ///
-    /// Cost: as [`write`](Self::write).
-    ///
     /// # Errors
     ///
     /// [`FencedError`].
+    ///
+    /// # Cost
+    ///
+    /// As [`write`](Self::write).
     pub fn fence(&self, token: Token) -> Result<T, FencedError> {
         self.put(token, None).map(|known| T::from_word(known.value))
     }
 
     /// The value, and the token under which it was written: the pair that was there at one time during this call.
     ///
-    /// Cost: as [`write`](Self::write).
-    ///
     /// # Errors
     ///
     /// [`FencedError::HomeLost`], [`FencedError::Unreachable`], [`FencedError::NoRoom`], [`FencedError::Excluded`].
+    ///
+    /// # Cost
+    ///
+    /// As [`write`](Self::write).
     pub fn read(&self) -> Result<(Token, T), FencedError> {
         match self.operate(Goal::Read)? {
             Ok(known) => Ok((Token(known.token), T::from_word(known.value))),

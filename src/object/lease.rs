@@ -109,15 +109,17 @@ impl Desk {
 }
 
 impl Job {
-    /// The lease of a name, the same for all ranks, which all name the same time to live: a millisecond at least, as
-    /// which less counts. It exists while some rank has a handle of it.
-    ///
-    /// Cost: as [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is
-    /// known that the home has what earlier ones had.
+    /// The lease of a name, the same for all ranks, which all name the same time to live, in whole microseconds: a
+    /// millisecond at least, as which less counts. It exists while some rank has a handle of it.
     ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock); [`ObjectError::OtherParameter`]: another time to live, in microseconds.
+    ///
+    /// # Cost
+    ///
+    /// As [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is known
+    /// that the home has what earlier ones had.
     pub fn lease(&self, name: &str, ttl: Duration) -> Result<Lease, ObjectError> {
         let micros = u64::try_from(ttl.max(LEAST_TTL).as_micros()).unwrap_or(u64::MAX / 2000).min(u64::MAX / 2000);
         let nature = Nature { kind: ObjectKind::Lease, parameter: micros };
@@ -142,23 +144,28 @@ impl Lease {
 
     /// Waits until this rank holds the lease, which it then renews by hand ([`LeaseGuard::renew`]).
     ///
-    /// Cost: one or two round trips to the home, or their memory accesses, if it is free.
-    ///
     /// # Errors
     ///
     /// [`LeaseError::AlreadyHeld`], [`LeaseError::Unreachable`], [`LeaseError::NoRoom`], [`LeaseError::Excluded`].
+    ///
+    /// # Cost
+    ///
+    /// One or two round trips to the home, or their memory accesses, if it is free. Else until it is released, its
+    /// holder ends, or its time is over.
     pub fn acquire(&self) -> Result<LeaseGuard<'_>, LeaseError> {
         self.obtain(Wish::Wait(None))
     }
 
     /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank has no claim any more.
     ///
-    /// Cost: as [`acquire`](Self::acquire); where the time is over a round trip or two more, by which the claim is
-    /// taken back.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and [`LeaseError::TimedOut`].
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire); where the time is over a round trip or two more, by which the claim is taken
+    /// back.
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<LeaseGuard<'_>, LeaseError> {
         self.obtain(Wish::Wait(Some(timeout)))
     }
@@ -166,11 +173,13 @@ impl Lease {
     /// Acquires the lease if nobody holds it, or who does has died, or has not renewed it for its time to live since
     /// this rank has first looked.
     ///
-    /// Cost: one or two round trips to the home, or their memory accesses.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cost
+    ///
+    /// One or two round trips to the home, or their memory accesses.
     pub fn try_acquire(&self) -> Result<Option<LeaseGuard<'_>>, LeaseError> {
         match self.obtain(Wish::AtOnce) {
             Ok(guard) => Ok(Some(guard)),
@@ -182,12 +191,14 @@ impl Lease {
     /// Waits until this rank holds the lease, and has a thread renew it, whenever a third of its time to live is over,
     /// until the guard is dropped. Whether that works the guard tells: [`LeaseGuard::is_expiring`].
     ///
-    /// Cost: as [`acquire`](Self::acquire), and a thread is started; then, three times in each time to live, what
-    /// [`LeaseGuard::renew`] costs, in that thread.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and [`LeaseError::NoThread`].
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire), and a thread is started; then, three times in each time to live, what
+    /// [`LeaseGuard::renew`] costs, in that thread.
     pub fn hold(&self) -> Result<LeaseGuard<'_>, LeaseError> {
         let mut guard = self.acquire()?;
         guard.keep()?;

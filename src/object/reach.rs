@@ -138,12 +138,17 @@ impl Reach {
 
     /// Whether a rank of the job has ended, as this node's ranks go by it.
     pub fn has_ended(&self, rank: usize) -> bool {
-        let (segment, layout) = (&*self.segment, self.segment.layout());
         let node = self.topology.node_of(rank);
         if node == self.here() {
-            return view::end_of(segment, &layout, self.topology.local_of(rank)).is_some();
+            return self.has_ended_here(self.topology.local_of(rank));
         }
         self.has_lost(node) || self.epoch_of(rank).is_some()
+    }
+
+    /// Whether a rank of this node has ended, by its place in the node's rank table.
+    #[inline]
+    pub fn has_ended_here(&self, local: usize) -> bool {
+        view::has_ended(&*self.segment, &self.segment.layout(), local)
     }
 
     /// The epoch in which the job has lost a rank.

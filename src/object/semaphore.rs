@@ -109,12 +109,13 @@ impl Semaphore {
         self.part.borrow().permits()
     }
 
-    /// Waits until this rank has `count` permits more.
+    /// Waits until this rank has `count` permits more. Also who wants none waits for those who came before.
     ///
     /// # Errors
     ///
     /// [`LockError::TooMany`]: there are not as many. [`LockError::AlreadyRequested`] or [`LockError::AlreadyHeld`]
-    /// where another thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`].
+    /// where another thread of this rank is acquiring. [`LockError::Excluded`], [`LockError::Unreachable`],
+    /// [`LockError::NoRoom`].
     ///
     /// # Cost
     ///
@@ -127,23 +128,28 @@ impl Semaphore {
 
     /// As [`acquire`](Self::acquire), for at most `timeout`. After that this rank waits no more, and nobody for it.
     ///
-    /// Cost: as [`acquire`](Self::acquire); where the time is over a round trip more, by which the claim is taken back.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire); [`LockError::TimedOut`]: others were before this rank; [`LockError::TooFewLeft`]:
     /// it was first, and not enough were returned.
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire); where the time is over a round trip more, by which the claim is taken back.
     pub fn acquire_timeout(&self, count: u64, timeout: Duration) -> Result<Permits<'_>, LockError> {
         self.acquire_within(count, Some(timeout))
     }
 
-    /// Takes permits if enough are left and nobody waits for some.
-    ///
-    /// Cost: as [`acquire`](Self::acquire) of permits that are left; where others wait a round trip at the least.
+    /// Takes permits if enough are left and nobody waits for some. `None` also where that is not known within some
+    /// tenths of a second.
     ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire) of permits that are left; where others wait a round trip at the least.
     pub fn try_acquire(&self, count: u64) -> Result<Option<Permits<'_>>, LockError> {
         self.check(count)?;
         if self.queue.try_acquire()?.is_none() && !self.awaits_turn()? {
@@ -157,7 +163,11 @@ impl Semaphore {
     }
 
     /// The ranks of this node that wait for their turn, in their order, without the one that waits for permits to be
-    /// returned. Cost: a look at each rank's claim.
+    /// returned.
+    ///
+    /// # Cost
+    ///
+    /// A look at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.queue.waiting_ranks()
     }

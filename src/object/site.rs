@@ -63,12 +63,14 @@ impl Site {
 
     /// Does some requests in order, and waits for their answers: the old values of all that are no writes.
     ///
-    /// Cost: a round trip for every 64 requests; on the home itself their memory accesses, or where its device changes
-    /// words a round trip through that for additions and swaps that stand together.
-    ///
     /// # Errors
     ///
     /// [`SiteFault`].
+    ///
+    /// # Cost
+    ///
+    /// A round trip for every 64 requests; on the home itself their memory accesses, or where its device changes words
+    /// a round trip through that for additions and swaps that stand together.
     pub fn ask(&self, requests: &[Request]) -> Result<Vec<u64>, SiteFault> {
         self.ask_until(requests, None)
     }

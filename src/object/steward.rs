@@ -135,8 +135,7 @@ fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
         Some((home, _)) if at.index() == 0 => Climb::of_table(&Site { reach: reach.clone(), home }),
         Some(_) => Climb::new(reach, *at),
     };
-    let (segment, layout) = (&*reach.segment, reach.segment.layout());
-    let has_ended = |local| view::end_of(segment, &layout, local).is_some();
+    let (segment, has_ended) = (&*reach.segment, |local| reach.has_ended_here(local));
     let queue = QueueLock::new(at.queue(), reach.local());
     queue.free_from_the_dead(segment, &has_ended);
     // Where this rank uses the lock itself, it looks after it.
@@ -281,9 +280,8 @@ fn move_objects(reach: &Reach) -> Result<Vec<u64>, SiteFault> {
 pub(super) fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T, SiteFault> {
     let _turn = reach.uses.table();
     let begun = Instant::now();
-    let (segment, layout) = (&*reach.segment, reach.segment.layout());
-    let has_ended = |local| view::end_of(segment, &layout, local).is_some();
-    let at = ObjectAt::of(&layout, ObjectTable::Here, 0);
+    let (segment, has_ended) = (&*reach.segment, |local| reach.has_ended_here(local));
+    let at = ObjectAt::of(&segment.layout(), ObjectTable::Here, 0);
     let table = QueueLock::new(at.queue(), reach.local());
     while table.try_take(segment, |passed| passed < MOST_PASSED).is_none() {
         if reach.own_end().is_some() {
@@ -400,11 +398,11 @@ fn await_shutting_out(site: &Site) -> Result<(), SiteFault> {
 
 /// Tells a new home what ranks of this node had at the last one.
 fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> Result<(), SiteFault> {
-    let (segment, layout, ranks) = (&*reach.segment, reach.segment.layout(), reach.topology.ranks());
+    let ranks = reach.topology.ranks();
     // SYNC POINT: stake. The home was seen lost before: pairs with the ranks that note a stake and then look for that.
     full_fence();
     let all = reach.topology.ranks_of(reach.here()).iter().enumerate();
-    let living = all.filter(|(local, _)| view::end_of(segment, &layout, *local).is_none());
+    let living = all.filter(|(local, _)| !reach.has_ended_here(*local));
     let carried = living.filter_map(|(local, rank)| {
         let stake = reach.load(at.stake(local));
         match kind {

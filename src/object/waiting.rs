@@ -16,7 +16,7 @@ use super::errands::{self, Settling};
 use super::error::LockError;
 use super::passing::{Heat, Passing};
 use super::reach::Reach;
-use crate::cluster::view::{self, FailureCause};
+use crate::cluster::view::FailureCause;
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::{NotHeld, QueueLock, Withdrawn};
@@ -290,8 +290,8 @@ impl NodeLock {
 
     /// Whether a rank of this node has ended.
     fn has_ended(&self) -> impl Fn(usize) -> bool {
-        let segment = self.segment();
-        move |local| view::end_of(segment, &segment.layout(), local).is_some()
+        let reach = &self.membership.reach;
+        move |local| reach.has_ended_here(local)
     }
 
     /// Takes the lock if that is possible at once.

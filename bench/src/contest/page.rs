@@ -136,7 +136,7 @@ fn foot(page: &mut String, comparison: &Comparison) {
     }
     let _ = writeln!(
         page,
-        "  A handover is from when an owner begins to give back until the next has it that was waiting. Pair: acquire and\n  release by the only busy rank, no clock between. Clock read in each acquisition: {}. {} rounds of {} s; figures\n  are medians over rounds, max over all. Commit {}.\n",
+        "  A handover is from when an owner begins to give back until the next has it that was waiting. Pair: acquire and\n  release by the only busy rank, no clock between. Clock read in each acquisition: {}. Rounds: {}, {} s each.\n  Figures are medians over rounds, max over all. Commit {}.\n",
         ns(report.clock_overhead_ns),
         report.rounds,
         report.seconds,

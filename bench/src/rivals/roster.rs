@@ -107,7 +107,7 @@ impl Bench {
         for name in text.split(',').map(str::trim) {
             let rival = self.rivals().iter().copied().find(|rival| rival.name() == name).ok_or_else(|| {
                 let names: Vec<_> = self.rivals().iter().map(|rival| rival.name()).collect();
-                format!("unknown rival {name:?}; choose all, or some of {}", names.join(", "))
+                format!("unknown rival {name:?}; choose all alone, or some of {}", names.join(", "))
             })?;
             if !rivals.contains(&rival) {
                 rivals.push(rival);

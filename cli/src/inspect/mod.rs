@@ -43,8 +43,9 @@ Then its named objects, each once for every node whose ranks have it:
             cannot be told
   held      for how long, where somebody waits or has waited for it; with ≥ since somebody was seen to wait
   waiting, value
-            what a counter or a fenced word holds; this node's ranks that wait, in their order; who reads, and who does
-            when the writer is through; who has how many permits; the nodes that wait at the home, in their order
+            what a counter or a fenced word holds; this node's ranks that wait, in their order; who of this node reads,
+            and who does when the writer is through (readers on other machines: in the first row); who has how many
+            permits; the nodes that wait at the home, in their order
 
 With --json each job is an object on a line of its own:
   inspect, summary, nodes    the job's number, the first line, nodes seen on this machine
@@ -55,8 +56,9 @@ With --json each job is an object on a line of its own:
   objects   for each, once for every node: kind, name, node, home, tenure; holder, token, held_ns (null where they are
             not known), held_at_least (whether it may be longer), waiting (ranks), value (null but for counters);
             holder_node, waiting_nodes (at its home; null and none where that is not seen on this machine); shared, for
-            all nodes alike, null where its home is not seen, and else by its kind:
-              rwlock      writer, readers, waiting (to read)
+            all nodes alike (but for readers), null where its home is not seen, and else by its kind:
+              rwlock      writer; readers, waiting (to read): those of this node, in the object's first row also
+                          those of nodes that have none here
               semaphore   permits (in all), taken (of each rank: rank, permits), waiting (null, or the rank whose turn
                           it is, and how many it is to have: rank, permits)
               lease       holder, waiting
@@ -75,6 +77,7 @@ Exit status:
 #[command(after_help = DETAILS)]
 pub struct Options {
     /// One job: the pid of one of its ranks, or the beginning of its number [default: all of this user's]
+    #[arg(value_parser = parse_job)]
     job: Option<String>,
     /// Look again each second, until the job has ended
     #[arg(long)]
@@ -82,6 +85,14 @@ pub struct Options {
     /// One JSON object for each job instead of the page
     #[arg(long)]
     json: bool,
+}
+
+/// Takes a pid or the beginning of a job's number, whose 16 digits are hexadecimal.
+fn parse_job(text: &str) -> Result<String, String> {
+    let may_be = (1..=16).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    may_be.then(|| text.to_owned()).ok_or_else(|| {
+        "give the pid of a rank, or the beginning of a job's number (of up to 16 hexadecimal digits)".to_owned()
+    })
 }
 
 /// Looks, and prints what it has seen.

@@ -1,5 +1,7 @@
 //! Named objects of a job: what its nodes tell of each, put together.
 
+use std::collections::BTreeMap;
+
 use phalanx::ObjectKind;
 use phalanx::coord::objects::tenure::Tenure;
 use phalanx::inspect::NodeFacts;
@@ -40,7 +42,7 @@ pub struct Object {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Shared {
-    /// Of a reader-writer lock.
+    /// Of a reader-writer lock: who writes, wherever, and this node's readers.
     Readers { writer: Option<usize>, readers: Vec<usize>, waiting: Vec<usize> },
     /// Of a semaphore.
     Permits { permits: u64, taken: Vec<Taken>, waiting: Option<Taken> },
@@ -77,10 +79,12 @@ impl Shared {
 
 /// The objects of a job's nodes, in the order of their names.
 pub fn of_nodes(nodes: &[&NodeFacts]) -> Vec<Object> {
+    let ranks = |(index, node): (usize, &&NodeFacts)| node.ranks.iter().map(move |rank| (rank.rank, index)).collect();
+    let node_of: BTreeMap<usize, usize> = nodes.iter().enumerate().flat_map::<Vec<_>, _>(ranks).collect();
     let of_node = |(index, node): (usize, &&NodeFacts)| {
         let object = |facts: &ObjectFacts| {
             let mut object = Object::new(index, node.nodes, facts, home_of(nodes, facts));
-            object.add_readers(nodes, facts);
+            object.own_readers(nodes, facts, &node_of);
             object
         };
         node.objects.iter().map(object).collect::<Vec<_>>()
@@ -97,18 +101,22 @@ fn home_of<'a>(nodes: &[&'a NodeFacts], facts: &ObjectFacts) -> Option<&'a HomeF
 }
 
 impl Object {
-    /// Those who read together with others of their nodes: the home knows but the nodes.
-    fn add_readers(&mut self, nodes: &[&NodeFacts], facts: &ObjectFacts) {
+    /// Leaves this node's readers in its row, with those who read together with others of it, of whom the home knows
+    /// but the node. Readers of nodes that have no row here are in the object's first one.
+    fn own_readers(&mut self, nodes: &[&NodeFacts], facts: &ObjectFacts, node_of: &BTreeMap<usize, usize>) {
         let Some(Shared::Readers { readers, waiting, .. }) = &mut self.shared else { return };
-        let all = nodes.iter().flat_map(|node| &node.objects);
-        let same = all.filter(|object| object.kind == facts.kind && object.name == facts.name);
-        for together in same.filter_map(|object| object.together.as_ref()) {
-            if together.wait { &mut *waiting } else { &mut *readers }.extend(&together.ranks);
+        let same = |object: &&ObjectFacts| object.kind == facts.kind && object.name == facts.name;
+        let has_row: Vec<bool> = nodes.iter().map(|node| node.objects.iter().any(|object| same(&object))).collect();
+        let first = has_row.iter().position(|has_row| *has_row);
+        let row_of = |rank: &usize| node_of.get(rank).copied().filter(|node| has_row[*node]).or(first);
+        for ranks in [&mut *readers, &mut *waiting] {
+            ranks.retain(|rank| row_of(rank) == Some(self.node));
         }
-        for ranks in [readers, waiting] {
-            ranks.sort_unstable();
-            ranks.dedup();
-        }
+        let Some(together) = &facts.together else { return };
+        let ranks = if together.wait { waiting } else { readers };
+        ranks.extend(&together.ranks);
+        ranks.sort_unstable();
+        ranks.dedup();
     }
 
     fn new(node: usize, nodes: usize, facts: &ObjectFacts, home: Option<&HomeFacts>) -> Self {
@@ -156,6 +164,7 @@ mod tests {
 
     use phalanx::inspect::objects::{Held, Together};
 
+    use super::super::view::Node;
     use super::super::view::tests::{node, rank};
     use super::*;
 
@@ -215,34 +224,51 @@ mod tests {
         assert_eq!(seen, [("b", 0, None), ("b", 1, None), ("c", 0, Some(7)), ("c", 1, Some(7))]);
     }
 
-    #[test]
-    fn what_the_home_tells_stands_on_each_row() {
-        let mut nodes = [node(1, vec![rank(0, 0)]), node(1, vec![rank(1, 0)])];
+    /// Two nodes with ranks 0, 1, 2 and 3, 4, 5, which all have a lock at home on node 1, as that has it with readers.
+    fn shared_by_two_nodes(readers: Vec<usize>, waiting: Vec<usize>) -> [Node; 2] {
+        let mut nodes = [0, 3].map(|first| node(1, (first..first + 3).map(|index| rank(index, 0)).collect()));
         let object = ObjectFacts { kind: ObjectKind::RwLock, ..lock("table", Tenure::Waiting) };
         for (number, node) in nodes.iter_mut().enumerate() {
             (node.facts.nodes, node.facts.node, node.facts.objects) = (2, number, vec![object.clone()]);
         }
-        let facts = shared::Shared::Readers { writer: Some(3), readers: vec![1, 2], waiting: vec![4] };
         nodes[1].facts.at_home = vec![HomeFacts {
             kind: ObjectKind::RwLock,
             name: "table".to_owned(),
             holder: Some(1),
             queue: vec![0],
             value: None,
-            shared: Some(facts),
+            shared: Some(shared::Shared::Readers { writer: Some(3), readers, waiting }),
         }];
-        let shared = Shared::Readers { writer: Some(3), readers: vec![1, 2], waiting: vec![4] };
-        for row in of_nodes(&[&nodes[0].facts, &nodes[1].facts]) {
-            assert_eq!((row.holder_node, &row.waiting_nodes, row.shared.as_ref()), (Some(1), &vec![0], Some(&shared)));
+        nodes
+    }
+
+    #[test]
+    fn what_the_home_tells_stands_on_each_row_and_readers_on_that_of_their_node() {
+        let rows = |nodes: &[Node; 2]| of_nodes(&[&nodes[0].facts, &nodes[1].facts]);
+        let readers = |readers: &[usize], waiting: &[usize]| {
+            let (readers, waiting) = (readers.to_vec(), waiting.to_vec());
+            Some(Shared::Readers { writer: Some(3), readers, waiting })
+        };
+        let mut nodes = shared_by_two_nodes(vec![1, 2, 5], vec![4]);
+        for (row, shared) in rows(&nodes).into_iter().zip([readers(&[1, 2], &[]), readers(&[5], &[4])]) {
+            assert_eq!((row.holder_node, row.waiting_nodes, row.shared), (Some(1), vec![0], shared));
         }
-        nodes[0].facts.objects[0].together = Some(Together { ranks: vec![0, 6], wait: false });
-        nodes[1].facts.objects[0].together = Some(Together { ranks: vec![5], wait: true });
-        let shared = Shared::Readers { writer: Some(3), readers: vec![0, 1, 2, 6], waiting: vec![4, 5] };
-        for row in of_nodes(&[&nodes[0].facts, &nodes[1].facts]) {
-            assert_eq!(row.shared.as_ref(), Some(&shared));
-        }
+        nodes[0].facts.objects[0].together = Some(Together { ranks: vec![0, 1], wait: false });
+        nodes[1].facts.objects[0].together = Some(Together { ranks: vec![3], wait: true });
+        let shared: Vec<_> = rows(&nodes).into_iter().map(|row| row.shared).collect();
+        assert_eq!(shared, [readers(&[0, 1, 2], &[]), readers(&[5], &[3, 4])]);
         let unseen = of_nodes(&[&nodes[0].facts]).remove(0);
         assert_eq!((unseen.holder_node, unseen.shared), (None, None));
+    }
+
+    #[test]
+    fn readers_of_nodes_without_a_row_are_in_the_first() {
+        // Rank 9 is on another machine; the handles of ranks 1 and 2 have been dropped before their guards.
+        let mut nodes = shared_by_two_nodes(vec![1, 9], vec![2, 8]);
+        nodes[0].facts.objects.clear();
+        let rows = of_nodes(&[&nodes[0].facts, &nodes[1].facts]);
+        let all = Shared::Readers { writer: Some(3), readers: vec![1, 9], waiting: vec![2, 8] };
+        assert_eq!(rows.iter().map(|row| (row.node, row.shared.clone())).collect::<Vec<_>>(), [(1, Some(all))]);
     }
 
     #[test]

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-/// More ranks than this on one machine is a typing mistake; each costs three file descriptors and a process.
-pub const RANKS_MAX: usize = 4096;
+use crate::numbers::RANKS_MAX;
 
 const DETAILS: &str = "\
 Each rank finds its identity in its environment: PHALANX_RANK, PHALANX_SIZE, PHALANX_LOCAL_RANK,

@@ -8,6 +8,7 @@ fn mistakes_are_explained() {
         (&["-n", "0", "--", "true"], "at least one rank"),
         (&["-n", "4097", "--", "true"], "at most 4096 ranks"),
         (&["-n", "two", "--", "true"], "whole number"),
+        (&["-n", "-1", "--", "true"], "a whole number from 1 to 4096"),
         (&["--", "true"], "--ranks <N>"),
         (&["-n", "2", "--nodes", "0", "--", "true"], "at least one node"),
         (&["-n", "2", "--nodes", "many", "--", "true"], "whole number"),

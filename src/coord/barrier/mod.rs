@@ -178,12 +178,15 @@ impl Barrier {
 
     /// Arrives at the next barrier.
     ///
-    /// `cpu` is where this member runs, if the driver knows; members that share it then yield to each other. Cost:
-    /// one line of this member's own is taken back from its readers; a central counter is one more.
+    /// `cpu` is where this member runs, if the driver knows; members that share it then yield to each other.
     ///
     /// # Panics
     ///
     /// When the last arrival is still outstanding; see [`is_outstanding`](Self::is_outstanding).
+    ///
+    /// # Cost
+    ///
+    /// One line of this member's own is taken back from its readers; a central counter is one more.
     #[inline]
     pub fn arrive(&mut self, memory: &impl Memory, contribution: Contribution, cpu: Option<usize>) {
         assert!(!self.is_outstanding(), "the last arrival is still outstanding");

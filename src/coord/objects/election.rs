@@ -11,8 +11,8 @@
 //! when its home is lost. It looks whether the home is lost when it has written that: it finds that it is, and
 //! announces itself at the next one, or the steward finds the copy.
 //!
-//! The tests below try every order of steps of some who announce themselves; `exhaustive` all of it, with those who
-//! watch, whom a death or a loss of the home befalls.
+//! `exhaustive` tries every order of steps of some who announce themselves, and all of it, with those who watch, whom a
+//! death or a loss of the home befalls.
 
 use super::layout::ObjectAt;
 use crate::fabric::{Request, WordAt};
@@ -37,12 +37,6 @@ impl ElectionAt {
         Self { term: at_home.own(0), leader: at_home.own(1), watched: at_home.own(2) }
     }
 
-    /// The leader's copy of the first two words, on its own node; the words before them tell what the node has to do
-    /// with the object's home.
-    pub const fn kept(here: &ObjectAt) -> [WordAt; 2] {
-        [here.own(8), here.own(9)]
-    }
-
     /// What an [`Announcement`] is made of. In this order: who finds a leader in the second word has found its term in
     /// the first, or nothing that fits.
     pub const fn reads(self) -> [Request; 2] {
@@ -60,6 +54,38 @@ impl ElectionAt {
     pub const fn withdraw(self, rank: usize, term: u64) -> [Request; 2] {
         let (mine, none) = (LeaderWord::led_by(rank, term), LeaderWord::resigned(term));
         [Request::CompareSwap { at: self.leader, expected: mine.0, new: none.0 }, Request::Read { at: self.watched }]
+    }
+}
+
+/// Where a leader's copy of its announcement stands, on its own node. The words before it tell what the node has to do
+/// with the object's home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptAt {
+    term: WordAt,
+    leader: WordAt,
+}
+
+impl KeptAt {
+    /// The words of an object on its leader's node.
+    pub const fn of(here: &ObjectAt) -> Self {
+        Self { term: here.own(8), leader: here.own(9) }
+    }
+
+    /// What makes an [`Announcement`] of the copy.
+    pub const fn reads(self) -> [Request; 2] {
+        [Request::Read { at: self.term }, Request::Read { at: self.leader }]
+    }
+
+    /// What a rank does once it is announced, in this order; then it looks whether the home is lost.
+    pub const fn keep(self, rank: usize, term: u64) -> [Request; 2] {
+        let leader = LeaderWord::led_by(rank, term);
+        [Request::Write { at: self.term, value: term }, Request::Write { at: self.leader, value: leader.0 }]
+    }
+
+    /// What it does before it takes its announcement back, so that a steward that announces it anew sees that it is not
+    /// to: nothing where the copy is another one's.
+    pub const fn forget(self, rank: usize, term: u64) -> Request {
+        Request::CompareSwap { at: self.leader, expected: LeaderWord::led_by(rank, term).0, new: 0 }
     }
 }
 
@@ -125,7 +151,7 @@ pub struct Announcement {
 
 /// What one that has been elected does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Announcing {
+enum Announcing {
     /// These requests; then it reads again.
     Ask([Request; 2]),
     /// Nothing: all who look find it.
@@ -149,7 +175,7 @@ impl Announcement {
     }
 
     /// How a rank announces that it leads, by a term.
-    pub fn announce(self, at: ElectionAt, rank: usize, term: u64) -> Announcing {
+    fn announce(self, at: ElectionAt, rank: usize, term: u64) -> Announcing {
         if self.term > term || self.leader.is_after(term) {
             return Announcing::Superseded;
         }
@@ -215,120 +241,7 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashSet, VecDeque};
-
     use super::*;
-
-    const AT: ElectionAt = ElectionAt { term: WordAt(0), leader: WordAt(1), watched: WordAt(2) };
-
-    /// One that has been elected, on its way.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    struct Elected {
-        rank: usize,
-        term: u64,
-        unposted: VecDeque<Asked>,
-        answers: Vec<u64>,
-        end: Option<bool>,
-    }
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    enum Asked {
-        Read(usize),
-        Swap(usize, u64, u64),
-    }
-
-    impl Elected {
-        fn new(rank: usize, term: u64) -> Self {
-            let unposted = [Asked::Read(0), Asked::Read(1)].into();
-            Self { rank, term, unposted, answers: Vec::new(), end: None }
-        }
-
-        /// One request takes effect.
-        fn step(&mut self, words: &mut [u64; 2]) {
-            match self.unposted.pop_front().expect("it is not at its end") {
-                Asked::Read(at) => self.answers.push(words[at]),
-                Asked::Swap(at, expected, new) if words[at] == expected => words[at] = new,
-                Asked::Swap(..) => {}
-            }
-            if !self.unposted.is_empty() {
-                return;
-            }
-            let seen = Announcement::of([self.answers[0], self.answers[1]]);
-            self.answers.clear();
-            match seen.announce(AT, self.rank, self.term) {
-                Announcing::Done => self.end = Some(true),
-                Announcing::Superseded => self.end = Some(false),
-                Announcing::Ask(requests) => {
-                    let asked = requests.into_iter().map(|request| match request {
-                        Request::CompareSwap { at, expected, new } => Asked::Swap(at.0, expected, new),
-                        other => panic!("{other:?} is no part of an announcement"),
-                    });
-                    self.unposted = asked.chain([Asked::Read(0), Asked::Read(1)]).collect();
-                }
-            }
-        }
-    }
-
-    /// All that can become of some who announce themselves at the same time, each of which may also stop anywhere.
-    fn explore(words: [u64; 2], elected: Vec<Elected>) -> usize {
-        let mut seen = HashSet::new();
-        let mut open = vec![(words, elected)];
-        while let Some((words, elected)) = open.pop() {
-            if !seen.insert((words, elected.clone())) {
-                continue;
-            }
-            check(words, &elected);
-            for index in 0..elected.len() {
-                if elected[index].end.is_none() {
-                    let (mut words, mut elected, before) = (words, elected.clone(), words);
-                    elected[index].step(&mut words);
-                    check_step(before, words);
-                    open.push((words, elected));
-                }
-            }
-        }
-        seen.len()
-    }
-
-    fn check(words: [u64; 2], elected: &[Elected]) {
-        let last = elected.iter().filter(|one| one.end == Some(true)).max_by_key(|one| one.term);
-        let started = elected.iter().max_by_key(|one| one.term).expect("some");
-        if let Some(last) = last.filter(|last| last.term == started.term) {
-            let leader = Announcement::of(words).leader();
-            assert_eq!(leader, Some((last.rank, last.term)), "nobody spoils the announcement of the last");
-        }
-        // Whatever the others have left, the last one is announced if it alone goes on.
-        let (mut words, mut alone) = (words, started.clone());
-        while alone.end.is_none() {
-            alone.step(&mut words);
-        }
-        assert_eq!(alone.end, Some(true));
-        assert_eq!(Announcement::of(words).leader(), Some((alone.rank, alone.term)));
-    }
-
-    fn check_step(before: [u64; 2], after: [u64; 2]) {
-        assert!(before[0] <= after[0], "terms grow");
-        // Who has read the first word before the step, and reads the second one now.
-        let torn = Announcement::of([before[0], after[1]]).leader();
-        let whole = [before, after].map(|words| Announcement::of(words).leader());
-        assert!(torn.is_none() || whole.contains(&torn), "{torn:?}");
-    }
-
-    #[test]
-    fn whoever_is_late_spoils_nothing_in_all_orders_of_steps() {
-        let lasts = [(1 << LeaderWord::TERM_BITS) - 2, 6, 41, (7 << 44) + 5];
-        // Also after the home was lost, and where the lower bits begin anew.
-        let steps = [[1, 2, 3], [1, 1 << 44, (1 << 44) + 1], [(1 << 44) - 3, 2 << 44, 3 << 44]];
-        for (last, steps) in lasts.into_iter().flat_map(|last| steps.map(|steps| (last, steps))) {
-            let announced = [last, LeaderWord::led_by(9, last).0];
-            for words in [announced, [last, LeaderWord::resigned(last).0], [0, 0]] {
-                let elected = (1..4).zip(steps).map(|(rank, step)| Elected::new(rank, last + step));
-                let states = explore(words, elected.clone().take(2).collect()) + explore(words, elected.collect());
-                assert!(states > 1000, "{states}");
-            }
-        }
-        explore([0, 0], vec![Elected::new(0, 1), Elected::new(1, 2)]);
-    }
 
     #[test]
     fn a_leader_is_read_as_it_was_announced() {

@@ -1,5 +1,6 @@
-//! What the layer above is told by whichever thread looks at the connections: letters that have come, words that have
-//! changed, connections that have broken. It is told without the engine's lock, and may use the fabric.
+//! Calls to the layer above, made by whichever thread has looked at the connections, without the engine's lock, so that
+//! who is called may use the fabric: for letters that have come, and for what the engine has noted in
+//! `engine/calls.rs`.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 

@@ -147,7 +147,7 @@ impl Lookout {
     fn has_judged(&self, suspect: &Suspect) -> bool {
         let Suspect { local, since } = *suspect;
         let process = process_of(&self.segment, local);
-        if view::end_of(&*self.segment, &self.segment.layout(), local).is_some() {
+        if view::has_ended(&*self.segment, &self.segment.layout(), local) {
             self.tell(local);
             return true;
         }

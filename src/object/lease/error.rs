@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::view::FailureCause;
-use crate::error::unheard;
+use crate::error::{declared_failed, no_next_place, unheard};
 use crate::object::Token;
 use crate::object::error::LockError;
 
@@ -65,9 +65,7 @@ pub enum LeaseError {
         waited: Duration,
     },
     /// The home is lost, and the next one has no room. The lease moves as soon as there is room.
-    #[error(
-        "rank {rank}: no place for {name:?} on node {node}, its next home: that has {places} objects (remedy: JobOptions::objects of rank 0, or drop handles of other objects that are not used, and call again)"
-    )]
+    #[error("{}", no_next_place(*.rank, .name, *.node, *.places))]
     NoRoom {
         /// This rank.
         rank: usize,
@@ -79,9 +77,7 @@ pub enum LeaseError {
         places: usize,
     },
     /// This rank has been declared failed: the others go on without it.
-    #[error(
-        "rank {rank} was declared failed in epoch {epoch} ({cause}), and does not hold the lease {name:?} (remedy: end this process; if it was only stopped, allow longer silences with PHALANX_FAILURE_TIMEOUT_MS)"
-    )]
+    #[error("{}", declared_failed(*.rank, *.epoch, *.cause, "does not hold the lease", .name))]
     Excluded {
         /// This rank.
         rank: usize,

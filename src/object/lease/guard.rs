@@ -199,14 +199,18 @@ impl LeaseGuard<'_> {
 
     /// For how long this rank surely holds the lease yet, by its own clock. Zero: others may have it.
     ///
-    /// Cost: the clock is read, and nobody is asked.
+    /// # Cost
+    ///
+    /// The clock is read, and nobody is asked.
     pub fn remaining(&self) -> Duration {
         self.tenure.remaining()
     }
 
     /// Whether less than a quarter of the time to live is left: time to renew, or to come to an end.
     ///
-    /// Cost: as [`remaining`](Self::remaining).
+    /// # Cost
+    ///
+    /// As [`remaining`](Self::remaining).
     pub fn is_expiring(&self) -> bool {
         self.tenure.calm().is_zero()
     }
@@ -214,7 +218,9 @@ impl LeaseGuard<'_> {
     /// Waits until the lease [is expiring](Self::is_expiring), for at most `timeout`; whether it is. While it is
     /// renewed in the background it only is if that fails.
     ///
-    /// Cost: it sleeps, and every 20 ms does what [`remaining`](Self::remaining) does.
+    /// # Cost
+    ///
+    /// It sleeps, and every 20 ms does what [`remaining`](Self::remaining) does.
     pub fn wait_for_warning(&self, timeout: Duration) -> bool {
         let begun = Instant::now();
         loop {
@@ -231,23 +237,28 @@ impl LeaseGuard<'_> {
     /// Renews the lease: its time to live begins anew. Where its time was over and nobody else has had it since, it is
     /// held again.
     ///
-    /// Cost: one round trip to the home.
-    ///
     /// # Errors
     ///
-    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`]: it was not
-    /// renewed, and may be once more.
+    /// [`LeaseError::Expired`], [`LeaseError::Excluded`]: it is held no more. [`LeaseError::Unreachable`],
+    /// [`LeaseError::NoRoom`]: it was not renewed; it is held for what [remains](Self::remaining), and another call
+    /// may renew it.
+    ///
+    /// # Cost
+    ///
+    /// One round trip to the home.
     pub fn renew(&self) -> Result<(), LeaseError> {
         self.tenure.renew()
     }
 
     /// Has a thread renew the lease from now on, as [`Lease::hold`].
     ///
-    /// Cost: a thread is started; see [`Lease::hold`].
-    ///
     /// # Errors
     ///
     /// [`LeaseError::NoThread`].
+    ///
+    /// # Cost
+    ///
+    /// A thread is started; see [`Lease::hold`].
     pub fn keep(&mut self) -> Result<(), LeaseError> {
         if self.keeper.is_some() {
             return Ok(());
@@ -264,13 +275,15 @@ impl LeaseGuard<'_> {
 
     /// Releases the lease, and tells whether this rank held it to the end.
     ///
-    /// Cost: one round trip to the home if nobody has come to wait, else two (the claims are read, 64 ranks in each
-    /// round trip, then the lease is passed on). Where a thread renews it, also that thread's end.
-    ///
     /// # Errors
     ///
     /// [`LeaseError::Expired`], [`LeaseError::Excluded`], [`LeaseError::Unreachable`]: it did not, or it cannot be
     /// told.
+    ///
+    /// # Cost
+    ///
+    /// One round trip to the home if nobody has come to wait, else two (the claims are read, 64 ranks in each round
+    /// trip, then the lease is passed on). Where a thread renews it, also that thread's end.
     pub fn release(mut self) -> Result<(), LeaseError> {
         self.give_up()
     }

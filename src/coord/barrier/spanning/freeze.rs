@@ -93,12 +93,16 @@ impl Spanning {
     /// How the outstanding barrier of a group ends that is broken; `epoch` is the last of the view log that is known
     /// here, and `has_survivor` says of a node, by its index in the group, whether by that log a member survives there.
     ///
-    /// Ready at once where a neighbour has been quicker. Cost: two round trips to each node, all at a time, and a third
-    /// where this node is behind and the barrier carries a value.
+    /// Ready at once where a neighbour has been quicker.
     ///
     /// # Panics
     ///
     /// When nothing is outstanding.
+    ///
+    /// # Cost
+    ///
+    /// Two round trips to each node, all at a time, and a third where this node is behind and the barrier carries a
+    /// value.
     pub fn settle(
         &mut self,
         memory: &impl Memory,

@@ -168,11 +168,15 @@ impl Spanning {
         self.passed + 1
     }
 
-    /// Arrives at the next barrier. Cost: as the local barrier's.
+    /// Arrives at the next barrier.
     ///
     /// # Panics
     ///
     /// When the last arrival is still outstanding.
+    ///
+    /// # Cost
+    ///
+    /// As the local barrier's.
     pub fn arrive(&mut self, memory: &impl Memory, contribution: Contribution, cpu: Option<usize>) {
         assert!(!self.is_outstanding(), "the last arrival is still outstanding");
         self.contribution = contribution;
@@ -293,7 +297,11 @@ impl Spanning {
     }
 
     /// For a wait that lasts suspiciously long: as [`poll_thoroughly`](Self::poll_thoroughly), and reads the outboxes
-    /// of the nodes whose messages have not come. Cost: a round trip for each of them, which a later poll picks up.
+    /// of the nodes whose messages have not come.
+    ///
+    /// # Cost
+    ///
+    /// A round trip for each of them, which a later poll picks up.
     pub fn repair(&mut self, memory: &impl Memory, fabric: &impl Fabric) -> Poll<Outcome> {
         if let ready @ Poll::Ready(_) = self.poll_thoroughly(memory, fabric) {
             return ready;

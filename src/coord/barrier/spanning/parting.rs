@@ -44,7 +44,11 @@ impl Spanning {
     /// Moves on; ready when all has arrived, or its node `is_gone`. Nothing may be called afterwards but
     /// [`let_go`](Self::let_go).
     ///
-    /// `speaks_for_driver`: the driver has ended. Cost: for each node that was told something, a round trip.
+    /// `speaks_for_driver`: the driver has ended.
+    ///
+    /// # Cost
+    ///
+    /// For each node that was told something, a round trip.
     pub fn part(
         &mut self,
         memory: &impl Memory,

@@ -2,16 +2,20 @@
 //! at any moment, as the home may be lost. The lock is taken for granted: a queue, which goes on when its holder has
 //! died, and whose tokens grow.
 //!
-//! Each rank is on a node of its own, whose steward announces it anew at the next home. What is done around the
-//! announcement is written down here as `src/object/election.rs` does it.
+//! Each rank is on a node of its own, whose steward announces it anew at the next home. In which order a rank announces
+//! itself, keeps its copy and looks at the home is written down here as `src/object/election.rs` does it.
+//!
+//! Apart from that some announce themselves at the same time, as those may who were stopped and come back when others
+//! have gone on ([`Latecomers`]), also where terms are great.
 
 use std::collections::VecDeque;
 
-use super::{Announced, Announcement, Announcer, ElectionAt, LeaderWord};
+use super::{Announced, Announcement, Announcer, ElectionAt, KeptAt, LeaderWord};
 use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Request, WordAt};
 
 const AT: ElectionAt = ElectionAt { term: WordAt(0), leader: WordAt(1), watched: WordAt(2) };
+const KEPT: KeptAt = KeptAt { term: WordAt(0), leader: WordAt(1) };
 /// The first of the ranks' words, which say who watches.
 const WATCHERS: usize = 3;
 /// Terms after the home was lost are greater than all before.
@@ -274,10 +278,9 @@ impl World {
 
     fn go_on(&mut self, index: usize) {
         let rank = &mut self.ranks[index];
-        let announced = [rank.term, LeaderWord::led_by(index, rank.term).0];
         match rank.phase {
             Phase::Keeping(word) => {
-                rank.kept[word] = announced[word];
+                execute(&mut rank.kept, KEPT.keep(index, rank.term)[word]);
                 rank.phase = if word == 0 { Phase::Keeping(1) } else { Phase::Checking };
             }
             Phase::Checking if rank.knows_loss && rank.to == 0 => self.begin(index, Phase::Announcing),
@@ -291,9 +294,7 @@ impl World {
                 }
             }
             Phase::Forgetting => {
-                if rank.kept[1] == announced[1] {
-                    rank.kept[1] = 0;
-                }
+                execute(&mut rank.kept, KEPT.forget(index, rank.term));
                 self.begin(index, Phase::Withdrawing);
             }
             Phase::Returning => self.begin(index, Phase::Withdrawing),
@@ -544,4 +545,106 @@ fn the_home_is_lost_at_any_moment() {
 fn the_home_is_lost_as_one_follows_the_other() {
     check(World::new(&[(1, true), (1, false)]).with_loss());
     check(World::new(&[(1, true), (1, false)]).with_deaths(1));
+}
+
+/// One that has been elected, on its way to being announced.
+#[derive(Clone, Debug, Hash)]
+struct Elected {
+    rank: usize,
+    term: u64,
+    announcer: Announcer,
+    asked: VecDeque<Request>,
+    answers: Vec<u64>,
+    /// Whether it was announced, or superseded; `None` until then.
+    end: Option<bool>,
+}
+
+impl Elected {
+    fn new(rank: usize, term: u64) -> Self {
+        let (announcer, asked) = Announcer::begin(AT, rank, term);
+        Self { rank, term, announcer, asked: asked.into(), answers: Vec::new(), end: None }
+    }
+
+    /// One request takes effect.
+    fn step(&mut self, words: &mut [u64; 3]) {
+        self.answers.extend(execute(words, self.asked.pop_front().expect("it is not at its end")));
+        if !self.asked.is_empty() {
+            return;
+        }
+        match self.announcer.answered(&std::mem::take(&mut self.answers)) {
+            Announced::Ask(requests) => self.asked = requests.into(),
+            Announced::Done { .. } => self.end = Some(true),
+            Announced::Superseded => self.end = Some(false),
+        }
+    }
+}
+
+/// Some who announce themselves at the same home at the same time, each of which may stop anywhere.
+#[derive(Clone, Debug, Hash)]
+struct Latecomers {
+    words: [u64; 3],
+    elected: Vec<Elected>,
+}
+
+impl Model for Latecomers {
+    type Event = usize;
+
+    fn events(&self) -> Vec<usize> {
+        (0..self.elected.len()).filter(|index| self.elected[*index].end.is_none()).collect()
+    }
+
+    fn apply(&mut self, index: usize) {
+        let before = self.words;
+        self.elected[index].step(&mut self.words);
+        assert!(before[0] <= self.words[0], "terms grow");
+        // Who has read the first word before the step, and reads the second one now.
+        let torn = Announcement::of([before[0], self.words[1]]).leader();
+        let whole = [before, self.words].map(leader_in);
+        assert!(torn.is_none() || whole.contains(&torn), "{torn:?}");
+    }
+}
+
+impl Latecomers {
+    fn check(&self) {
+        let last = self.elected.iter().max_by_key(|one| one.term).expect("some");
+        if last.end == Some(true) {
+            assert_eq!(leader_in(self.words), Some((last.rank, last.term)), "nobody spoils the last announcement");
+        }
+        // Whatever the others have left, the last one is announced if it alone goes on.
+        let (mut words, mut alone) = (self.words, last.clone());
+        while alone.end.is_none() {
+            alone.step(&mut words);
+        }
+        assert_eq!((alone.end, leader_in(words)), (Some(true), Some((alone.rank, alone.term))));
+    }
+}
+
+fn leader_in(words: [u64; 3]) -> Option<(usize, u64)> {
+    Announcement::of([words[0], words[1]]).leader()
+}
+
+/// Tries every order of their steps; gives the number of states.
+fn announce_all(announced: [u64; 2], elected: Vec<Elected>) -> usize {
+    let mut states = 0;
+    go_every_way(Latecomers { words: [announced[0], announced[1], 0], elected }, |latecomers, _| {
+        states += 1;
+        latecomers.check();
+    });
+    states
+}
+
+#[test]
+fn whoever_is_late_spoils_nothing_in_all_orders_of_steps() {
+    let lasts = [(1 << LeaderWord::TERM_BITS) - 2, 6, 41, (7 << 44) + 5];
+    // Also after the home was lost, and where the lower bits begin anew.
+    let steps = [[1, 2, 3], [1, LIFE, LIFE + 1], [LIFE - 3, 2 * LIFE, 3 * LIFE]];
+    for (last, steps) in lasts.into_iter().flat_map(|last| steps.map(|steps| (last, steps))) {
+        let announced = [last, LeaderWord::led_by(9, last).0];
+        for words in [announced, [last, LeaderWord::resigned(last).0], [0, 0]] {
+            let elected: Vec<_> = (1..4).zip(steps).map(|(rank, step)| Elected::new(rank, last + step)).collect();
+            let states = announce_all(words, elected[..2].to_vec()) + announce_all(words, elected);
+            assert!(states > 1000, "{states}");
+        }
+    }
+    announce_all([0, 0], vec![Elected::new(0, 1), Elected::new(1, 2)]);
 }

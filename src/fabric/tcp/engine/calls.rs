@@ -1,8 +1,9 @@
-//! What the layer above is told without its asking: words that other nodes have changed, connections that have broken,
-//! and its own exclusion; and what it does itself for other nodes: changes of words that are a device's.
+//! Executes other nodes' requests, and notes for the layer above, under the engine's lock, that a watched word has
+//! changed, that a connection has broken, that this process is excluded. When the lock has been given back `hooks.rs`,
+//! outside the engine, takes the notes ([`Due`]) and calls whoever wants to know.
 //!
-//! What has happened is noted under the engine's lock, and told when that has been given back
-//! ([`super::super::Shared`]).
+//! Two calls are made here, under the lock, before a request takes effect: whether this process is given up, and for
+//! words that a device changes.
 
 use std::fmt;
 
