@@ -49,6 +49,14 @@ pub(super) struct Asked {
     question: Option<Instant>,
 }
 
+#[cfg(test)]
+impl Asked {
+    /// Something was asked by a connection that has broken since.
+    pub fn cut_off() -> Self {
+        Self { incarnation: Some(u64::MAX), ..Self::default() }
+    }
+}
+
 impl Site {
     /// Whether the home is this node.
     pub fn is_here(&self) -> bool {
