@@ -94,6 +94,13 @@ impl Errands {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something before any of them is done.
+    #[cfg(all(test, not(model)))]
+    pub fn held_up<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _held = self.lock();
+        act()
+    }
+
     /// They are done no more: others see to what this rank has left.
     pub fn give_up(&self) {
         self.lock().waiting.clear();
