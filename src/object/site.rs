@@ -88,6 +88,10 @@ impl Site {
     /// [`SiteFault`].
     pub fn ask_until(&self, requests: &[Request], until: Option<Instant>) -> Result<Vec<u64>, SiteFault> {
         self.look_for_silence()?;
+        // Of a rank that was declared failed, and comes back, other nodes execute nothing. Its own does.
+        if self.is_here() && self.reach.own_end().is_some() {
+            return Err(SiteFault::Excluded);
+        }
         let mut asked = self.begin(requests);
         let begun = Instant::now();
         loop {
