@@ -27,6 +27,45 @@ fn open_when_there_is_room(job: &Job, home: usize, what: &str) -> Lock {
 }
 
 #[test]
+fn the_places_of_the_dead_come_back_on_other_nodes() {
+    const TEST: &str = "the_places_of_the_dead_come_back_on_other_nodes";
+    const PLACES: usize = 2;
+    if role().is_some() {
+        let job = Job::from_env_with(&JobOptions::new().objects(PLACES)).expect("a job");
+        let open = |what: &str| job.lock(&name_at(&job, 1, what)).expect("room");
+        if job.rank() == 1 {
+            let locks = ["one", "another"].map(open);
+            let held = locks[0].acquire().expect("it is free");
+            answer("has all");
+            await_line();
+            drop(held);
+        }
+        if job.rank() == 2 {
+            await_line();
+            let refused = job.lock(&name_at(&job, 1, "third")).expect_err("all places are taken");
+            assert!(matches!(refused, ObjectError::Exhausted { node: 1, places: PLACES, .. }), "{refused}");
+            answer("refused");
+            await_line();
+            let locks = ["third", "fourth"].map(|what| open_when_there_is_room(&job, 1, what));
+            assert!(locks.iter().all(|lock| lock.acquire().is_ok()));
+            answer("has all");
+        }
+        await_line();
+        return;
+    }
+    // Rank 0 lives on the node of the one that dies.
+    let across = Across::new(&[0, 0, 1]);
+    let mut children = across.start(TEST, &[]);
+    assert_eq!(children.next_answer(1), "has all");
+    children.say(2, "try");
+    assert_eq!(children.next_answer(2), "refused");
+    children.kill(1);
+    children.say(2, "take all");
+    assert_eq!(children.next_answer(2), "has all");
+    [0, 2].into_iter().for_each(|rank| children.say(rank, "end"));
+}
+
+#[test]
 fn a_place_that_is_given_back_to_a_silent_home_comes_back() {
     const TEST: &str = "a_place_that_is_given_back_to_a_silent_home_comes_back";
     if role().is_some() {

@@ -6,9 +6,10 @@
 //! node wait they do so themselves.)
 //!
 //! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something
-//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved
-//! it says so to all nodes ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A
-//! steward that ends in the middle is followed by another one, which begins anew.
+//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). Objects that only the
+//! dead have left go, so that their homes have room for others. When all are moved it says so to all nodes
+//! ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A steward that ends in the
+//! middle is followed by another one, which begins anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::coord::objects::sharing::SharingAt;
 use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Park, Request, WordAt, raise_alarm};
+use crate::job::is_dead;
 use crate::sync::{AtomicU32, Ordering, full_fence};
 
 /// How often it is looked whether this process has come to speak for its node, and whether something is left to do.
@@ -94,6 +96,9 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
         let alarm = reach.alarm();
         let speaks = reach.network.as_ref().is_some_and(|network| network.is_agent());
         let lives = reach.own_end().is_none();
+        if speaks && lives && has_relics(reach) {
+            errands::tidy_later(reach);
+        }
         let has_errands = lives && errands::run(reach);
         if speaks && lives {
             // Until all have heard of it: some may not be reached now.
@@ -111,6 +116,20 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
         reach.segment.park(header::ALARM, alarm, Some(longest));
     }
     reach.uses.errands.give_up();
+}
+
+/// Whether this node has an object that only the dead have left: its home has a handle of it, and it may be that others
+/// have no room there.
+fn has_relics(reach: &Reach) -> bool {
+    let dead: Vec<usize> =
+        (0..reach.segment.layout().ranks()).filter(|local| is_dead(&reach.segment, *local)).collect();
+    if dead.is_empty() {
+        return false;
+    }
+    let here = catalogue::here(reach);
+    let was_theirs = |at: &ObjectAt| dead.iter().any(|local| reach.load(at.handles(*local)) > 0);
+    let is_relic = |at: &ObjectAt| was_theirs(at) && !here.is_used(at).unwrap_or(true);
+    here.all().unwrap_or_default().iter().any(is_relic)
 }
 
 /// Gives back what this node has at homes and has no use of. Whether nothing is left there.
