@@ -561,8 +561,9 @@ mod tests {
         let (segment, [holder, called, second]) = room();
         let release = || holder.release(&segment, &NOBODY, |_| true).expect("it is held");
         let take = || holder.try_take(&segment, |_| true).expect("it is free");
+        let claim = |lock: &QueueLock| lock.request(&segment);
         take();
-        called.request(&segment);
+        claim(&called);
         called.prepare_to_park(&segment, &NOBODY).expect("the lock is held");
         release();
         assert!(is_called(&segment, &called), "the lock is free, and wanted");
@@ -571,9 +572,9 @@ mod tests {
         release();
         take();
         assert_eq!(called.withdraw(&segment, &NOBODY), Withdrawn::Cancelled);
-        second.request(&segment);
+        claim(&second);
         second.prepare_to_park(&segment, &NOBODY).expect("the lock is held");
-        called.request(&segment);
+        claim(&called);
         release();
         assert!(is_called(&segment, &second), "nobody else is before it, and nobody has called it");
     }
