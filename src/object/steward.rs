@@ -6,8 +6,8 @@
 //! node wait they do so themselves.)
 //!
 //! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something
-//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). Objects that only the
-//! dead have left go, so that their homes have room for others. When all are moved it says so to all nodes
+//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). Objects that only
+//! the dead have left go, so that their homes have room for others. When all are moved it says so to all nodes
 //! ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A steward that ends in the
 //! middle is followed by another one, which begins anew.
 
