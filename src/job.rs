@@ -7,6 +7,8 @@ mod across;
 mod fabric_choice;
 mod failure;
 mod membership;
+#[cfg(all(test, not(model)))]
+pub(crate) mod pretended;
 mod timeline;
 mod watcher;
 

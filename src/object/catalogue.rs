@@ -118,7 +118,7 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
         errands::tidy_later(reach);
         return false;
     }
-    let Some((home, at_home)) = noted_home(reach, at) else { return true };
+    let Some((home, at_home)) = noted_home(reach, at) else { return second::close(reach, at) };
     let is_copied = second::is_copied(reach, at);
     if reach.has_lost(home) {
         // What this node's ranks have done there is to be told to the next home first, by the steward, who lets it go
@@ -131,41 +131,60 @@ fn leave_home(reach: &Reach, at: &ObjectAt) -> bool {
     }
     // Before the node leaves: what it has added is to be copied.
     let _ = seek_second(reach, at);
+    if second::is_sought(reach, at) {
+        errands::tidy_later(reach);
+        return false;
+    }
     // Before the handle is given back: it may be another object's then. If this rank ends in between, the home has a
     // handle too many, until the name is opened again.
     // Relaxed: only who has the table reads it, once the lock is idle.
     reach.segment.word(TenureAt(*at).home()).store(0, Ordering::Relaxed);
     let home = Home { site: Site { reach: reach.clone(), home }, at: at_home };
-    let has_gone = give_back(reach, at, &home, is_copied);
-    if has_gone {
-        second::close(reach, at);
-    }
-    has_gone
+    give_back(reach, at, &home, is_copied) && second::close(reach, at)
 }
 
 /// Gives the node's handle at a home back, if that is not lost. `false`: it is, and what this node's ranks have done
-/// there may not be on the second node yet; the home is noted again.
+/// there may not be on the second node yet; or one of the two does not answer. The home is noted again.
 fn give_back(reach: &Reach, at: &ObjectAt, home: &Home, is_copied: bool) -> bool {
     let has_left = Cell::new(false);
+    let leave = || second::leave(reach, at, home).inspect(|()| has_left.set(true));
+    match close_at(reach, at, home, leave) {
+        Err(DirectoryFault::Away(SiteFault::Lost { .. })) if is_copied && !has_left.get() => {}
+        Err(DirectoryFault::Away(SiteFault::Silent { .. } | SiteFault::Late { .. })) => errands::tidy_later(reach),
+        // A home that is lost meanwhile has nothing to give back.
+        _ => return true,
+    }
+    note_home(reach, at, home.site.home, &home.at);
+    false
+}
+
+/// Gives the node's handle of an object back where it has one besides its own table's, and does something before. Once,
+/// also where an earlier attempt has done so, and was not answered.
+pub(super) fn close_at(
+    reach: &Reach,
+    at: &ObjectAt,
+    there: &Home,
+    before: impl Fn() -> Result<(), SiteFault>,
+) -> Result<(), DirectoryFault> {
+    let (name, is_begun) = (homes::name_of(reach, at), Cell::new(false));
     let close = || {
-        with_home(&home.site, |directory| {
-            // Once: if the close below is repeated, the place may be another object's.
-            if !has_left.get() {
-                second::leave(reach, at, home)?;
-                has_left.set(true);
+        with_home(&there.site, |directory| {
+            if !is_begun.get() {
+                let has_handle = |name| directory.has_handle(&there.at, name);
+                // The place may be another object's by now.
+                if !name.as_ref().map_or(Ok(true), has_handle)? {
+                    return Ok(());
+                }
+                before()?;
+                is_begun.set(true);
             }
-            directory.close(&home.at)
+            directory.close(&there.at).map(drop)
         })
     };
     loop {
         match close() {
             Err(DirectoryFault::Away(SiteFault::Broken { .. })) => {}
-            Err(DirectoryFault::Away(SiteFault::Lost { .. })) if is_copied && !has_left.get() => {
-                note_home(reach, at, home.site.home, &home.at);
-                return false;
-            }
-            // A home that is lost meanwhile has nothing to give back.
-            _ => return true,
+            closed => return closed,
         }
     }
 }

@@ -524,3 +524,54 @@ impl Drop for Leadership<'_> {
         let _ = self.end();
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// A rank has won the election, and is announced at the home and on its node.
+    fn win(election: &Election) -> LockGuard<'_> {
+        let guard = election.lock.acquire().expect("nobody else has it");
+        let home = Home::of(&election.handle().membership.reach, &election.handle().at);
+        assert_eq!(announce(&home, home.site.reach.rank, guard.token().0), Ok(Some(false)));
+        election.keep(guard.token());
+        guard
+    }
+
+    /// It is not heard of its home any more, and gives up: when that is heard again nobody leads.
+    #[test]
+    fn who_gives_up_as_the_home_is_silent_is_announced_there_no_more() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let [election, other] = [0, 1].map(|rank: usize| jobs[rank].election(&name).expect("room"));
+        let guard = win(&election);
+        doubt(&jobs[0], 1, true);
+        let given_up = election.lead(guard).map(drop);
+        assert!(matches!(given_up, Err(LockError::Unreachable { node: 1, .. })), "{given_up:?}");
+        assert_eq!(other.leader().expect("it is here").map(|leader| leader.rank), Some(0), "it was told so");
+        doubt(&jobs[0], 1, false);
+        await_that("it leads for ever", || other.leader() == Ok(None));
+    }
+
+    /// The home is lost, and the next one has no room; it gives up. When there is room nobody leads.
+    #[test]
+    fn who_gives_up_as_the_next_home_has_no_room_is_announced_nowhere() {
+        const PLACES: usize = 2;
+        let mut jobs = on_nodes(&[0, 1, 2], &JobOptions::new().objects(PLACES));
+        let full = [0, 1].map(|index| jobs[2].lock(&name_at(&[2], 3, index)).expect("room"));
+        let election = jobs[0].election(&name_at(&[1, 2], 3, 0)).expect("room");
+        let (reach, at) = (jobs[0].membership().reach.clone(), election.handle().at);
+        let guard = win(&election);
+        drop(jobs.remove(1));
+        let given_up = election.lead(guard).map(drop);
+        assert!(matches!(given_up, Err(LockError::NoRoom { node: 2, .. })), "{given_up:?}");
+        drop(full);
+        await_that("it does not move", || Home::of(&reach, &at).site.home == 2);
+        assert_eq!(election.leader(), Ok(None));
+        // What was left to do is done.
+        await_that("something is left to do", || !errands::is_left(&reach, &at));
+        assert_eq!(election.leader(), Ok(None));
+    }
+}

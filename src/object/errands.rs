@@ -93,6 +93,13 @@ impl Errands {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something before any of them is done.
+    #[cfg(all(test, not(model)))]
+    pub fn held_up<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _held = self.lock();
+        act()
+    }
+
     /// They are done no more: others see to what this rank has left.
     pub fn give_up(&self) {
         self.lock().waiting.clear();
@@ -250,5 +257,63 @@ impl Errand for Closing {
             Err(SiteFault::Late { .. }) => Poll::Pending,
             _ => Poll::Ready(()),
         }
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::coord::objects::tenure::{Tenure, TenureAt};
+    use crate::fabric::node::ObjectTable;
+    use crate::job::pretended::{await_that, name_at, on_nodes};
+    use crate::object::site::Asked;
+    use crate::{Job, JobOptions};
+
+    /// Its place may have been given back since it was left.
+    #[test]
+    fn an_errand_finds_no_home_of_an_object_that_has_gone() {
+        let job = Job::threads(1).expect("memory").remove(0);
+        let reach = &job.membership().reach;
+        let at = ObjectAt::of(&reach.segment.layout(), ObjectTable::Here, 1);
+        assert!(home_now(reach, &at).is_none(), "nobody has opened it");
+        let lock = job.lock("here").expect("room");
+        assert_eq!(lock.handle().at, at, "the first place");
+        assert_eq!(home_now(reach, &at).map(|home| home.site.home), Some(0));
+    }
+
+    /// The last handle is given back while something is at the home that cannot be given back just now.
+    #[test]
+    fn an_object_that_cannot_go_with_its_last_handle_goes_later() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let reach = &jobs[0].membership().reach;
+        let lock = jobs[0].lock(&name_at(&[1], 2, 0)).expect("room");
+        let (at, segment) = (lock.handle().at, &*reach.segment);
+        let (tenure, turn) = (TenureAt(at), reach.uses.turn_at(at.key()));
+        assert!(turn.begin_sweeping(), "this rank does nothing with it");
+        tenure.change(segment, tenure.load(segment), Tenure::Underway(0)).expect("nobody else changes it");
+        drop(lock);
+        let objects = || catalogue::here(reach).all().expect("this node's memory").len();
+        assert_eq!(objects(), 1, "what was asked at its home may take effect yet");
+        tenure.change(segment, tenure.load(segment), Tenure::Nothing).expect("nobody else changes it");
+        turn.end_sweeping();
+        await_that("it stays for ever", || objects() == 0);
+        let at_home = ObjectAt::of(&reach.layouts[1], ObjectTable::Home, 1);
+        let handles = jobs[1].membership().reach.load(at_home.handles(0));
+        assert_eq!(handles, 0, "its home has it, too");
+    }
+
+    /// A rank has left the job in the middle of a call. Whoever follows it asks the home whether that has done what
+    /// came from it, and the connection breaks: nothing was answered.
+    #[test]
+    fn a_question_that_a_broken_connection_has_swallowed_is_asked_again() {
+        let mut jobs = on_nodes(&[0, 0, 1], &JobOptions::new());
+        let lock = jobs[0].lock(&name_at(&[1], 2, 0)).expect("room");
+        let (reach, at) = (jobs[0].membership().reach.clone(), lock.handle().at);
+        drop(jobs.remove(1));
+        await_that("it does not leave", || reach.has_ended(1));
+        let (climb, site) = (Climb::new(&reach, at), Site { reach: reach.clone(), home: 1 });
+        let mut asked = Some(Asked::cut_off());
+        assert_eq!(climb.outlive(&site, 1, &mut asked), Poll::Pending);
+        await_that("the home does not answer", || climb.outlive(&site, 1, &mut asked) == Poll::Ready(Ok(())));
     }
 }

@@ -14,6 +14,7 @@
 use std::time::{Duration, Instant};
 
 use super::catalogue::{self, Refused};
+use super::errands;
 use super::error::LockError;
 use super::homes::{Home, name_of};
 use super::reach::Reach;
@@ -142,6 +143,11 @@ pub(super) fn are_tended(reach: &Reach) -> bool {
 /// Whether an object of this node is copied.
 pub(super) fn is_copied(reach: &Reach, at: &ObjectAt) -> bool {
     nature_of(reach, at).is_some_and(|nature| is_wanted(reach, nature))
+}
+
+/// Whether an object of this node needs a second node, and it is not known yet which one that is.
+pub(super) fn is_sought(reach: &Reach, at: &ObjectAt) -> bool {
+    is_copied(reach, at) && matches!(of(reach, at), Second::Sought)
 }
 
 fn is_tended(reach: &Reach, at: &ObjectAt) -> bool {
@@ -299,13 +305,20 @@ pub(super) fn leave(reach: &Reach, at: &ObjectAt, home: &Home) -> Result<(), Sit
     if let Err(SiteFault::Lost { .. }) = told { Ok(()) } else { told }
 }
 
-/// After that: the handle on the second node is given back.
-pub(super) fn close(reach: &Reach, at: &ObjectAt) {
-    let Second::At(second) = of(reach, at) else { return };
-    // Relaxed: only who has the table reads it now.
-    reach.segment.word(CopiesAt(*at).second()).store(0, Ordering::Relaxed);
-    let close = || catalogue::with_home(&second.site, |directory| directory.close(&second.at));
-    while let Err(DirectoryFault::Away(SiteFault::Broken { .. })) = close() {}
+/// After that: the handle on the second node is given back. `false`: it does not answer; the handle is noted still.
+pub(super) fn close(reach: &Reach, at: &ObjectAt) -> bool {
+    let Second::At(second) = of(reach, at) else { return true };
+    let word = reach.segment.word(CopiesAt(*at).second());
+    // Relaxed, here and below: only who has the table reads it now.
+    word.store(0, Ordering::Relaxed);
+    match catalogue::close_at(reach, at, &second, || Ok(())) {
+        Err(DirectoryFault::Away(SiteFault::Silent { .. } | SiteFault::Late { .. })) => {
+            word.store(PlaceWord::new(second.site.home, second.at.index()).0, Ordering::Relaxed);
+            errands::tidy_later(reach);
+            false
+        }
+        _ => true,
+    }
 }
 
 /// Adds what this node's ranks have done to the next home.
@@ -314,5 +327,37 @@ pub(super) fn carry(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) 
         ObjectKind::Counter => tell(new, sums::of_own(reach, at, new.at)),
         ObjectKind::Fenced => pairs::carry(reach, at, new),
         _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// A node that has added gives its handle back when nothing is heard of the second node, which it knows or seeks;
+    /// when that is heard again the home is lost.
+    #[test]
+    fn what_a_node_has_added_that_leaves_while_the_second_is_silent_is_not_lost_with_the_home() {
+        for is_known in [true, false] {
+            let mut jobs = on_nodes(&[0, 1, 2], &JobOptions::new());
+            let name = name_at(&[1, 2], 3, 0);
+            let open = |job: &crate::Job| job.counter(&name).expect("room");
+            let (counter, _home, other) = (open(&jobs[0]), open(&jobs[1]), open(&jobs[2]));
+            assert_eq!(counter.fetch_add(10), Ok(0));
+            let (reach, at) = (jobs[0].membership().reach.clone(), counter.handle.at);
+            doubt(&jobs[0], 2, true);
+            if !is_known {
+                reach.segment.word(CopiesAt(at).second()).store(0, Ordering::Relaxed);
+            }
+            drop(counter);
+            doubt(&jobs[0], 2, false);
+            await_that("it does not go", || catalogue::here(&reach).all().expect("this node's memory").is_empty());
+            drop((_home, jobs.remove(1)));
+            await_that("the home does not leave", || other.handle.membership.reach.has_lost(1));
+            assert_eq!(other.load(), Ok(10), "{is_known}");
+            assert_eq!(open(&jobs[0]).fetch_add(1), Ok(10), "{is_known}");
+        }
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Holding {
     held: u64,
     /// What is being acquired.
     claimed: u64,
+    /// Whether the home was asked what this rank has. From then on this says so, and what is there may be older.
+    is_known: bool,
 }
 
 impl Holding {
@@ -84,7 +86,7 @@ impl Job {
     /// # Cost
     ///
     /// The node's table of names is locked and looked through; the home's too, for the node's first handle; and a round
-    /// trip to the home.
+    /// trip to the home, for this rank's first one.
     pub fn semaphore(&self, name: &str, permits: u64) -> Result<Semaphore, ObjectError> {
         let handle = Handle::open(self.membership(), name, Nature { kind: ObjectKind::Semaphore, parameter: permits })?;
         let membership = &handle.membership;
@@ -316,19 +318,21 @@ impl Semaphore {
         returned.map(drop)
     }
 
-    /// What the home says this rank has: guards may have been forgotten together with an earlier handle.
+    /// What the home says this rank has: guards may have been forgotten together with an earlier handle. Not while
+    /// another handle is there, or an errand: the home may not have heard of all yet.
     fn recall(&self) -> Result<(), LockError> {
         let mut holding = self.holding();
-        loop {
+        while !holding.is_known {
             let own = self.at().held.plus(self.handle.membership.rank);
             if let Some(found) = self.anchor.ask(&self.handle, &[Request::Read { at: own }])? {
-                holding.held = found[0].saturating_sub(holding.claimed);
-                return Ok(());
+                (holding.held, holding.is_known) = (found[0], true);
+                break;
             }
             self.anchor.await_next(&self.handle)?;
             let part = self.new_part();
             *self.part.borrow_mut() = part;
         }
+        Ok(())
     }
 
     /// Where the words are.
@@ -419,5 +423,32 @@ impl Drop for Permits<'_> {
     fn drop(&mut self) {
         // The error says that there is nothing to return; `release` returns it.
         let _ = self.semaphore.give_back(self.count);
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// Permits are returned while nothing is heard of the home, and the semaphore is opened once more as soon as it is
+    /// heard again, before that has been told.
+    #[test]
+    fn permits_that_are_returned_late_are_not_had_again_by_opening_the_semaphore() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let open = |rank: usize| jobs[rank].semaphore(&name, 3).expect("room");
+        let (semaphore, other) = (open(0), open(1));
+        let permits = semaphore.acquire(2).expect("they are left");
+        doubt(&jobs[0], 1, true);
+        assert!(matches!(permits.release(), Err(LockError::Unreachable { node: 1, .. })));
+        let errands = &jobs[0].membership().reach.uses.errands;
+        let again = errands.held_up(|| {
+            doubt(&jobs[0], 1, false);
+            open(0)
+        });
+        await_that("they are not returned", || other.try_acquire(3).expect("in reach").is_some());
+        drop((semaphore, again));
     }
 }

@@ -49,6 +49,14 @@ pub(super) struct Asked {
     question: Option<Instant>,
 }
 
+#[cfg(test)]
+impl Asked {
+    /// Something was asked by a connection that has broken since.
+    pub fn cut_off() -> Self {
+        Self { incarnation: Some(u64::MAX), ..Self::default() }
+    }
+}
+
 impl Site {
     /// Whether the home is this node.
     pub fn is_here(&self) -> bool {
@@ -82,6 +90,10 @@ impl Site {
     /// [`SiteFault`].
     pub fn ask_until(&self, requests: &[Request], until: Option<Instant>) -> Result<Vec<u64>, SiteFault> {
         self.look_for_silence()?;
+        // Of a rank that was declared failed, and comes back, other nodes execute nothing. Its own does.
+        if self.is_here() && self.reach.own_end().is_some() {
+            return Err(SiteFault::Excluded);
+        }
         let mut asked = self.begin(requests);
         let begun = Instant::now();
         loop {

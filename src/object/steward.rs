@@ -6,9 +6,10 @@
 //! node wait they do so themselves.)
 //!
 //! Objects whose home is lost it moves to the next one: what its node holds it notes there. Objects of which something
-//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). When all are moved
-//! it says so to all nodes ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A
-//! steward that ends in the middle is followed by another one, which begins anew.
+//! is copied it gives a second node again when theirs is lost, or has not all ([`super::second`]). Objects that only
+//! the dead have left go, so that their homes have room for others. When all are moved it says so to all nodes
+//! ([`super::homes`]). The same thread runs its own rank's errands ([`super::errands`]). A steward that ends in the
+//! middle is followed by another one, which begins anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,9 +34,10 @@ use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::permits::PermitsAt;
 use crate::coord::objects::queue::QueueLock;
 use crate::coord::objects::sharing::SharingAt;
-use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt};
+use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Park, Request, WordAt, raise_alarm};
+use crate::job::is_dead;
 use crate::sync::{AtomicU32, Ordering, full_fence};
 
 /// How often it is looked whether this process has come to speak for its node, and whether something is left to do.
@@ -94,6 +96,9 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
         let alarm = reach.alarm();
         let speaks = reach.network.as_ref().is_some_and(|network| network.is_agent());
         let lives = reach.own_end().is_none();
+        if speaks && lives && has_relics(reach) {
+            errands::tidy_later(reach);
+        }
         let has_errands = lives && errands::run(reach);
         if speaks && lives {
             // Until all have heard of it: some may not be reached now.
@@ -111,6 +116,20 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
         reach.segment.park(header::ALARM, alarm, Some(longest));
     }
     reach.uses.errands.give_up();
+}
+
+/// Whether this node has an object that only the dead have left: its home has a handle of it, and it may be that others
+/// have no room there.
+fn has_relics(reach: &Reach) -> bool {
+    let dead: Vec<usize> =
+        (0..reach.segment.layout().ranks()).filter(|local| is_dead(&reach.segment, *local)).collect();
+    if dead.is_empty() {
+        return false;
+    }
+    let here = catalogue::here(reach);
+    let was_theirs = |at: &ObjectAt| dead.iter().any(|local| reach.load(at.handles(*local)) > 0);
+    let is_relic = |at: &ObjectAt| was_theirs(at) && !here.is_used(at).unwrap_or(true);
+    here.all().unwrap_or_default().iter().any(is_relic)
 }
 
 /// Gives back what this node has at homes and has no use of. Whether nothing is left there.
@@ -338,33 +357,67 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
         lease::carry_hold(reach, at, &new)?;
     }
     loop {
-        // Before anything is asked: where another steward follows this one meanwhile, what this one does late fails.
-        let (before, last_home) = (reach.load(tenure.hold()), reach.load(tenure.home()));
+        let last = LastHome::of(tenure, reach);
+        let hold = take_over(&new, matches!(last.kept(), Tenure::Held(_)))?;
+        let (claim, requests) = HomeLock::new(new.at.home(), reach.here(), at.index()).carry(last.waits());
+        new.site.ask(&requests)?;
+        let next = NextHome { place: PlaceWord::new(home, at_home.index()), hold, claim };
+        let is_overtaken = reach.own_end().is_some() || !last.note(tenure, reach, next);
+        if is_overtaken {
+            return Err(SiteFault::Broken { home }.into());
+        }
+        if tenure.change(&*reach.segment, last.seen, last.kept()).is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// What a node has of a lock whose home is lost, as a steward has seen it before it asked the next home for anything.
+/// Where another steward follows that one meanwhile, what it does late fails.
+#[derive(Clone, Copy, Debug)]
+struct LastHome {
+    place: u64,
+    hold: u64,
+    claim: u64,
+    seen: TenureWord,
+}
+
+/// What the node has there.
+#[derive(Clone, Copy, Debug)]
+struct NextHome {
+    place: PlaceWord,
+    hold: GlobalWord,
+    claim: NodeClaim,
+}
+
+impl LastHome {
+    fn of(tenure: TenureAt, reach: &Reach) -> Self {
+        let (place, hold) = (reach.load(tenure.home()), reach.load(tenure.hold()));
         let seen = tenure.load(&*reach.segment);
-        let kept = match seen.tenure() {
+        // A claim is stored before the word says that the node waits.
+        Self { place, hold, claim: reach.load(tenure.claim()), seen }
+    }
+
+    /// How far the node is at the next home.
+    fn kept(&self) -> Tenure {
+        match self.seen.tenure() {
             Tenure::Held(passed) => Tenure::Held(passed),
             // In the place that it had.
             Tenure::Waiting => Tenure::Waiting,
             // Whoever is on its way begins anew. A word that was kept is lost with the home.
             Tenure::Nothing | Tenure::Kept | Tenure::Underway(_) => Tenure::Nothing,
-        };
-        let hold = take_over(&new, matches!(kept, Tenure::Held(_)))?;
-        let last_claim = reach.load(tenure.claim());
-        let waits = (kept == Tenure::Waiting).then_some(NodeClaim(last_claim));
-        let (claim, requests) = HomeLock::new(new.at.home(), reach.here(), at.index()).carry(waits);
-        new.site.ask(&requests)?;
-        let is_first = || {
-            reach.own_end().is_none()
-                && (waits.is_none() || swap_here(reach, tenure.claim(), last_claim, claim.0))
-                && swap_here(reach, tenure.hold(), before, hold.0)
-                && swap_here(reach, tenure.home(), last_home, PlaceWord::new(home, at_home.index()).0)
-        };
-        if !is_first() {
-            return Err(SiteFault::Broken { home }.into());
         }
-        if tenure.change(&*reach.segment, seen, kept).is_some() {
-            return Ok(());
-        }
+    }
+
+    fn waits(&self) -> Option<NodeClaim> {
+        (self.kept() == Tenure::Waiting).then_some(NodeClaim(self.claim))
+    }
+
+    /// Notes where the lock is at home now; whether no other steward has done so.
+    fn note(&self, tenure: TenureAt, reach: &Reach, next: NextHome) -> bool {
+        (self.waits().is_none() || swap_here(reach, tenure.claim(), self.claim, next.claim.0))
+            && swap_here(reach, tenure.hold(), self.hold, next.hold.0)
+            && swap_here(reach, tenure.home(), self.place, next.place.0)
     }
 }
 
@@ -448,5 +501,77 @@ fn take_over(home: &Home, holds: bool) -> Result<GlobalWord, SiteFault> {
             return Ok(wanted);
         }
         found = swapped;
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::job::pretended::{await_that, name_at, on_nodes};
+    use crate::{Job, JobOptions};
+
+    /// How far the node is at the home that is lost, with its claim.
+    fn put(reach: &Reach, tenure: TenureAt, far: Tenure, claim: NodeClaim) {
+        let memory = &*reach.segment;
+        memory.word(tenure.claim()).store(claim.0, Ordering::Relaxed);
+        tenure.change(memory, tenure.load(memory), far).expect("nobody else changes it");
+    }
+
+    fn next_home(node: usize, hold: GlobalWord, claim: u64, place: usize) -> NextHome {
+        NextHome { place: PlaceWord::new(node, 1), hold, claim: NodeClaim::waiting(claim, place) }
+    }
+
+    /// A steward is stopped when it has told the next home all, and comes back when another one has moved the object,
+    /// and the node has gone on; also when that home is lost, too.
+    #[test]
+    fn a_steward_that_comes_back_takes_nothing_back() {
+        let job = Job::threads(1).expect("memory").remove(0);
+        let reach = &job.membership().reach;
+        for far in [Tenure::Nothing, Tenure::Kept, Tenure::Underway(0), Tenure::Waiting, Tenure::Held(3)] {
+            let lock = job.lock("moved").expect("room");
+            let (at, memory) = (lock.handle().at, &*reach.segment);
+            let (tenure, place) = (TenureAt(at), at.index());
+            let words = || -> Vec<u64> { (0..8).map(|index| reach.load(at.own(index))).collect() };
+            put(reach, tenure, far, NodeClaim::waiting(7, place));
+            let late = LastHome::of(tenure, reach);
+            for (home, claim) in [(1, 8), (2, 9)] {
+                let last = LastHome::of(tenure, reach);
+                let hold = if last.kept() == Tenure::Held(3) { GlobalWord::held(0, 5, true) } else { GlobalWord::FREE };
+                assert!(last.note(tenure, reach, next_home(home, hold, claim, place)), "{far:?}: nobody else does");
+                tenure.change(memory, last.seen, last.kept()).expect("nobody has gone on meanwhile");
+                let before = words();
+                assert!(!late.note(tenure, reach, next_home(1, hold, 8, place)), "{far:?}");
+                assert_eq!(words(), before, "{far:?}, from home {home}");
+                assert_eq!(tenure.change(memory, late.seen, late.kept()), None, "{far:?}");
+            }
+        }
+    }
+
+    /// The next home is the node of a steward that was stopped and is followed. Nobody shuts it out there: it looks
+    /// itself.
+    #[test]
+    fn a_steward_that_comes_back_tells_its_own_node_nothing() {
+        let mut jobs = on_nodes(&[0, 0, 1], &JobOptions::new());
+        let name = name_at(&[1, 0], 2, 0);
+        let open = |rank: usize, jobs: &[Job]| jobs[rank].counter(&name).expect("room");
+        let counters = [open(0, &jobs), open(1, &jobs)];
+        assert_eq!([counters[0].fetch_add(1), counters[1].fetch_add(2)], [Ok(0), Ok(1)]);
+        let (reach, at) = (jobs[0].membership().reach.clone(), counters[0].handle.at);
+        jobs[1].membership().declare_stopped(0);
+        drop(jobs.pop());
+        await_that("the object does not move", || {
+            catalogue::noted_home(&reach, &at).is_some_and(|(home, _)| home == 0)
+        });
+        assert_eq!(counters[1].fetch_add(4), Ok(3));
+        let new = Home::of(&reach, &at);
+        let words = || -> Vec<u64> { new.at.state().map(|at| reach.load(at)).collect() };
+        let before = words();
+        let excluded = Err(SiteFault::Excluded);
+        assert_eq!(second::carry(&reach, &at, ObjectKind::Counter, &new), excluded);
+        assert_eq!(carry_stakes(&reach, &at, ObjectKind::Semaphore, &new), excluded);
+        assert_eq!(raise_numbers(&new, u64::MAX >> 9), excluded);
+        assert_eq!(take_over(&new, true).map(drop), excluded);
+        assert_eq!(words(), before);
+        assert_eq!(counters[1].load(), Ok(7));
     }
 }

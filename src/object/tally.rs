@@ -211,3 +211,35 @@ fn ask(site: &Site, batch: &[Request]) -> Result<u64, SiteFault> {
     }
     site.ask(batch).map(|answers| answers[0])
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::coord::objects::directory::{Nature, ObjectKind};
+    use crate::job::pretended::{await_that, name_at, on_nodes};
+
+    /// The home is lost while a rank adds to it, and the next one has no room: what the rank has noted counts there as
+    /// soon as there is some.
+    #[test]
+    fn an_addition_whose_next_home_has_no_room_is_uncertain() {
+        const PLACES: usize = 2;
+        let mut jobs = on_nodes(&[0, 1, 2], &JobOptions::new().objects(PLACES).durable_copies(0));
+        let full = [0, 1].map(|index| jobs[2].lock(&name_at(&[2], 3, index)).expect("room"));
+        let name = name_at(&[1, 2], 3, 0);
+        let nature = Nature { kind: ObjectKind::Counter, parameter: 0 };
+        let handle = Handle::open(jobs[0].membership(), &name, nature).expect("room");
+        let (tally, custody) = (Tally::default(), Custody::of(&handle, nature));
+        assert_eq!(tally.reach(&handle, custody, Goal::Add(3)), Ok(0));
+        drop(jobs.remove(1));
+        await_that("it does not leave", || handle.membership.reach.has_lost(1));
+        let mut using = Use { handle: &handle, bound: tally.0.lock().expect("nobody panics with it"), custody };
+        let ended = using.operate(Goal::Add(5));
+        assert!(matches!(ended, Err(CounterError::Uncertain { home: 2, .. })), "{ended:?}");
+        drop(using);
+        let not_begun = tally.reach(&handle, custody, Goal::Add(7));
+        assert!(matches!(not_begun, Err(CounterError::NoRoom { node: 2, .. })), "{not_begun:?}");
+        drop(full);
+        await_that("it does not move", || jobs[0].counter(&name).is_ok_and(|counter| counter.load() == Ok(8)));
+    }
+}

@@ -1,5 +1,6 @@
 //! Jobs of processes on pretended nodes, and marks by which a test holds their ranks together without the library.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +22,7 @@ pub struct Across {
 
 impl Across {
     pub fn new(nodes: &[usize]) -> Self {
-        static JOBS: AtomicU64 = AtomicU64::new(0);
-        let number = JOBS.fetch_add(1, Ordering::Relaxed);
-        let marks = std::env::temp_dir().join(format!("phalanx-across-{}-{number}", std::process::id()));
-        std::fs::create_dir(&marks).expect("a directory of this test's own");
+        let marks = new_directory();
         let address = format!("127.0.0.1:{}", free_port());
         Self { launch: Launch::new(nodes.len()), nodes: nodes.to_vec(), address, marks }
     }
@@ -78,6 +76,19 @@ impl Across {
     pub fn run_to_done(&self, test: &str, variables: &[(&str, &str)]) {
         for (rank, answers) in self.run(test, variables).into_iter().enumerate() {
             assert_eq!(answers, ["done"], "rank {rank}");
+        }
+    }
+}
+
+/// A directory of this test's own: one that is there was left by a process with this one's number, which was killed.
+fn new_directory() -> PathBuf {
+    static JOBS: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = JOBS.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("phalanx-across-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| path).expect("a directory"),
         }
     }
 }

@@ -171,6 +171,19 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         self.free_if_unused(at, self.key(at)?)
     }
 
+    /// Whether this member has a handle of the object of a name, and that is at this place.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn has_handle(&self, at: &ObjectAt, name: &Name) -> Fallible<bool> {
+        let text = (0..NAME_WORDS).map(|index| at.name(index));
+        let facts: Vec<WordAt> = [at.handles(self.me), at.key(), at.check()].into_iter().chain(text).collect();
+        let facts = self.words.load(&facts)?;
+        let is_of_name = KeyWord(facts[1]).is_of(name) && facts[2] == name.check();
+        Ok(facts[0] > 0 && is_of_name && name.words().eq(facts[3..].iter().copied()))
+    }
+
     /// Frees the objects of which no member that lives has a handle.
     ///
     /// # Errors

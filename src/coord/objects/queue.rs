@@ -540,3 +540,49 @@ impl QueueLock {
         granted.token(high.wrapping_sub(1)).expect("the other half")
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::coord::objects::layout::{ObjectAt, with_objects};
+    use crate::fabric::node::{NodeLayout, ObjectTable};
+    use crate::fabric::shm::Segment;
+
+    const NOBODY: fn(usize) -> bool = |_| false;
+
+    /// A lock of three ranks.
+    fn room() -> (Segment, [QueueLock; 3]) {
+        let layout = with_objects(NodeLayout::new(3, 1), 1);
+        let at = ObjectAt::of(&layout, ObjectTable::Here, 1).queue();
+        (Segment::create(layout, 1, 1).expect("memory"), [0, 1, 2].map(|me| QueueLock::new(at, me)))
+    }
+
+    fn is_called(segment: &Segment, lock: &QueueLock) -> bool {
+        lock.claim(segment, lock.me).is_called()
+    }
+
+    /// Rank 1 is called, takes its claim back and makes another one, behind that of rank 2, which sleeps. Whoever
+    /// releases the lock does not rely on rank 1 to come: it may be away for as long as it likes, and is not the first.
+    #[test]
+    fn a_call_is_of_one_claim_and_not_of_the_next_one_of_the_same_rank() {
+        let (segment, [holder, called, second]) = room();
+        let release = || holder.release(&segment, &NOBODY, |_| true).expect("it is held");
+        let take = || holder.try_take(&segment, |_| true).expect("it is free");
+        let claim = |lock: &QueueLock| lock.request(&segment);
+        take();
+        claim(&called);
+        called.prepare_to_park(&segment, &NOBODY).expect("the lock is held");
+        release();
+        assert!(is_called(&segment, &called), "the lock is free, and wanted");
+        called.note_awake(&segment);
+        take();
+        release();
+        take();
+        assert_eq!(called.withdraw(&segment, &NOBODY), Withdrawn::Cancelled);
+        claim(&second);
+        second.prepare_to_park(&segment, &NOBODY).expect("the lock is held");
+        claim(&called);
+        release();
+        assert!(is_called(&segment, &second), "nobody else is before it, and nobody has called it");
+    }
+}
