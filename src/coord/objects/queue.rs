@@ -568,7 +568,7 @@ mod tests {
         let (segment, [holder, called, second]) = room();
         let release = || holder.release(&segment, &NOBODY, |_| true).expect("it is held");
         let take = || holder.try_take(&segment, |_| true).expect("it is free");
-        let claim = |lock: &QueueLock| lock.request(&segment);
+        let claim = |lock: &QueueLock| lock.request(&segment, false);
         take();
         claim(&called);
         called.prepare_to_park(&segment, &NOBODY).expect("the lock is held");
