@@ -272,7 +272,7 @@ pub const LAYOUT_HASH: u64 = {
 };
 
 /// Packed words, for the hash: bits that are elsewhere, or mean something else, make other words.
-const EXAMPLES: [u64; 17] = [
+const EXAMPLES: [u64; 18] = [
     word::HoldWord(0).granted_to(1).with_next(Some(2)).0,
     word::HoldWord(0).granted_to(1).freed(true).0,
     ClaimWord::waiting(3).parked().called().0,
@@ -289,6 +289,7 @@ const EXAMPLES: [u64; 17] = [
     SharedWord(0).then(Stand::Waiting).0,
     SharedWord(0).then(Stand::Open { joined: 1 }).then(Stand::Closing(1)).0,
     SharedWord(0).then(Stand::Open { joined: MOST_JOINED }).0,
+    SharedWord(0).then(Stand::Abandoned(1)).0,
     BlockWord::fetched(1).0,
 ];
 

@@ -4,8 +4,8 @@
 //! The first of a node away from the home that reads opens the hold, with a round trip; others join it without asking
 //! the home, and the last one that leaves closes it. Two sorts of words of the node say how it stands. The *hold* word
 //! is changed by compare-and-swap, and never the same twice: nothing, opened by a rank, waiting for the end of a
-//! writer's phase, open, closed by a rank. Whoever opens or closes it is the only one that writes the node's part
-//! meanwhile. And each rank has its *stake*, which it alone writes: whether it shares the hold or is about to, or wants
+//! writer's phase, open, closed by a rank, abandoned by a rank. Whoever opens or closes it is the only one that writes
+//! the node's part meanwhile. And each rank has its *stake*, which it alone writes: whether it shares the hold or is about to, or wants
 //! to later.
 //!
 //! | call | on the node | requests | round trips |
@@ -35,9 +35,9 @@
 //! home any more. Only it does so, since others do not wait for it: they join, or go aside. What a rank does that was
 //! declared failed and comes back fails, by the words that are never the same.
 //!
-//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it is
-//! that still, and others go aside, until the home is heard: then it clears the node's part, behind all that it has
-//! asked before.
+//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it
+//! swaps it to abandoned, and has those look that wait: all go aside, until the home is heard. Then it clears the node's
+//! part, behind all that it has asked before.
 //!
 //! *The home is lost.* The node's steward carries an open hold to the next home, and sets all others to nothing:
 //! whoever was opening or closing one finds the word changed, and begins anew, or is through. A rank that has joined
@@ -72,14 +72,27 @@ pub enum Stand {
     },
     /// A rank, by its place on the node, closes it.
     Closing(usize),
+    /// A rank has opened or closed it, by its place on the node, and given up while it asked the home: it closes it when
+    /// that is heard again.
+    Abandoned(usize),
+}
+
+impl Stand {
+    /// The rank that alone writes the node's part now, by its place on the node.
+    pub const fn in_charge(self) -> Option<usize> {
+        match self {
+            Self::Opening(rank) | Self::Closing(rank) | Self::Abandoned(rank) => Some(rank),
+            Self::Nothing | Self::Waiting | Self::Open { .. } => None,
+        }
+    }
 }
 
 /// A [`Stand`], packed.
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
-/// | 0–2 | state | 0 nothing, 1 opened, 2 waiting, 3 open, 4 closed |
-/// | 3–13 | rank | being opened or closed: by whom, as a place on the node |
+/// | 0–2 | state | 0 nothing, 1 opened, 2 waiting, 3 open, 4 closed, 5 abandoned |
+/// | 3–13 | rank | opened, closed, abandoned: by whom, as a place on the node |
 /// | 14–20 | joined | open: how many have joined |
 /// | 21–63 | version | grows with each change |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +114,7 @@ impl SharedWord {
             2 => Stand::Waiting,
             3 => Stand::Open { joined: self.0 >> Self::JOINED_AT & Self::JOINED },
             4 => Stand::Closing(rank),
+            5 => Stand::Abandoned(rank),
             _ => Stand::Nothing,
         }
     }
@@ -115,6 +129,7 @@ impl SharedWord {
             Stand::Waiting => 2,
             Stand::Open { joined } => 3 | (joined & Self::JOINED) << Self::JOINED_AT,
             Stand::Closing(rank) => 4 | (rank as u64 & Self::RANK) << Self::RANK_AT,
+            Stand::Abandoned(rank) => 5 | (rank as u64 & Self::RANK) << Self::RANK_AT,
         };
         Self(version | state)
     }
@@ -122,10 +137,7 @@ impl SharedWord {
     /// The places of those who share the hold, or are in charge of it, where their stakes are these: for whoever waits
     /// for them, or looks from outside.
     pub fn sharers(self, stakes: &[u64]) -> Vec<usize> {
-        let in_charge = match self.stand() {
-            Stand::Opening(rank) | Stand::Closing(rank) => Some(rank),
-            Stand::Nothing | Stand::Waiting | Stand::Open { .. } => None,
-        };
+        let in_charge = self.stand().in_charge();
         let shares = |(local, stake): &(usize, &u64)| **stake == Sharing::SHARES || Some(*local) == in_charge;
         stakes.iter().enumerate().filter(shares).map(|(local, _)| local).collect()
     }
@@ -205,6 +217,8 @@ enum After {
     /// To look at the phase: its writer has ended.
     Look,
     Left(Then),
+    /// To close the hold that it has abandoned.
+    Reclose(SharedWord),
 }
 
 /// What is to be done next, or what the answers to come belong to, or what this rank has.
@@ -312,6 +326,10 @@ enum State {
     Disowning {
         mine: SharedWord,
     },
+    /// The same: to swap the hold.
+    Abandoning {
+        mine: SharedWord,
+    },
     /// The home is lost, or has not answered: to look whether the hold is still to be closed.
     Reclosing {
         mine: SharedWord,
@@ -401,7 +419,7 @@ impl SharedHold {
     pub fn abandon(&mut self) -> Turn {
         let state = match self.state {
             // A steward has no stake: what its rank has is another matter.
-            State::Clearing { mine, .. } if self.is_steward => State::Reclosing { mine, then: Then::Out },
+            State::Clearing { mine, .. } if self.is_steward => State::Abandoning { mine },
             State::Opening { mine } | State::Registering { mine, .. } | State::Clearing { mine, .. } => {
                 State::Disowning { mine }
             }
@@ -439,10 +457,7 @@ impl SharedHold {
     /// The rank of this node that it waits for, by its place there.
     pub const fn awaited_here(&self) -> Option<usize> {
         match self.state {
-            State::Beside { seen } => match seen.stand() {
-                Stand::Opening(local) | Stand::Closing(local) => Some(local),
-                Stand::Nothing | Stand::Waiting | Stand::Open { .. } => None,
-            },
+            State::Beside { seen } => seen.stand().in_charge(),
             _ => None,
         }
     }
@@ -542,7 +557,9 @@ impl SharedHold {
                         self.state = State::Watching { seen };
                         Turn::Ask(vec![Request::Read { at: self.at.part() }, self.at.home.read_phase()])
                     }
-                    Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) => self.found(seen, has_ended),
+                    Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) | Stand::Abandoned(_) => {
+                        self.found(seen, has_ended)
+                    }
                 }
             }
             State::Entering { seen } => match self.swap(memory, seen, Stand::Open { joined: 0 }) {
@@ -561,21 +578,24 @@ impl SharedHold {
             }
             State::Disowning { mine } => {
                 self.say(memory, Sharing::NO_STAKE);
-                self.go(State::Reclosing { mine, then: Then::Out })
+                self.go(State::Abandoning { mine })
             }
+            State::Abandoning { mine } => match self.swap(memory, mine, Stand::Abandoned(self.me)) {
+                Some(mine) => self.go(State::Calling { next: 0, after: After::Reclose(mine) }),
+                // It was carried to another home. There may be another one by now, whose sharers took this rank for one
+                // of them before it wrote its stake.
+                None => self.go(State::Leaving { then: Then::Out }),
+            },
             State::Reclosing { mine, then } => match self.load(memory) == mine {
                 true => self.clear(mine, then),
-                // There may be another one by now, whose sharers took this rank for one of them before it wrote its
-                // stake.
+                // As above.
                 false => self.go(State::Leaving { then }),
             },
             State::Carrying => {
                 let seen = self.load(memory);
                 match seen.stand() {
                     Stand::Open { .. } => self.go(State::Weighing { seen, next: 0 }),
-                    Stand::Nothing | Stand::Opening(_) | Stand::Waiting | Stand::Closing(_) => {
-                        self.tell(seen, Stand::Nothing)
-                    }
+                    _ => self.tell(seen, Stand::Nothing),
                 }
             }
             State::Weighing { seen, next } => match self.shares(memory, next, has_ended) {
@@ -694,6 +714,7 @@ impl SharedHold {
             Stand::Opening(local) | Stand::Closing(local) if !self.is_patient || has_ended(local) => {
                 self.go(State::Unsaying { then: Then::Aside })
             }
+            Stand::Abandoned(_) => self.go(State::Unsaying { then: Then::Aside }),
             Stand::Opening(_) | Stand::Closing(_) => {
                 self.state = State::Beside { seen };
                 Turn::Wait
@@ -740,13 +761,15 @@ impl SharedHold {
     fn leave_as(&mut self, seen: SharedWord, then: Then, has_ended: impl Fn(usize) -> bool) -> Turn {
         match seen.stand() {
             Stand::Waiting | Stand::Open { .. } => self.go(State::Counting { seen, next: 0, then }),
-            Stand::Opening(local) | Stand::Closing(local) if self.is_steward && has_ended(local) => {
-                self.state = State::Outliving { seen };
-                Turn::Outlive(local)
-            }
-            // Closed by another rank, and perhaps opened: this one need not wait for that.
-            Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) if then == Then::Yield => self.go(State::Saying),
-            Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) => self.left(then),
+            other => match other.in_charge().filter(|local| self.is_steward && has_ended(*local)) {
+                Some(local) => {
+                    self.state = State::Outliving { seen };
+                    Turn::Outlive(local)
+                }
+                // Closed by another rank, and perhaps opened: this one need not wait for that.
+                None if then == Then::Yield => self.go(State::Saying),
+                None => self.left(then),
+            },
         }
     }
 
@@ -791,6 +814,7 @@ impl SharedHold {
                 self.state = State::Waiting;
                 Turn::Wait
             }
+            After::Reclose(mine) => self.go(State::Reclosing { mine, then: Then::Out }),
             After::Left(Then::Yield) => self.go(State::Saying),
             After::Left(then) => self.left(then),
         }
@@ -838,7 +862,15 @@ mod tests {
     #[test]
     fn a_stand_is_read_as_it_was_packed_and_each_word_is_new() {
         let open = |joined| Stand::Open { joined };
-        let all = [Stand::Nothing, Stand::Opening(1023), Stand::Waiting, open(0), open(64), Stand::Closing(7)];
+        let all = [
+            Stand::Nothing,
+            Stand::Opening(1023),
+            Stand::Waiting,
+            open(0),
+            open(64),
+            Stand::Closing(7),
+            Stand::Abandoned(9),
+        ];
         let mut word = SharedWord(u64::MAX << SharedWord::VERSION_AT);
         for stand in all.into_iter().chain(all) {
             let next = word.then(stand);
@@ -854,6 +886,7 @@ mod tests {
         let word = |stand| SharedWord(0).then(stand);
         assert_eq!(word(Stand::Open { joined: 3 }).sharers(&stakes), [0, 4]);
         assert_eq!(word(Stand::Closing(3)).sharers(&stakes), [0, 3, 4]);
+        assert_eq!(word(Stand::Abandoned(1)).sharers(&stakes), [0, 1, 4]);
         assert_eq!(word(Stand::Opening(0)).sharers(&stakes), [0, 4]);
     }
 }

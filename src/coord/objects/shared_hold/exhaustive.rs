@@ -78,6 +78,8 @@ struct Actor {
     is_waiting: bool,
     is_poked: bool,
     may_give_up: bool,
+    /// It has given up in the middle of asking, and the home is not heard yet.
+    is_unheard: bool,
     is_patient: bool,
     is_dead: bool,
     /// A steward whom a death has called.
@@ -157,6 +159,7 @@ impl World {
             is_waiting: false,
             is_poked: false,
             may_give_up: false,
+            is_unheard: false,
             is_patient: true,
             is_dead: false,
             is_called: false,
@@ -380,7 +383,7 @@ impl World {
     fn restart(&mut self, index: usize) {
         let at = sharing_at(self.ranks());
         let actor = &mut self.actors[index];
-        (actor.home, actor.is_asking) = (self.home, false);
+        (actor.home, actor.is_asking, actor.is_unheard) = (self.home, false, false);
         actor.asked.clear();
         actor.abandoned.clear();
         match &mut actor.task {
@@ -422,7 +425,7 @@ impl World {
         }
         let hold = SharedHold::carry(self.shared_at(), self.name_of(index));
         let actor = &mut self.actors[index];
-        (actor.home, actor.is_asking, actor.outlives) = (self.home, false, None);
+        (actor.home, actor.is_asking, actor.is_unheard, actor.outlives) = (self.home, false, false, None);
         actor.asked.clear();
         actor.abandoned.clear();
         actor.is_called |= matches!(actor.task, Task::Sweeps(_));
@@ -462,7 +465,7 @@ impl World {
         let actor = &mut self.actors[index];
         let asked = std::mem::take(&mut actor.asked);
         actor.abandoned.extend(asked);
-        (actor.is_asking, actor.phase) = (false, Phase::Leaving);
+        (actor.is_asking, actor.is_unheard, actor.phase) = (false, true, Phase::Leaving);
         let (Task::Shares(hold) | Task::Sweeps(hold)) = &mut actor.task else { unreachable!("it is looked at before") };
         let turn = hold.abandon();
         self.turn(index, turn);
@@ -544,7 +547,7 @@ impl World {
     fn is_due(&self, event: Event) -> bool {
         match event {
             Event::Die(_) | Event::GiveUp(_) | Event::Abandon(_) | Event::Drop(_) | Event::Lose => false,
-            Event::Execute(index) => !self.actors[index].is_dead,
+            Event::Execute(index) => !self.actors[index].is_dead && !self.actors[index].is_unheard,
             Event::Look(index) => self.actors[index].is_poked,
             _ => true,
         }
@@ -567,6 +570,16 @@ impl World {
         }
         let is_left = SharedWord(self.words[HOLD]).stand() != Stand::Nothing || self.words[NODE_PART] != 0;
         is_left.then(|| "the hold is left".to_owned())
+    }
+
+    /// Who waits for one that has given up, until the home is heard.
+    fn waits_for_the_home(&self) -> Option<usize> {
+        let is_abandoned = matches!(SharedWord(self.words[HOLD]).stand(), Stand::Abandoned(_));
+        let waits = |index: &usize| {
+            let actor = &self.actors[*index];
+            !actor.is_dead && actor.is_waiting && matches!(actor.task, Task::Shares(_))
+        };
+        (0..self.readers).find(waits).filter(|_| is_abandoned)
     }
 
     /// Where nothing more has to happen, all look now and then: how that ends.
@@ -622,6 +635,7 @@ impl Model for World {
             }
             Event::Step(index) => self.step(index),
             Event::Execute(index) => {
+                self.actors[index].is_unheard = false;
                 if let Some(request) = self.actors[index].abandoned.pop_front() {
                     let _ = execute(&mut self.words, request);
                     return;
@@ -711,6 +725,10 @@ fn check(world: World) {
             return;
         }
         ends += 1;
+        if world.actors.iter().any(|actor| actor.is_unheard && !actor.is_dead) {
+            assert_eq!(world.waits_for_the_home(), None, "nobody has it look: {way:?}\n{world:#?}");
+            return;
+        }
         // A death, a loss, or a rank that has given up may have taken a poke with it; then those who wait look by
         // themselves.
         let may_miss = world.home > 0 || world.actors.iter().any(|actor| actor.is_dead || !actor.is_patient);
