@@ -2,6 +2,8 @@
 //! reads, the node's part at the home says so, and what a writer has written before is seen; when none does any more,
 //! the hold is closed. Who waits for the other rank to open or close it is told when that is done.
 
+use std::time::Duration;
+
 use loom::sync::Arc;
 use loom::thread;
 use phalanx::coord::objects::shared_hold::{SharedAt, SharedHold, SharedWord, Stand, Turn};
@@ -72,7 +74,7 @@ impl Room {
                         spin_hint();
                     }
                     seen = self.pokes[me].load(Ordering::SeqCst);
-                    hold.look()
+                    hold.look(Duration::ZERO)
                 }
                 Turn::Outlive(_) => unreachable!("nobody has ended"),
                 Turn::In | Turn::Out | Turn::Aside => return turn,

@@ -25,10 +25,12 @@
 //!
 //! *Fairness.* When [`MOST_JOINED`] have joined, the next one asks the home first. If a writer is there it does not
 //! join but waits until the hold is closed, and then opens another one, for the time after that writer. So a writer
-//! waits, of each node, for those who read when it comes and for [`MOST_JOINED`] more at most.
+//! waits, of each node, for those who read when it comes and for [`MOST_JOINED`] more at most. That writer may give up
+//! while the node reads on, and nobody has it look then: it looks at the phase by itself, soon at first, and each time
+//! after twice as long.
 //!
-//! *Aside.* Who meets a hold that is being opened or closed waits for that, but not for long: if its rank is stopped,
-//! say, the waiting one reads by a part of its own, as if the node had no hold.
+//! *Aside.* Who meets a hold that is being opened or closed waits for that, but not for long ([`NEIGHBOUR_LIMIT`]): if
+//! its rank is stopped, say, the waiting one reads by a part of its own, as if the node had no hold.
 //!
 //! *Death.* Stakes of ranks that have ended count for nothing. A hold that nobody shares any more, or that a rank was
 //! opening or closing that has ended, is closed by the node's steward: after nothing of that rank can arrive at the
@@ -48,6 +50,8 @@
 #[cfg(all(test, not(model)))]
 mod exhaustive;
 
+use std::time::Duration;
+
 use super::layout::ObjectAt;
 use super::sharing::{Called, PartWord, PhaseWord, Sharing, SharingAt};
 use crate::fabric::{Memory, Request, WordAt};
@@ -55,6 +59,12 @@ use crate::sync::{Ordering, full_fence_after_rmw, publish};
 
 /// So many join a hold before the home is asked whether a writer waits.
 pub const MOST_JOINED: u64 = if cfg!(test) { 1 } else { 64 };
+
+/// How long a rank waits at most for another one that opens or closes the hold.
+pub const NEIGHBOUR_LIMIT: Duration = Duration::from_millis(20);
+
+/// Who makes room for a writer looks after so long whether that is there yet.
+pub const FIRST_LOOK: Duration = Duration::from_millis(1);
 
 /// How a node's hold stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -200,6 +210,36 @@ pub enum Turn {
     Out,
 }
 
+/// What a rank waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The end of a phase, whose writer was seen to be this one.
+    Phase(Option<usize>),
+    /// That the rank at this place of the node has opened or closed the hold.
+    Neighbour(usize),
+    /// That the hold is closed, for this writer, or that it has given up.
+    Room(Option<usize>),
+}
+
+impl Awaited {
+    /// The rank of the job that is waited for, as far as that is known.
+    pub const fn writer(self) -> Option<usize> {
+        match self {
+            Self::Phase(writer) | Self::Room(writer) => writer,
+            Self::Neighbour(_) => None,
+        }
+    }
+
+    /// After how long the rank is to look that has waited for this for so long, if nobody has it look before.
+    pub fn patience(self, waited: Duration) -> Duration {
+        match self {
+            Self::Phase(_) => Duration::MAX,
+            Self::Neighbour(_) => NEIGHBOUR_LIMIT.saturating_sub(waited),
+            Self::Room(_) => waited.max(FIRST_LOOK),
+        }
+    }
+}
+
 /// What comes after a rank has left a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Then {
@@ -249,6 +289,7 @@ enum State {
     /// To look whether it has.
     Peering {
         seen: SharedWord,
+        is_late: bool,
     },
     /// The part says that the node reads; the phase is being read.
     Opening {
@@ -431,11 +472,11 @@ impl SharedHold {
         self.go(state)
     }
 
-    /// Looks, where it waits.
-    pub fn look(&mut self) -> Turn {
+    /// Looks, where it waits, and has waited for what it waits for so long.
+    pub fn look(&mut self, waited: Duration) -> Turn {
         match self.state {
             State::Waiting => self.go(State::Looking),
-            State::Beside { seen } => self.go(State::Peering { seen }),
+            State::Beside { seen } => self.go(State::Peering { seen, is_late: waited >= NEIGHBOUR_LIMIT }),
             State::Yielded => self.go(State::Saying),
             _ => Turn::Wait,
         }
@@ -446,18 +487,12 @@ impl SharedHold {
         self.state == State::Reading
     }
 
-    /// The rank of the job that it waits for, as far as that is known.
-    pub const fn awaited(&self) -> Option<usize> {
+    /// What it waits for, where it does.
+    pub fn awaited(&self) -> Option<Awaited> {
         match self.state {
-            State::Waiting | State::Yielded => self.writer,
-            _ => None,
-        }
-    }
-
-    /// The rank of this node that it waits for, by its place there.
-    pub const fn awaited_here(&self) -> Option<usize> {
-        match self.state {
-            State::Beside { seen } => seen.stand().in_charge(),
+            State::Waiting => Some(Awaited::Phase(self.writer)),
+            State::Beside { seen } => seen.stand().in_charge().map(Awaited::Neighbour),
+            State::Yielded => Some(Awaited::Room(self.writer)),
             _ => None,
         }
     }
@@ -536,8 +571,8 @@ impl SharedHold {
                 Some(mine) => self.open(mine),
                 None => self.go(State::Finding),
             },
-            State::Peering { seen } => match self.load(memory) {
-                same if same == seen => self.go(State::Unsaying { then: Then::Aside }),
+            State::Peering { seen, is_late } => match self.load(memory) {
+                same if same == seen && is_late => self.go(State::Unsaying { then: Then::Aside }),
                 other => self.found(other, has_ended),
             },
             State::Opened { mine, stand, after } => match self.swap(memory, mine, stand) {

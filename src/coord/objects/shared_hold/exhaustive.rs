@@ -7,8 +7,9 @@
 //! is not lost.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::{MOST_JOINED, SharedAt, SharedHold, SharedWord, Stand, State, Turn};
+use super::{Awaited, MOST_JOINED, NEIGHBOUR_LIMIT, SharedAt, SharedHold, SharedWord, Stand, State, Turn};
 use crate::coord::objects::sharing::{self, Called, Member, PhaseWord, Sharing, SharingAt};
 use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Memory, Request, WordAt};
@@ -77,6 +78,8 @@ struct Actor {
     is_asking: bool,
     is_waiting: bool,
     is_poked: bool,
+    /// It has waited for long.
+    is_late: bool,
     may_give_up: bool,
     /// It has given up in the middle of asking, and the home is not heard yet.
     is_unheard: bool,
@@ -122,6 +125,8 @@ enum Event {
     /// What it has asked is lost with the home, and the next one can be asked.
     Restart(usize),
     Look(usize),
+    /// It has waited for long.
+    Delay(usize),
     GoOn(usize),
     GiveUp(usize),
     /// In the middle of asking.
@@ -158,6 +163,7 @@ impl World {
             is_asking: false,
             is_waiting: false,
             is_poked: false,
+            is_late: false,
             may_give_up: false,
             is_unheard: false,
             is_patient: true,
@@ -264,6 +270,8 @@ impl World {
             Turn::Outlive(local) => actor.outlives = Some(local),
             Turn::In => self.enter(index),
             Turn::Aside => {
+                let is_urged = !actor.is_patient || actor.is_late || self.was_silent;
+                assert!(is_urged || self.actors.iter().any(|other| other.is_dead), "it need not wait\n{self:#?}");
                 let mut own = Sharing::new(sharing_at(self.ranks()), index);
                 let turn = own.read();
                 self.actors[index].task = Task::Own(own);
@@ -475,7 +483,7 @@ impl World {
         let (at, shared_at) = (sharing_at(self.ranks()), self.shared_at());
         let is_patient = self.actors[index].is_patient;
         let actor = &mut self.actors[index];
-        actor.left -= 1;
+        (actor.left, actor.is_late) = (actor.left - 1, false);
         if index >= self.readers {
             actor.phase = Phase::Queued;
             if let Task::Idle = actor.task {
@@ -538,6 +546,9 @@ impl World {
         if actor.is_waiting && (actor.is_poked || self.looks_early) {
             events.push(Event::Look(index));
         }
+        if actor.is_waiting && !actor.is_late && self.looks_early {
+            events.push(Event::Delay(index));
+        }
         if actor.may_give_up && (actor.is_waiting || actor.phase == Phase::Queued) {
             events.push(Event::GiveUp(index));
         }
@@ -546,7 +557,9 @@ impl World {
     /// What has to happen if nobody dies or changes their mind, nor looks for no reason.
     fn is_due(&self, event: Event) -> bool {
         match event {
-            Event::Die(_) | Event::GiveUp(_) | Event::Abandon(_) | Event::Drop(_) | Event::Lose => false,
+            Event::Die(_) | Event::GiveUp(_) | Event::Abandon(_) | Event::Drop(_) | Event::Lose | Event::Delay(_) => {
+                false
+            }
             Event::Execute(index) => !self.actors[index].is_dead && !self.actors[index].is_unheard,
             Event::Look(index) => self.actors[index].is_poked,
             _ => true,
@@ -587,7 +600,8 @@ impl World {
         let mut world = self.clone();
         for _ in 0..4 {
             for index in world.unfinished() {
-                world.actors[index].is_poked |= world.actors[index].is_waiting;
+                let actor = &mut world.actors[index];
+                (actor.is_poked, actor.is_late) = (actor.is_poked || actor.is_waiting, actor.is_waiting);
             }
             while let Some(event) = world.due() {
                 world.apply(event);
@@ -655,7 +669,8 @@ impl Model for World {
                 actor.is_poked = false;
                 match &mut actor.task {
                     Task::Shares(hold) => {
-                        let turn = hold.look();
+                        let waited = if actor.is_late { NEIGHBOUR_LIMIT } else { Duration::ZERO };
+                        let turn = hold.look(waited);
                         self.turn(index, turn);
                     }
                     Task::Own(own) | Task::Writes(own) => {
@@ -665,6 +680,7 @@ impl Model for World {
                     Task::Sweeps(_) | Task::Carries(_) | Task::Idle => unreachable!("it waits for nobody"),
                 }
             }
+            Event::Delay(index) => (self.actors[index].is_poked, self.actors[index].is_late) = (true, true),
             Event::GoOn(index) => self.go_on(index),
             Event::GiveUp(index) => {
                 let actor = &mut self.actors[index];
@@ -740,6 +756,44 @@ fn check(world: World) {
     });
     assert!(ends > 0);
     println!("{states} states, {ends} of them ends");
+}
+
+/// Has one go on until that is so.
+fn go_on_until(world: &mut World, index: usize, is_so: impl Fn(&Actor) -> bool) {
+    while !is_so(&world.actors[index]) {
+        let is_its = |event: &Event| {
+            let (Event::Begin(of) | Event::Grant(of) | Event::Step(of) | Event::Execute(of)) = event else {
+                return false;
+            };
+            *of == index
+        };
+        let event = world.events().into_iter().find(is_its).expect("it can go on");
+        world.apply(event);
+    }
+}
+
+/// The second reader joins twice, the second time beside a writer, which gives up then.
+#[test]
+fn who_makes_room_for_a_writer_that_gives_up_reads_when_it_looks_which_is_soon() {
+    let mut world = World::new(&[1, 2], &[1]).with_doubts();
+    let is_inside = |actor: &Actor| actor.phase == Phase::Inside;
+    go_on_until(&mut world, 0, is_inside);
+    go_on_until(&mut world, 1, is_inside);
+    world.apply(Event::GoOn(1));
+    go_on_until(&mut world, 1, |actor| actor.phase == Phase::Outside);
+    go_on_until(&mut world, 2, |actor| actor.is_waiting);
+    go_on_until(&mut world, 1, |actor| actor.is_waiting);
+    world.apply(Event::GiveUp(2));
+    go_on_until(&mut world, 2, |actor| actor.phase == Phase::Outside);
+    assert!(!world.actors[1].is_poked, "nobody knows of it");
+    let Task::Shares(hold) = &world.actors[1].task else { panic!("it waits with the others") };
+    let awaited = hold.awaited().expect("it waits for something");
+    assert_eq!(awaited, Awaited::Room(Some(2)));
+    let after = [0, 1, 4].map(|waited| awaited.patience(Duration::from_millis(waited)).as_millis());
+    assert_eq!(after, [1, 1, 4], "milliseconds");
+    world.apply(Event::Look(1));
+    go_on_until(&mut world, 1, is_inside);
+    assert!(is_inside(&world.actors[0]), "its neighbour reads on");
 }
 
 #[test]
