@@ -256,10 +256,12 @@ fn a_hold_that_cannot_be_closed_is_closed_when_the_home_is_heard_again() {
     use_it_again(&mut children);
 }
 
-/// All have it, one after the other, and two share a hold again: the second one asks nobody.
+/// All have it, one after the other, and two share a hold again, as soon as the last one is closed: the second one asks
+/// nobody.
 fn use_it_again(children: &mut Children) {
     write(children, 2);
     order(children, 2, "stop writing", "through");
+    await_that("the hold is left", || can_share(children, [0, 1, 2]));
     order(children, 0, "read", "reads");
     children.stop(2);
     order(children, 1, "read", "reads");
