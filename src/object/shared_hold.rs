@@ -17,7 +17,7 @@ use super::waiting::Turn as UseTurn;
 use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::shared_hold::{SharedAt, SharedHold, SharedWord, Stand, Turn};
+use crate::coord::objects::shared_hold::{HoldTurn, SharedAt, SharedHold, SharedWord, Stand};
 use crate::coord::objects::sharing::{Called, Member, SharingAt};
 use crate::fabric::node::ObjectTable;
 use crate::fabric::{Request, WordAt};
@@ -53,24 +53,24 @@ pub(super) fn call(reach: &Reach, called: Called) {
 
 /// Makes a machine's next step.
 #[inline]
-pub(super) fn step(reach: &Reach, hold: &mut SharedHold) -> Turn {
+pub(super) fn step(reach: &Reach, hold: &mut SharedHold) -> HoldTurn {
     hold.step(&*reach.segment, |local| has_ended(reach, local), |called| call(reach, called))
 }
 
 /// Gives a machine its answers.
-pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) -> Turn {
+pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) -> HoldTurn {
     hold.answered(answers, |rank| reach.has_ended(rank), |called| call(reach, called))
 }
 
-/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more, by an errand where that
-/// takes long. Whether there is none now.
+/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more, by an errand where
+/// that takes long. Whether there is none now.
 pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
     let is_closed = || SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing;
     let Some((sweep, home)) = sweep(reach, at) else { return true };
     // One at a time: it may be an errand already.
     let turn = reach.uses.turn_at(at.shared_hold());
     if !is_closed() && turn.begin_sweeping() {
-        let mut closing = Parting { at: *at, hold: sweep, next: Turn::Step, home, turn };
+        let mut closing = Parting { at: *at, hold: sweep, next: HoldTurn::Step, home, turn };
         if closing.run(reach).is_pending() {
             closing.turn.leave();
             errands::leave(reach, closing);
@@ -90,13 +90,13 @@ fn sweep(reach: &Reach, at: &ObjectAt) -> Option<(SharedHold, usize)> {
 pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
     let place = place_of(reach, at, SharingAt::of(&new.at, reach.topology.ranks()));
     let mut hold = SharedHold::carry(place, reach.local());
-    let mut turn = Turn::Step;
-    while turn != Turn::Out {
+    let mut turn = HoldTurn::Step;
+    while turn != HoldTurn::Out {
         turn = match turn {
-            Turn::Ask(requests) => match new.site.ask(&requests) {
+            HoldTurn::Ask(requests) => match new.site.ask(&requests) {
                 Ok(answers) => answered(reach, &mut hold, &answers),
                 // They may have been done or not: once more.
-                Err(SiteFault::Broken { .. }) => Turn::Ask(requests),
+                Err(SiteFault::Broken { .. }) => HoldTurn::Ask(requests),
                 Err(fault) => return Err(fault),
             },
             _ => step(reach, &mut hold),
@@ -110,7 +110,7 @@ pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), Site
 pub(super) struct Parting {
     at: ObjectAt,
     hold: SharedHold,
-    next: Turn,
+    next: HoldTurn,
     /// The home that the machine asks.
     home: usize,
     /// Of a rank, that does nothing else with the lock until then; of a steward, that nothing else sweeps this hold.
@@ -127,25 +127,25 @@ impl Parting {
     /// Whether it has come to its end, or the object has gone.
     fn is_over(&self, reach: &Reach) -> bool {
         match self.next {
-            Turn::Step => false,
-            Turn::Ask(_) | Turn::Outlive(_) => catalogue::noted_home(reach, &self.at).is_none(),
-            Turn::Wait | Turn::In | Turn::Aside | Turn::Out => true,
+            HoldTurn::Step => false,
+            HoldTurn::Ask(_) | HoldTurn::Outlive(_) => catalogue::noted_home(reach, &self.at).is_none(),
+            HoldTurn::Wait | HoldTurn::In | HoldTurn::Aside | HoldTurn::Out => true,
         }
     }
 
     /// What the machine wants after what it wants now, if that can be done.
-    fn go_on(&mut self, reach: &Reach) -> Option<Turn> {
+    fn go_on(&mut self, reach: &Reach) -> Option<HoldTurn> {
         match &self.next {
-            Turn::Ask(requests) => {
+            HoldTurn::Ask(requests) => {
                 let requests = requests.clone();
                 errands::home_now(reach, &self.at).and_then(|home| self.ask(&home, &requests))
             }
-            Turn::Outlive(local) => outlive(reach, &self.at, *local).then(|| self.hold.outlived()),
+            HoldTurn::Outlive(local) => outlive(reach, &self.at, *local).then(|| self.hold.outlived()),
             _ => Some(step(reach, &mut self.hold)),
         }
     }
 
-    fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<Turn> {
+    fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<HoldTurn> {
         let reach = &home.site.reach;
         if home.site.home != self.home {
             // What has been carried there is known by the hold's word.
@@ -162,10 +162,10 @@ impl Errand for Parting {
     }
 
     fn run(&mut self, reach: &Reach) -> Poll<()> {
-        // Nothing was changed before that, and by now the object may be at home elsewhere: it is begun anew, as all that
-        // stewards do.
-        if let (Turn::Outlive(_), Some((sweep, home))) = (&self.next, sweep(reach, &self.at)) {
-            (self.hold, self.home, self.next) = (sweep, home, Turn::Step);
+        // Nothing was changed before that, and by now the object may be at home elsewhere: it is begun anew, as all
+        // that stewards do.
+        if let (HoldTurn::Outlive(_), Some((sweep, home))) = (&self.next, sweep(reach, &self.at)) {
+            (self.hold, self.home, self.next) = (sweep, home, HoldTurn::Step);
         }
         while !self.is_over(reach) {
             match self.go_on(reach) {

@@ -9,7 +9,7 @@ use super::directory::KeyWord;
 use super::election::LeaderWord;
 use super::fenced::{CurrentWord, FencedAt};
 use super::home::{GlobalWord, HomeAt, NodeClaim};
-use super::lease::HoldWord;
+use super::lease::LeaseWord;
 use super::queue::QueueAt;
 use super::shared_hold::{MOST_JOINED, SharedWord, Stand};
 use super::sharing::{PartWord, PhaseWord};
@@ -263,7 +263,7 @@ pub const LAYOUT_HASH: u64 = {
             FencedAt::of(&at, 3).nodes.0 as u64,
             TenureAt(at).streak().0 as u64,
             CurrentWord::VERSION_AT as u64,
-            HoldWord::NUMBER_AT as u64,
+            LeaseWord::NUMBER_AT as u64,
             TenureWord::VERSION_AT as u64,
             PlaceWord::NODE_AT as u64,
             hash(9, &EXAMPLES),

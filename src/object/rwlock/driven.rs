@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::RwLock;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::shared_hold::{Awaited, SharedHold, Turn as HoldTurn};
+use crate::coord::objects::shared_hold::{Awaited, HoldTurn, SharedHold};
 use crate::coord::objects::sharing::{Member, Sharing, SharingAt, Turn};
 use crate::fabric::{WordAt, raise_alarm};
 use crate::object::anchor;

@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Awaited, MOST_JOINED, NEIGHBOUR_LIMIT, SharedAt, SharedHold, SharedWord, Stand, State, Turn};
-use crate::coord::objects::sharing::{self, Called, Member, PhaseWord, Sharing, SharingAt};
+use super::{Awaited, HoldTurn, MOST_JOINED, NEIGHBOUR_LIMIT, SharedAt, SharedHold, SharedWord, Stand, State};
+use crate::coord::objects::sharing::{Called, Member, PhaseWord, Sharing, SharingAt, Turn};
 use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::{AtomicU64, Ordering};
@@ -260,16 +260,16 @@ impl World {
     }
 
     /// What a sharing of the hold wants next.
-    fn turn(&mut self, index: usize, turn: Turn) {
+    fn turn(&mut self, index: usize, turn: HoldTurn) {
         let actor = &mut self.actors[index];
-        actor.is_waiting = turn == Turn::Wait;
+        actor.is_waiting = turn == HoldTurn::Wait;
         match turn {
-            Turn::Step => actor.wants_step = true,
-            Turn::Wait => {}
-            Turn::Ask(requests) => self.ask(index, requests),
-            Turn::Outlive(local) => actor.outlives = Some(local),
-            Turn::In => self.enter(index),
-            Turn::Aside => {
+            HoldTurn::Step => actor.wants_step = true,
+            HoldTurn::Wait => {}
+            HoldTurn::Ask(requests) => self.ask(index, requests),
+            HoldTurn::Outlive(local) => actor.outlives = Some(local),
+            HoldTurn::In => self.enter(index),
+            HoldTurn::Aside => {
                 let is_urged = !actor.is_patient || actor.is_late || self.was_silent;
                 assert!(is_urged || self.actors.iter().any(|other| other.is_dead), "it need not wait\n{self:#?}");
                 let mut own = Sharing::new(sharing_at(self.ranks()), index);
@@ -277,7 +277,7 @@ impl World {
                 self.actors[index].task = Task::Own(own);
                 self.turn_of_own(index, turn);
             }
-            Turn::Out => {
+            HoldTurn::Out => {
                 actor.phase = Phase::Outside;
                 if let Task::Carries(_) = actor.task {
                     self.carried = self.home;
@@ -288,14 +288,14 @@ impl World {
     }
 
     /// What a rank with a part of its own, or a writer, wants next.
-    fn turn_of_own(&mut self, index: usize, turn: sharing::Turn) {
+    fn turn_of_own(&mut self, index: usize, turn: Turn) {
         let actor = &mut self.actors[index];
-        actor.is_waiting = turn == sharing::Turn::Wait;
+        actor.is_waiting = turn == Turn::Wait;
         match turn {
-            sharing::Turn::Ask(requests) => self.ask(index, requests),
-            sharing::Turn::Wait => {}
-            sharing::Turn::In => self.enter(index),
-            sharing::Turn::Out => {
+            Turn::Ask(requests) => self.ask(index, requests),
+            Turn::Wait => {}
+            Turn::In => self.enter(index),
+            Turn::Out => {
                 actor.phase = Phase::Outside;
                 if index < self.readers {
                     actor.task = Task::Idle;
@@ -348,11 +348,11 @@ impl World {
         let joins = matches!(hold.state, State::Joining { .. });
         let mut turn = hold.step(&words, |local| known[local], |called| poked.push(called));
         // What follows from a swap at once: others look then or later.
-        while turn == Turn::Step && matches!(hold.state, State::Calling { .. }) {
+        while turn == HoldTurn::Step && matches!(hold.state, State::Calling { .. }) {
             turn = hold.step(&words, |local| known[local], |called| poked.push(called));
         }
         self.words = words.0.iter().map(|word| word.load(Ordering::Relaxed)).collect();
-        if joins && turn == Turn::In {
+        if joins && turn == HoldTurn::In {
             self.count_join();
         }
         self.poke(poked);
