@@ -7,7 +7,7 @@
 use crate::coord::objects::directory::ObjectKind;
 use crate::coord::objects::fenced::{CurrentWord, FencedAt};
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::lease::{HoldWord, LeaseAt};
+use crate::coord::objects::lease::{LeaseAt, LeaseWord};
 use crate::coord::objects::permits::PermitsAt;
 use crate::coord::objects::sharing::{PartWord, PhaseWord, SharingAt};
 use crate::coord::objects::tally::TallyAt;
@@ -126,7 +126,7 @@ impl AtHome<'_> {
 
     fn lease(&self) -> Shared {
         let at = LeaseAt::of(&self.at, self.job_ranks(), true);
-        let holder = HoldWord(self.load(at.hold)).holder();
+        let holder = LeaseWord(self.load(at.hold)).holder();
         let mut waiting: Vec<(u64, usize)> = self
             .ranks()
             .map(|rank| (self.load(at.claim(rank)), rank))

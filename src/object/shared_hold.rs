@@ -1,7 +1,7 @@
 //! A node's hold of a reader-writer lock, which its ranks share: what drives the machine of
 //! [`crate::coord::objects::shared_hold`] besides a rank's calls. A steward closes holds that nobody uses, and carries
-//! those in use to the next home; where the home does not answer, who was opening or closing one leaves that to an
-//! errand.
+//! those in use to the next home; where the home does not answer, whoever was opening or closing one leaves that to an
+//! errand, a steward also where the home has not shut a dead rank out yet.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,12 +17,12 @@ use super::waiting::Turn as UseTurn;
 use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::shared_hold::{SharedAt, SharedHold, SharedWord, Stand, Turn};
+use crate::coord::objects::shared_hold::{HoldTurn, SharedAt, SharedHold, SharedWord, Stand};
 use crate::coord::objects::sharing::{Called, Member, SharingAt};
 use crate::fabric::node::ObjectTable;
 use crate::fabric::{Request, WordAt};
 
-/// How long it is waited at once until nothing of a rank that has ended can arrive at the home.
+/// How long it is waited at a time until nothing of a rank that has ended can arrive at the home.
 const OUTLIVING_LIMIT: Duration = Duration::from_millis(20);
 /// How long another node is asked which of its ranks read.
 pub(super) const ASKING_LIMIT: Duration = Duration::from_millis(20);
@@ -53,38 +53,50 @@ pub(super) fn call(reach: &Reach, called: Called) {
 
 /// Makes a machine's next step.
 #[inline]
-pub(super) fn step(reach: &Reach, hold: &mut SharedHold) -> Turn {
+pub(super) fn step(reach: &Reach, hold: &mut SharedHold) -> HoldTurn {
     hold.step(&*reach.segment, |local| has_ended(reach, local), |called| call(reach, called))
 }
 
 /// Gives a machine its answers.
-pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) -> Turn {
+pub(super) fn answered(reach: &Reach, hold: &mut SharedHold, answers: &[u64]) -> HoldTurn {
     hold.answered(answers, |rank| reach.has_ended(rank), |called| call(reach, called))
 }
 
-/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more. Whether there is none
-/// now.
+/// After deaths, or before an object of this node goes: closes a hold that nobody uses any more, by an errand where
+/// that takes long. Whether there is none now.
 pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
-    let Some((home, at_home)) = catalogue::noted_home(reach, at) else { return true };
-    let place = place_of(reach, at, SharingAt::of(&at_home, reach.topology.ranks()));
-    let mut closing = Parting::new(*at, SharedHold::sweep(place, reach.local()), home);
-    if closing.run(reach).is_pending() {
-        errands::leave(reach, closing);
+    let is_closed = || SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing;
+    let Some((sweep, home)) = sweep(reach, at) else { return true };
+    // One at a time: it may be an errand already.
+    let turn = reach.uses.turn_at(at.shared_hold());
+    if !is_closed() && turn.begin_sweeping() {
+        let mut closing = Parting { at: *at, hold: sweep, next: HoldTurn::Step, home, turn };
+        if closing.run(reach).is_pending() {
+            closing.turn.leave();
+            errands::leave(reach, closing);
+        }
     }
-    SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing
+    is_closed()
+}
+
+/// What closes a hold that nobody uses any more; and its home, if it has one.
+fn sweep(reach: &Reach, at: &ObjectAt) -> Option<(SharedHold, usize)> {
+    let (home, at_home) = catalogue::noted_home(reach, at)?;
+    let place = place_of(reach, at, SharingAt::of(&at_home, reach.topology.ranks()));
+    Some((SharedHold::sweep(place, reach.local()), home))
 }
 
 /// The home is lost: carries a hold to the next one.
 pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), SiteFault> {
     let place = place_of(reach, at, SharingAt::of(&new.at, reach.topology.ranks()));
     let mut hold = SharedHold::carry(place, reach.local());
-    let mut turn = Turn::Step;
-    while turn != Turn::Out {
+    let mut turn = HoldTurn::Step;
+    while turn != HoldTurn::Out {
         turn = match turn {
-            Turn::Ask(requests) => match new.site.ask(&requests) {
+            HoldTurn::Ask(requests) => match new.site.ask(&requests) {
                 Ok(answers) => answered(reach, &mut hold, &answers),
                 // They may have been done or not: once more.
-                Err(SiteFault::Broken { .. }) => Turn::Ask(requests),
+                Err(SiteFault::Broken { .. }) => HoldTurn::Ask(requests),
                 Err(fault) => return Err(fault),
             },
             _ => step(reach, &mut hold),
@@ -98,26 +110,42 @@ pub(super) fn carry(reach: &Reach, at: &ObjectAt, new: &Home) -> Result<(), Site
 pub(super) struct Parting {
     at: ObjectAt,
     hold: SharedHold,
-    next: Turn,
+    next: HoldTurn,
     /// The home that the machine asks.
     home: usize,
-    /// Of a rank that does nothing else with the lock until then.
-    rank_turn: Option<Arc<UseTurn>>,
+    /// Of a rank, that does nothing else with the lock until then; of a steward, that nothing else sweeps this hold.
+    turn: Arc<UseTurn>,
 }
 
 impl Parting {
-    /// Of a machine that begins.
-    fn new(at: ObjectAt, hold: SharedHold, home: usize) -> Self {
-        Self { at, hold, next: Turn::Step, home, rank_turn: None }
-    }
-
     /// Of a rank's, which has asked that home and got no answer.
     pub fn of_rank(at: ObjectAt, mut hold: SharedHold, home: usize, turn: Arc<UseTurn>) -> Self {
         let next = hold.abandon();
-        Self { next, rank_turn: Some(turn), ..Self::new(at, hold, home) }
+        Self { at, hold, next, home, turn }
     }
 
-    fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<Turn> {
+    /// Whether it has come to its end, or the object has gone.
+    fn is_over(&self, reach: &Reach) -> bool {
+        match self.next {
+            HoldTurn::Step => false,
+            HoldTurn::Ask(_) | HoldTurn::Outlive(_) => catalogue::noted_home(reach, &self.at).is_none(),
+            HoldTurn::Wait | HoldTurn::In | HoldTurn::Aside | HoldTurn::Out => true,
+        }
+    }
+
+    /// What the machine wants after what it wants now, if that can be done.
+    fn go_on(&mut self, reach: &Reach) -> Option<HoldTurn> {
+        match &self.next {
+            HoldTurn::Ask(requests) => {
+                let requests = requests.clone();
+                errands::home_now(reach, &self.at).and_then(|home| self.ask(&home, &requests))
+            }
+            HoldTurn::Outlive(local) => outlive(reach, &self.at, *local).then(|| self.hold.outlived()),
+            _ => Some(step(reach, &mut self.hold)),
+        }
+    }
+
+    fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<HoldTurn> {
         let reach = &home.site.reach;
         if home.site.home != self.home {
             // What has been carried there is known by the hold's word.
@@ -134,28 +162,18 @@ impl Errand for Parting {
     }
 
     fn run(&mut self, reach: &Reach) -> Poll<()> {
-        loop {
-            let next = match &self.next {
-                Turn::Step => Some(step(reach, &mut self.hold)),
-                // The object has gone.
-                Turn::Ask(_) if catalogue::noted_home(reach, &self.at).is_none() => break,
-                Turn::Ask(requests) => {
-                    let requests = requests.clone();
-                    errands::home_now(reach, &self.at).and_then(|home| self.ask(&home, &requests))
-                }
-                Turn::Outlive(local) => outlive(reach, &self.at, *local).then(|| self.hold.outlived()),
-                Turn::Wait | Turn::In | Turn::Aside | Turn::Out => break,
-            };
-            match next {
+        // Nothing was changed before that, and by now the object may be at home elsewhere: it is begun anew, as all
+        // that stewards do.
+        if let (HoldTurn::Outlive(_), Some((sweep, home))) = (&self.next, sweep(reach, &self.at)) {
+            (self.hold, self.home, self.next) = (sweep, home, HoldTurn::Step);
+        }
+        while !self.is_over(reach) {
+            match self.go_on(reach) {
                 Some(next) => self.next = next,
-                // Nothing is changed before that: it is begun anew, as all that stewards do.
-                None if matches!(self.next, Turn::Outlive(_)) => break,
                 None => return Poll::Pending,
             }
         }
-        if let Some(turn) = &self.rank_turn {
-            turn.end_errand();
-        }
+        self.turn.end_errand();
         Poll::Ready(())
     }
 }

@@ -2,9 +2,11 @@
 //! reads, the node's part at the home says so, and what a writer has written before is seen; when none does any more,
 //! the hold is closed. Who waits for the other rank to open or close it is told when that is done.
 
+use std::time::Duration;
+
 use loom::sync::Arc;
 use loom::thread;
-use phalanx::coord::objects::shared_hold::{SharedAt, SharedHold, SharedWord, Stand, Turn};
+use phalanx::coord::objects::shared_hold::{HoldTurn, SharedAt, SharedHold, SharedWord, Stand};
 use phalanx::coord::objects::sharing::{Called, PartWord, SharingAt};
 use phalanx::fabric::model::ModelNode;
 use phalanx::fabric::node::HEADER_WORDS;
@@ -58,24 +60,24 @@ impl Room {
     }
 
     /// Goes on until this rank has what it wants. Where it waits it sleeps until it is told to look.
-    fn drive(&self, hold: &mut SharedHold, me: usize, mut turn: Turn) -> Turn {
+    fn drive(&self, hold: &mut SharedHold, me: usize, mut turn: HoldTurn) -> HoldTurn {
         let mut seen = self.pokes[me].load(Ordering::SeqCst);
         loop {
             turn = match turn {
-                Turn::Step => hold.step(&self.node, |_| false, |called| self.poke(called)),
-                Turn::Ask(requests) => {
+                HoldTurn::Step => hold.step(&self.node, |_| false, |called| self.poke(called)),
+                HoldTurn::Ask(requests) => {
                     let answers = self.execute(&requests);
                     hold.answered(&answers, |_| false, |called| self.poke(called))
                 }
-                Turn::Wait => {
+                HoldTurn::Wait => {
                     while self.pokes[me].load(Ordering::SeqCst) == seen {
                         spin_hint();
                     }
                     seen = self.pokes[me].load(Ordering::SeqCst);
-                    hold.look()
+                    hold.look(Duration::ZERO)
                 }
-                Turn::Outlive(_) => unreachable!("nobody has ended"),
-                Turn::In | Turn::Out | Turn::Aside => return turn,
+                HoldTurn::Outlive(_) => unreachable!("nobody has ended"),
+                HoldTurn::In | HoldTurn::Out | HoldTurn::Aside => return turn,
             };
         }
     }
@@ -89,13 +91,13 @@ fn two_ranks(times: usize, preemptions: usize, is_patient: bool) {
             for _ in 0..times {
                 let begun = hold.read(is_patient);
                 match room.drive(&mut hold, me, begun) {
-                    Turn::In => assert_eq!(room.part(), PartWord::READING.0, "rank {me} reads"),
+                    HoldTurn::In => assert_eq!(room.part(), PartWord::READING.0, "rank {me} reads"),
                     // It may read by a part of its own.
-                    Turn::Aside => break,
+                    HoldTurn::Aside => break,
                     other => panic!("{other:?}"),
                 }
                 let begun = hold.leave();
-                assert_eq!(room.drive(&mut hold, me, begun), Turn::Out);
+                assert_eq!(room.drive(&mut hold, me, begun), HoldTurn::Out);
             }
         };
         let other = {

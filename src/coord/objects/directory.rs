@@ -326,7 +326,7 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         let found = self.words.load(&[at, object.home().numbers, object.parameter(0), object.own(0)])?;
         // A lease counts in its hold.
         let is_lease = found[2] == ObjectKind::Lease as u64;
-        let last = if is_lease { found[1] + lease::HoldWord(found[3]).number() } else { found[1] };
+        let last = if is_lease { found[1] + lease::LeaseWord(found[3]).number() } else { found[1] };
         Ok(self.words.store(&[(at, found[0].max(last))])?)
     }
 

@@ -9,7 +9,7 @@ use super::directory::KeyWord;
 use super::election::LeaderWord;
 use super::fenced::{CurrentWord, FencedAt};
 use super::home::{GlobalWord, HomeAt, NodeClaim};
-use super::lease::HoldWord;
+use super::lease::LeaseWord;
 use super::queue::QueueAt;
 use super::shared_hold::{MOST_JOINED, SharedWord, Stand};
 use super::sharing::{PartWord, PhaseWord};
@@ -262,7 +262,7 @@ pub const LAYOUT_HASH: u64 = {
             FencedAt::of(&at, 3).nodes.0 as u64,
             TenureAt(at).streak().0 as u64,
             CurrentWord::VERSION_AT as u64,
-            HoldWord::NUMBER_AT as u64,
+            LeaseWord::NUMBER_AT as u64,
             TenureWord::VERSION_AT as u64,
             PlaceWord::NODE_AT as u64,
             hash(9, &EXAMPLES),
@@ -271,7 +271,7 @@ pub const LAYOUT_HASH: u64 = {
 };
 
 /// Packed words, for the hash: bits that are elsewhere, or mean something else, make other words.
-const EXAMPLES: [u64; 17] = [
+const EXAMPLES: [u64; 18] = [
     word::HoldWord(0).granted_to(1).with_next(Some(2)).0,
     word::HoldWord(0).granted_to(1).freed(true).0,
     ClaimWord::waiting(3).parked().called().0,
@@ -288,6 +288,7 @@ const EXAMPLES: [u64; 17] = [
     SharedWord(0).then(Stand::Waiting).0,
     SharedWord(0).then(Stand::Open { joined: 1 }).then(Stand::Closing(1)).0,
     SharedWord(0).then(Stand::Open { joined: MOST_JOINED }).0,
+    SharedWord(0).then(Stand::Abandoned(1)).0,
     BlockWord::fetched(1).0,
 ];
 

@@ -32,7 +32,7 @@
 //!
 //! When the home is lost, so is the hold. Each rank *notes* on its own node what it holds ([`Note`]): the number, and
 //! until when; after the home has named it and before it goes by that, and no longer than it holds. Before anybody may
-//! ask the next home, each node that lives has told it the latest of its ranks' notes ([`HoldWord::carried`]); the
+//! ask the next home, each node that lives has told it the latest of its ranks' notes ([`LeaseWord::carried`]); the
 //! greatest number stands there then, so numbers go on growing. Claims are made anew.
 //!
 //! A holder finds its hold there, or has lost it. Where there is none, a rank that the job has lost may have held the
@@ -46,7 +46,7 @@
 //! batch that makes the hold. The base of the next home, or of an object that is made under the same name when this one
 //! has gone, is greater than all tokens before ([`super::directory`]).
 
-pub use self::hold::{Hold, HoldWord, LeaseAt, Note, SOMEBODY};
+pub use self::hold::{Hold, LeaseAt, LeaseWord, Note, SOMEBODY};
 use crate::fabric::Request;
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ pub struct Lessee {
     /// A rank that was named, and should be told.
     named: Option<usize>,
     /// The hold as it was when nobody had it, by what this rank did last.
-    freed: HoldWord,
+    freed: LeaseWord,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,28 +122,28 @@ enum State {
     Idle,
     /// To name this rank: so it was asked at a time.
     Taking {
-        seen: HoldWord,
-        next: HoldWord,
+        seen: LeaseWord,
+        next: LeaseWord,
         asked: u64,
     },
     /// That somebody may hold it, at a home where nobody has been named.
     Marking,
     /// For a place among those who wait.
     Ordering {
-        seen: HoldWord,
+        seen: LeaseWord,
     },
     Claiming {
-        seen: HoldWord,
+        seen: LeaseWord,
     },
     Waiting,
     Looking,
     /// The holder is no more: who has claims?
     Following {
-        seen: HoldWord,
+        seen: LeaseWord,
     },
     /// To name another rank.
     Naming {
-        seen: HoldWord,
+        seen: LeaseWord,
         first: usize,
     },
     /// The claim is taken back by one that holds.
@@ -152,7 +152,7 @@ enum State {
     },
     /// And by one that gives up; the hold is changed as for a new claim.
     Withdrawing {
-        seen: Option<HoldWord>,
+        seen: Option<LeaseWord>,
     },
     Held {
         hold: Hold,
@@ -166,18 +166,18 @@ enum State {
         hold: Hold,
     },
     Freeing {
-        seen: HoldWord,
+        seen: LeaseWord,
     },
     /// Who has claims?
     Choosing {
-        seen: HoldWord,
+        seen: LeaseWord,
     },
     HandingOver {
-        seen: HoldWord,
+        seen: LeaseWord,
         first: usize,
     },
     ReleasingAgain {
-        seen: HoldWord,
+        seen: LeaseWord,
     },
 }
 
@@ -198,7 +198,7 @@ impl Lessee {
             is_registered,
             watch,
             named,
-            freed: HoldWord(0),
+            freed: LeaseWord(0),
         }
     }
 
@@ -220,8 +220,8 @@ impl Lessee {
     }
 
     /// Whether nobody is named, but may have been at the last home.
-    fn may_be_held(&self, seen: HoldWord) -> bool {
-        seen == HoldWord(0) && !self.at.is_first
+    fn may_be_held(&self, seen: LeaseWord) -> bool {
+        seen == LeaseWord(0) && !self.at.is_first
     }
 
     /// The home is lost: begins anew at the next one, to which all that survivors held was carried.
@@ -314,7 +314,7 @@ impl Lessee {
     /// The answers have come, to all requests but writes.
     pub fn answered(&mut self, answers: &[u64], now: u64, fates: &impl Fates) -> Turn {
         let last = *answers.last().expect("each batch has an answer");
-        let word = HoldWord(last);
+        let word = LeaseWord(last);
         match self.state {
             State::Idle | State::Waiting | State::Held { .. } => unreachable!("nothing was asked"),
             State::Taking { seen, next, asked } if word == seen => {
@@ -377,11 +377,11 @@ impl Lessee {
     }
 
     /// What there is, for one that acquires.
-    fn found(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+    fn found(&mut self, word: LeaseWord, now: u64, fates: &impl Fates) -> Turn {
         match word.holder() {
             None if self.may_be_held(word) => {
                 self.state = State::Marking;
-                Turn::Ask(vec![self.swap(word, HoldWord::carried(0, None))])
+                Turn::Ask(vec![self.swap(word, LeaseWord::carried(0, None))])
             }
             None => self.take(word, word.granted(self.me, false), now),
             Some(holder) if holder == self.me => self.take(word, word.renewed(), now),
@@ -407,12 +407,12 @@ impl Lessee {
         }
     }
 
-    fn after_marking(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
-        let is_marked = word == HoldWord(0);
-        self.found(if is_marked { HoldWord::carried(0, None) } else { word }, now, fates)
+    fn after_marking(&mut self, word: LeaseWord, now: u64, fates: &impl Fates) -> Turn {
+        let is_marked = word == LeaseWord(0);
+        self.found(if is_marked { LeaseWord::carried(0, None) } else { word }, now, fates)
     }
 
-    fn after_claiming(&mut self, seen: HoldWord, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+    fn after_claiming(&mut self, seen: LeaseWord, word: LeaseWord, now: u64, fates: &impl Fates) -> Turn {
         if word != seen {
             return self.found_again(word, now, fates);
         }
@@ -422,14 +422,14 @@ impl Lessee {
 
     /// As [`found`](Self::found), where the claim's change of the hold came too late: it is there, but not everybody
     /// who passes the lease on may have seen it.
-    fn found_again(&mut self, word: HoldWord, now: u64, fates: &impl Fates) -> Turn {
+    fn found_again(&mut self, word: LeaseWord, now: u64, fates: &impl Fates) -> Turn {
         match word.holder() {
             Some(holder) if holder != self.me => self.claim(word),
             _ => self.found(word, now, fates),
         }
     }
 
-    fn wait(&mut self, word: HoldWord, now: u64) -> Turn {
+    fn wait(&mut self, word: LeaseWord, now: u64) -> Turn {
         if self.watch.is_none_or(|(number, _)| number != word.number()) {
             self.watch = Some((word.number(), now));
         }
@@ -437,7 +437,7 @@ impl Lessee {
         Turn::Wait
     }
 
-    fn take(&mut self, seen: HoldWord, next: HoldWord, now: u64) -> Turn {
+    fn take(&mut self, seen: LeaseWord, next: LeaseWord, now: u64) -> Turn {
         self.state = State::Taking { seen, next, asked: now };
         Turn::Ask(vec![Request::Read { at: self.at.base }, self.swap(seen, next)])
     }
@@ -458,7 +458,7 @@ impl Lessee {
         Turn::Over(Outcome::Held(hold))
     }
 
-    fn claim(&mut self, seen: HoldWord) -> Turn {
+    fn claim(&mut self, seen: LeaseWord) -> Turn {
         self.has_claim = true;
         self.state = State::Claiming { seen };
         let order = self.order.expect("it has one");
@@ -466,7 +466,7 @@ impl Lessee {
     }
 
     /// The holder is followed by the first who waits.
-    fn follow(&mut self, seen: HoldWord, claims: &[u64], now: u64, fates: &impl Fates) -> Turn {
+    fn follow(&mut self, seen: LeaseWord, claims: &[u64], now: u64, fates: &impl Fates) -> Turn {
         let (first, others_wait) = self.first(claims, seen.holder(), fates);
         match first {
             Some(first) if first != self.me => {
@@ -478,7 +478,7 @@ impl Lessee {
     }
 
     /// The holder that was to be followed is, by another rank.
-    fn after_naming(&mut self, seen: HoldWord, first: usize, now: u64) -> Turn {
+    fn after_naming(&mut self, seen: LeaseWord, first: usize, now: u64) -> Turn {
         self.named = Some(first);
         match self.goal {
             Goal::TryHold => self.end(Outcome::Free(Some(first))),
@@ -486,7 +486,7 @@ impl Lessee {
         }
     }
 
-    fn withdrawing(&mut self, word: HoldWord) -> Turn {
+    fn withdrawing(&mut self, word: LeaseWord) -> Turn {
         // Whoever has seen the claim and goes by it finds another word than it has seen.
         match word.holder() {
             Some(holder) if holder == self.me => self.free_or_choose(word),
@@ -503,7 +503,7 @@ impl Lessee {
         Turn::Ask(vec![self.swap(hold.word, hold.word.renewed())])
     }
 
-    fn after_renewing(&mut self, hold: Hold, asked: u64, word: HoldWord, now: u64) -> Turn {
+    fn after_renewing(&mut self, hold: Hold, asked: u64, word: LeaseWord, now: u64) -> Turn {
         if word == hold.word {
             return self.hold(Hold { word: word.renewed(), since: asked, ..hold });
         }
@@ -513,7 +513,7 @@ impl Lessee {
         }
     }
 
-    fn free_or_choose(&mut self, seen: HoldWord) -> Turn {
+    fn free_or_choose(&mut self, seen: LeaseWord) -> Turn {
         if seen.claims() == 0 {
             return self.free(seen);
         }
@@ -521,12 +521,12 @@ impl Lessee {
         Turn::Ask(self.read_claims())
     }
 
-    fn free(&mut self, seen: HoldWord) -> Turn {
+    fn free(&mut self, seen: LeaseWord) -> Turn {
         self.state = State::Freeing { seen };
         Turn::Ask(vec![self.swap(seen, seen.freed())])
     }
 
-    fn choose(&mut self, seen: HoldWord, claims: &[u64], fates: &impl Fates) -> Turn {
+    fn choose(&mut self, seen: LeaseWord, claims: &[u64], fates: &impl Fates) -> Turn {
         let (first, others_wait) = self.first(claims, Some(self.me), fates);
         let Some(first) = first else { return self.free(seen) };
         self.state = State::HandingOver { seen, first };
@@ -534,7 +534,7 @@ impl Lessee {
     }
 
     /// The hold is freed, or another rank's.
-    fn after_passing_on(&mut self, seen: HoldWord) -> Turn {
+    fn after_passing_on(&mut self, seen: LeaseWord) -> Turn {
         match self.state {
             State::HandingOver { first, .. } => self.named = Some(first),
             _ => self.freed = seen.freed(),
@@ -542,7 +542,7 @@ impl Lessee {
         self.end(Outcome::Free(None))
     }
 
-    fn release_from(&mut self, seen: HoldWord, found: HoldWord) -> Turn {
+    fn release_from(&mut self, seen: LeaseWord, found: LeaseWord) -> Turn {
         if found.holder() == Some(self.me) {
             return self.free_or_choose(found);
         }
@@ -575,7 +575,7 @@ impl Lessee {
         (first.map(|(rank, _)| rank), count > 1)
     }
 
-    fn swap(&self, expected: HoldWord, new: HoldWord) -> Request {
+    fn swap(&self, expected: LeaseWord, new: LeaseWord) -> Request {
         Request::CompareSwap { at: self.at.hold, expected: expected.0, new: new.0 }
     }
 

@@ -4,9 +4,9 @@
 //! The first of a node away from the home that reads opens the hold, with a round trip; others join it without asking
 //! the home, and the last one that leaves closes it. Two sorts of words of the node say how it stands. The *hold* word
 //! is changed by compare-and-swap, and never the same twice: nothing, opened by a rank, waiting for the end of a
-//! writer's phase, open, closed by a rank. Whoever opens or closes it is the only one that writes the node's part
-//! meanwhile. And each rank has its *stake*, which it alone writes: whether it shares the hold or is about to, or wants
-//! to later.
+//! writer's phase, open, closed by a rank, abandoned by a rank. Whoever opens or closes it is the only one that writes
+//! the node's part meanwhile. And each rank has its *stake*, which it alone writes: whether it shares the hold or is
+//! about to, or wants to later.
 //!
 //! | call | on the node | requests | round trips |
 //! | --- | --- | --- | --- |
@@ -25,152 +25,54 @@
 //!
 //! *Fairness.* When [`MOST_JOINED`] have joined, the next one asks the home first. If a writer is there it does not
 //! join but waits until the hold is closed, and then opens another one, for the time after that writer. So a writer
-//! waits, of each node, for those who read when it comes and for [`MOST_JOINED`] more at most.
+//! waits, of each node, for those who read when it comes and for [`MOST_JOINED`] more at most. That writer may give up
+//! while the node reads on, and then has nobody look: so the reader that waits looks at the phase by itself, soon at
+//! first, and each time after twice as long.
 //!
-//! *Aside.* Who meets a hold that is being opened or closed waits for that, but not for long: if its rank is stopped,
-//! say, the waiting one reads by a part of its own, as if the node had no hold.
+//! *Aside.* Who meets a hold that is being opened or closed waits for that, but not for long ([`NEIGHBOUR_LIMIT`]): if
+//! its rank is stopped, say, the waiting one reads by a part of its own, as if the node had no hold.
 //!
 //! *Death.* Stakes of ranks that have ended count for nothing. A hold that nobody shares any more, or that a rank was
 //! opening or closing that has ended, is closed by the node's steward: after nothing of that rank can arrive at the
 //! home any more. Only it does so, since others do not wait for it: they join, or go aside. What a rank does that was
 //! declared failed and comes back fails, by the words that are never the same.
 //!
-//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it is
-//! that still, and others go aside, until the home is heard: then it clears the node's part, behind all that it has
-//! asked before.
+//! *The home does not answer.* Who gives up while it asks clears its stake. If it was opening or closing the hold it
+//! swaps it to abandoned, and has those look that wait: all go aside, until the home is heard. Then it clears the
+//! node's part, behind all that it has asked before.
 //!
 //! *The home is lost.* The node's steward carries an open hold to the next home, and sets all others to nothing:
 //! whoever was opening or closing one finds the word changed, and begins anew, or is through. A rank that has joined
 //! before or after that swap has joined what was carried.
 //!
-//! The machine here posts nothing, and each of its steps is one access to a word of the node's memory.
+//! The machine here posts nothing, and each of its steps is one access to a word of the node's memory. Its states are
+//! in `shared_hold/state.rs`, the words in `shared_hold/word.rs`.
 
 #[cfg(all(test, not(model)))]
 mod exhaustive;
+mod state;
+mod word;
 
-use super::layout::ObjectAt;
+use std::time::Duration;
+
+use self::state::{After, State, Then};
+pub use self::word::{SharedAt, SharedWord, Stand};
 use super::sharing::{Called, PartWord, PhaseWord, Sharing, SharingAt};
-use crate::fabric::{Memory, Request, WordAt};
+use crate::fabric::{Memory, Request};
 use crate::sync::{Ordering, full_fence_after_rmw, publish};
 
 /// So many join a hold before the home is asked whether a writer waits.
 pub const MOST_JOINED: u64 = if cfg!(test) { 1 } else { 64 };
 
-/// How a node's hold stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stand {
-    /// There is none.
-    Nothing,
-    /// A rank, by its place on the node, opens it.
-    Opening(usize),
-    /// It waits for the end of a phase.
-    Waiting,
-    /// Those who share it read.
-    Open {
-        /// How many have joined it since the home was asked.
-        joined: u64,
-    },
-    /// A rank, by its place on the node, closes it.
-    Closing(usize),
-}
+/// How long a rank waits at most for another one that opens or closes the hold.
+pub const NEIGHBOUR_LIMIT: Duration = Duration::from_millis(20);
 
-/// A [`Stand`], packed.
-///
-/// | bits | field | meaning |
-/// | --- | --- | --- |
-/// | 0–2 | state | 0 nothing, 1 opened, 2 waiting, 3 open, 4 closed |
-/// | 3–13 | rank | being opened or closed: by whom, as a place on the node |
-/// | 14–20 | joined | open: how many have joined |
-/// | 21–63 | version | grows with each change |
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SharedWord(pub u64);
-
-impl SharedWord {
-    const RANK_AT: u32 = 3;
-    const RANK: u64 = 0x7ff;
-    const JOINED_AT: u32 = 14;
-    const JOINED: u64 = 0x7f;
-    pub(super) const VERSION_AT: u32 = 21;
-
-    /// What it says.
-    #[allow(clippy::cast_possible_truncation, reason = "11 bits")]
-    pub const fn stand(self) -> Stand {
-        let rank = (self.0 >> Self::RANK_AT & Self::RANK) as usize;
-        match self.0 & 7 {
-            1 => Stand::Opening(rank),
-            2 => Stand::Waiting,
-            3 => Stand::Open { joined: self.0 >> Self::JOINED_AT & Self::JOINED },
-            4 => Stand::Closing(rank),
-            _ => Stand::Nothing,
-        }
-    }
-
-    /// The next word.
-    #[must_use]
-    pub const fn then(self, stand: Stand) -> Self {
-        let version = (self.0 >> Self::VERSION_AT).wrapping_add(1) << Self::VERSION_AT;
-        let state = match stand {
-            Stand::Nothing => 0,
-            Stand::Opening(rank) => 1 | (rank as u64 & Self::RANK) << Self::RANK_AT,
-            Stand::Waiting => 2,
-            Stand::Open { joined } => 3 | (joined & Self::JOINED) << Self::JOINED_AT,
-            Stand::Closing(rank) => 4 | (rank as u64 & Self::RANK) << Self::RANK_AT,
-        };
-        Self(version | state)
-    }
-
-    /// The places of those who share the hold, or are in charge of it, where their stakes are these: for whoever waits
-    /// for them, or looks from outside.
-    pub fn sharers(self, stakes: &[u64]) -> Vec<usize> {
-        let in_charge = match self.stand() {
-            Stand::Opening(rank) | Stand::Closing(rank) => Some(rank),
-            Stand::Nothing | Stand::Waiting | Stand::Open { .. } => None,
-        };
-        let shares = |(local, stake): &(usize, &u64)| **stake == Sharing::SHARES || Some(*local) == in_charge;
-        stakes.iter().enumerate().filter(shares).map(|(local, _)| local).collect()
-    }
-}
-
-/// Where a node's hold stands, and what it is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SharedAt {
-    /// The hold: [`SharedWord`].
-    pub word: WordAt,
-    /// The stake of the node's first rank, with the others' behind it.
-    pub stakes: WordAt,
-    /// The node's ranks.
-    pub ranks: usize,
-    /// The node.
-    pub node: usize,
-    /// The object's place in the node's table.
-    pub place: usize,
-    /// The lock at its home.
-    pub home: SharingAt,
-}
-
-impl SharedAt {
-    /// Of an object in its node's table, whose home has it there.
-    pub const fn of(here: &ObjectAt, node: usize, home: SharingAt) -> Self {
-        let (word, stakes) = (here.shared_hold(), here.stake(0));
-        Self { word, stakes, ranks: here.members(), node, place: here.index(), home }
-    }
-
-    const fn part(&self) -> WordAt {
-        self.home.node_parts.plus(self.node)
-    }
-
-    const fn write_part(&self, part: PartWord) -> Request {
-        Request::Write { at: self.part(), value: part.0 }
-    }
-
-    const fn write_place(&self) -> Request {
-        Request::Write { at: self.home.places.plus(self.node), value: self.place as u64 }
-    }
-}
+/// Who makes room for a writer looks after so long whether that is there yet.
+pub const FIRST_LOOK: Duration = Duration::from_millis(1);
 
 /// What a machine wants next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Turn {
+pub enum HoldTurn {
     /// To make its next step.
     Step,
     /// These requests to the home, in order, and then their answers.
@@ -188,158 +90,34 @@ pub enum Turn {
     Out,
 }
 
-/// What comes after a rank has left a hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Then {
-    Out,
-    Aside,
-    /// It waits for another hold.
-    Yield,
+/// What a rank waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The end of a phase, whose writer was seen to be this one.
+    Phase(Option<usize>),
+    /// That the rank at this place of the node has opened or closed the hold.
+    Neighbour(usize),
+    /// That the hold is closed, for this writer, or that it has given up.
+    Room(Option<usize>),
 }
 
-/// What comes after others have been called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum After {
-    In,
-    Wait,
-    /// To look at the phase: its writer has ended.
-    Look,
-    Left(Then),
-}
+impl Awaited {
+    /// The rank of the job that is waited for, as far as that is known.
+    pub const fn writer(self) -> Option<usize> {
+        match self {
+            Self::Phase(writer) | Self::Room(writer) => writer,
+            Self::Neighbour(_) => None,
+        }
+    }
 
-/// What is to be done next, or what the answers to come belong to, or what this rank has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum State {
-    Out,
-    /// To write in the stake that this rank shares the hold.
-    Saying,
-    /// To read the hold.
-    Finding,
-    /// There was none: to swap it.
-    Claiming {
-        seen: SharedWord,
-    },
-    /// To join it, so that so many have.
-    Joining {
-        seen: SharedWord,
-        joined: u64,
-    },
-    /// Many have joined: the phase is being read.
-    Inquiring {
-        seen: SharedWord,
-    },
-    /// Until another rank has opened or closed it.
-    Beside {
-        seen: SharedWord,
-    },
-    /// To look whether it has.
-    Peering {
-        seen: SharedWord,
-    },
-    /// The part says that the node reads; the phase is being read.
-    Opening {
-        mine: SharedWord,
-    },
-    /// The part says that it waits for the end of a phase; the phase is being read.
-    Registering {
-        mine: SharedWord,
-        seen: PhaseWord,
-    },
-    /// To swap the hold to how it stands at the home.
-    Opened {
-        mine: SharedWord,
-        stand: Stand,
-        after: After,
-    },
-    /// The home is lost: to look whether the hold is still to be opened.
-    Reopening {
-        mine: SharedWord,
-    },
-    /// For the end of a phase, with others.
-    Waiting,
-    /// To look at the hold.
-    Looking,
-    /// The part and the phase are being read.
-    Watching {
-        seen: SharedWord,
-    },
-    /// The phase's writer has ended: swapping it to the next, reading who waits.
-    Following {
-        seen: SharedWord,
-        phase: PhaseWord,
-    },
-    /// The phase is over: to open the hold for all that wait.
-    Entering {
-        seen: SharedWord,
-    },
-    /// To have those look who wait for the hold, from the rank at this place on.
-    Calling {
-        next: usize,
-        after: After,
-    },
-    Reading,
-    /// To write in the stake that this rank shares the hold no more.
-    Unsaying {
-        then: Then,
-    },
-    /// To read the hold.
-    Leaving {
-        then: Then,
-    },
-    /// To read the stakes, from that of the rank at this place on.
-    Counting {
-        seen: SharedWord,
-        next: usize,
-        then: Then,
-    },
-    /// Nobody shares the hold: to swap it.
-    Closing {
-        seen: SharedWord,
-        then: Then,
-    },
-    /// The part is being cleared, the phase read.
-    Clearing {
-        mine: SharedWord,
-        then: Then,
-    },
-    /// To swap the hold to nothing.
-    Closed {
-        mine: SharedWord,
-        then: Then,
-    },
-    /// This rank gives up in the middle of opening or closing the hold: to write in the stake that it does not share
-    /// it.
-    Disowning {
-        mine: SharedWord,
-    },
-    /// The home is lost, or has not answered: to look whether the hold is still to be closed.
-    Reclosing {
-        mine: SharedWord,
-        then: Then,
-    },
-    /// Until the hold is closed, since a writer waits.
-    Yielded,
-    /// A rank that has ended was in the middle of opening or closing the hold.
-    Outliving {
-        seen: SharedWord,
-    },
-    /// A steward carries the hold to the next home: to read it.
-    Carrying,
-    /// To read the stakes, from that of the rank at this place on.
-    Weighing {
-        seen: SharedWord,
-        next: usize,
-    },
-    /// It is being written at the next home how the hold stands.
-    Telling {
-        seen: SharedWord,
-        stand: Stand,
-    },
-    /// To swap it to that.
-    Told {
-        seen: SharedWord,
-        stand: Stand,
-    },
+    /// After how long the rank is to look that has waited for this for so long, if nobody has it look before.
+    pub fn patience(self, waited: Duration) -> Duration {
+        match self {
+            Self::Phase(_) => Duration::MAX,
+            Self::Neighbour(_) => NEIGHBOUR_LIMIT.saturating_sub(waited),
+            Self::Room(_) => waited.max(FIRST_LOOK),
+        }
+    }
 }
 
 /// One rank's share of its node's hold, or a steward's work on it.
@@ -373,7 +151,7 @@ impl SharedHold {
 
     /// Begins to read. The rank does not share the hold. Where it is not patient it does not wait for another rank of
     /// the node.
-    pub fn read(&mut self, is_patient: bool) -> Turn {
+    pub fn read(&mut self, is_patient: bool) -> HoldTurn {
         self.is_patient = is_patient;
         self.go(State::Saying)
     }
@@ -383,7 +161,7 @@ impl SharedHold {
     /// # Panics
     ///
     /// In the middle of something: a bug of the caller.
-    pub fn leave(&mut self) -> Turn {
+    pub fn leave(&mut self) -> HoldTurn {
         match self.state {
             State::Reading | State::Waiting | State::Beside { .. } | State::Yielded => {
                 self.go(State::Unsaying { then: Then::Out })
@@ -398,10 +176,10 @@ impl SharedHold {
     /// # Panics
     ///
     /// When nothing was asked, or by who carries a hold: a bug of the caller.
-    pub fn abandon(&mut self) -> Turn {
+    pub fn abandon(&mut self) -> HoldTurn {
         let state = match self.state {
             // A steward has no stake: what its rank has is another matter.
-            State::Clearing { mine, .. } if self.is_steward => State::Reclosing { mine, then: Then::Out },
+            State::Clearing { mine, .. } if self.is_steward => State::Abandoning { mine },
             State::Opening { mine } | State::Registering { mine, .. } | State::Clearing { mine, .. } => {
                 State::Disowning { mine }
             }
@@ -413,13 +191,13 @@ impl SharedHold {
         self.go(state)
     }
 
-    /// Looks, where it waits.
-    pub fn look(&mut self) -> Turn {
+    /// Looks, where it waits, and has waited for what it waits for so long.
+    pub fn look(&mut self, waited: Duration) -> HoldTurn {
         match self.state {
             State::Waiting => self.go(State::Looking),
-            State::Beside { seen } => self.go(State::Peering { seen }),
+            State::Beside { seen } => self.go(State::Peering { seen, is_late: waited >= NEIGHBOUR_LIMIT }),
             State::Yielded => self.go(State::Saying),
-            _ => Turn::Wait,
+            _ => HoldTurn::Wait,
         }
     }
 
@@ -428,21 +206,12 @@ impl SharedHold {
         self.state == State::Reading
     }
 
-    /// The rank of the job that it waits for, as far as that is known.
-    pub const fn awaited(&self) -> Option<usize> {
+    /// What it waits for, where it does.
+    pub fn awaited(&self) -> Option<Awaited> {
         match self.state {
-            State::Waiting | State::Yielded => self.writer,
-            _ => None,
-        }
-    }
-
-    /// The rank of this node that it waits for, by its place there.
-    pub const fn awaited_here(&self) -> Option<usize> {
-        match self.state {
-            State::Beside { seen } => match seen.stand() {
-                Stand::Opening(local) | Stand::Closing(local) => Some(local),
-                Stand::Nothing | Stand::Waiting | Stand::Open { .. } => None,
-            },
+            State::Waiting => Some(Awaited::Phase(self.writer)),
+            State::Beside { seen } => seen.stand().in_charge().map(Awaited::Neighbour),
+            State::Yielded => Some(Awaited::Room(self.writer)),
             _ => None,
         }
     }
@@ -453,7 +222,7 @@ impl SharedHold {
     /// # Panics
     ///
     /// When nothing was asked: a bug of the caller.
-    pub fn restart(&mut self, home: SharingAt) -> Turn {
+    pub fn restart(&mut self, home: SharingAt) -> HoldTurn {
         self.at.home = home;
         let state = match self.state {
             State::Opening { mine } | State::Registering { mine, .. } => State::Reopening { mine },
@@ -476,7 +245,12 @@ impl SharedHold {
     ///
     /// When no step is to be made: a bug of the caller.
     #[inline]
-    pub fn step(&mut self, memory: &impl Memory, has_ended: impl Fn(usize) -> bool, poke: impl FnMut(Called)) -> Turn {
+    pub fn step(
+        &mut self,
+        memory: &impl Memory,
+        has_ended: impl Fn(usize) -> bool,
+        poke: impl FnMut(Called),
+    ) -> HoldTurn {
         match self.state {
             State::Saying => {
                 self.say(memory, Sharing::SHARES);
@@ -515,14 +289,14 @@ impl SharedHold {
         memory: &impl Memory,
         has_ended: impl Fn(usize) -> bool,
         poke: impl FnMut(Called),
-    ) -> Turn {
+    ) -> HoldTurn {
         match self.state {
             State::Claiming { seen } => match self.swap(memory, seen, Stand::Opening(self.me)) {
                 Some(mine) => self.open(mine),
                 None => self.go(State::Finding),
             },
-            State::Peering { seen } => match self.load(memory) {
-                same if same == seen => self.go(State::Unsaying { then: Then::Aside }),
+            State::Peering { seen, is_late } => match self.load(memory) {
+                same if same == seen && is_late => self.go(State::Unsaying { then: Then::Aside }),
                 other => self.found(other, has_ended),
             },
             State::Opened { mine, stand, after } => match self.swap(memory, mine, stand) {
@@ -540,9 +314,11 @@ impl SharedHold {
                     Stand::Open { .. } => self.read_on(),
                     Stand::Waiting => {
                         self.state = State::Watching { seen };
-                        Turn::Ask(vec![Request::Read { at: self.at.part() }, self.at.home.read_phase()])
+                        HoldTurn::Ask(vec![Request::Read { at: self.at.part() }, self.at.home.read_phase()])
                     }
-                    Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) => self.found(seen, has_ended),
+                    Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) | Stand::Abandoned(_) => {
+                        self.found(seen, has_ended)
+                    }
                 }
             }
             State::Entering { seen } => match self.swap(memory, seen, Stand::Open { joined: 0 }) {
@@ -561,21 +337,24 @@ impl SharedHold {
             }
             State::Disowning { mine } => {
                 self.say(memory, Sharing::NO_STAKE);
-                self.go(State::Reclosing { mine, then: Then::Out })
+                self.go(State::Abandoning { mine })
             }
+            State::Abandoning { mine } => match self.swap(memory, mine, Stand::Abandoned(self.me)) {
+                Some(mine) => self.go(State::Calling { next: 0, after: After::Reclose(mine) }),
+                // It was carried to another home. There may be another one by now, whose sharers took this rank for one
+                // of them before it wrote its stake.
+                None => self.go(State::Leaving { then: Then::Out }),
+            },
             State::Reclosing { mine, then } => match self.load(memory) == mine {
                 true => self.clear(mine, then),
-                // There may be another one by now, whose sharers took this rank for one of them before it wrote its
-                // stake.
+                // As above.
                 false => self.go(State::Leaving { then }),
             },
             State::Carrying => {
                 let seen = self.load(memory);
                 match seen.stand() {
                     Stand::Open { .. } => self.go(State::Weighing { seen, next: 0 }),
-                    Stand::Nothing | Stand::Opening(_) | Stand::Waiting | Stand::Closing(_) => {
-                        self.tell(seen, Stand::Nothing)
-                    }
+                    _ => self.tell(seen, Stand::Nothing),
                 }
             }
             State::Weighing { seen, next } => match self.shares(memory, next, has_ended) {
@@ -601,7 +380,7 @@ impl SharedHold {
         answers: &[u64],
         has_ended: impl Fn(usize) -> bool,
         mut poke: impl FnMut(Called),
-    ) -> Turn {
+    ) -> HoldTurn {
         let phase = PhaseWord(*answers.last().expect("something was asked"));
         match self.state {
             State::Opening { mine } => {
@@ -612,7 +391,7 @@ impl SharedHold {
                 }
                 self.state = State::Registering { mine, seen: phase };
                 let waits = PartWord::waiting_for(phase.phase()).calling(self.me);
-                Turn::Ask(vec![self.at.write_part(waits), self.at.home.read_phase()])
+                HoldTurn::Ask(vec![self.at.write_part(waits), self.at.home.read_phase()])
             }
             State::Registering { mine, seen } => {
                 self.writer = phase.writer().filter(|_| phase.phase() == seen.phase());
@@ -639,11 +418,11 @@ impl SharedHold {
                     None => self.go(State::Entering { seen }),
                     Some(writer) if has_ended(writer) => {
                         self.state = State::Following { seen, phase };
-                        Turn::Ask(self.at.home.follow(phase))
+                        HoldTurn::Ask(self.at.home.follow(phase))
                     }
                     Some(_) => {
                         self.state = State::Waiting;
-                        Turn::Wait
+                        HoldTurn::Wait
                     }
                 }
             }
@@ -666,43 +445,44 @@ impl SharedHold {
     /// # Panics
     ///
     /// When none was: a bug of the caller.
-    pub fn outlived(&mut self) -> Turn {
+    pub fn outlived(&mut self) -> HoldTurn {
         let State::Outliving { seen } = self.state else { panic!("nobody was to be outlived") };
         self.go(State::Closing { seen, then: Then::Out })
     }
 
-    fn go(&mut self, state: State) -> Turn {
+    fn go(&mut self, state: State) -> HoldTurn {
         self.state = state;
-        Turn::Step
+        HoldTurn::Step
     }
 
-    fn read_on(&mut self) -> Turn {
+    fn read_on(&mut self) -> HoldTurn {
         self.state = State::Reading;
-        Turn::In
+        HoldTurn::In
     }
 
     #[inline]
-    fn found(&mut self, seen: SharedWord, has_ended: impl Fn(usize) -> bool) -> Turn {
+    fn found(&mut self, seen: SharedWord, has_ended: impl Fn(usize) -> bool) -> HoldTurn {
         match seen.stand() {
             Stand::Open { joined } if joined < MOST_JOINED => self.go(State::Joining { seen, joined: joined + 1 }),
             Stand::Open { .. } => {
                 self.state = State::Inquiring { seen };
-                Turn::Ask(vec![self.at.home.read_phase()])
+                HoldTurn::Ask(vec![self.at.home.read_phase()])
             }
             Stand::Waiting => self.go(State::Joining { seen, joined: 0 }),
             Stand::Nothing => self.go(State::Claiming { seen }),
             Stand::Opening(local) | Stand::Closing(local) if !self.is_patient || has_ended(local) => {
                 self.go(State::Unsaying { then: Then::Aside })
             }
+            Stand::Abandoned(_) => self.go(State::Unsaying { then: Then::Aside }),
             Stand::Opening(_) | Stand::Closing(_) => {
                 self.state = State::Beside { seen };
-                Turn::Wait
+                HoldTurn::Wait
             }
         }
     }
 
     #[inline]
-    fn join(&mut self, memory: &impl Memory, seen: SharedWord, joined: u64) -> Turn {
+    fn join(&mut self, memory: &impl Memory, seen: SharedWord, joined: u64) -> HoldTurn {
         let is_open = matches!(seen.stand(), Stand::Open { .. });
         let stand = if is_open { Stand::Open { joined } } else { Stand::Waiting };
         match self.swap(memory, seen, stand) {
@@ -711,58 +491,60 @@ impl SharedHold {
             Some(_) if !self.is_patient => self.go(State::Looking),
             Some(_) => {
                 self.state = State::Waiting;
-                Turn::Wait
+                HoldTurn::Wait
             }
             None => self.go(State::Finding),
         }
     }
 
-    fn open(&mut self, mine: SharedWord) -> Turn {
+    fn open(&mut self, mine: SharedWord) -> HoldTurn {
         self.state = State::Opening { mine };
         let part = self.at.write_part(PartWord::READING);
-        Turn::Ask(vec![self.at.write_place(), part, self.at.home.read_phase()])
+        HoldTurn::Ask(vec![self.at.write_place(), part, self.at.home.read_phase()])
     }
 
-    fn clear(&mut self, mine: SharedWord, then: Then) -> Turn {
+    fn clear(&mut self, mine: SharedWord, then: Then) -> HoldTurn {
         self.state = State::Clearing { mine, then };
-        Turn::Ask(vec![self.at.write_part(PartWord::NOTHING), self.at.home.read_phase()])
+        HoldTurn::Ask(vec![self.at.write_part(PartWord::NOTHING), self.at.home.read_phase()])
     }
 
-    fn tell(&mut self, seen: SharedWord, stand: Stand) -> Turn {
+    fn tell(&mut self, seen: SharedWord, stand: Stand) -> HoldTurn {
         self.state = State::Telling { seen, stand };
         let part = if stand == Stand::Nothing { PartWord::NOTHING } else { PartWord::READING };
         // The read's answer says that the writes have arrived.
-        Turn::Ask(vec![self.at.write_place(), self.at.write_part(part), self.at.home.read_phase()])
+        HoldTurn::Ask(vec![self.at.write_place(), self.at.write_part(part), self.at.home.read_phase()])
     }
 
     /// The hold is this, and this rank shares it no more.
     #[inline]
-    fn leave_as(&mut self, seen: SharedWord, then: Then, has_ended: impl Fn(usize) -> bool) -> Turn {
+    fn leave_as(&mut self, seen: SharedWord, then: Then, has_ended: impl Fn(usize) -> bool) -> HoldTurn {
         match seen.stand() {
             Stand::Waiting | Stand::Open { .. } => self.go(State::Counting { seen, next: 0, then }),
-            Stand::Opening(local) | Stand::Closing(local) if self.is_steward && has_ended(local) => {
-                self.state = State::Outliving { seen };
-                Turn::Outlive(local)
-            }
-            // Closed by another rank, and perhaps opened: this one need not wait for that.
-            Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) if then == Then::Yield => self.go(State::Saying),
-            Stand::Nothing | Stand::Opening(_) | Stand::Closing(_) => self.left(then),
+            other => match other.in_charge().filter(|local| self.is_steward && has_ended(*local)) {
+                Some(local) => {
+                    self.state = State::Outliving { seen };
+                    HoldTurn::Outlive(local)
+                }
+                // Closed by another rank, and perhaps opened: this one need not wait for that.
+                None if then == Then::Yield => self.go(State::Saying),
+                None => self.left(then),
+            },
         }
     }
 
-    fn left(&mut self, then: Then) -> Turn {
+    fn left(&mut self, then: Then) -> HoldTurn {
         match then {
             Then::Out => {
                 self.state = State::Out;
-                Turn::Out
+                HoldTurn::Out
             }
             Then::Aside => {
                 self.state = State::Out;
-                Turn::Aside
+                HoldTurn::Aside
             }
             Then::Yield => {
                 self.state = State::Yielded;
-                Turn::Wait
+                HoldTurn::Wait
             }
         }
     }
@@ -775,7 +557,7 @@ impl SharedHold {
         after: After,
         has_ended: impl Fn(usize) -> bool,
         mut poke: impl FnMut(Called),
-    ) -> Turn {
+    ) -> HoldTurn {
         let stake = self.stake(memory, local);
         let waits = stake == Sharing::SHARES || stake == Sharing::WANTS;
         if waits && (local != self.me || self.is_steward) && !has_ended(local) {
@@ -789,8 +571,9 @@ impl SharedHold {
             After::Look => self.go(State::Looking),
             After::Wait => {
                 self.state = State::Waiting;
-                Turn::Wait
+                HoldTurn::Wait
             }
+            After::Reclose(mine) => self.go(State::Reclosing { mine, then: Then::Out }),
             After::Left(Then::Yield) => self.go(State::Saying),
             After::Left(then) => self.left(then),
         }
@@ -828,32 +611,5 @@ impl SharedHold {
         let swapped = memory.word(self.at.word).compare_exchange(seen.0, wanted.0, Ordering::AcqRel, Ordering::Relaxed);
         full_fence_after_rmw();
         swapped.is_ok().then_some(wanted)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stand_is_read_as_it_was_packed_and_each_word_is_new() {
-        let open = |joined| Stand::Open { joined };
-        let all = [Stand::Nothing, Stand::Opening(1023), Stand::Waiting, open(0), open(64), Stand::Closing(7)];
-        let mut word = SharedWord(u64::MAX << SharedWord::VERSION_AT);
-        for stand in all.into_iter().chain(all) {
-            let next = word.then(stand);
-            assert_eq!(next.stand(), stand);
-            assert_ne!(next.0 >> SharedWord::VERSION_AT, word.0 >> SharedWord::VERSION_AT);
-            word = next;
-        }
-    }
-
-    #[test]
-    fn those_who_share_a_hold_are_named_with_whoever_is_in_charge() {
-        let stakes = [Sharing::SHARES, Sharing::READS, Sharing::WANTS, Sharing::NO_STAKE, Sharing::SHARES];
-        let word = |stand| SharedWord(0).then(stand);
-        assert_eq!(word(Stand::Open { joined: 3 }).sharers(&stakes), [0, 4]);
-        assert_eq!(word(Stand::Closing(3)).sharers(&stakes), [0, 3, 4]);
-        assert_eq!(word(Stand::Opening(0)).sharers(&stakes), [0, 4]);
     }
 }

@@ -18,7 +18,7 @@ use super::{Desk, LeaseError, Slot};
 use crate::cluster::view::{self, FailureCause, Unit};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::lease::{Fates, Hold, HoldWord, LeaseAt, Lessee, Note, Outcome, SOMEBODY, Turn};
+use crate::coord::objects::lease::{Fates, Hold, LeaseAt, LeaseWord, Lessee, Note, Outcome, SOMEBODY, Turn};
 use crate::coord::objects::note::NoteAt;
 use crate::coord::objects::word::SinceWord;
 use crate::fabric::{Memory, Request, WordAt};
@@ -243,12 +243,12 @@ pub(in crate::object) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) ->
     };
     // One that was stopped, and declared failed for that, goes by its clock.
     let is_held = note.until > now_ns() && !Neighbours(reach).is_dead(rank);
-    let carried = HoldWord::carried(note.number, is_held.then_some(rank));
+    let carried = LeaseWord::carried(note.number, is_held.then_some(rank));
     let hold = LeaseAt::of(&new.at, reach.topology.ranks(), false).hold;
-    let mut found = HoldWord(new.site.ask(&[Request::Read { at: hold }])?[0]);
+    let mut found = LeaseWord(new.site.ask(&[Request::Read { at: hold }])?[0]);
     while found.number() < carried.number() {
         let swap = Request::CompareSwap { at: hold, expected: found.0, new: carried.0 };
-        let swapped = HoldWord(new.site.ask(&[swap])?[0]);
+        let swapped = LeaseWord(new.site.ask(&[swap])?[0]);
         found = if swapped == found { carried } else { swapped };
     }
     Ok(())

@@ -2,13 +2,14 @@
 //! ([`crate::coord::objects::sharing`], [`crate::coord::objects::shared_hold`]) are given what they want, until the
 //! call has ended, its time is over, or the home does not answer.
 
+use std::mem::{self, Discriminant};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::RwLock;
 use crate::coord::objects::layout::ObjectAt;
-use crate::coord::objects::shared_hold::{SharedHold, Turn as HoldTurn};
+use crate::coord::objects::shared_hold::{Awaited, HoldTurn, SharedHold};
 use crate::coord::objects::sharing::{Member, Sharing, SharingAt, Turn};
 use crate::fabric::{WordAt, raise_alarm};
 use crate::object::anchor;
@@ -102,7 +103,7 @@ impl RwLock {
     /// go on by its own part.
     fn share(&self, mut turn: HoldTurn, vigil: &mut Vigil<'_>) -> Result<Option<End>, LockError> {
         let reach = &self.handle.membership.reach;
-        let mut given_up = None;
+        let (mut given_up, mut wait) = (None, Waiting::default());
         loop {
             turn = match turn {
                 HoldTurn::Step => shared_hold::step(reach, &mut self.hold.borrow_mut()),
@@ -115,19 +116,15 @@ impl RwLock {
                     }
                 }
                 HoldTurn::Wait => {
-                    let (writer, local) = {
-                        let hold = self.hold.borrow();
-                        (hold.awaited(), hold.awaited_here().map(|local| shared_hold::rank_at(reach, local)))
-                    };
-                    let awaited: Vec<usize> = writer.into_iter().chain(local).collect();
-                    match vigil.pause(&awaited) {
+                    let awaited = self.hold.borrow().awaited().expect("it waits for something");
+                    match vigil.pause_at_most(&ranks_of(reach, awaited), awaited.patience(wait.so_far(awaited))) {
                         true => {
                             anchor::look_at_oneself(&self.handle)?;
                             vigil.note();
-                            self.hold.borrow_mut().look()
+                            self.hold.borrow_mut().look(wait.so_far(awaited))
                         }
                         false => {
-                            given_up = Some(writer.into_iter().map(Member::Rank).collect());
+                            given_up = Some(awaited.writer().into_iter().map(Member::Rank).collect());
                             self.hold.borrow_mut().leave()
                         }
                     }
@@ -246,6 +243,28 @@ impl RwLock {
     fn no_share(&self) -> SharedHold {
         let reach = &self.handle.membership.reach;
         SharedHold::new(shared_hold::place_of(reach, &self.handle.at, self.at_home()), reach.local())
+    }
+}
+
+/// The ranks of the job that hold up who waits for this.
+fn ranks_of(reach: &Reach, awaited: Awaited) -> Vec<usize> {
+    match awaited {
+        Awaited::Phase(writer) | Awaited::Room(writer) => writer.into_iter().collect(),
+        Awaited::Neighbour(local) => vec![shared_hold::rank_at(reach, local)],
+    }
+}
+
+/// Since when a call waits for what it waits for now.
+#[derive(Default)]
+struct Waiting(Option<(Discriminant<Awaited>, Instant)>);
+
+impl Waiting {
+    /// How long it has waited for something like this without a break.
+    fn so_far(&mut self, awaited: Awaited) -> Duration {
+        let kind = mem::discriminant(&awaited);
+        let since = self.0.filter(|(before, _)| *before == kind).map_or_else(Instant::now, |(_, since)| since);
+        self.0 = Some((kind, since));
+        since.elapsed()
     }
 }
 

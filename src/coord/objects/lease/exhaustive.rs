@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Fates, Hold, HoldWord, LeaseAt, Lessee, Note, Outcome, SOMEBODY, State, Turn};
+use super::{Fates, Hold, LeaseAt, LeaseWord, Lessee, Note, Outcome, SOMEBODY, State, Turn};
 use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Request, WordAt};
 
@@ -45,7 +45,7 @@ struct Rank {
     /// It has done what it wanted under the lease.
     is_releasing: bool,
     /// The hold that it saw last, as it waits.
-    saw: Option<HoldWord>,
+    saw: Option<LeaseWord>,
     /// Ranks that had been waiting when it began: they are served before it.
     behind: Vec<usize>,
     is_dead: bool,
@@ -175,7 +175,7 @@ impl World {
         rank.lessee.take_named();
         match turn {
             Turn::Ask(requests) => rank.asked = requests.into(),
-            Turn::Wait => rank.saw = Some(HoldWord(self.words[rank.lessee.at.hold.0])),
+            Turn::Wait => rank.saw = Some(LeaseWord(self.words[rank.lessee.at.hold.0])),
             Turn::Over(Outcome::Held(hold)) => {
                 rank.unsettled = Some(Unsettled { hold, is_noted: false });
                 if self.left.homes == 0 && rank.home == self.home {
@@ -215,9 +215,9 @@ impl World {
         rank.is_carried = true;
         let note = Note { number: rank.note.0, until: rank.note.1 };
         let is_held = note.until > self.now && !self.known.dead[index];
-        let carried = HoldWord::carried(note.number, is_held.then_some(index));
+        let carried = LeaseWord::carried(note.number, is_held.then_some(index));
         let hold = &mut self.words[at(1, self.known.dead.len()).hold.0];
-        if HoldWord(*hold).number() < carried.number() {
+        if LeaseWord(*hold).number() < carried.number() {
             *hold = carried.0;
         }
     }
@@ -257,7 +257,7 @@ impl World {
     }
 
     fn look_pays(&self, rank: &Rank) -> bool {
-        let word = HoldWord(self.words[rank.lessee.at.hold.0]);
+        let word = LeaseWord(self.words[rank.lessee.at.hold.0]);
         rank.saw != Some(word)
             || word.holder().is_none_or(|holder| self.known.is_dead(holder))
             || rank.lessee.follows_at().is_some_and(|time| self.now >= time)

@@ -10,7 +10,7 @@ const DRIFT: u64 = 1000;
 /// Where the words stand, at the lease's home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseAt {
-    /// [`HoldWord`].
+    /// [`LeaseWord`].
     pub hold: WordAt,
     /// How many claims have been made.
     pub orders: WordAt,
@@ -42,7 +42,7 @@ impl LeaseAt {
 /// Stands for a holder that is not known: a rank that the job has lost with an earlier home, if there was one.
 pub const SOMEBODY: usize = 0x1_fffe;
 
-const _: () = assert!(SOMEBODY as u64 + 1 == HoldWord::HOLDER);
+const _: () = assert!(SOMEBODY as u64 + 1 == LeaseWord::HOLDER);
 
 /// Who holds the lease.
 ///
@@ -52,9 +52,9 @@ const _: () = assert!(SOMEBODY as u64 + 1 == HoldWord::HOLDER);
 /// | 17–23 | claims | changed by each new claim; 0: none since the holder was named |
 /// | 24–63 | number | of the grant or renewal |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct HoldWord(pub u64);
+pub struct LeaseWord(pub u64);
 
-impl HoldWord {
+impl LeaseWord {
     const HOLDER: u64 = 0x1ffff;
     const CLAIMS_AT: u32 = 17;
     const CLAIMS: u64 = 0x7f;
@@ -129,7 +129,7 @@ impl HoldWord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hold {
     /// What named this rank last.
-    pub word: HoldWord,
+    pub word: LeaseWord,
     /// From when on its time to live counts, in nanoseconds.
     pub since: u64,
     /// Greater than that of each hold before.

@@ -7,9 +7,10 @@
 //! is not lost.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::{MOST_JOINED, SharedAt, SharedHold, SharedWord, Stand, State, Turn};
-use crate::coord::objects::sharing::{self, Called, Member, PhaseWord, Sharing, SharingAt};
+use super::{Awaited, HoldTurn, MOST_JOINED, NEIGHBOUR_LIMIT, SharedAt, SharedHold, SharedWord, Stand, State};
+use crate::coord::objects::sharing::{Called, Member, PhaseWord, Sharing, SharingAt, Turn};
 use crate::explorer::{Model, execute, go_every_way};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::{AtomicU64, Ordering};
@@ -77,7 +78,11 @@ struct Actor {
     is_asking: bool,
     is_waiting: bool,
     is_poked: bool,
+    /// It has waited for long.
+    is_late: bool,
     may_give_up: bool,
+    /// It has given up in the middle of asking, and the home is not heard yet.
+    is_unheard: bool,
     is_patient: bool,
     is_dead: bool,
     /// A steward whom a death has called.
@@ -120,6 +125,8 @@ enum Event {
     /// What it has asked is lost with the home, and the next one can be asked.
     Restart(usize),
     Look(usize),
+    /// It has waited for long.
+    Delay(usize),
     GoOn(usize),
     GiveUp(usize),
     /// In the middle of asking.
@@ -156,7 +163,9 @@ impl World {
             is_asking: false,
             is_waiting: false,
             is_poked: false,
+            is_late: false,
             may_give_up: false,
+            is_unheard: false,
             is_patient: true,
             is_dead: false,
             is_called: false,
@@ -251,22 +260,24 @@ impl World {
     }
 
     /// What a sharing of the hold wants next.
-    fn turn(&mut self, index: usize, turn: Turn) {
+    fn turn(&mut self, index: usize, turn: HoldTurn) {
         let actor = &mut self.actors[index];
-        actor.is_waiting = turn == Turn::Wait;
+        actor.is_waiting = turn == HoldTurn::Wait;
         match turn {
-            Turn::Step => actor.wants_step = true,
-            Turn::Wait => {}
-            Turn::Ask(requests) => self.ask(index, requests),
-            Turn::Outlive(local) => actor.outlives = Some(local),
-            Turn::In => self.enter(index),
-            Turn::Aside => {
+            HoldTurn::Step => actor.wants_step = true,
+            HoldTurn::Wait => {}
+            HoldTurn::Ask(requests) => self.ask(index, requests),
+            HoldTurn::Outlive(local) => actor.outlives = Some(local),
+            HoldTurn::In => self.enter(index),
+            HoldTurn::Aside => {
+                let is_urged = !actor.is_patient || actor.is_late || self.was_silent;
+                assert!(is_urged || self.actors.iter().any(|other| other.is_dead), "it need not wait\n{self:#?}");
                 let mut own = Sharing::new(sharing_at(self.ranks()), index);
                 let turn = own.read();
                 self.actors[index].task = Task::Own(own);
                 self.turn_of_own(index, turn);
             }
-            Turn::Out => {
+            HoldTurn::Out => {
                 actor.phase = Phase::Outside;
                 if let Task::Carries(_) = actor.task {
                     self.carried = self.home;
@@ -277,14 +288,14 @@ impl World {
     }
 
     /// What a rank with a part of its own, or a writer, wants next.
-    fn turn_of_own(&mut self, index: usize, turn: sharing::Turn) {
+    fn turn_of_own(&mut self, index: usize, turn: Turn) {
         let actor = &mut self.actors[index];
-        actor.is_waiting = turn == sharing::Turn::Wait;
+        actor.is_waiting = turn == Turn::Wait;
         match turn {
-            sharing::Turn::Ask(requests) => self.ask(index, requests),
-            sharing::Turn::Wait => {}
-            sharing::Turn::In => self.enter(index),
-            sharing::Turn::Out => {
+            Turn::Ask(requests) => self.ask(index, requests),
+            Turn::Wait => {}
+            Turn::In => self.enter(index),
+            Turn::Out => {
                 actor.phase = Phase::Outside;
                 if index < self.readers {
                     actor.task = Task::Idle;
@@ -337,11 +348,11 @@ impl World {
         let joins = matches!(hold.state, State::Joining { .. });
         let mut turn = hold.step(&words, |local| known[local], |called| poked.push(called));
         // What follows from a swap at once: others look then or later.
-        while turn == Turn::Step && matches!(hold.state, State::Calling { .. }) {
+        while turn == HoldTurn::Step && matches!(hold.state, State::Calling { .. }) {
             turn = hold.step(&words, |local| known[local], |called| poked.push(called));
         }
         self.words = words.0.iter().map(|word| word.load(Ordering::Relaxed)).collect();
-        if joins && turn == Turn::In {
+        if joins && turn == HoldTurn::In {
             self.count_join();
         }
         self.poke(poked);
@@ -380,7 +391,7 @@ impl World {
     fn restart(&mut self, index: usize) {
         let at = sharing_at(self.ranks());
         let actor = &mut self.actors[index];
-        (actor.home, actor.is_asking) = (self.home, false);
+        (actor.home, actor.is_asking, actor.is_unheard) = (self.home, false, false);
         actor.asked.clear();
         actor.abandoned.clear();
         match &mut actor.task {
@@ -422,7 +433,7 @@ impl World {
         }
         let hold = SharedHold::carry(self.shared_at(), self.name_of(index));
         let actor = &mut self.actors[index];
-        (actor.home, actor.is_asking, actor.outlives) = (self.home, false, None);
+        (actor.home, actor.is_asking, actor.is_unheard, actor.outlives) = (self.home, false, false, None);
         actor.asked.clear();
         actor.abandoned.clear();
         actor.is_called |= matches!(actor.task, Task::Sweeps(_));
@@ -462,7 +473,7 @@ impl World {
         let actor = &mut self.actors[index];
         let asked = std::mem::take(&mut actor.asked);
         actor.abandoned.extend(asked);
-        (actor.is_asking, actor.phase) = (false, Phase::Leaving);
+        (actor.is_asking, actor.is_unheard, actor.phase) = (false, true, Phase::Leaving);
         let (Task::Shares(hold) | Task::Sweeps(hold)) = &mut actor.task else { unreachable!("it is looked at before") };
         let turn = hold.abandon();
         self.turn(index, turn);
@@ -472,7 +483,7 @@ impl World {
         let (at, shared_at) = (sharing_at(self.ranks()), self.shared_at());
         let is_patient = self.actors[index].is_patient;
         let actor = &mut self.actors[index];
-        actor.left -= 1;
+        (actor.left, actor.is_late) = (actor.left - 1, false);
         if index >= self.readers {
             actor.phase = Phase::Queued;
             if let Task::Idle = actor.task {
@@ -535,6 +546,9 @@ impl World {
         if actor.is_waiting && (actor.is_poked || self.looks_early) {
             events.push(Event::Look(index));
         }
+        if actor.is_waiting && !actor.is_late && self.looks_early {
+            events.push(Event::Delay(index));
+        }
         if actor.may_give_up && (actor.is_waiting || actor.phase == Phase::Queued) {
             events.push(Event::GiveUp(index));
         }
@@ -543,8 +557,10 @@ impl World {
     /// What has to happen if nobody dies or changes their mind, nor looks for no reason.
     fn is_due(&self, event: Event) -> bool {
         match event {
-            Event::Die(_) | Event::GiveUp(_) | Event::Abandon(_) | Event::Drop(_) | Event::Lose => false,
-            Event::Execute(index) => !self.actors[index].is_dead,
+            Event::Die(_) | Event::GiveUp(_) | Event::Abandon(_) | Event::Drop(_) | Event::Lose | Event::Delay(_) => {
+                false
+            }
+            Event::Execute(index) => !self.actors[index].is_dead && !self.actors[index].is_unheard,
             Event::Look(index) => self.actors[index].is_poked,
             _ => true,
         }
@@ -569,12 +585,23 @@ impl World {
         is_left.then(|| "the hold is left".to_owned())
     }
 
+    /// Who waits for one that has given up, until the home is heard.
+    fn waits_for_the_home(&self) -> Option<usize> {
+        let is_abandoned = matches!(SharedWord(self.words[HOLD]).stand(), Stand::Abandoned(_));
+        let waits = |index: &usize| {
+            let actor = &self.actors[*index];
+            !actor.is_dead && actor.is_waiting && matches!(actor.task, Task::Shares(_))
+        };
+        (0..self.readers).find(waits).filter(|_| is_abandoned)
+    }
+
     /// Where nothing more has to happen, all look now and then: how that ends.
     fn after_looks(&self) -> Self {
         let mut world = self.clone();
         for _ in 0..4 {
             for index in world.unfinished() {
-                world.actors[index].is_poked |= world.actors[index].is_waiting;
+                let actor = &mut world.actors[index];
+                (actor.is_poked, actor.is_late) = (actor.is_poked || actor.is_waiting, actor.is_waiting);
             }
             while let Some(event) = world.due() {
                 world.apply(event);
@@ -622,6 +649,7 @@ impl Model for World {
             }
             Event::Step(index) => self.step(index),
             Event::Execute(index) => {
+                self.actors[index].is_unheard = false;
                 if let Some(request) = self.actors[index].abandoned.pop_front() {
                     let _ = execute(&mut self.words, request);
                     return;
@@ -641,7 +669,8 @@ impl Model for World {
                 actor.is_poked = false;
                 match &mut actor.task {
                     Task::Shares(hold) => {
-                        let turn = hold.look();
+                        let waited = if actor.is_late { NEIGHBOUR_LIMIT } else { Duration::ZERO };
+                        let turn = hold.look(waited);
                         self.turn(index, turn);
                     }
                     Task::Own(own) | Task::Writes(own) => {
@@ -651,6 +680,7 @@ impl Model for World {
                     Task::Sweeps(_) | Task::Carries(_) | Task::Idle => unreachable!("it waits for nobody"),
                 }
             }
+            Event::Delay(index) => (self.actors[index].is_poked, self.actors[index].is_late) = (true, true),
             Event::GoOn(index) => self.go_on(index),
             Event::GiveUp(index) => {
                 let actor = &mut self.actors[index];
@@ -711,6 +741,10 @@ fn check(world: World) {
             return;
         }
         ends += 1;
+        if world.actors.iter().any(|actor| actor.is_unheard && !actor.is_dead) {
+            assert_eq!(world.waits_for_the_home(), None, "nobody has it look: {way:?}\n{world:#?}");
+            return;
+        }
         // A death, a loss, or a rank that has given up may have taken a poke with it; then those who wait look by
         // themselves.
         let may_miss = world.home > 0 || world.actors.iter().any(|actor| actor.is_dead || !actor.is_patient);
@@ -722,6 +756,44 @@ fn check(world: World) {
     });
     assert!(ends > 0);
     println!("{states} states, {ends} of them ends");
+}
+
+/// Has one go on until that is so.
+fn go_on_until(world: &mut World, index: usize, is_so: impl Fn(&Actor) -> bool) {
+    while !is_so(&world.actors[index]) {
+        let is_its = |event: &Event| {
+            let (Event::Begin(of) | Event::Grant(of) | Event::Step(of) | Event::Execute(of)) = event else {
+                return false;
+            };
+            *of == index
+        };
+        let event = world.events().into_iter().find(is_its).expect("it can go on");
+        world.apply(event);
+    }
+}
+
+/// The second reader joins twice, the second time beside a writer, which gives up then.
+#[test]
+fn who_makes_room_for_a_writer_that_gives_up_reads_when_it_looks_which_is_soon() {
+    let mut world = World::new(&[1, 2], &[1]).with_doubts();
+    let is_inside = |actor: &Actor| actor.phase == Phase::Inside;
+    go_on_until(&mut world, 0, is_inside);
+    go_on_until(&mut world, 1, is_inside);
+    world.apply(Event::GoOn(1));
+    go_on_until(&mut world, 1, |actor| actor.phase == Phase::Outside);
+    go_on_until(&mut world, 2, |actor| actor.is_waiting);
+    go_on_until(&mut world, 1, |actor| actor.is_waiting);
+    world.apply(Event::GiveUp(2));
+    go_on_until(&mut world, 2, |actor| actor.phase == Phase::Outside);
+    assert!(!world.actors[1].is_poked, "nobody knows of it");
+    let Task::Shares(hold) = &world.actors[1].task else { panic!("it waits with the others") };
+    let awaited = hold.awaited().expect("it waits for something");
+    assert_eq!(awaited, Awaited::Room(Some(2)));
+    let after = [0, 1, 4].map(|waited| awaited.patience(Duration::from_millis(waited)).as_millis());
+    assert_eq!(after, [1, 1, 4], "milliseconds");
+    world.apply(Event::Look(1));
+    go_on_until(&mut world, 1, is_inside);
+    assert!(is_inside(&world.actors[0]), "its neighbour reads on");
 }
 
 #[test]
