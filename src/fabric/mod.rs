@@ -77,7 +77,7 @@ pub mod tickets;
 pub mod topology;
 
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::{AtomicU64, Ordering, publish};
 pub use topology::Topology;
@@ -406,6 +406,13 @@ pub trait Await: Fabric {
     /// This caller is about to sleep on its node's memory, or to do something else: whoever serves this process's
     /// connections in the background may take over at once.
     fn hand_over(&self);
+
+    /// The same by a caller that has waited since then, and may be back soon, if other nodes ask things of this process.
+    fn hand_over_if_asked(&self, begun: Instant);
+
+    /// This caller need not wait: where other nodes ask things of this process it executes now and then what has come
+    /// in.
+    fn serve_in_passing(&self);
 
     /// Sleeps while the word at `at` of this node holds `seen`, until something has come in by this process's
     /// connections, or `timeout` has passed, or for no reason; and not while [`node::header::ALARM`] differs from

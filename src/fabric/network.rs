@@ -475,6 +475,15 @@ impl Await for Network {
         self.tcp.hand_over();
     }
 
+    fn hand_over_if_asked(&self, begun: Instant) {
+        self.tcp.hand_over_if_asked(begun);
+    }
+
+    #[inline]
+    fn serve_in_passing(&self) {
+        self.tcp.serve_in_passing();
+    }
+
     fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool {
         if self.adapters_write {
             // An adapter wakes nobody: look again soon, at the word and at the sockets.

@@ -182,6 +182,7 @@ impl Exclusive {
 
     #[cold]
     fn release_above(&self, climb: &Climb) -> Result<(), LockError> {
+        climb.serve_in_passing();
         if let Err(error) = self.node.look_at_oneself() {
             // There is nothing to give back, but this rank is through with it.
             let _ = self.node.release();

@@ -98,6 +98,9 @@ impl Site {
         let begun = Instant::now();
         loop {
             if let Poll::Ready(answers) = self.poll(&mut asked) {
+                if let Some(network) = self.reach.network.as_deref().filter(|_| !self.is_memory()) {
+                    network.hand_over_if_asked(begun);
+                }
                 return answers;
             }
             if until.is_some_and(|until| Instant::now() >= until) {

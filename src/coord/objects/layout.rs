@@ -28,7 +28,8 @@ const FACTS: usize = 4;
 
 const _: () = assert!(FACTS + NAME_WORDS <= LINE_WORDS);
 
-/// Lines of an object, besides those with a word for each member: who it is, its state, what each kind uses as it likes.
+/// Lines of an object, besides those with a word for each member: who it is, its state, what each kind uses as it
+/// likes.
 const LINES: usize = 3;
 /// Words for each member: its claim, how often it has passed others, how many handles it has, its stake, and its notes.
 const MEMBER_WORDS: usize = 4 + NOTE_WORDS;

@@ -7,8 +7,8 @@
 //! lock): claims are words of their ranks, numbered in the order in which they came, and whoever releases looks for the
 //! least.
 //!
-//! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU: together with its claim if
-//! no other one waits. A release then hands over in one step, without a look at the claims. To a rank that sleeps
+//! *Handing over.* The first in the queue says so in the word (`next`) if it waits on its CPU: with its claim, if no
+//! other one waits. A release then hands over in one step, without a look at the claims. To a rank that sleeps
 //! nothing is handed, since nobody could have the lock until it runs: it is *called*, the lock is free meanwhile, and
 //! others may pass it by for a bounded time before they queue behind it; so do ranks that share their CPUs, though the
 //! first is awake, since each handover among them costs more than it is worth. That bound, the caller's, is what first
@@ -163,9 +163,9 @@ impl QueueLock {
         self.claim(memory, self.me).is_waiting()
     }
 
-    /// Makes this rank's claim: it is behind all that were made before. The rank neither holds the lock nor has a claim.
-    /// Where it `stays_awake`, and nobody else wants the lock, it is next at once. Gives the word as it left it, where
-    /// nobody else did.
+    /// Makes this rank's claim: it is behind all that were made before. The rank neither holds the lock nor has a
+    /// claim. Where it `stays_awake`, and nobody else wants the lock, it is next at once. Gives the word as it left it,
+    /// where nobody else did.
     pub fn request(&self, memory: &impl Memory, stays_awake: bool) -> Option<HoldWord> {
         let order = memory.word(self.at.arrivals).fetch_add(1, Ordering::Relaxed);
         // SYNC POINT: claim. Released by the change of the word, too; see `swap`.

@@ -27,6 +27,7 @@ mod engine_choice;
 pub mod frame;
 mod hooks;
 pub mod link;
+mod pace;
 pub mod peer;
 mod progress;
 pub mod stream;
@@ -38,7 +39,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::Poll;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -50,6 +51,7 @@ use self::frame::Letter;
 pub use self::hooks::{ExclusionHook, LetterHandler, WordHook};
 use self::hooks::{Hooks, Reader};
 pub use self::link::Ports;
+use self::pace::Pace;
 pub use self::peer::{Candidate, Door, Peer};
 use self::progress::Progress;
 use super::node::header;
@@ -101,6 +103,11 @@ struct Shared {
     nap: AtomicU32,
     /// [`engine::sleepers::Sleepers::peals`], here so that a sleeper needs no lock.
     peals: Arc<AtomicU32>,
+    /// Requests so far that others of this process wait for.
+    asked: Arc<AtomicU32>,
+    /// Who serves between two waits, and 1 where ranks do in passing.
+    pace: Mutex<Pace>,
+    is_paced: AtomicU32,
     reader: Reader,
     hooks: Hooks,
 }
@@ -140,6 +147,7 @@ impl TcpFabric {
         let (here, has_ring) = (services.here, ring.is_some());
         let engine = Engine::new(services, memory, Arc::clone(&peers), door.into(), epoll.try_clone()?, ring)?;
         let (is_agent, peals) = (AtomicU32::new(u32::from(engine.is_agent())), engine.peals());
+        let asked = engine.asked();
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),
             here,
@@ -153,6 +161,9 @@ impl TcpFabric {
             asleep: AtomicU32::new(0),
             nap: AtomicU32::new(0),
             peals,
+            asked,
+            pace: Mutex::new(Pace::new(Instant::now())),
+            is_paced: AtomicU32::new(0),
             reader: Reader::default(),
             hooks: Hooks::default(),
         });
@@ -408,6 +419,15 @@ impl Fabric for TcpFabric {
 impl Await for TcpFabric {
     fn hand_over(&self) {
         self.shared.hand_over();
+    }
+
+    fn hand_over_if_asked(&self, begun: Instant) {
+        self.shared.hand_over_if_asked(begun);
+    }
+
+    #[inline]
+    fn serve_in_passing(&self) {
+        self.shared.serve_in_passing();
     }
 
     fn sleep(&self, at: WordAt, seen: u64, alarm: u64, timeout: Option<Duration>) -> bool {

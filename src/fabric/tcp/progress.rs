@@ -13,10 +13,14 @@
 //!   thread in epoll_wait      thread asleep on the word `nap`
 //! ```
 //!
+//! A rank that is through with its wait leaves the connections to the thread at once where others ask things of its
+//! process, or serves them in passing (`pace`).
+//!
 //! Where requests follow each other closely a rank that would sleep on the connections polls them a little longer
 //! (`attention`; [`TcpFabric::stay_awake_for`](super::TcpFabric::stay_awake_for)).
 
 use std::os::fd::AsFd;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -24,6 +28,7 @@ use rustix::thread::futex;
 
 use super::Shared;
 use super::engine::Engine;
+use super::pace::{Pace, Passing};
 use crate::sync::{Ordering, spin_hint};
 
 /// How long after the last poll the background thread takes the connections back. A request from another node that
@@ -207,6 +212,50 @@ impl Shared {
         if self.progress.compare_exchange(stolen, served, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
             self.wake_thread();
         }
+    }
+
+    /// The same by a rank that is through with a wait, which began then, if others are better off so ([`super::pace`]).
+    pub(super) fn hand_over_if_asked(&self, begun: Instant) {
+        // Relaxed, here and below: what is missed is seen at the next call.
+        let asked = self.asked.load(Ordering::Relaxed);
+        let mut pace = self.pace();
+        let hands_over = pace.ends_wait(asked, begun, Instant::now());
+        self.is_paced.store(u32::from(pace.is_asked()), Ordering::Relaxed);
+        drop(pace);
+        if hands_over {
+            self.hand_over();
+        }
+    }
+
+    /// By a rank that need not wait: it serves the connections where it had better.
+    #[inline]
+    pub(super) fn serve_in_passing(&self) {
+        if self.is_paced.load(Ordering::Relaxed) != 0 {
+            self.serve_if_due();
+        }
+    }
+
+    fn serve_if_due(&self) {
+        let now = Instant::now();
+        let due = self.pace().passes(now);
+        match due {
+            Passing::Nothing => {}
+            Passing::Serve => {
+                self.steal();
+                self.turn(self.engine());
+                let asked = self.asked.load(Ordering::Relaxed);
+                self.pace().note(asked, now);
+            }
+            Passing::HandOver => {
+                self.is_paced.store(0, Ordering::Relaxed);
+                self.hand_over();
+            }
+        }
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        // Whoever has panicked has left no half of it.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the background thread end.

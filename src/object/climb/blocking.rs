@@ -38,6 +38,9 @@ impl Climb {
         let mut since = None;
         loop {
             if let Poll::Ready(reached) = self.poll(ascent) {
+                if let (Some(since), Some(network)) = (since, &self.reach.network) {
+                    network.hand_over_if_asked(since);
+                }
                 return Some(reached);
             }
             let waited = since.get_or_insert_with(Instant::now).elapsed();
@@ -47,6 +50,13 @@ impl Climb {
                 return None;
             }
             self.pause(ascent, waited, left.unwrap_or(Duration::MAX));
+        }
+    }
+
+    /// Where the home is this node, and this rank need not wait for anybody: others' requests go on.
+    pub fn serve_in_passing(&self) {
+        if let Some(network) = &self.reach.network {
+            network.serve_in_passing();
         }
     }
 

@@ -6,10 +6,11 @@
 //! words that a device changes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::{Engine, Memory, Request, StreamError, WordAt};
 use crate::fabric::{execute, wake_sleepers};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 
 /// Words that can be watched.
 pub const MOST_WATCHED: usize = 2;
@@ -96,11 +97,14 @@ pub(super) struct Calls {
     bits: u8,
     excluded_by: Option<usize>,
     devices: Option<Devices>,
+    /// Counts requests whose makers wait for an answer; for those who do not have the engine's lock.
+    asked: Arc<AtomicU32>,
 }
 
 impl Calls {
     pub(super) fn new() -> Self {
-        Self { mandate: None, words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None, devices: None }
+        let asked = Arc::default();
+        Self { mandate: None, words: [UNUSED; MOST_WATCHED], bits: 0, excluded_by: None, devices: None, asked }
     }
 
     /// Executes a request of another node.
@@ -111,6 +115,10 @@ impl Calls {
     /// and the other end is to learn just that: its connection is closed.
     #[inline]
     pub(super) fn execute(&mut self, memory: &(impl Memory + ?Sized), request: Request) -> Result<u64, StreamError> {
+        if request.has_ticket() {
+            // No read-modify-write: under the engine's lock.
+            self.asked.store(self.asked.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
         if let Some(mandate) = &self.mandate {
             // SYNC POINT: end. Acquire pairs with `view::note_end`: what the next one has executed since is seen.
             let word = memory.word(mandate.at).load(Ordering::Acquire);
@@ -172,6 +180,11 @@ impl Engine {
     /// The first node that has said that this process is excluded.
     pub fn excluded_by(&self) -> Option<usize> {
         self.calls.excluded_by
+    }
+
+    /// Counts the requests of other nodes that were waited for.
+    pub fn asked(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.calls.asked)
     }
 
     /// Whether somebody is to be told something: the readers of letters included.
