@@ -407,7 +407,8 @@ pub trait Await: Fabric {
     /// connections in the background may take over at once.
     fn hand_over(&self);
 
-    /// The same by a caller that has waited since then, and may be back soon, if other nodes ask things of this process.
+    /// The same by a caller that has waited since then and may be back soon, where other nodes ask things of this
+    /// process.
     fn hand_over_if_asked(&self, begun: Instant);
 
     /// This caller need not wait: where other nodes ask things of this process it executes now and then what has come
