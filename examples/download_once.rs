@@ -3,8 +3,8 @@
 //!
 //! A lock for each node says who may fetch: if its holder dies, the next in its queue has it. What the dead one had
 //! fetched whole is kept: each part is written under a name of its own, with the lock's token in it, and renamed when
-//! it is whole. The marker `READY` comes last. It can be made only once, so that a rank that was stopped in the middle,
-//! taken for dead, and comes back when others are through, changes nothing any more.
+//! it is whole. The marker `READY` comes last, and can be made only once. A rank that was stopped in the middle, taken
+//! for dead, and comes back when others are through, puts at most one part there again, which is the same.
 //!
 //! ```text
 //! cargo run --release --example download_once

@@ -10,8 +10,8 @@
 //! cargo run --release -- run -n 4 -- target/release/examples/work_queue texts results
 //! ```
 //!
-//! It counts the words of the files in a directory, or of some that it makes, and prints how many files each rank has
-//! done.
+//! It counts the words of the files in a directory (plain files of text, with names of at most 90 bytes), or of some
+//! that it makes, and prints how many files each rank has done. Results stay: run again it finds nothing left to do.
 
 use std::error::Error;
 use std::fs;

@@ -112,8 +112,8 @@ impl JobOptions {
     }
 
     /// For how many named objects (locks, counters) that exist at the same time the segment has space (default 1024).
-    /// One takes 1 KiB of address space, 64 bytes for each rank and node in steps of 16, and 40 for each rank of the
-    /// job; of that only what is used becomes memory. Rank 0 decides.
+    /// One takes 784 bytes of address space, 64 for each rank of the node and each node in steps of 16, and 40 for each
+    /// rank of the job; of that only what is used becomes memory. Rank 0 decides.
     #[must_use]
     pub fn objects(mut self, objects: usize) -> Self {
         self.objects = Some(objects);

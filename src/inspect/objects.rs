@@ -221,7 +221,11 @@ impl View<'_> {
         }
         let has_passed = self.load(self.at.queue().passings.plus(local)) != 0;
         let granted = || ClaimWord(self.load(self.at.queue().claims.plus(local))).last_token(high);
-        noted.and_then(|(_, token)| token).or_else(|| if has_passed { None } else { granted() })
+        // It may have had the lock since without a claim: of this hold it is if only those have changed the word since
+        // who wait now.
+        let changes = |token: u64| hold.version().wrapping_sub(token) & ((1 << HoldWord::TOKEN_BITS) - 1);
+        let is_of_this_hold = |token: &u64| !has_passed && changes(*token) <= self.queue().len() as u64;
+        noted.and_then(|(_, token)| token).or_else(|| granted().filter(is_of_this_hold))
     }
 
     /// Those who share the node's hold.
@@ -250,6 +254,7 @@ impl View<'_> {
 pub(super) mod tests {
     use std::fs::File;
     use std::os::fd::AsRawFd;
+    use std::task::Poll;
 
     use super::*;
     use crate::coord;
@@ -307,6 +312,29 @@ pub(super) mod tests {
         let passed_on = &objects(&seen)[0];
         assert_eq!((passed_on.holder, &passed_on.queue), (Some(2), &vec![0]));
         assert!(passed_on.token > Some(token), "{passed_on:?}");
+    }
+
+    #[test]
+    fn no_token_of_an_earlier_hold_or_of_a_claim_that_was_taken_back_is_shown() {
+        let segment = segment(1);
+        let seen = look_at(&segment);
+        let at = open(&segment, ObjectTable::Here, "a lock", ObjectKind::Lock);
+        let locks: Vec<QueueLock> = (0..RANKS).map(|local| QueueLock::new(at.queue(), local)).collect();
+        let (nobody_ended, shown) = (|_: usize| false, || objects(&seen)[0].token);
+        let first = locks[1].try_take(&segment, |_| false).expect("it is free");
+        let _ = locks[0].request(&segment, true);
+        let _ = locks[0].withdraw(&segment, &nobody_ended);
+        assert!(shown().is_none_or(|token| token == first), "{:?}, granted {first}", shown());
+        let claimed = locks[0].request(&segment, false);
+        locks[1].release(&segment, &nobody_ended, |_| false).expect("it was held");
+        let Poll::Ready(waited_for) = locks[0].poll(&segment, &nobody_ended) else { panic!("it is free: {claimed:?}") };
+        assert!(shown().is_none_or(|token| token == waited_for));
+        locks[0].release(&segment, &nobody_ended, |_| false).expect("it was held");
+        let again = locks[0].try_take(&segment, |_| false).expect("it is free");
+        for waiting in [1, 2] {
+            let _ = locks[waiting].request(&segment, false);
+            assert!(shown().is_none_or(|token| token == again), "{:?}, granted {again}", shown());
+        }
     }
 
     #[test]

@@ -3,18 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::counter::{Counter, CounterError};
-use crate::coord::objects::block::{Block, BlockWord, MOST_LEFT};
-use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Memory, Request, WordAt};
+use crate::coord::objects::block::{Block, BlockWord, MOST_LEFT, block_of};
+use crate::fabric::{Memory, Request};
 use crate::sync::Ordering;
-
-/// Where the node's block stands among an object's own words: behind those of a lock.
-const BLOCK_AT: usize = 8;
-
-/// The word of a node's block, of a counter that this node has.
-const fn block_of(at: &ObjectAt) -> WordAt {
-    at.own(BLOCK_AT)
-}
 
 /// How long a rank waits for a block that a neighbour fetches, before it asks the home itself for one number.
 const PATIENCE: Duration = Duration::from_millis(2);

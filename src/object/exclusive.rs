@@ -65,6 +65,9 @@ impl Exclusive {
         if granted.is_none() {
             self.node.request()?;
             granted = self.node.watch()?;
+            if granted.is_none() {
+                self.node.note_undisputed();
+            }
         }
         if let (Some(token), None) = (granted, &self.climb) {
             return Ok(token);

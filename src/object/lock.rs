@@ -51,12 +51,14 @@ pub struct Lock {
 impl Job {
     /// The lock of a name, the same for all ranks. It exists while some rank has a handle of it.
     ///
-    /// Cost: the node's table of names is locked and looked through; in a job of several nodes, for the node's first
-    /// handle, the home's too: some round trips.
-    ///
     /// # Errors
     ///
     /// [`ObjectError`]: no name, another kind of object under that name, no room.
+    ///
+    /// # Cost
+    ///
+    /// The node's table of names is locked and looked through; in a job of several nodes, for the node's first handle,
+    /// the home's too: some round trips.
     pub fn lock(&self, name: &str) -> Result<Lock, ObjectError> {
         Lock::open(self.membership(), name, ObjectKind::Lock)
     }
@@ -85,15 +87,17 @@ impl Lock {
 
     /// Waits until this rank holds the lock.
     ///
-    /// Cost on a node: one locked instruction if it is free; two transfers of a cache line when it is handed over
-    /// between two CPUs. In a job of several nodes also: a round trip to the lock's home if no node has it
-    /// (docs/design.md, "Objects").
-    ///
     /// # Errors
     ///
     /// [`LockError::AlreadyHeld`], [`LockError::AlreadyRequested`], [`LockError::Excluded`]. In a job of several nodes
     /// [`LockError::Unreachable`]: nobody can decide whether a silent node has failed that is the lock's home, or holds
-    /// it.
+    /// it; and [`LockError::NoRoom`]: its home was lost, and the next one has no place for it.
+    ///
+    /// # Cost
+    ///
+    /// On a node one locked instruction if it is free; two transfers of a cache line when it is handed over between two
+    /// CPUs. In a job of several nodes also: a round trip to the lock's home if no node has it (docs/design.md,
+    /// "Objects").
     #[inline]
     pub fn acquire(&self) -> Result<LockGuard<'_>, LockError> {
         Ok(self.guarded(self.lock.acquire(None)?))
@@ -102,12 +106,14 @@ impl Lock {
     /// As [`acquire`](Self::acquire), for at most `timeout`; and where another node is being asked, and does not
     /// answer, for some tenths of a second more. After that this rank has no claim any more.
     ///
-    /// Cost: as [`acquire`](Self::acquire). Where the time is over the claim is taken back: a locked instruction on the
-    /// node, and where this rank was the one that waits for another node a round trip to the home.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire), and [`LockError::TimedOut`], which says who holds the lock and who came before.
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire). Where the time is over the claim is taken back: a locked instruction on the node,
+    /// and where this rank was the one that waits for another node a round trip to the home.
     #[inline]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockError> {
         Ok(self.guarded(self.lock.acquire(Some(timeout))?))
@@ -116,11 +122,13 @@ impl Lock {
     /// Takes the lock if nobody holds it and nobody would be passed by for too long. `None` also where that is not
     /// known within some tenths of a second.
     ///
-    /// Cost: as [`acquire`](Self::acquire) of a free lock, whether it is or not.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire) of a free lock, whether it is or not.
     #[inline]
     pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>, LockError> {
         Ok(self.lock.try_acquire()?.map(|token| self.guarded(token)))
@@ -129,17 +137,22 @@ impl Lock {
     /// Asks for the lock without waiting: this rank has its place in the queue. The request is finished by
     /// [`LockRequest::wait`] or [`LockRequest::test`]; until then the lock may be granted and wait for this rank.
     ///
-    /// Cost: as [`acquire`](Self::acquire) of a free lock; requests to the home are posted, and not waited for.
-    ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cost
+    ///
+    /// As [`acquire`](Self::acquire) of a free lock; requests to the home are posted, and not waited for.
     pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
         Ok(LockRequest { lock: self, place: Place::Queued(Box::new(self.lock.request()?)) })
     }
 
-    /// The ranks of this node that wait for the lock, in the order in which they will have it. Cost: a look at each
-    /// rank's claim.
+    /// The ranks of this node that wait for the lock, in the order in which they will have it.
+    ///
+    /// # Cost
+    ///
+    /// A look at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.lock.waiting_ranks()
     }
@@ -166,14 +179,16 @@ impl LockGuard<'_> {
 
     /// Releases the lock, and tells whether this rank held it to the end.
     ///
-    /// Cost on a node: one locked instruction if nobody waits, else a look at each rank's claim and one more. In a job
-    /// of several nodes also, unless a rank of this node is next: the round trips of a release (docs/design.md, "The
-    /// lock between nodes").
-    ///
     /// # Errors
     ///
     /// [`LockError::Excluded`]: this rank was declared failed while it held the lock, and others may have had it since.
     /// [`LockError::Unreachable`]: so they may, as the home could not be told; it is when it is heard again.
+    ///
+    /// # Cost
+    ///
+    /// On a node one locked instruction if nobody waits, or if one rank does, on its CPU; else a look at each rank's
+    /// claim and one more. In a job of several nodes also, unless a rank of this node is next: the round trips of a
+    /// release (docs/design.md, "The lock between nodes").
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);
@@ -210,11 +225,13 @@ impl<'lock> LockRequest<'lock> {
     /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the
     /// guard at once.
     ///
-    /// Cost: a look at this node's memory; where this node waits for another one its connections are polled, too.
-    ///
     /// # Errors
     ///
     /// [`LockError::Excluded`], [`LockError::Unreachable`]: the place is lost.
+    ///
+    /// # Cost
+    ///
+    /// A look at this node's memory; where this node waits for another one its connections are polled, too.
     pub fn test(&mut self) -> Result<bool, LockError> {
         if let Place::Queued(queued) = &mut self.place {
             match self.lock.lock.test(queued) {
@@ -231,28 +248,34 @@ impl<'lock> LockRequest<'lock> {
 
     /// Waits until the lock is granted.
     ///
-    /// Cost: as [`Lock::acquire`], without what [`Lock::request`] has done.
-    ///
     /// # Errors
     ///
     /// As [`test`](Self::test).
+    ///
+    /// # Cost
+    ///
+    /// As [`Lock::acquire`], without what [`Lock::request`] has done.
     pub fn wait(self) -> Result<LockGuard<'lock>, LockError> {
         self.finish(None)
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`. After that the place in the queue is given up.
-    /// Cost: likewise; where the time is over, as [`cancel`](Self::cancel).
-    ///
     /// # Errors
     ///
     /// As [`Lock::acquire_timeout`].
+    ///
+    /// # Cost
+    ///
+    /// As [`wait`](Self::wait); where the time is over, as [`cancel`](Self::cancel).
     pub fn wait_timeout(self, timeout: Duration) -> Result<LockGuard<'lock>, LockError> {
         self.finish(Some(timeout))
     }
 
     /// Gives the place up. Whether the lock had not been granted; if it had, it is released.
     ///
-    /// Cost: as [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`].
+    /// # Cost
+    ///
+    /// As [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`].
     pub fn cancel(mut self) -> bool {
         self.give_up()
     }

@@ -211,8 +211,11 @@ impl RwLock {
         }
     }
 
-    /// The ranks of this node that wait for their turn to write, in the order in which they will have it. Cost: a look
-    /// at each rank's claim.
+    /// The ranks of this node that wait for their turn to write, in the order in which they will have it.
+    ///
+    /// # Cost
+    ///
+    /// A look at each rank's claim.
     pub fn queue(&self) -> Vec<usize> {
         self.writers.waiting_ranks()
     }

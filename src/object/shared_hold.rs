@@ -14,7 +14,6 @@ use super::homes::Home;
 use super::reach::Reach;
 use super::site::Site;
 use super::waiting::Turn as UseTurn;
-use crate::cluster::view;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::shared_hold::{HoldTurn, SharedAt, SharedHold, SharedWord, Stand};
@@ -37,10 +36,6 @@ pub(super) fn rank_at(reach: &Reach, local: usize) -> usize {
     reach.topology.ranks_of(reach.here())[local]
 }
 
-fn has_ended(reach: &Reach, local: usize) -> bool {
-    view::end_of(&*reach.segment, &reach.segment.layout(), local).is_some()
-}
-
 /// Has a rank look.
 pub(super) fn call(reach: &Reach, called: Called) {
     match called {
@@ -54,7 +49,7 @@ pub(super) fn call(reach: &Reach, called: Called) {
 /// Makes a machine's next step.
 #[inline]
 pub(super) fn step(reach: &Reach, hold: &mut SharedHold) -> HoldTurn {
-    hold.step(&*reach.segment, |local| has_ended(reach, local), |called| call(reach, called))
+    hold.step(&*reach.segment, |local| reach.has_ended_here(local), |called| call(reach, called))
 }
 
 /// Gives a machine its answers.

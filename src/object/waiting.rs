@@ -522,7 +522,6 @@ impl NodeLock {
 
     fn park(&self, alarm: u64, timeout: Duration) {
         let segment = self.segment();
-        self.note_undisputed();
         self.membership.hand_over();
         if let Some(seen) = self.queue.prepare_to_park(segment, &self.has_ended()) {
             segment.park_heeding(self.queue.parking_place(), seen, alarm, Some(timeout));

@@ -1,5 +1,13 @@
 //! Numbers that a node has taken from a counter at once, and that its ranks draw from: one word of the node.
 
+use super::layout::ObjectAt;
+use crate::fabric::WordAt;
+
+/// The word of a node's block, of a counter that this node has: behind the words of a lock.
+pub const fn block_of(at: &ObjectAt) -> WordAt {
+    at.own(8)
+}
+
 /// The most numbers that can be left.
 pub const MOST_LEFT: u64 = 0xfffe - 1;
 

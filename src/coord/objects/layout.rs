@@ -3,7 +3,7 @@
 //! Each object has a place of the same size, whatever it is: the ranks that open it under a name find it by that name
 //! ([`super::directory`]). The picture stands in docs/design.md, "Objects".
 
-use super::block::BlockWord;
+use super::block::{BlockWord, block_of};
 use super::copies::{CopiesAt, CopyAt};
 use super::directory::KeyWord;
 use super::election::LeaderWord;
@@ -14,7 +14,7 @@ use super::queue::QueueAt;
 use super::shared_hold::{MOST_JOINED, SharedWord, Stand};
 use super::sharing::{PartWord, PhaseWord};
 use super::tally::TallyAt;
-use super::tenure::{PlaceWord, TenureAt, TenureWord};
+use super::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
 use super::word::{self, ClaimWord, SinceWord};
 use crate::fabric::node::{NodeLayout, ObjectTable, hash};
 use crate::fabric::{LINE_WORDS, WordAt};
@@ -258,6 +258,9 @@ pub const LAYOUT_HASH: u64 = {
             CopiesAt(at).looked_after().0 as u64,
             CopyAt(at).complete().0 as u64,
             CopyAt(at).told().0 as u64,
+            CopyAt(at).made().0 as u64,
+            CopyAt(at).of()[1].0 as u64,
+            block_of(&at).0 as u64,
             TallyAt(at).added(1).0 as u64,
             TallyAt(at).carried(1).0 as u64,
             FencedAt::of(&at, 3).nodes.0 as u64,
@@ -272,7 +275,7 @@ pub const LAYOUT_HASH: u64 = {
 };
 
 /// Packed words, for the hash: bits that are elsewhere, or mean something else, make other words.
-const EXAMPLES: [u64; 18] = [
+const EXAMPLES: [u64; 22] = [
     word::HoldWord(0).granted_to(1).with_next(Some(2)).0,
     word::HoldWord(0).granted_to(1).freed(true).0,
     ClaimWord::waiting(3).parked().called().0,
@@ -283,6 +286,10 @@ const EXAMPLES: [u64; 18] = [
     GlobalWord::KEPT,
     NodeClaim::waiting(1, 2).0,
     LeaderWord::led_by(1, 2).0,
+    TenureWord(0).then(Tenure::Kept).0,
+    TenureWord(0).then(Tenure::Underway(1)).0,
+    TenureWord(0).then(Tenure::Held(1)).0,
+    LeaseWord::carried(1, Some(2)).0,
     PhaseWord(0).with_writer(1).0,
     PartWord::waiting_for(1).calling(2).0,
     SharedWord(0).then(Stand::Opening(1)).0,

@@ -137,10 +137,15 @@ impl QueueLock {
     /// Who holds it, and by which token, if nothing has happened since this rank's claim left the word like this, which
     /// was the only one.
     pub fn undisputed_hold(&self, memory: &impl Memory, claimed: HoldWord) -> Option<(usize, u64)> {
-        let holder = claimed.holder().filter(|_| self.version(memory) == claimed.version())?;
+        let seen = self.load(memory);
+        let is_same = seen.version() == claimed.version() && seen.holder() == claimed.holder();
+        let holder = claimed.holder().filter(|_| is_same)?;
         // SYNC POINT: token. Acquire pairs with who has made it grow.
         let high = memory.word(self.at.high).load(Ordering::Acquire);
-        Some((holder, claimed.before().token(high)?))
+        let granted = claimed.before().token(high)?;
+        // One that was named may have found the grant after the claim: then its token is a later one.
+        let found = self.claim(memory, holder).last_token(high);
+        Some((holder, found.map_or(granted, |found| found.max(granted))))
     }
 
     /// Whether this rank is the first in the queue.
@@ -246,7 +251,7 @@ impl QueueLock {
         let is_mine = |seen: HoldWord| seen.holder() == Some(self.me);
         let changed = self.change(memory, |seen| match seen.next() {
             _ if is_mine(seen) => None,
-            Some(next) if next == self.me => Some(seen.with_next(None).changed()),
+            Some(next) if next == self.me => Some(seen.unnamed().changed()),
             _ => Some(seen.changed()),
         });
         match changed {

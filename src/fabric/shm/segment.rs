@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftrunc
 
 use super::notify;
 use crate::clock::Clock;
-use crate::fabric::node::{NodeLayout, header};
+use crate::fabric::node::{NodeLayout, ObjectTable, header};
 use crate::fabric::{Memory, WordAt};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -140,7 +140,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Makes a segment, writes its header, and faults all of it in, so that no barrier meets a page fault.
+    /// Makes a segment, writes its header, and faults in what barriers use, so that none meets a page fault.
     ///
     /// # Errors
     ///
@@ -157,6 +157,7 @@ impl Segment {
         ftruncate(&file, bytes as u64).map_err(memory("size"))?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(memory("seal"))?;
         let map = map(&file, bytes)?;
+        populate(&map, &layout);
         let segment = Self { map, file, layout, clock: Clock::calibrate(), job_id };
         segment.write_header(layout_hash);
         Ok(segment)
@@ -219,6 +220,7 @@ impl Segment {
         let read = |at| segment.word(at).load(Ordering::Relaxed);
         let (layout, clock) = (check_geometry(read, expected, length as u64)?, check_clock(read)?);
         (segment.layout, segment.clock) = (layout, clock);
+        populate(&segment.map, &layout);
         Ok(segment)
     }
 
@@ -352,17 +354,23 @@ fn map(file: &OwnedFd, bytes: usize) -> Result<MmapRaw, SegmentError> {
         // Only a hint: where the system offers none (`shmem_enabled` is "never"), small pages serve.
         let _ = map.advise(Advice::HugePage);
     }
-    // Kernels before 5.14 cannot populate on request; touching each page does the same there.
-    if map.advise(Advice::PopulateWrite).is_err() {
-        touch_pages(&map);
-    }
     Ok(map)
 }
 
+/// Faults in what barriers use. Named objects, which stand last, take no memory before they are used: there is room for
+/// many more of them than most jobs have.
+fn populate(map: &MmapRaw, layout: &NodeLayout) {
+    let words = layout.object_key(ObjectTable::Here, 0).0;
+    // Kernels before 5.14 cannot populate on request; touching each page does the same there.
+    if map.advise_range(Advice::PopulateWrite, 0, words * 8).is_err() {
+        touch_pages(map, words);
+    }
+}
+
 /// Faults every page in by an atomic addition of nothing, which changes no word that another rank may be using.
-fn touch_pages(map: &MmapRaw) {
+fn touch_pages(map: &MmapRaw, words: usize) {
     let page_words = rustix::param::page_size() / 8;
-    for index in (0..map.len() / 8).step_by(page_words) {
+    for index in (0..words).step_by(page_words) {
         // SAFETY: inside the mapping and aligned, as in `word`.
         let word = unsafe { &*map.as_ptr().cast::<AtomicU64>().add(index) };
         word.fetch_add(0, Ordering::Relaxed);
@@ -371,6 +379,8 @@ fn touch_pages(map: &MmapRaw) {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     pub(in super::super) const JOB: u64 = 77;
@@ -395,6 +405,16 @@ pub(crate) mod tests {
         assert_eq!(attached.word(at).load(Ordering::Acquire), 42);
         assert_eq!(attached.layout(), made.layout());
         assert_eq!(attached.clock().to_parts(), made.clock().to_parts());
+    }
+
+    #[test]
+    fn objects_take_no_memory_before_they_are_used() {
+        let layout = NodeLayout::new(3, 4096).with_objects(1 << 16, [96, 96]);
+        let segment = Segment::create(layout, JOB, HASH).expect("memory for a segment");
+        let file = File::from(segment.file.try_clone().expect("a descriptor"));
+        let taken = file.metadata().expect("its size").blocks() * 512;
+        let size = layout.words() as u64 * 8;
+        assert!(taken >= layout.unit(0).0 as u64 * 8 && taken < size / 4, "{taken} of {size} bytes");
     }
 
     /// Spoils one word of a good segment and returns what attaching says.

@@ -36,7 +36,7 @@ mod tests;
 mod uring;
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -396,14 +396,7 @@ impl Fabric for TcpFabric {
     }
 
     fn progress(&self) {
-        self.shared.steal();
-        match self.shared.engine.try_lock() {
-            Ok(engine) => self.shared.turn(engine),
-            // As in `engine`: a panic elsewhere must not stop the connections.
-            Err(TryLockError::Poisoned(poisoned)) => self.shared.turn(poisoned.into_inner()),
-            // Somebody else takes the turn.
-            Err(TryLockError::WouldBlock) => {}
-        }
+        self.shared.poll();
     }
 
     fn take(&self, ticket: Ticket) -> Poll<Result<u64, OperationError>> {

@@ -10,20 +10,20 @@
 
 use std::time::{Duration, Instant};
 
-/// A rank whose waits follow each other as closely polls soon again.
+/// A rank whose waits, or calls without any, follow each other as closely is soon back.
 const BACK_SOON: Duration = Duration::from_micros(50);
-/// A rank that need not wait serves the connections so often,
+/// Such a one that need not wait serves the connections so often,
 const SERVE_EVERY: Duration = Duration::from_micros(5);
 /// for so long after something was asked.
 const ASKED_LASTS: Duration = Duration::from_millis(1);
 
 /// What a rank that need not wait is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passing {
+pub(super) enum Duty {
     Nothing,
     /// It looks what has come in.
     Serve,
-    /// Nothing was asked for a while: the background thread serves again.
+    /// The background thread serves: this rank is back seldom, or nothing was asked for a while.
     HandOver,
 }
 
@@ -32,15 +32,17 @@ pub(super) enum Passing {
 pub(super) struct Pace {
     /// How many requests there had been, of those that others wait for, at the last look.
     asked: u32,
-    /// When a rank was through with a wait last, or has served the connections in passing.
+    /// When a rank was through last with a wait in which something was asked, or has served the connections in passing.
     through: Instant,
-    /// Until when it does that.
+    /// When one called last that need not wait.
+    passed: Instant,
+    /// Until when such a one serves.
     until: Option<Instant>,
 }
 
 impl Pace {
     pub fn new(now: Instant) -> Self {
-        Self { asked: 0, through: now, until: None }
+        Self { asked: 0, through: now, passed: now, until: None }
     }
 
     /// Whether ranks serve in passing now.
@@ -60,17 +62,21 @@ impl Pace {
     }
 
     /// A rank need not wait.
-    pub fn passes(&mut self, now: Instant) -> Passing {
-        let Some(until) = self.until else { return Passing::Nothing };
+    pub fn passes(&mut self, now: Instant) -> Duty {
+        let Some(until) = self.until else { return Duty::Nothing };
+        let gap = now.saturating_duration_since(std::mem::replace(&mut self.passed, now));
+        if now >= until {
+            self.until = None;
+            return Duty::HandOver;
+        }
+        if gap >= BACK_SOON {
+            return Duty::HandOver;
+        }
         if now.saturating_duration_since(self.through) < SERVE_EVERY {
-            return Passing::Nothing;
+            return Duty::Nothing;
         }
         self.through = now;
-        if now < until {
-            return Passing::Serve;
-        }
-        self.until = None;
-        Passing::HandOver
+        Duty::Serve
     }
 
     /// So many requests have been executed. Whether there were any since this was called last.
@@ -96,7 +102,7 @@ mod tests {
         let begun = Instant::now();
         let mut pace = Pace::new(begun);
         assert!(!pace.ends_wait(0, begun + us(1000), begun + us(1010)));
-        assert_eq!((pace.passes(begun + us(2000)), pace.is_asked()), (Passing::Nothing, false));
+        assert_eq!((pace.passes(begun + us(2000)), pace.is_asked()), (Duty::Nothing, false));
     }
 
     #[test]
@@ -114,11 +120,22 @@ mod tests {
         let begun = Instant::now();
         let mut pace = Pace::new(begun);
         let _ = pace.ends_wait(1, begun, begun);
-        assert_eq!(pace.passes(begun + us(4)), Passing::Nothing, "too soon");
-        assert_eq!(pace.passes(begun + us(5)), Passing::Serve);
-        assert!(pace.note(2, begun + us(600)) && pace.is_asked());
-        assert_eq!(pace.passes(begun + us(1599)), Passing::Serve, "asked once more");
-        assert_eq!(pace.passes(begun + us(1605)), Passing::HandOver);
-        assert_eq!((pace.passes(begun + us(1700)), pace.is_asked()), (Passing::Nothing, false));
+        assert_eq!(pace.passes(begun + us(4)), Duty::Nothing, "too soon");
+        assert_eq!(pace.passes(begun + us(5)), Duty::Serve);
+        assert!(pace.note(2, begun + us(40)) && pace.is_asked());
+        assert!((1..=25).all(|call| pace.passes(begun + us(40 * call)) == Duty::Serve), "asked once more");
+        assert_eq!(pace.passes(begun + us(1041)), Duty::HandOver);
+        assert_eq!((pace.passes(begun + us(1042)), pace.is_asked()), (Duty::Nothing, false));
+    }
+
+    #[test]
+    fn who_is_asked_and_calls_seldom_leaves_the_connections_to_the_thread() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        for call in 1..10 {
+            assert!(pace.note(call, begun + us(500 * u64::from(call) - 1)));
+            assert_eq!(pace.passes(begun + us(500 * u64::from(call))), Duty::HandOver);
+        }
+        assert_eq!(pace.passes(begun + us(4510)), Duty::Serve, "10 µs after the last");
     }
 }

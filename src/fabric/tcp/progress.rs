@@ -20,7 +20,7 @@
 //! (`attention`; [`TcpFabric::stay_awake_for`](super::TcpFabric::stay_awake_for)).
 
 use std::os::fd::AsFd;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -28,7 +28,7 @@ use rustix::thread::futex;
 
 use super::Shared;
 use super::engine::Engine;
-use super::pace::{Pace, Passing};
+use super::pace::{Duty, Pace};
 use crate::sync::{Ordering, spin_hint};
 
 /// How long after the last poll the background thread takes the connections back. A request from another node that
@@ -176,6 +176,17 @@ impl Shared {
         }
     }
 
+    /// Looks what has come in, unless somebody else does so.
+    pub(super) fn poll(&self) {
+        self.steal();
+        match self.engine.try_lock() {
+            Ok(engine) => self.turn(engine),
+            // As in `engine`: a panic elsewhere must not stop the connections.
+            Err(TryLockError::Poisoned(poisoned)) => self.turn(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
     /// A rank polls: the background thread must not. One system call, and only when it has been serving.
     #[inline]
     pub(super) fn steal(&self) {
@@ -237,19 +248,18 @@ impl Shared {
 
     fn serve_if_due(&self) {
         let now = Instant::now();
-        let due = self.pace().passes(now);
-        match due {
-            Passing::Nothing => {}
-            Passing::Serve => {
-                self.steal();
-                self.turn(self.engine());
+        let mut pace = self.pace();
+        let duty = pace.passes(now);
+        self.is_paced.store(u32::from(pace.is_asked()), Ordering::Relaxed);
+        drop(pace);
+        match duty {
+            Duty::Nothing => {}
+            Duty::Serve => {
+                self.poll();
                 let asked = self.asked.load(Ordering::Relaxed);
                 self.pace().note(asked, now);
             }
-            Passing::HandOver => {
-                self.is_paced.store(0, Ordering::Relaxed);
-                self.hand_over();
-            }
+            Duty::HandOver => self.hand_over(),
         }
     }
 

@@ -53,7 +53,7 @@ impl Climb {
         }
     }
 
-    /// Where the home is this node, and this rank need not wait for anybody: others' requests go on.
+    /// This rank need not wait for anybody: where others ask things of this process they go on.
     pub fn serve_in_passing(&self) {
         if let Some(network) = &self.reach.network {
             network.serve_in_passing();
