@@ -42,7 +42,7 @@ pub(super) struct Refused {
     pub node: usize,
 }
 
-/// How often a second node is sought by who opens an object; after that the steward does it.
+/// How often a second node is sought before this node's table is given up for a moment.
 const SECOND_TRIES: u32 = 20;
 /// And between two times.
 const SECOND_PAUSE: Duration = Duration::from_micros(200);
@@ -57,7 +57,8 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
         home_of_one(reach, &at, &at_home);
         return Ok(Opened { at, home: 0, at_home });
     }
-    let found = match noted_home(reach, &at) {
+    let known = noted_home(reach, &at);
+    let found = match known {
         // Its steward moves it; see `super::steward`.
         Some((home, _)) if reach.has_lost(home) => Err(match homes::without_room(reach, &at) {
             Some(next) => Refused { fault: DirectoryFault::Full, node: next },
@@ -72,11 +73,16 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
                 sums::recall(reach, &at, &known).map_err(fault)?;
             }
             note_home(reach, &at, home, &at_home);
-            seek_second(reach, &at)?;
             Ok((home, at_home))
         }),
     };
-    match found {
+    // Who has a handle may count on it that the next node's death loses nothing.
+    let sought = found.and_then(|found| match seek_second(reach, &at) {
+        // Others have it already, and go on without a copy.
+        Err(Refused { fault: DirectoryFault::Full, .. }) if known.is_some() => Ok(found),
+        sought => sought.map(|()| found),
+    });
+    match sought {
         Ok((home, at_home)) => Ok(Opened { at, home, at_home }),
         Err(refused) => {
             let _ = here.close(&at);
@@ -85,21 +91,33 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
     }
 }
 
-/// Has an object that was opened a second node, if it needs one; soon, if not now.
+/// Has an object of this node a second node that has all it should, if it needs one. One that is silent is not waited
+/// for.
+///
+/// # Errors
+///
+/// [`SiteFault::Late`]: there is none yet, and this node's steward may want the table meanwhile.
+/// [`SiteFault::Lost`]: the home, or the second node. What else the second node's directory says.
 fn seek_second(reach: &Reach, at: &ObjectAt) -> Result<(), Refused> {
+    if second::is_tended(reach, at) {
+        return Ok(());
+    }
     for _ in 0..SECOND_TRIES {
         match second::tend(reach, at) {
-            Ok(true) => break,
-            // The home's node opens it, too, at this moment; or a connection broke.
-            Ok(false) | Err(Refused { fault: DirectoryFault::Away(SiteFault::Broken { .. }), .. }) => {
+            // The steward finds another one, as soon as it is known to be lost.
+            Ok(true) | Err(Refused { fault: DirectoryFault::Away(SiteFault::Silent { .. }), .. }) => return Ok(()),
+            // The home's node opens it, too, at this moment, or does not know yet who is lost; or a connection broke.
+            Ok(false)
+            | Err(Refused {
+                fault: DirectoryFault::Overtaken | DirectoryFault::Away(SiteFault::Broken { .. }), ..
+            }) => {
                 std::thread::sleep(SECOND_PAUSE);
             }
-            // The steward finds another one.
-            Err(Refused { fault: DirectoryFault::Overtaken | DirectoryFault::Away(_), .. }) => break,
             Err(refused) => return Err(refused),
         }
     }
-    Ok(())
+    let node = reach.here();
+    Err(Refused { fault: SiteFault::Late { home: node }.into(), node })
 }
 
 /// Gives a handle back. The caller has this node's table.
@@ -254,4 +272,38 @@ pub(super) fn with_home<T>(
     let done = act(&directory);
     lock.release_alone()?;
     done
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::coord::objects::tally::Goal;
+    use crate::job::pretended::{await_that, name_at, on_nodes};
+    use crate::object::Handle;
+    use crate::object::custody::Custody;
+    use crate::object::tally::Tally;
+
+    /// The home is lost while another node opens a counter there, before the second node has what it should.
+    #[test]
+    fn whoever_opens_an_object_whose_home_is_lost_before_there_is_a_copy_has_it_at_the_next_home() {
+        let mut jobs = on_nodes(&[0, 1, 2], &JobOptions::new());
+        let name = name_at(&[1, 2], 3, 0);
+        let (reach, home) = (jobs[0].membership().reach.clone(), jobs.remove(1));
+        let table = Climb::of_table(&Site { reach: jobs[1].membership().reach.clone(), home: 2 });
+        table.acquire_alone().expect("nobody else has it");
+        let nature = Nature { kind: ObjectKind::Counter, parameter: 1 };
+        let handle = std::thread::scope(|scope| {
+            let member = jobs[0].membership();
+            let opening = scope.spawn(move || Handle::open(member, &name, nature));
+            let at = ObjectAt::of(&reach.segment.layout(), ObjectTable::Here, 1);
+            await_that("it is not opened at home", || noted_home(&reach, &at).is_some_and(|(home, _)| home == 1));
+            drop(home);
+            await_that("the home does not leave", || reach.has_lost(1));
+            table.release_alone().expect("this node has it");
+            opening.join().expect("no panic").expect("room")
+        });
+        let added = Tally::default().reach(&handle, Custody::of(&handle, nature), Goal::Add(1));
+        assert_eq!(added, Ok(0));
+    }
 }
