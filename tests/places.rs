@@ -106,6 +106,58 @@ fn a_place_that_is_given_back_to_a_silent_home_comes_back() {
     (0..2).for_each(|rank| children.say(rank, "end"));
 }
 
+/// Though silence is allowed for longer than this test, and the first rank to leave is its node's agent. What it had is
+/// given back by its neighbour when the home is heard again.
+#[test]
+fn whoever_leaves_does_not_wait_for_a_silent_home() {
+    const TEST: &str = "whoever_leaves_does_not_wait_for_a_silent_home";
+    const PLACES: usize = 4;
+    if role().is_some() {
+        let job = Job::from_env_with(&JobOptions::new().objects(PLACES)).expect("a job");
+        let name = |what: &str| name_at(&job, 1, what);
+        if job.rank() == 0 {
+            let objects = (job.lock(&name("lock")), job.rwlock(&name("shared")), job.semaphore(&name("permits"), 2));
+            let (lock, shared, permits) =
+                (objects.0.expect("room"), objects.1.expect("room"), objects.2.expect("room"));
+            let counter = job.counter(&name("counter")).expect("room");
+            drop(lock.acquire().expect("it is free"));
+            drop(shared.read().expect("it is free"));
+            drop(permits.acquire(1).expect("they are free"));
+            counter.fetch_add(1).expect("in reach");
+            answer("ready");
+            await_line();
+            drop((lock, shared, permits, counter));
+            drop(job);
+            answer("left");
+            return;
+        }
+        answer("ready");
+        await_line();
+        if job.rank() == 1 && job.size() == 3 {
+            let locks = ["one", "two", "three", "four"].map(|what| open_when_there_is_room(&job, 1, what));
+            assert!(locks.iter().all(|lock| lock.acquire().is_ok()));
+            answer("has all");
+            await_line();
+        }
+        return;
+    }
+    for (nodes, silent) in [(&[0, 0, 1][..], 2), (&[0, 1], 1)] {
+        let across = Across::new(nodes);
+        let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "600000")]);
+        (0..nodes.len()).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+        children.stop(silent);
+        children.say(0, "leave");
+        assert_eq!(children.next_answer(0), "left");
+        children.signal(silent, Signal::CONT);
+        if silent == 2 {
+            children.say(1, "take all");
+            assert_eq!(children.next_answer(1), "has all");
+            children.say(1, "end");
+        }
+        children.say(silent, "end");
+    }
+}
+
 /// Opens one of a few names, uses it, and gives it back.
 fn use_one(job: &Job, which: usize) -> Result<(), Error> {
     let name = format!("{which} comes and goes");
