@@ -51,6 +51,7 @@ Examples:
   phalanx bench lock --ranks 16 --vs pthread     more ranks than CPUs, beside a robust mutex in the same rounds
   phalanx bench lock --nodes 2 --busy 1 --vs openmpi,redis,etcd    from another node, by TCP
   phalanx bench lock --objects 1000 --hold-ns 2000 --json          many locks; one JSON object for each system
+  phalanx bench lock --vs pthread --histogram    how many acquisitions and handovers took how long
 ";
 
 const RWLOCK_EXAMPLES: &str = "\
@@ -267,9 +268,12 @@ struct ContestOptions {
     warmup: usize,
     #[command(flatten)]
     means: Means,
-    /// One JSON object for each system instead of the page
+    /// One JSON object for each system instead of the page, with histograms (README names the fields)
     #[arg(long)]
     json: bool,
+    /// Histograms of how long acquiring and handovers took on the page, too
+    #[arg(long, conflicts_with = "json")]
+    histogram: bool,
     /// Rounds in which every system has its turn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole(1..=ROUNDS_MAX))]
     rounds: usize,
@@ -503,7 +507,7 @@ fn contend(options: &ContestOptions, request: contest::compare::Request, vs: Opt
     let request = contest::compare::Request { rivals: vs.map_or_else(Vec::new, |list| list.0), ..request };
     show(watched(|bar| contest::compare::run(&request, bar)), |comparison| {
         if !options.json {
-            return print(&contest::render(&comparison));
+            return print(&contest::render(&comparison, options.histogram));
         }
         comparison.skipped.iter().for_each(skipped);
         print(&contest::json_lines(&comparison.reports))
