@@ -83,7 +83,7 @@ fn a_fabric_that_is_not_there_is_refused_by_option_and_by_variable() {
 #[test]
 fn nodes_that_make_no_job_are_refused() {
     for (arguments, part) in [
-        (&["--nodes", "0"][..], "from 1 to 4096"),
+        (&["--nodes", "0"][..], "from 1 to 256"),
         (&["--nodes", "3", "--ranks", "2"], "each node needs a rank"),
         (&["--nodes", "2", "--ranks", "2", "--threads"], "on one node"),
         (&["--nodes", "2", "--fabric", "shm"], "auto, tcp, rdma"),
@@ -229,6 +229,7 @@ fn a_contest_that_cannot_be_is_refused() {
     for (arguments, part) in [
         (&["lock", "--ranks", "2", "--busy", "3"][..], "1 to 2 can contend, not 3"),
         (&["lock", "--ranks", "2", "--nodes", "3"], "--nodes 3: each node needs a rank, and --ranks is 2"),
+        (&["lock", "--nodes", "2000"], "give a whole number from 1 to 256"),
         (&["lock", "--ranks", "2000"], "--ranks 2000: a node has at most 1024 (remedy: fewer ranks, or --nodes 2"),
         (&["counter", "--vs", "etcd"], "openmpi, mpich, atomic, redis"),
         (&["counter", "--hold-ns", "5"], "--hold-ns"),
@@ -244,7 +245,7 @@ fn a_contest_that_cannot_be_is_refused() {
 fn a_number_that_cannot_be_is_answered_with_what_it_can_be() {
     let ranges = [
         ("lock", "--ranks", "4096"),
-        ("lock", "--nodes", "4096"),
+        ("lock", "--nodes", "256"),
         ("lock", "--busy", "4096"),
         ("lock", "--objects", "1024"),
         ("lock", "--iterations", "1000000000"),
@@ -257,7 +258,7 @@ fn a_number_that_cannot_be_is_answered_with_what_it_can_be() {
         ("fabric", "--operations", "10000000"),
         ("failure", "--faults", "1000000"),
         ("calm", "--minutes", "1000000"),
-        ("calm", "--nodes", "4096"),
+        ("calm", "--nodes", "256"),
     ];
     for (what, option, most) in ranges {
         for text in ["0", "-1", "99999999999999999999", "", "some", "nan", "inf"] {

@@ -130,7 +130,7 @@ fn histogram(page: &mut String, label: &str, what: &str, buckets: &[(u64, u64)])
     for (bound, number) in rows {
         let length = (number as f64 / most as f64 * BAR as f64 * 8.0).ceil();
         let share = number as f64 * 100.0 / all as f64;
-        let _ = writeln!(page, "  {:>9} │{:<BAR$} {share:>7.3} %{number:>11}", ns(bound as f64), bar(length),);
+        let _ = writeln!(page, "  {:>9} │{:<BAR$} {share:>7.3} %{number:>11}", ns(bound as f64), bar(length));
     }
 }
 
