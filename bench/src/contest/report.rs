@@ -56,8 +56,8 @@ pub struct Report {
     pub acquire_p999_ns: f64,
     /// The longest of all.
     pub acquire_max_ns: f64,
-    /// How many acquisitions took how long, in all rounds: pairs of an upper bound in nanoseconds and how many come up to
-    /// that and not to the bound before, four bounds to each doubling; bounds that none comes up to are left out.
+    /// How many acquisitions took how long, in all rounds: pairs of an upper bound in nanoseconds and how many come up
+    /// to that and not to the bound before, four bounds to each doubling; bounds that none comes up to are left out.
     pub acquire_histogram: Vec<(u64, u64)>,
     /// Median of the readers alone; `null` without readers.
     pub shared_p50_ns: Option<f64>,
