@@ -3,9 +3,9 @@
 //! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of
 //! the node's handles and given back with the last. The home's table is guarded by the lock between nodes of its first
 //! place. Which home that is, is noted before: where a rank ends in between, or is not answered, the home has a handle
-//! of this node too many only until the object goes here, or the name is opened again. An object that only the dead have
-//! left does not go before what they held at its home is given back. Objects that are copied have a handle at a second
-//! node, too, taken and given back likewise ([`super::second`]).
+//! of this node too many only until the object goes here, or the name is opened again. An object that only the dead
+//! have left does not go before what they held at its home is given back. Objects that are copied have a handle at a
+//! second node, too, taken and given back likewise ([`super::second`]).
 
 use std::cell::Cell;
 use std::time::Duration;
