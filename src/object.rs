@@ -24,8 +24,8 @@
 //! | `anchor.rs` | where these two, leases, counters and fenced words have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
 //! | `fenced.rs` | words that are written under a token |
-//! | `lease.rs` | a lock with a time to live: handles; `lease/guard.rs`: a hold, and the thread that renews it; `lease/courier.rs`: who asks its home |
-//! | `election.rs` | the election of a leader |
+//! | `lease.rs` | a lock with a time to live: handles; `lease/guard.rs`: a hold, and the thread that renews it; `lease/request.rs`: a place among those who wait; `lease/courier.rs`: who asks its home |
+//! | `election.rs` | the election of a leader; `election/seat.rs`: the lock or lease that it has; `election/announcing.rs` |
 //! | `error.rs` | what can go wrong |
 
 mod anchor;
@@ -66,7 +66,7 @@ pub use self::election::{Candidacy, Election, Leader, Leadership};
 use self::errands::Closing;
 pub use self::error::{LockError, ObjectError};
 pub use self::fenced::{Fenced, FencedError, FencedWord};
-pub use self::lease::{Lease, LeaseError, LeaseGuard};
+pub use self::lease::{Lease, LeaseError, LeaseGuard, LeaseRequest};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
 pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};

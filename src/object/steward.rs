@@ -350,10 +350,10 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
     if nature.kind == ObjectKind::RwLock {
         shared_hold::carry(reach, at, &new)?;
     }
-    if nature.kind == ObjectKind::Election {
-        election::move_announcement(reach, at, &new)?;
+    if nature.kind.is_election() {
+        election::move_announcement(reach, at, nature.kind, &new)?;
     }
-    if nature.kind == ObjectKind::Lease {
+    if nature.kind.has_ttl() {
         lease::carry_hold(reach, at, &new)?;
     }
     loop {
@@ -461,9 +461,12 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
         match kind {
             ObjectKind::RwLock => SharingAt::of(&new.at, ranks).carry(*rank, stake),
             ObjectKind::Semaphore => PermitsAt::of(&new.at, ranks).carry(*rank, stake),
-            ObjectKind::Lock | ObjectKind::Counter | ObjectKind::Fenced | ObjectKind::Lease | ObjectKind::Election => {
-                None
-            }
+            ObjectKind::Lock
+            | ObjectKind::Counter
+            | ObjectKind::Fenced
+            | ObjectKind::Lease
+            | ObjectKind::Election
+            | ObjectKind::LeasedElection => None,
         }
     });
     // The read's answer says that all has arrived.
