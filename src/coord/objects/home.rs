@@ -40,6 +40,7 @@
 
 #[cfg(all(test, not(model)))]
 mod exhaustive;
+pub mod moving;
 
 use crate::fabric::{Request, WordAt};
 
