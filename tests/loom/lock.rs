@@ -66,11 +66,19 @@ impl Room {
     }
 
     fn acquire(&self, me: usize, lock: &QueueLock, manner: Manner) -> u64 {
+        self.take(me, lock).unwrap_or_else(|| self.queue(me, lock, manner))
+    }
+
+    /// Takes the lock if it is free, by passing the other one perhaps.
+    fn take(&self, me: usize, lock: &QueueLock) -> Option<u64> {
         let begun = self.turns.now();
-        if let Some(token) = lock.try_take(&self.node, |passed| passed < MOST_PASSED) {
-            self.turns.taken(me, begun, MOST_PASSED);
-            return token;
-        }
+        let token = lock.try_take(&self.node, |passed| passed < MOST_PASSED)?;
+        self.turns.taken(me, begun, MOST_PASSED);
+        Some(token)
+    }
+
+    /// Acquires it by a claim.
+    fn queue(&self, me: usize, lock: &QueueLock, manner: Manner) -> u64 {
         let begun = self.turns.now();
         lock.request(&self.node, true);
         self.turns.claim(me);
@@ -132,6 +140,36 @@ fn a_lock_is_held_by_one_at_a_time_and_hands_data_over() {
 fn a_lock_loses_no_wake_up() {
     // A third one takes a minute.
     one_after_the_other(PREEMPTIONS - 1, Manner::Parked);
+}
+
+#[test]
+fn claims_are_served_in_their_order() {
+    two_ranks(PREEMPTIONS, |room, me| {
+        let lock = room.lock_of(me);
+        for _ in 0..=me {
+            let token = room.queue(me, &lock, Manner::Spinning);
+            room.note(token);
+            room.release(&lock);
+        }
+    });
+}
+
+#[test]
+fn one_that_waits_is_passed_so_often_at_most() {
+    two_ranks(PREEMPTIONS, |room, me| {
+        let lock = room.lock_of(me);
+        if me == 0 {
+            let token = room.queue(me, &lock, Manner::Spinning);
+            room.note(token);
+            return room.release(&lock);
+        }
+        for _ in 0..2 + MOST_PASSED {
+            if let Some(token) = room.take(me, &lock) {
+                room.note(token);
+                room.release(&lock);
+            }
+        }
+    });
 }
 
 #[test]

@@ -50,6 +50,9 @@ pub(super) trait Protocol: Clone + Hash + Debug {
     /// something.
     fn check_entry(rank: usize, words: &[u64], ranks: &[Actor<Self>], inside: &[usize]);
 
+    /// A living rank is through with all: panics if something of it is left at the home.
+    fn check_end(rank: usize, words: &[u64]);
+
     /// At a rank's beginning: what `check_entry` is to know of it.
     fn note_beginning(words: &[u64]) -> u64;
 
@@ -310,6 +313,12 @@ impl<P: Protocol> World<P> {
         }
     }
 
+    fn check_end(&self) {
+        let words = self.homes.last().expect("there is one");
+        let living = (0..self.ranks.len()).filter(|rank| !self.ranks[*rank].is_dead);
+        living.for_each(|rank| P::check_end(rank, words));
+    }
+
     /// Where nothing more has to happen, all look once, as they do now and then: whether that ends all waits.
     fn ends_by_looking(&self) -> bool {
         let mut world = self.clone();
@@ -479,6 +488,9 @@ pub(super) fn check<P: Protocol>(world: World<P>) {
         // A death may have taken a poke with it; then those who wait look by themselves after a while.
         let may_miss = world.ranks.iter().any(|rank| rank.is_dead);
         let waiting = world.unfinished();
+        if waiting.is_empty() {
+            world.check_end();
+        }
         assert!(
             waiting.is_empty() || (may_miss && world.ends_by_looking()),
             "{waiting:?} are forgotten: {way:?}\n{world:#?}"

@@ -64,6 +64,11 @@ impl Protocol for Permits {
         assert!(inside.iter().all(|rank| words[HELD + rank] == ranks[*rank].act.count));
     }
 
+    fn check_end(rank: usize, words: &[u64]) {
+        assert_eq!(words[HELD + rank], 0, "permits of rank {rank} are lost");
+        assert_ne!(words[WAITER], rank as u64 + 1, "rank {rank} does not wait any more");
+    }
+
     fn note_beginning(_words: &[u64]) -> u64 {
         0
     }

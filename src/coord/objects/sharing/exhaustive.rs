@@ -98,6 +98,11 @@ impl Protocol for Sharing {
         }
     }
 
+    fn check_end(rank: usize, words: &[u64]) {
+        assert_eq!(PartWord(words[PARTS + rank]), PartWord::NOTHING, "rank {rank} reads no more");
+        assert_ne!(PhaseWord(words[PHASE]).writer(), Some(rank), "rank {rank} writes no more");
+    }
+
     /// The phase, plus 1, if a writer is there.
     fn note_beginning(words: &[u64]) -> u64 {
         let phase = PhaseWord(words[PHASE]);
