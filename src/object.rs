@@ -72,7 +72,7 @@ pub(crate) use self::reach::Reach;
 pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use self::semaphore::Holding;
 pub use self::semaphore::{Permits, Semaphore};
-use self::site::Site;
+use self::site::{PATIENCE, Site};
 pub(crate) use self::steward::Steward;
 use self::waiting::NodeLock;
 pub(crate) use self::waiting::Turn;
@@ -146,8 +146,8 @@ impl Handle {
         let name = named(rank, nature.kind.name(), text)?;
         let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source: Box::new(source) };
         loop {
-            let opened =
-                with_table(membership, || catalogue::open(&membership.reach, &name, nature)).map_err(table_error)?;
+            let opened = with_table(membership, None, || catalogue::open(&membership.reach, &name, nature))
+                .map_err(table_error)?;
             match opened {
                 Ok(Opened { at, home, at_home }) => {
                     let site = Site { reach: membership.reach.clone(), home };
@@ -182,19 +182,26 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Where this rank has been declared failed its handles count no more, nor do its node's at a home that is lost.
         let reach = &self.membership.reach;
+        let limit = reach.spans_nodes().then_some(PATIENCE);
+        let brief = limit.map_or_else(|| reach.clone(), |limit| reach.within(limit));
         let is_left = errands::is_left(reach, &self.at);
-        let close = || with_table(&self.membership, || catalogue::close(reach, &self.at));
-        if is_left || matches!(close(), Err(LockError::Unreachable { .. })) {
+        let close = || with_table(&self.membership, limit, || catalogue::close(&brief, &self.at));
+        // Whoever drops it may be about to leave the job, and does not wait for a home that does not answer.
+        if is_left || matches!(close(), Err(LockError::Unreachable { .. } | LockError::TimedOut { .. })) {
             errands::leave(reach, Closing(self.at));
         }
     }
 }
 
-/// Does something while this rank has the node's table of objects for itself.
-fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Result<T, LockError> {
+/// Does something while this rank has the node's table of objects for itself, for which it waits so long.
+fn with_table<T>(
+    membership: &Arc<Membership>,
+    limit: Option<Duration>,
+    act: impl FnOnce() -> T,
+) -> Result<T, LockError> {
     // Another thread of this rank would be taken for this one.
     let _turn = membership.reach.uses.table();
-    NodeLock::of_table(membership).during(act)
+    NodeLock::of_table(membership).during(limit, act)
 }
 
 /// The error of an object whose home could not be asked.

@@ -7,8 +7,8 @@
 //! that may change yet. What an errand asks comes behind all that the process has asked before ([`super::site`]), so
 //! nothing of that takes effect later.
 //!
-//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first,
-//! others of its node follow it as one that has ended in the middle of a call.
+//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first, or
+//! leaves the job, others of its node follow it as one that has ended in the middle of a call.
 //!
 //! [`Use::Left`]: super::waiting::Use::Left
 
@@ -160,7 +160,7 @@ fn tidy(reach: &Reach) -> bool {
         return false;
     }
     reach.uses.errands.is_untidy.store(0, Ordering::Relaxed);
-    let is_done = with_table(reach, || catalogue::here(reach).free_unused()).is_ok();
+    let is_done = with_table(reach, || catalogue::here(&reach.within(PATIENCE)).free_unused()).is_ok();
     if !is_done {
         tidy_later(reach);
     }
@@ -253,7 +253,7 @@ impl Errand for Closing {
     }
 
     fn run(&mut self, reach: &Reach) -> Poll<()> {
-        match with_table(reach, || catalogue::close(reach, &self.0)) {
+        match with_table(reach, || catalogue::close(&reach.within(PATIENCE), &self.0)) {
             Err(SiteFault::Late { .. }) => Poll::Pending,
             _ => Poll::Ready(()),
         }

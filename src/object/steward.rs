@@ -79,6 +79,8 @@ impl Steward {
 impl Drop for Steward {
     fn drop(&mut self) {
         self.is_over.store(1, Ordering::Relaxed);
+        // It may wait for a home that does not answer.
+        self.reach.uses.leave();
         let Some(thread) = self.thread.take() else { return };
         // It may be about to fall asleep, and then nobody wakes it but once more.
         while !thread.is_finished() {

@@ -171,6 +171,20 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         self.free_if_unused(at, self.key(at)?)
     }
 
+    /// Takes this member's handle of the object of a name away, as [`close`](Self::close), if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn close_named(&self, name: &Name) -> Fallible<()> {
+        match self.find(name) {
+            Ok(Some((at, _))) if self.has_handle(&at, name)? => self.close(&at).map(drop),
+            // Another object's.
+            Ok(_) | Err(DirectoryFault::Collision) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Whether this member has a handle of the object of a name, and that is at this place.
     ///
     /// # Errors
