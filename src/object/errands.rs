@@ -36,6 +36,8 @@ use crate::sync::{AtomicU32, Ordering};
 
 /// Between two looks of a call whether its rank's errand is done.
 const PAUSE: Duration = Duration::from_micros(100);
+/// How long a call waits for that: longer than a home is slow where machines are busy.
+const DONE_WITHIN: Duration = Duration::from_secs(2);
 /// How long an answer is waited for.
 const MOMENT: Duration = Duration::from_millis(20);
 
@@ -56,7 +58,7 @@ pub(super) trait Errand: fmt::Debug + Send {
 /// [`LockError::Unreachable`].
 pub(super) fn pause(membership: &Membership, at: &ObjectAt, name: &str, begun: Instant) -> Result<(), LockError> {
     let reach = &membership.reach;
-    let is_over = begun.elapsed() >= PATIENCE;
+    let is_over = begun.elapsed() >= DONE_WITHIN;
     // The table's own is noted while it is used.
     let home = || catalogue::noted_home(reach, at).map_or(reach.here(), |(home, _)| home);
     if let Some(node) = reach.doubted().or_else(|| is_over.then(home)) {

@@ -26,9 +26,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 /// How many ranks of a node are asked after at most.
 const MOST_ASKED_AFTER: usize = 64;
 
-/// Where the count of lost nodes begins in a lock's numbers.
-pub(crate) const LIFE_AT: u32 = 44;
-
 /// A rank's way to everything that named objects are made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Reach {
@@ -202,6 +199,8 @@ impl Reach {
     /// How many nodes the job has lost: an object has had no more homes, besides the first. The numbers of each begin
     /// with this count in the bits above [`LIFE_AT`], so that they are greater than those before: whoever knows of a
     /// loss knows of one more than whoever began the home that is lost by it.
+    ///
+    /// [`LIFE_AT`]: crate::coord::objects::home::moving::LIFE_AT
     pub fn lives(&self) -> u64 {
         (0..self.topology.nodes()).filter(|node| self.has_lost(*node)).count() as u64
     }

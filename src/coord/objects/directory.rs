@@ -338,9 +338,9 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         }
         let at = self.place(0).greatest();
         let found = self.words.load(&[at, object.home().numbers, object.parameter(0), object.own(0)])?;
-        // A lease counts in its hold.
-        let is_lease = found[2] == ObjectKind::Lease as u64;
-        let last = if is_lease { found[1] + lease::LeaseWord(found[3]).number() } else { found[1] };
+        // What has a time to live counts in its hold.
+        let has_ttl = ObjectKind::from_number(found[2]).is_some_and(ObjectKind::has_ttl);
+        let last = if has_ttl { found[1] + lease::LeaseWord(found[3]).number() } else { found[1] };
         Ok(self.words.store(&[(at, found[0].max(last))])?)
     }
 

@@ -42,7 +42,7 @@ impl Tenure {
 /// | 2–12 | rank | under way: whose place on the node it is; nothing: 1 where the word was kept |
 /// | 13–20 | passed | held: how often it was passed on |
 /// | 21–63 | version | grows with each change |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TenureWord(pub u64);
 
 impl TenureWord {
@@ -85,7 +85,7 @@ impl TenureWord {
 /// | --- | --- | --- |
 /// | 0–31 | index | its place in that table; 0: sought there. Where bits 32–63 are 0: 0 not known, 1 no other node lives |
 /// | 32–63 | node | plus 1 |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlaceWord(pub u64);
 
 impl PlaceWord {
