@@ -79,6 +79,7 @@ pub(crate) use self::waiting::Turn;
 use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};
+use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::job::{Job, Membership};
 
@@ -186,7 +187,9 @@ impl Drop for Handle {
         let reach = &self.membership.reach;
         let limit = reach.spans_nodes().then_some(GIVING_BACK);
         let brief = limit.map_or_else(|| reach.clone(), |limit| reach.within(limit));
-        let is_left = errands::is_left(reach, &self.at);
+        // Where this rank keeps the table until a home answers, one handle has waited for all.
+        let table = ObjectAt::of(&self.segment().layout(), ObjectTable::Here, 0);
+        let is_left = errands::is_left(reach, &self.at) || limit.is_some() && errands::is_left(reach, &table);
         let close = || with_table(&self.membership, limit, || catalogue::close(&brief, &self.at));
         // Whoever drops it may be about to leave the job, and does not wait for a home that does not answer.
         if is_left || matches!(close(), Err(LockError::Unreachable { .. } | LockError::TimedOut { .. })) {
