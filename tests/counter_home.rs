@@ -36,8 +36,8 @@ fn take_numbers(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2
     [without_answer, uncertain]
 }
 
-/// Makes the value greater by one, by comparing and exchanging it, until it is over; each value that it has exchanged is
-/// in this rank's file. How often nobody knows whether it was.
+/// Makes the value greater by one, by comparing and exchanging it, until it is over; each value that it has exchanged
+/// is in this rank's file. How often nobody knows whether it was.
 fn exchange(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2] {
     let mut file = OpenOptions::new().append(true).create(true).open(file).expect("a file");
     let [mut without_answer, mut uncertain] = [0; 2];
@@ -119,8 +119,8 @@ fn acknowledged(trial: &Trial, rank: usize) -> Vec<Range<u64>> {
 
 /// What must be so in the end.
 struct Verdict {
-    /// No number was given out twice. (A value may be exchanged twice: an exchange that others have seen is as if it had
-    /// not been if the home is lost before the rank that made it has had its answer.)
+    /// No number was given out twice. (A value may be exchanged twice: an exchange that others have seen is as if it
+    /// had not been if the home is lost before the rank that made it has had its answer.)
     is_distinct: bool,
     /// How many a call adds at most.
     most_at_once: u64,
