@@ -421,7 +421,7 @@ fn three_nodes_in_every_order() {
 }
 
 #[test]
-#[ignore = "half a minute with optimization, six million states"]
+#[ignore = "minutes with optimization, forty million states"]
 fn three_nodes_twice_in_every_order() {
     check(World::new(3, 2, 0, 0));
 }
