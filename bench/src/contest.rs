@@ -31,6 +31,11 @@ pub use crate::rivals::Object;
 use crate::rivals::{Rival, RivalError, Task, append_placement};
 use crate::workload::Placement;
 
+/// The most objects of a contest: each rank has all of them, in a job that has space for so many.
+pub const OBJECTS_MAX: usize = 1024;
+/// The longest turn: an hour.
+pub const SECONDS_MAX: f64 = 3600.0;
+
 /// One turn of one system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Contest {

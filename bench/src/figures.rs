@@ -62,6 +62,20 @@ impl Spread {
         })
     }
 
+    /// How many times are of each length: an upper bound in nanoseconds, and how many come up to that and not to the
+    /// bound before. Bounds are four to each doubling, the same for all; those that nothing comes up to are left out.
+    pub fn buckets(&self) -> Vec<(u64, u64)> {
+        let mut buckets: Vec<(u64, u64)> = Vec::new();
+        for recorded in self.histogram.iter_recorded() {
+            let (bound, count) = (bound_above(recorded.value_iterated_to()), recorded.count_since_last_iteration());
+            match buckets.last_mut() {
+                Some(last) if last.0 == bound => last.1 += count,
+                _ => buckets.push((bound, count)),
+            }
+        }
+        buckets
+    }
+
     /// The median over rounds of each figure; the extremes over all of them; `None` of none.
     pub fn of_rounds<'round>(rounds: impl Iterator<Item = &'round Self>) -> Option<Self> {
         let rounds: Vec<&Self> = rounds.collect();
@@ -82,6 +96,20 @@ impl Spread {
             histogram,
         })
     }
+}
+
+/// Bounds of buckets from one power of two to the next.
+const BOUNDS_PER_DOUBLING: u32 = 4;
+
+/// The least bound of a bucket that a time comes up to: a power of two, or one of those between, rounded up.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below ten minutes in nanoseconds")]
+fn bound_above(ns: u64) -> u64 {
+    let power = ns.max(1).ilog2();
+    let bounds = (0..=BOUNDS_PER_DOUBLING).map(|step| {
+        let factor = (f64::from(step) / f64::from(BOUNDS_PER_DOUBLING)).exp2();
+        ((1_u64 << power) as f64 * factor).ceil() as u64
+    });
+    bounds.into_iter().find(|bound| *bound >= ns).expect("the next power of two is greater")
 }
 
 /// The figures of one round of barriers.
@@ -172,6 +200,19 @@ mod tests {
         let waits = &figures.waits;
         assert_eq!((waits.count, figures.iterations), (6, 3));
         assert_eq!((waits.min, waits.p50, waits.max, waits.mean), (20.0, 40.0, 60.0, 40.0));
+    }
+
+    #[test]
+    fn buckets_hold_all_times_and_have_the_same_bounds_whatever_is_in_them() {
+        let spread = Spread::of([1.0, 15.0, 16.0, 17.0, 17.4, 1000.0].into_iter()).expect("some");
+        // 16 times the fourth root of two is 19.03, 512 times its cube 861.1.
+        assert_eq!(spread.buckets(), [(1, 1), (16, 2), (20, 2), (1024, 1)]);
+        let bounds: Vec<u64> = (1..200).map(bound_above).collect();
+        assert!(bounds.is_sorted() && bounds.iter().zip(1..).all(|(bound, ns)| *bound >= ns));
+        assert_eq!(bounds[32..64].iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "to each doubling");
+        let many = Spread::of((1..=5000).map(|ns| f64::from(ns) * 37.0)).expect("some").buckets();
+        assert_eq!(many.iter().map(|(_, count)| count).sum::<u64>(), 5000);
+        assert!(many.is_sorted_by(|one, next| one.0 < next.0) && many.iter().all(|(_, count)| *count > 0));
     }
 
     #[test]

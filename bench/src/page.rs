@@ -118,7 +118,7 @@ fn buckets(waits: &Spread) -> Vec<(f64, f64, u64)> {
 
 /// A bar of `eighths` eighths of a character.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length in characters")]
-fn bar(eighths: f64) -> String {
+pub(crate) fn bar(eighths: f64) -> String {
     let eighths = eighths as usize;
     let rest = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
     format!("{}{rest}", "█".repeat(eighths / 8))

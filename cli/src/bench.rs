@@ -8,26 +8,20 @@ use clap::{Args, Subcommand};
 use phalanx::fabric::FabricKind;
 use phalanx::{Algorithm, FabricChoice, WaitPolicy};
 use phalanx_bench::compare::{self, Progress, Request};
-use phalanx_bench::contest::{self, Object};
+use phalanx_bench::contest::{self, OBJECTS_MAX, Object, SECONDS_MAX};
 use phalanx_bench::rivals::{Bench, Rival};
 use phalanx_bench::workload::ArrivalPattern;
 use phalanx_bench::{fabric, failure, page};
 
-use crate::numbers::{RANKS_MAX, TIMES_MAX, check_nodes, fraction, whole};
+use crate::numbers::{MINUTES_MAX, MINUTES_MIN, NODES_MAX, RANKS_MAX, TIMES_MAX, check_nodes, fraction, whole};
 use crate::progress::{Bar, Lines};
 
 /// More rounds than one waits for.
 const ROUNDS_MAX: usize = 1_000_000;
-/// So many objects a node has space for, and each rank uses all of a contest's.
-const OBJECTS_MAX: usize = 1024;
 /// An hour.
 const NS_MAX: u64 = 3_600_000_000_000;
-/// The shortest turn in which anything happens, and an hour.
+/// The shortest turn in which anything happens.
 const SECONDS_MIN: f64 = 0.001;
-const SECONDS_MAX: f64 = 3600.0;
-/// Below a tenth of a second nothing is loaded; above is more than a year.
-const MINUTES_MIN: f64 = 0.001;
-const MINUTES_MAX: f64 = 1e6;
 /// So many operations' times fit into memory.
 const OPERATIONS_MAX: usize = 10_000_000;
 /// Each fault takes a good part of a second.
@@ -51,6 +45,7 @@ Examples:
   phalanx bench lock --ranks 16 --vs pthread     more ranks than CPUs, beside a robust mutex in the same rounds
   phalanx bench lock --nodes 2 --busy 1 --vs openmpi,redis,etcd    from another node, by TCP
   phalanx bench lock --objects 1000 --hold-ns 2000 --json          many locks; one JSON object for each system
+  phalanx bench lock --vs pthread --histogram    how many acquisitions and handovers took how long
 ";
 
 const RWLOCK_EXAMPLES: &str = "\
@@ -126,7 +121,7 @@ struct BarrierOptions {
     #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
     ranks: Option<usize>,
     /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
-    #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=RANKS_MAX))]
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=NODES_MAX))]
     nodes: usize,
     /// auto, flat, tree or central
     #[arg(long, default_value = "auto", value_parser = parse_algorithm)]
@@ -245,7 +240,7 @@ struct ContestOptions {
     #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
     ranks: Option<usize>,
     /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
-    #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=RANKS_MAX))]
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=NODES_MAX))]
     nodes: usize,
     /// How many ranks contend, from the first; the others are idle [default: all]
     #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
@@ -267,9 +262,12 @@ struct ContestOptions {
     warmup: usize,
     #[command(flatten)]
     means: Means,
-    /// One JSON object for each system instead of the page
+    /// One JSON object for each system instead of the page, with histograms (README names the fields)
     #[arg(long)]
     json: bool,
+    /// Histograms of how long acquiring and handovers took on the page, too
+    #[arg(long, conflicts_with = "json")]
+    histogram: bool,
     /// Rounds in which every system has its turn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole(1..=ROUNDS_MAX))]
     rounds: usize,
@@ -331,7 +329,7 @@ struct CalmOptions {
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = whole(1..=RANKS_MAX))]
     ranks: usize,
     /// Pretended nodes that the ranks are spread over, in blocks
-    #[arg(long, value_name = "M", default_value_t = 3, value_parser = whole(1..=RANKS_MAX))]
+    #[arg(long, value_name = "M", default_value_t = 3, value_parser = whole(1..=NODES_MAX))]
     nodes: usize,
     #[command(flatten)]
     means: Means,
@@ -503,7 +501,7 @@ fn contend(options: &ContestOptions, request: contest::compare::Request, vs: Opt
     let request = contest::compare::Request { rivals: vs.map_or_else(Vec::new, |list| list.0), ..request };
     show(watched(|bar| contest::compare::run(&request, bar)), |comparison| {
         if !options.json {
-            return print(&contest::render(&comparison));
+            return print(&contest::render(&comparison, options.histogram));
         }
         comparison.skipped.iter().for_each(skipped);
         print(&contest::json_lines(&comparison.reports))

@@ -8,13 +8,13 @@ use clap::Args;
 use phalanx_bench::campaign::plan::{Fault, Wires};
 use phalanx_bench::campaign::{self, Request};
 
-use crate::numbers::{TIMES_MAX, fraction, whole};
+use crate::numbers::{MINUTES_MAX, MINUTES_MIN, TIMES_MAX, fraction, whole};
 
 /// Hurt jobs of real processes at random, and look whether what must hold does
 #[derive(Args)]
 pub struct Options {
     /// How long rounds are begun [default: 1, or as long as --rounds takes]
-    #[arg(long, value_name = "N", value_parser = fraction(0.001..=1e6))]
+    #[arg(long, value_name = "N", value_parser = fraction(MINUTES_MIN..=MINUTES_MAX))]
     minutes: Option<f64>,
     /// Of the first round; each next one has the next [default: of the clock]
     #[arg(long, value_name = "S", value_parser = whole(0..=u64::MAX))]

@@ -9,6 +9,12 @@ use phalanx::cluster::address::MAX_NODE_RANKS;
 
 /// More ranks than this on one machine is a typing mistake; each costs three file descriptors and a process.
 pub const RANKS_MAX: usize = 4096;
+/// More pretended nodes than this on one machine is one, too: each has a process, and connections to all others.
+pub const NODES_MAX: usize = 256;
+/// Below a tenth of a second nothing is loaded; above is more than a year.
+pub const MINUTES_MIN: f64 = 0.001;
+/// See [`MINUTES_MIN`].
+pub const MINUTES_MAX: f64 = 1e6;
 /// The most of what is done again and again: more would not end, or not fit into sums.
 pub const TIMES_MAX: usize = 1_000_000_000;
 

@@ -1,11 +1,11 @@
 //! How an object is found: in this node's directory, and in that of its home, where each node counts as one.
 //!
 //! Whoever has this node's table to itself does both, so that the home's handle of this node is taken with the first of
-//! the node's handles and given back with the last. The home's table is guarded by the lock between nodes of its
-//! place 0. Which home that is, is noted before: where a rank ends in between, or is not answered, the home has a handle
-//! of this node too many only until the object goes here, or the name is opened again. An object that only the dead have left does not go before what they held at its home is given
-//! back. Objects that are copied have a handle at a second node, too, taken and given back likewise
-//! ([`super::second`]).
+//! the node's handles and given back with the last. The home's table is guarded by the lock between nodes of its first
+//! place. Which home that is, is noted before: where a rank ends in between, or is not answered, the home has a handle
+//! of this node too many only until the object goes here, or the name is opened again. An object that only the dead
+//! have left does not go before what they held at its home is given back. Objects that are copied have a handle at a
+//! second node, too, taken and given back likewise ([`super::second`]).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -92,8 +92,8 @@ pub(super) fn open(reach: &Reach, name: &Name, nature: Nature) -> Result<Opened,
     }
 }
 
-/// Opens an object of this node at its home, which is noted before it counts this node's handle: whoever finds that this
-/// was not brought to its end takes the handle back ([`take_back`]).
+/// Opens an object of this node at its home, which is noted before it counts this node's handle: whoever finds that
+/// this was not brought to its end takes the handle back ([`take_back`]).
 fn open_noting(reach: &Reach, at: &ObjectAt, name: &Name, nature: Nature) -> Result<(usize, ObjectAt), Refused> {
     let (home, noted) = (first_home(reach, name), reach.segment.word(TenureAt(*at).home()));
     // Relaxed: only who has the table reads it, until the place is known.

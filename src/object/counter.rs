@@ -148,8 +148,8 @@ impl Job {
     /// # Cost
     ///
     /// The node's table of names is locked and looked through; for the node's first handle also the home's and that of
-    /// the node that will have the copies, some round trips each. Where nodes are lost meanwhile, until the copy has all
-    /// that it should.
+    /// the node that will have the copies, some round trips each. Where nodes are lost meanwhile, until the copy has
+    /// all that it should.
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
         let nature = Nature { kind: ObjectKind::Counter, parameter: membership.durable_copies as u64 };

@@ -6,9 +6,9 @@
 //!
 //! No wait here is without an end where nobody can decide whether the home lives: it ends as if the connection had
 //! broken, if something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over, or whose rank
-//! leaves the job, ends as [`SiteFault::Late`]. What was asked may then take effect yet. Whatever this process asks the home after
-//! that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the first is
-//! dropped.
+//! leaves the job, ends as [`SiteFault::Late`]. What was asked may then take effect yet. Whatever this process asks the
+//! home after that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the
+//! first is dropped.
 
 use std::collections::VecDeque;
 use std::task::Poll;

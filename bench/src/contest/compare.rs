@@ -13,7 +13,7 @@ use crate::contest::figures::Figures;
 use crate::contest::rank::{CONTESTANT_COMMAND, ContestTask, is_there};
 use crate::contest::record::{self, RecordError};
 use crate::contest::report::{About, Ratios, Report};
-use crate::contest::{Contest, Object};
+use crate::contest::{Contest, Object, SECONDS_MAX};
 use crate::figures::median_of;
 use crate::limit;
 use crate::rank::{Choice, RankError};
@@ -227,7 +227,7 @@ fn plan(request: &Request, clock: &Clock) -> Result<Contest, ContestError> {
     if busy == 0 || busy > ranks {
         return refuse(format!("of {ranks} ranks 1 to {ranks} can contend, not {busy}"));
     }
-    if !(request.seconds > 0.0 && request.seconds <= 3600.0) {
+    if !(request.seconds > 0.0 && request.seconds <= SECONDS_MAX) {
         return refuse(format!("turns of {} seconds make no measurement", request.seconds));
     }
     if !(0.0..=1.0).contains(&request.readers) {

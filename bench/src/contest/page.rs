@@ -5,13 +5,22 @@ use std::fmt::Write;
 use crate::contest::compare::Comparison;
 use crate::contest::report::Report;
 use crate::contest::{Contest, Object};
-use crate::page::{count, machine, ns};
+use crate::page::{bar, count, machine, ns};
 
-/// The whole page.
-pub fn render(comparison: &Comparison) -> String {
+/// The length of the longest bar, in characters.
+const BAR: usize = 40;
+
+/// The whole page, with histograms if they are wanted.
+pub fn render(comparison: &Comparison, with_histograms: bool) -> String {
     let mut page = String::new();
     head(&mut page, comparison);
     table(&mut page, comparison);
+    if with_histograms {
+        for (report, label) in comparison.reports.iter().zip(&comparison.labels) {
+            histogram(&mut page, label, "acquisitions", &report.acquire_histogram);
+            histogram(&mut page, label, "handovers", &report.handover_histogram);
+        }
+    }
     foot(&mut page, comparison);
     page
 }
@@ -109,6 +118,38 @@ fn table(page: &mut String, comparison: &Comparison) {
     }
 }
 
+/// A row for each doubling of the time, with a bar of how many took so long.
+fn histogram(page: &mut String, label: &str, what: &str, buckets: &[(u64, u64)]) {
+    let rows = doublings(buckets);
+    let (all, most) = (rows.iter().map(|row| row.1).sum::<u64>(), rows.iter().map(|row| row.1).max().unwrap_or(0));
+    if most == 0 {
+        return;
+    }
+    let _ =
+        writeln!(page, "\n  {what} of {label} (each row: up to the time on its left; the share of all on the right)");
+    for (bound, number) in rows {
+        let length = (number as f64 / most as f64 * BAR as f64 * 8.0).ceil();
+        let share = number as f64 * 100.0 / all as f64;
+        let _ = writeln!(page, "  {:>9} │{:<BAR$} {share:>7.3} %{number:>11}", ns(bound as f64), bar(length));
+    }
+}
+
+/// The same buckets, of each doubling one, from the first to the last.
+fn doublings(buckets: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut rows: Vec<(u64, u64)> = Vec::new();
+    for (bound, number) in buckets {
+        let bound = bound.next_power_of_two();
+        while rows.last().is_some_and(|last| last.0 < bound) {
+            rows.push((rows[rows.len() - 1].0 * 2, 0));
+        }
+        match rows.last_mut() {
+            Some(last) => last.1 += number,
+            None => rows.push((bound, *number)),
+        }
+    }
+    rows
+}
+
 /// What Phalanx takes of a rival's times, and how much more it does.
 fn comparison_of(report: &Report) -> String {
     let mut text = String::new();
@@ -142,4 +183,23 @@ fn foot(page: &mut String, comparison: &Comparison) {
         report.seconds,
         report.commit,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_has_a_row_for_each_doubling_between_its_ends_and_counts_all() {
+        assert_eq!(doublings(&[(16, 2), (20, 3), (32, 1), (200, 4)]), [(16, 2), (32, 4), (64, 0), (128, 0), (256, 4)]);
+        let mut page = String::new();
+        histogram(&mut page, "Phalanx", "handovers", &[(16, 2), (20, 3), (27, 1), (64, 2)]);
+        let rows: Vec<&str> = page.lines().skip(2).collect();
+        assert!(page.contains("handovers of Phalanx") && rows.len() == 3, "{page}");
+        let bars: Vec<usize> = rows.iter().map(|row| row.matches('█').count()).collect();
+        assert_eq!(bars, [BAR / 2, BAR, BAR / 2], "{page}");
+        assert!(rows[1].contains("32.0 ns") && rows[1].contains("50.000 %"), "{page}");
+        histogram(&mut page, "a rival", "handovers", &[]);
+        assert!(!page.contains("a rival"), "of nothing there is none: {page}");
+    }
 }

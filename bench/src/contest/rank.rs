@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::contest::phalanx::{Contestant, is_there};
 use crate::contest::record::{self, Head, Possession, Record};
-use crate::contest::{Contest, phalanx as objects};
+use crate::contest::{Contest, OBJECTS_MAX, phalanx as objects};
 use crate::rank::{Choice, Random, RankError, job_options, pin_in};
 
 /// The hidden subcommand that makes a program a rank; its argument is a [`ContestTask`] as JSON.
@@ -47,7 +47,8 @@ pub fn run_process(text: &str) -> Result<(), RankError> {
     let task: ContestTask = serde_json::from_str(text).map_err(|error| RankError::Task(error.to_string()))?;
     let rank = std::env::var("PHALANX_RANK").ok().and_then(|rank| rank.parse().ok()).unwrap_or(0);
     pin_in(&task.contest.placement, rank);
-    let job = Job::from_env_with(&job_options(task.wait.as_deref(), task.fabric.as_deref())?)?;
+    let options = job_options(task.wait.as_deref(), task.fabric.as_deref())?.objects(OBJECTS_MAX);
+    let job = Job::from_env_with(&options)?;
     let mut place = Place::new(&task.contest, job.world());
     objects::contend(&job, &task.contest, &mut place)?;
     let write_error = |error: record::RecordError| RankError::Task(error.to_string());

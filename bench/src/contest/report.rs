@@ -56,6 +56,9 @@ pub struct Report {
     pub acquire_p999_ns: f64,
     /// The longest of all.
     pub acquire_max_ns: f64,
+    /// How many acquisitions took how long, in all rounds: pairs of an upper bound in nanoseconds and how many come up
+    /// to that and not to the bound before, four bounds to each doubling; bounds that none comes up to are left out.
+    pub acquire_histogram: Vec<(u64, u64)>,
     /// Median of the readers alone; `null` without readers.
     pub shared_p50_ns: Option<f64>,
     /// Their 99th percentile.
@@ -72,6 +75,8 @@ pub struct Report {
     pub handover_p999_ns: Option<f64>,
     /// The longest of all.
     pub handover_max_ns: Option<f64>,
+    /// As `acquire_histogram`, of handovers; empty where none was.
+    pub handover_histogram: Vec<(u64, u64)>,
     /// A pair of acquire and release without a clock's reads; `null` unless one rank alone was busy.
     pub pair_ns: Option<f64>,
     /// How often something came to be held in a second, by all ranks.
@@ -171,6 +176,7 @@ impl Report {
             acquire_p99_ns: tenth(acquire.p99),
             acquire_p999_ns: tenth(acquire.p999),
             acquire_max_ns: tenth(acquire.max),
+            acquire_histogram: acquire.buckets(),
             shared_p50_ns: shared(|shared| shared.p50),
             shared_p99_ns: shared(|shared| shared.p99),
             handovers: figures.handover.as_ref().map_or(0, |handover| handover.count),
@@ -179,6 +185,7 @@ impl Report {
             handover_p99_ns: handover(|handover| handover.p99),
             handover_p999_ns: handover(|handover| handover.p999),
             handover_max_ns: handover(|handover| handover.max),
+            handover_histogram: figures.handover.as_ref().map_or_else(Vec::new, Spread::buckets),
             pair_ns: figures.pair.map(tenth),
             throughput_per_s: tenth(figures.throughput),
             jain: thousandth(Some(figures.jain)).unwrap_or_default(),
