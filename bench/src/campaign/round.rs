@@ -1,5 +1,6 @@
 //! One round: a job is started, hurt as its plan says, and watched to its end; then its evidence is judged.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use rustix::process::Signal;
 
 use super::plan::{Fault, Plan, Scene, Wires};
 use super::{custody, strangers, verdict};
+use crate::doomed::belongings::Thing;
 use crate::doomed::deeds::{self, deeds_of};
 use crate::doomed::log;
 use crate::doomed::namespaces::Namespaces;
@@ -36,8 +38,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Faults injected.
     pub faults: usize,
-    /// Calls of named objects.
-    pub calls: usize,
+    /// Calls of named objects of each kind.
+    pub calls: BTreeMap<&'static str, usize>,
     /// What was done and said, when something was wrong.
     pub history: String,
 }
@@ -58,8 +60,8 @@ pub fn run(plan: &Plan, namespaces: Option<&Namespaces>, directory: &Path) -> Re
     };
     let job = DoomedJob::start(Place { nodes: &plan.nodes, namespaces }, &task)?;
     let live = (0..job.size()).collect();
-    let mut round =
-        Round { plan, namespaces, job, said: Vec::new(), live, hurt: Vec::new(), outcome: Outcome::default() };
+    let (hurt, killed, outcome) = (Vec::new(), Vec::new(), Outcome::default());
+    let mut round = Round { plan, namespaces, job, said: Vec::new(), live, hurt, killed, outcome };
     round.run()?;
     round.judge(directory)
 }
@@ -73,6 +75,8 @@ struct Round<'a> {
     live: Vec<usize>,
     /// Ranks that may have failed, and since when.
     hurt: Vec<(usize, u64)>,
+    /// Those of them that were killed.
+    killed: Vec<usize>,
     outcome: Outcome,
 }
 
@@ -109,14 +113,18 @@ impl Round<'_> {
         let Some(victim) = self.plan.victims.first().copied() else { return };
         match self.plan.scene {
             Scene::Any => {}
-            Scene::Holds => self.ask_for(victim, HOLD, |event| matches!(event, Event::Holds { .. })),
-            Scene::Waits => {
+            Scene::Holds(thing) => self.ask_to_hold(victim, thing),
+            Scene::Waits(thing) => {
                 let is_other = |rank: &usize| !self.plan.victims.contains(rank);
                 let other = (0..self.job.size()).find(is_other).expect("somebody survives");
-                self.ask_for(other, HOLD, |event| matches!(event, Event::Holds { .. }));
-                self.ask_for(victim, WAIT, |event| *event == Event::Queues);
+                self.ask_to_hold(other, thing.opposite());
+                self.ask_for(victim, &format!("{WAIT} {}", thing.name()), |event| *event == Event::Queues);
             }
         }
+    }
+
+    fn ask_to_hold(&mut self, rank: usize, thing: Thing) {
+        self.ask_for(rank, &format!("{HOLD} {}", thing.name()), |event| matches!(event, Event::Holds { .. }));
     }
 
     /// Says something to a rank, and waits until it has done it.
@@ -161,6 +169,7 @@ impl Round<'_> {
 
     fn kill(&mut self, victims: &[usize]) -> Result<u64, DoomedError> {
         self.note_hurt(victims.to_vec());
+        self.killed.extend(victims);
         self.live.retain(|rank| !victims.contains(rank));
         self.job.signal(victims, Signal::KILL)
     }
@@ -352,6 +361,7 @@ impl Round<'_> {
             said: &self.said,
             records: &records,
             hurt: &self.hurt,
+            killed: &self.killed,
             is_cut: self.plan.fault.needs_namespaces(),
         };
         self.outcome.violations.extend(verdict::judge(&evidence));
@@ -359,7 +369,9 @@ impl Round<'_> {
         let deeds = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
         self.outcome.violations.extend(custody::judge(&evidence, &deeds));
         self.outcome.outcomes.extend(custody::words(&deeds));
-        self.outcome.calls = deeds.iter().map(Vec::len).sum();
+        for deed in deeds.iter().flatten() {
+            *self.outcome.calls.entry(deed.act.of_what()).or_default() += 1;
+        }
         self.judge_survivors();
         for said in &self.said {
             self.outcome.outcomes.extend(word(&said.event));
