@@ -130,7 +130,7 @@ impl Fault {
 pub enum Scene {
     /// Anything.
     Any,
-    /// It has this.
+    /// It has this, and another one waits for it.
     Holds(Thing),
     /// It waits for this, which another one has.
     Waits(Thing),

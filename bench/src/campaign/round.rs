@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::plan::{Fault, Plan, Scene, Wires};
 use super::{custody, strangers, verdict};
 use crate::doomed::belongings::Thing;
-use crate::doomed::deeds::{self, deeds_of};
+use crate::doomed::deeds::{self, Deed, deeds_of};
 use crate::doomed::log;
 use crate::doomed::namespaces::Namespaces;
 use crate::doomed::rank::{END, HOLD, Role, SHRINK_LIMIT, Task, WAIT, records_of};
@@ -24,6 +24,8 @@ use crate::doomed::{DoomedError, DoomedJob, Place, now_ns, system};
 const SLACK: Duration = Duration::from_secs(3 + SHRINK_LIMIT.as_secs());
 /// The longest detection, in failure time-outs: of a node that says nothing, and whose kernel acknowledges.
 const TIMEOUTS: u32 = 4;
+/// Calls of objects that took longer are told of where something was wrong.
+const LONG_CALL: Duration = Duration::from_millis(100);
 /// How long ranks go on after what was to happen has happened.
 const AFTERMATH: Duration = Duration::from_millis(20);
 
@@ -113,18 +115,29 @@ impl Round<'_> {
         let Some(victim) = self.plan.victims.first().copied() else { return };
         match self.plan.scene {
             Scene::Any => {}
-            Scene::Holds(thing) => self.ask_to_hold(victim, thing),
+            Scene::Holds(thing) => {
+                self.ask_to_hold(victim, thing);
+                self.ask_to_wait(self.survivor(), thing.opposite());
+            }
             Scene::Waits(thing) => {
-                let is_other = |rank: &usize| !self.plan.victims.contains(rank);
-                let other = (0..self.job.size()).find(is_other).expect("somebody survives");
-                self.ask_to_hold(other, thing.opposite());
-                self.ask_for(victim, &format!("{WAIT} {}", thing.name()), |event| *event == Event::Queues);
+                self.ask_to_hold(self.survivor(), thing.opposite());
+                self.ask_to_wait(victim, thing);
             }
         }
     }
 
     fn ask_to_hold(&mut self, rank: usize, thing: Thing) {
         self.ask_for(rank, &format!("{HOLD} {}", thing.name()), |event| matches!(event, Event::Holds { .. }));
+    }
+
+    fn ask_to_wait(&mut self, rank: usize, thing: Thing) {
+        self.ask_for(rank, &format!("{WAIT} {}", thing.name()), |event| *event == Event::Queues);
+    }
+
+    /// Somebody to whom nothing is to be done.
+    fn survivor(&self) -> usize {
+        let is_other = |rank: &usize| !self.plan.victims.contains(rank);
+        (0..self.job.size()).find(is_other).expect("somebody survives")
     }
 
     /// Says something to a rank, and waits until it has done it.
@@ -377,16 +390,20 @@ impl Round<'_> {
             self.outcome.outcomes.extend(word(&said.event));
         }
         if !self.outcome.violations.is_empty() {
-            self.outcome.history = self.history();
+            self.outcome.history = self.history(&deeds);
         }
         Ok(self.outcome)
     }
 
-    /// What was done and said, in the order of time.
-    fn history(&self) -> String {
+    /// What was done and said, in the order of time, and which calls of objects have not ended, or took long.
+    fn history(&self, deeds: &[Vec<Deed>]) -> String {
         let hurt = self.hurt.iter().map(|(rank, at_ns)| (*at_ns, format!("rank {rank} is hurt")));
         let said = self.said.iter().map(|said| (said.at_ns, format!("rank {}: {:?}", said.rank, said.event)));
-        let mut all: Vec<(u64, String)> = hurt.chain(said).collect();
+        let by_rank = deeds.iter().enumerate().flat_map(|(rank, deeds)| deeds.iter().map(move |deed| (rank, deed)));
+        let long = by_rank
+            .filter(|(_, deed)| is_long(deed))
+            .map(|(rank, deed)| (deed.begun_ns, format!("rank {rank}: {deed:?}")));
+        let mut all: Vec<(u64, String)> = hurt.chain(said).chain(long).collect();
         all.sort();
         let first = all.first().map_or(0, |(at_ns, _)| *at_ns);
         let line = |(at_ns, what): &(u64, String)| format!("    {:>9.3} ms  {what}\n", (at_ns - first) as f64 / 1e6);
@@ -408,6 +425,11 @@ impl Round<'_> {
             self.outcome.violations.push(what);
         }
     }
+}
+
+/// Whether a call has not ended, or has lasted for longer than most.
+fn is_long(deed: &Deed) -> bool {
+    deed.ended.is_none_or(|(at_ns, _)| Duration::from_nanos(at_ns - deed.begun_ns) > LONG_CALL)
 }
 
 /// Whether it says nothing of barriers.

@@ -28,8 +28,8 @@ pub const OBJECTS: u64 = 3;
 pub const WORDS_OF_LEASES: u64 = OBJECTS;
 /// What is to be added to an election's number for that of its word.
 pub const WORDS_OF_ELECTIONS: u64 = 2 * OBJECTS;
-/// Of each lease.
-const TIME_TO_LIVE: Duration = Duration::from_millis(30);
+/// Of all leases of a round: shorter than any failure time-out, or longer.
+const TIMES_TO_LIVE: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(400)];
 /// Of each semaphore.
 pub const PERMITS: u64 = 2;
 /// How long a rank keeps what it was told to hold, so that something can be done to it or to who waits.
@@ -363,6 +363,7 @@ impl Belongings {
 impl Set {
     fn open(job: &Job, seed: u64, number: u64) -> Result<Self, ObjectError> {
         let name = |kind: &str| format!("{kind} {number} of {seed}");
+        let time_to_live = TIMES_TO_LIVE[usize::from(seed % 2 == 0)];
         Ok(Self {
             lock: job.lock(&name("lock"))?,
             counter: Some(job.counter(&name("counter"))?),
@@ -373,7 +374,7 @@ impl Set {
             ],
             semaphore: job.semaphore(&name("semaphore"), PERMITS)?,
             shared: job.rwlock(&name("shared lock"))?,
-            lease: job.lease(&name("lease"), TIME_TO_LIVE)?,
+            lease: job.lease(&name("lease"), time_to_live)?,
             election: job.election(&name("election"))?,
         })
     }

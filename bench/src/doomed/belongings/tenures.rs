@@ -1,7 +1,7 @@
 //! Reader-writer locks, leases and elections, as a rank uses them.
 //!
 //! A lease is now renewed in the background, now by hand, and until when it lasts is recorded from before it was asked
-//! for, so that the record promises no more than the library. Who leads looks whether it still does. Both write a word
+//! for, so that the record promises no more than the library. Who leads looks who does, and whether it still does. Both write a word
 //! under their tokens when they begin and before they end, as a holder does that was stopped in the middle.
 
 use std::time::Duration;
@@ -119,6 +119,7 @@ impl Belongings {
         held(term);
         write_under(term, WordOf::Election, *rank, words, object, deeds)?;
         pause(span);
+        drop(deeds.note(Act::Look, object, || election.leader(), |seen| end_of_look(*rank, seen))?);
         drop(deeds.note(Act::Check, object, || leadership.check(), |checked| end_of_step(*rank, checked))?);
         write_under(term, WordOf::Election, *rank, words, object, deeds)?;
         drop(deeds.note(Act::Resign, object, || leadership.resign(), |resigned| end_of_step(*rank, resigned))?);
