@@ -363,7 +363,7 @@ impl Belongings {
 impl Set {
     fn open(job: &Job, seed: u64, number: u64) -> Result<Self, ObjectError> {
         let name = |kind: &str| format!("{kind} {number} of {seed}");
-        let time_to_live = TIMES_TO_LIVE[usize::from(seed % 2 == 0)];
+        let time_to_live = TIMES_TO_LIVE[usize::from(seed.is_multiple_of(2))];
         Ok(Self {
             lock: job.lock(&name("lock"))?,
             counter: Some(job.counter(&name("counter"))?),

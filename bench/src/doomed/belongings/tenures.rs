@@ -1,8 +1,9 @@
 //! Reader-writer locks, leases and elections, as a rank uses them.
 //!
 //! A lease is now renewed in the background, now by hand, and until when it lasts is recorded from before it was asked
-//! for, so that the record promises no more than the library. Who leads looks who does, and whether it still does. Both write a word
-//! under their tokens when they begin and before they end, as a holder does that was stopped in the middle.
+//! for, so that the record promises no more than the library. Who leads looks who does, and whether it still does.
+//! Both write a word under their tokens when they begin and before they end, as a holder does that was stopped in the
+//! middle.
 
 use std::time::Duration;
 
