@@ -265,6 +265,7 @@ for_nights=(
     the_home_is_lost_and_more
     words_are_kept_again_and_again
     somebody_dies_and_others_give_up
+    the_home_is_lost_as_one_follows_who_let_its_time_pass
 )
 
 if ! command -v cargo >/dev/null; then

@@ -86,6 +86,6 @@ pub use job::{FabricChoice, Job, JobOptions};
 #[cfg(not(model))]
 pub use object::{
     Candidacy, Counter, CounterError, Election, Fenced, FencedError, FencedWord, Leader, Leadership, Lease, LeaseError,
-    LeaseGuard, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Permits, ReadGuard, RwLock,
-    Semaphore, Token, WriteGuard,
+    LeaseGuard, LeaseRequest, Lock, LockError, LockGuard, LockRequest, ObjectError, ObjectKind, Permits, ReadGuard,
+    RwLock, Semaphore, Token, WriteGuard,
 };

@@ -24,8 +24,8 @@
 //! | `anchor.rs` | where these two, leases, counters and fenced words have their words, also when a home is lost |
 //! | `vigil.rs` | their wait for what others do there |
 //! | `fenced.rs` | words that are written under a token |
-//! | `lease.rs` | a lock with a time to live: handles; `lease/guard.rs`: a hold, and the thread that renews it; `lease/courier.rs`: who asks its home |
-//! | `election.rs` | the election of a leader |
+//! | `lease.rs` | a lock with a time to live: handles; `lease/guard.rs`: a hold, and the thread that renews it; `lease/request.rs`: a place among those who wait; `lease/courier.rs`: who asks its home |
+//! | `election.rs` | the election of a leader; `election/seat.rs`: the lock or lease that it has; `election/announcing.rs` |
 //! | `error.rs` | what can go wrong |
 
 mod anchor;
@@ -66,7 +66,7 @@ pub use self::election::{Candidacy, Election, Leader, Leadership};
 use self::errands::Closing;
 pub use self::error::{LockError, ObjectError};
 pub use self::fenced::{Fenced, FencedError, FencedWord};
-pub use self::lease::{Lease, LeaseError, LeaseGuard};
+pub use self::lease::{Lease, LeaseError, LeaseGuard, LeaseRequest};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
 pub(crate) use self::reach::Reach;
 pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};
@@ -86,6 +86,8 @@ pub use crate::coord::objects::directory::ObjectKind;
 
 /// Between two attempts to open an object that moves, or that the dead have left.
 const MOVING_PAUSE: Duration = Duration::from_micros(200);
+/// How long whoever drops a handle waits for the home: longer than one is slow where machines are busy.
+const GIVING_BACK: Duration = Duration::from_secs(1);
 
 /// A rank's handle of an object: its place among those of its node, and at its home.
 pub(crate) struct Handle {
@@ -146,8 +148,8 @@ impl Handle {
         let name = named(rank, nature.kind.name(), text)?;
         let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source: Box::new(source) };
         loop {
-            let opened =
-                with_table(membership, || catalogue::open(&membership.reach, &name, nature)).map_err(table_error)?;
+            let opened = with_table(membership, None, || catalogue::open(&membership.reach, &name, nature))
+                .map_err(table_error)?;
             match opened {
                 Ok(Opened { at, home, at_home }) => {
                     let site = Site { reach: membership.reach.clone(), home };
@@ -182,19 +184,26 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Where this rank has been declared failed its handles count no more, nor do its node's at a home that is lost.
         let reach = &self.membership.reach;
+        let limit = reach.spans_nodes().then_some(GIVING_BACK);
+        let brief = limit.map_or_else(|| reach.clone(), |limit| reach.within(limit));
         let is_left = errands::is_left(reach, &self.at);
-        let close = || with_table(&self.membership, || catalogue::close(reach, &self.at));
-        if is_left || matches!(close(), Err(LockError::Unreachable { .. })) {
+        let close = || with_table(&self.membership, limit, || catalogue::close(&brief, &self.at));
+        // Whoever drops it may be about to leave the job, and does not wait for a home that does not answer.
+        if is_left || matches!(close(), Err(LockError::Unreachable { .. } | LockError::TimedOut { .. })) {
             errands::leave(reach, Closing(self.at));
         }
     }
 }
 
-/// Does something while this rank has the node's table of objects for itself.
-fn with_table<T>(membership: &Arc<Membership>, act: impl FnOnce() -> T) -> Result<T, LockError> {
+/// Does something while this rank has the node's table of objects for itself, for which it waits so long.
+fn with_table<T>(
+    membership: &Arc<Membership>,
+    limit: Option<Duration>,
+    act: impl FnOnce() -> T,
+) -> Result<T, LockError> {
     // Another thread of this rank would be taken for this one.
     let _turn = membership.reach.uses.table();
-    NodeLock::of_table(membership).during(act)
+    NodeLock::of_table(membership).during(limit, act)
 }
 
 /// The error of an object whose home could not be asked.

@@ -1,5 +1,5 @@
-//! Counters whose home is killed, and the node that has the copies, while all add: what was acknowledged to anybody,
-//! also to the dead, counts, and no number is given out twice.
+//! Counters whose home is killed, and the node that has the copies, while all add, compare and exchange, or draw: what
+//! was acknowledged to anybody, also to the dead, counts once, and no number is given out twice.
 #![cfg(not(model))]
 
 mod common;
@@ -36,14 +36,63 @@ fn take_numbers(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2
     [without_answer, uncertain]
 }
 
-/// A rank: takes numbers, and does what it is told.
-fn serve(job: &Job, what: &str) {
+/// Makes the value greater by one, by comparing and exchanging it, until it is over; each value that it has exchanged is
+/// in this rank's file. How often nobody knows whether it was.
+fn exchange(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2] {
+    let mut file = OpenOptions::new().append(true).create(true).open(file).expect("a file");
+    let [mut without_answer, mut uncertain] = [0; 2];
+    let mut value = counter.load().expect("in reach");
+    while !is_over.load(Ordering::Relaxed) {
+        match counter.compare_exchange(value, value + 1) {
+            Ok(Ok(before)) => {
+                assert_eq!(before, value);
+                writeln!(file, "{value} {}", value + 1).expect("room");
+                value += 1;
+                continue;
+            }
+            Ok(Err(found)) => value = found,
+            Err(error) => {
+                match error {
+                    CounterError::AnswerLost { .. } => without_answer += 1,
+                    CounterError::Uncertain { .. } => uncertain += 1,
+                    error => panic!("{error}"),
+                }
+                value = counter.load().expect("in reach");
+            }
+        }
+    }
+    [without_answer, uncertain]
+}
+
+/// How many numbers a node takes at once to draw from.
+const BLOCK: u64 = 8;
+
+/// Draws numbers until it is over; each is in this rank's file. How many are lost with answers, or perhaps.
+fn draw(counter: &Counter, file: &Path, is_over: &AtomicBool) -> [u64; 2] {
+    let mut file = OpenOptions::new().append(true).create(true).open(file).expect("a file");
+    let [mut without_answer, mut uncertain] = [0; 2];
+    while !is_over.load(Ordering::Relaxed) {
+        match counter.draw(BLOCK) {
+            Ok(number) => writeln!(file, "{number} {}", number + 1).expect("room"),
+            Err(CounterError::AnswerLost { .. }) => without_answer += BLOCK,
+            Err(CounterError::Uncertain { .. }) => uncertain += BLOCK,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    [without_answer, uncertain]
+}
+
+/// What the ranks of a trial do all the time.
+type Work = fn(&Counter, &Path, &AtomicBool) -> [u64; 2];
+
+/// A rank: works, and does what it is told.
+fn serve(job: &Job, what: &str, work: Work) {
     let counter = job.counter(&name_at(job, 1, what)).expect("room");
     let file = lines_of(job.rank());
     meet(job);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let taker = scope.spawn(|| take_numbers(&counter, &file, &is_over));
+        let taker = scope.spawn(|| work(&counter, &file, &is_over));
         while await_line() == "home" {
             answer(job.home_of(counter.name()).expect("a name"));
         }
@@ -68,8 +117,19 @@ fn acknowledged(trial: &Trial, rank: usize) -> Vec<Range<u64>> {
         .collect()
 }
 
+/// What must be so in the end.
+struct Verdict {
+    /// No number was given out twice. (A value may be exchanged twice: an exchange that others have seen is as if it had
+    /// not been if the home is lost before the rank that made it has had its answer.)
+    is_distinct: bool,
+    /// How many a call adds at most.
+    most_at_once: u64,
+    /// How many may be left over besides, without a fault.
+    left_over: u64,
+}
+
 /// All stop; the value is compared with what was acknowledged.
-fn judge(mut trial: Trial) {
+fn judge(mut trial: Trial, verdict: &Verdict) {
     let mut unsaid = 0;
     for rank in &trial.living {
         trial.children.say(*rank, "over");
@@ -79,29 +139,27 @@ fn judge(mut trial: Trial) {
     let ranges = (0..trial.across.nodes.len()).flat_map(|rank| acknowledged(&trial, rank));
     let numbers: Vec<u64> = ranges.flatten().collect();
     let distinct: HashSet<u64> = numbers.iter().copied().collect();
-    assert_eq!(distinct.len(), numbers.len(), "a number was given out twice");
+    assert!(!verdict.is_distinct || distinct.len() == numbers.len(), "a number was given out twice");
     let least = numbers.len() as u64;
     // Who was killed may have been adding, and may have lost an answer with each home before that.
     let dead = (trial.across.nodes.len() - trial.living.len()) as u64;
-    let most = least + unsaid + 7 * dead * u64::from(trial.deaths);
+    let most = least + unsaid + verdict.most_at_once * dead * u64::from(trial.deaths) + verdict.left_over;
     for rank in &trial.living {
         trial.children.say(*rank, "load");
         let value: u64 = trial.children.next_answer(*rank).parse().expect("a number");
         assert!((least..=most).contains(&value), "{value} is not from {least} to {most}");
-        assert!(numbers.iter().all(|number| *number < value), "a number beyond the value was given out");
+        let is_within = |number: &u64| !verdict.is_distinct || *number < value;
+        assert!(numbers.iter().all(is_within), "a number beyond the value was given out");
     }
-    println!("{least} numbers, {unsaid} without an answer");
+    println!("{least} numbers, {} of them distinct, {unsaid} without an answer", distinct.len());
     trial.living.iter().for_each(|rank| trial.children.say(*rank, "end"));
 }
 
-#[test]
-fn what_was_acknowledged_outlives_homes_one_after_the_other() {
-    const TEST: &str = "what_was_acknowledged_outlives_homes_one_after_the_other";
-    if role().is_some() {
-        return serve(&Job::from_env().expect("a job across nodes"), "outlives");
-    }
-    let mut trial = Trial::start(TEST, &[2, 2, 1, 2, 1]);
-    // Somebody who has added and is neither home nor second, or the second; then homes.
+/// Of ranks that take up to 7 numbers at once.
+const TAKEN: Verdict = Verdict { is_distinct: true, most_at_once: 7, left_over: 0 };
+
+/// Kills the node of somebody who is neither home nor second, or the second; then homes, one after the other.
+fn kill_some(trial: &mut Trial) {
     trial.kill_node(4);
     trial.await_progress();
     for _ in 0..2 {
@@ -109,20 +167,57 @@ fn what_was_acknowledged_outlives_homes_one_after_the_other() {
         trial.kill_node(home);
         trial.await_progress();
     }
-    judge(trial);
+}
+
+#[test]
+fn what_was_acknowledged_outlives_homes_one_after_the_other() {
+    const TEST: &str = "what_was_acknowledged_outlives_homes_one_after_the_other";
+    if role().is_some() {
+        return serve(&Job::from_env().expect("a job across nodes"), "outlives", take_numbers);
+    }
+    let mut trial = Trial::start(TEST, &[2, 2, 1, 2, 1]);
+    kill_some(&mut trial);
+    judge(trial, &TAKEN);
+}
+
+/// Each exchange that was acknowledged counts once, whatever home is lost.
+#[test]
+fn what_was_exchanged_counts_once_while_homes_are_lost() {
+    const TEST: &str = "what_was_exchanged_counts_once_while_homes_are_lost";
+    if role().is_some() {
+        return serve(&Job::from_env().expect("a job across nodes"), "exchanged", exchange);
+    }
+    let mut trial = Trial::start(TEST, &[2, 2, 1, 2, 1]);
+    kill_some(&mut trial);
+    judge(trial, &Verdict { is_distinct: false, most_at_once: 1, left_over: 0 });
+}
+
+/// No number is drawn twice, and none is missing but what is left of blocks, what the dead had drawn or were fetching,
+/// and blocks whose answer was lost.
+#[test]
+fn what_is_drawn_is_drawn_once_while_homes_are_lost() {
+    const TEST: &str = "what_is_drawn_is_drawn_once_while_homes_are_lost";
+    if role().is_some() {
+        return serve(&Job::from_env().expect("a job across nodes"), "drawn", draw);
+    }
+    let mut trial = Trial::start(TEST, &[2, 2, 1, 2, 1]);
+    kill_some(&mut trial);
+    let dead = (trial.across.nodes.len() - trial.living.len()) as u64;
+    let left_over = 5 * (BLOCK - 1) + dead;
+    judge(trial, &Verdict { is_distinct: true, most_at_once: BLOCK, left_over });
 }
 
 #[test]
 fn the_home_of_two_nodes_is_followed_by_the_other() {
     const TEST: &str = "the_home_of_two_nodes_is_followed_by_the_other";
     if role().is_some() {
-        return serve(&Job::from_env().expect("a job across nodes"), "two");
+        return serve(&Job::from_env().expect("a job across nodes"), "two", take_numbers);
     }
     // Node 0 has the first rank, and so goes on.
     let mut trial = Trial::start(TEST, &[2, 2]);
     trial.kill_node(1);
     trial.await_progress();
-    judge(trial);
+    judge(trial, &TAKEN);
 }
 
 /// A rank with a counter that is at home on node 1, which does what it is told.

@@ -141,6 +141,62 @@ fn what_is_renewed_in_the_background_does_not_end() {
     });
 }
 
+/// Ranks that ask and do not wait have their places; who gives its own up is passed by.
+fn ask_and_do_not_wait(job: &Job, name: &str) {
+    let lease = job.lease(name, LONG).expect("room");
+    meet(job);
+    let mut request = match job.rank() {
+        0 => {
+            let mut request = lease.request().expect("it is free");
+            assert!(request.test().expect("in reach"), "nobody else has asked");
+            assert!(matches!(lease.request(), Err(LeaseError::AlreadyHeld { rank: 0, .. })));
+            meet(job);
+            request
+        }
+        rank => {
+            (0..rank).for_each(|_| meet(job));
+            let mut request = lease.request().expect("a place");
+            assert!(!request.test().expect("in reach"));
+            request
+        }
+    };
+    (job.rank().max(1)..3).for_each(|_| meet(job));
+    match job.rank() {
+        // It has it: that is given back.
+        0 => assert!(!request.cancel()),
+        1 => {
+            assert!(request.cancel(), "perhaps it was named, and had not looked");
+            let late = lease.acquire_timeout(LIMIT).expect("rank 2 releases it");
+            late.release().expect("it was held");
+        }
+        _ => {
+            while !request.test().expect("in reach") {}
+            let guard = request.wait().expect("it is this rank's");
+            assert!(guard.remaining() > LONG / 2);
+            guard.release().expect("it was held");
+        }
+    }
+    meet(job);
+    // Nobody is left who is waited for.
+    if job.rank() == 1 {
+        let guard = lease.request().expect("a place").wait_timeout(LIMIT).expect("it is free");
+        guard.release().expect("it was held");
+    }
+    meet(job);
+}
+
+#[test]
+fn who_asks_and_does_not_wait_has_its_place() {
+    const TEST: &str = "who_asks_and_does_not_wait_has_its_place";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        ask_and_do_not_wait(&job, &name_at(&job, 1, "asked"));
+        return answer("done");
+    }
+    on_ranks(3, &JobOptions::new(), |job| ask_and_do_not_wait(&job, "asked"));
+    Across::of_counts(&[1, 2]).run_to_done(TEST, &[]);
+}
+
 /// The time to live of a lease that a thread renews: it gets a CPU in time.
 const KEPT: Duration = Duration::from_secs(3);
 

@@ -93,11 +93,10 @@ pub(super) fn here(
         let tenure = TenureWord(segment.load(TenureAt(at).word())).tenure();
         let holder = match kind {
             // Nothing but its note tells of it on its node.
-            ObjectKind::Lease => SinceWord(segment.load(at.held_since())).holder(),
+            _ if kind.has_ttl() => SinceWord(segment.load(at.held_since())).holder(),
             _ => hold.holder(),
         };
-        let holder =
-            holder.filter(|local| *local < ranks.len() && (kind != ObjectKind::Lease || ranks[*local].end.is_none()));
+        let holder = holder.filter(|local| *local < ranks.len() && (!kind.has_ttl() || ranks[*local].end.is_none()));
         let noted = holder.and_then(|local| view.noted(local));
         // In a job of one node its home's words are at the same place of the other table.
         let home_of_one = is_alone.then(|| {
@@ -111,7 +110,7 @@ pub(super) fn here(
             tenure,
             holder: holder.map(|local| ranks[local].rank),
             token: match kind {
-                ObjectKind::Lease => noted.and_then(|(_, token)| token),
+                _ if kind.has_ttl() => noted.and_then(|(_, token)| token),
                 _ => holder.and_then(|local| view.token(hold, local, noted)),
             },
             held: noted.map(|(held, _)| held),

@@ -95,7 +95,7 @@ impl AtHome<'_> {
         match kind {
             ObjectKind::RwLock => Some(self.readers()),
             ObjectKind::Semaphore => Some(self.permits(permits)),
-            ObjectKind::Lease => Some(self.lease()),
+            ObjectKind::Lease | ObjectKind::LeasedElection => Some(self.lease()),
             ObjectKind::Fenced => self.written(),
             ObjectKind::Lock | ObjectKind::Counter | ObjectKind::Election => None,
         }
@@ -216,14 +216,16 @@ mod tests {
 
     #[test]
     fn who_waits_for_a_lease_stands_in_the_order_of_the_claims() {
-        let lease = seen(Kind::Lease, &|rank| rank == 3, |segment, at| {
-            let at = LeaseAt::of(&at, RANKS, true);
-            put(segment, at.hold, 2);
-            for (rank, order) in [9, 8, 0, 2, 5].into_iter().enumerate() {
-                put(segment, at.claim(rank), order);
-            }
-        });
-        assert_eq!(lease, Some(Shared::Lease { holder: Some(1), waiting: vec![4, 0] }));
+        for kind in [Kind::Lease, Kind::LeasedElection] {
+            let lease = seen(kind, &|rank| rank == 3, |segment, at| {
+                let at = LeaseAt::of(&at, RANKS, true);
+                put(segment, at.hold, 2);
+                for (rank, order) in [9, 8, 0, 2, 5].into_iter().enumerate() {
+                    put(segment, at.claim(rank), order);
+                }
+            });
+            assert_eq!(lease, Some(Shared::Lease { holder: Some(1), waiting: vec![4, 0] }));
+        }
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl Membership {
             network: network.clone(),
             plan: driver.plan,
             uses: Arc::default(),
+            until: None,
         };
         Self {
             segment,

@@ -85,9 +85,10 @@ pub enum CounterError {
         first: u64,
     },
     /// What ranks of lost nodes have added to the counter is lost with its home, as there was no copy: either none was
-    /// wanted ([`durable_copies`](crate::JobOptions::durable_copies)), or two nodes were lost at the same time.
+    /// wanted ([`durable_copies`](crate::JobOptions::durable_copies)), or two nodes were lost at the same time, or one
+    /// so soon after the other that no third one had the copy yet.
     #[error(
-        "rank {rank}: of the counter {name:?}, which has come to node {home}, what ranks of lost nodes had added is lost (remedy: drop the handle and open the name again, to go on with what the others have added)"
+        "rank {rank}: of the counter {name:?}, which has come to node {home}, what ranks of lost nodes had added is lost: no node that lives had a copy of it yet (remedy: drop the handle and open the name again, to go on with what the others have added)"
     )]
     HomeLost {
         /// This rank.
@@ -147,8 +148,8 @@ impl Job {
     /// # Cost
     ///
     /// The node's table of names is locked and looked through; for the node's first handle also the home's and that of
-    /// the node that will have the copies, some round trips each, and where that is not found at once 4 ms of pauses at
-    /// most.
+    /// the node that will have the copies, some round trips each. Where nodes are lost meanwhile, until the copy has all
+    /// that it should.
     pub fn counter(&self, name: &str) -> Result<Counter, ObjectError> {
         let membership = self.membership();
         let nature = Nature { kind: ObjectKind::Counter, parameter: membership.durable_copies as u64 };

@@ -7,8 +7,8 @@
 //! that may change yet. What an errand asks comes behind all that the process has asked before ([`super::site`]), so
 //! nothing of that takes effect later.
 //!
-//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first,
-//! others of its node follow it as one that has ended in the middle of a call.
+//! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first, or
+//! leaves the job, others of its node follow it as one that has ended in the middle of a call.
 //!
 //! [`Use::Left`]: super::waiting::Use::Left
 
@@ -36,6 +36,8 @@ use crate::sync::{AtomicU32, Ordering};
 
 /// Between two looks of a call whether its rank's errand is done.
 const PAUSE: Duration = Duration::from_micros(100);
+/// How long a call waits for that: longer than a home is slow where machines are busy.
+const DONE_WITHIN: Duration = Duration::from_secs(2);
 /// How long an answer is waited for.
 const MOMENT: Duration = Duration::from_millis(20);
 
@@ -56,7 +58,7 @@ pub(super) trait Errand: fmt::Debug + Send {
 /// [`LockError::Unreachable`].
 pub(super) fn pause(membership: &Membership, at: &ObjectAt, name: &str, begun: Instant) -> Result<(), LockError> {
     let reach = &membership.reach;
-    let is_over = begun.elapsed() >= PATIENCE;
+    let is_over = begun.elapsed() >= DONE_WITHIN;
     // The table's own is noted while it is used.
     let home = || catalogue::noted_home(reach, at).map_or(reach.here(), |(home, _)| home);
     if let Some(node) = reach.doubted().or_else(|| is_over.then(home)) {
@@ -160,7 +162,7 @@ fn tidy(reach: &Reach) -> bool {
         return false;
     }
     reach.uses.errands.is_untidy.store(0, Ordering::Relaxed);
-    let is_done = with_table(reach, || catalogue::here(reach).free_unused()).is_ok();
+    let is_done = with_table(reach, || catalogue::here(&reach.within(PATIENCE)).free_unused()).is_ok();
     if !is_done {
         tidy_later(reach);
     }
@@ -253,7 +255,7 @@ impl Errand for Closing {
     }
 
     fn run(&mut self, reach: &Reach) -> Poll<()> {
-        match with_table(reach, || catalogue::close(reach, &self.0)) {
+        match with_table(reach, || catalogue::close(&reach.within(PATIENCE), &self.0)) {
             Err(SiteFault::Late { .. }) => Poll::Pending,
             _ => Poll::Ready(()),
         }
@@ -323,7 +325,7 @@ mod tests {
         locks[1].acquire_timeout(LONG).expect("it is free").release().expect("it was held");
 
         let [table, next] = [0, 1].map(|rank: usize| NodeLock::of_table(jobs[rank].membership()));
-        let held = table.during(|| {
+        let held = table.during(None, || {
             let climb = Climb::of_table(&Site { reach: reach.clone(), home: 1 });
             climb.acquire_alone().expect("it is free");
             doubt(&jobs[0], 1, true);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cluster::view::FailureCause;
 use crate::coord::objects::directory::ObjectKind;
 use crate::error::{declared_failed, no_next_place, unheard};
+use crate::object::Token;
 
 /// Why an object was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -119,7 +120,8 @@ pub enum LockError {
         /// For how long it was waited for.
         waited: Duration,
         /// Which rank of this node holds it, or has asked the home for it; of a reader-writer lock that was to be read,
-        /// which rank of the job writes. `None` where another node's rank does, or that is not known.
+        /// which rank of the job writes; of an election with a time to live, which rank of the job leads. `None` where
+        /// another node's rank does, or that is not known.
         holder: Option<usize>,
         /// Which node holds it; `None` where that is not known.
         holder_node: Option<usize>,
@@ -188,6 +190,32 @@ pub enum LockError {
         /// How many are left.
         left: u64,
     },
+    /// Of an election with a time to live: this rank's term was not renewed in time. Another one may lead since.
+    #[error(
+        "rank {rank} leads the election {name:?} by term {token} no more: its time to live is over{} (remedy: renew sooner, or name a longer one; what was done meanwhile is to be fenced by the term)", who_leads(*.holder)
+    )]
+    Expired {
+        /// This rank.
+        rank: usize,
+        /// The election.
+        name: String,
+        /// This rank's term.
+        token: Token,
+        /// Who leads now; `None` where nobody does, or that is not known.
+        holder: Option<usize>,
+    },
+    /// There is no thread that could renew the term of an election's leader.
+    #[error(
+        "rank {rank}: no thread to renew the term of the election {name:?}: {why} (remedy: allow more threads, or renew by hand)"
+    )]
+    NoThread {
+        /// This rank.
+        rank: usize,
+        /// The election.
+        name: String,
+        /// What the kernel says.
+        why: String,
+    },
     /// Nothing is heard of a node that this call needs: the object's home, or that of who holds it; and the nodes that
     /// answer are too few to agree that it has failed. This rank has no claim, nor does it hold what it was about to
     /// release, as far as can be said without that node: what is left there is taken back as soon as it is heard again,
@@ -230,6 +258,10 @@ pub enum LockError {
         /// Why.
         cause: FailureCause,
     },
+}
+
+fn who_leads(holder: Option<usize>) -> String {
+    holder.map_or(String::new(), |rank| format!(", and rank {rank} leads"))
 }
 
 fn who_is_ahead(holder: Option<usize>, node: Option<usize>, ahead: &[usize]) -> String {

@@ -143,9 +143,10 @@ pub enum FencedError {
         seen: Token,
     },
     /// What was written may be lost with the word's home, as there was no copy: either none was wanted
-    /// ([`durable_copies`](crate::JobOptions::durable_copies)), or two nodes were lost at the same time.
+    /// ([`durable_copies`](crate::JobOptions::durable_copies)), or two nodes were lost at the same time, or one so soon
+    /// after the other that no third one had the copy yet.
     #[error(
-        "rank {rank}: of the fenced word {name:?}, which has come to node {home}, what was written last may be lost with the home (remedy: drop the handle and open the name again, to go on with what the others have seen)"
+        "rank {rank}: of the fenced word {name:?}, which has come to node {home}, what was written last may be lost with the home: no node that lives had a copy of it yet (remedy: drop the handle and open the name again, to go on with what the others have seen)"
     )]
     HomeLost {
         /// This rank.

@@ -18,10 +18,10 @@ use super::catalogue;
 use super::reach::Reach;
 use super::site::{Asked, Site};
 use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::home::moving::{Survey, Surveyed};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::TenureAt;
-use crate::fabric::Request;
 
 /// Where an object is at home.
 #[derive(Clone, Debug)]
@@ -64,9 +64,7 @@ pub(super) struct Completion {
 
 #[derive(Debug)]
 struct Asking {
-    /// Which bit of which answer; the other answers tell of objects without room.
-    bits: Vec<u64>,
-    name: u64,
+    survey: Survey,
     asked: Asked,
 }
 
@@ -92,18 +90,14 @@ impl Completion {
             return if self.asked.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) };
         };
         let Poll::Ready(answers) = home.site.poll(&mut asking.asked) else { return Poll::Pending };
-        let found = answers.map(|answers| {
-            let (moved, stranded) = answers.split_at(asking.bits.len());
-            let has_all = moved.iter().zip(&asking.bits).all(|(word, bit)| word & bit != 0);
-            (has_all, stranded.iter().any(|word| word & asking.name != 0))
-        });
+        let found = answers.map(|answers| asking.survey.judge(&answers));
         self.asked = None;
         match found {
             // As it was moved by nodes that had found room, and not by another one.
-            Ok((true, true)) => Poll::Ready(Err(SiteFault::NoRoom { home: home.site.home })),
-            Ok((true, false)) => Poll::Ready(Ok(())),
+            Ok(Surveyed::Stranded) => Poll::Ready(Err(SiteFault::NoRoom { home: home.site.home })),
+            Ok(Surveyed::Complete) => Poll::Ready(Ok(())),
             // One that nobody hears may never say so, and nobody may decide that it need not.
-            Ok((false, _)) => {
+            Ok(Surveyed::Incomplete) => {
                 home.site.reach.doubted().map_or(Poll::Pending, |node| Poll::Ready(Err(SiteFault::Silent { node })))
             }
             Err(fault) => Poll::Ready(Err(fault)),
@@ -113,18 +107,10 @@ impl Completion {
 
 fn begin(home: &Home, at: &ObjectAt) -> Option<Asking> {
     let (reach, layout) = (&home.site.reach, home.site.reach.layouts[home.site.home]);
+    let live: Vec<usize> = reach.live_nodes().collect();
     let lost = lost_before(reach, at, home.site.home);
-    if lost.is_empty() {
-        return None;
-    }
-    let (mut bits, mut reads) = (Vec::new(), Vec::new());
-    for node in reach.live_nodes() {
-        for lost in &lost {
-            bits.push(1 << (lost % 64));
-            reads.push(Request::Read { at: layout.moved(node, lost / 64) });
-        }
-    }
-    reads.extend(reach.live_nodes().map(|node| Request::Read { at: layout.stranded(node) }));
     let name = name_of(reach, at).map_or(0, |name| bit_of(&name));
-    Some(Asking { bits, name, asked: home.site.begin(&reads) })
+    let moved = |node, index| layout.moved(node, index);
+    let (survey, reads) = Survey::of(&live, &lost, name, moved, |node| layout.stranded(node))?;
+    Some(Asking { survey, asked: home.site.begin(&reads) })
 }

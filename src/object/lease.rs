@@ -2,25 +2,30 @@
 //!
 //! A rank's handles share a *desk*, on which its part in the lease lies while nobody has it: with a *courier*, who asks
 //! the home (`lease/courier.rs`), it goes to whoever acquires, then to the guard, and there to the holder's thread or
-//! the one that renews (`lease/guard.rs`). What can go wrong: `lease/error.rs`.
+//! the one that renews (`lease/guard.rs`). Who does not wait has a request (`lease/request.rs`). What can go wrong:
+//! `lease/error.rs`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(super) use self::courier::carry_hold;
 use self::courier::{Courier, Party, Recalling, now_ns};
+pub(super) use self::courier::{carry_hold, is_held};
 pub use self::error::LeaseError;
 pub use self::guard::LeaseGuard;
+pub use self::request::LeaseRequest;
 use super::error::ObjectError;
+use super::homes::Home;
 use super::vigil::Vigil;
 use super::{Handle, ObjectKind, errands, not_opened};
 use crate::coord::objects::directory::Nature;
-use crate::coord::objects::lease::{Hold, Outcome};
-use crate::job::Job;
+use crate::coord::objects::lease::{Hold, LeaseAt, Outcome, Turn};
+use crate::fabric::Request;
+use crate::job::{Job, Membership};
 
 mod courier;
 mod error;
 mod guard;
+mod request;
 
 /// The shortest time to live.
 const LEAST_TTL: Duration = Duration::from_millis(1);
@@ -121,17 +126,35 @@ impl Job {
     /// As [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is known
     /// that the home has what earlier ones had.
     pub fn lease(&self, name: &str, ttl: Duration) -> Result<Lease, ObjectError> {
-        let micros = u64::try_from(ttl.max(LEAST_TTL).as_micros()).unwrap_or(u64::MAX / 2000).min(u64::MAX / 2000);
-        let nature = Nature { kind: ObjectKind::Lease, parameter: micros };
-        let handle = Arc::new(Handle::open(self.membership(), name, nature)?);
-        let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
-        let lease = Lease { courier: Courier::new(handle, Duration::from_micros(micros)), desk };
-        lease.meet_home()?;
-        Ok(lease)
+        Lease::open(self.membership(), name, ObjectKind::Lease, ttl)
     }
 }
 
 impl Lease {
+    /// The lease that is an object of this kind, or its part.
+    pub(super) fn open(
+        membership: &Arc<Membership>,
+        name: &str,
+        kind: ObjectKind,
+        ttl: Duration,
+    ) -> Result<Self, ObjectError> {
+        let micros = u64::try_from(ttl.max(LEAST_TTL).as_micros()).unwrap_or(u64::MAX / 2000).min(u64::MAX / 2000);
+        let handle = Arc::new(Handle::open(membership, name, Nature { kind, parameter: micros })?);
+        let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
+        let lease = Self { courier: Courier::new(handle, Duration::from_micros(micros)), desk };
+        lease.meet_home()?;
+        Ok(lease)
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        self.courier.handle()
+    }
+
+    /// If this rank has been declared failed, it has neither the lease nor a claim.
+    pub(super) fn look_at_oneself(&self) -> Result<(), LeaseError> {
+        self.courier.look_at_oneself()
+    }
+
     /// The lease's name.
     pub fn name(&self) -> &str {
         self.courier.name()
@@ -188,6 +211,32 @@ impl Lease {
         }
     }
 
+    /// Asks for the lease without waiting: this rank has its place among those who wait, or holds it.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cost
+    ///
+    /// One or two round trips to the home, or their memory accesses, if it is free; else three.
+    pub fn request(&self) -> Result<LeaseRequest<'_>, LeaseError> {
+        LeaseRequest::new(self, self.take_party()?)
+    }
+
+    /// The ranks that wait for the lease, on all nodes, in their order; none where its home does not answer.
+    pub(super) fn queue(&self) -> Vec<usize> {
+        let reach = self.courier.reach();
+        let home = Home::of(reach, &self.handle().at);
+        let at = LeaseAt::of(&home.at, reach.topology.ranks(), false);
+        let reads: Vec<Request> = (0..at.ranks).map(|rank| Request::Read { at: at.claim(rank) }).collect();
+        let claims = home.site.ask(&reads).unwrap_or_default();
+        let mut waiting: Vec<(u64, usize)> = claims.into_iter().zip(0..).filter(|(claim, _)| *claim != 0).collect();
+        waiting.retain(|(_, rank)| !reach.has_ended(*rank));
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, rank)| rank).collect()
+    }
+
     /// Waits until this rank holds the lease, and has a thread renew it, whenever a third of its time to live is over,
     /// until the guard is dropped. Whether that works the guard tells: [`LeaseGuard::is_expiring`].
     ///
@@ -217,22 +266,48 @@ impl Lease {
         Ok(())
     }
 
-    fn obtain(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
-        let party = match self.desk_after_errand()? {
+    /// This rank's party, for the caller alone.
+    fn take_party(&self) -> Result<Box<Party>, LeaseError> {
+        match self.desk_after_errand()? {
             Slot::Kept(party) => Ok(party),
             Slot::Empty => self.courier.party().map_err(LeaseError::from).inspect_err(|_| self.desk.put(Slot::Empty)),
             Slot::Taken | Slot::Left => {
                 Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() })
             }
-        };
-        let mut party = party?;
-        match self.obtain_by(&mut party, wish) {
+        }
+    }
+
+    /// Gives the party back, which has neither the lease nor a claim.
+    fn put(&self, party: Box<Party>) {
+        self.desk.put(Slot::Kept(party));
+    }
+
+    /// A call that had the party has failed.
+    fn end(&self, party: Box<Party>, error: &LeaseError) {
+        match party.lessee.is_idle() && matches!(error, LeaseError::TimedOut { .. }) {
+            true => self.put(party),
+            false => self.leave_behind(error),
+        }
+    }
+
+    fn obtain(&self, wish: Wish) -> Result<LeaseGuard<'_>, LeaseError> {
+        let mut party = self.take_party()?;
+        let begun = Instant::now();
+        let turn = wish.begin(&mut party);
+        self.obtain_from(party, turn, wish, begun)
+    }
+
+    fn obtain_from(
+        &self,
+        mut party: Box<Party>,
+        turn: Turn,
+        wish: Wish,
+        begun: Instant,
+    ) -> Result<LeaseGuard<'_>, LeaseError> {
+        match self.win(&mut party, turn, wish, begun) {
             Ok(hold) => Ok(LeaseGuard::new(self, party, hold)),
             Err(error) => {
-                match party.lessee.is_idle() && matches!(error, LeaseError::TimedOut { .. }) {
-                    true => self.desk.put(Slot::Kept(party)),
-                    false => self.leave_behind(&error),
-                }
+                self.end(party, &error);
                 Err(error)
             }
         }
@@ -264,30 +339,53 @@ impl Lease {
         }
     }
 
-    fn obtain_by(&self, party: &mut Party, wish: Wish) -> Result<Hold, LeaseError> {
-        let courier = &self.courier;
-        let begun = Instant::now();
-        let mut vigil = Vigil::new(courier.handle(), wish.limit());
+    /// Has the party go on until it holds the lease.
+    fn win(&self, party: &mut Party, mut turn: Turn, wish: Wish, begun: Instant) -> Result<Hold, LeaseError> {
+        let mut vigil = Vigil::new(self.courier.handle(), wish.limit());
         loop {
-            let turn = match wish {
-                Wish::Wait(_) => party.lessee.acquire(now_ns()),
-                Wish::AtOnce => party.lessee.try_acquire(now_ns()),
-            };
-            match courier.drive(party, turn, &mut vigil)? {
-                Outcome::Held(hold) if courier.is_over(hold) => {
-                    // It was named long ago: perhaps others have followed.
-                    let turn = party.lessee.renew(now_ns());
-                    if let Outcome::Held(hold) = courier.drive(party, turn, &mut vigil)? {
+            match self.courier.drive(party, turn, &mut vigil)? {
+                Outcome::Held(hold) => {
+                    if let Some(hold) = self.confirmed(party, hold, &mut vigil)? {
                         return Ok(hold);
                     }
                 }
-                Outcome::Held(hold) => return Ok(hold),
                 Outcome::Free(holder) => {
-                    let (rank, name) = (courier.rank(), self.name().to_owned());
+                    let (rank, name) = (self.courier.rank(), self.name().to_owned());
                     return Err(LeaseError::TimedOut { rank, name, waited: begun.elapsed(), holder });
                 }
                 Outcome::Lost(_) => {}
             }
+            turn = wish.begin(party);
+        }
+    }
+
+    /// Has the party go on until it waits for others (`None`) or holds the lease.
+    fn advance(&self, party: &mut Party, turn: Turn, vigil: &mut Vigil<'_>) -> Result<Option<Hold>, LeaseError> {
+        let mut turn = turn;
+        loop {
+            match self.courier.advance(party, turn, vigil)? {
+                None => return Ok(None),
+                Some(Outcome::Held(hold)) => {
+                    if let Some(hold) = self.confirmed(party, hold, vigil)? {
+                        return Ok(Some(hold));
+                    }
+                }
+                Some(Outcome::Free(_) | Outcome::Lost(_)) => {}
+            }
+            turn = party.lessee.acquire(now_ns());
+        }
+    }
+
+    /// A hold that was found, unless it is lost by now.
+    fn confirmed(&self, party: &mut Party, hold: Hold, vigil: &mut Vigil<'_>) -> Result<Option<Hold>, LeaseError> {
+        if !self.courier.is_over(hold) {
+            return Ok(Some(hold));
+        }
+        // This rank was named long ago: perhaps others have followed.
+        let turn = party.lessee.renew(now_ns());
+        match self.courier.drive(party, turn, vigil)? {
+            Outcome::Held(hold) => Ok(Some(hold)),
+            Outcome::Free(_) | Outcome::Lost(_) => Ok(None),
         }
     }
 }
@@ -299,6 +397,13 @@ enum Wish {
 }
 
 impl Wish {
+    fn begin(self, party: &mut Party) -> Turn {
+        match self {
+            Self::Wait(_) => party.lessee.acquire(now_ns()),
+            Self::AtOnce => party.lessee.try_acquire(now_ns()),
+        }
+    }
+
     fn limit(self) -> Option<Duration> {
         match self {
             Self::AtOnce => Some(Duration::ZERO),

@@ -6,9 +6,10 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::errands::Errands;
+use super::site::PATIENCE;
 use super::{Holding, Turn};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
@@ -20,13 +21,10 @@ use crate::fabric::shm::Segment;
 use crate::fabric::tcp::Ports;
 use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, execute};
 use crate::job::shut_out;
-use crate::sync::{AtomicU64, Ordering, full_fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 
 /// How many ranks of a node are asked after at most.
 const MOST_ASKED_AFTER: usize = 64;
-
-/// Where the count of lost nodes begins in a lock's numbers.
-pub(crate) const LIFE_AT: u32 = 44;
 
 /// A rank's way to everything that named objects are made of.
 #[derive(Clone, Debug)]
@@ -41,6 +39,8 @@ pub(crate) struct Reach {
     /// How to wait.
     pub plan: WaitPlan,
     pub uses: Arc<Uses>,
+    /// Homes that have not answered by then are waited for no more.
+    pub until: Option<Instant>,
 }
 
 /// What this rank does with objects, whichever of its threads and handles.
@@ -60,6 +60,8 @@ pub(crate) struct Uses {
     shut_out_to: AtomicU64,
     /// What it has left to do at homes that did not answer in time.
     pub(super) errands: Errands,
+    /// Whether this rank is leaving the job.
+    is_leaving: AtomicU32,
 }
 
 impl Uses {
@@ -87,6 +89,12 @@ impl Uses {
         new
     }
 
+    /// This rank is leaving the job: no home is waited for long any more.
+    pub fn leave(&self) {
+        // Relaxed: whoever waits looks again and again.
+        self.is_leaving.store(1, Ordering::Relaxed);
+    }
+
     /// A number that this rank has not had before.
     pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
@@ -99,6 +107,19 @@ impl Uses {
 }
 
 impl Reach {
+    /// The same, by which homes are waited for so long, all of what they are asked together.
+    pub fn within(&self, limit: Duration) -> Self {
+        Self { until: Some(Instant::now() + limit), ..self.clone() }
+    }
+
+    /// Whether a home that was asked at a time is waited for no more, though the call that asks has no limit: the time
+    /// of [`within`](Self::within) is over, or this rank is leaving the job.
+    pub fn gives_up(&self, asked: Instant) -> bool {
+        // Relaxed: see `leave`.
+        let is_leaving = || self.uses.is_leaving.load(Ordering::Relaxed) != 0 && asked.elapsed() >= PATIENCE;
+        self.until.is_some_and(|until| Instant::now() >= until) || is_leaving()
+    }
+
     /// This rank's node.
     pub fn here(&self) -> usize {
         self.topology.node_of(self.rank)
@@ -178,6 +199,8 @@ impl Reach {
     /// How many nodes the job has lost: an object has had no more homes, besides the first. The numbers of each begin
     /// with this count in the bits above [`LIFE_AT`], so that they are greater than those before: whoever knows of a
     /// loss knows of one more than whoever began the home that is lost by it.
+    ///
+    /// [`LIFE_AT`]: crate::coord::objects::home::moving::LIFE_AT
     pub fn lives(&self) -> u64 {
         (0..self.topology.nodes()).filter(|node| self.has_lost(*node)).count() as u64
     }

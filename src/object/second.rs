@@ -2,7 +2,8 @@
 //! copied there while both live: of a counter `sums.rs` says what that is, of a fenced word `pairs.rs`.
 //!
 //! Each node whose ranks have the object has a handle of it there, too. Whoever opens an object, and its node's steward
-//! when a node was lost, see to it that it has a second node that has all it should. What others have
+//! when a node was lost, see to it that it has a second node that has all it should: nobody comes to have a handle
+//! before that. What others have
 //! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table,
 //! under which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward
 //! is enough.
@@ -150,8 +151,9 @@ pub(super) fn is_sought(reach: &Reach, at: &ObjectAt) -> bool {
     is_copied(reach, at) && matches!(of(reach, at), Second::Sought)
 }
 
-fn is_tended(reach: &Reach, at: &ObjectAt) -> bool {
-    // Before it is noted the object is being opened; where it is lost, the object has to move first.
+/// Whether an object of this node has a second node that has all it should, or needs none, or has to move first.
+pub(super) fn is_tended(reach: &Reach, at: &ObjectAt) -> bool {
+    // Before it is noted the object is being opened.
     let Some(home) = home_of(reach, at).filter(|home| is_copied(reach, at) && !reach.has_lost(*home)) else {
         return true;
     };

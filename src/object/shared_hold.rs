@@ -140,6 +140,16 @@ impl Parting {
         }
     }
 
+    /// The home does not answer: those who wait beside a hold that is being closed read by words of their own at once.
+    fn give_way(&mut self, reach: &Reach) {
+        if self.hold.is_waited_for() {
+            self.next = self.hold.abandon();
+            while self.next == HoldTurn::Step {
+                self.next = step(reach, &mut self.hold);
+            }
+        }
+    }
+
     fn ask(&mut self, home: &Home, requests: &[Request]) -> Option<HoldTurn> {
         let reach = &home.site.reach;
         if home.site.home != self.home {
@@ -165,7 +175,10 @@ impl Errand for Parting {
         while !self.is_over(reach) {
             match self.go_on(reach) {
                 Some(next) => self.next = next,
-                None => return Poll::Pending,
+                None => {
+                    self.give_way(reach);
+                    return Poll::Pending;
+                }
             }
         }
         self.turn.end_errand();
@@ -230,4 +243,31 @@ fn ask_soon(reach: &Reach, node: usize, at: &ObjectAt) -> Option<Vec<u64>> {
     }
     let reads: Vec<Request> = words_of(at).map(|at| Request::Read { at }).collect();
     Site { reach: reach.clone(), home: node }.ask_until(&reads, Some(Instant::now() + ASKING_LIMIT)).ok()
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// A rank has ended that shared its node's hold, and the home is not heard when the steward closes that.
+    #[test]
+    fn nobody_waits_beside_a_steward_that_closes_a_hold_at_a_silent_home() {
+        let mut jobs = on_nodes(&[0, 0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let open = |job: &crate::Job| job.rwlock(&name).expect("room");
+        let (lock, other) = (open(&jobs[0]), open(&jobs[1]));
+        std::mem::forget(other.read().expect("it is free"));
+        let reach = jobs[0].membership().reach.clone();
+        let at = catalogue::here(&reach).all().expect("this node's memory")[0];
+        let stand = || SharedWord(reach.load(at.shared_hold())).stand();
+        assert!(matches!(stand(), Stand::Open { .. }));
+        doubt(&jobs[0], 1, true);
+        drop((other, jobs.remove(1)));
+        await_that("others wait for who closes it", || matches!(stand(), Stand::Abandoned(_)));
+        doubt(&jobs[0], 1, false);
+        await_that("it is not closed", || stand() == Stand::Nothing);
+        drop(lock.read().expect("it is free"));
+    }
 }

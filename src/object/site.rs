@@ -5,8 +5,8 @@
 //! same, and each waits for what comes before it: that is the order that the fabric keeps for other nodes.
 //!
 //! No wait here is without an end where nobody can decide whether the home lives: it ends as if the connection had
-//! broken, if something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over ends as
-//! [`SiteFault::Late`]. What was asked may then take effect yet. Whatever this process asks the home after
+//! broken, if something was sent, and as [`SiteFault::Silent`] from then on; one whose time is over, or whose rank
+//! leaves the job, ends as [`SiteFault::Late`]. What was asked may then take effect yet. Whatever this process asks the home after
 //! that comes behind it: it goes by the same connection, or by a later one, on whose making the rest of the first is
 //! dropped.
 
@@ -103,7 +103,7 @@ impl Site {
                 }
                 return answers;
             }
-            if until.is_some_and(|until| Instant::now() >= until) {
+            if until.is_some_and(|until| Instant::now() >= until) || self.reach.gives_up(begun) {
                 self.forget(&mut asked);
                 return Err(SiteFault::Late { home: self.home });
             }

@@ -22,19 +22,20 @@ use super::election;
 use super::errands::{self, Settling};
 use super::homes::{Home, bit_of, name_of};
 use super::lease;
-use super::reach::{LIFE_AT, Reach};
+use super::reach::Reach;
 use super::second;
 use super::shared_hold;
 use super::site::Site;
 use super::waiting::{has_left_something, note_open};
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
-use crate::coord::objects::home::{GlobalWord, HomeLock, NodeClaim, TOKENS};
+use crate::coord::objects::home::HomeLock;
+use crate::coord::objects::home::moving::{Change, LastHome, MoveTurn, Moving, least_number};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::permits::PermitsAt;
 use crate::coord::objects::queue::QueueLock;
 use crate::coord::objects::sharing::SharingAt;
-use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
+use crate::coord::objects::tenure::{PlaceWord, TenureAt};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Park, Request, WordAt, raise_alarm};
 use crate::job::is_dead;
@@ -78,6 +79,8 @@ impl Steward {
 impl Drop for Steward {
     fn drop(&mut self) {
         self.is_over.store(1, Ordering::Relaxed);
+        // It may wait for a home that does not answer.
+        self.reach.uses.leave();
         let Some(thread) = self.thread.take() else { return };
         // It may be about to fall asleep, and then nobody wakes it but once more.
         while !thread.is_finished() {
@@ -247,11 +250,10 @@ fn say(reach: &Reach, node: usize, lost: &[u64], stranded: u64) -> Result<(), Si
 
 /// Changes a word that only this node changes.
 fn change(site: &Site, at: WordAt, wanted: impl Fn(u64) -> u64) -> Result<(), SiteFault> {
-    let mut found = site.ask(&[Request::Read { at }])?[0];
-    while wanted(found) != found {
-        let new = wanted(found);
-        let swapped = site.ask(&[Request::CompareSwap { at, expected: found, new }])?[0];
-        found = if swapped == found { new } else { swapped };
+    let mut change = Change::of(at);
+    let mut next = Err(change.begin());
+    while let Err(request) = next {
+        next = change.answered(site.ask(&[request])?[0], &wanted);
     }
     Ok(())
 }
@@ -341,29 +343,29 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
     let new = Home { site: Site { reach: reach.clone(), home }, at: at_home };
     let tenure = TenureAt(*at);
     await_shutting_out(&new.site)?;
-    // No number of a home before this one was greater; see `Reach::lives`. (A node that has left may not be known to
-    // all.)
-    let next_life = (reach.load(tenure.number()) >> LIFE_AT) + 1;
-    raise_numbers(&new, next_life.max(reach.lives()) << LIFE_AT)?;
+    let mut moving = Moving::new(HomeLock::new(new.at.home(), reach.here(), at.index()));
+    let raised = moving.raise(least_number(reach.load(tenure.number()), reach.lives()));
+    drive(&new.site, &mut moving, raised)?;
     // Before the object counts as moved: what fails here is done again.
     carry_stakes(reach, at, nature.kind, &new)?;
     second::carry(reach, at, nature.kind, &new)?;
     if nature.kind == ObjectKind::RwLock {
         shared_hold::carry(reach, at, &new)?;
     }
-    if nature.kind == ObjectKind::Election {
-        election::move_announcement(reach, at, &new)?;
+    if nature.kind.is_election() {
+        election::move_announcement(reach, at, nature.kind, &new)?;
     }
-    if nature.kind == ObjectKind::Lease {
+    if nature.kind.has_ttl() {
         lease::carry_hold(reach, at, &new)?;
     }
     loop {
-        let last = LastHome::of(tenure, reach);
-        let hold = take_over(&new, matches!(last.kept(), Tenure::Held(_)))?;
-        let (claim, requests) = HomeLock::new(new.at.home(), reach.here(), at.index()).carry(last.waits());
-        new.site.ask(&requests)?;
-        let next = NextHome { place: PlaceWord::new(home, at_home.index()), hold, claim };
-        let is_overtaken = reach.own_end().is_some() || !last.note(tenure, reach, next);
+        let last = LastHome::of(tenure, &*reach.segment);
+        let carry = moving.carry(&last);
+        let MoveTurn::Carried(carried) = drive(&new.site, &mut moving, carry)? else {
+            return Err(SiteFault::Broken { home }.into());
+        };
+        let place = PlaceWord::new(home, at_home.index());
+        let is_overtaken = reach.own_end().is_some() || !last.note(tenure, &*reach.segment, place, carried);
         if is_overtaken {
             return Err(SiteFault::Broken { home }.into());
         }
@@ -373,59 +375,12 @@ fn move_object(reach: &Reach, at: &ObjectAt) -> Result<(), Unmoved> {
     }
 }
 
-/// What a node has of a lock whose home is lost, as a steward has seen it before it asked the next home for anything.
-/// Where another steward follows that one meanwhile, what it does late fails.
-#[derive(Clone, Copy, Debug)]
-struct LastHome {
-    place: u64,
-    hold: u64,
-    claim: u64,
-    seen: TenureWord,
-}
-
-/// What the node has there.
-#[derive(Clone, Copy, Debug)]
-struct NextHome {
-    place: PlaceWord,
-    hold: GlobalWord,
-    claim: NodeClaim,
-}
-
-impl LastHome {
-    fn of(tenure: TenureAt, reach: &Reach) -> Self {
-        let (place, hold) = (reach.load(tenure.home()), reach.load(tenure.hold()));
-        let seen = tenure.load(&*reach.segment);
-        // A claim is stored before the word says that the node waits.
-        Self { place, hold, claim: reach.load(tenure.claim()), seen }
+/// Asks the next home what the machine wants, until that has come to the end of its step.
+fn drive(site: &Site, moving: &mut Moving, mut turn: MoveTurn) -> Result<MoveTurn, SiteFault> {
+    while let MoveTurn::Ask(requests) = turn {
+        turn = moving.answered(&site.ask(&requests)?, |node| site.reach.has_lost(node));
     }
-
-    /// How far the node is at the next home.
-    fn kept(&self) -> Tenure {
-        match self.seen.tenure() {
-            Tenure::Held(passed) => Tenure::Held(passed),
-            // In the place that it had.
-            Tenure::Waiting => Tenure::Waiting,
-            // Whoever is on its way begins anew. A word that was kept is lost with the home.
-            Tenure::Nothing | Tenure::Kept | Tenure::Underway(_) => Tenure::Nothing,
-        }
-    }
-
-    fn waits(&self) -> Option<NodeClaim> {
-        (self.kept() == Tenure::Waiting).then_some(NodeClaim(self.claim))
-    }
-
-    /// Notes where the lock is at home now; whether no other steward has done so.
-    fn note(&self, tenure: TenureAt, reach: &Reach, next: NextHome) -> bool {
-        (self.waits().is_none() || swap_here(reach, tenure.claim(), self.claim, next.claim.0))
-            && swap_here(reach, tenure.hold(), self.hold, next.hold.0)
-            && swap_here(reach, tenure.home(), self.place, next.place.0)
-    }
-}
-
-/// Changes a word of this node that holds what was seen in it; whether it did.
-fn swap_here(reach: &Reach, at: WordAt, seen: u64, wanted: u64) -> bool {
-    // SYNC POINT: home. Release pairs with `load`: whoever finds the home finds the object there, and the hold.
-    reach.segment.word(at).compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    Ok(turn)
 }
 
 /// Before a home is told anything: what a rank of this node has sent there that has ended, a steward perhaps, must not
@@ -462,9 +417,12 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
         match kind {
             ObjectKind::RwLock => SharingAt::of(&new.at, ranks).carry(*rank, stake),
             ObjectKind::Semaphore => PermitsAt::of(&new.at, ranks).carry(*rank, stake),
-            ObjectKind::Lock | ObjectKind::Counter | ObjectKind::Fenced | ObjectKind::Lease | ObjectKind::Election => {
-                None
-            }
+            ObjectKind::Lock
+            | ObjectKind::Counter
+            | ObjectKind::Fenced
+            | ObjectKind::Lease
+            | ObjectKind::Election
+            | ObjectKind::LeasedElection => None,
         }
     });
     // The read's answer says that all has arrived.
@@ -472,42 +430,12 @@ fn carry_stakes(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) -> R
     new.site.ask(&requests).map(drop)
 }
 
-/// Has a lock's numbers at a home begin with this one, or a later one.
-fn raise_numbers(home: &Home, least: u64) -> Result<(), SiteFault> {
-    let at = home.at.home().numbers;
-    let least = least.next_multiple_of(TOKENS);
-    let mut found = home.site.ask(&[Request::Read { at }])?[0];
-    while found < least {
-        let swapped = home.site.ask(&[Request::CompareSwap { at, expected: found, new: least }])?[0];
-        found = if swapped == found { least } else { swapped };
-    }
-    Ok(())
-}
-
-/// Has the home say that this node holds the lock, or that it does not. Others only count their claims in that word
-/// now, and whoever holds it looks for them when it releases it.
-fn take_over(home: &Home, holds: bool) -> Result<GlobalWord, SiteFault> {
-    let (here, at) = (home.site.reach.here(), home.at.home().hold);
-    let mut found = GlobalWord(home.site.ask(&[Request::Read { at }])?[0]);
-    loop {
-        let wanted = match (holds, found.holder()) {
-            (true, Some(holder)) if holder == here => return Ok(found),
-            (true, _) => GlobalWord::held(here, 0, true),
-            (false, Some(holder)) if holder == here => GlobalWord::FREE,
-            (false, _) => return Ok(GlobalWord::FREE),
-        };
-        let swap = Request::CompareSwap { at, expected: found.0, new: wanted.0 };
-        let swapped = GlobalWord(home.site.ask(&[swap])?[0]);
-        if swapped == found {
-            return Ok(wanted);
-        }
-        found = swapped;
-    }
-}
-
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
+    use crate::coord::objects::home::moving::Carried;
+    use crate::coord::objects::home::{GlobalWord, NodeClaim};
+    use crate::coord::objects::tenure::Tenure;
     use crate::job::pretended::{await_that, name_at, on_nodes};
     use crate::{Job, JobOptions};
 
@@ -518,8 +446,10 @@ mod tests {
         tenure.change(memory, tenure.load(memory), far).expect("nobody else changes it");
     }
 
-    fn next_home(node: usize, hold: GlobalWord, claim: u64, place: usize) -> NextHome {
-        NextHome { place: PlaceWord::new(node, 1), hold, claim: NodeClaim::waiting(claim, place) }
+    /// Notes that the lock is at home at a node; whether nobody else has.
+    fn note(reach: &Reach, last: &LastHome, tenure: TenureAt, node: usize, hold: GlobalWord, claim: u64) -> bool {
+        let claim = NodeClaim::waiting(claim, tenure.0.index());
+        last.note(tenure, &*reach.segment, PlaceWord::new(node, 1), Carried { hold, claim })
     }
 
     /// A steward is stopped when it has told the next home all, and comes back when another one has moved the object,
@@ -534,14 +464,14 @@ mod tests {
             let (tenure, place) = (TenureAt(at), at.index());
             let words = || -> Vec<u64> { (0..8).map(|index| reach.load(at.own(index))).collect() };
             put(reach, tenure, far, NodeClaim::waiting(7, place));
-            let late = LastHome::of(tenure, reach);
+            let late = LastHome::of(tenure, memory);
             for (home, claim) in [(1, 8), (2, 9)] {
-                let last = LastHome::of(tenure, reach);
+                let last = LastHome::of(tenure, memory);
                 let hold = if last.kept() == Tenure::Held(3) { GlobalWord::held(0, 5, true) } else { GlobalWord::FREE };
-                assert!(last.note(tenure, reach, next_home(home, hold, claim, place)), "{far:?}: nobody else does");
+                assert!(note(reach, &last, tenure, home, hold, claim), "{far:?}: nobody else does");
                 tenure.change(memory, last.seen, last.kept()).expect("nobody has gone on meanwhile");
                 let before = words();
-                assert!(!late.note(tenure, reach, next_home(1, hold, 8, place)), "{far:?}");
+                assert!(!note(reach, &late, tenure, 1, hold, 8), "{far:?}");
                 assert_eq!(words(), before, "{far:?}, from home {home}");
                 assert_eq!(tenure.change(memory, late.seen, late.kept()), None, "{far:?}");
             }
@@ -570,8 +500,11 @@ mod tests {
         let excluded = Err(SiteFault::Excluded);
         assert_eq!(second::carry(&reach, &at, ObjectKind::Counter, &new), excluded);
         assert_eq!(carry_stakes(&reach, &at, ObjectKind::Semaphore, &new), excluded);
-        assert_eq!(raise_numbers(&new, u64::MAX >> 9), excluded);
-        assert_eq!(take_over(&new, true).map(drop), excluded);
+        let mut moving = Moving::new(HomeLock::new(new.at.home(), reach.here(), at.index()));
+        let raised = moving.raise(least_number(u64::MAX >> 9, 0));
+        assert_eq!(drive(&new.site, &mut moving, raised).map(drop), excluded);
+        let carry = moving.carry(&LastHome::of(TenureAt(at), &*reach.segment));
+        assert_eq!(drive(&new.site, &mut moving, carry).map(drop), excluded);
         assert_eq!(words(), before);
         assert_eq!(counters[1].load(), Ok(7));
     }

@@ -211,13 +211,13 @@ impl NodeLock {
         Self::new(membership, &table, "the table of objects", turn)
     }
 
-    /// Does something while it holds the lock, of which only one thread of this rank has use at a time. Where it was
-    /// held to the end, all of it was done by this rank alone. Where a home did not answer meanwhile it is held until
-    /// it does.
-    pub fn during<T>(&self, act: impl FnOnce() -> T) -> Result<T, LockError> {
+    /// Does something while it holds the lock, of which only one thread of this rank has use at a time; it waits so long
+    /// for that. Where it was held to the end, all of it was done by this rank alone. Where a home did not answer
+    /// meanwhile it is held until it does.
+    pub fn during<T>(&self, limit: Option<Duration>, act: impl FnOnce() -> T) -> Result<T, LockError> {
         if self.try_take()?.is_none() {
             self.request()?;
-            self.wait(&mut Wait::new(), None)?;
+            self.wait(&mut Wait::new(), limit)?;
         }
         let before = TenureAt(self.at).load(self.segment());
         let done = act();

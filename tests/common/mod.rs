@@ -24,5 +24,6 @@ pub mod seeds;
 pub mod sieve;
 #[cfg(not(model))]
 pub mod spanned;
+pub mod turns;
 #[cfg(not(model))]
 pub mod wires;

@@ -1,5 +1,6 @@
 //! A node's lock under loom: two ranks, each of which writes a relaxed note while it holds the lock. Notes of earlier
-//! holders must be seen, nobody may hold it beside another, and nobody is left asleep.
+//! holders must be seen, nobody may hold it beside another, and nobody is left asleep; claims are served in their order,
+//! and whoever has none passes them so often at most ([`Turns`]).
 
 use std::task::Poll;
 
@@ -12,6 +13,7 @@ use phalanx::fabric::node::HEADER_WORDS;
 use phalanx::fabric::{Memory, Park, WordAt, raise_alarm};
 use phalanx::sync::{AtomicU64, Ordering, spin_hint};
 
+use super::common::turns::Turns;
 use super::{PREEMPTIONS, check};
 
 /// How often a rank may take the lock before others that wait.
@@ -24,6 +26,7 @@ struct Room {
     note: AtomicU64,
     /// 1 once rank 0 is dead.
     is_dead: AtomicU64,
+    turns: Turns,
 }
 
 impl Room {
@@ -32,7 +35,7 @@ impl Room {
         let at =
             QueueAt { hold: word(0), high: word(1), arrivals: word(2), claims: word(3), passings: word(5), ranks: 2 };
         let node = ModelNode::new(HEADER_WORDS + 7);
-        Arc::new(Self { node, at, note: AtomicU64::new(0), is_dead: AtomicU64::new(0) })
+        Arc::new(Self { node, at, note: AtomicU64::new(0), is_dead: AtomicU64::new(0), turns: Turns::new(2) })
     }
 
     fn lock_of(&self, me: usize) -> QueueLock {
@@ -62,11 +65,26 @@ impl Room {
         }
     }
 
-    fn acquire(&self, lock: &QueueLock, manner: Manner) -> u64 {
-        lock.try_take(&self.node, |passed| passed < MOST_PASSED).unwrap_or_else(|| {
-            lock.request(&self.node, true);
-            self.wait(lock, manner)
-        })
+    fn acquire(&self, me: usize, lock: &QueueLock, manner: Manner) -> u64 {
+        self.take(me, lock).unwrap_or_else(|| self.queue(me, lock, manner))
+    }
+
+    /// Takes the lock if it is free, by passing the other one perhaps.
+    fn take(&self, me: usize, lock: &QueueLock) -> Option<u64> {
+        let begun = self.turns.now();
+        let token = lock.try_take(&self.node, |passed| passed < MOST_PASSED)?;
+        self.turns.taken(me, begun, MOST_PASSED);
+        Some(token)
+    }
+
+    /// Acquires it by a claim.
+    fn queue(&self, me: usize, lock: &QueueLock, manner: Manner) -> u64 {
+        let begun = self.turns.now();
+        lock.request(&self.node, true);
+        self.turns.claim(me);
+        let token = self.wait(lock, manner);
+        self.turns.granted(me, begun, |rank| self.has_ended(rank));
+        token
     }
 
     fn release(&self, lock: &QueueLock) {
@@ -106,7 +124,7 @@ fn one_after_the_other(preemptions: usize, manner: Manner) {
     two_ranks(preemptions, move |room, me| {
         let lock = room.lock_of(me);
         for _ in 0..2 {
-            let token = room.acquire(&lock, manner);
+            let token = room.acquire(me, &lock, manner);
             room.note(token);
             room.release(&lock);
         }
@@ -125,6 +143,36 @@ fn a_lock_loses_no_wake_up() {
 }
 
 #[test]
+fn claims_are_served_in_their_order() {
+    two_ranks(PREEMPTIONS, |room, me| {
+        let lock = room.lock_of(me);
+        for _ in 0..=me {
+            let token = room.queue(me, &lock, Manner::Spinning);
+            room.note(token);
+            room.release(&lock);
+        }
+    });
+}
+
+#[test]
+fn one_that_waits_is_passed_so_often_at_most() {
+    two_ranks(PREEMPTIONS, |room, me| {
+        let lock = room.lock_of(me);
+        if me == 0 {
+            let token = room.queue(me, &lock, Manner::Spinning);
+            room.note(token);
+            return room.release(&lock);
+        }
+        for _ in 0..2 + MOST_PASSED {
+            if let Some(token) = room.take(me, &lock) {
+                room.note(token);
+                room.release(&lock);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_claim_that_is_taken_back_leaves_no_hole() {
     two_ranks(PREEMPTIONS, |room, me| {
         let lock = room.lock_of(me);
@@ -138,7 +186,7 @@ fn a_claim_that_is_taken_back_leaves_no_hole() {
                 Withdrawn::Cancelled => {}
             }
         }
-        let token = room.acquire(&lock, Manner::Parked);
+        let token = room.acquire(me, &lock, Manner::Parked);
         room.note(token);
         room.release(&lock);
     });
@@ -153,14 +201,14 @@ fn a_holder_that_dies_is_followed() {
             let room = Arc::clone(&room);
             thread::spawn(move || {
                 let lock = room.lock_of(1);
-                let token = room.acquire(&lock, Manner::Parked);
+                let token = room.acquire(1, &lock, Manner::Parked);
                 room.note(token);
                 room.release(&lock);
                 token
             })
         };
         let lock = room.lock_of(0);
-        let token = room.acquire(&lock, Manner::Spinning);
+        let token = room.acquire(0, &lock, Manner::Spinning);
         room.is_dead.store(1, Ordering::Release);
         raise_alarm(&room.node);
         let survivors = survivor.join().expect("the survivor has it");

@@ -1,6 +1,7 @@
 //! A node's lock under shuttle: three to five ranks that acquire, try, ask and change their minds, spin and sleep,
 //! while one of them dies. The oracle: tokens that were noted under the lock only grow and are nobody else's, nobody is
-//! left asleep (shuttle reports a deadlock), and in the end the lock is free.
+//! left asleep (shuttle reports a deadlock), and in the end the lock is free; claims are served in their order, and
+//! whoever has none passes them so often at most ([`Turns`]).
 
 use std::task::Poll;
 
@@ -13,16 +14,18 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::Arc;
 use shuttle::thread;
 
+use super::common::turns::Turns;
 use super::random;
 
 /// How often a rank may take the lock before others that wait.
-const MOST_PASSED: u64 = 4;
+const MOST_PASSED: u64 = 2;
 
 struct Room {
     node: ModelNode,
     at: QueueAt,
     note: AtomicU64,
     dead: Vec<AtomicU64>,
+    turns: Turns,
 }
 
 impl Room {
@@ -37,7 +40,8 @@ impl Room {
             ranks,
         };
         let node = ModelNode::new(HEADER_WORDS + 3 + 2 * ranks);
-        Arc::new(Self { node, at, note: AtomicU64::new(0), dead: (0..ranks).map(|_| AtomicU64::new(0)).collect() })
+        let dead = (0..ranks).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { node, at, note: AtomicU64::new(0), dead, turns: Turns::new(ranks) })
     }
 
     fn has_ended(&self, rank: usize) -> bool {
@@ -60,26 +64,50 @@ impl Room {
         }
     }
 
+    /// Takes the lock, if it is free; by passing others, perhaps.
+    fn take(&self, me: usize, lock: &QueueLock) -> Option<u64> {
+        let begun = self.turns.now();
+        let token = lock.try_take(&self.node, |passed| passed < MOST_PASSED)?;
+        self.turns.taken(me, begun, MOST_PASSED);
+        Some(token)
+    }
+
     /// One use of the lock: by trying, or by a claim, which may be taken back.
-    fn use_once(&self, lock: &QueueLock) {
+    fn use_once(&self, me: usize, lock: &QueueLock) {
+        let has_ended = |rank| self.has_ended(rank);
+        let begun = self.turns.now();
         let token = match thread_rng().gen_range(0..4) {
-            0 => lock.try_take(&self.node, |passed| passed < MOST_PASSED),
+            0 => self.take(me, lock),
             1 => {
                 lock.request(&self.node, thread_rng().gen_bool(0.5));
+                self.turns.claim(me);
                 if thread_rng().gen_bool(0.5) {
                     spin_hint();
                 }
-                match lock.withdraw(&self.node, &|rank| self.has_ended(rank)) {
-                    Withdrawn::Granted(token) => Some(token),
+                self.turns.leave(me);
+                match lock.withdraw(&self.node, &has_ended) {
+                    Withdrawn::Granted(token) => {
+                        self.turns.granted(me, begun, has_ended);
+                        Some(token)
+                    }
                     Withdrawn::Cancelled => None,
                 }
             }
             _ => {
                 lock.request(&self.node, thread_rng().gen_bool(0.5));
-                Some(self.wait(lock))
+                self.turns.claim(me);
+                let token = self.wait(lock);
+                self.turns.granted(me, begun, has_ended);
+                Some(token)
             }
         };
-        let Some(token) = token else { return };
+        if let Some(token) = token {
+            self.note(lock, token);
+        }
+    }
+
+    /// What is done under the lock, and its release.
+    fn note(&self, lock: &QueueLock, token: u64) {
         let before = self.note.swap(token, Ordering::SeqCst);
         assert!(before < token, "token {token} after {before}");
         spin_hint();
@@ -113,7 +141,7 @@ fn ranks_use_a_lock(ranks: usize, uses: usize, somebody_dies: bool) {
                 let room = Arc::clone(&room);
                 thread::spawn(move || {
                     let lock = QueueLock::new(room.at, me);
-                    (0..uses).for_each(|_| room.use_once(&lock));
+                    (0..uses).for_each(|_| room.use_once(me, &lock));
                     if somebody_dies && me == 0 {
                         room.die(me, &lock);
                     }
@@ -143,4 +171,30 @@ fn five_ranks_use_a_lock() {
 #[test]
 fn four_ranks_use_a_lock_and_one_dies() {
     ranks_use_a_lock(4, 2, true);
+}
+
+/// Some take the lock again and again without a claim, while two wait for it.
+#[test]
+fn those_who_wait_are_passed_so_often_at_most() {
+    random(|| {
+        let room = Room::new(4);
+        let threads: Vec<_> = (0..4)
+            .map(|me| {
+                let room = Arc::clone(&room);
+                thread::spawn(move || {
+                    let lock = QueueLock::new(room.at, me);
+                    if me < 2 {
+                        return room.use_once(me, &lock);
+                    }
+                    for _ in 0..2 * MOST_PASSED {
+                        if let Some(token) = room.take(me, &lock) {
+                            room.note(&lock, token);
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no rank panics"));
+        assert_eq!(QueueLock::new(room.at, 0).holder(&room.node), None);
+    });
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use phalanx::ObjectKind;
 use phalanx::coord::objects::tenure::Tenure;
 use phalanx::inspect::NodeFacts;
 use phalanx::inspect::objects::{HomeFacts, ObjectFacts};
@@ -126,9 +125,9 @@ impl Object {
         let holds = match &shared {
             // Who was stopped may not know that it holds it no more.
             Some(Shared::Lease { holder, .. }) => holder.is_some() && *holder == facts.holder,
-            _ => nodes == 1 || facts.kind == ObjectKind::Lease || matches!(facts.tenure, Tenure::Held(_)),
+            _ => nodes == 1 || facts.kind.has_ttl() || matches!(facts.tenure, Tenure::Held(_)),
         };
-        let first = facts.holder.filter(|_| !holds && facts.kind != ObjectKind::Lease);
+        let first = facts.holder.filter(|_| !holds && !facts.kind.has_ttl());
         let held = facts.held.filter(|_| holds);
         Self {
             kind: facts.kind.name(),
@@ -137,7 +136,7 @@ impl Object {
             home: facts.home,
             tenure: (nodes > 1).then(|| tenure_name(facts.tenure)),
             holder: facts.holder.filter(|_| holds),
-            token: facts.token.filter(|_| holds || facts.kind != ObjectKind::Lease),
+            token: facts.token.filter(|_| holds || !facts.kind.has_ttl()),
             held_ns: held.map(|held| u64::try_from(held.span.as_nanos()).unwrap_or(u64::MAX)),
             held_at_least: held.is_some_and(|held| held.is_at_least),
             waiting: first.into_iter().chain(facts.queue.iter().copied()).collect(),
@@ -162,6 +161,7 @@ fn tenure_name(tenure: Tenure) -> &'static str {
 mod tests {
     use std::time::Duration;
 
+    use phalanx::ObjectKind;
     use phalanx::inspect::objects::{Held, Together};
 
     use super::super::view::Node;

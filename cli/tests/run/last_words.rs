@@ -71,12 +71,26 @@ fn await_waiting(pid: i32, count: usize) {
     });
 }
 
-/// Waits until the launcher has found the memory of so many nodes, as it does soon.
+/// Waits until the launcher has found the memory of so many nodes, as it does soon, and keeps it: it sleeps then. While
+/// it looks for some it has memory mapped that it may find not to be what it wants yet.
 fn await_found(job: &Job, nodes: usize) {
+    let supervisor = job.supervisor();
     eventually("the launcher finds the job's memory", || {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", job.supervisor())).unwrap_or_default();
-        maps.lines().filter(|line| line.contains("memfd:phalanx")).count() == nodes
+        let before = sleeps_for(supervisor);
+        let maps = std::fs::read_to_string(format!("/proc/{supervisor}/maps")).unwrap_or_default();
+        let found = maps.lines().filter(|line| line.contains("memfd:phalanx")).count();
+        found == nodes && before.is_some() && before == sleeps_for(supervisor)
     });
+}
+
+/// The how many-th time a process sleeps, if it does.
+fn sleeps_for(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    if !field("State")?.starts_with('S') {
+        return None;
+    }
+    field("voluntary_ctxt_switches")?.parse().ok()
 }
 
 /// Kills a rank of a job in which the others wait for the last one, and gives what is said of it.

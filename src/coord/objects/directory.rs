@@ -171,6 +171,20 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         self.free_if_unused(at, self.key(at)?)
     }
 
+    /// Takes this member's handle of the object of a name away, as [`close`](Self::close), if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryFault::Away`].
+    pub fn close_named(&self, name: &Name) -> Fallible<()> {
+        match self.find(name) {
+            Ok(Some((at, _))) if self.has_handle(&at, name)? => self.close(&at).map(drop),
+            // Another object's.
+            Ok(_) | Err(DirectoryFault::Collision) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Whether this member has a handle of the object of a name, and that is at this place.
     ///
     /// # Errors
@@ -324,9 +338,9 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         }
         let at = self.place(0).greatest();
         let found = self.words.load(&[at, object.home().numbers, object.parameter(0), object.own(0)])?;
-        // A lease counts in its hold.
-        let is_lease = found[2] == ObjectKind::Lease as u64;
-        let last = if is_lease { found[1] + lease::LeaseWord(found[3]).number() } else { found[1] };
+        // What has a time to live counts in its hold.
+        let has_ttl = ObjectKind::from_number(found[2]).is_some_and(ObjectKind::has_ttl);
+        let last = if has_ttl { found[1] + lease::LeaseWord(found[3]).number() } else { found[1] };
         Ok(self.words.store(&[(at, found[0].max(last))])?)
     }
 

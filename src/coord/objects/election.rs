@@ -7,9 +7,12 @@
 //! term: one that was stopped on the way and comes back when others have gone on changes nothing, or what the later one
 //! puts right before it takes itself for announced. The terms that are read only grow.
 //!
-//! The leader keeps a copy on its own node, from which that node's steward announces it anew where the object moves
-//! when its home is lost. It looks whether the home is lost when it has written that: it finds that it is, and
-//! announces itself at the next one, or the steward finds the copy.
+//! The leader keeps a copy on its own node, in two words that it changes in the same way, from which that node's
+//! steward announces it anew where the object moves when its home is lost. It looks whether the home is lost when it
+//! has changed them: it finds that it is, and announces itself at the next one, or the steward finds the copy.
+//!
+//! A leader that has a time to live may have been followed without having ended. Then a steward passes its copy by,
+//! since the next one's announcement may be lost with the home: terms that are seen would fall.
 //!
 //! `exhaustive` tries every order of steps of some who announce themselves, and all of it, with those who watch, whom a
 //! death or a loss of the home befalls.
@@ -20,7 +23,8 @@ use crate::fabric::{Request, WordAt};
 #[cfg(test)]
 mod exhaustive;
 
-/// Where the words of an election stand, at its home.
+/// Where the words of an election stand, at its home: behind those of a lease, which one with a time to live has
+/// there, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ElectionAt {
     /// The last term.
@@ -34,7 +38,12 @@ pub struct ElectionAt {
 impl ElectionAt {
     /// The words of an object at its home.
     pub const fn of(at_home: &ObjectAt) -> Self {
-        Self { term: at_home.own(0), leader: at_home.own(1), watched: at_home.own(2) }
+        Self { term: at_home.own(2), leader: at_home.own(3), watched: at_home.own(4) }
+    }
+
+    /// Where a rank says that it watches: behind its claim to a lease.
+    pub const fn watches(at_home: &ObjectAt, rank: usize) -> WordAt {
+        at_home.of_rank(rank).plus(1)
     }
 
     /// What an [`Announcement`] is made of. In this order: who finds a leader in the second word has found its term in
@@ -76,10 +85,10 @@ impl KeptAt {
         [Request::Read { at: self.term }, Request::Read { at: self.leader }]
     }
 
-    /// What a rank does once it is announced, in this order; then it looks whether the home is lost.
-    pub const fn keep(self, rank: usize, term: u64) -> [Request; 2] {
-        let leader = LeaderWord::led_by(rank, term);
-        [Request::Write { at: self.term, value: term }, Request::Write { at: self.leader, value: leader.0 }]
+    /// What a rank does once it is announced, by the answers to [`reads`](Self::reads); when that is nothing any more,
+    /// it looks whether the home is lost.
+    pub fn keep(self, found: [u64; 2], rank: usize, term: u64) -> Announcing {
+        Announcement::of(found).announce(self.term, self.leader, rank, term)
     }
 
     /// What it does before it takes its announcement back, so that a steward that announces it anew sees that it is not
@@ -149,9 +158,9 @@ pub struct Announcement {
     leader: LeaderWord,
 }
 
-/// What one that has been elected does next.
+/// What one that has been elected does next with the two words of an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Announcing {
+pub enum Announcing {
     /// These requests; then it reads again.
     Ask([Request; 2]),
     /// Nothing: all who look find it.
@@ -174,8 +183,8 @@ impl Announcement {
         }
     }
 
-    /// How a rank announces that it leads, by a term.
-    fn announce(self, at: ElectionAt, rank: usize, term: u64) -> Announcing {
+    /// How a rank announces that it leads, by a term, where the two words stand there.
+    fn announce(self, term_at: WordAt, leader_at: WordAt, rank: usize, term: u64) -> Announcing {
         if self.term > term || self.leader.is_after(term) {
             return Announcing::Superseded;
         }
@@ -184,8 +193,8 @@ impl Announcement {
             return Announcing::Done;
         }
         Announcing::Ask([
-            Request::CompareSwap { at: at.leader, expected: self.leader.0, new: leader.0 },
-            Request::CompareSwap { at: at.term, expected: self.term, new: term },
+            Request::CompareSwap { at: leader_at, expected: self.leader.0, new: leader.0 },
+            Request::CompareSwap { at: term_at, expected: self.term, new: term },
         ])
     }
 }
@@ -231,7 +240,7 @@ impl Announcer {
     pub fn answered(&mut self, answers: &[u64]) -> Announced {
         let [.., watched, term, leader] = *answers else { unreachable!("three reads at least") };
         self.is_watched |= watched != 0;
-        match Announcement::of([term, leader]).announce(self.at, self.rank, self.term) {
+        match Announcement::of([term, leader]).announce(self.at.term, self.at.leader, self.rank, self.term) {
             Announcing::Done => Announced::Done { is_watched: self.is_watched },
             Announcing::Superseded => Announced::Superseded,
             Announcing::Ask(swaps) => Announced::Ask(swaps.into_iter().chain(self.reads()).collect()),

@@ -15,6 +15,7 @@
 //! | acquire, held | then: write the claim, count it in the word; wait for the mailbox | 2 |
 //! | release, nobody waits | swap the word to 0, or to a kept one | 1 |
 //! | release, somebody waits | then: read the claims; swap the word to the first of them, draw a number; write its mailbox | 3, and half of one until it has it |
+//! | wait, the holder's node is lost | read the word; swap it to this node, read the claims; draw a number, clear the claim, if it is first: else the first is told, as by a release | 3 |
 //! | take a claim back | write it, and count that in the word | 1 |
 //!
 //! *Numbers.* Each acquisition draws a number at the home: as an order if it has to wait, for its first token if not. A
@@ -40,6 +41,7 @@
 
 #[cfg(all(test, not(model)))]
 mod exhaustive;
+pub mod moving;
 
 use crate::fabric::{Request, WordAt};
 
@@ -296,7 +298,7 @@ enum State {
     Looking {
         claim: NodeClaim,
     },
-    /// Nobody holds it, or a lost node: swapping the word to this one.
+    /// Nobody holds it, or a lost node: swapping the word to this one, reading the claims.
     Seizing {
         claim: NodeClaim,
         seen: GlobalWord,
@@ -525,13 +527,11 @@ impl HomeLock {
             // Nobody has said so for long.
             State::Looking { claim } if word.is_held_by(self.me, claim.stamp()) => self.take(claim),
             State::Looking { claim } => self.looked(claim, word, &is_lost),
-            State::Seizing { claim, seen } if word == seen => self.follow(claim, self.seized(claim)),
+            State::Seizing { claim, seen } if word == seen => {
+                self.followed(claim, self.seized(claim), &answers[1..], &is_lost)
+            }
             State::Seizing { claim, .. } => self.looked(claim, word, &is_lost),
-            State::Following { claim, seen } => match self.first(answers, &is_lost) {
-                Some((node, _)) if node == self.me => self.take(claim),
-                Some(first) => self.appoint(claim, seen, first, answers),
-                None => unreachable!("this node has a claim"),
-            },
+            State::Following { claim, seen } => self.followed(claim, seen, answers, &is_lost),
             State::Appointing { claim, seen, first } if word == seen => self.appointed(claim, first, answers[1]),
             State::Appointing { claim, seen, .. } if word.is_of_same(seen) => self.follow(claim, word),
             State::Appointing { claim, .. } => self.looked(claim, word, &is_lost),
@@ -604,7 +604,8 @@ impl HomeLock {
             Some(holder) if holder != self.me && !is_lost(holder) => self.wait(claim),
             _ => {
                 self.state = State::Seizing { claim, seen: word };
-                Turn::Ask(vec![self.swap(word, self.seized(claim))])
+                let swap = self.swap(word, self.seized(claim));
+                Turn::Ask(std::iter::once(swap).chain(self.read_claims()).collect())
             }
         }
     }
@@ -622,6 +623,21 @@ impl HomeLock {
     fn follow(&mut self, claim: NodeClaim, seen: GlobalWord) -> Turn {
         self.state = State::Following { claim, seen };
         Turn::Ask(self.read_claims())
+    }
+
+    /// The claims have been read, of a word that is this node's for whoever is first.
+    fn followed(
+        &mut self,
+        claim: NodeClaim,
+        seen: GlobalWord,
+        claims: &[u64],
+        is_lost: &impl Fn(usize) -> bool,
+    ) -> Turn {
+        match self.first(claims, is_lost) {
+            Some((node, _)) if node == self.me => self.take(claim),
+            Some(first) => self.appoint(claim, seen, first, claims),
+            None => unreachable!("this node has a claim"),
+        }
     }
 
     /// The word names this node.
@@ -748,4 +764,98 @@ fn leaves_enough(last: u64) -> bool {
 fn granted_to((node, claim): (usize, NodeClaim), claims: &[u64]) -> GlobalWord {
     let others = claims.iter().enumerate().any(|(other, claim)| other != node && NodeClaim(*claim).is_waiting());
     GlobalWord::held(node, claim.stamp(), others)
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::explorer::execute;
+
+    const HOLD: usize = 0;
+    const CLAIMS: usize = 2;
+
+    /// Some nodes, whose requests and mails take one round each, all at the same time.
+    struct Room {
+        words: Vec<u64>,
+        parts: Vec<HomeLock>,
+        asked: Vec<Vec<Request>>,
+        mails: Vec<Mail>,
+        granted: Vec<usize>,
+    }
+
+    impl Room {
+        fn new(nodes: usize) -> Self {
+            let at = HomeAt { hold: WordAt(HOLD), numbers: WordAt(1), claims: WordAt(CLAIMS), nodes };
+            let parts = (0..nodes).map(|node| HomeLock::new(at, node, 1)).collect();
+            let asked = vec![Vec::new(); nodes];
+            Self { words: vec![0; CLAIMS + nodes], parts, asked, mails: Vec::new(), granted: Vec::new() }
+        }
+
+        fn turn(&mut self, node: usize, turn: Turn) {
+            match turn {
+                Turn::Ask(requests) => self.asked[node] = requests,
+                Turn::Mail(mail) => {
+                    self.mails.push(mail);
+                    let turn = self.parts[node].mailed();
+                    self.turn(node, turn);
+                }
+                Turn::Wait => {}
+                Turn::Over(Outcome::Granted(_)) => self.granted.push(node),
+                Turn::Over(outcome) => panic!("nobody gives anything up: {outcome:?}"),
+            }
+        }
+
+        /// One round: what was asked is done, in the order of `nodes`, and what was written arrives.
+        fn round(&mut self, nodes: &[usize], lost: usize) {
+            let mails = std::mem::take(&mut self.mails);
+            let asked: Vec<_> = nodes.iter().map(|node| (*node, std::mem::take(&mut self.asked[*node]))).collect();
+            for (node, requests) in asked.into_iter().filter(|(_, requests)| !requests.is_empty()) {
+                let answers = requests.into_iter().filter_map(|request| execute(&mut self.words, request));
+                let answers: Vec<u64> = answers.collect();
+                let turn = self.parts[node].answered(&answers, |node| node == lost);
+                self.turn(node, turn);
+            }
+            for mail in mails {
+                let turn = self.parts[mail.node].receive(mail.claim.order(), mail.number);
+                self.turn(mail.node, turn);
+            }
+        }
+
+        fn acquire(&mut self, node: usize) {
+            let turn = self.parts[node].acquire(1);
+            self.turn(node, turn);
+            (0..4).for_each(|_| self.round(&[node], usize::MAX));
+        }
+    }
+
+    /// How many rounds it takes until the first of those who wait has the lock of a lost node; all look at once, and
+    /// their requests are done in this order.
+    fn rounds_to_follow(waiting: &[usize], order: &[usize]) -> usize {
+        let mut room = Room::new(1 + waiting.len());
+        room.acquire(0);
+        waiting.iter().for_each(|node| room.acquire(*node));
+        assert_eq!(room.granted, [0], "the others wait");
+        for node in waiting {
+            let turn = room.parts[*node].look();
+            room.turn(*node, turn);
+        }
+        let rounds = (1..20).find(|_| {
+            room.round(order, 0);
+            room.granted.len() > 1
+        });
+        assert_eq!(room.granted[1], waiting[0], "the first");
+        rounds.expect("somebody has it")
+    }
+
+    /// From when it is known that the holder's node is lost, in round trips.
+    #[test]
+    fn who_waits_follows_a_lost_node_after_three_round_trips_and_after_five_beside_others() {
+        assert_eq!(rounds_to_follow(&[1], &[1]), 3);
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [2, 1, 3]] {
+            for waiting in [[1, 2, 3], [3, 1, 2], [2, 3, 1]] {
+                let rounds = rounds_to_follow(&waiting, &order);
+                assert!(rounds <= 5, "{rounds} rounds, where {waiting:?} wait, in the order {order:?}");
+            }
+        }
+    }
 }

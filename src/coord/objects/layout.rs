@@ -6,7 +6,7 @@
 use super::block::{BlockWord, block_of};
 use super::copies::{CopiesAt, CopyAt};
 use super::directory::KeyWord;
-use super::election::LeaderWord;
+use super::election::{ElectionAt, LeaderWord};
 use super::fenced::{CurrentWord, FencedAt};
 use super::home::{GlobalWord, HomeAt, NodeClaim};
 use super::lease::LeaseWord;
@@ -232,7 +232,7 @@ impl ObjectAt {
 pub const LAYOUT_HASH: u64 = {
     let at = ObjectAt { key: WordAt(10), start: WordAt(1000), members: 3, words: 0, index: 1, parts: 500 };
     hash(
-        8,
+        9,
         &[
             words_of_members(3) as u64,
             at.own(1).0 as u64,
@@ -264,6 +264,8 @@ pub const LAYOUT_HASH: u64 = {
             TallyAt(at).added(1).0 as u64,
             TallyAt(at).carried(1).0 as u64,
             FencedAt::of(&at, 3).nodes.0 as u64,
+            ElectionAt::of(&at).leader.0 as u64,
+            ElectionAt::watches(&at, 1).0 as u64,
             TenureAt(at).streak().0 as u64,
             CurrentWord::VERSION_AT as u64,
             LeaseWord::NUMBER_AT as u64,

@@ -8,6 +8,7 @@
 //! | [`word`] | the packed words of a lock |
 //! | [`queue`] | the lock of one node |
 //! | [`home`] | the lock between nodes |
+//! | [`home::moving`] | a node's part in it, moved to the next home |
 //! | [`tenure`] | a node's hold of such a lock, passed on among its ranks |
 //! | [`sharing`] | a lock that readers share |
 //! | [`shared_hold`] | of such a lock, the hold that ranks of a node have together |

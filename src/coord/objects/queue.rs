@@ -590,4 +590,24 @@ mod tests {
         release();
         assert!(is_called(&segment, &second), "nobody else is before it, and nobody has called it");
     }
+
+    /// Once it is known that the holder has ended: on a node that takes no message. One that is not the first, and looks
+    /// before it, frees the lock for it.
+    #[test]
+    fn the_first_that_waits_follows_a_dead_holder_as_it_looks() {
+        for is_passed_over in [false, true] {
+            let (segment, [holder, first, second]) = room();
+            let token = holder.try_take(&segment, |_| true).expect("it is free");
+            first.request(&segment, true);
+            second.request(&segment, true);
+            assert!(first.poll(&segment, &NOBODY).is_pending() && second.poll(&segment, &NOBODY).is_pending());
+            let is_dead = |rank: usize| rank == 0;
+            if is_passed_over {
+                assert!(second.poll(&segment, &is_dead).is_pending(), "it is not the first");
+            }
+            let followed = first.poll(&segment, &is_dead);
+            assert!(matches!(followed, Poll::Ready(later) if later > token), "{followed:?} after {token}");
+            assert_eq!(holder.release(&segment, &NOBODY, |_| false), Err(NotHeld), "the dead one comes back");
+        }
+    }
 }

@@ -191,6 +191,11 @@ impl SharedHold {
         self.go(state)
     }
 
+    /// Whether others wait for it to close the hold, which it is asking for: until it abandons that.
+    pub const fn is_waited_for(&self) -> bool {
+        matches!(self.state, State::Clearing { mine, .. } if matches!(mine.stand(), Stand::Closing(_)))
+    }
+
     /// Looks, where it waits, and has waited for what it waits for so long.
     pub fn look(&mut self, waited: Duration) -> HoldTurn {
         match self.state {

@@ -42,7 +42,7 @@ impl Tenure {
 /// | 2–12 | rank | under way: whose place on the node it is; nothing: 1 where the word was kept |
 /// | 13–20 | passed | held: how often it was passed on |
 /// | 21–63 | version | grows with each change |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TenureWord(pub u64);
 
 impl TenureWord {
@@ -83,9 +83,9 @@ impl TenureWord {
 ///
 /// | bits | field | meaning |
 /// | --- | --- | --- |
-/// | 0–31 | index | its place in that table; where bits 32–63 are 0: 0 not known, 1 nowhere, as no other node lives |
+/// | 0–31 | index | its place in that table; 0: sought there. Where bits 32–63 are 0: 0 not known, 1 no other node lives |
 /// | 32–63 | node | plus 1 |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlaceWord(pub u64);
 
 impl PlaceWord {
@@ -96,6 +96,19 @@ impl PlaceWord {
     /// At a place of a node's table.
     pub const fn new(node: usize, index: usize) -> Self {
         Self((node as u64 + 1) << Self::NODE_AT | index as u64)
+    }
+
+    /// At a place of a node's table that is not known yet. (The first is the table's own.)
+    pub const fn sought_at(node: usize) -> Self {
+        Self::new(node, 0)
+    }
+
+    /// The node where a place is sought.
+    pub const fn sought(self) -> Option<usize> {
+        match self.place() {
+            Some((node, 0)) => Some(node),
+            _ => None,
+        }
     }
 
     /// The node and the place.

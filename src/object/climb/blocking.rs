@@ -46,7 +46,7 @@ impl Climb {
             let waited = since.get_or_insert_with(Instant::now).elapsed();
             let patience = if ascent.is_in_the_middle() { PATIENCE } else { Duration::ZERO };
             let left = limit.map(|(begun, limit)| limit.saturating_add(patience).saturating_sub(begun.elapsed()));
-            if left == Some(Duration::ZERO) {
+            if left == Some(Duration::ZERO) || since.is_some_and(|since| self.reach.gives_up(since)) {
                 return None;
             }
             self.pause(ascent, waited, left.unwrap_or(Duration::MAX));
@@ -122,7 +122,8 @@ impl Climb {
         if others_wait && !is_underway { Ok(()) } else { self.descend(Some(PATIENCE)) }
     }
 
-    /// Acquires the lock of a home's table for this node. The caller has this node's table.
+    /// Acquires the lock of a home's table for this node. The caller has this node's table. Where this, or giving the
+    /// lock back, fails as [`SiteFault::Late`] the rest is an errand's, as above.
     pub fn acquire_alone(&self) -> Result<(), SiteFault> {
         let home = self.home();
         let Home { site, at } = &*home;
@@ -130,7 +131,10 @@ impl Climb {
         catalogue::note_home(&self.reach, &self.at.0, site.home, at);
         // Different from that of the last time: each changes the word of the tenure.
         let mut ascent = self.begin(self.at.load(self.memory()).0 >> 21);
-        self.wait_until(&mut ascent, None).expect("without a limit").map(drop)
+        match self.wait_until(&mut ascent, None) {
+            Some(reached) => reached.map(drop),
+            None => Err(self.late(&mut ascent)),
+        }
     }
 
     /// Gives it back.

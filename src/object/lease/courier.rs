@@ -92,13 +92,32 @@ impl Courier {
 
     /// Does what a lessee wants until it has come to an end; gives its claim up when the vigil's time is over.
     pub fn drive(&self, party: &mut Party, mut turn: Turn, vigil: &mut Vigil<'_>) -> Result<Outcome, LeaseError> {
+        loop {
+            if let Some(outcome) = self.advance(party, turn, vigil)? {
+                return Ok(outcome);
+            }
+            let follows = party.lessee.follows_at().map_or(u64::MAX, |time| time.saturating_sub(now_ns()));
+            turn = match vigil.pause_at_most(&[], Duration::from_nanos(follows.max(1))) {
+                true => party.lessee.look(),
+                false => party.lessee.withdraw(),
+            };
+        }
+    }
+
+    /// Does what a lessee wants until it has come to an end, or waits for others (`None`).
+    pub fn advance(
+        &self,
+        party: &mut Party,
+        mut turn: Turn,
+        vigil: &mut Vigil<'_>,
+    ) -> Result<Option<Outcome>, LeaseError> {
         let reach = self.reach();
         loop {
             if let Some(rank) = party.lessee.take_named() {
                 reach.poke(rank);
             }
             turn = match turn {
-                Turn::Over(outcome) if self.settle(party, outcome) => return Ok(outcome),
+                Turn::Over(outcome) if self.settle(party, outcome) => return Ok(Some(outcome)),
                 Turn::Over(_) => self.begin_anew(party, vigil)?,
                 Turn::Ask(requests) => {
                     // What is waited for is noted before it is looked at.
@@ -109,13 +128,7 @@ impl Courier {
                         Answered::HomeLost => self.begin_anew(party, vigil)?,
                     }
                 }
-                Turn::Wait => {
-                    let follows = party.lessee.follows_at().map_or(u64::MAX, |time| time.saturating_sub(now_ns()));
-                    match vigil.pause_at_most(&[], Duration::from_nanos(follows.max(1))) {
-                        true => party.lessee.look(),
-                        false => party.lessee.withdraw(),
-                    }
-                }
+                Turn::Wait => return Ok(None),
             };
         }
     }
@@ -252,6 +265,11 @@ pub(in crate::object) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) ->
         found = if swapped == found { carried } else { swapped };
     }
     Ok(())
+}
+
+/// Whether a rank of this node has noted that it holds a lease, and its time is not over.
+pub(in crate::object) fn is_held(reach: &Reach, at: &ObjectAt, local: usize) -> bool {
+    Note::read(NoteAt::of(at, local), &*reach.segment).until > now_ns()
 }
 
 /// The job's ranks, as this one knows them.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::courier::{Courier, Party, now_ns};
-use super::{Lease, LeaseError, Slot};
+use super::{Lease, LeaseError};
 use crate::coord::objects::lease::{Hold, Outcome};
 use crate::object::Token;
 use crate::object::vigil::Vigil;
@@ -297,7 +297,7 @@ impl LeaseGuard<'_> {
             let _ = keeper.join();
         }
         let lease = self.lease;
-        released.map(|party| lease.desk.put(Slot::Kept(party))).inspect_err(|error| lease.leave_behind(error))
+        released.map(|party| lease.put(party)).inspect_err(|error| lease.leave_behind(error))
     }
 }
 

@@ -19,13 +19,23 @@ pub enum ObjectKind {
     Fenced = 5,
     /// A lock with a time to live.
     Lease = 6,
-    /// An election.
+    /// An election, whose leader leads until it ends or resigns.
     Election = 7,
+    /// An election whose leader has a time to live.
+    LeasedElection = 8,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 7] =
-        [Self::Lock, Self::Counter, Self::RwLock, Self::Semaphore, Self::Fenced, Self::Lease, Self::Election];
+    const ALL: [Self; 8] = [
+        Self::Lock,
+        Self::Counter,
+        Self::RwLock,
+        Self::Semaphore,
+        Self::Fenced,
+        Self::Lease,
+        Self::Election,
+        Self::LeasedElection,
+    ];
 
     /// The kind with a number.
     pub fn from_number(number: u64) -> Option<Self> {
@@ -42,7 +52,18 @@ impl ObjectKind {
             Self::Fenced => "fenced word",
             Self::Lease => "lease",
             Self::Election => "election",
+            Self::LeasedElection => "leased election",
         }
+    }
+
+    /// Whether whoever has it loses it when its time to live is over: its words at home are those of a lease.
+    pub fn has_ttl(self) -> bool {
+        matches!(self, Self::Lease | Self::LeasedElection)
+    }
+
+    /// Whether it has a leader, who is announced.
+    pub fn is_election(self) -> bool {
+        matches!(self, Self::Election | Self::LeasedElection)
     }
 
     /// What an object of this kind was made with, for people.
@@ -50,7 +71,7 @@ impl ObjectKind {
         match self {
             Self::Semaphore => format!("{parameter} permit{}", if parameter == 1 { "" } else { "s" }),
             Self::Counter => format!("PHALANX_DURABLE_COPIES={parameter}"),
-            Self::Lease => format!("a time to live of {:?}", Duration::from_micros(parameter)),
+            Self::Lease | Self::LeasedElection => format!("a time to live of {:?}", Duration::from_micros(parameter)),
             Self::Fenced => {
                 let (copies, kind) = (parameter >> u32::BITS, parameter & u64::from(u32::MAX));
                 format!("a value of type {kind} and PHALANX_DURABLE_COPIES={copies}")

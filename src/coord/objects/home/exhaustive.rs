@@ -1,6 +1,7 @@
 //! The lock between nodes, tried exhaustively: every order of the requests of two or three nodes, of which some change
-//! their minds, and one may be lost at any moment, as may the home. Whoever gives the lock up may have the word kept
-//! for itself, or not: that which is better is not the machine's to know.
+//! their minds, and one may be lost at any moment, as may the home: that in one step (in all of its steps:
+//! `moving/exhaustive.rs`). Whoever gives the lock up may have the word kept for itself, or not: that which is better is
+//! not the machine's to know.
 
 use std::collections::VecDeque;
 

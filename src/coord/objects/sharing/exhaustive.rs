@@ -2,8 +2,9 @@
 //! side let in after one phase of the other, nobody forgotten.
 
 use super::{Called, Member, PartWord, PhaseWord, Sharing, SharingAt, State, Turn};
-use crate::coord::objects::trial::{Actor, Protocol, World, check};
-use crate::fabric::WordAt;
+use crate::coord::objects::trial::{Actor, Moment, Protocol, World, check};
+use crate::explorer::execute;
+use crate::fabric::{Request, WordAt};
 
 const PHASE: usize = 0;
 const PARTS: usize = 1;
@@ -97,10 +98,37 @@ impl Protocol for Sharing {
         }
     }
 
+    fn check_end(rank: usize, words: &[u64]) {
+        assert_eq!(PartWord(words[PARTS + rank]), PartWord::NOTHING, "rank {rank} reads no more");
+        assert_ne!(PhaseWord(words[PHASE]).writer(), Some(rank), "rank {rank} writes no more");
+    }
+
     /// The phase, plus 1, if a writer is there.
     fn note_beginning(words: &[u64]) -> u64 {
         let phase = PhaseWord(words[PHASE]);
         phase.writer().map_or(0, |_| phase.phase() + 1)
+    }
+
+    fn stake(&self, act: Act, moment: Moment) -> Option<u64> {
+        match moment {
+            Moment::Begins => (act == Act::Read).then_some(Self::READS),
+            Moment::IsAnswered => None,
+            Moment::IsIn => self.is_writing().then_some(Self::WRITES),
+            Moment::GoesOn if act == Act::Downgrade && self.is_writing() => Some(Self::READS),
+            Moment::GoesOn | Moment::GivesUp => Some(Self::NO_STAKE),
+        }
+    }
+
+    fn carry(&self, rank: usize, stake: u64) -> Option<Request> {
+        self.at.carry(rank, stake)
+    }
+
+    fn restart(&mut self, _act: Act) -> Turn {
+        self.restart(self.at)
+    }
+
+    fn comes_in_by_stake(&self) -> bool {
+        self.is_writing()
     }
 }
 
@@ -151,8 +179,64 @@ fn one_dies_at_any_moment() {
 }
 
 #[test]
+fn the_home_is_lost_at_any_moment() {
+    check(world(&[&[Read], &[Write]]).losing_homes(1));
+    check(world(&[&[Downgrade], &[Write]]).losing_homes(1));
+    check(world(&[&[Read], &[Write]]).losing_homes(1).with_doubts());
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "half a minute without optimization")]
+fn the_home_is_lost_and_one_dies() {
+    check(world(&[&[Read], &[Write]]).losing_homes(1).with_deaths(1));
+    check(world(&[&[Read, Write], &[Write, Read]]).losing_homes(1));
+    check(world(&[&[Read], &[Write]]).losing_homes(2));
+}
+
+#[test]
+#[ignore = "minutes: millions of states"]
+fn the_home_of_three_is_lost() {
+    check(world(&[&[Read], &[Write], &[Write]]).losing_homes(1));
+    check(world(&[&[Read], &[Read], &[Downgrade]]).losing_homes(1));
+    check(world(&[&[Downgrade], &[Write]]).losing_homes(2).with_deaths(1).with_doubts());
+}
+
+#[test]
 #[ignore = "minutes: some ten million states"]
 fn two_of_three_die_or_give_up_at_any_moment() {
     check(world(&[&[Read], &[Write], &[Write]]).with_deaths(2).with_doubts());
     check(world(&[&[Read, Read], &[Write], &[Write, Read]]).with_deaths(1));
+}
+
+/// How many round trips one needs that waits for another one, once it knows that that one has died.
+fn rounds_to_follow(dead: Act, waits: Act) -> usize {
+    let nowhere = WordAt(usize::MAX);
+    let (phase, parts) = (WordAt(PHASE), WordAt(PARTS));
+    let at = SharingAt { phase, parts, ranks: 2, node_parts: nowhere, places: nowhere, nodes: 0 };
+    let mut words = vec![0; PARTS + 2];
+    let mut ask = |part: &mut Sharing, mut turn: Turn, is_dead: bool| {
+        let mut rounds = 0;
+        while let Turn::Ask(requests) = turn {
+            let answers = requests.into_iter().filter_map(|request| execute(&mut words, request));
+            let answers: Vec<u64> = answers.collect();
+            turn = part.answered(&answers, |member| is_dead && member == Member::Rank(0), |_| {});
+            rounds += 1;
+        }
+        (turn, rounds)
+    };
+    let (mut first, mut second) = (Sharing::new(at, 0), Sharing::new(at, 1));
+    let turn = Protocol::begin(&mut first, dead);
+    assert_eq!(ask(&mut first, turn, false).0, Turn::In);
+    let turn = Protocol::begin(&mut second, waits);
+    assert_eq!(ask(&mut second, turn, false).0, Turn::Wait);
+    let turn = second.look();
+    let (turn, rounds) = ask(&mut second, turn, true);
+    assert_eq!(turn, Turn::In);
+    rounds
+}
+
+#[test]
+fn a_reader_follows_a_dead_writer_after_two_round_trips_and_a_writer_a_dead_reader_after_one() {
+    assert_eq!(rounds_to_follow(Write, Read), 2);
+    assert_eq!(rounds_to_follow(Read, Write), 1);
 }

@@ -1,0 +1,151 @@
+//! A rank's request for a lease that it does not wait for: it looks now and then, or waits in the end.
+
+use std::time::{Duration, Instant};
+
+use super::courier::{Party, now_ns};
+use super::{Lease, LeaseError, LeaseGuard, Wish};
+use crate::coord::objects::lease::{Hold, Turn};
+use crate::object::vigil::Vigil;
+
+/// A place among those who wait for a lease. Dropping it gives the place up.
+#[derive(Debug)]
+#[must_use = "the place is given up when this is dropped"]
+pub struct LeaseRequest<'lease> {
+    lease: &'lease Lease,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Waiting(Box<Party>),
+    Held(Box<Party>, Hold),
+    /// Given up, lost, or made a guard.
+    None,
+}
+
+impl<'lease> LeaseRequest<'lease> {
+    /// Of a rank's party; the first look is taken.
+    pub(super) fn new(lease: &'lease Lease, mut party: Box<Party>) -> Result<Self, LeaseError> {
+        let turn = party.lessee.acquire(now_ns());
+        let mut request = Self { lease, place: Place::None };
+        request.advance(party, turn)?;
+        Ok(request)
+    }
+
+    /// Whether this rank holds the lease, without waiting for another rank. From then on its time to live counts; the
+    /// guard is had by [`wait`](Self::wait). A rank that was named and does not look is followed when its time is over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::acquire`]: the place is lost.
+    ///
+    /// # Cost
+    ///
+    /// A round trip to the home; two more when this rank is named.
+    pub fn test(&mut self) -> Result<bool, LeaseError> {
+        match std::mem::replace(&mut self.place, Place::None) {
+            Place::Waiting(mut party) => {
+                let turn = party.lessee.look();
+                self.advance(party, turn)?;
+            }
+            place => self.place = place,
+        }
+        Ok(matches!(self.place, Place::Held(..)))
+    }
+
+    /// Waits until this rank holds the lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::acquire`].
+    ///
+    /// # Cost
+    ///
+    /// As [`Lease::acquire`].
+    pub fn wait(self) -> Result<LeaseGuard<'lease>, LeaseError> {
+        self.finish(Wish::Wait(None))
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`. After that this rank has no claim any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::acquire_timeout`].
+    ///
+    /// # Cost
+    ///
+    /// As [`Lease::acquire_timeout`].
+    pub fn wait_timeout(self, timeout: Duration) -> Result<LeaseGuard<'lease>, LeaseError> {
+        self.finish(Wish::Wait(Some(timeout)))
+    }
+
+    /// Gives the place up. Whether this rank had not found that it holds the lease; if it had, that is released.
+    ///
+    /// # Cost
+    ///
+    /// Two round trips to the home; if the lease was held, as [`LeaseGuard::release`].
+    pub fn cancel(mut self) -> bool {
+        self.give_up()
+    }
+
+    /// Goes on until it waits for others, or holds the lease.
+    fn advance(&mut self, mut party: Box<Party>, turn: Turn) -> Result<(), LeaseError> {
+        let mut vigil = Vigil::new(self.lease.courier.handle(), None);
+        match self.lease.advance(&mut party, turn, &mut vigil) {
+            Ok(Some(hold)) => self.place = Place::Held(party, hold),
+            Ok(None) => self.place = Place::Waiting(party),
+            Err(error) => {
+                self.lease.end(party, &error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, wish: Wish) -> Result<LeaseGuard<'lease>, LeaseError> {
+        let lease = self.lease;
+        match std::mem::replace(&mut self.place, Place::None) {
+            Place::Held(party, hold) if !lease.courier.is_over(hold) => {
+                lease.courier.look_at_oneself()?;
+                Ok(LeaseGuard::new(lease, party, hold))
+            }
+            // Perhaps others have followed.
+            Place::Held(mut party, _) => {
+                let turn = party.lessee.renew(now_ns());
+                lease.obtain_from(party, turn, wish, Instant::now())
+            }
+            Place::Waiting(mut party) => {
+                let turn = party.lessee.look();
+                lease.obtain_from(party, turn, wish, Instant::now())
+            }
+            // It was lost, as `test` has said.
+            Place::None => lease.obtain(wish),
+        }
+    }
+
+    fn give_up(&mut self) -> bool {
+        let lease = self.lease;
+        match std::mem::replace(&mut self.place, Place::None) {
+            Place::Waiting(mut party) => {
+                let turn = party.lessee.withdraw();
+                let mut vigil = Vigil::new(lease.courier.handle(), None);
+                match lease.courier.drive(&mut party, turn, &mut vigil) {
+                    Ok(_) => lease.put(party),
+                    Err(error) => lease.end(party, &error),
+                }
+                true
+            }
+            Place::Held(party, hold) => {
+                drop(LeaseGuard::new(lease, party, hold));
+                false
+            }
+            Place::None => true,
+        }
+    }
+}
+
+impl Drop for LeaseRequest<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
