@@ -6,11 +6,11 @@
 #   --fabric F     only shm, tcp or rdma          --fault F   only that fault; a wrong name lists them
 #   --rounds N     at most so many
 #
-# Between barriers the ranks use named objects. It prints faults by kind, what became of the
-# ranks, and how long after a fault the last survivor had its error. The exit status is 1 if anything was wrong; each
-# violation is printed with the command that repeats its round. As root it also cuts nodes off (network namespaces) and
-# resets connections (`ss -K`); what cannot be run is listed with the reason. Ranks that say on stderr that they have
-# "refused a connection" do as they should: a fault is strangers who send garbage to their ports.
+# Between barriers the ranks use named objects of every kind. It prints faults by kind, calls of objects by kind, what
+# became of the ranks, and how long after a fault the last survivor had its error. The exit status is 1 if anything was
+# wrong; each violation is printed with the command that repeats its round. As root it also cuts nodes off (network
+# namespaces) and resets connections (`ss -K`); what cannot be run is listed with the reason. Ranks that say on stderr
+# that they have "refused a connection" do as they should: a fault is strangers who send garbage to their ports.
 #
 # By RDMA, in a guest where the host has no device, with the command built before:
 #

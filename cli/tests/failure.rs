@@ -60,6 +60,10 @@ fn a_campaign_counts_its_faults_and_names_its_seed() {
     assert!(is_well, "{stdout}{stderr}");
     assert!(stdout.starts_with("seed 5\n") && stdout.contains("in 3 rounds, 0 violations"), "{stdout}");
     assert!(stdout.contains("kill over shm") && stdout.contains("went on with the survivors"), "{stdout}");
+    let kinds = ["locks", "counters", "fenced words", "semaphores", "reader-writer locks", "leases", "elections"];
+    for kind in kinds {
+        assert!(stdout.contains(&format!(" of {kind}")), "none of {kind}: {stdout}");
+    }
 }
 
 /// Whoever it has started itself, and whoever a launcher has started for it.

@@ -267,8 +267,9 @@ mod tests {
     use super::*;
     use crate::coord::objects::tenure::{Tenure, TenureAt};
     use crate::fabric::node::ObjectTable;
-    use crate::job::pretended::{await_that, name_at, on_nodes};
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
     use crate::object::site::Asked;
+    use crate::object::waiting::{NodeLock, Wait};
     use crate::{Job, JobOptions};
 
     /// Its place may have been given back since it was left.
@@ -302,6 +303,41 @@ mod tests {
         let at_home = ObjectAt::of(&reach.layouts[1], ObjectTable::Home, 1);
         let handles = jobs[1].membership().reach.load(at_home.handles(0));
         assert_eq!(handles, 0, "its home has it, too");
+    }
+
+    /// A rank was about to give up what its node holds at a home, of a lock or of the table there, when that was not
+    /// heard any more. Who waits for it on its node does not wait for ever.
+    #[test]
+    fn who_waits_for_one_that_waits_for_a_silent_home_is_told_so() {
+        const LONG: Duration = Duration::from_secs(20);
+        let jobs = on_nodes(&[0, 0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let locks = [0, 1].map(|rank: usize| jobs[rank].lock(&name).expect("room"));
+        let reach = &jobs[0].membership().reach;
+        let guard = locks[0].acquire().expect("it is free");
+        doubt(&jobs[0], 1, true);
+        let released = guard.release();
+        assert!(matches!(released, Err(LockError::Unreachable { node: 1, .. })), "{released:?}");
+        let waited = locks[1].acquire_timeout(LONG).map(drop);
+        assert!(matches!(waited, Err(LockError::Unreachable { node: 1, .. })), "{waited:?}");
+        doubt(&jobs[0], 1, false);
+        await_that("it is not given up", || !is_left(reach, &locks[0].handle().at));
+        locks[1].acquire_timeout(LONG).expect("it is free").release().expect("it was held");
+
+        let [table, next] = [0, 1].map(|rank: usize| NodeLock::of_table(jobs[rank].membership()));
+        let held = table.during(None, || {
+            let climb = Climb::of_table(&Site { reach: reach.clone(), home: 1 });
+            climb.acquire_alone().expect("it is free");
+            doubt(&jobs[0], 1, true);
+            climb.release_alone()
+        });
+        assert_eq!(held, Ok(Err(SiteFault::Silent { node: 1 })));
+        next.request().expect("this rank does nothing with it");
+        let waited = next.wait(&mut Wait::new(), Some(LONG));
+        assert!(matches!(waited, Err(LockError::Unreachable { node: 1, .. })), "{waited:?}");
+        doubt(&jobs[0], 1, false);
+        let new = name_at(&[1], 2, 1);
+        await_that("the table is kept", || jobs[1].lock(&new).is_ok());
     }
 
     /// A rank has left the job in the middle of a call. Whoever follows it asks the home whether that has done what

@@ -26,7 +26,7 @@ use super::reach::Reach;
 use super::second;
 use super::shared_hold;
 use super::site::Site;
-use super::waiting::has_left_something;
+use super::waiting::{has_left_something, note_open};
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::home::HomeLock;
@@ -319,6 +319,7 @@ pub(super) fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T,
     let done = act();
     if has_left_something(reach, &at, before) {
         let turn = reach.uses.turn_at(at.key());
+        note_open(reach, &at);
         turn.leave();
         errands::leave(reach, Settling::new(at, turn));
         return Ok(done);

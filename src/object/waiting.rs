@@ -230,6 +230,7 @@ impl NodeLock {
 
     /// Keeps the lock, until what this node has at the home is given up: that did not answer.
     pub fn leave(&self) {
+        note_open(&self.membership.reach, &self.at);
         self.turn.leave();
         errands::leave(&self.membership.reach, Settling::new(self.at, Arc::clone(&self.turn)));
     }
@@ -682,6 +683,17 @@ pub(super) fn unreachable(membership: &Membership, name: &str, node: usize, wait
 pub(super) fn no_room(membership: &Membership, name: &str, home: usize) -> LockError {
     let places = membership.layout_of(home).objects();
     LockError::NoRoom { rank: membership.rank, name: name.to_owned(), node: home, places }
+}
+
+/// Before a rank keeps the node's lock for a home that does not answer: what the node holds there it is about to give
+/// up, and nobody of it is to wait for this rank as for one that holds the lock.
+pub(super) fn note_open(reach: &Reach, at: &ObjectAt) {
+    let (tenure, segment) = (TenureAt(*at), &*reach.segment);
+    let seen = tenure.load(segment);
+    if let Tenure::Held(_) = seen.tenure() {
+        // Fails where this rank has been declared failed, or the steward moves the lock.
+        let _ = tenure.change(segment, seen, Tenure::Underway(reach.local()));
+    }
 }
 
 /// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not

@@ -26,7 +26,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct History(pub Vec<Entry>);
 
-/// Deaths are calls of ranks from here on.
+/// Deaths, and ends of leases, are calls of ranks from here on.
 const REAPERS: usize = 1 << 16;
 
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ impl History {
         let mut entries = self.0.clone();
         entries.sort_by_key(|entry| entry.begun_ns);
         for (number, entry) in entries.iter().enumerate() {
-            let place = if entry.call.op == Op::Die { REAPERS } else { 0 } + entry.call.rank;
+            let place = if is_fate(entry.call.op) { REAPERS } else { 0 } + entry.call.rank;
             let life = lives.entry(place).or_insert(0);
             edges.push(((entry.begun_ns, 0, number), (place, *life), Edge::Begin(entry.call)));
             match entry.ended {
@@ -108,6 +108,11 @@ impl History {
         }
         text
     }
+}
+
+/// Whether it befalls a rank, and is no call of its own.
+fn is_fate(op: Op) -> bool {
+    matches!(op, Op::Die | Op::Expire(_))
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
@@ -135,6 +140,10 @@ impl Op {
             Self::Leave => [12, 0, 0],
             Self::Downgrade => [13, 0, 0],
             Self::Die => [14, 0, 0],
+            Self::Renew => [15, 0, 0],
+            Self::Expire(token) => [16, token, 0],
+            Self::Check => [17, 0, 0],
+            Self::Look => [18, 0, 0],
         }
     }
 
@@ -155,6 +164,10 @@ impl Op {
             12 => Self::Leave,
             13 => Self::Downgrade,
             14 => Self::Die,
+            15 => Self::Renew,
+            16 => Self::Expire(a),
+            17 => Self::Check,
+            18 => Self::Look,
             _ => panic!("{kind} is no call"),
         }
     }
@@ -171,6 +184,9 @@ impl Ret {
             Self::Busy => [5, 0, 0],
             Self::Done => [6, 0, 0],
             Self::Unheard => [7, 0, 0],
+            Self::Lost => [8, 0, 0],
+            Self::Led(rank, term) => [9, rank as u64, term],
+            Self::Nobody => [10, 0, 0],
         }
     }
 
@@ -184,6 +200,9 @@ impl Ret {
             5 => Self::Busy,
             6 => Self::Done,
             7 => Self::Unheard,
+            8 => Self::Lost,
+            9 => Self::Led(usize::try_from(a).expect("a rank"), b),
+            10 => Self::Nobody,
             _ => panic!("{kind} is no end of a call"),
         }
     }
@@ -209,8 +228,12 @@ impl Notes {
     }
 
     fn line(&mut self, kind: u64, words: [u64; 3]) {
+        self.line_at(now_ns(), kind, words);
+    }
+
+    fn line_at(&mut self, at_ns: u64, kind: u64, words: [u64; 3]) {
         let [a, b, c] = words;
-        let line = format!("{kind} {} {} {a} {b} {c}\n", self.number, now_ns());
+        let line = format!("{kind} {} {at_ns} {a} {b} {c}\n", self.number);
         self.file.write_all(line.as_bytes()).expect("space");
     }
 
@@ -222,6 +245,11 @@ impl Notes {
             self.line(ENDS, ret.words());
         }
         value
+    }
+
+    /// The hold of a lease may have come to its end since a time.
+    pub fn expire(&mut self, token: u64, since_ns: u64) {
+        self.line_at(since_ns, BEGINS, Op::Expire(token).words());
     }
 
     /// This rank is about to be killed.
@@ -245,7 +273,7 @@ impl Notes {
                     continue;
                 }
                 // A death is noted by another thread, in the middle of a call.
-                let is_open = |entry: &&mut Entry| entry.call.rank == rank && entry.call.op != Op::Die;
+                let is_open = |entry: &&mut Entry| entry.call.rank == rank && !is_fate(entry.call.op);
                 let open = entries.iter_mut().rfind(is_open).expect("what ends has begun");
                 open.ended = Some((at_ns, Ret::from_words([a, b, c])));
             }

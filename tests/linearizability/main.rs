@@ -12,7 +12,8 @@
 //! | `refused.rs` | that are wrong on purpose, or judged by what is wrong: the judge must refuse them |
 //!
 //! A call whose end nobody has seen (its rank was killed, its answer lost) may have taken effect at any time since, or
-//! never. A death is a call of its own, of a rank that nobody is: it gives back what the dead one has.
+//! never. A death is a call of its own, of a rank that nobody is: it gives back what the dead one has. So is the end of
+//! a lease that its holder has lost: it may have come at any time since its holder knew that it would.
 //!
 //! `PHALANX_SEEDS=N` runs N seeds of each test instead of the usual number, `PHALANX_SEED=S` one.
 #![cfg(not(model))]

@@ -9,18 +9,23 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use phalanx::fabric::sim::Seeded;
-use phalanx::{Counter, CounterError, Fenced, FencedError, Job, Lock, LockError, LockGuard, RwLock, Semaphore, Token};
+use phalanx::{
+    Counter, CounterError, Election, Fenced, FencedError, Job, Lease, LeaseError, LeaseGuard, Lock, LockError,
+    LockGuard, RwLock, Semaphore, Token,
+};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::common::children::{answer, await_line, role};
 use super::common::nodes::{Across, Marks};
 use super::common::ranks::LIMIT;
 use super::common::seeds::for_each_seed;
-use super::history::{History, Notes};
+use super::history::{History, Notes, now_ns};
 use super::seeds;
 use super::specs::{Object, Op, Ret};
 
 const PERMITS: u64 = 3;
+/// Of a lease; some holders sleep for longer.
+const TIME_TO_LIVE: Duration = Duration::from_millis(2);
 /// Histories of a job in which nobody is killed.
 const CALM: u64 = 40;
 /// Calls of a rank in a history, or pairs of them.
@@ -38,6 +43,8 @@ enum Kind {
     Lock,
     Semaphore,
     RwLock,
+    Lease,
+    Election,
 }
 
 impl Kind {
@@ -48,6 +55,8 @@ impl Kind {
             Self::Lock => Object::lock(),
             Self::Semaphore => Object::semaphore(PERMITS),
             Self::RwLock => Object::rwlock(),
+            Self::Lease => Object::lease(),
+            Self::Election => Object::election(),
         }
     }
 }
@@ -92,6 +101,18 @@ impl Caller<'_> {
                 begin();
                 self.share(&lock);
                 self.part(lock);
+            }
+            Kind::Lease => {
+                let lease = self.job.lease(name, TIME_TO_LIVE).expect("room");
+                begin();
+                self.rent(&lease);
+                self.part(lease);
+            }
+            Kind::Election => {
+                let election = self.job.election(name).expect("room");
+                begin();
+                self.lead(&election);
+                self.part(election);
             }
         }
     }
@@ -264,6 +285,114 @@ impl Caller<'_> {
     }
 }
 
+impl Caller<'_> {
+    fn rent(&mut self, lease: &Lease) {
+        for _ in 0..CALLS {
+            self.pause();
+            let asked_ns = now_ns();
+            let guard = match self.random.below(3) {
+                0 => self.try_to_rent(lease),
+                _ => Some(self.notes.call(Op::Acquire, || obtain(lease), |guard| Some(Ret::Granted(guard.token().0)))),
+            };
+            self.pause();
+            if let Some(guard) = guard {
+                self.end_hold(guard, asked_ns);
+            }
+        }
+    }
+
+    fn try_to_rent<'lease>(&mut self, lease: &'lease Lease) -> Option<LeaseGuard<'lease>> {
+        let begun = Instant::now();
+        let busy = || (begun.elapsed() < ANSWERED_WITHIN).then_some(Ret::Busy);
+        self.notes.call(
+            Op::TryAcquire,
+            || lease.try_acquire().expect("nobody is declared failed"),
+            |guard| guard.as_ref().map_or_else(busy, |guard| Some(Ret::Granted(guard.token().0))),
+        )
+    }
+
+    /// Renews a lease or not, in time or too late, and gives it back. Where it was lost, that was when the holder had
+    /// known that it would be, and not before.
+    fn end_hold(&mut self, guard: LeaseGuard<'_>, asked_ns: u64) {
+        let (token, mut until_ns, mut is_lost) = (guard.token().0, surely_until(&guard, asked_ns), false);
+        if self.random.below(4) == 0 {
+            std::thread::sleep(TIME_TO_LIVE * 3 / 2);
+        }
+        if self.random.below(2) == 0 {
+            let asked_ns = now_ns();
+            let renewed = self.notes.call(Op::Renew, || guard.renew(), |renewed| Some(kept_or_lost(renewed)));
+            is_lost = renewed.is_err();
+            // An end before that has done nothing.
+            until_ns = if is_lost { until_ns } else { surely_until(&guard, asked_ns) };
+        }
+        let released = self.notes.call(Op::Release, || guard.release(), |released| Some(kept_or_lost(released)));
+        if is_lost || released.is_err() {
+            self.notes.expire(token, until_ns);
+        }
+    }
+
+    fn lead(&mut self, election: &Election) {
+        for _ in 0..CALLS {
+            self.pause();
+            if self.random.below(3) == 0 {
+                self.look(election);
+                continue;
+            }
+            let leadership = self.notes.call(
+                Op::Acquire,
+                || election.campaign_timeout(LIMIT).expect("it comes to all"),
+                |leadership| Some(Ret::Granted(leadership.term().0)),
+            );
+            self.pause();
+            if self.random.below(2) == 0 {
+                self.give_back(Op::Check, || leadership.check());
+            }
+            self.give_back(Op::Release, || leadership.resign());
+        }
+    }
+
+    fn look(&mut self, election: &Election) {
+        let may_die = self.notes.number == CALM;
+        self.notes.call(
+            Op::Look,
+            || election.leader().expect("nobody is declared failed"),
+            |leader| match leader {
+                Some(leader) => Some(Ret::Led(leader.rank, leader.term.0)),
+                // Not all nodes hear at the same time that a leader is dead.
+                None => (!may_die).then_some(Ret::Nobody),
+            },
+        );
+    }
+}
+
+/// Waits for a lease. Where the home was late to answer this rank's last attempt, that is to be taken back first.
+fn obtain(lease: &Lease) -> LeaseGuard<'_> {
+    let begun = Instant::now();
+    loop {
+        match lease.acquire_timeout(LIMIT) {
+            Err(LeaseError::Unreachable { .. }) if begun.elapsed() < LIMIT => {}
+            obtained => return obtained.expect("it comes to all"),
+        }
+    }
+}
+
+/// Until when a holder knows that it has a lease, which it has not asked for before a time.
+fn surely_until(guard: &LeaseGuard<'_>, asked_ns: u64) -> u64 {
+    let (now_ns, left) = (now_ns(), guard.remaining());
+    // Where its time is over already it is not told since when.
+    let lasts = if left.is_zero() { TIME_TO_LIVE - TIME_TO_LIVE / 1000 } else { left };
+    let from_ns = if left.is_zero() { asked_ns } else { now_ns };
+    from_ns + u64::try_from(lasts.as_nanos()).expect("milliseconds")
+}
+
+fn kept_or_lost(kept: &Result<(), LeaseError>) -> Ret {
+    match kept {
+        Ok(()) => Ret::Done,
+        Err(LeaseError::Expired { .. }) => Ret::Lost,
+        Err(error) => panic!("nobody is declared failed: {error}"),
+    }
+}
+
 /// After a while this process kills itself.
 fn die_soon(notes: &Notes, marks: &Path, random: &mut Seeded) {
     let mut notes = notes.again(marks);
@@ -366,4 +495,14 @@ fn semaphores_of_real_jobs() {
 #[test]
 fn shared_locks_of_real_jobs() {
     check("real::shared_locks_of_real_jobs", Kind::RwLock);
+}
+
+#[test]
+fn leases_of_real_jobs() {
+    check("real::leases_of_real_jobs", Kind::Lease);
+}
+
+#[test]
+fn elections_of_real_jobs() {
+    check("real::elections_of_real_jobs", Kind::Election);
 }

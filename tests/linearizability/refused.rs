@@ -132,6 +132,55 @@ fn readers_beside_a_writer_and_too_many_permits_are_refused() {
     assert!(!is_right(Object::semaphore(3), &take([2, 2])));
 }
 
+#[test]
+fn a_lease_that_is_lost_before_its_time_is_refused() {
+    let taken_over = |released| {
+        [
+            done(0, Op::Acquire, 0, 10, Ret::Granted(1)),
+            done(1, Op::Acquire, 5, 40, Ret::Granted(2)),
+            done(0, Op::Release, 50, 60, released),
+        ]
+    };
+    assert!(!is_right(Object::lease(), &taken_over(Ret::Lost)), "its time was not over");
+    let over = |at_ns, released| [&taken_over(released)[..], &[open(0, Op::Expire(1), at_ns)]].concat();
+    assert!(is_right(Object::lease(), &over(30, Ret::Lost)));
+    assert!(!is_right(Object::lease(), &over(41, Ret::Lost)), "its time was over later");
+    assert!(!is_right(Object::lease(), &over(30, Ret::Done)), "it was followed");
+    let mut other = over(30, Ret::Lost);
+    other[3].call.op = Op::Expire(2);
+    assert!(!is_right(Object::lease(), &other), "that was another hold");
+    let renewed = |ret| [done(0, Op::Acquire, 0, 10, Ret::Granted(1)), done(0, Op::Renew, 20, 30, ret)];
+    assert!(is_right(Object::lease(), &renewed(Ret::Done)));
+    assert!(!is_right(Object::lease(), &renewed(Ret::Lost)));
+    let again = [taken_over(Ret::Lost)[0], done(1, Op::Acquire, 5, 40, Ret::Granted(1)), open(0, Op::Expire(1), 30)];
+    assert!(!is_right(Object::lease(), &again), "a token was given twice");
+}
+
+#[test]
+fn leaders_that_are_seen_too_late_or_overlooked_are_refused() {
+    let seen = |begun_ns, ended_ns, ret| {
+        [
+            done(0, Op::Acquire, 0, 10, Ret::Granted(1)),
+            done(0, Op::Check, 11, 12, Ret::Done),
+            done(0, Op::Release, 40, 50, Ret::Done),
+            done(1, Op::Look, begun_ns, ended_ns, ret),
+        ]
+    };
+    let election = Object::election;
+    assert!(is_right(election(), &seen(20, 30, Ret::Led(0, 1))));
+    assert!(is_right(election(), &seen(45, 60, Ret::Led(0, 1))));
+    assert!(is_right(election(), &seen(45, 60, Ret::Nobody)));
+    assert!(!is_right(election(), &seen(20, 30, Ret::Nobody)), "it led all the while");
+    assert!(!is_right(election(), &seen(51, 60, Ret::Led(0, 1))), "it had resigned");
+    assert!(!is_right(election(), &seen(20, 30, Ret::Led(0, 2))), "there is no such term");
+    assert!(!is_right(election(), &seen(20, 30, Ret::Led(2, 1))), "another one led");
+    let two = [done(0, Op::Acquire, 0, 10, Ret::Granted(1)), done(1, Op::Acquire, 5, 15, Ret::Granted(2))];
+    assert!(!is_right(election(), &two));
+    let late = [&two[..], &[open(0, Op::Die, 12), done(0, Op::Check, 20, 30, Ret::Done)]].concat();
+    assert!(is_right(election(), &late[..3]));
+    assert!(!is_right(election(), &late), "it was followed");
+}
+
 /// An object that does something else than what was seen makes what is right wrong: the judge goes by what it is told.
 #[test]
 fn what_is_right_is_refused_by_a_wrong_object() {

@@ -39,6 +39,13 @@ pub enum Op {
     Leave,
     /// To go over from writing to reading.
     Downgrade,
+    /// To a lease, besides `Acquire`, `TryAcquire` and `Release`.
+    Renew,
+    /// The time of a lease's hold with this token is over: from then on nobody holds it. No rank's call.
+    Expire(u64),
+    /// To an election, besides `Acquire` (to stand until it is won) and `Release` (to resign).
+    Check,
+    Look,
     /// The rank dies.
     Die,
 }
@@ -56,6 +63,11 @@ pub enum Ret {
     /// It would have to wait.
     Busy,
     Done,
+    /// A lease was lost before.
+    Lost,
+    /// This rank leads, by this term.
+    Led(usize, u64),
+    Nobody,
     /// It has taken effect, and nobody knows what it returned.
     Unheard,
 }
@@ -68,6 +80,8 @@ pub enum Object {
     Lock { holder: Option<usize>, last: u64 },
     Semaphore { left: u64, held: BTreeMap<usize, u64> },
     RwLock { writer: Option<usize>, readers: BTreeSet<usize>, last: u64 },
+    Lease { holder: Option<usize>, last: u64 },
+    Election { leader: Option<usize>, last: u64 },
 }
 
 /// What comes of a call.
@@ -91,6 +105,14 @@ impl Object {
         Self::RwLock { writer: None, readers: BTreeSet::new(), last: 0 }
     }
 
+    pub fn lease() -> Self {
+        Self::Lease { holder: None, last: 0 }
+    }
+
+    pub fn election() -> Self {
+        Self::Election { leader: None, last: 0 }
+    }
+
     pub fn semaphore(permits: u64) -> Self {
         Self::Semaphore { left: permits, held: BTreeMap::new() }
     }
@@ -102,6 +124,8 @@ impl Object {
             Self::Lock { holder, .. } => Self::exclusive(holder, rank, op),
             Self::Semaphore { left, held } => Self::permits(left, held, rank, op),
             Self::RwLock { writer, readers, .. } => Self::shared(writer, readers, rank, op),
+            Self::Lease { holder, last } => Self::leased(holder, *last, rank, op),
+            Self::Election { leader, last } => Self::elected(leader, *last, rank, op),
         }
     }
 
@@ -193,10 +217,34 @@ impl Object {
         Effect::Returns(Ret::Done)
     }
 
+    fn leased(holder: &mut Option<usize>, token: u64, rank: usize, op: Op) -> Effect {
+        match op {
+            Op::Renew if *holder == Some(rank) => Effect::Returns(Ret::Done),
+            Op::Renew | Op::Release if *holder != Some(rank) => Effect::Returns(Ret::Lost),
+            Op::Expire(expired) => {
+                holder.take_if(|_| expired == token);
+                Effect::Returns(Ret::Done)
+            }
+            op => Self::exclusive(holder, rank, op),
+        }
+    }
+
+    fn elected(leader: &mut Option<usize>, term: u64, rank: usize, op: Op) -> Effect {
+        match op {
+            Op::Look => Effect::Returns(leader.map_or(Ret::Nobody, |leader| Ret::Led(leader, term))),
+            Op::Check if *leader == Some(rank) => Effect::Returns(Ret::Done),
+            Op::Check => Effect::IsNone,
+            op => Self::exclusive(leader, rank, op),
+        }
+    }
+
     /// Whether a token that is granted now may be this one; it then is the last.
     fn grant(&mut self, token: u64) -> bool {
         match self {
-            Self::Lock { last, .. } | Self::RwLock { last, .. } => std::mem::replace(last, token) < token,
+            Self::Lock { last, .. }
+            | Self::RwLock { last, .. }
+            | Self::Lease { last, .. }
+            | Self::Election { last, .. } => std::mem::replace(last, token) < token,
             _ => false,
         }
     }

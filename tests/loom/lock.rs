@@ -1,6 +1,6 @@
 //! A node's lock under loom: two ranks, each of which writes a relaxed note while it holds the lock. Notes of earlier
-//! holders must be seen, nobody may hold it beside another, and nobody is left asleep; claims are served in their order,
-//! and whoever has none passes them so often at most ([`Turns`]).
+//! holders must be seen, nobody may hold it beside another, and nobody is left asleep; claims are served in their
+//! order, and whoever has none passes them so often at most ([`Turns`]).
 
 use std::task::Poll;
 

@@ -1,7 +1,9 @@
 //! What must hold of named objects in a round, judged from what ranks have recorded of their calls.
 //!
-//! - No two ranks hold a lock at the same time, no token is given twice, and a later holder's is greater.
+//! - No two ranks hold a lock at the same time, no token is given twice, and a later holder's is greater. So it is with
+//!   those who write under a reader-writer lock, hold a lease, or lead.
 //! - Who was given up and followed does not release, nor write under its token, with success.
+//! - What else holds of readers, leases and leaders: `custody/tenures.rs`.
 //! - Under a fenced word's token nothing lesser is read later, and no write that was acknowledged is lost.
 //! - No two additions to a counter were given the same numbers; what it holds is at least what was acknowledged, and at
 //!   most that and what nobody knows about.
@@ -18,8 +20,10 @@
 use std::collections::HashMap;
 
 use super::verdict::Evidence;
-use crate::doomed::belongings::{OBJECTS, PERMITS};
+use crate::doomed::belongings::{OBJECTS, PERMITS, WORDS_OF_ELECTIONS, WORDS_OF_LEASES};
 use crate::doomed::deeds::{Act, Deed, End};
+
+mod tenures;
 
 /// Deeds, by rank.
 pub type AllDeeds<'a> = &'a [Vec<Deed>];
@@ -27,12 +31,18 @@ pub type AllDeeds<'a> = &'a [Vec<Deed>];
 /// What does not hold, in words.
 pub fn judge(evidence: &Evidence<'_>, deeds: AllDeeds<'_>) -> Vec<String> {
     let mut violations = unfounded_ends(evidence, deeds);
+    let court = |object| Court { evidence, object, deeds: of_object(deeds, object) };
     for object in 0..OBJECTS {
-        let court = Court { evidence, object, deeds: of_object(deeds, object) };
+        let (court, leased) = (court(object), court(object + WORDS_OF_LEASES));
         violations.extend(court.locks());
-        violations.extend(court.words());
+        violations.extend(court.sharing());
+        violations.extend(court.leases(&leased.deeds));
+        violations.extend(court.elections());
         violations.extend(court.counters());
         violations.extend(court.permits());
+    }
+    for object in (0..OBJECTS).flat_map(|number| [number, number + WORDS_OF_LEASES, number + WORDS_OF_ELECTIONS]) {
+        violations.extend(court(object).words());
     }
     violations
 }
@@ -42,7 +52,8 @@ pub fn words(deeds: AllDeeds<'_>) -> impl Iterator<Item = &'static str> {
     deeds.iter().flatten().filter_map(|deed| {
         Some(match deed.ended?.1 {
             End::Refused(_) => "had a late write refused",
-            End::Excluded if deed.act == Act::Release => "had a late release refused",
+            End::Excluded if gives_back(deed) => "had a late release refused",
+            End::Expired => "had a lease that others have had since",
             End::HomeLost => "lost an object with its home",
             End::Unheard => "added, and do not know to what",
             End::Uncertain => "do not know whether they have added",
@@ -62,6 +73,16 @@ fn of_object(deeds: AllDeeds<'_>, object: u64) -> Vec<Done> {
     deeds.iter().enumerate().flat_map(of_rank).collect()
 }
 
+fn gives_back(deed: &Deed) -> bool {
+    matches!(deed.act, Act::Release | Act::Leave | Act::LeaveAlone | Act::Downgrade | Act::Vacate | Act::Resign)
+}
+
+/// Whether it is a call of a lease's word: who has not renewed in time, for whatever reason, is refused there.
+fn is_leased(deed: &Deed) -> bool {
+    let is_of_word = matches!(deed.act, Act::Write(_) | Act::Fence(_));
+    is_of_word && (WORDS_OF_LEASES..WORDS_OF_LEASES + OBJECTS).contains(&deed.object)
+}
+
 /// Calls that have not ended, and ends that nothing explains.
 fn unfounded_ends(evidence: &Evidence<'_>, deeds: AllDeeds<'_>) -> Vec<String> {
     let mut violations = Vec::new();
@@ -69,6 +90,8 @@ fn unfounded_ends(evidence: &Evidence<'_>, deeds: AllDeeds<'_>) -> Vec<String> {
         for deed in of_rank {
             let is_right = match deed.ended {
                 None => evidence.is_hurt(rank),
+                // Whether its time was over: `Court::leases`.
+                Some((_, End::Refused(_))) if is_leased(deed) => true,
                 Some((at_ns, End::Excluded | End::Refused(_))) => evidence.was_hurt(rank, at_ns),
                 // Also of those whom the fault has left alone: too few of them may answer each other for a while.
                 Some((at_ns, End::Unreachable)) => evidence.hurt.iter().any(|(_, since_ns)| *since_ns <= at_ns),
@@ -94,15 +117,17 @@ fn is_lost(evidence: &Evidence<'_>, node: usize, at_ns: u64) -> bool {
 }
 
 /// Time in which a rank has something, as far as that is certain.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Hold {
     rank: usize,
     /// A token, or how many permits.
     number: u64,
     from_ns: u64,
     until_ns: u64,
-    /// The call that gave it back, if there was one.
-    given_back: Option<Deed>,
+    /// The call that gave it.
+    given: Deed,
+    /// The rank's calls since then, of all objects with this number, up to the one that gave it back if there was one.
+    since: Vec<Deed>,
 }
 
 /// What there is to judge of the objects with one number.
@@ -129,48 +154,14 @@ impl Court<'_> {
         let mut holds = Vec::new();
         for (index, (rank, deed)) in self.deeds.iter().enumerate() {
             let (Some(number), Some((from_ns, _))) = (gives(deed), deed.ended) else { continue };
-            let later = self.deeds[index + 1..].iter().filter(|(other, _)| other == rank).map(|(_, deed)| deed);
-            let given_back = later.into_iter().find(|deed| takes_back(deed)).copied();
-            let until_ns = given_back.map_or(u64::MAX, |deed| deed.begun_ns).min(self.hurt_ns(*rank));
-            holds.push(Hold { rank: *rank, number, from_ns, until_ns, given_back });
+            let own = self.deeds[index + 1..].iter().filter(|(other, _)| other == rank).map(|(_, deed)| *deed);
+            let mut since: Vec<Deed> = own.collect();
+            let given_back = since.iter().position(&takes_back);
+            since.truncate(given_back.map_or(usize::MAX, |index| index + 1));
+            let until_ns = given_back.map_or(u64::MAX, |index| since[index].begun_ns).min(self.hurt_ns(*rank));
+            holds.push(Hold { rank: *rank, number, from_ns, until_ns, given: *deed, since });
         }
         holds
-    }
-
-    fn locks(&self) -> Vec<String> {
-        let granted = |deed: &Deed| match (deed.act, deed.ended) {
-            (Act::Acquire, Some((_, End::Granted(token)))) => Some(token),
-            _ => None,
-        };
-        let mut holds = self.holds(granted, |deed| deed.act == Act::Release);
-        holds.sort_by_key(|hold| hold.number);
-        let mut violations = Vec::new();
-        for pair in holds.windows(2).filter(|pair| pair[0].number == pair[1].number) {
-            violations.push(self.of("lock", format!("was given twice with one token: {:?}, {:?}", pair[0], pair[1])));
-        }
-        violations.extend(self.late_releases(&holds));
-        // What was granted to one that was hurt before it has noted that may be long over.
-        holds.retain(|hold| hold.from_ns < hold.until_ns);
-        for pair in holds.windows(2).filter(|pair| pair[1].from_ns < pair[0].until_ns) {
-            violations
-                .push(self.of("lock", format!("was granted before it was given up: {:?}, {:?}", pair[0], pair[1])));
-        }
-        violations
-    }
-
-    /// Releases that succeed though somebody else has come to hold the lock. `holds`: in the order of tokens.
-    fn late_releases(&self, holds: &[Hold]) -> Vec<String> {
-        let mut violations = Vec::new();
-        // Who is cut off with the lock's home, or passes it on to a neighbour, does not know of those who follow
-        // elsewhere.
-        let may_know = |hold: &Hold| !(self.evidence.is_cut && self.evidence.is_hurt(hold.rank));
-        for (index, hold) in holds.iter().enumerate().filter(|(_, hold)| may_know(hold)) {
-            let Some(Deed { begun_ns, ended: Some((_, End::Done)), .. }) = hold.given_back else { continue };
-            if let Some(next) = holds[index + 1..].iter().find(|next| next.from_ns < begun_ns) {
-                violations.push(self.of("lock", format!("was released by one that was followed: {hold:?}, {next:?}")));
-            }
-        }
-        violations
     }
 
     fn words(&self) -> Vec<String> {
@@ -269,7 +260,7 @@ impl Court<'_> {
         let mut changes = Vec::new();
         for hold in self.holds(taken, |deed| matches!(deed.act, Act::Return(_))) {
             if hold.from_ns < hold.until_ns {
-                changes.extend([(hold.from_ns, true, hold), (hold.until_ns, false, hold)]);
+                changes.extend([(hold.from_ns, true, hold.clone()), (hold.until_ns, false, hold)]);
             }
         }
         // What is returned in the same nanosecond comes first.
@@ -324,7 +315,8 @@ mod tests {
     /// Three ranks, two of them on node 0; rank 2 is hurt at 100.
     fn words(deeds: &[&[Deed]]) -> String {
         let deeds: Vec<Vec<Deed>> = deeds.iter().map(|deeds| deeds.to_vec()).collect();
-        let evidence = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], is_cut: false };
+        let evidence =
+            Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], killed: &[], is_cut: false };
         judge(&evidence, &deeds).join("; ")
     }
 
@@ -370,16 +362,17 @@ mod tests {
     #[test]
     fn a_zombie_that_releases_or_writes_is_found() {
         let zombie = [deed(Act::Acquire, 40, 50, End::Granted(3)), deed(Act::Release, 300, 301, End::Done)];
-        assert_found(&[&hold(4, 110, 120), &[], &zombie], "released by one that was followed");
+        assert_found(&[&hold(4, 110, 120), &[], &zombie], "released or kept by one that was followed");
         // One that is cut off need not know.
         let deeds: Vec<Vec<Deed>> = vec![hold(4, 110, 120).to_vec(), vec![], zombie.to_vec()];
-        let cut = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], is_cut: true };
+        let cut = Evidence { nodes: &[0, 0, 1], said: &[], records: &[], hurt: &[(2, 100)], killed: &[], is_cut: true };
         assert_eq!(judge(&cut, &deeds).join("; "), "");
         // Its node has another rank here.
         let nodes = [0, 0, 0];
         let late = deed(Act::Write(3), 300, 301, End::Done);
         let deeds = [vec![deed(Act::Fence(4), 110, 120, End::Value(0))], vec![], vec![late]];
-        let evidence = Evidence { nodes: &nodes, said: &[], records: &[], hurt: &[(2, 100)], is_cut: false };
+        let evidence =
+            Evidence { nodes: &nodes, said: &[], records: &[], hurt: &[(2, 100)], killed: &[], is_cut: false };
         let found = judge(&evidence, &deeds).join("; ");
         assert!(found.contains("took") && found.contains("of rank 2 after token 4"), "{found}");
     }

@@ -78,8 +78,8 @@ pub struct Tally {
     /// What must not be, and was.
     pub violations: usize,
     rounds: usize,
-    /// Calls of named objects.
-    calls: usize,
+    /// Calls of named objects of each kind.
+    calls: BTreeMap<&'static str, usize>,
     outcomes: BTreeMap<&'static str, usize>,
 }
 
@@ -184,7 +184,7 @@ fn menu(request: &Request, no_namespaces: Option<&String>, no_reset: Option<&Str
 impl Tally {
     fn take(&mut self, plan: &Plan, outcome: Outcome, tell: &mut dyn FnMut(&str)) {
         self.rounds += 1;
-        self.calls += outcome.calls;
+        outcome.calls.iter().for_each(|(kind, calls)| *self.calls.entry(kind).or_default() += calls);
         let empty = || Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("valid bounds");
         let kind =
             self.kinds.entry((plan.wires, plan.fault)).or_insert_with(|| OfKind { faults: 0, detected: empty() });
@@ -203,7 +203,9 @@ impl Tally {
         let mut page = String::new();
         let faults: usize = self.kinds.values().map(|kind| kind.faults).sum();
         let _ = writeln!(page, "\n{faults} faults in {} rounds, {} violations", self.rounds, self.violations);
-        let _ = writeln!(page, "{} calls of named objects\n", self.calls);
+        let _ = writeln!(page, "{} calls of named objects", self.calls.values().sum::<usize>());
+        let of_kinds: Vec<String> = self.calls.iter().map(|(kind, calls)| format!("{calls} of {kind}")).collect();
+        let _ = writeln!(page, "  {}\n", of_kinds.join(", "));
         let _ = write!(page, "  {:<26}{:>8}{:>10}", "fault", "faults", "detected");
         for column in ["p50", "p90", "p99", "max"] {
             let _ = write!(page, "{column:>10}");

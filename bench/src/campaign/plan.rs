@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use phalanx::fabric::sim::Seeded;
 
+use crate::doomed::belongings::Thing;
+
 /// What joins a job's ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wires {
@@ -128,10 +130,10 @@ impl Fault {
 pub enum Scene {
     /// Anything.
     Any,
-    /// It holds a lock.
-    Holds,
-    /// It waits for a lock that another one holds.
-    Waits,
+    /// It has this, and another one waits for it.
+    Holds(Thing),
+    /// It waits for this, which another one has.
+    Waits(Thing),
 }
 
 /// Nodes of a job in namespaces.
@@ -194,9 +196,10 @@ impl Plan {
         let calm = Duration::from_micros(random.below(60_000) as u64);
         let stop = Duration::from_micros(1 + random.below(timeout.as_micros() as usize * 2 / 5) as u64);
         let times = 1 + random.below(4);
-        let scene = match random.below(3) {
-            0 if fault.loses() => Scene::Holds,
-            1 if fault.loses() => Scene::Waits,
+        let (scene, thing) = (random.below(3), Thing::ALL[random.below(Thing::ALL.len())]);
+        let scene = match scene {
+            0 if fault.loses() => Scene::Holds(thing),
+            1 if fault.loses() => Scene::Waits(thing),
             _ => Scene::Any,
         };
         Self {

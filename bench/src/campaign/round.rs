@@ -1,5 +1,6 @@
 //! One round: a job is started, hurt as its plan says, and watched to its end; then its evidence is judged.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use rustix::process::Signal;
 
 use super::plan::{Fault, Plan, Scene, Wires};
 use super::{custody, strangers, verdict};
-use crate::doomed::deeds::{self, deeds_of};
+use crate::doomed::belongings::Thing;
+use crate::doomed::deeds::{self, Deed, deeds_of};
 use crate::doomed::log;
 use crate::doomed::namespaces::Namespaces;
 use crate::doomed::rank::{END, HOLD, Role, SHRINK_LIMIT, Task, WAIT, records_of};
@@ -22,6 +24,8 @@ use crate::doomed::{DoomedError, DoomedJob, Place, now_ns, system};
 const SLACK: Duration = Duration::from_secs(3 + SHRINK_LIMIT.as_secs());
 /// The longest detection, in failure time-outs: of a node that says nothing, and whose kernel acknowledges.
 const TIMEOUTS: u32 = 4;
+/// Calls of objects that took longer are told of where something was wrong.
+const LONG_CALL: Duration = Duration::from_millis(100);
 /// How long ranks go on after what was to happen has happened.
 const AFTERMATH: Duration = Duration::from_millis(20);
 
@@ -36,8 +40,8 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Faults injected.
     pub faults: usize,
-    /// Calls of named objects.
-    pub calls: usize,
+    /// Calls of named objects of each kind.
+    pub calls: BTreeMap<&'static str, usize>,
     /// What was done and said, when something was wrong.
     pub history: String,
 }
@@ -58,8 +62,8 @@ pub fn run(plan: &Plan, namespaces: Option<&Namespaces>, directory: &Path) -> Re
     };
     let job = DoomedJob::start(Place { nodes: &plan.nodes, namespaces }, &task)?;
     let live = (0..job.size()).collect();
-    let mut round =
-        Round { plan, namespaces, job, said: Vec::new(), live, hurt: Vec::new(), outcome: Outcome::default() };
+    let (hurt, killed, outcome) = (Vec::new(), Vec::new(), Outcome::default());
+    let mut round = Round { plan, namespaces, job, said: Vec::new(), live, hurt, killed, outcome };
     round.run()?;
     round.judge(directory)
 }
@@ -73,6 +77,8 @@ struct Round<'a> {
     live: Vec<usize>,
     /// Ranks that may have failed, and since when.
     hurt: Vec<(usize, u64)>,
+    /// Those of them that were killed.
+    killed: Vec<usize>,
     outcome: Outcome,
 }
 
@@ -109,14 +115,29 @@ impl Round<'_> {
         let Some(victim) = self.plan.victims.first().copied() else { return };
         match self.plan.scene {
             Scene::Any => {}
-            Scene::Holds => self.ask_for(victim, HOLD, |event| matches!(event, Event::Holds { .. })),
-            Scene::Waits => {
-                let is_other = |rank: &usize| !self.plan.victims.contains(rank);
-                let other = (0..self.job.size()).find(is_other).expect("somebody survives");
-                self.ask_for(other, HOLD, |event| matches!(event, Event::Holds { .. }));
-                self.ask_for(victim, WAIT, |event| *event == Event::Queues);
+            Scene::Holds(thing) => {
+                self.ask_to_hold(victim, thing);
+                self.ask_to_wait(self.survivor(), thing.opposite());
+            }
+            Scene::Waits(thing) => {
+                self.ask_to_hold(self.survivor(), thing.opposite());
+                self.ask_to_wait(victim, thing);
             }
         }
+    }
+
+    fn ask_to_hold(&mut self, rank: usize, thing: Thing) {
+        self.ask_for(rank, &format!("{HOLD} {}", thing.name()), |event| matches!(event, Event::Holds { .. }));
+    }
+
+    fn ask_to_wait(&mut self, rank: usize, thing: Thing) {
+        self.ask_for(rank, &format!("{WAIT} {}", thing.name()), |event| *event == Event::Queues);
+    }
+
+    /// Somebody to whom nothing is to be done.
+    fn survivor(&self) -> usize {
+        let is_other = |rank: &usize| !self.plan.victims.contains(rank);
+        (0..self.job.size()).find(is_other).expect("somebody survives")
     }
 
     /// Says something to a rank, and waits until it has done it.
@@ -161,6 +182,7 @@ impl Round<'_> {
 
     fn kill(&mut self, victims: &[usize]) -> Result<u64, DoomedError> {
         self.note_hurt(victims.to_vec());
+        self.killed.extend(victims);
         self.live.retain(|rank| !victims.contains(rank));
         self.job.signal(victims, Signal::KILL)
     }
@@ -352,6 +374,7 @@ impl Round<'_> {
             said: &self.said,
             records: &records,
             hurt: &self.hurt,
+            killed: &self.killed,
             is_cut: self.plan.fault.needs_namespaces(),
         };
         self.outcome.violations.extend(verdict::judge(&evidence));
@@ -359,22 +382,28 @@ impl Round<'_> {
         let deeds = (0..self.job.size()).map(read).collect::<Result<Vec<_>, _>>()?;
         self.outcome.violations.extend(custody::judge(&evidence, &deeds));
         self.outcome.outcomes.extend(custody::words(&deeds));
-        self.outcome.calls = deeds.iter().map(Vec::len).sum();
+        for deed in deeds.iter().flatten() {
+            *self.outcome.calls.entry(deed.act.of_what()).or_default() += 1;
+        }
         self.judge_survivors();
         for said in &self.said {
             self.outcome.outcomes.extend(word(&said.event));
         }
         if !self.outcome.violations.is_empty() {
-            self.outcome.history = self.history();
+            self.outcome.history = self.history(&deeds);
         }
         Ok(self.outcome)
     }
 
-    /// What was done and said, in the order of time.
-    fn history(&self) -> String {
+    /// What was done and said, in the order of time, and which calls of objects have not ended, or took long.
+    fn history(&self, deeds: &[Vec<Deed>]) -> String {
         let hurt = self.hurt.iter().map(|(rank, at_ns)| (*at_ns, format!("rank {rank} is hurt")));
         let said = self.said.iter().map(|said| (said.at_ns, format!("rank {}: {:?}", said.rank, said.event)));
-        let mut all: Vec<(u64, String)> = hurt.chain(said).collect();
+        let by_rank = deeds.iter().enumerate().flat_map(|(rank, deeds)| deeds.iter().map(move |deed| (rank, deed)));
+        let long = by_rank
+            .filter(|(_, deed)| is_long(deed))
+            .map(|(rank, deed)| (deed.begun_ns, format!("rank {rank}: {deed:?}")));
+        let mut all: Vec<(u64, String)> = hurt.chain(said).chain(long).collect();
         all.sort();
         let first = all.first().map_or(0, |(at_ns, _)| *at_ns);
         let line = |(at_ns, what): &(u64, String)| format!("    {:>9.3} ms  {what}\n", (at_ns - first) as f64 / 1e6);
@@ -396,6 +425,11 @@ impl Round<'_> {
             self.outcome.violations.push(what);
         }
     }
+}
+
+/// Whether a call has not ended, or has lasted for longer than most.
+fn is_long(deed: &Deed) -> bool {
+    deed.ended.is_none_or(|(at_ns, _)| Duration::from_nanos(at_ns - deed.begun_ns) > LONG_CALL)
 }
 
 /// Whether it says nothing of barriers.

@@ -27,6 +27,8 @@ pub struct Evidence<'a> {
     pub records: &'a [Vec<Record>],
     /// Who may have failed, and since when.
     pub hurt: &'a [(usize, u64)],
+    /// Which of them were killed, and so go by no clock.
+    pub killed: &'a [usize],
     /// Whether they are cut off: they may not know what others do.
     pub is_cut: bool,
 }
@@ -236,7 +238,7 @@ mod tests {
     }
 
     fn words(said: &[Said], records: &[Vec<Record>], hurt: &[(usize, u64)]) -> String {
-        judge(&Evidence { nodes: &[0, 0, 1], said, records, hurt, is_cut: false }).join("; ")
+        judge(&Evidence { nodes: &[0, 0, 1], said, records, hurt, killed: &[], is_cut: false }).join("; ")
     }
 
     /// Two barriers; rank 2 is killed before the second.
@@ -261,7 +263,14 @@ mod tests {
         let found = words(&said, &records, &[(2, 0)]);
         assert!(found.contains("passed barrier 2 of group 0 before ranks [1, 2]"), "{found}");
         assert!(found.contains("has failed rank 1, and rank 0 has passed it, across nodes"), "{found}");
-        let alone = Evidence { nodes: &[0, 0, 0], said: &said, records: &records, hurt: &[(2, 0)], is_cut: false };
+        let alone = Evidence {
+            nodes: &[0, 0, 0],
+            said: &said,
+            records: &records,
+            hurt: &[(2, 0)],
+            killed: &[2],
+            is_cut: false,
+        };
         let found = judge(&alone).join("; ");
         assert!(found.contains("has failed rank 1, and rank 0 has passed it, on one node"), "{found}");
 

@@ -24,7 +24,7 @@ pub enum Act {
     Add(u64),
     /// Of a counter.
     Load,
-    /// Of a fenced word, which a rank writes that holds the lock of the same number: the value is the token.
+    /// Of a fenced word, which a rank writes that holds what gives out its tokens: the value is the token.
     Write(u64),
     /// Of a fenced word, under this token.
     Fence(u64),
@@ -34,6 +34,30 @@ pub enum Act {
     Take(u64),
     /// Of a semaphore's permits.
     Return(u64),
+    /// To read under a reader-writer lock.
+    Enter,
+    /// To read under it no more.
+    Leave,
+    /// To write under a reader-writer lock.
+    EnterAlone,
+    /// To write under it no more.
+    LeaveAlone,
+    /// To go over from writing to reading.
+    Downgrade,
+    /// Of a lease.
+    Rent,
+    /// Of a lease: by hand, or a look at what the thread that renews it has come to.
+    Renew,
+    /// Of a lease: to give it back.
+    Vacate,
+    /// In an election, until it is won.
+    Stand,
+    /// Whether this rank leads still.
+    Check,
+    /// To lead no more.
+    Resign,
+    /// Who leads.
+    Look,
 }
 
 /// How a call has ended.
@@ -59,6 +83,14 @@ pub enum End {
     Excluded,
     /// Nothing is heard of a node that was needed, and nobody can decide whether it has failed.
     Unreachable,
+    /// A lease, with this token, until this time by `CLOCK_MONOTONIC` at least; 0 where its time is over.
+    Held(u64, u64),
+    /// A lease was not renewed in time, and others have had it.
+    Expired,
+    /// This rank leads, by this term.
+    Led(u64, u64),
+    /// Nobody leads.
+    Nobody,
 }
 
 /// One call.
@@ -86,6 +118,18 @@ impl Act {
             Self::Read => [7, 0],
             Self::Take(count) => [8, count],
             Self::Return(count) => [9, count],
+            Self::Enter => [10, 0],
+            Self::Leave => [11, 0],
+            Self::EnterAlone => [12, 0],
+            Self::LeaveAlone => [13, 0],
+            Self::Downgrade => [14, 0],
+            Self::Rent => [15, 0],
+            Self::Renew => [16, 0],
+            Self::Vacate => [17, 0],
+            Self::Stand => [18, 0],
+            Self::Check => [19, 0],
+            Self::Resign => [20, 0],
+            Self::Look => [21, 0],
         }
     }
 
@@ -100,8 +144,33 @@ impl Act {
             7 => Self::Read,
             8 => Self::Take(number),
             9 => Self::Return(number),
+            10 => Self::Enter,
+            11 => Self::Leave,
+            12 => Self::EnterAlone,
+            13 => Self::LeaveAlone,
+            14 => Self::Downgrade,
+            15 => Self::Rent,
+            16 => Self::Renew,
+            17 => Self::Vacate,
+            18 => Self::Stand,
+            19 => Self::Check,
+            20 => Self::Resign,
+            21 => Self::Look,
             _ => return None,
         })
+    }
+
+    /// What kind of object it is a call of, in a word.
+    pub fn of_what(self) -> &'static str {
+        match self {
+            Self::Acquire | Self::Release => "locks",
+            Self::Add(_) | Self::Load => "counters",
+            Self::Write(_) | Self::Fence(_) | Self::Read => "fenced words",
+            Self::Take(_) | Self::Return(_) => "semaphores",
+            Self::Enter | Self::Leave | Self::EnterAlone | Self::LeaveAlone | Self::Downgrade => "reader-writer locks",
+            Self::Rent | Self::Renew | Self::Vacate => "leases",
+            Self::Stand | Self::Check | Self::Resign | Self::Look => "elections",
+        }
     }
 }
 
@@ -109,31 +178,39 @@ impl Act {
 impl End {
     fn words(self) -> [u64; 3] {
         match self {
-            Self::Done => [11, 0, 0],
-            Self::Granted(token) => [12, token, 0],
-            Self::Value(value) => [13, value, 0],
-            Self::Pair(token, value) => [14, token, value],
-            Self::Unheard => [15, 0, 0],
-            Self::Uncertain => [16, 0, 0],
-            Self::Refused(seen) => [17, seen, 0],
-            Self::HomeLost => [18, 0, 0],
-            Self::Excluded => [19, 0, 0],
-            Self::Unreachable => [20, 0, 0],
+            Self::Done => [101, 0, 0],
+            Self::Granted(token) => [102, token, 0],
+            Self::Value(value) => [103, value, 0],
+            Self::Pair(token, value) => [104, token, value],
+            Self::Unheard => [105, 0, 0],
+            Self::Uncertain => [106, 0, 0],
+            Self::Refused(seen) => [107, seen, 0],
+            Self::HomeLost => [108, 0, 0],
+            Self::Excluded => [109, 0, 0],
+            Self::Unreachable => [110, 0, 0],
+            Self::Held(token, until_ns) => [111, token, until_ns],
+            Self::Expired => [112, 0, 0],
+            Self::Led(rank, term) => [113, rank, term],
+            Self::Nobody => [114, 0, 0],
         }
     }
 
     fn from_words(kind: u64, first: u64, second: u64) -> Option<Self> {
         Some(match kind {
-            11 => Self::Done,
-            12 => Self::Granted(first),
-            13 => Self::Value(first),
-            14 => Self::Pair(first, second),
-            15 => Self::Unheard,
-            16 => Self::Uncertain,
-            17 => Self::Refused(first),
-            18 => Self::HomeLost,
-            19 => Self::Excluded,
-            20 => Self::Unreachable,
+            101 => Self::Done,
+            102 => Self::Granted(first),
+            103 => Self::Value(first),
+            104 => Self::Pair(first, second),
+            105 => Self::Unheard,
+            106 => Self::Uncertain,
+            107 => Self::Refused(first),
+            108 => Self::HomeLost,
+            109 => Self::Excluded,
+            110 => Self::Unreachable,
+            111 => Self::Held(first, second),
+            112 => Self::Expired,
+            113 => Self::Led(first, second),
+            114 => Self::Nobody,
             _ => return None,
         })
     }
@@ -232,6 +309,19 @@ mod tests {
             (Act::Add(3), End::Uncertain),
             (Act::Load, End::HomeLost),
             (Act::Take(1), End::Done),
+            (Act::Enter, End::Done),
+            (Act::Leave, End::Excluded),
+            (Act::EnterAlone, End::Granted(4)),
+            (Act::Downgrade, End::Done),
+            (Act::LeaveAlone, End::Unreachable),
+            (Act::Rent, End::Held(5, 1 << 50)),
+            (Act::Renew, End::Expired),
+            (Act::Vacate, End::Done),
+            (Act::Stand, End::Granted(6)),
+            (Act::Check, End::Done),
+            (Act::Look, End::Led(3, 6)),
+            (Act::Look, End::Nobody),
+            (Act::Resign, End::Done),
         ];
         let mut deeds = Deeds::create(&path).expect("a file");
         for (number, (act, end)) in all.into_iter().enumerate() {

@@ -15,7 +15,7 @@ use phalanx::{BarrierError, FabricChoice, Group, Job, JobOptions, Operation, Tcp
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::belongings::Belongings;
+use super::belongings::{Belongings, Thing};
 use super::calm::pass_barriers;
 use super::inheritance::Inheritance;
 use super::log::{Log, Record, Step};
@@ -26,9 +26,9 @@ use crate::samples::SamplesError;
 
 /// How long survivors may take to make a group.
 pub const SHRINK_LIMIT: Duration = Duration::from_secs(5);
-/// Has a rank hold a lock for a moment.
+/// Has a rank hold something for a moment: a thing's name follows.
 pub const HOLD: &str = "hold";
-/// Has a rank wait for the same lock.
+/// Has a rank wait for the same.
 pub const WAIT: &str = "wait";
 /// Has a rank leave, with all others.
 pub const END: &str = "end";
@@ -311,19 +311,21 @@ impl Meeting {
     fn heed_wishes(&mut self) -> std::io::Result<bool> {
         let mut is_wanted = false;
         while let Ok(wish) = self.wishes.try_recv() {
-            match (wish.as_str(), &mut self.belongings) {
-                (HOLD, Some(belongings)) => belongings.hold_for_long()?,
-                (WAIT, Some(belongings)) => belongings.wait_for_long()?,
-                (HOLD | WAIT, None) => {}
+            let (verb, thing) = wish.split_once(' ').unwrap_or((&wish, ""));
+            match (verb, Thing::named(thing), &mut self.belongings) {
+                (HOLD, Some(thing), Some(belongings)) => belongings.hold_for_long(thing)?,
+                (WAIT, Some(thing), Some(belongings)) => belongings.wait_for_long(thing)?,
+                (HOLD | WAIT, ..) => {}
                 _ => is_wanted = true,
             }
         }
         Ok(is_wanted)
     }
 
-    /// Reads what the counters have come to. Nobody leaves before all have.
+    /// Has everything once more, and reads what the counters have come to. Nobody leaves before all have.
     fn part(&mut self, group: &Group) -> std::io::Result<()> {
         let Some(belongings) = &mut self.belongings else { return Ok(()) };
+        belongings.have_all()?;
         belongings.load_all()?;
         // Whoever fails now was not to be hurt, and is missed by the parent.
         let _ = group.barrier();

@@ -156,6 +156,11 @@ impl GlobalWord {
         Self(self.0 & !(Self::CHANGES * Self::CHANGE) | Self::CHANGE)
     }
 
+    /// Held by nobody, and wanted as it was.
+    const fn given_up(self) -> Self {
+        Self(self.0 & (Self::CHANGES * Self::CHANGE))
+    }
+
     /// Whether the same acquisition holds it, or in both cases none.
     const fn is_of_same(self, other: Self) -> bool {
         self.0 & Self::HOLDER == other.0 & Self::HOLDER && self.stamp() == other.stamp()

@@ -591,8 +591,8 @@ mod tests {
         assert!(is_called(&segment, &second), "nobody else is before it, and nobody has called it");
     }
 
-    /// Once it is known that the holder has ended: on a node that takes no message. One that is not the first, and looks
-    /// before it, frees the lock for it.
+    /// Once it is known that the holder has ended: on a node that takes no message. One that is not the first, and
+    /// looks before it, frees the lock for it.
     #[test]
     fn the_first_that_waits_follows_a_dead_holder_as_it_looks() {
         for is_passed_over in [false, true] {

@@ -5,10 +5,10 @@
 //! Each rank learns of a death at a time of its own, and what the dead one had asked for may take effect as long as it
 //! likes.
 //!
-//! The home may be lost, too, and the next one. Each rank is on a node of its own, which learns of that at a time of its
-//! own, and asks the last home meanwhile, which answers. Its steward reads the rank's stake, tells the next home, and
-//! says that it has; before all have nobody begins anew there. (`src/object/anchor.rs` and `src/object/steward.rs` do
-//! so; how the lock itself moves is tried in `home/moving/exhaustive.rs`.)
+//! The home may be lost, too, and the next one. Each rank is on a node of its own, which learns of that at some time of
+//! its own, and asks the last home meanwhile, which answers. Its steward reads the rank's stake, tells the next home,
+//! and says that it has; before all have nobody begins anew there. (`src/object/anchor.rs` and `src/object/steward.rs`
+//! do so; how the lock itself moves is tried in `home/moving/exhaustive.rs`.)
 
 use std::collections::VecDeque;
 use std::fmt::Debug;

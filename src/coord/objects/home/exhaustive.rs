@@ -1,7 +1,7 @@
 //! The lock between nodes, tried exhaustively: every order of the requests of two or three nodes, of which some change
 //! their minds, and one may be lost at any moment, as may the home: that in one step (in all of its steps:
-//! `moving/exhaustive.rs`). Whoever gives the lock up may have the word kept for itself, or not: that which is better is
-//! not the machine's to know.
+//! `moving/exhaustive.rs`). Whoever gives the lock up may have the word kept for itself, or not: what is better is not
+//! the machine's to know.
 
 use std::collections::VecDeque;
 
@@ -421,7 +421,7 @@ fn three_nodes_in_every_order() {
 }
 
 #[test]
-#[ignore = "half a minute with optimization, six million states"]
+#[ignore = "minutes with optimization, forty million states"]
 fn three_nodes_twice_in_every_order() {
     check(World::new(3, 2, 0, 0));
 }

@@ -173,7 +173,7 @@ const fn taken_over(found: GlobalWord, me: usize, holds: bool) -> GlobalWord {
     match (holds, found.holder()) {
         (true, Some(holder)) if holder == me => found,
         (true, _) => GlobalWord::held(me, 0, true),
-        (false, Some(holder)) if holder == me => GlobalWord::FREE,
+        (false, Some(holder)) if holder == me => found.given_up(),
         (false, _) => found,
     }
 }
