@@ -335,6 +335,11 @@ impl Lease {
                 self.desk.put(Slot::Left);
                 errands::leave(self.courier.reach(), Recalling::new(&self.courier, &self.desk));
             }
+            // It may have been granted before: at the next home nobody is to wait for it.
+            LeaseError::NoRoom { .. } => {
+                self.courier.forget_hold();
+                self.desk.put(Slot::Empty);
+            }
             _ => self.desk.put(Slot::Empty),
         }
     }
@@ -409,5 +414,26 @@ impl Wish {
             Self::AtOnce => Some(Duration::ZERO),
             Self::Wait(limit) => limit,
         }
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::coord::objects::lease::Note;
+    use crate::job::pretended::{name_at, on_nodes};
+
+    /// It was granted, and noted, when its home was lost; the next one has no room.
+    #[test]
+    fn who_gives_up_as_there_is_no_room_has_noted_no_hold() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let lease = jobs[0].lease(&name_at(&[1], 2, 0), Duration::from_secs(600)).expect("room");
+        let (reach, at) = (lease.courier.reach(), &lease.handle().at);
+        let note = Note { number: 3, until: u64::MAX };
+        lease.courier.write_note(note);
+        assert!(is_held(reach, at, 0));
+        lease.leave_behind(&LeaseError::NoRoom { rank: 0, name: lease.name().to_owned(), node: 1, places: 2 });
+        assert!(!is_held(reach, at, 0), "the next home would be told of it");
     }
 }

@@ -138,22 +138,25 @@ impl Courier {
         match outcome {
             Outcome::Held(hold) => {
                 let note = Note { number: hold.word.number(), until: hold.until(self.ttl_ns()) };
-                self.write_note(&party.anchor, note);
+                // A home that is this node is lost with this rank: then nobody asks for its notes.
+                if !party.anchor.is_here() {
+                    self.write_note(note);
+                }
                 // SYNC POINT: stake. After the note: this rank finds the home lost, or its steward finds the note.
                 !party.anchor.is_lost()
             }
             Outcome::Free(_) | Outcome::Lost(_) => {
-                self.clear_note(&party.anchor);
+                self.forget_hold();
                 true
             }
         }
     }
 
     /// This rank holds nothing, or is about to give it back.
-    pub fn clear_note(&self, anchor: &Anchor) {
+    pub fn forget_hold(&self) {
         let note = Note::read(self.note_at(), &*self.reach().segment);
         if note.until != 0 {
-            self.write_note(anchor, Note { until: 0, ..note });
+            self.write_note(Note { until: 0, ..note });
         }
     }
 
@@ -176,11 +179,9 @@ impl Courier {
         }
     }
 
-    /// A home that is this node is lost with this rank: then nobody asks for its notes.
-    fn write_note(&self, anchor: &Anchor, note: Note) {
-        if !anchor.is_here() {
-            note.write(self.note_at(), &*self.reach().segment);
-        }
+    /// For the next home, which is told of it by this rank's node.
+    pub fn write_note(&self, note: Note) {
+        note.write(self.note_at(), &*self.reach().segment);
     }
 
     fn note_at(&self) -> NoteAt {
@@ -221,11 +222,7 @@ impl Errand for Recalling {
     fn run(&mut self, reach: &Reach) -> Poll<()> {
         let (courier, at) = (&self.courier, &self.courier.handle.at);
         let Some(home) = errands::home_now(reach, at) else { return Poll::Pending };
-        let (note_at, segment) = (courier.note_at(), &*reach.segment);
-        let note = Note::read(note_at, segment);
-        if note.until != 0 {
-            Note { until: 0, ..note }.write(note_at, segment);
-        }
+        courier.forget_hold();
         let mut lessee =
             Lessee::new(LeaseAt::of(&home.at, reach.topology.ranks(), false), reach.rank, courier.ttl_ns());
         let mut turn = lessee.withdraw();

@@ -119,7 +119,7 @@ impl Tenure {
         self.until.store(0, Ordering::Relaxed);
         self.courier.show_no_more();
         self.courier.look_at_oneself()?;
-        self.courier.clear_note(&party.anchor);
+        self.courier.forget_hold();
         let turn = match party.lessee.held() {
             Some(_) => party.lessee.release(),
             // Whether it was renewed last time is not known.
