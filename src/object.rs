@@ -58,7 +58,7 @@ mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::catalogue::{Opened, Refused};
 pub use self::counter::{Counter, CounterError};
@@ -79,7 +79,6 @@ pub(crate) use self::waiting::Turn;
 use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};
-use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::job::{Job, Membership};
 
@@ -187,9 +186,8 @@ impl Drop for Handle {
         let reach = &self.membership.reach;
         let limit = reach.spans_nodes().then_some(GIVING_BACK);
         let brief = limit.map_or_else(|| reach.clone(), |limit| reach.within(limit));
-        // Where this rank keeps the table until a home answers, one handle has waited for all.
-        let table = ObjectAt::of(&self.segment().layout(), ObjectTable::Here, 0);
-        let is_left = errands::is_left(reach, &self.at) || limit.is_some() && errands::is_left(reach, &table);
+        // One handle has waited for all.
+        let is_left = errands::is_left(reach, &self.at) || limit.is_some() && errands::await_table(reach);
         let close = || with_table(&self.membership, limit, || catalogue::close(&brief, &self.at));
         // Whoever drops it may be about to leave the job, and does not wait for a home that does not answer.
         if is_left || matches!(close(), Err(LockError::Unreachable { .. } | LockError::TimedOut { .. })) {
@@ -205,8 +203,13 @@ fn with_table<T>(
     act: impl FnOnce() -> T,
 ) -> Result<T, LockError> {
     // Another thread of this rank would be taken for this one.
-    let _turn = membership.reach.uses.table();
-    NodeLock::of_table(membership).during(limit, act)
+    let begun = Instant::now();
+    let Some(_turn) = membership.reach.uses.table_within(limit) else {
+        let (rank, name) = (membership.rank, "the table of objects".to_owned());
+        let waited = begun.elapsed();
+        return Err(LockError::TimedOut { rank, name, waited, holder: None, holder_node: None, ahead: Vec::new() });
+    };
+    NodeLock::of_table(membership).during(limit.map(|limit| limit.saturating_sub(begun.elapsed())), act)
 }
 
 /// The error of an object whose home could not be asked.

@@ -111,11 +111,12 @@ fn a_place_that_is_given_back_to_a_silent_home_comes_back() {
 #[test]
 fn whoever_leaves_does_not_wait_for_a_silent_home() {
     const TEST: &str = "whoever_leaves_does_not_wait_for_a_silent_home";
-    const PLACES: usize = 4;
+    const PLACES: usize = 5;
     if role().is_some() {
         let job = Job::from_env_with(&JobOptions::new().objects(PLACES)).expect("a job");
         let name = |what: &str| name_at(&job, 1, what);
         if job.rank() == 0 {
+            let lease = job.lease(&name("lease"), Duration::from_secs(600)).expect("room");
             let objects = (job.lock(&name("lock")), job.rwlock(&name("shared")), job.semaphore(&name("permits"), 2));
             let (lock, shared, permits) =
                 (objects.0.expect("room"), objects.1.expect("room"), objects.2.expect("room"));
@@ -126,7 +127,9 @@ fn whoever_leaves_does_not_wait_for_a_silent_home() {
             counter.fetch_add(1).expect("in reach");
             answer("ready");
             await_line();
-            drop((lock, shared, permits, counter));
+            // What it has left there is to be taken back.
+            assert!(lease.acquire_timeout(Duration::from_millis(50)).is_err());
+            drop((lock, shared, permits, counter, lease));
             drop(job);
             answer("left");
             return;
@@ -134,7 +137,7 @@ fn whoever_leaves_does_not_wait_for_a_silent_home() {
         answer("ready");
         await_line();
         if job.rank() == 1 && job.size() == 3 {
-            let locks = ["one", "two", "three", "four"].map(|what| open_when_there_is_room(&job, 1, what));
+            let locks = ["one", "two", "three", "four", "five"].map(|what| open_when_there_is_room(&job, 1, what));
             assert!(locks.iter().all(|lock| lock.acquire().is_ok()));
             answer("has all");
             await_line();

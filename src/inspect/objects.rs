@@ -187,7 +187,8 @@ impl View<'_> {
     }
 
     fn home(&self) -> Option<usize> {
-        let (home, _) = PlaceWord(self.load(TenureAt(self.at).home())).place()?;
+        let word = PlaceWord(self.load(TenureAt(self.at).home()));
+        let (home, _) = word.place().filter(|_| word.sought().is_none())?;
         (home < self.segment.layout().nodes()).then_some(home)
     }
 

@@ -29,7 +29,7 @@ use super::waiting::{self, Turn};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::QueueLock;
-use crate::fabric::node::header;
+use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::job::Membership;
 use crate::sync::{AtomicU32, Ordering};
@@ -45,6 +45,11 @@ const MOMENT: Duration = Duration::from_millis(20);
 pub(super) trait Errand: fmt::Debug + Send {
     /// The object, by its key: what is left of one is done in its order.
     fn object(&self) -> WordAt;
+
+    /// Whether it needs the node's table of objects: where one does not get it the others need not try.
+    fn needs_table(&self) -> bool {
+        false
+    }
 
     /// Does what can be done now, and does not wait for a home that does not answer.
     fn run(&mut self, reach: &Reach) -> Poll<()>;
@@ -122,6 +127,18 @@ pub(super) fn is_left(reach: &Reach, at: &ObjectAt) -> bool {
     all.tried.contains(&at.key()) || all.waiting.iter().any(|errand| errand.object() == at.key())
 }
 
+/// Whether a handle is to be given back as soon as the node's table is to be had, or this rank keeps that until a home
+/// answers: then others need not wait for it, too.
+pub(super) fn await_table(reach: &Reach) -> bool {
+    let all = reach.uses.errands.lock();
+    let table = table_of(reach);
+    all.tried.contains(&table) || all.waiting.iter().any(|errand| errand.needs_table() || errand.object() == table)
+}
+
+fn table_of(reach: &Reach) -> WordAt {
+    ObjectAt::of(&reach.segment.layout(), ObjectTable::Here, 0).key()
+}
+
 /// An object cannot go with its last handle, as its home is not heard: it goes later.
 pub(super) fn tidy_later(reach: &Reach) {
     // Relaxed: read by the rank's own thread, now or soon.
@@ -137,11 +154,12 @@ pub(super) fn run(reach: &Reach) -> bool {
         std::mem::take(&mut all.waiting)
     };
     let before = errands.len();
-    let mut is_open: HashSet<WordAt> = HashSet::new();
+    let (table, mut is_open) = (table_of(reach), HashSet::new());
     errands.retain_mut(|errand| {
-        let is_left = is_open.contains(&errand.object()) || errand.run(reach).is_pending();
+        let is_open_before = is_open.contains(&errand.object()) || errand.needs_table() && is_open.contains(&table);
+        let is_left = is_open_before || errand.run(reach).is_pending();
         if is_left {
-            is_open.insert(errand.object());
+            is_open.insert(if errand.needs_table() { table } else { errand.object() });
         }
         is_left
     });
@@ -254,6 +272,10 @@ impl Errand for Closing {
         self.0.key()
     }
 
+    fn needs_table(&self) -> bool {
+        true
+    }
+
     fn run(&mut self, reach: &Reach) -> Poll<()> {
         match with_table(reach, || catalogue::close(&reach.within(PATIENCE), &self.0)) {
             Err(SiteFault::Late { .. }) => Poll::Pending,
@@ -266,7 +288,6 @@ impl Errand for Closing {
 mod tests {
     use super::*;
     use crate::coord::objects::tenure::{Tenure, TenureAt};
-    use crate::fabric::node::ObjectTable;
     use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
     use crate::object::site::Asked;
     use crate::object::waiting::{NodeLock, Wait};

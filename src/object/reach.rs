@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use super::errands::Errands;
@@ -23,6 +23,8 @@ use crate::fabric::{Await, Fabric, Memory, Park, Request, Topology, WordAt, exec
 use crate::job::shut_out;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 
+/// Between two looks whether another thread of this rank still uses the table.
+const TURN_PAUSE: Duration = Duration::from_micros(100);
 /// How many ranks of a node are asked after at most.
 const MOST_ASKED_AFTER: usize = 64;
 
@@ -103,6 +105,20 @@ impl Uses {
     /// Taken by the thread of this rank that is to use the table.
     pub fn table(&self) -> MutexGuard<'_, ()> {
         lock(&self.table)
+    }
+
+    /// As [`table`](Self::table), within so long: another thread may use it while a home does not answer.
+    pub fn table_within(&self, limit: Option<Duration>) -> Option<MutexGuard<'_, ()>> {
+        let Some(limit) = limit else { return Some(self.table()) };
+        let begun = Instant::now();
+        loop {
+            match self.table.try_lock() {
+                Ok(turn) => return Some(turn),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() >= limit => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_PAUSE),
+            }
+        }
     }
 }
 

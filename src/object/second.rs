@@ -3,10 +3,10 @@
 //!
 //! Each node whose ranks have the object has a handle of it there, too. Whoever opens an object, and its node's steward
 //! when a node was lost, see to it that it has a second node that has all it should: nobody comes to have a handle
-//! before that. What others have
-//! done there whose nodes have given their handles back, or are lost, is copied under the lock of the home's table,
-//! under which nodes come and go, too. A copy says itself whether it has all ([`CopyAt::complete`]): one node's steward
-//! is enough.
+//! before that, unless the second node is silent, or has no room while this node has the object already (then the
+//! steward tries again, ten times a second). What others have done there whose nodes have given their handles back, or
+//! are lost, is copied under the lock of the home's table, under which nodes come and go, too. A copy says itself
+//! whether it has all ([`CopyAt::complete`]): one node's steward is enough.
 //!
 //! When the home is lost each node's steward adds what its own ranks have noted. Where the copy had not all that it
 //! should, because the home was lost with another node, say, whoever looks for the next home finds that out
@@ -115,7 +115,7 @@ fn note(reach: &Reach, at: &ObjectAt, second: PlaceWord, lives: u64) {
 /// may have it soon. (One whose directory has no room for it will not.) The caller has this node's table.
 pub(super) fn tend_all(reach: &Reach) -> bool {
     let objects = catalogue::here(reach).all().unwrap_or_default();
-    let untended = objects.iter().filter(|at| !is_tended(reach, at));
+    let untended = objects.iter().filter(|at| !is_tended(reach, at) || is_stranded(reach, at));
     let is_soon = |at: &&ObjectAt| {
         let lives = reach.lives();
         match tend(reach, at) {
@@ -132,6 +132,16 @@ pub(super) fn tend_all(reach: &Reach) -> bool {
     // What could not go with its last handle, as its home was lost.
     let _ = catalogue::here(reach).free_unused();
     !is_later
+}
+
+/// Whether an object of this node goes without a copy as the node that should have it had no room.
+fn is_stranded(reach: &Reach, at: &ObjectAt) -> bool {
+    is_copied(reach, at) && matches!(of(reach, at), Second::Nobody) && reach.live_nodes().nth(1).is_some()
+}
+
+/// Whether one of them does: there may be room by now.
+pub(super) fn are_stranded(reach: &Reach) -> bool {
+    catalogue::here(reach).all().unwrap_or_default().iter().any(|at| is_stranded(reach, at))
 }
 
 /// Whether all of this node's objects that are copied are looked after.
@@ -336,6 +346,21 @@ pub(super) fn carry(reach: &Reach, at: &ObjectAt, kind: ObjectKind, new: &Home) 
 mod tests {
     use super::*;
     use crate::JobOptions;
+
+    /// The node that should have the copies has no room for them, and has some later.
+    #[test]
+    fn what_goes_without_a_copy_has_one_when_there_is_room() {
+        const PLACES: usize = 2;
+        let mut jobs = on_nodes(&[0, 1, 2], &JobOptions::new().objects(PLACES));
+        let full = [0, 1].map(|index| jobs[1].lock(&name_at(&[1], 3, index)).expect("room"));
+        let counter = jobs[0].counter(&name_at(&[0, 2], 3, 0)).expect("room");
+        let (reach, at) = (jobs[0].membership().reach.clone(), counter.handle.at);
+        assert!(matches!(of(&reach, &at), Second::At(second) if second.site.home == 2));
+        drop(jobs.remove(2));
+        await_that("it has a copy", || matches!(of(&reach, &at), Second::Nobody));
+        drop(full);
+        await_that("it has none", || matches!(of(&reach, &at), Second::At(second) if second.site.home == 1));
+    }
     use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
 
     /// A node that has added gives its handle back when nothing is heard of the second node, which it knows or seeks;

@@ -94,6 +94,7 @@ impl Drop for Steward {
 fn run(reach: &Reach, is_over: &AtomicU32) {
     let (mut swept, mut left) = (None, 0_u32);
     let (mut is_tended, mut is_moved) = (true, true);
+    let mut tried = Instant::now();
     let mut said = Said::default();
     while is_over.load(Ordering::Relaxed) == 0 {
         let alarm = reach.alarm();
@@ -106,7 +107,12 @@ fn run(reach: &Reach, is_over: &AtomicU32) {
         if speaks && lives {
             // Until all have heard of it: some may not be reached now.
             is_moved = said.move_all(reach);
-            is_tended = second::are_tended(reach) || with_table(reach, || second::tend_all(reach)) == Ok(true);
+            let is_due = tried.elapsed() >= LOOK_EVERY && second::are_stranded(reach);
+            if is_due {
+                tried = Instant::now();
+            }
+            is_tended =
+                second::are_tended(reach) && !is_due || with_table(reach, || second::tend_all(reach)) == Ok(true);
             if swept != Some(alarm) || left > 0 {
                 let is_new = swept.replace(alarm) != Some(alarm);
                 left = if is_new { SWEEPS } else { left - 1 };

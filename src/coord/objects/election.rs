@@ -105,8 +105,9 @@ impl KeptAt {
 /// | 0–23 | leader | its rank in the job, plus 1; 0: it has resigned |
 /// | 24–63 | term | of the term, its lower 40 bits plus the upper 24 times 2^30 |
 ///
-/// The excerpts of two terms that one object can have at the same time differ, and that of the later one is less than
-/// half of all ahead: terms grow by one at a time, and by 2^44 when the home is lost.
+/// The excerpts of two terms that are announced at the same time differ, and that of the later one is less than half of
+/// all ahead: terms grow by some at a time, and by 2^44 for each node that is lost. (Which of two is later that are
+/// further apart, as a copy is on a node that had no leader for long, the whole term tells.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaderWord(pub u64);
 
@@ -185,7 +186,8 @@ impl Announcement {
 
     /// How a rank announces that it leads, by a term, where the two words stand there.
     fn announce(self, term_at: WordAt, leader_at: WordAt, rank: usize, term: u64) -> Announcing {
-        if self.term > term || self.leader.is_after(term) {
+        // Where both words are of one term that tells, however many homes were lost since.
+        if self.term > term || !self.leader.is_of(self.term) && self.leader.is_after(term) {
             return Announcing::Superseded;
         }
         let leader = LeaderWord::led_by(rank, term);
@@ -251,6 +253,16 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_of_a_leader_of_long_ago_is_no_later_one() {
+        let kept = KeptAt { term: WordAt(0), leader: WordAt(1) };
+        for lives in [1, 33, 40, 63, 64, 1000] {
+            let found = [5, LeaderWord::led_by(1, 5).0];
+            assert!(matches!(kept.keep(found, 2, (lives << 44) + 7), Announcing::Ask(_)), "{lives} homes later");
+        }
+        assert_eq!(kept.keep([9, LeaderWord::led_by(1, 9).0], 2, 8), Announcing::Superseded);
+    }
 
     #[test]
     fn a_leader_is_read_as_it_was_announced() {

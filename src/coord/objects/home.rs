@@ -735,6 +735,8 @@ impl HomeLock {
     /// The first of the claims, without those of lost nodes.
     fn first(&self, claims: &[u64], is_lost: &impl Fn(usize) -> bool) -> Option<(usize, NodeClaim)> {
         let claims = claims.iter().enumerate().map(|(node, claim)| (node, NodeClaim(*claim)));
+        // Of its own loss it hears elsewhere.
+        let is_lost = |node: usize| node != self.me && is_lost(node);
         let waiting = claims.filter(|(node, claim)| claim.is_waiting() && !is_lost(*node));
         waiting.reduce(|first, other| if first.1.is_before(other.1) { first } else { other })
     }

@@ -15,6 +15,7 @@ use crate::object::errands::{self, Errand};
 use crate::object::error::LockError;
 use crate::object::homes::{self, Home};
 use crate::object::reach::Reach;
+use crate::object::site::PATIENCE;
 use crate::object::{MOVING_PAUSE, Token, anchor, lease, waiting};
 use crate::sync::full_fence;
 
@@ -36,6 +37,9 @@ impl Election {
                 Ok(_) => unreachable!("two reads"),
                 Err(late @ SiteFault::Late { .. }) => return Ok(Err(*late)),
                 Err(fault) => self.await_mending(*fault)?,
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(Err(SiteFault::Late { home: home.site.home }));
             }
         };
         if reach.own_end().is_some() {
@@ -157,7 +161,7 @@ impl Election {
         let ranks = 0..reach.topology.ranks();
         let reads: Vec<Request> =
             ranks.clone().map(|rank| Request::Read { at: ElectionAt::watches(&home.at, rank) }).collect();
-        let watches = home.site.ask(&reads).unwrap_or_default();
+        let watches = home.site.ask_until(&reads, Some(Instant::now() + PATIENCE)).unwrap_or_default();
         let watchers = ranks.zip(watches).filter(|(rank, watches)| *watches != 0 && *rank != reach.rank);
         watchers.filter(|(rank, _)| !reach.has_ended(*rank)).for_each(|(rank, _)| reach.poke(rank));
     }

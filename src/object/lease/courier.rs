@@ -154,10 +154,7 @@ impl Courier {
 
     /// This rank holds nothing, or is about to give it back.
     pub fn forget_hold(&self) {
-        let note = Note::read(self.note_at(), &*self.reach().segment);
-        if note.until != 0 {
-            self.write_note(Note { until: 0, ..note });
-        }
+        forget_hold(self.reach(), &self.handle.at);
     }
 
     /// Shows those who look from outside since when this rank holds the lease, and by which token.
@@ -201,37 +198,38 @@ impl Courier {
     }
 }
 
-/// What a rank has at the home is to be taken back: its claim, and its hold when that is over or released.
+/// What a rank has at the home is to be taken back: its claim, and its hold when that is over or released. It keeps no
+/// handle: the rank may leave the job meanwhile.
 #[derive(Debug)]
 pub(super) struct Recalling {
     desk: Arc<Desk>,
-    courier: Courier,
+    at: ObjectAt,
+    ttl_ns: u64,
 }
 
 impl Recalling {
     pub fn new(courier: &Courier, desk: &Arc<Desk>) -> Self {
-        Self { desk: Arc::clone(desk), courier: courier.clone() }
+        Self { desk: Arc::clone(desk), at: courier.handle.at, ttl_ns: courier.ttl_ns() }
     }
 }
 
 impl Errand for Recalling {
     fn object(&self) -> WordAt {
-        self.courier.handle.at.key()
+        self.at.key()
     }
 
     fn run(&mut self, reach: &Reach) -> Poll<()> {
-        let (courier, at) = (&self.courier, &self.courier.handle.at);
-        let Some(home) = errands::home_now(reach, at) else { return Poll::Pending };
-        courier.forget_hold();
-        let mut lessee =
-            Lessee::new(LeaseAt::of(&home.at, reach.topology.ranks(), false), reach.rank, courier.ttl_ns());
+        let Some(home) = errands::home_now(reach, &self.at) else { return Poll::Pending };
+        forget_hold(reach, &self.at);
+        let lease_at = LeaseAt::of(&home.at, reach.topology.ranks(), false);
+        let mut lessee = Lessee::new(lease_at, reach.rank, self.ttl_ns);
         let mut turn = lessee.withdraw();
         while let Turn::Ask(requests) = turn {
             let Some(answers) = errands::ask(&home, &requests) else { return Poll::Pending };
             turn = lessee.answered(&answers, now_ns(), &Neighbours(reach));
         }
         lessee.take_named().into_iter().for_each(|rank| reach.poke(rank));
-        if Home::of(reach, at).site.home != home.site.home {
+        if Home::of(reach, &self.at).site.home != home.site.home {
             // What was noted before has moved with it.
             return Poll::Pending;
         }
@@ -262,6 +260,15 @@ pub(in crate::object) fn carry_hold(reach: &Reach, at: &ObjectAt, new: &Home) ->
         found = if swapped == found { carried } else { swapped };
     }
     Ok(())
+}
+
+/// This rank has noted no hold of a lease any more.
+fn forget_hold(reach: &Reach, at: &ObjectAt) {
+    let (note_at, segment) = (NoteAt::of(at, reach.local()), &*reach.segment);
+    let note = Note::read(note_at, segment);
+    if note.until != 0 {
+        Note { until: 0, ..note }.write(note_at, segment);
+    }
 }
 
 /// Whether a rank of this node has noted that it holds a lease, and its time is not over.

@@ -150,7 +150,9 @@ impl Tenure {
 
     /// Renews again and again, until it is over or lost.
     fn keep(&self) {
-        let pause = self.courier.ttl() / RENEWED_AFTER;
+        let ttl = self.courier.ttl();
+        // Part of it may be over.
+        let mut pause = self.remaining().saturating_sub(ttl - ttl / RENEWED_AFTER);
         loop {
             let state = self.lock();
             let goes_on = |state: &mut TenureState| !state.is_over && state.lost.is_none();
@@ -160,6 +162,7 @@ impl Tenure {
             if !waited.timed_out() {
                 return;
             }
+            pause = ttl / RENEWED_AFTER;
             match self.renew() {
                 Ok(()) | Err(LeaseError::Unreachable { .. } | LeaseError::NoRoom { .. }) => {}
                 Err(_) => return,

@@ -33,7 +33,8 @@ impl<'lease> LeaseRequest<'lease> {
     }
 
     /// Whether this rank holds the lease, without waiting for another rank. From then on its time to live counts; the
-    /// guard is had by [`wait`](Self::wait). A rank that was named and does not look is followed when its time is over.
+    /// guard is had by [`wait`](Self::wait). A rank that was named and does not look is followed when its time is over,
+    /// and then has its place at the end.
     ///
     /// # Errors
     ///
@@ -46,6 +47,11 @@ impl<'lease> LeaseRequest<'lease> {
         match std::mem::replace(&mut self.place, Place::None) {
             Place::Waiting(mut party) => {
                 let turn = party.lessee.look();
+                self.advance(party, turn)?;
+            }
+            // Perhaps others have followed.
+            Place::Held(mut party, hold) if self.lease.courier.is_over(hold) => {
+                let turn = party.lessee.renew(now_ns());
                 self.advance(party, turn)?;
             }
             place => self.place = place,
@@ -105,10 +111,13 @@ impl<'lease> LeaseRequest<'lease> {
     fn finish(mut self, wish: Wish) -> Result<LeaseGuard<'lease>, LeaseError> {
         let lease = self.lease;
         match std::mem::replace(&mut self.place, Place::None) {
-            Place::Held(party, hold) if !lease.courier.is_over(hold) => {
-                lease.courier.look_at_oneself()?;
-                Ok(LeaseGuard::new(lease, party, hold))
-            }
+            Place::Held(party, hold) if !lease.courier.is_over(hold) => match lease.courier.look_at_oneself() {
+                Ok(()) => Ok(LeaseGuard::new(lease, party, hold)),
+                Err(error) => {
+                    lease.end(party, &error);
+                    Err(error)
+                }
+            },
             // Perhaps others have followed.
             Place::Held(mut party, _) => {
                 let turn = party.lessee.renew(now_ns());
@@ -124,23 +133,24 @@ impl<'lease> LeaseRequest<'lease> {
     }
 
     fn give_up(&mut self) -> bool {
-        let lease = self.lease;
-        match std::mem::replace(&mut self.place, Place::None) {
+        let (mut party, turn, had_waited) = match std::mem::replace(&mut self.place, Place::None) {
             Place::Waiting(mut party) => {
                 let turn = party.lessee.withdraw();
-                let mut vigil = Vigil::new(lease.courier.handle(), None);
-                match lease.courier.drive(&mut party, turn, &mut vigil) {
-                    Ok(_) => lease.put(party),
-                    Err(error) => lease.end(party, &error),
-                }
-                true
+                (party, turn, true)
             }
-            Place::Held(party, hold) => {
-                drop(LeaseGuard::new(lease, party, hold));
-                false
+            Place::Held(mut party, _) => {
+                self.lease.courier.forget_hold();
+                let turn = party.lessee.release();
+                (party, turn, false)
             }
-            Place::None => true,
+            Place::None => return true,
+        };
+        let mut vigil = Vigil::new(self.lease.courier.handle(), None);
+        match self.lease.courier.drive(&mut party, turn, &mut vigil) {
+            Ok(_) => self.lease.put(party),
+            Err(error) => self.lease.end(party, &error),
         }
+        had_waited
     }
 }
 
