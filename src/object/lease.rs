@@ -422,7 +422,21 @@ mod tests {
     use super::*;
     use crate::JobOptions;
     use crate::coord::objects::lease::Note;
-    use crate::job::pretended::{name_at, on_nodes};
+    use crate::job::pretended::{doubt, name_at, on_nodes};
+
+    /// Its rank has left something at a home that does not answer, and leaves the job.
+    #[test]
+    fn what_is_left_at_a_silent_home_keeps_no_job() {
+        let mut jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let lease = jobs[0].lease(&name_at(&[1], 2, 0), Duration::from_secs(600)).expect("room");
+        doubt(&jobs[0], 1, true);
+        let error = lease.acquire().map(drop);
+        assert!(matches!(error, Err(LeaseError::Unreachable { node: 1, .. })), "{error:?}");
+        assert!(errands::is_left(lease.courier.reach(), &lease.handle().at));
+        let membership = Arc::downgrade(jobs[0].membership());
+        drop((lease, jobs.remove(0)));
+        assert!(membership.upgrade().is_none(), "it has not left the job");
+    }
 
     /// It was granted, and noted, when its home was lost; the next one has no room.
     #[test]
