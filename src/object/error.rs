@@ -192,7 +192,7 @@ pub enum LockError {
     },
     /// Of an election with a time to live: this rank's term was not renewed in time. Another one may lead since.
     #[error(
-        "rank {rank} leads the election {name:?} by term {token} no more: its time to live is over{} (remedy: renew sooner, or name a longer one; what was done meanwhile is to be fenced by the term)", who_leads(*.holder)
+        "the term {token} by which rank {rank} led the election {name:?} is over{} (remedy: renew sooner, or name a longer time to live; what was done meanwhile is to be fenced by the term)", who_leads(*.holder)
     )]
     Expired {
         /// This rank.
@@ -261,7 +261,9 @@ pub enum LockError {
 }
 
 fn who_leads(holder: Option<usize>) -> String {
-    holder.map_or(String::new(), |rank| format!(", and rank {rank} leads"))
+    holder.map_or(", and it leads on only if it renews the term before another one follows".to_owned(), |rank| {
+        format!(", and rank {rank} leads")
+    })
 }
 
 fn who_is_ahead(holder: Option<usize>, node: Option<usize>, ahead: &[usize]) -> String {
