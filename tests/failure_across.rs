@@ -191,9 +191,9 @@ fn meet_when_told() {
     }
 }
 
-/// A node's only process is stopped while its kernel acknowledges: nobody gives it up before the fourth time-out (or
-/// the second, where the machine is so busy that the kernel is late for once), and then they do. Time is what this is
-/// about: the process cannot tell of its own stop, so it lasts as long as the test says.
+/// A node's only process is stopped while its kernel acknowledges: nobody gives it up before the fourth time-out, and
+/// then they do. Time is what this is about: the process cannot tell of its own stop, so it lasts as long as the test
+/// says.
 #[test]
 fn a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_given_up_after_four() {
     const TEST: &str = "a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_given_up_after_four";
@@ -218,7 +218,7 @@ fn a_node_stopped_for_two_time_outs_is_waited_for_and_one_stopped_for_good_is_gi
     (0..2).for_each(|rank| children.say(rank, "meet"));
     survive(&mut children, &[0, 1], "[2] [Silent] epoch 1");
     let lasted = stopped.elapsed();
-    assert!(lasted >= TIMEOUT * 2, "it was given up after {lasted:?}, with a time-out of {TIMEOUT:?}");
+    assert!(lasted >= TIMEOUT * 7 / 2, "it was given up after {lasted:?}, with a time-out of {TIMEOUT:?}");
     children.signal(2, Signal::CONT);
     children.say(2, "meet");
     let said = children.next_answer(2);
