@@ -267,7 +267,6 @@ for_nights=(
     somebody_dies_and_others_give_up
     the_home_is_lost_as_one_follows_who_let_its_time_pass
     two_nodes_are_lost_and_go_on
-    three_nodes_twice_in_every_order
     the_home_of_three_is_lost
 )
 
