@@ -14,7 +14,7 @@ use super::Handle;
 use super::climb::{Ascent, Climb, Summit};
 use super::error::LockError;
 use super::site::PATIENCE;
-use super::waiting::{NodeLock, Wait};
+use super::waiting::{NodeLock, Taken, Wait};
 use crate::coord::objects::directory::SiteFault;
 
 /// A lock, as one rank has it.
@@ -51,14 +51,19 @@ impl Exclusive {
     /// Waits until this rank holds the lock, for at most `limit`; gives the token.
     #[inline]
     pub fn acquire(&self, limit: Option<Duration>) -> Result<u64, LockError> {
-        match self.node.try_take()? {
-            Some(token) if self.climb.is_none() => Ok(token),
+        match self.node.take_at_once() {
+            Taken::Held(token) if self.climb.is_none() => Ok(token),
             taken => self.acquire_long(taken, limit),
         }
     }
 
     #[cold]
-    fn acquire_long(&self, mut granted: Option<u64>, limit: Option<Duration>) -> Result<u64, LockError> {
+    fn acquire_long(&self, taken: Taken, limit: Option<Duration>) -> Result<u64, LockError> {
+        let mut granted = match taken {
+            Taken::Held(token) => Some(token),
+            Taken::Busy => None,
+            Taken::Refused => self.node.try_take()?,
+        };
         if granted.is_none() {
             granted = self.node.take_in_passing()?;
         }

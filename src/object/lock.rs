@@ -189,6 +189,7 @@ impl LockGuard<'_> {
     /// On a node one locked instruction if nobody waits, or if one rank does, on its CPU; else a look at each rank's
     /// claim and one more. In a job of several nodes also, unless a rank of this node is next: the round trips of a
     /// release (docs/design.md, "The lock between nodes").
+    #[inline]
     pub fn release(self) -> Result<(), LockError> {
         let lock = self.lock;
         std::mem::forget(self);

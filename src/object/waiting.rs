@@ -88,6 +88,18 @@ pub(super) enum Use {
     Left = 5,
 }
 
+/// What came of taking a lock at once. It fits into registers, as no error does: whoever takes a free lock writes no
+/// more memory than the lock's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// With its token.
+    Held(u64),
+    /// Another rank has it, or comes before.
+    Busy,
+    /// This rank does something else with it, or has been declared failed: who tries it again is told.
+    Refused,
+}
+
 /// What a rank does with a lock: the same for all of its handles. To others it is one, whatever its threads do.
 #[derive(Debug, Default)]
 pub(crate) struct Turn(AtomicU32);
@@ -278,6 +290,7 @@ impl NodeLock {
     }
 
     /// The error of this rank where it has been declared failed.
+    #[cold]
     pub fn excluded(&self) -> LockError {
         excluded(&self.membership, &self.name)
     }
@@ -298,12 +311,35 @@ impl NodeLock {
     /// Takes the lock if that is possible at once.
     #[inline]
     pub fn try_take(&self) -> Result<Option<u64>, LockError> {
-        self.begin(Use::Held)?;
-        let taken = self.take_free();
-        if !matches!(taken, Ok(Some(_))) {
-            self.turn.set(Use::Nothing);
+        match self.take_at_once() {
+            Taken::Held(token) => Ok(Some(token)),
+            Taken::Busy => Ok(None),
+            Taken::Refused => self.take_later(),
         }
-        taken
+    }
+
+    /// The same, where nothing is in the way of it: a call, whose answer comes in registers, so that what is inlined
+    /// around it leaves no error's space to be filled and moved.
+    #[inline(never)]
+    pub fn take_at_once(&self) -> Taken {
+        match self.turn.begin(Use::Held) {
+            Ok(()) => self.take_begun(),
+            Err(_) => Taken::Refused,
+        }
+    }
+
+    #[cold]
+    fn take_later(&self) -> Result<Option<u64>, LockError> {
+        self.begin(Use::Held)?;
+        if let Err(error) = self.look_at_oneself() {
+            self.turn.set(Use::Nothing);
+            return Err(error);
+        }
+        match self.take_begun() {
+            Taken::Held(token) => Ok(Some(token)),
+            Taken::Busy => Ok(None),
+            Taken::Refused => Err(self.excluded()),
+        }
     }
 
     /// As [`try_take`](Self::try_take), also from a holder that has ended.
@@ -425,13 +461,16 @@ impl NodeLock {
         }
     }
 
+    /// Takes the lock if it is free and this rank may.
     #[inline]
-    fn take_free(&self) -> Result<Option<u64>, LockError> {
-        match self.queue.try_take(self.segment(), |passed| self.may_pass(passed)) {
-            Some(token) if self.is_calm() => Ok(Some(token)),
-            Some(token) => self.look_at_oneself().map(|()| Some(token)),
-            None => Ok(None),
-        }
+    fn take_begun(&self) -> Taken {
+        let taken = match self.queue.try_take(self.segment(), |passed| self.may_pass(passed)) {
+            Some(token) if self.is_calm() || self.look_at_oneself().is_ok() => return Taken::Held(token),
+            Some(_) => Taken::Refused,
+            None => Taken::Busy,
+        };
+        self.turn.set(Use::Nothing);
+        taken
     }
 
     /// Whether this rank may have the lock before those that wait, after it has had it so often.
@@ -565,10 +604,19 @@ impl NodeLock {
     /// Gives the lock up.
     #[inline]
     pub fn release(&self) -> Result<(), LockError> {
+        match self.give_back() {
+            Ok(()) => Ok(()),
+            Err(NotHeld) => Err(self.excluded()),
+        }
+    }
+
+    /// The same, as [`take_at_once`](Self::take_at_once) takes it.
+    #[inline(never)]
+    fn give_back(&self) -> Result<(), NotHeld> {
         self.clear_note();
         let released = self.queue.release(self.segment(), &self.has_ended(), |passed| self.keeps_free(passed));
         self.turn.set(Use::Nothing);
-        released.map_err(|NotHeld| excluded(&self.membership, &self.name))
+        released
     }
 
     /// Since when this rank holds the lock, and by which token, is noted for those who look from outside; gives the
