@@ -37,21 +37,25 @@ impl Topology {
     }
 
     /// The job's ranks.
+    #[inline]
     pub fn ranks(&self) -> usize {
         self.node_of.len()
     }
 
     /// The job's nodes.
+    #[inline]
     pub fn nodes(&self) -> usize {
         self.ranks_of.len()
     }
 
     /// The node on which a rank lives.
+    #[inline]
     pub fn node_of(&self, rank: usize) -> usize {
         self.node_of[rank]
     }
 
     /// A rank's place among its node's ranks.
+    #[inline]
     pub fn local_of(&self, rank: usize) -> usize {
         self.local_of[rank]
     }

@@ -150,6 +150,7 @@ impl Membership {
         let reach = Reach {
             segment: Arc::clone(&segment),
             rank,
+            end_at: segment.layout().end(topology.local_of(rank)),
             topology: Arc::clone(&topology),
             layouts: Arc::clone(&layouts),
             network: network.clone(),

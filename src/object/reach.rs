@@ -33,6 +33,8 @@ const MOST_ASKED_AFTER: usize = 64;
 pub(crate) struct Reach {
     pub segment: Arc<Segment>,
     pub rank: usize,
+    /// Where it is noted how this rank has ended.
+    pub end_at: WordAt,
     pub topology: Arc<Topology>,
     /// How each node's segment is divided.
     pub layouts: Arc<[NodeLayout]>,
@@ -222,7 +224,23 @@ impl Reach {
     }
 
     /// How this rank has ended, in the eyes of the others, and in which epoch; 0 where that is not known.
+    #[inline]
     pub fn own_end(&self) -> Option<(u64, FailureCause)> {
+        if self.nothing_is_noted() { None } else { self.find_own_end() }
+    }
+
+    /// Whether none of the words that tell of this rank's end says anything: two words of its node's, three in a job of
+    /// several nodes.
+    #[inline]
+    fn nothing_is_noted(&self) -> bool {
+        // Relaxed: whoever finds something looks again.
+        let is_zero = |at: WordAt| self.segment.word(at).load(Ordering::Relaxed) == 0;
+        let knows_of_no_node = !self.spans_nodes() || is_zero(header::EPOCH);
+        knows_of_no_node && is_zero(self.end_at) && is_zero(header::EXCLUDED)
+    }
+
+    #[cold]
+    fn find_own_end(&self) -> Option<(u64, FailureCause)> {
         let (segment, layout) = (&*self.segment, self.segment.layout());
         let noted = view::end_of(segment, &layout, self.local());
         // Relaxed: the alarm that was raised after it is what tells.
