@@ -4,8 +4,10 @@ use super::*;
 use crate::fabric::WordAt;
 use crate::fabric::sim::{Options, SimFabric, SimNode, World};
 
-/// Nothing happens here beside words.
-struct Calm;
+/// Nothing happens here beside words, but that the other node's kernel acknowledged something so long ago.
+struct Calm {
+    acknowledged: Option<Duration>,
+}
 
 impl Surroundings for Calm {
     fn is_agent(&self) -> bool {
@@ -27,7 +29,7 @@ impl Surroundings for Calm {
     }
 
     fn acknowledged(&self, _node: usize) -> Option<Duration> {
-        None
+        self.acknowledged
     }
 
     fn shut_out(&self, _lost: Obituary) {}
@@ -55,7 +57,8 @@ fn sentinel() -> Sentinel {
 }
 
 fn site(world: &World) -> Site<'_, SimNode, SimFabric, Calm> {
-    Site { memory: world.memory(0), fabric: world.fabric(0), surroundings: &Calm, now: Duration::from_secs(1) }
+    let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), &Calm { acknowledged: None });
+    Site { memory, fabric, surroundings, now: Duration::from_secs(1) }
 }
 
 fn set(world: &World, at: WordAt, value: u64) {
@@ -135,4 +138,29 @@ fn where_all_have_ended_one_that_was_given_up_and_runs_again_speaks() {
         sentinel.step(&site(&world));
         assert_eq!(sentinel.wanted.contains(&next), speaks, "{own:?}");
     }
+}
+
+/// Of a stopped node, whose kernel acknowledges at once what it is sent. A watcher that had no CPU has sent nothing.
+#[test]
+fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
+    const MS: Duration = Duration::from_millis(1);
+    let (world, mut sentinel) = (world(), sentinel());
+    set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
+    let mut now = Duration::from_secs(1);
+    let mut last = now;
+    let mut look = |span: Duration, is_acknowledging: bool| {
+        now += span;
+        let surroundings = &Calm { acknowledged: Some(now - last) };
+        sentinel.step(&Site { surroundings, now, ..site(&world) });
+        last = if is_acknowledging { now } else { last };
+        sentinel.wanted.clone()
+    };
+    for _ in 0..8 {
+        assert_eq!(look(20 * MS, true), [], "it is stalled");
+    }
+    assert_eq!(look(80 * MS, true), [], "what was sent before was acknowledged");
+    assert_eq!(look(20 * MS, false), []);
+    let silent = Obituary { unit: Unit::Node(1), cause: FailureCause::Silent };
+    let looks: Vec<_> = (0..4).map(|_| look(20 * MS, false)).collect();
+    assert!(looks[0].is_empty() && looks[3] == [silent], "{looks:?}");
 }

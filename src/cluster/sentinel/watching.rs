@@ -63,10 +63,12 @@ impl Watched {
         matches!(self.detector.assess(Duration::ZERO), Verdict::Silent { .. })
     }
 
-    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever.
-    fn note_stall(&mut self, surroundings: &impl Surroundings, beat: Duration) {
+    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever. Before it is asked anew: a
+    /// watcher that had no CPU for a while has sent nothing that could have been acknowledged since.
+    fn note_stall(&mut self, surroundings: &impl Surroundings, now: Duration, beat: Duration) {
         let timeout = self.detector.timeout();
-        let lately = timeout * 3 / 4;
+        let since_sent = self.nudged_at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        let lately = since_sent.max(timeout * 3 / 4);
         let is_acknowledged = || surroundings.acknowledged(self.node).is_some_and(|ago| ago <= lately);
         let says_nothing = self.says_nothing();
         self.stalled_for = if says_nothing { self.stalled_for + beat } else { Duration::ZERO };
@@ -224,12 +226,12 @@ impl Watching {
             // SYNC POINT: heartbeat. Acquire pairs with the fabric's release of the other node's write.
             let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
             let event = watched.detector.observe(word, site.now);
+            watched.note_stall(site.surroundings, site.now, self.options.heartbeat);
             let place = post.layouts[watched.node].heartbeat(here);
             watched.ask(site.fabric, site.now, (place, own), self.options.timeout / NUDGES);
             if matches!(watched.detector.assess(site.now), Verdict::Healthy) {
                 watched.has_answered = false;
             }
-            watched.note_stall(site.surroundings, self.options.heartbeat);
             let is_heard = matches!(event, Some(Event::HeardTooLate { .. } | Event::Reborn { .. }));
             if is_heard || watched.says_nothing() && watched.has_answered {
                 watched.has_answered = false;
