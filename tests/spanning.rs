@@ -290,12 +290,9 @@ fn nodes_pass_together_on_fresh_seeds() {
     });
 }
 
-/// A driver that misses the word of its last round asks all the nodes of which that would have told: more than there
-/// are tickets for at once.
-#[test]
-fn thousands_of_nodes_are_asked_a_part_at_a_time() {
-    const NODES: usize = 8192;
-    let schedule = Schedule::dissemination(NODES, 2);
+/// Nodes with a member each, of which the first has all words but that of its last round, from whoever has arrived.
+fn last_round_of(nodes: usize, has_arrived: impl Fn(usize) -> bool) -> (Wires, SpanLayout, Span) {
+    let schedule = Schedule::dissemination(nodes, 2);
     let node = NodeLayout::new(1, formation::units_spanning(&schedule, 1) * UNIT_WORDS);
     let made = |_| {
         let memory = SimNode::new(node.words());
@@ -303,18 +300,26 @@ fn thousands_of_nodes_are_asked_a_part_at_a_time() {
         let layout = formation::make_spanning(&memory, &node, schedule, &member, Algorithm::Flat).expect("space");
         (memory, layout)
     };
-    let (nodes, layouts): (Vec<SimNode>, Vec<SpanLayout>) = (0..NODES).map(made).unzip();
+    let (memories, layouts): (Vec<SimNode>, Vec<SpanLayout>) = (0..nodes).map(made).unzip();
     let layout = layouts[0];
-    let span = Span::All { nodes: NODES, start: layout.start(), members: 1 };
-    // The others have arrived; their messages have come, except that of the last round, and nobody goes on.
+    let span = Span::All { nodes, start: layout.start(), members: 1 };
     let told = ExchangeWord::new(1, 1 << Operation::Barrier as u64).0;
-    nodes[1..].iter().for_each(|memory| memory.word(layout.outbox(0, 1)).store(told, Ordering::Relaxed));
+    for index in (1..nodes).filter(|index| has_arrived(*index)) {
+        memories[index].word(layout.outbox(0, 1)).store(told, Ordering::Relaxed);
+    }
     for round in 0..schedule.rounds() - 1 {
-        nodes[0]
+        memories[0]
             .word(layout.inbox(schedule.hears(0, round).next().expect("a message").slot, 1))
             .store(told, Ordering::Relaxed);
     }
-    let net = Wires::new(nodes, 1, 0, 7);
+    (Wires::new(memories, 1, 0, 7), layout, span)
+}
+
+/// A driver that misses the word of its last round asks all the nodes of which that would have told: more than there
+/// are tickets for at once. (They have arrived; nobody goes on.)
+#[test]
+fn thousands_of_nodes_are_asked_a_part_at_a_time() {
+    let (net, layout, span) = last_round_of(8192, |_| true);
     let fabric = net.of(0, 0);
     let mut machine = Spanning::new(&net.nodes[0], layout, span, 0, 0);
     machine.arrive(&net.nodes[0], Contribution::NONE, None);
@@ -326,6 +331,33 @@ fn thousands_of_nodes_are_asked_a_part_at_a_time() {
     assert!(looks.is_some(), "it never passes");
     net.settle();
     assert_eq!(net.tickets_of(0), 0);
+}
+
+/// All wait for one, and each for long: what they ask each other grows with their number, and not with its square.
+#[test]
+fn the_more_nodes_wait_the_more_seldom_each_asks_all_of_them() {
+    const LOOKS: usize = 90;
+    let asked_of = |nodes: usize| {
+        let (net, layout, span) = last_round_of(nodes, |_| false);
+        let fabric = net.of(0, 0);
+        let mut machine = Spanning::new(&net.nodes[0], layout, span, 0, 0);
+        machine.arrive(&net.nodes[0], Contribution::NONE, None);
+        net.settle();
+        // Two words of each node.
+        let look = |_| {
+            assert!(machine.repair(&net.nodes[0], &fabric).is_pending());
+            let asked = net.tickets_of(0) / 2;
+            net.settle();
+            asked
+        };
+        (0..LOOKS).map(look).collect::<Vec<usize>>()
+    };
+    for nodes in [8, 64, 256] {
+        let asked = asked_of(nodes);
+        let of_all = asked.iter().filter(|asked| **asked == nodes / 2).count();
+        assert!(of_all >= LOOKS / (nodes / 8 + 2), "{nodes} nodes: all are asked now and then: {asked:?}");
+        assert!(asked.iter().sum::<usize>() <= LOOKS * 6, "{nodes} nodes: {asked:?}");
+    }
 }
 
 /// Nodes of so many members each, with flat barriers, on wires that do not fail.

@@ -10,6 +10,11 @@ use crate::coord::reads::{Place, Reads};
 use crate::fabric::{Fabric, Memory, PostError, Request};
 use crate::sync::Ordering;
 
+/// How many nodes a node that waits asks, beside the senders of its round, for each time that it asks those.
+const MOST_ASKED_PER_TURN: usize = 8;
+/// The most times that it asks the senders alone: in a wait that takes about a second.
+const MOST_TURNS: usize = 48;
+
 /// How far the rounds have come.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
@@ -26,6 +31,8 @@ pub(super) struct Exchange {
     pub(super) pulls: Vec<Pull>,
     /// Whether the round's last reads have found nothing.
     has_pulled_in_vain: bool,
+    /// How often the round's senders have been asked since all those were of whom they would tell.
+    senders_asked: usize,
     /// Why a message could not be posted, since the barrier began.
     pub(super) trouble: Option<PostError>,
     /// Thorough looks so far.
@@ -82,7 +89,7 @@ impl Spanning {
             }
             self.exchange.round += 1;
             (self.exchange.posted, self.exchange.is_announced, self.exchange.arrived) = (0, false, 0);
-            self.exchange.has_pulled_in_vain = false;
+            (self.exchange.has_pulled_in_vain, self.exchange.senders_asked) = (false, 0);
             self.let_reads_go(fabric);
         }
         self.let_reads_go(fabric);
@@ -200,12 +207,16 @@ impl Spanning {
     }
 
     /// Posts reads of what is missing: first the outboxes of the round's senders, then, in turn, what all those nodes
-    /// brought of whom the senders would tell: a sender may have arrived and not be able to go on.
+    /// brought of whom the senders would tell: a sender may have arrived and not be able to go on. Those are asked the
+    /// more seldom the more nodes there are: all nodes wait at once, and each would ask all others.
     pub(super) fn post_pulls(&mut self, fabric: &impl Fabric) {
         let schedule = *self.layout.schedule();
-        let asks_all = self.exchange.has_pulled_in_vain;
+        let senders_asked = self.exchange.senders_asked;
+        let turns = (self.span.len() / MOST_ASKED_PER_TURN).min(MOST_TURNS);
+        let asks_all = self.exchange.has_pulled_in_vain && senders_asked >= turns;
         let round = if asks_all { 0 } else { self.exchange.round };
         self.exchange.has_pulled_in_vain = false;
+        self.exchange.senders_asked = if asks_all { 0 } else { senders_asked + 1 };
         for (place, message) in schedule.hears(self.here, self.exchange.round).enumerate() {
             if self.exchange.arrived & 1 << place != 0 {
                 continue;
