@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::failures::Stay;
 use super::{Core, Group};
+use crate::cluster::sentinel::{ASK_AT_LEAST_EVERY, ASK_EVERY, shortest_question};
 use crate::cluster::view::{FailureCause, Obituary};
 use crate::coord::barrier::layout::QuestionWord;
 use crate::error::BarrierError;
@@ -17,13 +18,6 @@ use crate::sync::Ordering;
 
 /// How long a wait lasts before this rank asks after those that it misses: whether they run, or have left.
 pub(super) const ASK_AFTER: Duration = Duration::from_millis(20);
-/// The shortest time between two such questions, and how long their answers are waited for.
-pub(super) const ASK_EVERY: Duration = Duration::from_millis(10);
-/// All nodes may wait at once, and each asks all others: so much longer for each pair of nodes, which is what an answer
-/// takes where they share their CPUs.
-const ANSWER: Duration = Duration::from_micros(50);
-/// The longest.
-const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// How long a rank that does not wait gives other nodes to say who is missing.
 pub(super) const LOOKING_PATIENCE: Duration = Duration::from_millis(2);
 /// How many nodes one question reads a word of.
@@ -73,19 +67,21 @@ impl Looks {
     }
 }
 
-/// How long a wait that has lasted for `waited` goes on before other nodes of so many are asked again.
-fn time_to_question(waited: Duration, timeout: Duration, nodes: usize) -> Duration {
+/// How long a wait that has lasted for `waited` goes on before it asks again, after `shortest` at least.
+pub(super) fn time_to_question(waited: Duration, timeout: Duration, shortest: Duration) -> Duration {
     let longest = (timeout / 2).clamp(ASK_EVERY, ASK_AT_LEAST_EVERY);
-    let answers = ANSWER.saturating_mul(u32::try_from(nodes * nodes).unwrap_or(u32::MAX));
-    let shortest = answers.clamp(ASK_EVERY, ASK_AT_LEAST_EVERY);
     (waited / 2).clamp(shortest, longest.max(shortest))
 }
 
 impl Group {
     /// How long a wait that has lasted for `waited` goes on before this rank asks again.
     pub(super) fn next_question(&self, waited: Duration) -> Duration {
-        let nodes = self.abroad.as_ref().map_or(1, |abroad| abroad.span().len());
-        time_to_question(waited, self.membership.failure.timeout, nodes)
+        time_to_question(waited, self.membership.failure.timeout, self.shortest_question())
+    }
+
+    /// The shortest time between two questions of a node after members of this group.
+    pub(super) fn shortest_question(&self) -> Duration {
+        shortest_question(self.abroad.as_ref().map_or(1, |abroad| abroad.span().len()))
     }
 
     /// Asks after the members that are missing, for all of this node's members that wait: those of this node that have
@@ -172,11 +168,15 @@ mod tests {
     #[test]
     fn a_long_wait_asks_seldom_and_one_of_many_nodes_leaves_them_time_to_answer() {
         let ms = Duration::from_millis;
-        assert_eq!(time_to_question(ms(20), ms(100), 8), ms(10));
-        assert_eq!(time_to_question(ms(60), ms(100), 8), ms(30));
-        assert_eq!(time_to_question(ms(500), ms(100), 8), ms(50), "half of the time-out");
-        assert_eq!(time_to_question(ms(20), ms(100), 64), Duration::from_micros(204_800), "longer than that");
-        assert_eq!(time_to_question(ms(20), ms(100), 10_000), ASK_AT_LEAST_EVERY);
-        assert_eq!(time_to_question(ms(9_000), ms(9_000), 64), ASK_AT_LEAST_EVERY);
+        let few = shortest_question(8);
+        assert_eq!(few, ms(10));
+        assert_eq!(time_to_question(ms(20), ms(100), few), ms(10));
+        assert_eq!(time_to_question(ms(60), ms(100), few), ms(30));
+        assert_eq!(time_to_question(ms(500), ms(100), few), ms(50), "half of the time-out");
+        assert_eq!(time_to_question(ms(9_000), ms(9_000), few), ASK_AT_LEAST_EVERY);
+        let many = shortest_question(64);
+        assert_eq!(many, Duration::from_micros(204_800));
+        assert_eq!(time_to_question(ms(20), ms(100), many), many, "also longer than that");
+        assert_eq!(shortest_question(10_000), ASK_AT_LEAST_EVERY);
     }
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::asking::ASK_AFTER;
+use super::asking::{ASK_AFTER, time_to_question};
 use super::failures::Stay;
 use super::limit::Limit;
 use super::members::Abroad;
 use super::waiting::Standing;
 use super::{AlgorithmChoice, Core, Group};
+use crate::cluster::sentinel::ASK_EVERY;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
@@ -499,7 +500,7 @@ impl<'group> Asker<'group> {
         if waited < self.next {
             return;
         }
-        self.next = waited + self.group.next_question(waited);
+        self.next = waited + time_to_question(waited, self.group.membership.failure.timeout, ASK_EVERY);
         let membership = &self.group.membership;
         let sight = membership.sight_of(leader);
         if let Sight::Ending(cause) = sight {

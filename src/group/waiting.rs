@@ -6,11 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::asking::{ASK_AFTER, ASK_EVERY};
+use super::asking::ASK_AFTER;
 use super::failures::Stay;
 use super::limit::Limit;
 use super::noted::Noted;
 use super::{Core, Group};
+use crate::cluster::sentinel::ASK_EVERY;
 use crate::coord::activity::Call;
 use crate::coord::barrier::{Contribution, Outcome};
 use crate::coord::drive::{self, Waited};

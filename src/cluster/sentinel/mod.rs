@@ -116,6 +116,22 @@ pub struct SentinelOptions {
     pub heartbeat: Duration,
 }
 
+/// The shortest time between two questions of a node after those that its ranks wait for, and how long their answers
+/// are waited for.
+pub const ASK_EVERY: Duration = Duration::from_millis(10);
+/// The longest.
+pub const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// So long each node has for each answer where all nodes ask all others, with CPUs that they share.
+const ANSWER: Duration = Duration::from_micros(50);
+/// Who was not asked after for so many times the shortest time may have run in between.
+pub const QUESTIONS_MISSED: u32 = 3;
+
+/// The shortest time between two questions where so many nodes may wait at once.
+pub fn shortest_question(nodes: usize) -> Duration {
+    let answers = ANSWER.saturating_mul(u32::try_from(nodes.saturating_mul(nodes)).unwrap_or(u32::MAX));
+    answers.clamp(ASK_EVERY, ASK_AT_LEAST_EVERY)
+}
+
 /// Where a sentinel stands in its job. Never changes.
 #[derive(Clone, Debug)]
 pub struct Post {
@@ -565,7 +581,8 @@ impl Sentinel {
     ) {
         let before = self.asked[local];
         // Nobody has asked for long: it may have run in between.
-        let is_old = site.now.saturating_sub(before.looked_at) > self.post.options.timeout;
+        let lapse = self.post.options.timeout.max(shortest_question(self.post.nodes()) * QUESTIONS_MISSED);
+        let is_old = site.now.saturating_sub(before.looked_at) > lapse;
         let earlier = before.stopped_since.filter(|_| !is_old);
         let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
         self.asked[local] = Asked { at_end: None, count, looked_at: site.now, stopped_since };

@@ -140,27 +140,31 @@ fn where_all_have_ended_one_that_was_given_up_and_runs_again_speaks() {
     }
 }
 
-/// Of a stopped node, whose kernel acknowledges at once what it is sent. A watcher that had no CPU has sent nothing.
+/// Of a stopped node, whose kernel puts off to acknowledge what it is sent. A watcher that had no CPU has sent nothing.
 #[test]
 fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
     const MS: Duration = Duration::from_millis(1);
     let (world, mut sentinel) = (world(), sentinel());
     set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
-    let mut now = Duration::from_secs(1);
-    let mut last = now;
-    let mut look = |span: Duration, is_acknowledging: bool| {
+    let begun = Duration::from_secs(1);
+    let mut now = begun;
+    // What was acknowledged last.
+    let mut look = |span: Duration, last: Duration| {
         now += span;
-        let surroundings = &Calm { acknowledged: Some(now - last) };
+        let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)) };
         sentinel.step(&Site { surroundings, now, ..site(&world) });
-        last = if is_acknowledging { now } else { last };
-        sentinel.wanted.clone()
+        (now, sentinel.wanted.clone())
     };
+    let mut last = begun;
     for _ in 0..8 {
-        assert_eq!(look(20 * MS, true), [], "it is stalled");
+        let (seen, wanted) = look(20 * MS, last);
+        assert_eq!(wanted, [], "it is stalled");
+        last = seen;
     }
-    assert_eq!(look(80 * MS, true), [], "what was sent before was acknowledged");
-    assert_eq!(look(20 * MS, false), []);
+    let (sent, wanted) = look(80 * MS, last);
+    assert_eq!(wanted, [], "nothing was sent that could have been acknowledged");
+    assert_eq!([look(20 * MS, last).1, look(20 * MS, last).1], [[], []], "it is on its way");
     let silent = Obituary { unit: Unit::Node(1), cause: FailureCause::Silent };
-    let looks: Vec<_> = (0..4).map(|_| look(20 * MS, false)).collect();
-    assert!(looks[0].is_empty() && looks[3] == [silent], "{looks:?}");
+    let looks: Vec<_> = (0..4).map(|_| look(20 * MS, sent).1).collect();
+    assert!(looks[0].is_empty() && looks[3] == [silent], "nothing more is acknowledged: {looks:?}");
 }

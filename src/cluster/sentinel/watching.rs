@@ -30,6 +30,8 @@ const STALLED_TIMEOUTS: u32 = 4;
 
 /// So many times in a time-out a node that does not answer is sent something.
 const NUDGES: u32 = 5;
+/// A kernel acknowledges what is sent to it within this time, some more than it may put that off by.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(60);
 
 /// Another node, as this one watches it.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ struct Watched {
     stalled_for: Duration,
     /// When it was sent something last, while it has not answered.
     nudged_at: Option<Duration>,
+    /// Until when its kernel is waited for, as it had not been sent anything for long.
+    kernel_has_until: Duration,
     /// It says nothing, but its kernel acknowledges, and it has not done so for too long.
     is_stalled: bool,
 }
@@ -63,13 +67,15 @@ impl Watched {
         matches!(self.detector.assess(Duration::ZERO), Verdict::Silent { .. })
     }
 
-    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever. Before it is asked anew: a
-    /// watcher that had no CPU for a while has sent nothing that could have been acknowledged since.
+    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever. A watcher that had no CPU
+    /// for a while has sent nothing that could have been acknowledged: this comes before it sends something again.
     fn note_stall(&mut self, surroundings: &impl Surroundings, now: Duration, beat: Duration) {
         let timeout = self.detector.timeout();
-        let since_sent = self.nudged_at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        let lately = since_sent.max(timeout * 3 / 4);
-        let is_acknowledged = || surroundings.acknowledged(self.node).is_some_and(|ago| ago <= lately);
+        if self.nudged_at.is_some_and(|at| now.saturating_sub(at) > timeout / 2) {
+            self.kernel_has_until = now + ACKNOWLEDGED_WITHIN;
+        }
+        let (has_time, lately) = (now < self.kernel_has_until, timeout * 3 / 4);
+        let is_acknowledged = || has_time || surroundings.acknowledged(self.node).is_some_and(|ago| ago <= lately);
         let says_nothing = self.says_nothing();
         self.stalled_for = if says_nothing { self.stalled_for + beat } else { Duration::ZERO };
         let may_be_stalled = says_nothing && self.stalled_for < timeout * (STALLED_TIMEOUTS - 1);
@@ -114,6 +120,7 @@ impl Watched {
         if let Some(ticket) = self.question.take() {
             fabric.forget(ticket);
         }
+        self.nudged_at = None;
     }
 }
 
@@ -163,6 +170,7 @@ impl Watching {
                 probed_until: None,
                 stalled_for: Duration::ZERO,
                 nudged_at: None,
+                kernel_has_until: Duration::ZERO,
                 is_stalled: false,
             };
             if self.has_begun {

@@ -212,7 +212,10 @@ impl Spanning {
     pub(super) fn post_pulls(&mut self, fabric: &impl Fabric) {
         let schedule = *self.layout.schedule();
         let senders_asked = self.exchange.senders_asked;
-        let turns = (self.span.len() / MOST_ASKED_PER_TURN).min(MOST_TURNS);
+        let is_missed = |place: usize| self.exchange.arrived & 1 << place == 0;
+        let missed = schedule.hears(self.here, self.exchange.round).enumerate().filter(|(place, _)| is_missed(*place));
+        let behind = missed.map(|(_, message)| schedule.behind(self.here, self.exchange.round, message.peer).count());
+        let turns = (behind.sum::<usize>() / MOST_ASKED_PER_TURN).min(MOST_TURNS);
         let asks_all = self.exchange.has_pulled_in_vain && senders_asked >= turns;
         let round = if asks_all { 0 } else { self.exchange.round };
         self.exchange.has_pulled_in_vain = false;
