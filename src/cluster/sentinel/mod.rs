@@ -222,7 +222,8 @@ struct Asked {
     at_end: Option<u64>,
     /// How often it had been asked after at the last look.
     count: u64,
-    looked_at: Duration,
+    asked_at: Duration,
+    /// Since when it has been seen stopped at each look.
     stopped_since: Option<Duration>,
 }
 
@@ -446,6 +447,7 @@ impl Sentinel {
         self.watching.follow_ring(&ring::behind(&absent, self.post.here()).near, site);
         self.farewells.spread(&self.post, site, &absent);
         self.look_after_witness(site);
+        self.look_at_the_stopped(site);
         let looks = self.watching.look(&self.post, site);
         for node in looks.recovered {
             self.acquit(node);
@@ -573,6 +575,13 @@ impl Sentinel {
         }
     }
 
+    /// At each beat: who runs between two questions is stopped another time later.
+    fn look_at_the_stopped<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        for (local, asked) in self.asked.iter_mut().enumerate() {
+            asked.stopped_since = asked.stopped_since.filter(|_| site.surroundings.is_stopped(local));
+        }
+    }
+
     fn look_whether_stopped<M: Memory, F, S: Surroundings>(
         &mut self,
         site: &Site<'_, M, F, S>,
@@ -580,12 +589,12 @@ impl Sentinel {
         count: u64,
     ) {
         let before = self.asked[local];
-        // Nobody has asked for long: it may have run in between.
+        // Nobody has asked for long.
         let lapse = self.post.options.timeout.max(shortest_question(self.post.nodes()) * QUESTIONS_MISSED);
-        let is_old = site.now.saturating_sub(before.looked_at) > lapse;
+        let is_old = site.now.saturating_sub(before.asked_at) > lapse;
         let earlier = before.stopped_since.filter(|_| !is_old);
         let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
-        self.asked[local] = Asked { at_end: None, count, looked_at: site.now, stopped_since };
+        self.asked[local] = Asked { at_end: None, count, asked_at: site.now, stopped_since };
         if stopped_since.is_some_and(|since| site.now.saturating_sub(since) >= self.post.options.timeout) {
             self.note_stopped(site, local);
         }

@@ -144,27 +144,49 @@ fn where_all_have_ended_one_that_was_given_up_and_runs_again_speaks() {
 #[test]
 fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
     const MS: Duration = Duration::from_millis(1);
-    let (world, mut sentinel) = (world(), sentinel());
-    set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
-    let begun = Duration::from_secs(1);
-    let mut now = begun;
-    // What was acknowledged last.
-    let mut look = |span: Duration, last: Duration| {
-        now += span;
-        let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)) };
-        sentinel.step(&Site { surroundings, now, ..site(&world) });
-        (now, sentinel.wanted.clone())
-    };
-    let mut last = begun;
-    for _ in 0..8 {
-        let (seen, wanted) = look(20 * MS, last);
-        assert_eq!(wanted, [], "it is stalled");
-        last = seen;
+    for pause in [45 * MS, 80 * MS] {
+        let (world, mut sentinel) = (world(), sentinel());
+        set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
+        let begun = Duration::from_secs(1);
+        let mut now = begun;
+        // What was acknowledged last.
+        let mut look = |span: Duration, last: Duration| {
+            now += span;
+            let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)) };
+            sentinel.step(&Site { surroundings, now, ..site(&world) });
+            (now, sentinel.wanted.clone())
+        };
+        let mut last = begun;
+        for _ in 0..8 {
+            let (seen, wanted) = look(20 * MS, last);
+            assert_eq!(wanted, [], "it is stalled");
+            last = seen;
+        }
+        let (sent, wanted) = look(pause, last);
+        assert_eq!(wanted, [], "nothing was sent that could have been acknowledged in {pause:?}");
+        assert_eq!([look(20 * MS, last).1, look(20 * MS, last).1], [[], []], "it is on its way");
+        assert_eq!(look(20 * MS, sent).1, [], "it has come");
+        let silent = Obituary { unit: Unit::Node(1), cause: FailureCause::Silent };
+        let looks: Vec<_> = (0..8).map(|_| look(50 * MS, sent).1).collect();
+        assert!(looks[2] == [silent], "a watcher that pauses again and again gives no more time: {looks:?}");
     }
-    let (sent, wanted) = look(80 * MS, last);
-    assert_eq!(wanted, [], "nothing was sent that could have been acknowledged");
-    assert_eq!([look(20 * MS, last).1, look(20 * MS, last).1], [[], []], "it is on its way");
-    let silent = Obituary { unit: Unit::Node(1), cause: FailureCause::Silent };
-    let looks: Vec<_> = (0..4).map(|_| look(20 * MS, sent).1).collect();
-    assert!(looks[0].is_empty() && looks[3] == [silent], "nothing more is acknowledged: {looks:?}");
+}
+
+/// A node was stopped before it was heard for the first time. Its kernel lives.
+#[test]
+fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_the_same() {
+    let (world, mut sentinel) = (world(), sentinel());
+    let begun = Duration::from_secs(1);
+    let (mut now, mut last, mut given_up) = (begun, begun, None);
+    let grace = crate::cluster::detector::DetectorOptions::default().grace;
+    while given_up.is_none() && now < begun + grace * 2 {
+        now += Duration::from_millis(20);
+        let surroundings = &Calm { acknowledged: Some(now - last) };
+        sentinel.step(&Site { surroundings, now, ..site(&world) });
+        // It acknowledges what it is sent.
+        last = if sentinel.watching.is_nudged(1) { now } else { last };
+        given_up = (!sentinel.wanted.is_empty()).then_some(now);
+    }
+    let stalled = given_up.expect("not for ever") - begun;
+    assert!(stalled >= grace + Duration::from_millis(280), "given up after {stalled:?}, with {grace:?} of grace");
 }

@@ -71,15 +71,22 @@ impl Watched {
     /// for a while has sent nothing that could have been acknowledged: this comes before it sends something again.
     fn note_stall(&mut self, surroundings: &impl Surroundings, now: Duration, beat: Duration) {
         let timeout = self.detector.timeout();
-        if self.nudged_at.is_some_and(|at| now.saturating_sub(at) > timeout / 2) {
-            self.kernel_has_until = now + ACKNOWLEDGED_WITHIN;
-        }
-        let (has_time, lately) = (now < self.kernel_has_until, timeout * 3 / 4);
-        let is_acknowledged = || has_time || surroundings.acknowledged(self.node).is_some_and(|ago| ago <= lately);
         let says_nothing = self.says_nothing();
         self.stalled_for = if says_nothing { self.stalled_for + beat } else { Duration::ZERO };
         let may_be_stalled = says_nothing && self.stalled_for < timeout * (STALLED_TIMEOUTS - 1);
-        self.is_stalled = may_be_stalled && is_acknowledged();
+        self.is_stalled = may_be_stalled && self.is_acknowledged(surroundings, now);
+    }
+
+    fn is_acknowledged(&mut self, surroundings: &impl Surroundings, now: Duration) -> bool {
+        let Some(ago) = surroundings.acknowledged(self.node) else { return false };
+        let timeout = self.detector.timeout();
+        let has_paused = self.nudged_at.is_some_and(|at| now.saturating_sub(at) > timeout / 3);
+        // Not again while nothing comes.
+        let has_come = now.saturating_sub(ago) + ACKNOWLEDGED_WITHIN >= self.kernel_has_until;
+        if has_paused && has_come {
+            self.kernel_has_until = now + ACKNOWLEDGED_WITHIN;
+        }
+        ago <= timeout * 3 / 4 || now < self.kernel_has_until
     }
 
     fn probe(&mut self, surroundings: &impl Surroundings, now: Duration) {
@@ -91,7 +98,16 @@ impl Watched {
     /// something all the same (`own`: this node's heartbeat, and where it has its place there), for its kernel to
     /// acknowledge: not more than needed, since what nobody reads fills that kernel's buffer until it acknowledges
     /// nothing more.
-    fn ask(&mut self, fabric: &impl Fabric, now: Duration, own: (WordAt, u64), pause: Duration) {
+    ///
+    /// So is one that has never been heard, if there is a connection to it: at the end of its grace it counts whether
+    /// its kernel acknowledges.
+    fn ask(
+        &mut self,
+        site: &Site<'_, impl Memory, impl Fabric, impl Surroundings>,
+        own: (WordAt, u64),
+        pause: Duration,
+    ) {
+        let (fabric, now) = (site.fabric, site.now);
         if let Some(ticket) = self.question {
             let Poll::Ready(answer) = fabric.take(ticket) else {
                 if self.nudged_at.is_none_or(|at| now.saturating_sub(at) >= pause) {
@@ -108,7 +124,7 @@ impl Watched {
         let is_late = match self.detector.assess(now) {
             Verdict::Late { missed } => missed >= MISSED_UNASKED,
             Verdict::Silent { .. } => true,
-            Verdict::Unheard => self.is_new,
+            Verdict::Unheard => self.is_new || site.surroundings.acknowledged(self.node).is_some(),
             Verdict::Healthy => false,
         };
         if is_late {
@@ -236,7 +252,7 @@ impl Watching {
             let event = watched.detector.observe(word, site.now);
             watched.note_stall(site.surroundings, site.now, self.options.heartbeat);
             let place = post.layouts[watched.node].heartbeat(here);
-            watched.ask(site.fabric, site.now, (place, own), self.options.timeout / NUDGES);
+            watched.ask(site, (place, own), self.options.timeout / NUDGES);
             if matches!(watched.detector.assess(site.now), Verdict::Healthy) {
                 watched.has_answered = false;
             }
