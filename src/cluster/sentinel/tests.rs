@@ -4,9 +4,12 @@ use super::*;
 use crate::fabric::WordAt;
 use crate::fabric::sim::{Options, SimFabric, SimNode, World};
 
-/// Nothing happens here beside words, but that the other node's kernel acknowledged something so long ago.
+/// Nothing happens here beside words, but that the other node's kernel acknowledged something so long ago, and this
+/// node's ranks are stopped.
+#[derive(Default)]
 struct Calm {
     acknowledged: Option<Duration>,
+    is_stopped: bool,
 }
 
 impl Surroundings for Calm {
@@ -19,7 +22,7 @@ impl Surroundings for Calm {
     }
 
     fn is_stopped(&self, _local: usize) -> bool {
-        false
+        self.is_stopped
     }
 
     fn probe(&self, _node: usize) {}
@@ -57,7 +60,8 @@ fn sentinel() -> Sentinel {
 }
 
 fn site(world: &World) -> Site<'_, SimNode, SimFabric, Calm> {
-    let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), &Calm { acknowledged: None });
+    const CALM: &Calm = &Calm { acknowledged: None, is_stopped: false };
+    let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), CALM);
     Site { memory, fabric, surroundings, now: Duration::from_secs(1) }
 }
 
@@ -152,7 +156,7 @@ fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
         // What was acknowledged last.
         let mut look = |span: Duration, last: Duration| {
             now += span;
-            let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)) };
+            let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)), ..Calm::default() };
             sentinel.step(&Site { surroundings, now, ..site(&world) });
             (now, sentinel.wanted.clone())
         };
@@ -181,7 +185,7 @@ fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_t
     let grace = crate::cluster::detector::DetectorOptions::default().grace;
     while given_up.is_none() && now < begun + grace * 2 {
         now += Duration::from_millis(20);
-        let surroundings = &Calm { acknowledged: Some(now - last) };
+        let surroundings = &Calm { acknowledged: Some(now - last), ..Calm::default() };
         sentinel.step(&Site { surroundings, now, ..site(&world) });
         // It acknowledges what it is sent.
         last = if sentinel.watching.is_nudged(1) { now } else { last };
@@ -189,4 +193,19 @@ fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_t
     }
     let stalled = given_up.expect("not for ever") - begun;
     assert!(stalled >= grace + Duration::from_millis(280), "given up after {stalled:?}, with {grace:?} of grace");
+}
+
+/// A rank of this node is asked after each time that it is stopped.
+#[test]
+fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
+    let (world, mut sentinel) = (world(), sentinel());
+    let mut step = |at_ms: u64, asked: u64, is_stopped: bool| {
+        set(&world, node().asked_after(1), asked);
+        let (now, surroundings) = (Duration::from_millis(1000 + at_ms), &Calm { is_stopped, ..Calm::default() });
+        sentinel.step(&Site { now, surroundings, ..site(&world) });
+        get(&world, node().end(1)) != 0
+    };
+    assert!(!step(0, 1, true) && !step(20, 1, false), "it runs");
+    assert!(!step(60, 2, true) && !step(120, 3, true), "stopped again, for 60 ms of 100");
+    assert!(step(180, 4, true), "for 120 ms");
 }
