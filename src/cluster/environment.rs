@@ -248,7 +248,7 @@ impl Environment {
     fn bad_size(&self, bootstrap: &Address) -> EnvironmentError {
         let why = match bootstrap {
             Address::Unix { .. } => format!(
-                "a job that meets at unix:NAME is on one machine and has 1 to {MAX_NODE_RANKS} ranks (remedy: fewer, or meet at HOST:PORT)"
+                "a job that meets at unix:NAME is on one machine and has 1 to {MAX_NODE_RANKS} ranks (remedy: fewer, `phalanx run --nodes 2`, or meet at HOST:PORT)"
             ),
             Address::Tcp { .. } => format!("a job has 1 to {MAX_RANKS} ranks"),
         };

@@ -95,7 +95,9 @@ pub enum ObjectError {
 #[non_exhaustive]
 pub enum LockError {
     /// This rank holds it already.
-    #[error("rank {rank} holds the lock {name:?} already (remedy: drop its guard first; a lock is not re-entrant)")]
+    #[error(
+        "rank {rank} holds {name:?} already (remedy: drop its guard first; neither locks nor elections are re-entrant)"
+    )]
     AlreadyHeld {
         /// This rank.
         rank: usize,
@@ -103,7 +105,7 @@ pub enum LockError {
         name: String,
     },
     /// This rank has a request that is not finished.
-    #[error("rank {rank} has asked for the lock {name:?} already (remedy: wait for that request, or cancel it)")]
+    #[error("rank {rank} has asked for {name:?} already (remedy: wait for that request, or cancel it)")]
     AlreadyRequested {
         /// This rank.
         rank: usize,
@@ -111,7 +113,7 @@ pub enum LockError {
         name: String,
     },
     /// The time is over. This rank has no claim any more.
-    #[error("rank {rank} did not get the lock {name:?} in {waited:.1?}: {} (remedy: look at the holder with `phalanx inspect`, or allow more time)", who_is_ahead(*.holder, *.holder_node, .ahead))]
+    #[error("rank {rank} did not get {name:?} in {waited:.1?}: {} (remedy: look at the holder with `phalanx inspect`, or allow more time)", who_is_ahead(*.holder, *.holder_node, .ahead))]
     TimedOut {
         /// This rank.
         rank: usize,

@@ -353,3 +353,24 @@ impl<T> fmt::Debug for Fenced<T> {
         f.debug_struct("Fenced").field("handle", &self.handle).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_types_of_words() {
+        fn named<T: FencedWord>(name: &str) {
+            let text = ObjectKind::Fenced.parameter_text(T::KIND);
+            assert!(text.starts_with(&format!("a value of type {name} and")), "{text}");
+        }
+        named::<u64>("u64");
+        named::<i64>("i64");
+        named::<f64>("f64");
+        named::<u32>("u32");
+        named::<i32>("i32");
+        named::<f32>("f32");
+        named::<bool>("bool");
+        named::<[u8; 8]>("[u8; 8]");
+    }
+}

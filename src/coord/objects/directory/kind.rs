@@ -74,11 +74,18 @@ impl ObjectKind {
             Self::Lease | Self::LeasedElection => format!("a time to live of {:?}", Duration::from_micros(parameter)),
             Self::Fenced => {
                 let (copies, kind) = (parameter >> u32::BITS, parameter & u64::from(u32::MAX));
-                format!("a value of type {kind} and PHALANX_DURABLE_COPIES={copies}")
+                format!("a value of type {} and PHALANX_DURABLE_COPIES={copies}", word_type(kind))
             }
             Self::Lock | Self::RwLock | Self::Election => parameter.to_string(),
         }
     }
+}
+
+/// The types of fenced words by their numbers, which `object::fenced` gives.
+fn word_type(number: u64) -> String {
+    let names = ["u64", "i64", "f64", "u32", "i32", "f32", "bool", "[u8; 8]"];
+    let name = usize::try_from(number).ok().and_then(|number| names.get(number.checked_sub(1)?));
+    name.map_or_else(|| format!("{number}, which this version does not know"), |&name| name.to_owned())
 }
 
 impl fmt::Display for ObjectKind {
@@ -106,6 +113,7 @@ mod tests {
         assert_eq!(ObjectKind::Semaphore.parameter_text(3), "3 permits");
         assert_eq!(ObjectKind::Lease.parameter_text(200_000), "a time to live of 200ms");
         assert_eq!(ObjectKind::Counter.parameter_text(1), "PHALANX_DURABLE_COPIES=1");
-        assert_eq!(ObjectKind::Fenced.parameter_text(1 << 32 | 2), "a value of type 2 and PHALANX_DURABLE_COPIES=1");
+        assert_eq!(ObjectKind::Fenced.parameter_text(1 << 32 | 2), "a value of type i64 and PHALANX_DURABLE_COPIES=1");
+        assert!(ObjectKind::Fenced.parameter_text(0).contains("type 0, which"));
     }
 }
