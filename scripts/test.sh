@@ -194,13 +194,14 @@ for result in results:
 PYTHON
 }
 
-# The path of a test suite's program, built in release.
-suite_program() {
-    cargo test --locked -q --release -p phalanx --test "$1" --no-run --message-format=json |
+# The paths of test suites' programs, built in release.
+suite_programs() {
+    cargo test --locked -q --release -p phalanx "${@/#/--test=}" --no-run --message-format=json |
         python3 -c '
 import json, sys
-programs = [message.get("executable") for message in map(json.loads, sys.stdin) if message.get("profile", {}).get("test")]
-print(next(program for program in programs if program))'
+for message in map(json.loads, sys.stdin):
+    if message.get("executable") and message.get("profile", {}).get("test"):
+        print(message["executable"])'
 }
 
 # Whether there is soft-RoCE, on the host or in a guest, after installing what is missing. Where that cannot be had it
@@ -215,13 +216,14 @@ has_soft_roce() {
     [ $status != 69 ]
 }
 
-# Jobs across nodes: the suite, and the benchmarks.
+# Jobs across nodes: barriers, named objects, and the benchmarks.
 rdma_job() {
-    local across counter
-    across=$(suite_program across) || return
-    counter=$(suite_program counter) || return
+    local suites programs
+    suites=(across counter lock_across rwlock semaphore fenced fenced_home lease election)
+    mapfile -t programs < <(suite_programs "${suites[@]}")
+    if [ ${#programs[@]} != ${#suites[@]} ]; then return 1; fi
     cargo build --locked -q --release -p phalanx-cli || return
-    scripts/soft-roce.sh run --timeout 500 -- scripts/rdma-job.sh "$target/release/phalanx" "$across" "$counter"
+    scripts/soft-roce.sh run --timeout 500 -- scripts/rdma-job.sh "$target/release/phalanx" "${programs[@]}"
 }
 
 # RDMA: one machine with many ends, latencies beside perftest's where that is installed, jobs across nodes, two machines
