@@ -223,7 +223,7 @@ rdma_job() {
     mapfile -t programs < <(suite_programs "${suites[@]}")
     if [ ${#programs[@]} != ${#suites[@]} ]; then return 1; fi
     cargo build --locked -q --release -p phalanx-cli || return
-    scripts/soft-roce.sh run --timeout 500 -- scripts/rdma-job.sh "$target/release/phalanx" "${programs[@]}"
+    scripts/soft-roce.sh run --timeout 700 -- scripts/rdma-job.sh "$target/release/phalanx" "${programs[@]}"
 }
 
 # RDMA: one machine with many ends, latencies beside perftest's where that is installed, jobs across nodes, two machines
