@@ -4,15 +4,15 @@ use super::*;
 use crate::fabric::WordAt;
 use crate::fabric::sim::{Options, SimFabric, SimNode, World};
 
-/// Nothing happens here beside words, but that the other node's kernel acknowledged something so long ago, and this
-/// node's ranks are stopped.
+/// What a test says happens beside words: nothing, or that the other node's kernel acknowledged something so long ago,
+/// or that this node's ranks are stopped.
 #[derive(Default)]
-struct Calm {
+struct Scripted {
     acknowledged: Option<Duration>,
     is_stopped: bool,
 }
 
-impl Surroundings for Calm {
+impl Surroundings for Scripted {
     fn is_agent(&self) -> bool {
         true
     }
@@ -59,8 +59,8 @@ fn sentinel() -> Sentinel {
     })
 }
 
-fn site(world: &World) -> Site<'_, SimNode, SimFabric, Calm> {
-    const CALM: &Calm = &Calm { acknowledged: None, is_stopped: false };
+fn site(world: &World) -> Site<'_, SimNode, SimFabric, Scripted> {
+    const CALM: &Scripted = &Scripted { acknowledged: None, is_stopped: false };
     let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), CALM);
     Site { memory, fabric, surroundings, now: Duration::from_secs(1) }
 }
@@ -156,7 +156,7 @@ fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
         // What was acknowledged last.
         let mut look = |span: Duration, last: Duration| {
             now += span;
-            let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)), ..Calm::default() };
+            let surroundings = &Scripted { acknowledged: Some(now.saturating_sub(last)), ..Scripted::default() };
             sentinel.step(&Site { surroundings, now, ..site(&world) });
             (now, sentinel.wanted.clone())
         };
@@ -185,7 +185,7 @@ fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_t
     let grace = crate::cluster::detector::DetectorOptions::default().grace;
     while given_up.is_none() && now < begun + grace * 2 {
         now += Duration::from_millis(20);
-        let surroundings = &Calm { acknowledged: Some(now - last), ..Calm::default() };
+        let surroundings = &Scripted { acknowledged: Some(now - last), ..Scripted::default() };
         sentinel.step(&Site { surroundings, now, ..site(&world) });
         // It acknowledges what it is sent.
         last = if sentinel.watching.is_nudged(1) { now } else { last };
@@ -201,7 +201,7 @@ fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
     let (world, mut sentinel) = (world(), sentinel());
     let mut step = |at_ms: u64, asked: u64, is_stopped: bool| {
         set(&world, node().asked_after(1), asked);
-        let (now, surroundings) = (Duration::from_millis(1000 + at_ms), &Calm { is_stopped, ..Calm::default() });
+        let (now, surroundings) = (Duration::from_millis(1000 + at_ms), &Scripted { is_stopped, ..Scripted::default() });
         sentinel.step(&Site { now, surroundings, ..site(&world) });
         get(&world, node().end(1)) != 0
     };
