@@ -449,7 +449,7 @@ impl Sentinel {
         self.look_after_witness(site);
         self.look_at_the_stopped(site);
         let looks = self.watching.look(&self.post, site);
-        for node in looks.recovered {
+        for node in looks.acquitted {
             self.acquit(node);
         }
         for node in looks.silent {
@@ -613,7 +613,8 @@ impl Sentinel {
         }
     }
 
-    /// A node that was silent is heard again before that was decided.
+    /// A node that was silent is not, before that was decided. What has been proposed already goes on, since others may
+    /// hold votes for it: nothing more is.
     fn acquit(&mut self, node: usize) {
         self.wanted.retain(|wanted| *wanted != Obituary { unit: Unit::Node(node), cause: FailureCause::Silent });
     }

@@ -176,6 +176,80 @@ fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
     }
 }
 
+/// The kernel of a stopped node: it puts off to acknowledge what comes to it, as long as it lives.
+struct Kernel {
+    /// How much this node had sent at the last look.
+    sent: u64,
+    /// When it acknowledges what it has not.
+    due: Option<Duration>,
+    acknowledged_at: Duration,
+}
+
+impl Kernel {
+    const PUTS_OFF: Duration = Duration::from_millis(55);
+
+    fn new(now: Duration) -> Self {
+        Self { sent: 0, due: None, acknowledged_at: now }
+    }
+
+    /// A look of the sentinel, whom it wants, and what comes of it for the kernel.
+    fn look(&mut self, sentinel: &mut Sentinel, world: &World, now: Duration, lives: bool) -> Vec<Obituary> {
+        if let Some(at) = self.due.take_if(|at| *at <= now) {
+            self.acknowledged_at = at;
+        }
+        let acknowledged = Some(now.saturating_sub(self.acknowledged_at));
+        let surroundings = &Scripted { acknowledged, ..Scripted::default() };
+        sentinel.step(&Site { surroundings, now, ..site(world) });
+        let sent = world.traffic(0).sent;
+        if lives && sent > std::mem::replace(&mut self.sent, sent) {
+            self.due.get_or_insert(now + Self::PUTS_OFF);
+        }
+        sentinel.wanted.clone()
+    }
+}
+
+/// A node is stopped at once after its first heartbeat, and its watcher for a while before one of its looks: also before
+/// the first question, and between that and the first time that something is sent again.
+#[test]
+fn a_watchers_pause_at_any_look_gives_a_kernel_up_neither_too_soon_nor_too_late() {
+    const MS: Duration = Duration::from_millis(1);
+    // The look at which the node is wanted as silent.
+    let given_up_at = |pause: Duration, late: u32, lives: bool| {
+        let (world, mut sentinel) = (world(), sentinel());
+        set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
+        let mut now = Duration::from_secs(1);
+        let mut kernel = Kernel::new(now);
+        (0..18).find(|look| {
+            if *look > 0 {
+                now += if *look == late { pause } else { 20 * MS };
+            }
+            !kernel.look(&mut sentinel, &world, now, lives || *look < late).is_empty()
+        })
+    };
+    assert_eq!(given_up_at(20 * MS, 0, false), Some(5), "without a pause, after the time-out");
+    for (pause, late) in [100 * MS, 200 * MS].into_iter().flat_map(|pause| (1..=6).map(move |late| (pause, late))) {
+        assert_eq!(given_up_at(pause, late, true), None, "{pause:?} before look {late}");
+        let soon = Some((late + 3).max(6));
+        assert_eq!(given_up_at(pause, late, false), soon, "{pause:?} before look {late}, and its machine dies");
+    }
+}
+
+/// Its machine seemed dead, and nothing has been decided yet.
+#[test]
+fn whose_kernel_acknowledges_after_all_is_wanted_no_more() {
+    let (world, mut sentinel) = (world(), sentinel());
+    set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
+    let mut now = Duration::from_secs(1);
+    let mut kernel = Kernel::new(now);
+    let mut look = |lives: bool| {
+        now += Duration::from_millis(20);
+        kernel.look(&mut sentinel, &world, now, lives).is_empty()
+    };
+    while look(false) {}
+    let wanted: Vec<bool> = (0..5).map(|_| !look(true)).collect();
+    assert_eq!(wanted, [true, true, true, false, false], "it puts that off for three looks");
+}
+
 /// A node was stopped before it was heard for the first time. Its kernel lives.
 #[test]
 fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_the_same() {
@@ -201,7 +275,8 @@ fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
     let (world, mut sentinel) = (world(), sentinel());
     let mut step = |at_ms: u64, asked: u64, is_stopped: bool| {
         set(&world, node().asked_after(1), asked);
-        let (now, surroundings) = (Duration::from_millis(1000 + at_ms), &Scripted { is_stopped, ..Scripted::default() });
+        let (now, surroundings) =
+            (Duration::from_millis(1000 + at_ms), &Scripted { is_stopped, ..Scripted::default() });
         sentinel.step(&Site { now, surroundings, ..site(&world) });
         get(&world, node().end(1)) != 0
     };
