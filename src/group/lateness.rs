@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Group;
 use super::failures::FINAL_WORD_PATIENCE;
-use crate::cluster::sentinel::{ASK_EVERY, QUESTIONS_MISSED};
+use crate::cluster::sentinel::QUESTIONS_MISSED;
+use crate::cluster::stopped::lapse_of_waiting;
 use crate::cluster::view::{LastCall, LateState, Lateness};
 use crate::coord::activity::CallWord;
 use crate::coord::barrier::arrivals_in;
@@ -100,7 +101,7 @@ impl Group {
     /// A member that nobody has seen stopped for longer than this may have run meanwhile.
     fn lapse_ms(&self) -> u64 {
         let question = self.shortest_question() * QUESTIONS_MISSED;
-        let lapse = self.membership.failure.timeout.max(ASK_EVERY * 4).max(question);
+        let lapse = lapse_of_waiting(self.membership.failure.timeout).max(question);
         u64::try_from(lapse.as_millis()).unwrap_or(u64::MAX)
     }
 

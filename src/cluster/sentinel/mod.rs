@@ -53,6 +53,7 @@ use self::watching::Watching;
 pub use self::watching::has_left;
 use super::agreement::{Agreement, AgreementError, Decision, Electorate, Proposal, Seat, Slot};
 use super::detector::HeartbeatWord;
+use super::stopped::StoppedSince;
 use super::view::{self, FailureCause, Obituary, Unit};
 use super::witness;
 use crate::fabric::node::{NodeLayout, header};
@@ -70,6 +71,8 @@ const AGREEMENT_PAUSE: Duration = Duration::from_micros(200);
 const LEAST_ATTEMPT: Duration = Duration::from_millis(10);
 /// So many attempts to agree fit into a failure time-out.
 const ATTEMPTS: u32 = 5;
+/// Whoever follows the agent and has not looked for so many heartbeats, as it was stopped itself, say, begins anew.
+const FOLLOWING_LAPSE: u32 = 3;
 /// About as long as an epoch takes in a large job, with its telling: one node's turn to propose after the last one.
 const TURN: Duration = Duration::from_millis(2);
 
@@ -222,9 +225,8 @@ struct Asked {
     at_end: Option<u64>,
     /// How often it had been asked after at the last look.
     count: u64,
-    asked_at: Duration,
-    /// Since when it has been seen stopped at each look.
-    stopped_since: Option<Duration>,
+    /// It has been found stopped by the last question, and at each beat since.
+    stopped: Option<StoppedSince>,
 }
 
 /// An attempt to have an epoch decided.
@@ -263,8 +265,8 @@ pub struct Sentinel {
     missed_at_end: Vec<Option<u64>>,
     /// This rank has spoken for its node.
     has_spoken: bool,
-    /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
-    followed: Option<(usize, u64, Duration)>,
+    /// As the next in line: the agent, its heartbeat that was seen last, and since when that stands still.
+    followed: Option<(usize, u64, StoppedSince)>,
     is_lost: bool,
     farewells: Farewells,
     /// Since when the node's own farewell is being said.
@@ -365,12 +367,11 @@ impl Sentinel {
         }
         // SYNC POINT: heartbeat. Acquire pairs with the agent's, in `say` and `say_farewell`.
         let word = site.memory.word(self.post.layout().heartbeat(self.post.here())).load(Ordering::Acquire);
-        let since = match self.followed {
-            Some((of, seen, since)) if (of, seen) == (speaker, word) => since,
-            _ => site.now,
-        };
-        self.followed = Some((speaker, word, since));
-        let is_overdue = site.now.saturating_sub(since) >= self.post.options.timeout / 2;
+        let before = self.followed.filter(|(of, seen, _)| (*of, *seen) == (speaker, word));
+        let lapse = self.post.options.heartbeat * FOLLOWING_LAPSE;
+        let still = StoppedSince::seen(before.map(|(_, _, still)| still), site.now, lapse);
+        self.followed = Some((speaker, word, still));
+        let is_overdue = still.span() >= self.post.options.timeout / 2;
         if is_overdue && site.surroundings.is_stopped(speaker) {
             // Sooner than other nodes would give this one up for its silence.
             self.note_stopped(site, speaker);
@@ -578,7 +579,7 @@ impl Sentinel {
     /// At each beat: who runs between two questions is stopped another time later.
     fn look_at_the_stopped<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         for (local, asked) in self.asked.iter_mut().enumerate() {
-            asked.stopped_since = asked.stopped_since.filter(|_| site.surroundings.is_stopped(local));
+            asked.stopped = asked.stopped.filter(|_| site.surroundings.is_stopped(local));
         }
     }
 
@@ -588,14 +589,11 @@ impl Sentinel {
         local: usize,
         count: u64,
     ) {
-        let before = self.asked[local];
-        // Nobody has asked for long.
         let lapse = self.post.options.timeout.max(shortest_question(self.post.nodes()) * QUESTIONS_MISSED);
-        let is_old = site.now.saturating_sub(before.asked_at) > lapse;
-        let earlier = before.stopped_since.filter(|_| !is_old);
-        let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
-        self.asked[local] = Asked { at_end: None, count, asked_at: site.now, stopped_since };
-        if stopped_since.is_some_and(|since| site.now.saturating_sub(since) >= self.post.options.timeout) {
+        let before = self.asked[local].stopped;
+        let stopped = site.surroundings.is_stopped(local).then(|| StoppedSince::seen(before, site.now, lapse));
+        self.asked[local] = Asked { at_end: None, count, stopped };
+        if stopped.is_some_and(|stopped| stopped.span() >= self.post.options.timeout) {
             self.note_stopped(site, local);
         }
     }

@@ -49,8 +49,12 @@ fn world() -> World {
 }
 
 fn sentinel() -> Sentinel {
+    sentinel_of(0)
+}
+
+fn sentinel_of(rank: usize) -> Sentinel {
     Sentinel::new(Post {
-        rank: 0,
+        rank,
         layouts: Arc::new([node(), node()]),
         topology: Arc::new(Topology::from_keys(&[0, 0, 1, 1])),
         has_witness: false,
@@ -283,4 +287,19 @@ fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
     assert!(!step(0, 1, true) && !step(20, 1, false), "it runs");
     assert!(!step(60, 2, true) && !step(120, 3, true), "stopped again, for 60 ms of 100");
     assert!(step(180, 4, true), "for 120 ms");
+}
+
+/// A node is stopped and continued rank by rank, and the next in line comes before the agent.
+#[test]
+fn who_was_stopped_itself_does_not_take_its_agent_for_stopped_all_the_time() {
+    let (world, mut sentinel) = (world(), sentinel_of(1));
+    set(&world, node().heartbeat(0), HeartbeatWord::new(1, 1).0);
+    let surroundings = &Scripted { is_stopped: true, ..Scripted::default() };
+    let mut step = |at_ms: u64| {
+        sentinel.step(&Site { now: Duration::from_millis(1000 + at_ms), surroundings, ..site(&world) });
+        get(&world, node().end(0)) != 0
+    };
+    assert!(!step(0) && !step(20));
+    assert!(!step(5000) && !step(5020) && !step(5040), "it may have run until just now");
+    assert!(step(5060), "half of the time-out");
 }
