@@ -576,10 +576,13 @@ impl Sentinel {
         }
     }
 
-    /// At each beat: who runs between two questions is stopped another time later.
-    fn look_at_the_stopped<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+    /// At each beat: who runs between two questions is stopped another time later. Nothing more is asked of one that has
+    /// been declared failed.
+    fn look_at_the_stopped<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
+        let node = self.post.layout();
         for (local, asked) in self.asked.iter_mut().enumerate() {
-            asked.stopped = asked.stopped.filter(|_| site.surroundings.is_stopped(local));
+            let is_undeclared = || view::end_of(site.memory, &node, local).is_none();
+            asked.stopped = asked.stopped.filter(|_| is_undeclared() && site.surroundings.is_stopped(local));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Single steps of a sentinel: rank 0's, in a job of two nodes with two ranks each. (`tests/sentinel/` has whole jobs.)
 
+use std::cell::Cell;
+
 use super::*;
 use crate::fabric::WordAt;
 use crate::fabric::sim::{Options, SimFabric, SimNode, World};
@@ -7,12 +9,14 @@ use crate::fabric::sim::{Options, SimFabric, SimNode, World};
 /// What a test says happens beside words: nothing, or that the other node's kernel acknowledged something so long ago,
 /// or that this node's ranks are stopped.
 #[derive(Default)]
-struct Scripted {
+struct Scripted<'test> {
     acknowledged: Option<Duration>,
     is_stopped: bool,
+    /// Counts the looks whether a rank is stopped.
+    looks: Option<&'test Cell<u32>>,
 }
 
-impl Surroundings for Scripted {
+impl Surroundings for Scripted<'_> {
     fn is_agent(&self) -> bool {
         true
     }
@@ -22,6 +26,7 @@ impl Surroundings for Scripted {
     }
 
     fn is_stopped(&self, _local: usize) -> bool {
+        self.looks.inspect(|looks| looks.set(looks.get() + 1));
         self.is_stopped
     }
 
@@ -63,8 +68,8 @@ fn sentinel_of(rank: usize) -> Sentinel {
     })
 }
 
-fn site(world: &World) -> Site<'_, SimNode, SimFabric, Scripted> {
-    const CALM: &Scripted = &Scripted { acknowledged: None, is_stopped: false };
+fn site(world: &World) -> Site<'_, SimNode, SimFabric, Scripted<'_>> {
+    const CALM: &Scripted<'_> = &Scripted { acknowledged: None, is_stopped: false, looks: None };
     let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), CALM);
     Site { memory, fabric, surroundings, now: Duration::from_secs(1) }
 }
@@ -287,6 +292,22 @@ fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
     assert!(!step(0, 1, true) && !step(20, 1, false), "it runs");
     assert!(!step(60, 2, true) && !step(120, 3, true), "stopped again, for 60 ms of 100");
     assert!(step(180, 4, true), "for 120 ms");
+}
+
+#[test]
+fn who_is_declared_stopped_is_looked_at_no_more() {
+    let (world, mut sentinel, looks) = (world(), sentinel(), Cell::new(0));
+    let mut step = |at_ms: u64, asked: u64| {
+        set(&world, node().asked_after(1), asked);
+        let now = Duration::from_millis(1000 + at_ms);
+        let surroundings = &Scripted { is_stopped: true, looks: Some(&looks), ..Scripted::default() };
+        sentinel.step(&Site { now, surroundings, ..site(&world) });
+        get(&world, node().end(1)) != 0
+    };
+    assert!(!step(0, 1) && step(100, 2), "stopped for the time-out");
+    let before = looks.get();
+    (1..=5).for_each(|beat| assert!(step(100 + 20 * beat, 2 + beat)));
+    assert_eq!(looks.get(), before);
 }
 
 /// A node is stopped and continued rank by rank, and the next in line comes before the agent.
