@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Group;
+use super::asking::tell_who_is_stopped;
 use super::failures::FINAL_WORD_PATIENCE;
 use crate::cluster::sentinel::QUESTIONS_MISSED;
 use crate::cluster::stopped::lapse_of_waiting;
@@ -76,9 +77,13 @@ impl Group {
         LastCall { name: "barrier", group: self.id(), sequence, is_inside: false, began }
     }
 
-    /// A member of this node is stopped; it has failed if it has been so for the time-out.
+    /// A member of this node is stopped; it has failed if it has been so for the time-out. Where those who wait ask too
+    /// seldom to know that, their node's agent does, which looks at each beat.
     pub(super) fn note_stopped(&self, rank: usize, sequence: u64) {
-        if self.stopped_for(rank, sequence).is_some_and(|span| span >= self.membership.failure.timeout) {
+        let timeout = self.membership.failure.timeout;
+        if tell_who_is_stopped(self.shortest_question(), timeout)
+            && self.stopped_for(rank, sequence).is_some_and(|span| span >= timeout)
+        {
             return self.membership.declare_stopped(rank);
         }
         let Some(at) = self.stopped_at(rank) else { return };
