@@ -28,12 +28,14 @@
 //! | room | holds |
 //! | --- | --- |
 //! | `watching` | heartbeats heard, ports that refuse |
+//! | `questions` | who is asked after, and has been stopped for too long; how often may be asked |
 //! | `telling` | who is told of an epoch by whom |
 //! | `farewell` | who has left, told to those next to it |
 //! | `survey` | doubts: who answers while too few do |
 //! | `ring` | who watches whom |
 
 mod farewell;
+mod questions;
 pub mod ring;
 mod survey;
 mod telling;
@@ -47,6 +49,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use self::farewell::Farewells;
+use self::questions::Asked;
+pub use self::questions::{ASK_AT_LEAST_EVERY, ASK_EVERY, QUESTIONS_MISSED, shortest_question};
 use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
@@ -117,22 +121,6 @@ pub struct SentinelOptions {
     pub timeout: Duration,
     /// How often nodes tell each other that they live.
     pub heartbeat: Duration,
-}
-
-/// The shortest time between two questions of a node after those that its ranks wait for, and how long their answers
-/// are waited for.
-pub const ASK_EVERY: Duration = Duration::from_millis(10);
-/// The longest.
-pub const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// So long each node has for each answer where all nodes ask all others, with CPUs that they share.
-const ANSWER: Duration = Duration::from_micros(50);
-/// Who was not asked after for so many times the shortest time may have run in between.
-pub const QUESTIONS_MISSED: u32 = 3;
-
-/// The shortest time between two questions where so many nodes may wait at once.
-pub fn shortest_question(nodes: usize) -> Duration {
-    let answers = ANSWER.saturating_mul(u32::try_from(nodes.saturating_mul(nodes)).unwrap_or(u32::MAX));
-    answers.clamp(ASK_EVERY, ASK_AT_LEAST_EVERY)
 }
 
 /// Where a sentinel stands in its job. Never changes.
@@ -216,17 +204,6 @@ impl Post {
         let node = self.layout();
         (from..node.ranks()).find(|local| view::end_of(memory, &node, *local).is_none())
     }
-}
-
-/// What is known of those who ask after a rank of this node.
-#[derive(Clone, Copy, Debug, Default)]
-struct Asked {
-    /// How often it had been asked after when it was seen to have left.
-    at_end: Option<u64>,
-    /// How often it had been asked after at the last look.
-    count: u64,
-    /// It has been found stopped by the last question, and at each beat since.
-    stopped: Option<StoppedSince>,
 }
 
 /// An attempt to have an epoch decided.
@@ -573,31 +550,6 @@ impl Sentinel {
                 self.note_gone(other);
                 self.want(site.memory, Obituary { unit: Unit::Node(other), cause: FailureCause::Left });
             }
-        }
-    }
-
-    /// At each beat: who runs between two questions is stopped another time later. Nothing more is asked of one that has
-    /// been declared failed.
-    fn look_at_the_stopped<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        let node = self.post.layout();
-        for (local, asked) in self.asked.iter_mut().enumerate() {
-            let is_undeclared = || view::end_of(site.memory, &node, local).is_none();
-            asked.stopped = asked.stopped.filter(|_| is_undeclared() && site.surroundings.is_stopped(local));
-        }
-    }
-
-    fn look_whether_stopped<M: Memory, F, S: Surroundings>(
-        &mut self,
-        site: &Site<'_, M, F, S>,
-        local: usize,
-        count: u64,
-    ) {
-        let lapse = self.post.options.timeout.max(shortest_question(self.post.nodes()) * QUESTIONS_MISSED);
-        let before = self.asked[local].stopped;
-        let stopped = site.surroundings.is_stopped(local).then(|| StoppedSince::seen(before, site.now, lapse));
-        self.asked[local] = Asked { at_end: None, count, stopped };
-        if stopped.is_some_and(|stopped| stopped.span() >= self.post.options.timeout) {
-            self.note_stopped(site, local);
         }
     }
 
