@@ -2,6 +2,10 @@
 //! times of their own; in some runs connections break in the middle of a call (of counters and fenced words), and one
 //! node crashes: of counters the home, too.
 //!
+//! Half of the networks have an adapter's atomics, which take time between their read and their write, and which the
+//! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does it
+//! (`src/object/site.rs`); elsewhere it goes by the node's memory.
+//!
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 
 mod counter;
@@ -10,12 +14,14 @@ mod lock;
 mod sharing;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::task::Poll;
 
-use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Seeded, SimFabric, SimNode, World};
-use phalanx::fabric::{Fabric, OperationError, PostError, Request, Ticket};
+use phalanx::fabric::sim::{Atomics, Costs, Fault, Jitter, Options, Seeded, SimFabric, SimNode, World};
+use phalanx::fabric::{AtomicScope, Fabric, OperationError, PostError, Request, Ticket};
 
 use super::common::seeds::for_each_seed;
+use super::common::wires::execute;
 use super::history::{Entry, History};
 use super::seeds;
 use super::specs::{Call, Object, Op, Ret};
@@ -52,8 +58,8 @@ struct Caller {
     answers: Vec<u64>,
     /// Whom it asks.
     to: usize,
-    /// What could not be posted yet.
-    refused: Vec<Request>,
+    /// What is still to be posted, or to be done here.
+    unposted: VecDeque<Request>,
 }
 
 impl Caller {
@@ -67,7 +73,7 @@ impl Caller {
             tickets: Vec::new(),
             answers: Vec::new(),
             to: HOME,
-            refused: Vec::new(),
+            unposted: VecDeque::new(),
         }
     }
 
@@ -87,14 +93,34 @@ impl Caller {
     /// The same, to another node.
     fn ask_node(&mut self, fabric: &SimFabric, to: usize, requests: Vec<Request>) {
         self.answers.clear();
-        self.to = to;
-        match fabric.post(to, &requests, &mut self.tickets) {
-            Ok(()) => self.refused.clear(),
+        (self.to, self.unposted) = (to, requests.into());
+        self.go_on(fabric);
+    }
+
+    fn go_on(&mut self, fabric: &SimFabric) {
+        if self.to != self.rank {
+            return self.post(fabric, self.unposted.len());
+        }
+        let by_adapter = !is_memory(fabric);
+        let is_mine = |request: &Request| !(by_adapter && request.is_atomic());
+        while let Some(request) = self.unposted.front().copied().filter(is_mine) {
+            self.unposted.pop_front();
+            let value = execute(fabric.memory(), request);
+            self.answers.extend(request.has_ticket().then_some(value));
+        }
+        match self.unposted.iter().take_while(|request| request.is_atomic()).count() {
+            0 => fabric.alarm(fabric.now_ns() + 1),
+            together => self.post(fabric, together),
+        }
+    }
+
+    /// Posts the first of what is to be asked, now or as soon as the node is reached.
+    fn post(&mut self, fabric: &SimFabric, together: usize) {
+        let requests = &self.unposted.make_contiguous()[..together];
+        match fabric.post(self.to, requests, &mut self.tickets) {
+            Ok(()) => drop(self.unposted.drain(..together)),
             Err(PostError::Invalid { why, .. }) => panic!("{why}"),
-            Err(_) => {
-                self.refused = requests;
-                fabric.alarm(fabric.now_ns() + LOOK_EVERY_NS);
-            }
+            Err(_) => fabric.alarm(fabric.now_ns() + LOOK_EVERY_NS),
         }
     }
 
@@ -105,23 +131,22 @@ impl Caller {
 
     /// The answers to all that was asked, or that the connection broke.
     fn poll(&mut self, fabric: &SimFabric) -> Poll<Result<Vec<u64>, ()>> {
-        if !self.refused.is_empty() {
-            let requests = std::mem::take(&mut self.refused);
-            self.ask_node(fabric, self.to, requests);
-            return Poll::Pending;
-        }
         while let Some(ticket) = self.tickets.first() {
             match fabric.take(*ticket) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(answer)) => self.answers.push(answer),
                 Poll::Ready(Err(OperationError::NotSent { .. } | OperationError::Lost { .. })) => {
-                    self.tickets.drain(1..).for_each(|ticket| fabric.forget(ticket));
-                    self.tickets.clear();
+                    self.tickets.remove(0);
+                    self.give_up(fabric);
                     return Poll::Ready(Err(()));
                 }
                 Poll::Ready(Err(error)) => panic!("{error}"),
             }
             self.tickets.remove(0);
+        }
+        if !self.unposted.is_empty() {
+            self.go_on(fabric);
+            return Poll::Pending;
         }
         Poll::Ready(Ok(std::mem::take(&mut self.answers)))
     }
@@ -129,7 +154,7 @@ impl Caller {
     /// Waits for no answers any more.
     fn give_up(&mut self, fabric: &SimFabric) {
         self.tickets.drain(..).for_each(|ticket| fabric.forget(ticket));
-        self.refused.clear();
+        self.unposted.clear();
     }
 
     /// Computes for a moment between two calls.
@@ -139,13 +164,20 @@ impl Caller {
     }
 }
 
-/// A network on which some messages are quicker than others.
+/// Whether all that a node's own rank does to words that are at home there is memory accesses.
+fn is_memory(fabric: &SimFabric) -> bool {
+    fabric.atomic_scope(fabric.here()) == AtomicScope::Cpu
+}
+
+/// A network on which some messages are quicker than others, whose atomics are the CPUs' or the adapters'.
 fn network(random: &mut Seeded, nodes: usize, words: usize) -> Options {
     let mut options = Options::new(nodes, words);
     options.seed = random.number();
     let jitters =
         [Jitter::Uniform { most_ns: 2000 }, Jitter::Exponential { mean_ns: 1000 }, Jitter::Uniform { most_ns: 20_000 }];
     options.costs = Costs { jitter: jitters[random.below(jitters.len())], ..Costs::default() };
+    let by_adapter = Atomics::Adapter { apart_ns: 500 + random.below(4000) as u64 };
+    options.atomics = [Atomics::Cpu, by_adapter][random.below(2)];
     options
 }
 
