@@ -1,6 +1,6 @@
 //! Histories of the machines of objects on the simulated network: a node is a rank, node 0 is the home. Messages take
-//! times of their own; in some runs connections break in the middle of a call (of counters and fenced words), and one
-//! node crashes: of counters the home, too.
+//! times of their own; in some runs connections break in the middle of a call (of counters, fenced words and leases),
+//! and one node crashes: of counters the home, too.
 //!
 //! Half of the networks have an adapter's atomics, which take time between their read and their write, and which the
 //! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does it
@@ -10,6 +10,7 @@
 
 mod counter;
 mod fenced;
+mod lease;
 mod lock;
 mod sharing;
 
@@ -22,7 +23,7 @@ use phalanx::fabric::{AtomicScope, Fabric, OperationError, PostError, Request, T
 
 use super::common::seeds::for_each_seed;
 use super::common::wires::execute;
-use super::history::{Entry, History};
+use super::history::{Entry, History, is_fate};
 use super::seeds;
 use super::specs::{Call, Object, Op, Ret};
 
@@ -185,11 +186,23 @@ fn network(random: &mut Seeded, nodes: usize, words: usize) -> Options {
 fn run<P>(
     world: &mut World,
     ranks: &mut [P],
+    poll: impl FnMut(&mut P, &SimNode, &SimFabric) -> Poll<()>,
+    caller: impl Fn(&P) -> &Caller,
+    crash: Option<Crash>,
+) -> History {
+    run_until(LIMIT_NS, world, ranks, poll, caller, crash)
+}
+
+/// The same, with a limit of its own.
+fn run_until<P>(
+    limit_ns: u64,
+    world: &mut World,
+    ranks: &mut [P],
     mut poll: impl FnMut(&mut P, &SimNode, &SimFabric) -> Poll<()>,
     caller: impl Fn(&P) -> &Caller,
     crash: Option<Crash>,
 ) -> History {
-    let ready = world.run_until(LIMIT_NS, |node, memory, fabric| poll(&mut ranks[node], memory, fabric));
+    let ready = world.run_until(limit_ns, |node, memory, fabric| poll(&mut ranks[node], memory, fabric));
     let is_crashed = |node: usize| crash.is_some_and(|crash| crash.node == node);
     let stuck: Vec<usize> = (0..ranks.len()).filter(|node| ready[*node].is_none() && !is_crashed(*node)).collect();
     let mut history = History(ranks.iter().flat_map(|rank| caller(rank).entries.clone()).collect());
@@ -238,7 +251,7 @@ fn overlapping_and_open(histories: &[History]) -> (usize, usize) {
         };
         history.0.iter().any(|one| history.0.iter().any(|other| is_beside(one, other)))
     };
-    let is_open = |entry: &Entry| entry.ended.is_none() && entry.call.op != Op::Die;
+    let is_open = |entry: &Entry| entry.ended.is_none() && !is_fate(entry.call.op);
     let has_open = |history: &&History| history.0.iter().any(is_open);
     (histories.iter().filter(overlaps).count(), histories.iter().filter(has_open).count())
 }
@@ -268,6 +281,11 @@ fn counters_on_the_simulated_network() {
 fn fenced_words_on_the_simulated_network() {
     let object = Object::Fenced { token: 0, value: 0 };
     check("simulated::fenced_words_on_the_simulated_network", object, fenced::write_in_turns);
+}
+
+#[test]
+fn leases_on_the_simulated_network() {
+    check("simulated::leases_on_the_simulated_network", Object::lease(), lease::rent_in_turns);
 }
 
 #[test]
