@@ -8,8 +8,9 @@
 # moment, criterion's benches as tests, the examples, the command itself, some faults in jobs of real processes, RDMA on
 # soft-RoCE (in a guest where the kernel has none), and the layout of the verbs' declarations.
 #
-# The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A step that is no test runner
-# counts as one, and a step that fails without a failed test (it did not compile, say) as one failure.
+# The last line sums up what the test runners counted, `N passed, N failed, N skipped`. A test that says `test not run:
+# …` (`phalanx::testing::not_run`) counts as skipped, not as passed. A step that is no test runner counts as one, and a
+# step that fails without a failed test (it did not compile, say) as one failure.
 
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
@@ -79,9 +80,10 @@ install_missing() {
     return 1
 }
 
-# The counts of all `test result:` lines of a log, as `passed failed ignored`.
+# The counts of all `test result:` lines of a log, as `passed failed ignored`; their runners call passed what was not run.
 count_tests() {
-    awk '/^test result:/ {
+    awk '/^test not run: / { p--; s++ }
+    /^test result:/ {
         for (i = 2; i <= NF; i++) {
             if ($i ~ /^passed/) p += $(i - 1)
             if ($i ~ /^failed/) f += $(i - 1)

@@ -6,6 +6,7 @@
 //! before it leads, and has those look who watch. A watcher says in its word at the home that it is one; since a poke
 //! may be lost, it also looks by itself ([`super::vigil`]), now and then and whenever somebody has failed.
 
+use std::task::Poll;
 use std::time::Duration;
 
 pub(super) use self::announcing::move_announcement;
@@ -15,7 +16,6 @@ use super::lease::Lease;
 use super::lock::{Lock, Token};
 use super::vigil::Vigil;
 use super::{Handle, ObjectKind};
-use crate::coord::objects::directory::SiteFault;
 use crate::group::Group;
 use crate::job::Job;
 
@@ -219,7 +219,10 @@ impl Election {
     ///
     /// A round trip to the election's home; on one node two memory accesses.
     pub fn leader(&self) -> Result<Option<Leader>, LockError> {
-        self.look(false, None)?.map_err(|fault| self.error(fault))
+        match self.look(false, None)? {
+            Poll::Ready(leader) => Ok(leader),
+            Poll::Pending => unreachable!("it has no end but an error"),
+        }
     }
 
     /// Waits until what `known` says is so no more: until another one leads, or the same in another term, or nobody;
@@ -251,11 +254,7 @@ impl Election {
         let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
             vigil.note();
-            let leader = match self.look(true, vigil.until())? {
-                Ok(leader) => leader,
-                Err(SiteFault::Late { .. }) => return Ok(known),
-                Err(fault) => return Err(self.error(fault)),
-            };
+            let Poll::Ready(leader) = self.look(true, vigil.until())? else { return Ok(known) };
             if leader != known || !vigil.pause(&[]) {
                 return Ok(leader);
             }
@@ -269,6 +268,7 @@ impl Election {
     /// This rank has been elected: announces it.
     fn lead<'election>(&'election self, mandate: Mandate<'election>) -> Result<Leadership<'election>, LockError> {
         let leadership = Leadership { election: self, term: mandate.token(), mandate: Some(mandate) };
+        self.show(leadership.term);
         // Where that fails, dropping it takes back what was announced.
         if self.announce(leadership.mandate())? {
             self.poke_watchers();

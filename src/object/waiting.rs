@@ -630,9 +630,7 @@ impl NodeLock {
     }
 
     fn note(&self, since: SinceWord, token: u64) {
-        self.segment().word(self.at.held_token()).store(token, Ordering::Relaxed);
-        // Release, for the token before it.
-        self.segment().word(self.at.held_since()).store(since.0, Ordering::Release);
+        show(self.segment(), &self.at, since, token);
     }
 
     /// Before the lock is released: what was noted is not of the next hold.
@@ -730,6 +728,13 @@ pub(super) fn note_open(reach: &Reach, at: &ObjectAt) {
         // Fails where this rank has been declared failed, or the steward moves the lock.
         let _ = tenure.change(segment, seen, Tenure::Underway(reach.local()));
     }
+}
+
+/// Shows those who look from outside since when a rank of this node holds an object, and by which token.
+pub(super) fn show(segment: &Segment, at: &ObjectAt, since: SinceWord, token: u64) {
+    segment.word(at.held_token()).store(token, Ordering::Relaxed);
+    // Release pairs with `src/inspect/objects.rs`, which looks at it first: the token before it is seen, too.
+    segment.word(at.held_since()).store(since.0, Ordering::Release);
 }
 
 /// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not

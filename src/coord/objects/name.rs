@@ -2,7 +2,10 @@
 //!
 //! *Home.* Each live node is given a number that its own number and the name's hash determine, and the object is at
 //! home at the node with the greatest (rendezvous hashing: Thaler and Ravishankar 1998). When a node leaves, only the
-//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table.
+//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table. The load is as
+//! even as if homes were drawn by lot, and no more: the standard deviation is the square root of a node's share. Of
+//! 10,000 names each of up to 16 nodes has within 10 % of an even share; of 32 nodes some are 13 % off, of 64 18 %. More
+//! names for each node are spread closer.
 //!
 //! Cost: one hash of the name, and one of two words for each live node, when an object is opened or its home is lost.
 
@@ -153,13 +156,30 @@ mod tests {
         assert_eq!(names(1)[0].home([]), None);
     }
 
+    /// How many names are at home on each of some nodes.
+    fn load(names: &[Name], nodes: usize) -> Vec<usize> {
+        let mut load = vec![0_usize; nodes];
+        names.iter().for_each(|name| load[name.home(0..nodes).expect("nodes")] += 1);
+        load
+    }
+
+    /// With more than 16 nodes some are further off by chance alone: a tenth of a 32nd of 10,000 names is less than two
+    /// standard deviations.
     #[test]
     fn ten_thousand_names_are_spread_within_a_tenth_of_even() {
-        for nodes in [2, 3, 4, 5, 8] {
-            let mut load = vec![0_usize; nodes];
-            names(10_000).iter().for_each(|name| load[name.home(0..nodes).expect("nodes")] += 1);
-            let even = 10_000 / nodes;
+        for nodes in [2, 3, 4, 5, 8, 16] {
+            let (load, even) = (load(&names(10_000), nodes), 10_000 / nodes);
             assert!(load.iter().all(|count| count.abs_diff(even) * 10 <= even), "{nodes} nodes: {load:?}");
+        }
+    }
+
+    /// Within 4.5 standard deviations, which one of 30,000 nodes would exceed that drew its share by lot.
+    #[test]
+    fn over_more_nodes_names_are_spread_as_evenly_as_by_lot() {
+        for nodes in [32, 64, 256] {
+            let (load, even) = (load(&names(10_000), nodes), 10_000 / nodes);
+            let is_likely = |count: &usize| 4 * count.abs_diff(even).pow(2) <= 81 * even;
+            assert!(load.iter().all(is_likely), "{nodes} nodes: {load:?}");
         }
     }
 

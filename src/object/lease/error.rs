@@ -61,7 +61,7 @@ pub enum LeaseError {
         name: String,
         /// The node that is not heard.
         node: usize,
-        /// How long this call has waited; zero where it failed at once.
+        /// How long this call has waited; next to nothing where it failed at once.
         waited: Duration,
     },
     /// The home is lost, and the next one has no room. The lease moves as soon as there is room.
