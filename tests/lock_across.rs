@@ -524,3 +524,45 @@ fn waiters_keep_their_order_when_the_home_is_lost() {
         assert_eq!(had, order);
     }
 }
+
+/// Two ranks of a node have a lock by turns while one of another node waits for it: they pass it on to each other so
+/// often, and not once more.
+#[test]
+fn a_node_hands_the_lock_on_among_its_ranks_64_times_while_others_wait() {
+    const TEST: &str = "a_node_hands_the_lock_on_among_its_ranks_64_times_while_others_wait";
+    const MOST_HANDED_ON: u64 = 64;
+    if role().is_some() {
+        let job = join();
+        let marks = Marks::of_this_rank();
+        let lock = job.lock(&name_at(&job, 1, "hot")).expect("a lock");
+        let grants = job.counter(&name_at(&job, 0, "grants")).expect("a counter");
+        job.world().barrier().expect("all are there");
+        if job.rank() == 2 {
+            marks.wait([0], "held");
+            let request = lock.request().expect("a place");
+            marks.set(&job, "asked");
+            let guard = request.wait().expect("the node passes it on so often, and no more");
+            assert_eq!(grants.load().expect("in reach"), 1 + MOST_HANDED_ON);
+            marks.set(&job, "had");
+            drop(guard);
+        } else {
+            let has_had_it = || marks.0.join("had.2").exists();
+            while !has_had_it() {
+                if job.rank() == 1 {
+                    marks.wait([0], "held");
+                }
+                let guard = lock.acquire().expect("nobody fails");
+                if grants.fetch_add(1).expect("in reach") == 0 {
+                    marks.set(&job, "held");
+                    marks.wait([2], "asked");
+                }
+                // Whoever releases it finds that the other one waits.
+                await_that("nobody else wants it", || !lock.queue().is_empty() || has_had_it());
+                drop(guard);
+            }
+        }
+        job.world().barrier().expect("homes serve until all are through");
+        return answer("done");
+    }
+    Across::new(&[0, 0, 1]).run_to_done(TEST, &[]);
+}

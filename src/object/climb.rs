@@ -3,7 +3,7 @@
 //!
 //! The machine between nodes ([`HomeLock`]) says what to ask; this asks it, and keeps in the node's words how far it is
 //! ([`Tenure`]), so that the node's ranks can pass its hold on without asking the home, and the next of them can go on
-//! where one has ended. At most [`MOST_PASSED`] ranks in a row have it so; then other nodes come in.
+//! where one has ended. At most [`MOST_HANDED_ON`] ranks in a row have it so; then other nodes come in.
 //!
 //! | what a rank finds that has the node's lock | what it does |
 //! | --- | --- |
@@ -42,12 +42,12 @@ use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Fabric, Memory, PostError, Request, WordAt};
 use crate::sync::Ordering;
 
-/// So many ranks of a node have the lock in a row while other nodes may wait for it.
-const MOST_PASSED: u64 = 64;
+/// So often the ranks of a node hand the lock on to each other in a row, while other nodes may wait for it.
+const MOST_HANDED_ON: u64 = 64;
 /// After so long without a word the rank looks at the home itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-const _: () = assert!(MOST_PASSED < LEAST_LEFT - 1);
+const _: () = assert!(MOST_HANDED_ON < LEAST_LEFT - 1);
 
 /// Acquisitions in a row after which the word is kept for a node.
 const STREAK: u64 = 16;
@@ -213,7 +213,7 @@ impl Climb {
 
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
     pub fn may_pass_on(&self) -> bool {
-        matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_PASSED)
+        matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_HANDED_ON)
     }
 
     /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not
