@@ -141,25 +141,47 @@ fn watchers_are_poked() {
     assert!(prompt > ROUNDS / 2, "{took:?}");
 }
 
+/// Each half of the job has a leader of its own; the job itself has none of that name.
+fn lead_each_half(job: &Job) {
+    let half = job.world().split(job.rank() as u64 % 2, 0).expect("a group");
+    let (own, all) = (half.election("head").expect("an election"), job.election("head").expect("another one"));
+    // A name that a user may give.
+    let same = job.election(&format!("head of group {}", half.id())).expect("another one");
+    assert_eq!(own.name(), same.name(), "as they are shown");
+    if half.rank() == 0 {
+        let leadership = own.campaign().expect("one of each group leads");
+        half.barrier().expect("it leads");
+        assert_eq!((all.leader(), same.leader()), (Ok(None), Ok(None)));
+        half.barrier().expect("all know");
+        leadership.resign().expect("it led");
+    } else {
+        half.barrier().expect("it leads");
+        let leader = own.leader().expect("an election").expect("the first of the group");
+        assert_eq!(leader.rank, half.ranks()[0]);
+        half.barrier().expect("all know");
+        let leadership = own.campaign_timeout(LIMIT).expect("it resigns");
+        assert!(leader.term < leadership.term());
+    }
+    assert!(matches!(job.lock("head"), Err(ObjectError::OtherKind { found: ObjectKind::Election, .. })));
+    job.world().barrier().expect("all are through");
+}
+
 #[test]
 fn each_group_has_elections_of_its_own() {
-    on_ranks(4, &JobOptions::new(), |job| {
-        let half = job.world().split(job.rank() as u64 % 2, 0).expect("a group");
-        let (own, all) = (half.election("head").expect("an election"), job.election("head").expect("another one"));
-        if half.rank() == 0 {
-            let leadership = own.campaign().expect("one of each group leads");
-            half.barrier().expect("it leads");
-            assert_eq!(all.leader(), Ok(None));
-            half.barrier().expect("all know");
-            drop(leadership);
-        } else {
-            half.barrier().expect("it leads");
-            assert_eq!(own.leader().expect("an election").map(|leader| leader.rank), Some(half.ranks()[0]));
-            half.barrier().expect("all know");
-        }
-        assert!(matches!(job.lock("head"), Err(ObjectError::OtherKind { found: ObjectKind::Election, .. })));
-        job.world().barrier().expect("all are through");
-    });
+    on_ranks(4, &JobOptions::new(), |job| lead_each_half(&job));
+}
+
+#[test]
+fn each_group_has_elections_of_its_own_across_nodes() {
+    const TEST: &str = "each_group_has_elections_of_its_own_across_nodes";
+    if role().is_some() {
+        lead_each_half(&Job::from_env().expect("a job across nodes"));
+        return answer("done");
+    }
+    // Each half is on both nodes; one of them is, and the other one on its own.
+    for nodes in [[0, 0, 1, 1], [0, 1, 2, 1]] {
+        Across::new(&nodes).run_to_done(TEST, &[]);
+    }
 }
 
 /// A rank that leads, stands, or watches, as the test has it; the life of one in the tests of deaths.

@@ -14,8 +14,9 @@ use super::error::{LockError, ObjectError};
 use super::lease::Lease;
 use super::lock::{Lock, Token};
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind};
+use super::{Handle, ObjectKind, named, not_named};
 use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::name::Name;
 use crate::group::Group;
 use crate::job::Job;
 
@@ -76,7 +77,8 @@ impl Job {
     ///
     /// As [`lock`](Self::lock).
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
-        let lock = Lock::open(self.membership(), name, ObjectKind::Election)?;
+        let kind = ObjectKind::Election;
+        let lock = Lock::open(self.membership(), named(self.rank(), kind.name(), name)?, kind)?;
         Ok(Election { seat: Seat::Lock(Box::new(lock)) })
     }
 
@@ -103,13 +105,15 @@ impl Job {
     ///
     /// As [`lease`](Self::lease).
     pub fn election_with_ttl(&self, name: &str, ttl: Duration) -> Result<Election, ObjectError> {
-        let lease = Lease::open(self.membership(), name, ObjectKind::LeasedElection, ttl)?;
+        let kind = ObjectKind::LeasedElection;
+        let lease = Lease::open(self.membership(), named(self.rank(), kind.name(), name)?, kind, ttl)?;
         Ok(Election { seat: Seat::Lease(lease) })
     }
 }
 
 impl Group {
-    /// The election of a name among this group's members: another one than that of the same name in any other group.
+    /// The election of a name among this group's members: another one than that of the same name in any other group, and
+    /// than all of the job, though it is shown as "name of group 42".
     /// Its leader is named by its rank in the job. Not collective: who takes part opens it.
     ///
     /// # Errors
@@ -120,7 +124,8 @@ impl Group {
     ///
     /// As [`Job::election`].
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
-        let lock = Lock::open(self.shared(), &self.own_name(name), ObjectKind::Election)?;
+        let kind = ObjectKind::Election;
+        let lock = Lock::open(self.shared(), self.own_name(kind, name)?, kind)?;
         Ok(Election { seat: Seat::Lock(Box::new(lock)) })
     }
 
@@ -134,13 +139,15 @@ impl Group {
     ///
     /// As [`Job::election_with_ttl`].
     pub fn election_with_ttl(&self, name: &str, ttl: Duration) -> Result<Election, ObjectError> {
-        let lease = Lease::open(self.shared(), &self.own_name(name), ObjectKind::LeasedElection, ttl)?;
+        let kind = ObjectKind::LeasedElection;
+        let lease = Lease::open(self.shared(), self.own_name(kind, name)?, kind, ttl)?;
         Ok(Election { seat: Seat::Lease(lease) })
     }
 
     /// The name of an election that is this group's own.
-    fn own_name(&self, name: &str) -> String {
-        format!("{name} of group {}", self.id())
+    fn own_name(&self, kind: ObjectKind, name: &str) -> Result<Name, ObjectError> {
+        let rank = self.shared().rank;
+        Name::of_group(name, self.id()).map_err(|fault| not_named(rank, kind.name(), name, fault))
     }
 }
 

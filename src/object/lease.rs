@@ -16,9 +16,10 @@ pub use self::request::LeaseRequest;
 use super::error::ObjectError;
 use super::homes::Home;
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind, errands, not_opened};
+use super::{Handle, ObjectKind, errands, named, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::lease::{Hold, LeaseAt, Outcome, Turn};
+use crate::coord::objects::name::Name;
 use crate::fabric::Request;
 use crate::job::{Job, Membership};
 
@@ -126,7 +127,8 @@ impl Job {
     /// As [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is known
     /// that the home has what earlier ones had.
     pub fn lease(&self, name: &str, ttl: Duration) -> Result<Lease, ObjectError> {
-        Lease::open(self.membership(), name, ObjectKind::Lease, ttl)
+        let kind = ObjectKind::Lease;
+        Lease::open(self.membership(), named(self.rank(), kind.name(), name)?, kind, ttl)
     }
 }
 
@@ -134,12 +136,12 @@ impl Lease {
     /// The lease that is an object of this kind, or its part.
     pub(super) fn open(
         membership: &Arc<Membership>,
-        name: &str,
+        name: Name,
         kind: ObjectKind,
         ttl: Duration,
     ) -> Result<Self, ObjectError> {
         let micros = u64::try_from(ttl.max(LEAST_TTL).as_micros()).unwrap_or(u64::MAX / 2000).min(u64::MAX / 2000);
-        let handle = Arc::new(Handle::open(membership, name, Nature { kind, parameter: micros })?);
+        let handle = Arc::new(Handle::open_as(membership, name, Nature { kind, parameter: micros })?);
         let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
         let lease = Self { courier: Courier::new(handle, Duration::from_micros(micros)), desk };
         lease.meet_home()?;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::error::{LockError, ObjectError};
 use super::exclusive::{Exclusive, Queued};
-use super::{Handle, ObjectKind};
+use super::{Handle, ObjectKind, named};
 use crate::coord::objects::directory::Nature;
+use crate::coord::objects::name::Name;
 use crate::job::{Job, Membership};
 
 /// The number of a grant. Of two grants of the same lock the later one has the greater token, whoever has died between
@@ -60,14 +61,15 @@ impl Job {
     /// The node's table of names is locked and looked through; in a job of several nodes, for the node's first handle,
     /// the home's too: some round trips.
     pub fn lock(&self, name: &str) -> Result<Lock, ObjectError> {
-        Lock::open(self.membership(), name, ObjectKind::Lock)
+        let kind = ObjectKind::Lock;
+        Lock::open(self.membership(), named(self.rank(), kind.name(), name)?, kind)
     }
 }
 
 impl Lock {
     /// The lock that is an object of this kind, or its part.
-    pub(super) fn open(membership: &Arc<Membership>, name: &str, kind: ObjectKind) -> Result<Self, ObjectError> {
-        let handle = Handle::open(membership, name, Nature { kind, parameter: 0 })?;
+    pub(super) fn open(membership: &Arc<Membership>, name: Name, kind: ObjectKind) -> Result<Self, ObjectError> {
+        let handle = Handle::open_as(membership, name, Nature { kind, parameter: 0 })?;
         Ok(Self { lock: Exclusive::new(&handle), handle })
     }
 
