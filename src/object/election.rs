@@ -166,7 +166,8 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`]: this rank leads already, or is a candidate already, or has been declared failed.
+    /// As [`Lock::acquire`], with a time to live as well: this rank leads already ([`LockError::AlreadyHeld`]), or is a
+    /// candidate already ([`LockError::AlreadyRequested`]), or has been declared failed.
     ///
     /// # Cost
     ///

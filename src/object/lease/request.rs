@@ -98,8 +98,14 @@ impl<'lease> LeaseRequest<'lease> {
     fn advance(&mut self, mut party: Box<Party>, turn: Turn) -> Result<(), LeaseError> {
         let mut vigil = Vigil::new(self.lease.courier.handle(), None);
         match self.lease.advance(&mut party, turn, &mut vigil) {
-            Ok(Some(hold)) => self.place = Place::Held(party, hold),
-            Ok(None) => self.place = Place::Waiting(party),
+            Ok(Some(hold)) => {
+                self.lease.note_hold();
+                self.place = Place::Held(party, hold);
+            }
+            Ok(None) => {
+                self.lease.note_request();
+                self.place = Place::Waiting(party);
+            }
             Err(error) => {
                 self.lease.end(party, &error);
                 return Err(error);
