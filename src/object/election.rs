@@ -300,7 +300,7 @@ impl<'election> Candidacy<'election> {
     ///
     /// # Errors
     ///
-    /// As [`super::LockRequest::test`].
+    /// As [`super::LockRequest::test`], or [`super::LeaseRequest::test`]: whoever calls this again stands anew.
     ///
     /// # Cost
     ///

@@ -220,7 +220,7 @@ enum Place {
     Queued(Box<Queued>),
     /// With its token.
     Granted(u64),
-    /// Given up, or made a guard.
+    /// Lost, as `test` has said; given up, or made a guard.
     None,
 }
 
@@ -230,11 +230,13 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::Unreachable`]: the place is lost.
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`]: the place is lost. Whoever calls this
+    /// or [`wait`](Self::wait) again asks anew, behind all others, and may fail as [`Lock::request`].
     ///
     /// # Cost
     ///
-    /// A look at this node's memory; where this node waits for another one its connections are polled, too.
+    /// A look at this node's memory; where this node waits for another one its connections are polled, too. After an
+    /// error that of [`Lock::request`].
     pub fn test(&mut self) -> Result<bool, LockError> {
         if let Place::Queued(queued) = &mut self.place {
             match self.lock.lock.test(queued) {
@@ -245,6 +247,9 @@ impl<'lock> LockRequest<'lock> {
                     return Err(error);
                 }
             }
+        if let Place::None = self.place {
+            self.place = Place::Queued(Box::new(self.lock.lock.request()?));
+        }
         }
         Ok(matches!(self.place, Place::Granted(_)))
     }
@@ -313,5 +318,35 @@ impl<'lock> LockRequest<'lock> {
 impl Drop for LockRequest<'_> {
     fn drop(&mut self) {
         self.give_up();
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// Its home is not heard for a while: whoever looks again has a place again, and the lock in the end.
+    #[test]
+    fn who_has_lost_its_place_asks_anew_when_it_looks_again() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let [here, there] = [0, 1].map(|rank: usize| jobs[rank].lock(&name).expect("room"));
+        let guard = there.acquire().expect("it is free");
+        let mut request = here.request().expect("a place");
+        assert_eq!(request.test(), Ok(false));
+        doubt(&jobs[0], 1, true);
+        let is_lost = |tested: &Result<bool, LockError>| matches!(tested, Err(LockError::Unreachable { node: 1, .. }));
+        await_that("its place is not lost", || is_lost(&request.test()));
+        for _ in 0..3 {
+            let tested = request.test();
+            assert!(is_lost(&tested), "{tested:?}");
+        }
+        doubt(&jobs[0], 1, false);
+        await_that("it has no place again", || request.test() == Ok(false));
+        guard.release().expect("it was held");
+        await_that("it is never granted", || request.test() == Ok(true));
+        request.wait().expect("it is granted").release().expect("it was held");
     }
 }
