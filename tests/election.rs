@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::children::{Children, Launch, answer, await_line, role};
+use common::homes::{name_at, waiting_at};
 use common::nodes::{Across, Marks};
 use common::ranks::{LIMIT, on_ranks};
 use phalanx::{Election, Job, JobOptions, Leader, LockError, ObjectError, ObjectKind, Token};
@@ -182,6 +183,56 @@ fn each_group_has_elections_of_its_own_across_nodes() {
     for nodes in [[0, 0, 1, 1], [0, 1, 2, 1]] {
         Across::new(&nodes).run_to_done(TEST, &[]);
     }
+}
+
+/// Ranks of other nodes stand one after the other, and take that up the other way round.
+#[test]
+fn who_stands_has_its_place_among_candidates_of_other_nodes() {
+    const TEST: &str = "who_stands_has_its_place_among_candidates_of_other_nodes";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let election = job.election(&name_at(&job, 0, "stood")).expect("an election");
+        job.world().barrier().expect("all are there");
+        answer(election.name());
+        await_line();
+        if job.rank() == 0 {
+            let leadership = election.campaign().expect("nobody leads");
+            answer("leads");
+            await_line();
+            leadership.resign().expect("it led");
+            answer("resigned");
+        } else {
+            let candidacy = election.stand().expect("a place");
+            assert!(matches!(election.stand(), Err(LockError::AlreadyRequested { .. })));
+            answer("stands");
+            await_line();
+            let leadership = candidacy.wait_timeout(LIMIT).expect("its turn comes");
+            answer("leads");
+            await_line();
+            leadership.resign().expect("it led");
+            answer("resigned");
+        }
+        return job.world().barrier().expect("homes serve until all are through");
+    }
+    let mut children = Across::new(&[0, 1, 2]).start(TEST, &[]);
+    let names: Vec<String> = (0..3).map(|rank| children.next_answer(rank)).collect();
+    children.say(0, "lead");
+    assert_eq!(children.next_answer(0), "leads");
+    for rank in [2, 1] {
+        children.say(rank, "stand");
+        assert_eq!(children.next_answer(rank), "stands");
+    }
+    assert_eq!(waiting_at(children.pid(0), &names[0]), [2, 1]);
+    children.say(1, "wait");
+    children.say(0, "resign");
+    assert_eq!(children.next_answer(0), "resigned");
+    children.say(2, "wait");
+    for rank in [2, 1] {
+        assert_eq!(children.next_answer(rank), "leads");
+        children.say(rank, "resign");
+        assert_eq!(children.next_answer(rank), "resigned");
+    }
+    (0..3).for_each(|rank| assert!(children.finish(rank).1.success(), "rank {rank}"));
 }
 
 /// A rank that leads, stands, or watches, as the test has it; the life of one in the tests of deaths.

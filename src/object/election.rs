@@ -191,8 +191,8 @@ impl Election {
         self.lead(self.seat.acquire(Some(timeout))?)
     }
 
-    /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
-    /// [`Candidacy::wait`].
+    /// Makes this rank a candidate without waiting for other ranks: it has its place before all who stand later. It may
+    /// be elected from then on, and leads when it takes that up by [`Candidacy::wait`]; until then nobody does.
     ///
     /// # Errors
     ///
@@ -331,7 +331,8 @@ impl<'election> Candidacy<'election> {
         self.election.lead(self.claim.wait(Some(timeout))?)
     }
 
-    /// Gives the candidacy up. Whether this rank had not been elected.
+    /// Gives the candidacy up. Whether this rank had not been elected: as [`super::LockRequest::cancel`] says it, or
+    /// [`super::LeaseRequest::cancel`].
     ///
     /// # Cost
     ///

@@ -136,8 +136,16 @@ impl Lock {
         Ok(self.lock.try_acquire()?.map(|token| self.guarded(token)))
     }
 
-    /// Asks for the lock without waiting: this rank has its place in the queue. The request is finished by
-    /// [`LockRequest::wait`] or [`LockRequest::test`]; until then the lock may be granted and wait for this rank.
+    /// Asks for the lock without waiting for other ranks: this rank has its place in the queue when this returns, before
+    /// all who ask later on whichever node. The request is finished by [`LockRequest::wait`] or [`LockRequest::test`].
+    /// The lock may be granted before, and then is this rank's: all others wait until it has taken that up and released
+    /// it, or [cancelled](LockRequest::cancel). Who has a request and does other things is to look soon and often.
+    ///
+    /// In a job of several nodes this waits for the home's answers, since only what stands there counts on other nodes.
+    /// Where another rank of this node has the lock, or has asked before, the place is behind that one in the node's
+    /// queue, and among nodes it is what that one leaves: the lock itself, or the node's place at the home. Only where it
+    /// leaves neither the node asks for another place as this rank looks: where the lock has been handed on 64 times, was
+    /// being given up as this rank asked, or was only tried.
     ///
     /// # Errors
     ///
@@ -145,7 +153,8 @@ impl Lock {
     ///
     /// # Cost
     ///
-    /// As [`acquire`](Self::acquire) of a free lock; requests to the home are posted, and not waited for.
+    /// As [`acquire`](Self::acquire) of a free lock; where another node has it one round trip to the home more, and none
+    /// where a rank of this node does. While the home is silent it is waited for as by [`acquire`](Self::acquire).
     pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
         Ok(LockRequest { lock: self, place: Place::Queued(Box::new(self.lock.request()?)) })
     }
@@ -238,6 +247,9 @@ impl<'lock> LockRequest<'lock> {
     /// A look at this node's memory; where this node waits for another one its connections are polled, too. After an
     /// error that of [`Lock::request`].
     pub fn test(&mut self) -> Result<bool, LockError> {
+        if let Place::None = self.place {
+            self.place = Place::Queued(Box::new(self.lock.lock.request()?));
+        }
         if let Place::Queued(queued) = &mut self.place {
             match self.lock.lock.test(queued) {
                 Ok(Some(token)) => self.place = Place::Granted(token),
@@ -247,9 +259,6 @@ impl<'lock> LockRequest<'lock> {
                     return Err(error);
                 }
             }
-        if let Place::None = self.place {
-            self.place = Place::Queued(Box::new(self.lock.lock.request()?));
-        }
         }
         Ok(matches!(self.place, Place::Granted(_)))
     }
@@ -268,6 +277,7 @@ impl<'lock> LockRequest<'lock> {
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`. After that the place in the queue is given up.
+    ///
     /// # Errors
     ///
     /// As [`Lock::acquire_timeout`].
@@ -279,11 +289,15 @@ impl<'lock> LockRequest<'lock> {
         self.finish(Some(timeout))
     }
 
-    /// Gives the place up. Whether the lock had not been granted; if it had, it is released.
+    /// Gives the place up. Whether the lock had not been granted; if it had, also where nobody has looked since, it is
+    /// released. Where the home does not answer, and this rank knows of no grant, it is said that there was none; what
+    /// stands there is taken back when the home is heard again. A place behind which other ranks of this node wait goes
+    /// to the first of them.
     ///
     /// # Cost
     ///
-    /// As [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`].
+    /// As [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`], and
+    /// a round trip to the home more in a job of several nodes if this rank had not looked.
     pub fn cancel(mut self) -> bool {
         self.give_up()
     }
