@@ -581,12 +581,35 @@ impl NodeLock {
         }
     }
 
+    /// Takes the claim back. Where it is too late for that this rank has the lock.
+    pub fn withdraw(&self) -> Withdrawn {
+        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
+        match withdrawn {
+            Withdrawn::Granted(_) => self.turn.set(Use::Held),
+            // It is not this rank's: what was noted goes.
+            Withdrawn::Cancelled => drop(self.release()),
+        }
+        withdrawn
+    }
+
     /// Takes the claim back, and what it has been granted. Whether it had not been granted.
     pub fn cancel(&self) -> bool {
-        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
-        // Fails where this rank has been declared failed: then there is nothing to release.
-        let _ = self.release();
-        withdrawn == Withdrawn::Cancelled
+        let is_granted = matches!(self.withdraw(), Withdrawn::Granted(_));
+        if is_granted {
+            // Fails where this rank has been declared failed: then there is nothing to release.
+            let _ = self.release();
+        }
+        !is_granted
+    }
+
+    /// This rank has the lock, but has only asked for what that is a part of.
+    pub fn note_request(&self) {
+        self.turn.set(Use::Requested);
+    }
+
+    /// And that is granted.
+    pub fn note_request_granted(&self) {
+        self.turn.set(Use::Held);
     }
 
     /// Gives the lock up.
