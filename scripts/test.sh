@@ -288,8 +288,8 @@ if [ $quick = no ] && [ $night = no ]; then
     # Ignored tests that do not belong here: a measurement, one that writes files of the repository, work for nights.
     not_here=(which_engine_is_quicker the_traces_are_recorded_anew "${for_nights[@]}")
     step 'release build' release_build
-    # Stress tests are marked `#[ignore]` where a debug build would be too slow for them. Of the command's suites only the
-    # simulator's has such; what else it does in release is seen below.
+    # Stress tests are marked `#[ignore]` where a debug build would be too slow for them. Of the command's suites only
+    # the simulator's has such; what else it does in release is seen below.
     step 'tests, release, stress included' cargo test --locked --release -p phalanx --tests --no-fail-fast \
         -- --include-ignored "${not_here[@]/#/--skip=}"
     step 'simulator, release' cargo test --locked --release -p phalanx-cli --test simulate -- --include-ignored

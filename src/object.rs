@@ -4,7 +4,9 @@
 //! | file | is |
 //! | --- | --- |
 //! | `lock.rs` | the lock: handle, guard, request |
-//! | `waiting.rs` | the wait for a lock of this node |
+//! | `node_lock.rs` | a lock of this node, as one rank uses it |
+//! | `waiting.rs` | a wait for others as it goes on |
+//! | `usage.rs` | what a rank does with an object: one thing at a time |
 //! | `passing.rs` | who takes it before others that wait, where ranks share CPUs |
 //! | `exclusive.rs` | both together: the lock that every kind of object uses that needs one |
 //! | `climb.rs` | from a lock of this node to that of all nodes, at its home |
@@ -26,7 +28,7 @@
 //! | `fenced.rs` | words that are written under a token |
 //! | `lease.rs` | a lock with a time to live: handles; `lease/guard.rs`: a hold, and the thread that renews it; `lease/request.rs`: a place among those who wait; `lease/courier.rs`: who asks its home |
 //! | `election.rs` | the election of a leader; `election/seat.rs`: the lock or lease that it has; `election/announcing.rs` |
-//! | `error.rs` | what can go wrong |
+//! | `error.rs`, `refusals.rs` | what can go wrong; errors of all kinds of objects alike |
 
 mod anchor;
 mod catalogue;
@@ -42,9 +44,11 @@ mod fenced;
 mod homes;
 mod lease;
 mod lock;
+mod node_lock;
 mod pairs;
 mod passing;
 mod reach;
+mod refusals;
 mod rwlock;
 mod second;
 mod semaphore;
@@ -53,6 +57,7 @@ mod site;
 mod steward;
 mod sums;
 mod tally;
+mod usage;
 mod vigil;
 mod waiting;
 
@@ -68,14 +73,14 @@ pub use self::error::{LockError, ObjectError};
 pub use self::fenced::{Fenced, FencedError, FencedWord};
 pub use self::lease::{Lease, LeaseError, LeaseGuard, LeaseRequest};
 pub use self::lock::{Lock, LockGuard, LockRequest, Token};
+use self::node_lock::NodeLock;
 pub(crate) use self::reach::Reach;
 pub use self::rwlock::{ReadGuard, RwLock, WriteGuard};
 pub(crate) use self::semaphore::Holding;
 pub use self::semaphore::{Permits, Semaphore};
 use self::site::Site;
 pub(crate) use self::steward::Steward;
-use self::waiting::NodeLock;
-pub(crate) use self::waiting::Turn;
+pub(crate) use self::usage::Usage;
 use crate::coord::objects::directory::{DirectoryFault, Nature, SiteFault};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::{Name, NameFault};
@@ -84,8 +89,6 @@ use crate::job::{Job, Membership};
 
 pub use crate::coord::objects::directory::ObjectKind;
 
-/// Between two attempts to open an object that moves, or that the dead have left.
-const MOVING_PAUSE: Duration = Duration::from_micros(200);
 /// How long whoever drops a handle waits for the home: longer than one is slow where machines are busy.
 const GIVING_BACK: Duration = Duration::from_secs(1);
 
@@ -175,7 +178,7 @@ impl Handle {
                         let fault = DirectoryFault::Away(SiteFault::Silent { node: silent });
                         return Err(error_of(membership, &name, nature, Refused { fault, node }, begun));
                     }
-                    std::thread::sleep(MOVING_PAUSE);
+                    std::thread::sleep(homes::MOVING_PAUSE);
                 }
                 Err(refused) => return Err(error_of(membership, &name, nature, refused, begun)),
             }
@@ -212,9 +215,7 @@ fn with_table<T>(
     // Another thread of this rank would be taken for this one.
     let begun = Instant::now();
     let Some(_turn) = membership.reach.uses.table_within(limit) else {
-        let (rank, name) = (membership.rank, "the table of objects".to_owned());
-        let waited = begun.elapsed();
-        return Err(LockError::TimedOut { rank, name, waited, holder: None, holder_node: None, ahead: Vec::new() });
+        return Err(refusals::timed_out(membership.rank, "the table of objects", begun.elapsed(), None));
     };
     NodeLock::of_table(membership).during(limit.map(|limit| limit.saturating_sub(begun.elapsed())), act)
 }
@@ -239,15 +240,15 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
             ObjectError::Exhausted { rank, name, node, places }
         }
         DirectoryFault::Away(SiteFault::Excluded) => {
-            let source = Box::new(waiting::excluded(membership, &name));
+            let source = Box::new(refusals::excluded(membership, &name));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Away(SiteFault::Silent { node }) => {
-            let source = Box::new(waiting::unreachable(membership, &name, node, begun.elapsed()));
+            let source = Box::new(refusals::unreachable(membership, &name, node, begun.elapsed()));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Away(SiteFault::NoRoom { home }) => {
-            let source = Box::new(waiting::no_room(membership, &name, home));
+            let source = Box::new(refusals::no_room(membership, &name, home));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Overtaken | DirectoryFault::Away(_) => unreachable!("tried again"),

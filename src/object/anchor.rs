@@ -12,16 +12,13 @@ use std::time::{Duration, Instant};
 
 use super::Handle;
 use super::error::LockError;
-use super::homes::{self, Completion, Home, lost_before};
-use super::waiting;
+use super::homes::{self, Completion, Home, MOVING_PAUSE, lost_before};
+use super::refusals;
 use crate::coord::objects::copies::{self, CopyAt};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::fabric::{Memory, Request, WordAt};
 use crate::sync::publish;
-
-/// Between two looks whether the next home has all that the survivors had at the last one.
-const MOVING_PAUSE: Duration = Duration::from_micros(100);
 
 /// What has come of requests.
 pub(super) enum Answered {
@@ -150,7 +147,7 @@ impl Anchor {
             Err(SiteFault::Late { .. }) => Err(timed_out(handle, begun.elapsed())),
             Err(SiteFault::NoRoom { .. }) => unreachable!("only who waits for the next home finds that"),
             // This node was, and with it this rank.
-            Err(SiteFault::Excluded) => Err(waiting::excluded(&handle.membership, handle.name.text())),
+            Err(SiteFault::Excluded) => Err(refusals::excluded(&handle.membership, handle.name.text())),
         }
     }
 
@@ -187,7 +184,7 @@ impl Anchor {
             let (asking, completion) = asked.insert((asking, completion));
             let is_lost = reach.has_lost(asking.site.home);
             if is_lost && let Some(home) = homes::without_room(reach, &handle.at) {
-                return Err(waiting::no_room(&handle.membership, handle.name.text(), home));
+                return Err(refusals::no_room(&handle.membership, handle.name.text(), home));
             }
             let polled = if is_lost { Poll::Pending } else { completion.poll(asking, &handle.at) };
             match polled {
@@ -197,7 +194,7 @@ impl Anchor {
                     return Ok(words);
                 }
                 Poll::Ready(Err(SiteFault::NoRoom { home })) => {
-                    return Err(waiting::no_room(&handle.membership, handle.name.text(), home));
+                    return Err(refusals::no_room(&handle.membership, handle.name.text(), home));
                 }
                 Poll::Ready(Err(_)) | Poll::Pending => {}
             }
@@ -255,18 +252,17 @@ pub(super) fn find(handle: &Handle, words: impl FnOnce(ObjectAt) -> Vec<WordAt>)
 #[inline]
 pub(super) fn look_at_oneself(handle: &Handle) -> Result<(), LockError> {
     match handle.membership.reach.own_end() {
-        Some(_) => Err(waiting::excluded(&handle.membership, handle.name.text())),
+        Some(_) => Err(refusals::excluded(&handle.membership, handle.name.text())),
         None => Ok(()),
     }
 }
 
 /// The error of a call that needs a node of which nothing is heard.
 pub(super) fn unreachable(handle: &Handle, node: usize, waited: Duration) -> LockError {
-    waiting::unreachable(&handle.membership, handle.name.text(), node, waited)
+    refusals::unreachable(&handle.membership, handle.name.text(), node, waited)
 }
 
 /// The error of a call whose time is over while the home has not answered.
 fn timed_out(handle: &Handle, waited: Duration) -> LockError {
-    let (rank, name) = (handle.membership.rank, handle.name.text().to_owned());
-    LockError::TimedOut { rank, name, waited, holder: None, holder_node: None, ahead: Vec::new() }
+    refusals::timed_out(handle.membership.rank, handle.name.text(), waited, None)
 }

@@ -10,7 +10,7 @@
 //! If the home is lost first, so is what was left there: the next one is told nothing of it. If the rank ends first, or
 //! leaves the job, others of its node follow it as one that has ended in the middle of a call.
 //!
-//! [`Use::Left`]: super::waiting::Use::Left
+//! [`Use::Left`]: super::usage::Use::Left
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,12 +23,14 @@ use super::climb::{Ascent, Climb};
 use super::error::LockError;
 use super::homes::Home;
 use super::reach::Reach;
+use super::refusals;
 use super::site::{PATIENCE, Site};
 use super::steward::with_table;
-use super::waiting::{self, Turn};
+use super::usage::Usage;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::queue::QueueLock;
+use crate::coord::objects::tenure::{Tenure, TenureAt, TenureWord};
 use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Memory, Request, WordAt};
 use crate::job::Membership;
@@ -67,7 +69,7 @@ pub(super) fn pause(membership: &Membership, at: &ObjectAt, name: &str, begun: I
     // The table's own is noted while it is used.
     let home = || catalogue::noted_home(reach, at).map_or(reach.here(), |(home, _)| home);
     if let Some(node) = reach.doubted().or_else(|| is_over.then(home)) {
-        return Err(waiting::unreachable(membership, name, node, begun.elapsed()));
+        return Err(refusals::unreachable(membership, name, node, begun.elapsed()));
     }
     std::thread::sleep(PAUSE);
     Ok(())
@@ -205,14 +207,14 @@ pub(super) fn ask(home: &Home, requests: &[Request]) -> Option<Vec<u64>> {
 #[derive(Debug)]
 pub(super) struct Settling {
     at: ObjectAt,
-    turn: Arc<Turn>,
+    usage: Arc<Usage>,
     way: Option<(Climb, Ascent)>,
 }
 
 impl Settling {
-    /// `turn`: of the lock, which stays as it is until this is done.
-    pub fn new(at: ObjectAt, turn: Arc<Turn>) -> Self {
-        Self { at, turn, way: None }
+    /// `usage`: of the lock, which stays as it is until this is done.
+    pub fn new(at: ObjectAt, usage: Arc<Usage>) -> Self {
+        Self { at, usage, way: None }
     }
 
     fn climb(&self, reach: &Reach) -> Option<Climb> {
@@ -257,7 +259,7 @@ impl Errand for Settling {
         let has_ended = |local| reach.has_ended_here(local);
         // Fails where this rank has been declared failed: then others have followed it.
         let _ = QueueLock::new(self.at.queue(), reach.local()).release(segment, &has_ended, |_| false);
-        self.turn.end_errand();
+        self.usage.end_errand();
         Poll::Ready(())
     }
 }
@@ -284,13 +286,40 @@ impl Errand for Closing {
     }
 }
 
+/// A rank keeps a lock of its node, until what the node has at the home is given up: that did not answer.
+pub(super) fn keep(reach: &Reach, at: ObjectAt, usage: Arc<Usage>) {
+    note_open(reach, &at);
+    usage.leave();
+    leave(reach, Settling::new(at, usage));
+}
+
+/// Before that: what the node holds there the rank is about to give up, and nobody of the node is to wait for it as for
+/// one that holds the lock.
+fn note_open(reach: &Reach, at: &ObjectAt) {
+    let (tenure, segment) = (TenureAt(*at), &*reach.segment);
+    let seen = tenure.load(segment);
+    if let Tenure::Held(_) = seen.tenure() {
+        // Fails where this rank has been declared failed, or the steward moves the lock.
+        let _ = tenure.change(segment, seen, Tenure::Underway(reach.local()));
+    }
+}
+
+/// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not
+/// answer: then it keeps the node's lock.
+pub(super) fn has_left_something(reach: &Reach, at: &ObjectAt, before: TenureWord) -> bool {
+    let now = TenureAt(*at).load(&*reach.segment);
+    let is_engaged = now != before && now.tenure().is_engaged();
+    let home = catalogue::noted_home(reach, at).filter(|(home, _)| is_engaged && !reach.has_lost(*home));
+    home.is_some() && reach.own_end().is_none()
+}
+
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
-    use crate::coord::objects::tenure::{Tenure, TenureAt};
     use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+    use crate::object::node_lock::NodeLock;
     use crate::object::site::Asked;
-    use crate::object::waiting::{NodeLock, Wait};
+    use crate::object::waiting::Wait;
     use crate::{Job, JobOptions};
 
     /// Its place may have been given back since it was left.
@@ -312,14 +341,14 @@ mod tests {
         let reach = &jobs[0].membership().reach;
         let lock = jobs[0].lock(&name_at(&[1], 2, 0)).expect("room");
         let (at, segment) = (lock.handle().at, &*reach.segment);
-        let (tenure, turn) = (TenureAt(at), reach.uses.turn_at(at.key()));
-        assert!(turn.begin_sweeping(), "this rank does nothing with it");
+        let (tenure, usage) = (TenureAt(at), reach.uses.usage_at(at.key()));
+        assert!(usage.begin_sweeping(), "this rank does nothing with it");
         tenure.change(segment, tenure.load(segment), Tenure::Underway(0)).expect("nobody else changes it");
         drop(lock);
         let objects = || catalogue::here(reach).all().expect("this node's memory").len();
         assert_eq!(objects(), 1, "what was asked at its home may take effect yet");
         tenure.change(segment, tenure.load(segment), Tenure::Nothing).expect("nobody else changes it");
-        turn.end_sweeping();
+        usage.end_sweeping();
         await_that("it stays for ever", || objects() == 0);
         let at_home = ObjectAt::of(&reach.layouts[1], ObjectTable::Home, 1);
         let handles = jobs[1].membership().reach.load(at_home.handles(0));

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use super::Handle;
 use super::climb::{Ascent, Climb, Reached, Summit};
 use super::error::LockError;
+use super::node_lock::{NodeLock, Taken};
 use super::site::PATIENCE;
-use super::waiting::{NodeLock, Taken, Wait};
+use super::waiting::Wait;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::queue::Withdrawn;
 
@@ -48,8 +49,8 @@ enum Place {
 impl Exclusive {
     pub fn new(handle: &Handle) -> Self {
         let membership = &handle.membership;
-        let turn = membership.reach.uses.turn_at(handle.at.key());
-        let node = NodeLock::new(membership, &handle.at, handle.name.text(), turn);
+        let usage = membership.reach.uses.usage_at(handle.at.key());
+        let node = NodeLock::new(membership, &handle.at, handle.name.text(), usage);
         let climb = membership.reach.spans_nodes().then(|| Climb::new(&membership.reach, handle.at));
         Self { node, climb }
     }

@@ -13,6 +13,7 @@
 //! [`NodeLayout::stranded`]: crate::fabric::node::NodeLayout::stranded
 
 use std::task::Poll;
+use std::time::Duration;
 
 use super::catalogue;
 use super::reach::Reach;
@@ -22,6 +23,10 @@ use crate::coord::objects::home::moving::{Survey, Surveyed};
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::name::Name;
 use crate::coord::objects::tenure::TenureAt;
+
+/// Between two looks whether the next home has all that the survivors had at the last one, or attempts to open what
+/// moves to it.
+pub(super) const MOVING_PAUSE: Duration = Duration::from_micros(100);
 
 /// Where an object is at home.
 #[derive(Clone, Debug)]

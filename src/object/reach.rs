@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::errands::Errands;
 use super::site::PATIENCE;
-use super::{Holding, Turn};
+use super::{Holding, Usage};
 use crate::cluster::sentinel::{self, ring};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::coord::drive;
@@ -51,7 +51,7 @@ pub(crate) struct Reach {
 #[derive(Debug, Default)]
 pub(crate) struct Uses {
     /// By the places of their keys.
-    turns: Mutex<HashMap<WordAt, Weak<Turn>>>,
+    usages: Mutex<HashMap<WordAt, Weak<Usage>>>,
     /// Permits, likewise.
     holdings: Mutex<HashMap<WordAt, Weak<Mutex<Holding>>>>,
     /// Held by the thread of this rank that uses its node's table of objects.
@@ -72,8 +72,8 @@ pub(crate) struct Uses {
 
 impl Uses {
     /// What this rank does with the lock whose key stands at a place: one for all of its handles.
-    pub fn turn_at(&self, key: WordAt) -> Arc<Turn> {
-        shared_at(&self.turns, key)
+    pub fn usage_at(&self, key: WordAt) -> Arc<Usage> {
+        shared_at(&self.usages, key)
     }
 
     /// What this rank has of the semaphore whose key stands at a place.

@@ -15,8 +15,8 @@ use super::error::{LockError, ObjectError};
 use super::exclusive::Exclusive;
 use super::lock::Token;
 use super::shared_hold;
+use super::usage::{Usage, Use};
 use super::vigil::Vigil;
-use super::waiting::{Turn as UseTurn, Use};
 use super::{Handle, ObjectKind, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::shared_hold::SharedHold;
@@ -63,7 +63,7 @@ pub struct RwLock {
     hold: RefCell<SharedHold>,
     anchor: Anchor,
     /// What this rank does with it, whichever of its threads and handles.
-    turn: Arc<UseTurn>,
+    usage: Arc<Usage>,
     /// Whether the call that is under way has left something to an errand.
     has_left: Cell<bool>,
     // Dropped after the other parts; it gives the name back.
@@ -92,11 +92,11 @@ impl Job {
         let reach = &handle.membership.reach;
         let at = SharingAt::of(&anchor.words(), reach.topology.ranks());
         // Another place than that of the lock inside.
-        let turn = reach.uses.turn_at(handle.at.check());
+        let usage = reach.uses.usage_at(handle.at.check());
         let part = RefCell::new(Sharing::new(at, reach.rank));
         let hold = RefCell::new(SharedHold::new(shared_hold::place_of(reach, &handle.at, at), reach.local()));
         let (writers, has_left) = (Exclusive::new(&handle), Cell::new(false));
-        Ok(RwLock { writers, part, hold, anchor, turn, has_left, handle })
+        Ok(RwLock { writers, part, hold, anchor, usage, has_left, handle })
     }
 }
 
@@ -259,7 +259,7 @@ impl RwLock {
 
     #[inline]
     fn begin(&self, asked: Asked) -> Result<(), LockError> {
-        self.turn.begin(Use::Requested).or_else(|found| self.begin_later(asked, found))
+        self.usage.begin(Use::Requested).or_else(|found| self.begin_later(asked, found))
     }
 
     /// What this rank has left at the home is taken back first, if that is soon.
@@ -269,7 +269,7 @@ impl RwLock {
         while found == Use::Left as u32 {
             anchor::look_at_oneself(&self.handle)?;
             errands::pause(&self.handle.membership, &self.handle.at, self.name(), begun)?;
-            match self.turn.begin(Use::Requested) {
+            match self.usage.begin(Use::Requested) {
                 Ok(()) => return Ok(()),
                 Err(now) => found = now,
             }
@@ -291,7 +291,7 @@ impl RwLock {
     /// A call of this rank has come to its end, which now has this, but where an errand is to be done first.
     fn end(&self, has: Use) {
         if !self.has_left.take() {
-            self.turn.set(has);
+            self.usage.set(has);
         }
     }
 

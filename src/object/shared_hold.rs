@@ -13,7 +13,7 @@ use super::errands::{self, Errand};
 use super::homes::Home;
 use super::reach::Reach;
 use super::site::Site;
-use super::waiting::Turn as UseTurn;
+use super::usage::Usage;
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::layout::ObjectAt;
 use crate::coord::objects::shared_hold::{HoldTurn, SharedAt, SharedHold, SharedWord, Stand};
@@ -63,11 +63,11 @@ pub(super) fn settle(reach: &Reach, at: &ObjectAt) -> bool {
     let is_closed = || SharedWord(reach.load(at.shared_hold())).stand() == Stand::Nothing;
     let Some((sweep, home)) = sweep(reach, at) else { return true };
     // One at a time: it may be an errand already.
-    let turn = reach.uses.turn_at(at.shared_hold());
-    if !is_closed() && turn.begin_sweeping() {
-        let mut closing = Parting { at: *at, hold: sweep, next: HoldTurn::Step, home, turn };
+    let usage = reach.uses.usage_at(at.shared_hold());
+    if !is_closed() && usage.begin_sweeping() {
+        let mut closing = Parting { at: *at, hold: sweep, next: HoldTurn::Step, home, usage };
         if closing.run(reach).is_pending() {
-            closing.turn.leave();
+            closing.usage.leave();
             errands::leave(reach, closing);
         }
     }
@@ -109,14 +109,14 @@ pub(super) struct Parting {
     /// The home that the machine asks.
     home: usize,
     /// Of a rank, that does nothing else with the lock until then; of a steward, that nothing else sweeps this hold.
-    turn: Arc<UseTurn>,
+    usage: Arc<Usage>,
 }
 
 impl Parting {
     /// Of a rank's, which has asked that home and got no answer.
-    pub fn of_rank(at: ObjectAt, mut hold: SharedHold, home: usize, turn: Arc<UseTurn>) -> Self {
+    pub fn of_rank(at: ObjectAt, mut hold: SharedHold, home: usize, usage: Arc<Usage>) -> Self {
         let next = hold.abandon();
-        Self { at, hold, next, home, turn }
+        Self { at, hold, next, home, usage }
     }
 
     /// Whether it has come to its end, or the object has gone.
@@ -181,7 +181,7 @@ impl Errand for Parting {
                 }
             }
         }
-        self.turn.end_errand();
+        self.usage.end_errand();
         Poll::Ready(())
     }
 }

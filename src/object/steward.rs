@@ -19,14 +19,13 @@ use std::time::{Duration, Instant};
 use super::catalogue::{self, Refused};
 use super::climb::Climb;
 use super::election;
-use super::errands::{self, Settling};
+use super::errands::{self, Settling, has_left_something};
 use super::homes::{Home, bit_of, name_of};
 use super::lease;
 use super::reach::Reach;
 use super::second;
 use super::shared_hold;
 use super::site::Site;
-use super::waiting::{has_left_something, note_open};
 use crate::cluster::view::{self, FailureCause};
 use crate::coord::objects::directory::{DirectoryFault, Nature, ObjectKind, SiteFault};
 use crate::coord::objects::home::HomeLock;
@@ -167,8 +166,8 @@ fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
     let queue = QueueLock::new(at.queue(), reach.local());
     queue.free_from_the_dead(segment, &has_ended);
     // Where this rank uses the lock itself, it looks after it.
-    let turn = reach.uses.turn_at(at.key());
-    if !queue.is_idle(segment) || !climb.is_engaged() || !turn.begin_sweeping() {
+    let usage = reach.uses.usage_at(at.key());
+    if !queue.is_idle(segment) || !climb.is_engaged() || !usage.begin_sweeping() {
         return !climb.is_engaged();
     }
     if queue.try_take(segment, |_| false).is_some() {
@@ -178,14 +177,14 @@ fn settle_lock(reach: &Reach, at: &ObjectAt) -> bool {
             if let Err(SiteFault::Silent { .. } | SiteFault::Late { .. }) = climb.settle()
                 && climb.is_engaged()
             {
-                turn.leave();
-                errands::leave(reach, Settling::new(*at, turn));
+                usage.leave();
+                errands::leave(reach, Settling::new(*at, usage));
                 return false;
             }
         }
         let _ = queue.release(segment, &has_ended, |_| false);
     }
-    turn.end_sweeping();
+    usage.end_sweeping();
     !climb.is_engaged()
 }
 
@@ -324,10 +323,8 @@ pub(super) fn with_table<T>(reach: &Reach, act: impl FnOnce() -> T) -> Result<T,
     let before = TenureAt(at).load(segment);
     let done = act();
     if has_left_something(reach, &at, before) {
-        let turn = reach.uses.turn_at(at.key());
-        note_open(reach, &at);
-        turn.leave();
-        errands::leave(reach, Settling::new(at, turn));
+        let usage = reach.uses.usage_at(at.key());
+        errands::keep(reach, at, usage);
         return Ok(done);
     }
     table.release(segment, &has_ended, |_| false).map_err(|_| SiteFault::Excluded)?;

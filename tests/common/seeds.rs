@@ -6,8 +6,8 @@ const MANY: u64 = 20;
 /// tests once more, tries every seed.
 const DEBUG_STEP: usize = 5;
 
-/// Runs `body` for each of `seeds`, or for the one in `PHALANX_SEED`; where they are many, a debug build runs it for each
-/// fifth of them, as it takes ten times as long for one. `program` and `test` make the replay command.
+/// Runs `body` for each of `seeds`, or for the one in `PHALANX_SEED`; where they are many, a debug build runs it for
+/// each fifth of them, as it takes ten times as long for one. `program` and `test` make the replay command.
 pub fn for_each_seed(program: &str, test: &str, seeds: std::ops::Range<u64>, body: impl Fn(u64)) {
     let seeds = match std::env::var("PHALANX_SEED") {
         Ok(text) => {

@@ -14,10 +14,10 @@ use crate::coord::objects::word::SinceWord;
 use crate::fabric::{Memory, Request, WordAt};
 use crate::object::errands::{self, Errand};
 use crate::object::error::LockError;
-use crate::object::homes::{self, Home};
+use crate::object::homes::{self, Home, MOVING_PAUSE};
 use crate::object::reach::Reach;
 use crate::object::site::PATIENCE;
-use crate::object::{MOVING_PAUSE, Token, anchor, lease, waiting};
+use crate::object::{Token, anchor, lease, node_lock, refusals};
 use crate::sync::{Ordering, full_fence};
 
 impl Election {
@@ -72,7 +72,7 @@ impl Election {
                 let waited = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
                 anchor::unreachable(self.handle(), node, waited)
             }
-            SiteFault::NoRoom { home } => waiting::no_room(&self.handle().membership, self.name(), home),
+            SiteFault::NoRoom { home } => refusals::no_room(&self.handle().membership, self.name(), home),
             SiteFault::Excluded | SiteFault::Lost { .. } | SiteFault::Broken { .. } => self.excluded(),
         }
     }
@@ -101,7 +101,7 @@ impl Election {
     }
 
     fn excluded(&self) -> LockError {
-        waiting::excluded(&self.handle().membership, self.name())
+        refusals::excluded(&self.handle().membership, self.name())
     }
 
     /// Shows those who look from outside since when this rank leads. A lease is shown whenever it is granted, a lock
@@ -112,7 +112,7 @@ impl Election {
         // Relaxed: for those who look. This rank's note goes with its hold.
         let noted = SinceWord(segment.word(at.held_since()).load(Ordering::Relaxed));
         if noted.holder() != Some(local) {
-            waiting::show(segment, at, SinceWord::granted(local, segment.clock().now()), term.0);
+            node_lock::show(segment, at, SinceWord::granted(local, segment.clock().now()), term.0);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::object::error::LockError;
 use crate::object::homes::Home;
 use crate::object::reach::Reach;
 use crate::object::vigil::Vigil;
-use crate::object::{Handle, Token, waiting};
+use crate::object::{Handle, Token, node_lock};
 use crate::sync::{Ordering, full_fence};
 
 /// A rank's part in a lease.
@@ -161,7 +161,7 @@ impl Courier {
     pub fn show(&self, token: Token) {
         let segment = &*self.reach().segment;
         let since = SinceWord::granted(self.reach().local(), segment.clock().now());
-        waiting::show(segment, &self.handle.at, since, token.0);
+        node_lock::show(segment, &self.handle.at, since, token.0);
     }
 
     /// It does not hold it any more: another rank of the node may show its hold already.

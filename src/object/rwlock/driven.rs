@@ -18,8 +18,8 @@ use crate::object::error::LockError;
 use crate::object::homes::Home;
 use crate::object::reach::Reach;
 use crate::object::shared_hold::{self, Parting};
+use crate::object::usage::{Usage, Use};
 use crate::object::vigil::Vigil;
-use crate::object::waiting::{Turn as UseTurn, Use};
 
 /// How a call has ended that did not fail.
 pub(super) enum End {
@@ -200,7 +200,7 @@ impl RwLock {
     fn leave_behind(&self, error: &LockError) {
         self.forget();
         if !matches!(error, LockError::Excluded { .. }) {
-            self.leave_to(Leaving { at: self.handle.at, turn: Arc::clone(&self.turn) });
+            self.leave_to(Leaving { at: self.handle.at, usage: Arc::clone(&self.usage) });
         }
     }
 
@@ -210,13 +210,13 @@ impl RwLock {
         let hold = self.hold.replace(self.no_share());
         self.forget();
         if !matches!(error, LockError::Excluded { .. }) {
-            self.leave_to(Parting::of_rank(self.handle.at, hold, self.anchor.node(), Arc::clone(&self.turn)));
+            self.leave_to(Parting::of_rank(self.handle.at, hold, self.anchor.node(), Arc::clone(&self.usage)));
         }
     }
 
     fn leave_to(&self, errand: impl Errand + 'static) {
         self.has_left.set(true);
-        self.turn.leave();
+        self.usage.leave();
         errands::leave(&self.handle.membership.reach, errand);
     }
 
@@ -280,7 +280,7 @@ fn answered(reach: &Reach, part: &mut Sharing, answers: &[u64]) -> Turn {
 #[derive(Debug)]
 struct Leaving {
     at: ObjectAt,
-    turn: Arc<UseTurn>,
+    usage: Arc<Usage>,
 }
 
 impl Errand for Leaving {
@@ -300,7 +300,7 @@ impl Errand for Leaving {
             // What was noted before has moved with it.
             return Poll::Pending;
         }
-        self.turn.end_errand();
+        self.usage.end_errand();
         Poll::Ready(())
     }
 }
