@@ -8,16 +8,19 @@
 //!
 //! ```text
 //! cargo run --release --example download_once
-//! cargo run --release -- run -n 4 -- target/release/examples/download_once /tmp/data-set
+//! cargo run --release -- run -n 4 --keep-going -- target/release/examples/download_once /tmp/data-set 500
 //! ```
 //!
-//! It prints what each rank has fetched, and the sum over what each rank then reads. Run again it finds all there.
+//! In the second each part takes 500 ms more, so that there is time to kill the rank that fetches them (`phalanx
+//! inspect` names its process: it has the lock); by `--keep-going` the others go on then. It prints what each rank has
+//! fetched, and the sum over what each rank then reads. Run again it finds all there.
 
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use phalanx::{Job, Token};
 
@@ -32,11 +35,12 @@ pub(crate) const MARKER: &str = "READY";
 
 fn main() -> ExitCode {
     let directory = std::env::args().nth(1).unwrap_or_else(|| "data-set".to_owned());
-    if directory.starts_with('-') {
-        eprintln!("usage: download_once [DIRECTORY]    (default: data-set)");
+    let pause = std::env::args().nth(2).map_or(Ok(0), |pause| pause.parse()).map(Duration::from_millis);
+    let (Ok(pause), false) = (pause, directory.starts_with('-')) else {
+        eprintln!("usage: download_once [DIRECTORY [MS]]    (default: data-set 0)");
         return ExitCode::from(2);
-    }
-    match run(directory.as_ref()) {
+    };
+    match run(directory.as_ref(), pause) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("download_once: {error}");
@@ -45,11 +49,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(directory: &Path) -> Fallible<()> {
+fn run(directory: &Path, pause: Duration) -> Fallible<()> {
     let job = Job::from_env()?;
     // Nodes have disks of their own; where some share one this keeps them apart.
     let directory = directory.join(format!("node-{}", job.node()));
-    let fetched = make_ready(&job, &directory, download)?;
+    let fetched = make_ready(&job, &directory, |part, file| {
+        std::thread::sleep(pause);
+        download(part, file)
+    })?;
     println!("rank {}: fetched {fetched} of {PARTS} parts, their sum is {:#x}", job.rank(), sum(&directory)?);
     Ok(())
 }

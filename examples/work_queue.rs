@@ -7,30 +7,36 @@
 //!
 //! ```text
 //! cargo run --release --example work_queue
-//! cargo run --release -- run -n 4 -- target/release/examples/work_queue texts results
+//! cargo run --release -- run -n 4 --keep-going -- target/release/examples/work_queue texts results 200
 //! ```
 //!
+//! The first is a job of one rank. In the second each file takes 200 ms more, so that there is time to kill a rank
+//! (`phalanx inspect` names their processes, and who is at which file); by `--keep-going` the others go on then.
+//!
 //! It counts the words of the files in a directory (plain files of text, with names of at most 90 bytes), or of some
-//! that it makes, and prints how many files each rank has done. Results stay: run again it finds nothing left to do.
+//! that it makes, and prints how many files each rank has done. Each result says whose it is, also of a rank that was
+//! killed: `sort results/* | cut -d, -f2 | sort | uniq -c`. Results stay: run again it finds nothing left to do.
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use phalanx::{Job, Token};
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
-    let mut directories = std::env::args().skip(1);
-    let (texts, results) = (directories.next(), directories.next().unwrap_or_else(|| "work-queue-results".to_owned()));
-    if texts.as_ref().is_some_and(|texts| texts.starts_with('-')) {
-        eprintln!("usage: work_queue [TEXTS [RESULTS]]    (default: work-queue-texts work-queue-results)");
+    let mut arguments = std::env::args().skip(1);
+    let (texts, results) = (arguments.next(), arguments.next().unwrap_or_else(|| "work-queue-results".to_owned()));
+    let pause = arguments.next().map_or(Ok(0), |pause| pause.parse()).map(Duration::from_millis);
+    let (Ok(pause), false) = (pause, texts.as_ref().is_some_and(|texts| texts.starts_with('-'))) else {
+        eprintln!("usage: work_queue [TEXTS [RESULTS [MS]]]    (default: work-queue-texts work-queue-results 0)");
         return ExitCode::from(2);
-    }
-    match run(texts.as_deref(), results.as_ref()) {
+    };
+    match run(texts.as_deref(), results.as_ref(), pause) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("work_queue: {error}");
@@ -39,14 +45,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(texts: Option<&str>, results: &Path) -> Fallible<()> {
+fn run(texts: Option<&str>, results: &Path, pause: Duration) -> Fallible<()> {
     let job = Job::from_env()?;
     let texts = Path::new(texts.unwrap_or("work-queue-texts"));
     if !texts.exists() {
         make_samples(&job, texts)?;
     }
-    let done = work(&job, texts, results, count_words)?;
-    println!("rank {}: {done} files", job.rank());
+    let done = work(&job, texts, results, |path| {
+        std::thread::sleep(pause);
+        Ok(format!("{} words, by rank {}\n", count_words(path)?, job.rank()))
+    })?;
+    println!("rank {}: {done} of {} files", job.rank(), names_in(texts)?.len());
     Ok(())
 }
 
@@ -112,8 +121,8 @@ pub(crate) fn names_in(directory: &Path) -> Fallible<Vec<String>> {
     Ok(names)
 }
 
-fn count_words(path: &Path) -> Fallible<String> {
-    Ok(format!("{}\n", fs::read_to_string(path)?.split_whitespace().count()))
+fn count_words(path: &Path) -> io::Result<usize> {
+    Ok(fs::read_to_string(path)?.split_whitespace().count())
 }
 
 /// Something to work on, made by one rank while the others wait.

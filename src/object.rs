@@ -131,22 +131,29 @@ impl Job {
 }
 
 fn named(rank: usize, kind: &'static str, text: &str) -> Result<Name, ObjectError> {
-    Name::new(text).map_err(|fault| {
-        let why = match fault {
-            NameFault::Empty => "it is empty",
-            NameFault::TooLong => "it is too long",
-            NameFault::NotPrintable => "it has control characters",
-        };
-        ObjectError::Name { rank, kind, text: text.to_owned(), why }
-    })
+    Name::new(text).map_err(|fault| not_named(rank, kind, text, fault))
+}
+
+fn not_named(rank: usize, kind: &'static str, text: &str, fault: NameFault) -> ObjectError {
+    let why = match fault {
+        NameFault::Empty => "it is empty",
+        NameFault::TooLong => "it is too long",
+        NameFault::NotPrintable => "it has control characters",
+    };
+    ObjectError::Name { rank, kind, text: text.to_owned(), why }
 }
 
 impl Handle {
-    /// Opens the object of a name, or makes it.
+    /// Opens the object of a name that a user gives, or makes it.
     pub fn open(membership: &Arc<Membership>, text: &str, nature: Nature) -> Result<Self, ObjectError> {
+        Self::open_as(membership, named(membership.rank, nature.kind.name(), text)?, nature)
+    }
+
+    /// The same, by whatever name.
+    pub fn open_as(membership: &Arc<Membership>, name: Name, nature: Nature) -> Result<Self, ObjectError> {
         let rank = membership.rank;
-        let name = named(rank, nature.kind.name(), text)?;
-        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source: Box::new(source) };
+        let table_error = |source| ObjectError::Table { rank, name: name.text().to_owned(), source: Box::new(source) };
+        let begun = Instant::now();
         loop {
             let opened = with_table(membership, None, || catalogue::open(&membership.reach, &name, nature))
                 .map_err(table_error)?;
@@ -166,11 +173,11 @@ impl Handle {
                     // Where the steward cannot move it, nobody can.
                     if let Some(silent) = membership.reach.doubted() {
                         let fault = DirectoryFault::Away(SiteFault::Silent { node: silent });
-                        return Err(error_of(membership, &name, nature, Refused { fault, node }));
+                        return Err(error_of(membership, &name, nature, Refused { fault, node }, begun));
                     }
                     std::thread::sleep(MOVING_PAUSE);
                 }
-                Err(refused) => return Err(error_of(membership, &name, nature, refused)),
+                Err(refused) => return Err(error_of(membership, &name, nature, refused, begun)),
             }
         }
     }
@@ -217,7 +224,8 @@ fn not_opened(handle: &Handle, source: LockError) -> ObjectError {
     ObjectError::Table { rank: handle.membership.rank, name: handle.name.text().to_owned(), source: Box::new(source) }
 }
 
-fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refused) -> ObjectError {
+/// The error of a call that began then.
+fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refused, begun: Instant) -> ObjectError {
     let (rank, kind, node) = (membership.rank, nature.kind, refused.node);
     let name = name.text().to_owned();
     match refused.fault {
@@ -235,7 +243,7 @@ fn error_of(membership: &Membership, name: &Name, nature: Nature, refused: Refus
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Away(SiteFault::Silent { node }) => {
-            let source = Box::new(waiting::unreachable(membership, &name, node, Duration::ZERO));
+            let source = Box::new(waiting::unreachable(membership, &name, node, begun.elapsed()));
             ObjectError::Table { rank, name, source }
         }
         DirectoryFault::Away(SiteFault::NoRoom { home }) => {

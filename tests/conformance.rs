@@ -11,6 +11,7 @@ use phalanx::fabric::sim::{Atomics, Costs, Fault, Jitter, Options, Rates, SimFab
 use phalanx::fabric::tcp::{Peer, Services, TcpEngine, TcpFabric};
 use phalanx::handshake::Key;
 use phalanx::testing::conformance::{Rig, checks, checks_with_threads};
+use phalanx::testing::not_run;
 
 const NODES: usize = 4;
 
@@ -248,7 +249,7 @@ fn rig_by_ring() -> Option<TcpRig> {
     match TcpEngine::IoUring.probe() {
         Ok(()) => Some(TcpRig::new(TcpEngine::IoUring)),
         Err(error) => {
-            println!("not run: {error}");
+            not_run(error);
             None
         }
     }

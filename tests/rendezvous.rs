@@ -17,6 +17,7 @@ use phalanx::cluster::address::Address;
 use phalanx::cluster::rendezvous::{Client, MOST_BLOB_BYTES, Server, listen};
 use phalanx::fabric::sim::Seeded;
 use phalanx::handshake::{self, Claim, Key, Purpose, SERVICE};
+use phalanx::testing::not_run;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -74,8 +75,8 @@ fn a_thousand_ranks_meet_in_seconds() {
     const RANKS: usize = 1000;
     let limit = getrlimit(Resource::Nofile);
     if limit.maximum.is_some_and(|most| most < 3 * RANKS as u64) {
-        println!("not run: {RANKS} ranks in one process need {} open files, the limit is {limit:?}", 3 * RANKS);
-        return;
+        let needed = 3 * RANKS;
+        return not_run(format!("{RANKS} ranks in one process need {needed} open files, the limit is {limit:?}"));
     }
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("within the limit");
     let (_server, address) = serve(RANKS);
@@ -91,7 +92,7 @@ fn ranks_meet_by_name_and_over_ipv6() {
     meet(3, &Address::Tcp { host: "localhost".to_owned(), port: server.address().port() });
     let address = Address::parse("[::1]:1").expect("an address");
     let Ok(probe) = TcpListener::bind(("::1", 0)) else {
-        println!("not run: this machine has no IPv6 loopback");
+        not_run("this machine has no IPv6 loopback");
         assert!(matches!(listen(&address), Err(RendezvousError::System { step: "listen at", .. })));
         return;
     };

@@ -67,6 +67,8 @@ fn median(mut trips: Vec<u64>) -> u64 {
 fn line_trips(first: usize, second: usize, clock: &Clock) -> Vec<u64> {
     let (ping, pong) = (Line::default(), Line::default());
     let (ping, pong) = (&ping.0, &pong.0);
+    // SYNC POINT: ping and pong. Acquire pairs with the other thread's release stores below: what a rank hands over
+    // with a word is seen with it.
     let await_number = |line: &AtomicU64, number| {
         while line.load(Ordering::Acquire) < number {}
     };
@@ -75,6 +77,7 @@ fn line_trips(first: usize, second: usize, clock: &Clock) -> Vec<u64> {
             pin(second);
             for number in 1..=LINE_TRIPS as u64 {
                 await_number(ping, number);
+                // SYNC POINT: ping and pong. Release pairs with the sender's wait.
                 pong.store(number, Ordering::Release);
             }
         });
@@ -83,6 +86,7 @@ fn line_trips(first: usize, second: usize, clock: &Clock) -> Vec<u64> {
             let mut trips = vec![0; LINE_TRIPS];
             let mut start = clock.now();
             for (index, trip) in trips.iter_mut().enumerate() {
+                // SYNC POINT: ping and pong. Release pairs with the other thread's wait.
                 ping.store(index as u64 + 1, Ordering::Release);
                 await_number(pong, index as u64 + 1);
                 let end = clock.now();
@@ -166,8 +170,7 @@ mod tests {
         let cpus: Vec<usize> = phalanx::machine::CpuSet::of_this_thread().iter().collect();
         let (Some(line), Some(message)) = (one_way_ns("shm", &cpus, &clock), one_way_ns("tcp", &cpus, &clock)) else {
             assert!(cpus.len() < 2, "there are two CPUs");
-            println!("not run: the limit needs two CPUs");
-            return;
+            return phalanx::testing::not_run("the limit needs two CPUs");
         };
         assert!(line > 0.0 && message > 0.0, "a line takes {line} ns, a message {message} ns");
         assert_eq!(one_way_ns("pigeon", &cpus, &clock), None);
@@ -182,7 +185,7 @@ mod tests {
         let limit = one_way_ns("rdma", &cpus, &clock);
         if !has_device || cpus.len() < 2 {
             assert_eq!(limit, None);
-            return println!("not run: this limit needs an RDMA device and two CPUs");
+            return phalanx::testing::not_run("this limit needs an RDMA device and two CPUs");
         }
         assert!(limit.is_some_and(|limit| limit > 0.0), "{limit:?}");
     }

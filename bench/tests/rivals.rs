@@ -1,12 +1,13 @@
 //! Every rival that is installed here leaves the record that it promises: of barriers for every arrival pattern, and of
-//! contests for each object that it has. One that is not installed is named on standard output and counts as not run.
+//! contests for each object that it has. One that is not installed is named on standard output; a test of which none is
+//! counts as not run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use phalanx_bench::contest::record::{self, Record};
 use phalanx_bench::contest::{self, Contest, Object};
-use phalanx_bench::rivals::{Bench, PreparedRival, Rival};
+use phalanx_bench::rivals::{Bench, PreparedRival, Rival, Skipped};
 use phalanx_bench::workload::{ArrivalPattern, Placement, Workload};
 
 const ITERATIONS: usize = 300;
@@ -16,15 +17,27 @@ fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rivals-{name}"))
 }
 
-/// Builds in a directory of the test's own, since tests run side by side.
-fn prepare(rival: Rival, test: &str) -> Option<PreparedRival> {
-    match rival.prepare(Bench::Barrier, &directory("build").join(test)) {
-        Ok(prepared) => Some(prepared),
-        Err(skipped) => {
-            println!("{skipped}");
-            None
+/// What has come of a rival: why it was not run.
+type Tried = Result<(), Skipped>;
+
+/// Says what was not run, and of a test of which nothing was, that it was not.
+fn conclude(tried: impl IntoIterator<Item = Tried>) {
+    let (mut skipped, mut run) = (Vec::new(), 0);
+    for one in tried {
+        match one {
+            Ok(()) => run += 1,
+            Err(why) => skipped.push(why.to_string()),
         }
     }
+    match run {
+        0 => phalanx::testing::not_run(skipped.join("; ")),
+        _ => skipped.iter().for_each(|why| println!("{why}")),
+    }
+}
+
+/// Builds in a directory of the test's own, since tests run side by side.
+fn prepare(rival: Rival, test: &str) -> Result<PreparedRival, Skipped> {
+    rival.prepare(Bench::Barrier, &directory("build").join(test))
 }
 
 fn workload(arrival: ArrivalPattern) -> Workload {
@@ -73,9 +86,9 @@ fn check_barrier(ranks: &[Vec<(u64, u64)>]) {
 }
 
 /// The same by TCP, for the rivals that can.
-fn check_across_nodes(rival: Rival) {
+fn check_across_nodes(rival: Rival) -> Tried {
     assert!(rival.spans_nodes());
-    let Some(prepared) = prepare(rival, &format!("{rival}-nodes")) else { return };
+    let prepared = prepare(rival, &format!("{rival}-nodes"))?;
     let out = directory("out").join(rival.name()).join("nodes");
     let workload = Workload {
         placement: Placement { ranks: 2, nodes: 2, cpus: Vec::new() },
@@ -89,10 +102,11 @@ fn check_across_nodes(rival: Rival) {
     // cross.
     let shortest = ranks.iter().flatten().map(|(enter, exit)| exit - enter).min();
     assert!(shortest > Some(500), "{rival} took {shortest:?} ns: that was shared memory");
+    Ok(())
 }
 
-fn check(rival: Rival) {
-    let Some(prepared) = prepare(rival, rival.name()) else { return };
+fn check(rival: Rival) -> Tried {
+    let prepared = prepare(rival, rival.name())?;
     assert_eq!(prepared.rival(), rival);
     assert!(prepared.version().contains(|c: char| c.is_ascii_digit()), "{}", prepared.version());
     for arrival in ArrivalPattern::ALL {
@@ -106,52 +120,55 @@ fn check(rival: Rival) {
         }
         check_barrier(&ranks);
     }
+    Ok(())
 }
 
 #[test]
 fn open_mpi_leaves_its_record() {
-    check(Rival::OpenMpi);
+    conclude([check(Rival::OpenMpi)]);
 }
 
 #[test]
 fn mpich_leaves_its_record() {
-    check(Rival::Mpich);
+    conclude([check(Rival::Mpich)]);
 }
 
 #[test]
 fn mpi_goes_by_tcp_across_nodes() {
-    check_across_nodes(Rival::OpenMpi);
-    check_across_nodes(Rival::Mpich);
+    conclude([Rival::OpenMpi, Rival::Mpich].map(check_across_nodes));
 }
 
 #[test]
 fn libgomp_leaves_its_record() {
-    check(Rival::Libgomp);
+    conclude([check(Rival::Libgomp)]);
 }
 
 #[test]
 fn pthread_barrier_leaves_its_record() {
-    check(Rival::PthreadBarrier);
+    conclude([check(Rival::PthreadBarrier)]);
 }
 
 #[test]
 fn std_barrier_leaves_its_record() {
-    check(Rival::StdBarrier);
+    conclude([check(Rival::StdBarrier)]);
 }
 
 #[test]
 fn gloo_barrier_leaves_its_record() {
-    check(Rival::GlooBarrier);
+    conclude([check(Rival::GlooBarrier)]);
 }
 
 #[test]
 fn gloo_monitored_barrier_leaves_its_record() {
-    check(Rival::GlooMonitoredBarrier);
+    conclude([check(Rival::GlooMonitoredBarrier)]);
 }
 
 #[test]
 fn a_short_budget_shortens_the_record_equally() {
-    let Some(prepared) = prepare(Rival::PthreadBarrier, "budget") else { return };
+    let prepared = match prepare(Rival::PthreadBarrier, "budget") {
+        Ok(prepared) => prepared,
+        Err(skipped) => return conclude([Err(skipped)]),
+    };
     let out = directory("out").join("budget");
     let workload = Workload {
         placement: Placement { ranks: 2, nodes: 1, cpus: vec![0] },
@@ -205,18 +222,11 @@ fn check_record(rival: Rival, contest: &Contest, records: &[Record]) {
     assert_eq!(figures.overlaps, 0, "{rival} lets two own a {} at once", contest.object.name());
 }
 
-fn prepare_contest(rival: Rival, object: Object, test: &str) -> Option<PreparedRival> {
+fn prepare_contest(rival: Rival, object: Object, test: &str) -> Result<PreparedRival, Skipped> {
     let name = format!("{rival}-{}-{test}", object.name());
-    match rival.prepare(Bench::Contest(object), &directory("build").join(name)) {
-        Ok(prepared) => {
-            assert!(prepared.version().contains(|c: char| c.is_ascii_digit()), "{}", prepared.version());
-            Some(prepared)
-        }
-        Err(skipped) => {
-            println!("{skipped}");
-            None
-        }
-    }
+    let prepared = rival.prepare(Bench::Contest(object), &directory("build").join(name))?;
+    assert!(prepared.version().contains(|c: char| c.is_ascii_digit()), "{}", prepared.version());
+    Ok(prepared)
 }
 
 fn run_contest(prepared: &PreparedRival, contest: &Contest, test: &str) -> Vec<Record> {
@@ -228,8 +238,8 @@ fn run_contest(prepared: &PreparedRival, contest: &Contest, test: &str) -> Vec<R
 }
 
 /// Contends, and then has it alone.
-fn check_contest(rival: Rival, object: Object) {
-    let Some(prepared) = prepare_contest(rival, object, "node") else { return };
+fn check_contest(rival: Rival, object: Object) -> Tried {
+    let prepared = prepare_contest(rival, object, "node")?;
     let mut contest = contest(object);
     if rival.spans_nodes() && object.is_held() {
         // A good part of what a request of a server takes, so that two owners at once would show.
@@ -240,56 +250,57 @@ fn check_contest(rival: Rival, object: Object) {
     let records = run_contest(&prepared, &alone, "alone");
     assert!(records[0].head.pairs_of_batch > 0 && !records[0].batches.is_empty(), "{rival}: pairs were timed");
     assert_eq!(records[1], Record::default(), "{rival}: an idle rank leaves zeros");
+    Ok(())
+}
+
+fn check_contests(contests: impl IntoIterator<Item = (Rival, Object)>) {
+    conclude(contests.into_iter().map(|(rival, object)| check_contest(rival, object)));
 }
 
 #[test]
 fn mpi_has_locks_with_readers_and_counters() {
-    for rival in [Rival::OpenMpi, Rival::Mpich] {
-        for object in [Object::Lock, Object::RwLock, Object::Counter] {
-            check_contest(rival, object);
-        }
-    }
+    let objects = [Object::Lock, Object::RwLock, Object::Counter];
+    check_contests([Rival::OpenMpi, Rival::Mpich].into_iter().flat_map(|rival| objects.map(|object| (rival, object))));
 }
 
 #[test]
 fn mpi_locks_go_by_tcp_across_nodes() {
-    for rival in [Rival::OpenMpi, Rival::Mpich] {
+    conclude([Rival::OpenMpi, Rival::Mpich].map(|rival| {
         let placement = Placement { ranks: 2, nodes: 2, cpus: Vec::new() };
         let contest = Contest { placement, objects: 1, ..contest(Object::Lock) };
-        let Some(prepared) = prepare_contest(rival, Object::Lock, "nodes") else { continue };
+        let prepared = prepare_contest(rival, Object::Lock, "nodes")?;
         let records = run_contest(&prepared, &contest, "nodes");
         // Of the rank that is not where the lock lives.
         let shortest = records[0].possessions.iter().map(|possession| possession.acquired - possession.request).min();
         assert!(shortest > Some(500), "{rival} took {shortest:?} ns: that was shared memory");
-    }
+        Ok(())
+    }));
 }
 
 #[test]
 fn the_c_librarys_objects_and_file_locks_contend() {
-    check_contest(Rival::RobustMutex, Object::Lock);
-    check_contest(Rival::PthreadRwLock, Object::RwLock);
-    check_contest(Rival::PosixSemaphore, Object::Semaphore);
-    check_contest(Rival::Flock, Object::Lock);
-    check_contest(Rival::Flock, Object::RwLock);
-    check_contest(Rival::Atomic, Object::Counter);
+    check_contests([
+        (Rival::RobustMutex, Object::Lock),
+        (Rival::PthreadRwLock, Object::RwLock),
+        (Rival::PosixSemaphore, Object::Semaphore),
+        (Rival::Flock, Object::Lock),
+        (Rival::Flock, Object::RwLock),
+        (Rival::Atomic, Object::Counter),
+    ]);
 }
 
 #[test]
 fn redis_locks_and_counts() {
-    check_contest(Rival::Redis, Object::Lock);
-    check_contest(Rival::Redis, Object::Counter);
-    check_contest(Rival::RedisPy, Object::Lock);
+    check_contests([(Rival::Redis, Object::Lock), (Rival::Redis, Object::Counter), (Rival::RedisPy, Object::Lock)]);
 }
 
 #[test]
 fn etcd_locks_and_elects() {
-    check_contest(Rival::Etcd, Object::Lock);
-    check_contest(Rival::Etcd, Object::Election);
+    check_contests([(Rival::Etcd, Object::Lock), (Rival::Etcd, Object::Election)]);
 }
 
 #[test]
 fn zookeeper_has_all_but_counters() {
-    for object in [Object::Lock, Object::RwLock, Object::Semaphore, Object::Election] {
-        check_contest(Rival::ZooKeeper, object);
-    }
+    let objects = [Object::Lock, Object::RwLock, Object::Semaphore, Object::Election];
+    check_contests(objects.map(|object| (Rival::ZooKeeper, object)));
 }

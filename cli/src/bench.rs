@@ -239,7 +239,8 @@ struct ContestOptions {
     /// Ranks of the job [default: as many as usable CPUs, and one a node at least]
     #[arg(long, value_name = "N", value_parser = whole(1..=RANKS_MAX))]
     ranks: Option<usize>,
-    /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory
+    /// Pretended nodes that the ranks are spread over, in blocks: ranks of different nodes do not share memory.
+    /// Acquisitions by an object's own node and by others are in one distribution (`--busy 1`: by another one only)
     #[arg(long, value_name = "M", default_value_t = 1, value_parser = whole(1..=NODES_MAX))]
     nodes: usize,
     /// How many ranks contend, from the first; the others are idle [default: all]

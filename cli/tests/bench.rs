@@ -65,7 +65,7 @@ fn has_rdma_device() -> bool {
 #[test]
 fn a_fabric_that_is_not_there_is_refused_by_option_and_by_variable() {
     if has_rdma_device() {
-        return println!("not run: this machine has an RDMA device");
+        return phalanx::testing::not_run("this machine has an RDMA device");
     }
     let across = ["--nodes", "2", "--ranks", "2"];
     let by_option = output(&mut barrier(&[&across[..], &["--fabric", "rdma"]].concat()));
@@ -315,7 +315,7 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 fn a_benchmark_that_is_killed_takes_its_servers_along() {
     // A rival that is not there is left out, and the benchmark goes on without it.
     if Command::new("redis-server").arg("--version").output().is_err() {
-        return println!("not run: there is no Redis here");
+        return phalanx::testing::not_run("there is no Redis here");
     }
     let mut arguments = bench(&["lock", "--vs", "redis", "--seconds", "600", "--rounds", "1"]);
     let mut child = arguments.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();

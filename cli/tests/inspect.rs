@@ -321,7 +321,11 @@ fn a_held_lock_is_shown(test: &str, options: &[&str], waiting: &[&[u64]]) {
             0 => assert_eq!((holders, tokens), ([&json!(0); 2], [&json!(token), &json!(term)]), "{record}"),
             _ => assert_eq!((holders, tokens), ([&json!(null); 2], [&json!(null); 2]), "{record}"),
         }
-        assert_eq!(lock["held_ns"].as_u64().is_some(), node == 0, "{lock}");
+        // Nobody waits for the election.
+        for object in [lock, election] {
+            assert_eq!(object["held_ns"].as_u64().is_some(), node == 0, "{object}");
+        }
+        assert_eq!(election["held_at_least"], false, "{election}");
         let tenures = if options.is_empty() { [json!(null), json!(null)] } else { [json!("held"), json!("waiting")] };
         assert_eq!(lock["tenure"], tenures[node], "{lock}");
         let at_home = if options.is_empty() { [json!(null), json!([])] } else { [json!(0), json!([1])] };

@@ -396,7 +396,8 @@ impl Introductions {
         if self.is_doomed(memory, offered) {
             return false;
         }
-        // SYNC POINT: vote. Release: who sees it sees what the block says.
+        // SYNC POINT: vote. Release pairs with the other leaders' reads in `survey`, which fabrics serve as acquire
+        // loads: who finds this reads the block later, and sees what it says.
         stage.store(StageWord::new(Stage::Voted, ballot).0, Ordering::Release);
         self.vote = Some(Vote { ballot, groups: attempts.iter().map(|attempt| attempt.group).collect() });
         self.doomed.fill(false);

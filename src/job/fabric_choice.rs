@@ -81,7 +81,7 @@ mod tests {
     fn a_fabric_that_is_not_there_is_an_error_with_a_remedy() {
         assert!(FabricChoice::Auto.check(3).is_ok() && FabricChoice::Tcp.check(3).is_ok());
         if rdma::devices().is_ok_and(|devices| !devices.is_empty()) {
-            return println!("not run: this machine has an RDMA device");
+            return crate::testing::not_run("this machine has an RDMA device");
         }
         let error = FabricChoice::Rdma.check(3).expect_err("no RDMA").to_string();
         assert!(error.contains("rank 3") && error.contains("no RDMA") && error.contains("PHALANX_FABRIC"), "{error}");

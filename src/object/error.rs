@@ -232,7 +232,7 @@ pub enum LockError {
         name: String,
         /// The node that is not heard.
         node: usize,
-        /// How long this call has waited; zero where it failed at once.
+        /// How long this call has waited; next to nothing where it failed at once.
         waited: Duration,
     },
     /// The object's home is lost, and the next one has no room for it, or had none for what ranks of some node have of

@@ -62,6 +62,8 @@ pub(crate) struct Uses {
     numbers: AtomicU64,
     /// To whom of those that the job has lost this process's connections are dropped: up to this epoch.
     shut_out_to: AtomicU64,
+    /// Up to this epoch the log is known to say nothing of this rank's node.
+    clear_to: AtomicU64,
     /// What it has left to do at homes that did not answer in time.
     pub(super) errands: Errands,
     /// Whether this rank is leaving the job.
@@ -229,25 +231,32 @@ impl Reach {
         if self.nothing_is_noted() { None } else { self.find_own_end() }
     }
 
-    /// Whether none of the words that tell of this rank's end says anything: two words of its node's, three in a job of
-    /// several nodes.
+    /// Whether none of the words that tell of this rank's end says anything new: two words of its node's; in a job of
+    /// several nodes a third one, which is compared with how far this rank has read the log.
     #[inline]
     fn nothing_is_noted(&self) -> bool {
-        // Relaxed: whoever finds something looks again.
-        let is_zero = |at: WordAt| self.segment.word(at).load(Ordering::Relaxed) == 0;
-        let knows_of_no_node = !self.spans_nodes() || is_zero(header::EPOCH);
-        knows_of_no_node && is_zero(self.end_at) && is_zero(header::EXCLUDED)
+        // Relaxed, all of them: whoever finds something looks again.
+        let word = |at: WordAt| self.segment.word(at).load(Ordering::Relaxed);
+        let has_read_all = || word(header::EPOCH) <= self.uses.clear_to.load(Ordering::Relaxed);
+        (!self.spans_nodes() || has_read_all()) && word(self.end_at) == 0 && word(header::EXCLUDED) == 0
     }
 
+    /// Reads the log; once for each epoch, where this rank has not ended.
     #[cold]
     fn find_own_end(&self) -> Option<(u64, FailureCause)> {
         let (segment, layout) = (&*self.segment, self.segment.layout());
+        // Before the log is looked at: an epoch that comes while it is being read is one that has not been read, and is
+        // looked for at the next call.
+        let epoch = self.epoch();
         let noted = view::end_of(segment, &layout, self.local());
         // Relaxed: the alarm that was raised after it is what tells.
         let is_shut_out = || segment.word(header::EXCLUDED).load(Ordering::Relaxed) != 0;
         // It may have been told of the epoch alone, where little of what others say gets through.
         let is_lost = || view::epoch(segment, &layout) > 0 && ring::has_failed(segment, &layout, self.here());
         if noted.is_none() && !is_shut_out() && !is_lost() {
+            // Relaxed: it keeps this rank's threads from reading again what never changes, and says nothing of other
+            // words. `fetch_max`: another thread of the rank may have read more of it.
+            self.uses.clear_to.fetch_max(epoch, Ordering::Relaxed);
             return None;
         }
         let is_mine = |lost: &Obituary| lost.unit == Unit::Rank(self.rank) || lost.unit == Unit::Node(self.here());
@@ -358,4 +367,52 @@ fn shared_at<T: Default>(all: &Mutex<HashMap<WordAt, Weak<T>>>, key: WordAt) -> 
 /// No code panics while it holds one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::coord::LAYOUT_HASH;
+    use crate::coord::wait::WaitPolicy;
+
+    /// Rank 1, the only one on the second of three nodes, none of which is there but for its words.
+    fn reach() -> Reach {
+        let layout = NodeLayout::new(1, 4096).in_job(3, 3);
+        let segment = Arc::new(Segment::create(layout, 77, LAYOUT_HASH).expect("memory for a small segment"));
+        Reach {
+            segment,
+            rank: 1,
+            end_at: layout.end(0),
+            topology: Arc::new(Topology::from_keys(&[0, 1, 2])),
+            layouts: [layout; 3].into(),
+            network: None,
+            plan: WaitPlan::new(WaitPolicy::Park, true),
+            uses: Arc::default(),
+            until: None,
+        }
+    }
+
+    /// The job loses a node in the next epoch; gives which one that is.
+    fn lose(reach: &Reach, node: usize) -> u64 {
+        let lost = Obituary { unit: Unit::Node(node), cause: FailureCause::Silent };
+        let epoch = view::append(&*reach.segment, &reach.segment.layout(), lost);
+        view::open_to(&*reach.segment, epoch);
+        epoch
+    }
+
+    #[test]
+    fn the_log_is_read_once_for_each_epoch() {
+        let reach = reach();
+        assert!(reach.nothing_is_noted());
+        for node in [2, 0] {
+            lose(&reach, node);
+            assert!(!reach.nothing_is_noted(), "that node {node} is lost was not looked at");
+            assert_eq!(reach.own_end(), None);
+            assert!(reach.nothing_is_noted(), "each call reads the log, from when node {node} is lost");
+        }
+        let epoch = lose(&reach, reach.here());
+        for _ in 0..2 {
+            assert_eq!(reach.own_end(), Some((epoch, FailureCause::Silent)));
+        }
+    }
 }

@@ -581,12 +581,35 @@ impl NodeLock {
         }
     }
 
+    /// Takes the claim back. Where it is too late for that this rank has the lock.
+    pub fn withdraw(&self) -> Withdrawn {
+        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
+        match withdrawn {
+            Withdrawn::Granted(_) => self.turn.set(Use::Held),
+            // It is not this rank's: what was noted goes.
+            Withdrawn::Cancelled => drop(self.release()),
+        }
+        withdrawn
+    }
+
     /// Takes the claim back, and what it has been granted. Whether it had not been granted.
     pub fn cancel(&self) -> bool {
-        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
-        // Fails where this rank has been declared failed: then there is nothing to release.
-        let _ = self.release();
-        withdrawn == Withdrawn::Cancelled
+        let is_granted = matches!(self.withdraw(), Withdrawn::Granted(_));
+        if is_granted {
+            // Fails where this rank has been declared failed: then there is nothing to release.
+            let _ = self.release();
+        }
+        !is_granted
+    }
+
+    /// This rank has the lock, but has only asked for what that is a part of.
+    pub fn note_request(&self) {
+        self.turn.set(Use::Requested);
+    }
+
+    /// And that is granted.
+    pub fn note_request_granted(&self) {
+        self.turn.set(Use::Held);
     }
 
     /// Gives the lock up.
@@ -630,9 +653,7 @@ impl NodeLock {
     }
 
     fn note(&self, since: SinceWord, token: u64) {
-        self.segment().word(self.at.held_token()).store(token, Ordering::Relaxed);
-        // Release, for the token before it.
-        self.segment().word(self.at.held_since()).store(since.0, Ordering::Release);
+        show(self.segment(), &self.at, since, token);
     }
 
     /// Before the lock is released: what was noted is not of the next hold.
@@ -730,6 +751,13 @@ pub(super) fn note_open(reach: &Reach, at: &ObjectAt) {
         // Fails where this rank has been declared failed, or the steward moves the lock.
         let _ = tenure.change(segment, seen, Tenure::Underway(reach.local()));
     }
+}
+
+/// Shows those who look from outside since when a rank of this node holds an object, and by which token.
+pub(super) fn show(segment: &Segment, at: &ObjectAt, since: SinceWord, token: u64) {
+    segment.word(at.held_token()).store(token, Ordering::Relaxed);
+    // Release pairs with `src/inspect/objects.rs`, which looks at it first: the token before it is seen, too.
+    segment.word(at.held_since()).store(since.0, Ordering::Release);
 }
 
 /// Whether who has the node's lock has left something at the home since its tenure was `before`, as that did not

@@ -217,7 +217,7 @@ mod tests {
                 assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "nobody listens any more");
                 assert!(rustix::process::test_kill_process(pid).is_err(), "it is no more");
             }
-            Err(why) => println!("not run: {why}"),
+            Err(why) => phalanx::testing::not_run(why),
         }
         fs::remove_dir_all(directory).unwrap();
     }

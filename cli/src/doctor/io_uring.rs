@@ -175,7 +175,7 @@ mod tests {
                 assert!(!features.defer_taskrun || features.single_issuer, "{features:?}");
                 assert!(!features.defer_taskrun || features.multishot_receive, "Linux 6.1 has all: {features:?}");
             }
-            Err(error) => println!("not run: no io_uring here: {error}"),
+            Err(error) => phalanx::testing::not_run(format!("no io_uring here: {error}")),
         }
     }
 

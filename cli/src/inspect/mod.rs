@@ -41,7 +41,9 @@ Then its named objects, each once for every node whose ranks have it:
             the rank that holds it (of an election: leads; of a reader-writer lock: writes; of a semaphore: has its
             turn to take permits), and its token (its term; of a fenced word, that of the last write); - where that
             cannot be told
-  held      for how long, where somebody waits or has waited for it; with ≥ since somebody was seen to wait
+  held      for how long: of a lease or an election always; of a lock, or of who writes, where somebody waits or has
+            waited for it (who takes what is free reads no clock), with ≥ since somebody was seen to wait; of readers,
+            permits and those who wait it is not noted
   waiting, value
             what a counter or a fenced word holds; this node's ranks that wait, in their order; who of this node reads,
             and who does when the writer is through (readers on other machines: in the first row); who has how many
@@ -56,13 +58,19 @@ With --json each job is an object on a line of its own:
   objects   for each, once for every node: kind, name, node, home, tenure; holder, token, held_ns (null where they are
             not known), held_at_least (whether it may be longer), waiting (ranks), value (null but for counters);
             holder_node, waiting_nodes (at its home; null and none where that is not seen on this machine); shared, for
-            all nodes alike (but for readers), null where its home is not seen, and else by its kind:
-              rwlock      writer; readers, waiting (to read): those of this node, in the object's first row also
-                          those of nodes that have none here
-              semaphore   permits (in all), taken (of each rank: rank, permits), waiting (null, or the rank whose turn
-                          it is, and how many it is to have: rank, permits)
-              lease       holder, waiting
-              fenced      token, value, rank (that has written it; null where that is not known)
+            all nodes alike (but for readers), by its kind; null where its home is not seen on this machine:
+              \"lock\", \"counter\", \"election\"
+                  always null
+              \"reader-writer lock\"
+                  writer; readers, waiting (to read): those of this node, in the object's first row also those of
+                  nodes that have none here
+              \"semaphore\"
+                  permits (in all), taken (of each rank: rank, permits), waiting (null, or the rank whose turn it is,
+                  and how many it is to have: rank, permits)
+              \"lease\", \"leased election\"
+                  holder, waiting
+              \"fenced word\"
+                  token, value, rank (that has written it; null where that is not known)
 
 Jobs of the same user are seen, of programs built with this version of phalanx; a line on stderr names others. In a
 container with a pid namespace of its own, jobs are to be inspected from within.
@@ -173,4 +181,20 @@ fn render(jobs: &[Job], is_json: bool) -> String {
 
 fn print(text: &str) -> io::Result<()> {
     io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush())
+}
+
+#[cfg(test)]
+mod tests {
+    use phalanx::ObjectKind;
+
+    use super::DETAILS;
+
+    #[test]
+    fn the_help_names_every_kind_as_the_output_does() {
+        let kinds: Vec<ObjectKind> = (1..).map_while(ObjectKind::from_number).collect();
+        assert!(kinds.len() >= 8, "{kinds:?}");
+        for kind in kinds {
+            assert!(DETAILS.contains(&format!("\"{}\"", kind.name())), "{}", kind.name());
+        }
+    }
 }

@@ -260,7 +260,9 @@ impl Sentinel {
         let mut is_news = false;
         for (node, is_doubtful) in doubtful.iter().enumerate().take(self.post.nodes()) {
             let doubt = u64::from(*is_doubtful);
-            // SYNC POINT: doubt. Ordered before the alarm, which has waiters look.
+            // Acquire and Release have no partner of their own: who looks for doubts (`Membership::is_doubtful`,
+            // `Reach::is_doubtful`) does so by Relaxed loads, after it has seen the alarm that is raised below. SYNC
+            // POINT: alarm. Release: the doubt comes before that.
             is_news |= site.memory.word(layout.doubt(node)).swap(doubt, Ordering::AcqRel) != doubt;
         }
         if is_news {

@@ -2,7 +2,10 @@
 //!
 //! *Home.* Each live node is given a number that its own number and the name's hash determine, and the object is at
 //! home at the node with the greatest (rendezvous hashing: Thaler and Ravishankar 1998). When a node leaves, only the
-//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table.
+//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table. The load is as
+//! even as if homes were drawn by lot, and no more: the standard deviation is the square root of a node's share. Of
+//! 10,000 names each of up to 16 nodes has within 10 % of an even share; of 32 nodes some are 13 % off, of 64 18 %. More
+//! names for each node are spread closer.
 //!
 //! Cost: one hash of the name, and one of two words for each live node, when an object is opened or its home is lost.
 
@@ -10,9 +13,13 @@ use crate::fabric::node::hash;
 
 use super::layout::NAME_BYTES;
 
+/// Stands behind a name that the library has made, so that it is none of those that users give.
+pub const OWN: char = '\u{1f}';
+
 /// A name that can be one, with its hashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
+    /// With [`OWN`].
     text: Box<str>,
     key: u64,
     check: u64,
@@ -30,32 +37,39 @@ pub enum NameFault {
 }
 
 impl Name {
-    /// The name `text`.
+    /// The name `text`, as users give them.
     ///
     /// # Errors
     ///
     /// [`NameFault`].
     pub fn new(text: &str) -> Result<Self, NameFault> {
-        if text.is_empty() {
-            return Err(NameFault::Empty);
-        }
-        if text.len() > NAME_BYTES {
-            return Err(NameFault::TooLong);
-        }
-        if text.chars().any(char::is_control) {
-            return Err(NameFault::NotPrintable);
-        }
+        check(text).map(|()| Self::hashed(text))
+    }
+
+    /// The name of what a group has of its own under this name: none that [`new`](Self::new) gives.
+    ///
+    /// # Errors
+    ///
+    /// [`NameFault`].
+    pub fn of_group(text: &str, group: u64) -> Result<Self, NameFault> {
+        check(text)?;
+        let own = format!("{text} of group {group}{OWN}");
+        if own.len() > NAME_BYTES { Err(NameFault::TooLong) } else { Ok(Self::hashed(&own)) }
+    }
+
+    fn hashed(text: &str) -> Self {
         let hashed = |seed| {
             mixed(text.bytes().fold(hash(seed, &[text.len() as u64]), |state, byte| {
                 (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }))
         };
-        Ok(Self { text: text.into(), key: hashed(1), check: hashed(2) })
+        Self { text: text.into(), key: hashed(1), check: hashed(2) }
     }
 
     /// The name whose text stands in some words; `None` where it is none.
     pub fn from_words(words: impl IntoIterator<Item = u64>) -> Option<Self> {
-        Self::new(&text_of(words)).ok()
+        let text = text_of(words);
+        check(text.strip_suffix(OWN).unwrap_or(&text)).ok().map(|()| Self::hashed(&text))
     }
 
     /// What it is found by.
@@ -68,9 +82,9 @@ impl Name {
         self.check
     }
 
-    /// The text.
+    /// The text, as it is shown.
     pub fn text(&self) -> &str {
-        &self.text
+        self.text.trim_end_matches(OWN)
     }
 
     /// The text in words, with zeros behind it.
@@ -97,6 +111,15 @@ impl Name {
 
     fn weight(&self, node: usize) -> (u64, usize) {
         (mixed(self.key ^ mixed(node as u64 + 1)), node)
+    }
+}
+
+fn check(text: &str) -> Result<(), NameFault> {
+    match text {
+        "" => Err(NameFault::Empty),
+        _ if text.len() > NAME_BYTES => Err(NameFault::TooLong),
+        _ if text.chars().any(char::is_control) => Err(NameFault::NotPrintable),
+        _ => Ok(()),
     }
 }
 
@@ -137,6 +160,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_group_has_of_its_own_has_no_name_that_a_user_gives() {
+        let (own, given) =
+            (Name::of_group("head", 42).expect("a name"), Name::new("head of group 42").expect("a name"));
+        assert_eq!(own.text(), given.text());
+        assert!(own != given && own.key() != given.key());
+        for name in [own, given] {
+            assert_eq!(Name::from_words(name.words()), Some(name));
+        }
+        assert_eq!(Name::of_group("a\u{1f}", 1), Err(NameFault::NotPrintable));
+        assert_eq!(Name::of_group(&"x".repeat(NAME_BYTES - 8), 1), Err(NameFault::TooLong));
+        assert_eq!(Name::new(&format!("head of group 42{OWN}")), Err(NameFault::NotPrintable));
+    }
+
+    #[test]
     fn when_a_node_leaves_only_its_own_objects_move() {
         for nodes in [2, 3, 7, 16, 100] {
             for name in names(10_000) {
@@ -153,13 +190,30 @@ mod tests {
         assert_eq!(names(1)[0].home([]), None);
     }
 
+    /// How many names are at home on each of some nodes.
+    fn load(names: &[Name], nodes: usize) -> Vec<usize> {
+        let mut load = vec![0_usize; nodes];
+        names.iter().for_each(|name| load[name.home(0..nodes).expect("nodes")] += 1);
+        load
+    }
+
+    /// With more than 16 nodes some are further off by chance alone: a tenth of a 32nd of 10,000 names is less than two
+    /// standard deviations.
     #[test]
     fn ten_thousand_names_are_spread_within_a_tenth_of_even() {
-        for nodes in [2, 3, 4, 5, 8] {
-            let mut load = vec![0_usize; nodes];
-            names(10_000).iter().for_each(|name| load[name.home(0..nodes).expect("nodes")] += 1);
-            let even = 10_000 / nodes;
+        for nodes in [2, 3, 4, 5, 8, 16] {
+            let (load, even) = (load(&names(10_000), nodes), 10_000 / nodes);
             assert!(load.iter().all(|count| count.abs_diff(even) * 10 <= even), "{nodes} nodes: {load:?}");
+        }
+    }
+
+    /// Within 4.5 standard deviations, which one of 30,000 nodes would exceed that drew its share by lot.
+    #[test]
+    fn over_more_nodes_names_are_spread_as_evenly_as_by_lot() {
+        for nodes in [32, 64, 256] {
+            let (load, even) = (load(&names(10_000), nodes), 10_000 / nodes);
+            let is_likely = |count: &usize| 4 * count.abs_diff(even).pow(2) <= 81 * even;
+            assert!(load.iter().all(is_likely), "{nodes} nodes: {load:?}");
         }
     }
 

@@ -63,26 +63,40 @@ pub(crate) fn deadline(span: Duration) -> Option<Timespec> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
+    use std::time::{Duration, Instant};
 
     use super::super::segment::tests::segment_of;
     use crate::fabric::node::header;
     use crate::fabric::{Memory, Park, WordAt};
     use crate::sync::Ordering;
 
+    /// Longer than anything takes on a machine that does other things too.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Does what may sleep for ever if something is wrong.
+    fn ends(what: impl FnOnce() + Send + 'static) {
+        let (sender, has_ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            what();
+            let _ = sender.send(());
+        });
+        has_ended.recv_timeout(LIMIT).expect("it sleeps");
+    }
+
     #[test]
     fn a_changed_word_is_not_slept_on() {
         let segment = segment_of(1);
         let at = WordAt(64);
         segment.word(at).store(7, Ordering::Release);
-        segment.park(at, 6, None);
+        ends(move || segment.park(at, 6, None));
     }
 
     #[test]
     fn an_alarm_that_was_raised_before_is_not_slept_through() {
         let segment = segment_of(1);
         segment.word(header::ALARM).store(1, Ordering::Release);
-        segment.park_heeding(WordAt(64), 0, 0, None);
+        ends(move || segment.park_heeding(WordAt(64), 0, 0, None));
     }
 
     #[test]
@@ -105,7 +119,12 @@ mod tests {
 
     #[test]
     fn a_time_out_ends_a_sleep_on_two_words() {
-        segment_of(1).park_heeding(WordAt(64), 0, 0, Some(std::time::Duration::from_millis(1)));
+        const TIMEOUT: Duration = Duration::from_millis(1);
+        ends(|| {
+            let (segment, begun) = (segment_of(1), Instant::now());
+            segment.park_heeding(WordAt(64), 0, 0, Some(TIMEOUT));
+            assert!(begun.elapsed() >= TIMEOUT, "nothing has changed, and it ends after {:?}", begun.elapsed());
+        });
     }
 
     #[test]

@@ -10,24 +10,22 @@ use super::{Election, Leader};
 use crate::coord::objects::directory::{ObjectKind, SiteFault};
 use crate::coord::objects::election::{Announced, Announcement, Announcer, Announcing, ElectionAt, KeptAt};
 use crate::coord::objects::layout::ObjectAt;
-use crate::fabric::{Request, WordAt};
+use crate::coord::objects::word::SinceWord;
+use crate::fabric::{Memory, Request, WordAt};
 use crate::object::errands::{self, Errand};
 use crate::object::error::LockError;
 use crate::object::homes::{self, Home};
 use crate::object::reach::Reach;
 use crate::object::site::PATIENCE;
 use crate::object::{MOVING_PAUSE, Token, anchor, lease, waiting};
-use crate::sync::full_fence;
+use crate::sync::{Ordering, full_fence};
 
 impl Election {
-    /// Who leads, by the words of the election's home; why that is not known, where it has not answered until a time.
-    pub(super) fn look(
-        &self,
-        is_watching: bool,
-        until: Option<Instant>,
-    ) -> Result<Result<Option<Leader>, SiteFault>, LockError> {
+    /// Who leads, by the words of the election's home; pending where it has not answered until a time.
+    pub(super) fn look(&self, is_watching: bool, until: Option<Instant>) -> Result<Poll<Option<Leader>>, LockError> {
         let handle = self.handle();
         let reach = &handle.site.reach;
+        let begun = begun(reach);
         let [term, leader] = loop {
             let home = Home::of(reach, &handle.at);
             let at = ElectionAt::of(&home.at);
@@ -35,11 +33,11 @@ impl Election {
             match home.site.ask_until(&requests, until).as_deref() {
                 Ok([term, leader]) => break [*term, *leader],
                 Ok(_) => unreachable!("two reads"),
-                Err(late @ SiteFault::Late { .. }) => return Ok(Err(*late)),
-                Err(fault) => self.await_mending(*fault)?,
+                Err(SiteFault::Late { .. }) if until.is_some() => return Ok(Poll::Pending),
+                Err(fault) => self.await_mending(*fault, begun)?,
             }
             if until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(Err(SiteFault::Late { home: home.site.home }));
+                return Ok(Poll::Pending);
             }
         };
         if reach.own_end().is_some() {
@@ -47,31 +45,32 @@ impl Election {
         }
         let announced = Announcement::of([term, leader]).leader();
         let alive = announced.filter(|(rank, _)| *rank < reach.topology.ranks() && !reach.has_ended(*rank));
-        Ok(Ok(alive.map(|(rank, term)| Leader { rank, term: Token(term) })))
+        Ok(Poll::Ready(alive.map(|(rank, term)| Leader { rank, term: Token(term) })))
     }
 
     /// The home was not reached. What was asked for may be asked for again: there, or where the object moves.
-    fn await_mending(&self, fault: SiteFault) -> Result<(), LockError> {
+    fn await_mending(&self, fault: SiteFault, begun: Option<Instant>) -> Result<(), LockError> {
         let reach = &self.handle().site.reach;
         if reach.own_end().is_some() {
             return Err(self.excluded());
         }
         let next = homes::without_room(reach, &self.handle().at);
         match (fault, next, reach.doubted()) {
-            (SiteFault::Lost { .. }, Some(home), _) => return Err(self.error(SiteFault::NoRoom { home })),
+            (SiteFault::Lost { .. }, Some(home), _) => return Err(self.error(SiteFault::NoRoom { home }, begun)),
             // The next home, or one of those that are to tell it something, may be that one.
-            (SiteFault::Lost { .. }, None, Some(node)) => return Err(self.error(SiteFault::Silent { node })),
+            (SiteFault::Lost { .. }, None, Some(node)) => return Err(self.error(SiteFault::Silent { node }, begun)),
             (SiteFault::Broken { .. } | SiteFault::Lost { .. }, ..) => {}
-            (fault, ..) => return Err(self.error(fault)),
+            (fault, ..) => return Err(self.error(fault, begun)),
         }
         std::thread::sleep(MOVING_PAUSE);
         Ok(())
     }
 
-    pub(super) fn error(&self, fault: SiteFault) -> LockError {
+    fn error(&self, fault: SiteFault, begun: Option<Instant>) -> LockError {
         match fault {
             SiteFault::Silent { node } | SiteFault::Late { home: node } => {
-                anchor::unreachable(self.handle(), node, Duration::ZERO)
+                let waited = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+                anchor::unreachable(self.handle(), node, waited)
             }
             SiteFault::NoRoom { home } => waiting::no_room(&self.handle().membership, self.name(), home),
             SiteFault::Excluded | SiteFault::Lost { .. } | SiteFault::Broken { .. } => self.excluded(),
@@ -105,10 +104,23 @@ impl Election {
         waiting::excluded(&self.handle().membership, self.name())
     }
 
+    /// Shows those who look from outside since when this rank leads. A lease is shown whenever it is granted, a lock
+    /// only where somebody has waited for it: that is this hold's then.
+    pub(super) fn show(&self, term: Token) {
+        let (reach, at) = (&self.handle().site.reach, &self.handle().at);
+        let (segment, local) = (&*reach.segment, reach.local());
+        // Relaxed: for those who look. This rank's note goes with its hold.
+        let noted = SinceWord(segment.word(at.held_since()).load(Ordering::Relaxed));
+        if noted.holder() != Some(local) {
+            waiting::show(segment, at, SinceWord::granted(local, segment.clock().now()), term.0);
+        }
+    }
+
     /// Has all who look find this rank; gives whether somebody watches.
     pub(super) fn announce(&self, mandate: &Mandate<'_>) -> Result<bool, LockError> {
         let (handle, term) = (self.handle(), mandate.token());
         let reach = &handle.site.reach;
+        let begun = begun(reach);
         loop {
             // Whoever has followed may have been lost with the last home: the next one would not know of it.
             mandate.assure()?;
@@ -122,10 +134,10 @@ impl Election {
                     if !is_lost(&home) {
                         return Ok(is_watched);
                     }
-                    self.await_mending(SiteFault::Lost { home: home.site.home })?;
+                    self.await_mending(SiteFault::Lost { home: home.site.home }, begun)?;
                 }
                 Ok(None) => return Err(self.superseded(term)),
-                Err(fault) => self.await_mending(fault)?,
+                Err(fault) => self.await_mending(fault, begun)?,
             }
         }
     }
@@ -134,15 +146,16 @@ impl Election {
     pub(super) fn withdraw(&self, term: Token) -> Result<bool, LockError> {
         let handle = self.handle();
         let reach = &handle.site.reach;
+        let begun = begun(reach);
         // First, so that a steward that announces it anew sees that it is not to.
         self.forget(term);
         loop {
             let home = Home::of(reach, &handle.at);
             match withdraw(&home, reach.rank, term.0) {
                 // The steward may have announced it at the next one before it was forgotten here.
-                Ok(_) if is_lost(&home) => self.await_mending(SiteFault::Lost { home: home.site.home })?,
+                Ok(_) if is_lost(&home) => self.await_mending(SiteFault::Lost { home: home.site.home }, begun)?,
                 Ok(is_watched) => return Ok(is_watched),
-                Err(fault) => self.await_mending(fault)?,
+                Err(fault) => self.await_mending(fault, begun)?,
             }
         }
     }
@@ -165,6 +178,11 @@ impl Election {
         let watchers = ranks.zip(watches).filter(|(rank, watches)| *watches != 0 && *rank != reach.rank);
         watchers.filter(|(rank, _)| !reach.has_ended(*rank)).for_each(|(rank, _)| reach.poke(rank));
     }
+}
+
+/// When a call begins that may wait for its home; in a job of one node, whose home is always there, no clock is read.
+fn begun(reach: &Reach) -> Option<Instant> {
+    reach.spans_nodes().then(Instant::now)
 }
 
 /// Whether a home is lost, which may answer all the same for a while.
@@ -255,6 +273,7 @@ mod tests {
     use super::*;
     use crate::JobOptions;
     use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+    use crate::object::error::ObjectError;
 
     /// A rank has won the election, and is announced at the home and on its node.
     fn win(election: &Election) -> Mandate<'_> {
@@ -274,7 +293,13 @@ mod tests {
         let guard = win(&election);
         doubt(&jobs[0], 1, true);
         let given_up = election.lead(guard).map(drop);
-        assert!(matches!(given_up, Err(LockError::Unreachable { node: 1, .. })), "{given_up:?}");
+        let has_waited =
+            |error| matches!(error, Some(LockError::Unreachable { node: 1, waited, .. }) if !waited.is_zero());
+        assert!(has_waited(given_up.err()), "for how long?");
+        assert!(has_waited(election.leader().err()));
+        let unopened = jobs[0].election(&name_at(&[1], 2, 1)).err();
+        let Some(ObjectError::Table { source, .. }) = unopened else { panic!("{unopened:?}") };
+        assert!(has_waited(Some(*source)));
         assert_eq!(other.leader().expect("it is here").map(|leader| leader.rank), Some(0), "it was told so");
         doubt(&jobs[0], 1, false);
         await_that("it leads for ever", || other.leader() == Ok(None));

@@ -28,7 +28,7 @@ use crate::object::error::LockError;
 use crate::object::homes::Home;
 use crate::object::reach::Reach;
 use crate::object::vigil::Vigil;
-use crate::object::{Handle, Token};
+use crate::object::{Handle, Token, waiting};
 use crate::sync::{Ordering, full_fence};
 
 /// A rank's part in a lease.
@@ -159,11 +159,9 @@ impl Courier {
 
     /// Shows those who look from outside since when this rank holds the lease, and by which token.
     pub fn show(&self, token: Token) {
-        let (segment, at) = (&*self.reach().segment, &self.handle.at);
-        segment.word(at.held_token()).store(token.0, Ordering::Relaxed);
+        let segment = &*self.reach().segment;
         let since = SinceWord::granted(self.reach().local(), segment.clock().now());
-        // Release pairs with `src/inspect/objects.rs`, which looks at it first: the token before it is seen, too.
-        segment.word(at.held_since()).store(since.0, Ordering::Release);
+        waiting::show(segment, &self.handle.at, since, token.0);
     }
 
     /// It does not hold it any more: another rank of the node may show its hold already.
