@@ -15,8 +15,8 @@ pub fn lapse_of_waiting(timeout: Duration) -> Duration {
     timeout.max(LAPSE)
 }
 
-/// Since when a process has been found stopped at each look, or its heartbeat as it was. Times are since any origin, the
-/// same for all looks.
+/// Since when a process has been found stopped at each look, or its heartbeat as it was. Times are since any origin,
+/// the same for all looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoppedSince {
     since: Duration,

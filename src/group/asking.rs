@@ -78,8 +78,8 @@ fn longest_period(timeout: Duration) -> Duration {
 }
 
 /// Whether questions that are no closer together than `shortest` tell who has been stopped for the time-out: at least
-/// one falls between its beginning and its end. Otherwise who is stopped at two moments, by a debugger say, may have run
-/// all the time between.
+/// one falls between its beginning and its end. Otherwise who is stopped at two moments, by a debugger say, may have
+/// run all the time between.
 pub(super) fn tell_who_is_stopped(shortest: Duration, timeout: Duration) -> bool {
     shortest <= longest_period(timeout)
 }

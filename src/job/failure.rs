@@ -131,9 +131,9 @@ impl Membership {
         }
     }
 
-    /// A look of one that waits for a rank and looks now and then whether it runs; `before`: whether, and since when, the
-    /// look before has found it stopped. One of this node that has been so for the time-out, or is ending, is declared
-    /// failed.
+    /// A look of one that waits for a rank and looks now and then whether it runs; `before`: whether, and since when,
+    /// the look before has found it stopped. One of this node that has been so for the time-out, or is ending, is
+    /// declared failed.
     pub fn look_whether_runs(&self, rank: usize, before: Option<StoppedSince>, now: Duration) -> Option<StoppedSince> {
         match self.sight_of(rank) {
             Sight::Stopped => {

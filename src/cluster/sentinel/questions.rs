@@ -1,8 +1,8 @@
 //! Questions after ranks: how often those who wait may ask, and what the agent of the ranks' node does.
 //!
-//! Who waits for a rank, and misses it, adds to the rank's *asked after* word on its node. That node's agent compares the
-//! word with what it was. If there is a new question it looks whether the rank is stopped, and from then on at each of
-//! its own beats: one that runs in between is stopped another time later. At the first question after the failure
+//! Who waits for a rank, and misses it, adds to the rank's *asked after* word on its node. That node's agent compares
+//! the word with what it was. If there is a new question it looks whether the rank is stopped, and from then on at each
+//! of its own beats: one that runs in between is stopped another time later. At the first question after the failure
 //! time-out the rank is declared stopped.
 
 use std::time::Duration;
@@ -40,8 +40,8 @@ pub(super) struct Asked {
 }
 
 impl Sentinel {
-    /// At each beat: who runs between two questions is stopped another time later. Nothing more is asked of one that has
-    /// been declared failed.
+    /// At each beat: who runs between two questions is stopped another time later. Nothing more is asked of one that
+    /// has been declared failed.
     pub(super) fn look_at_the_stopped<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
         let node = self.post.layout();
         for (local, asked) in self.asked.iter_mut().enumerate() {

@@ -217,8 +217,8 @@ impl Kernel {
     }
 }
 
-/// A node is stopped at once after its first heartbeat, and its watcher for a while before one of its looks: also before
-/// the first question, and between that and the first time that something is sent again.
+/// A node is stopped at once after its first heartbeat, and its watcher for a while before one of its looks: also
+/// before the first question, and between that and the first time that something is sent again.
 #[test]
 fn a_watchers_pause_at_any_look_gives_a_kernel_up_neither_too_soon_nor_too_late() {
     const MS: Duration = Duration::from_millis(1);

@@ -8,8 +8,8 @@
 //! Where its *kernel* still acknowledges what is sent to it, the machine and the network live, and the node is
 //! *stalled*: its process is stopped, or does not get a CPU. (A virtual CPU that its host does not run for a quarter of
 //! a second holds up all threads that wait for it.) That is no death that others must hear of at once; it has
-//! [`STALLED_TIMEOUTS`] times as long before it counts as silent. And a watcher that did not run itself has sent nothing
-//! that could be acknowledged: then the kernel has [`ACKNOWLEDGED_WITHIN`], from what is sent to it next.
+//! [`STALLED_TIMEOUTS`] times as long before it counts as silent. And a watcher that did not run itself has sent
+//! nothing that could be acknowledged: then the kernel has [`ACKNOWLEDGED_WITHIN`], from what is sent to it next.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -34,8 +34,8 @@ const NUDGES: u32 = 5;
 /// A kernel acknowledges what is sent to it within this time, some more than it may put that off by.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(60);
 
-/// What a node's kernel has beside its usual time, because this node has paused: it had been sent nothing meanwhile that
-/// it could have acknowledged.
+/// What a node's kernel has beside its usual time, because this node has paused: it had been sent nothing meanwhile
+/// that it could have acknowledged.
 #[derive(Clone, Copy, Debug)]
 enum Extra {
     /// Nothing: there was no pause since the node was heard.
