@@ -1,18 +1,31 @@
 #!/usr/bin/env bash
-# Jobs across nodes by RDMA, where there is a device: `scripts/rdma-job.sh PHALANX ACROSS [COUNTER]`.
+# Jobs across nodes by RDMA, where there is a device: `scripts/rdma-job.sh PHALANX SUITE…`.
 #
 # Mostly run as `scripts/soft-roce.sh run -- scripts/rdma-job.sh target/release/phalanx target/release/deps/across-…`:
-# the command, and the test suite `tests/across.rs` as a program, both built before. Most of the suite runs
-# with PHALANX_FABRIC=rdma, one test at a time, because a guest is ten times slower than its host; that its messages
-# went by the device is seen in the packets that it has counted. Then come short benchmarks, whose JSON is looked at:
-# that there is a limit, and figures. How fast anything is, is not. COUNTER is the suite `tests/counter.rs`: what home
-# and others add to one word, which is the device's then.
+# the command, and test suites of `tests/` as programs, all built before. Of each suite those tests run that SELECTED
+# names, with PHALANX_FABRIC=rdma, one at a time, because a guest is ten times slower than its host: those that do not
+# depend on how fast it is. That messages went by the device is seen in the packets that it has counted. With that
+# fabric the words of named objects are the device's, also for the home's own ranks. Then come short benchmarks, whose
+# JSON is looked at: that there is a limit, and figures. How fast anything is, is not.
 
 set -uo pipefail
 
-phalanx=${1:?usage: rdma-job.sh PHALANX ACROSS [COUNTER]}
-across=${2:?usage: rdma-job.sh PHALANX ACROSS [COUNTER]}
-counter=${3:-}
+phalanx=${1:?usage: rdma-job.sh PHALANX SUITE…}
+shift
+
+# The tests of each suite, by parts of their names.
+declare -A SELECTED=(
+    [across]='a_mismatch_names a_time_out_names computes_holds groups_span_nodes reductions_are forming_that an_arrival_is
+        an_rdma_connection stats_tell a_job_that_is'
+    [counter]='across_nodes what_the_home nothing_is_lost'
+    [lock_across]='try_time_out_and_cancel a_killed_holder waiters_keep_their_order'
+    [rwlock]='of_several_nodes who_reads_or_writes_does_so_still'
+    [semaphore]='of_several_nodes permits_are_out_still'
+    [fenced]='nodes_read_whole_pairs'
+    [fenced_home]='what_was_seen_outlives'
+    [lease]='across_nodes_one_holds_it a_holder_keeps_it_through'
+    [election]='one_leads_at_a_time_across a_killed_leader_of_another_node a_lost_home'
+)
 # Fewer packets than this in one test of two nodes are not its barriers'. It makes 2,400, each of two writes and their
 # acknowledgements at least; when they went by TCP, 90 packets were seen.
 packets_at_least=9000
@@ -38,26 +51,34 @@ bench() {
     }
 }
 
+# suite PROGRAM TEST…: those tests of a suite, by RDMA.
 suite() {
-    PHALANX_FABRIC=rdma timeout "$1" "$across" --test-threads=1 --color never "${@:2}"
+    PHALANX_FABRIC=rdma timeout 200 "$1" --test-threads=1 --color never "${@:2}"
 }
 
-before=$(sent_packets)
-suite 60 two_nodes_pass_together || fail "two nodes by RDMA"
-# The kernel counts anew every 10 ms.
-sleep 0.1
-after=$(sent_packets)
-if [ -n "$before" ]; then
-    echo "$((after - before)) packets by RDMA"
-    [ $((after - before)) -ge $packets_at_least ] || fail "the barriers' messages did not go by RDMA"
-fi
-# Of the rest those that do not depend on how fast a guest is.
-suite 200 a_mismatch_names a_time_out_names computes_holds groups_span_nodes reductions_are forming_that \
-    an_arrival_is an_rdma_connection stats_tell a_job_that_is || fail "the suite of jobs across nodes"
-if [ -n "$counter" ]; then
-    PHALANX_FABRIC=rdma timeout 150 "$counter" --test-threads=1 --color never across_nodes what_the_home nothing_is_lost \
-        || fail "counters by RDMA"
-fi
+for program in "$@"; do
+    name=$(basename "$program")
+    name=${name%-*}
+    read -r -d '' -a tests <<<"${SELECTED[$name]:-}" || true
+    if [ ${#tests[@]} = 0 ]; then
+        fail "no tests of $name are selected"
+        continue
+    fi
+    if [ "$name" = across ]; then
+        before=$(sent_packets)
+        suite "$program" two_nodes_pass_together || fail "two nodes by RDMA"
+        # The kernel counts anew every 10 ms.
+        sleep 0.1
+        after=$(sent_packets)
+        if [ -n "$before" ]; then
+            echo "$((after - before)) packets by RDMA"
+            [ $((after - before)) -ge $packets_at_least ] || fail "the barriers' messages did not go by RDMA"
+        fi
+    fi
+    started=$SECONDS
+    suite "$program" "${tests[@]}" || fail "$name by RDMA"
+    echo "$name by RDMA: $((SECONDS - started)) s"
+done
 
 for ranks in 2 4; do
     bench barrier --nodes 2 --ranks "$ranks" --iterations 300 --rounds 3

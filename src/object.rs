@@ -131,22 +131,28 @@ impl Job {
 }
 
 fn named(rank: usize, kind: &'static str, text: &str) -> Result<Name, ObjectError> {
-    Name::new(text).map_err(|fault| {
-        let why = match fault {
-            NameFault::Empty => "it is empty",
-            NameFault::TooLong => "it is too long",
-            NameFault::NotPrintable => "it has control characters",
-        };
-        ObjectError::Name { rank, kind, text: text.to_owned(), why }
-    })
+    Name::new(text).map_err(|fault| not_named(rank, kind, text, fault))
+}
+
+fn not_named(rank: usize, kind: &'static str, text: &str, fault: NameFault) -> ObjectError {
+    let why = match fault {
+        NameFault::Empty => "it is empty",
+        NameFault::TooLong => "it is too long",
+        NameFault::NotPrintable => "it has control characters",
+    };
+    ObjectError::Name { rank, kind, text: text.to_owned(), why }
 }
 
 impl Handle {
-    /// Opens the object of a name, or makes it.
+    /// Opens the object of a name that a user gives, or makes it.
     pub fn open(membership: &Arc<Membership>, text: &str, nature: Nature) -> Result<Self, ObjectError> {
+        Self::open_as(membership, named(membership.rank, nature.kind.name(), text)?, nature)
+    }
+
+    /// The same, by whatever name.
+    pub fn open_as(membership: &Arc<Membership>, name: Name, nature: Nature) -> Result<Self, ObjectError> {
         let rank = membership.rank;
-        let name = named(rank, nature.kind.name(), text)?;
-        let table_error = |source| ObjectError::Table { rank, name: text.to_owned(), source: Box::new(source) };
+        let table_error = |source| ObjectError::Table { rank, name: name.text().to_owned(), source: Box::new(source) };
         let begun = Instant::now();
         loop {
             let opened = with_table(membership, None, || catalogue::open(&membership.reach, &name, nature))

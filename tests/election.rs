@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::children::{Children, Launch, answer, await_line, role};
+use common::homes::{name_at, waiting_at};
 use common::nodes::{Across, Marks};
 use common::ranks::{LIMIT, on_ranks};
 use phalanx::{Election, Job, JobOptions, Leader, LockError, ObjectError, ObjectKind, Token};
@@ -141,25 +142,97 @@ fn watchers_are_poked() {
     assert!(prompt > ROUNDS / 2, "{took:?}");
 }
 
+/// Each half of the job has a leader of its own; the job itself has none of that name.
+fn lead_each_half(job: &Job) {
+    let half = job.world().split(job.rank() as u64 % 2, 0).expect("a group");
+    let (own, all) = (half.election("head").expect("an election"), job.election("head").expect("another one"));
+    // A name that a user may give.
+    let same = job.election(&format!("head of group {}", half.id())).expect("another one");
+    assert_eq!(own.name(), same.name(), "as they are shown");
+    if half.rank() == 0 {
+        let leadership = own.campaign().expect("one of each group leads");
+        half.barrier().expect("it leads");
+        assert_eq!((all.leader(), same.leader()), (Ok(None), Ok(None)));
+        half.barrier().expect("all know");
+        leadership.resign().expect("it led");
+    } else {
+        half.barrier().expect("it leads");
+        let leader = own.leader().expect("an election").expect("the first of the group");
+        assert_eq!(leader.rank, half.ranks()[0]);
+        half.barrier().expect("all know");
+        let leadership = own.campaign_timeout(LIMIT).expect("it resigns");
+        assert!(leader.term < leadership.term());
+    }
+    assert!(matches!(job.lock("head"), Err(ObjectError::OtherKind { found: ObjectKind::Election, .. })));
+    job.world().barrier().expect("all are through");
+}
+
 #[test]
 fn each_group_has_elections_of_its_own() {
-    on_ranks(4, &JobOptions::new(), |job| {
-        let half = job.world().split(job.rank() as u64 % 2, 0).expect("a group");
-        let (own, all) = (half.election("head").expect("an election"), job.election("head").expect("another one"));
-        if half.rank() == 0 {
-            let leadership = own.campaign().expect("one of each group leads");
-            half.barrier().expect("it leads");
-            assert_eq!(all.leader(), Ok(None));
-            half.barrier().expect("all know");
-            drop(leadership);
+    on_ranks(4, &JobOptions::new(), |job| lead_each_half(&job));
+}
+
+#[test]
+fn each_group_has_elections_of_its_own_across_nodes() {
+    const TEST: &str = "each_group_has_elections_of_its_own_across_nodes";
+    if role().is_some() {
+        lead_each_half(&Job::from_env().expect("a job across nodes"));
+        return answer("done");
+    }
+    // Each half is on both nodes; one of them is, and the other one on its own.
+    for nodes in [[0, 0, 1, 1], [0, 1, 2, 1]] {
+        Across::new(&nodes).run_to_done(TEST, &[]);
+    }
+}
+
+/// Ranks of other nodes stand one after the other, and take that up the other way round.
+#[test]
+fn who_stands_has_its_place_among_candidates_of_other_nodes() {
+    const TEST: &str = "who_stands_has_its_place_among_candidates_of_other_nodes";
+    if role().is_some() {
+        let job = Job::from_env().expect("a job across nodes");
+        let election = job.election(&name_at(&job, 0, "stood")).expect("an election");
+        job.world().barrier().expect("all are there");
+        answer(election.name());
+        await_line();
+        if job.rank() == 0 {
+            let leadership = election.campaign().expect("nobody leads");
+            answer("leads");
+            await_line();
+            leadership.resign().expect("it led");
+            answer("resigned");
         } else {
-            half.barrier().expect("it leads");
-            assert_eq!(own.leader().expect("an election").map(|leader| leader.rank), Some(half.ranks()[0]));
-            half.barrier().expect("all know");
+            let candidacy = election.stand().expect("a place");
+            assert!(matches!(election.stand(), Err(LockError::AlreadyRequested { .. })));
+            answer("stands");
+            await_line();
+            let leadership = candidacy.wait_timeout(LIMIT).expect("its turn comes");
+            answer("leads");
+            await_line();
+            leadership.resign().expect("it led");
+            answer("resigned");
         }
-        assert!(matches!(job.lock("head"), Err(ObjectError::OtherKind { found: ObjectKind::Election, .. })));
-        job.world().barrier().expect("all are through");
-    });
+        return job.world().barrier().expect("homes serve until all are through");
+    }
+    let mut children = Across::new(&[0, 1, 2]).start(TEST, &[]);
+    let names: Vec<String> = (0..3).map(|rank| children.next_answer(rank)).collect();
+    children.say(0, "lead");
+    assert_eq!(children.next_answer(0), "leads");
+    for rank in [2, 1] {
+        children.say(rank, "stand");
+        assert_eq!(children.next_answer(rank), "stands");
+    }
+    assert_eq!(waiting_at(children.pid(0), &names[0]), [2, 1]);
+    children.say(1, "wait");
+    children.say(0, "resign");
+    assert_eq!(children.next_answer(0), "resigned");
+    children.say(2, "wait");
+    for rank in [2, 1] {
+        assert_eq!(children.next_answer(rank), "leads");
+        children.say(rank, "resign");
+        assert_eq!(children.next_answer(rank), "resigned");
+    }
+    (0..3).for_each(|rank| assert!(children.finish(rank).1.success(), "rank {rank}"));
 }
 
 /// A rank that leads, stands, or watches, as the test has it; the life of one in the tests of deaths.

@@ -157,6 +157,9 @@ fn ask_and_do_not_wait(job: &Job, name: &str) {
             (0..rank).for_each(|_| meet(job));
             let mut request = lease.request().expect("a place");
             assert!(!request.test().expect("in reach"));
+            assert!(
+                matches!(lease.request(), Err(LeaseError::AlreadyRequested { rank: asking, .. }) if asking == rank)
+            );
             request
         }
     };

@@ -157,7 +157,7 @@ fn candidates_are_elected_in_their_order_and_may_stand_back() {
         await_candidates(&election, job.rank() - 1);
         let mut candidacy = election.stand().expect("a place");
         assert!(!candidacy.test().expect("a place"));
-        assert!(matches!(election.stand(), Err(LockError::AlreadyHeld { .. })));
+        assert!(matches!(election.stand(), Err(LockError::AlreadyRequested { .. })));
         meet(&job);
         if job.rank() == 2 {
             assert!(candidacy.withdraw(), "it was not elected");
@@ -172,7 +172,9 @@ fn candidates_are_elected_in_their_order_and_may_stand_back() {
         while !elected {
             elected = candidacy.test().expect("a place");
         }
+        assert!(matches!(election.stand(), Err(LockError::AlreadyHeld { .. })));
         let leadership = candidacy.wait().expect("it is elected");
+        assert!(matches!(election.campaign(), Err(LockError::AlreadyHeld { .. })));
         let expected = if job.rank() == 1 { &[3][..] } else { &[] };
         assert_eq!(election.candidates(), expected, "rank {}", job.rank());
         leadership.resign().expect("it led");

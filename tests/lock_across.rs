@@ -9,11 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::children::{Children, answer, await_line, role};
-use common::homes::name_at;
+use common::homes::{name_at, waiting_at};
 use common::nodes::{Across, Marks};
 use common::ranks::{LIMIT, await_that};
-use phalanx::fabric::shm::ReadOnlySegment;
-use phalanx::{Job, Lock, LockError};
+use phalanx::{Job, Lock, LockError, LockRequest};
 
 fn join() -> Job {
     Job::from_env().expect("a job across nodes")
@@ -461,17 +460,6 @@ fn whoever_opens_what_only_a_dead_holder_had_open_can_have_it() {
     }
 }
 
-/// The nodes that wait at a lock's home, as a process of the home's node shows it to those who look from outside.
-fn waiting_at(pid: u32, name: &str) -> Vec<usize> {
-    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten().map(|entry| entry.path());
-    let mut segments = files
-        .filter(|path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:phalanx")));
-    let file = fs::File::open(segments.next().expect("it has its node's segment")).expect("the same user");
-    let segment = ReadOnlySegment::attach(&file.into(), phalanx::coord::LAYOUT_HASH).expect("of this version");
-    let facts = phalanx::inspect::read(&segment).expect("a segment");
-    facts.at_home.into_iter().find(|object| object.name == name).map_or_else(Vec::new, |object| object.queue)
-}
-
 /// Their home is lost, and the holder with it, or not.
 #[test]
 fn waiters_keep_their_order_when_the_home_is_lost() {
@@ -523,4 +511,192 @@ fn waiters_keep_their_order_when_the_home_is_lost() {
         let had: Vec<usize> = had.split_whitespace().map(|rank| rank.parse().expect("a rank")).collect();
         assert_eq!(had, order);
     }
+}
+
+/// Does with a lock what the test says, one line after the other, and answers when it is done.
+fn obey(job: &Job, lock: &Lock) {
+    let (mut request, mut guard) = (None, None);
+    loop {
+        match await_line().as_str() {
+            "request" => {
+                request = Some(lock.request().expect("a place"));
+                answer("asked");
+            }
+            "test" => answer(request.as_mut().is_some_and(|request: &mut LockRequest<'_>| request.test() == Ok(true))),
+            "again" => {
+                let refused = [lock.acquire().err(), lock.request().err()];
+                let is_request = |error: &Option<LockError>| matches!(error, Some(LockError::AlreadyRequested { .. }));
+                assert!(refused.iter().all(is_request), "{refused:?}");
+                answer("refused");
+            }
+            "wait" => {
+                guard = Some(request.take().expect("a request").wait().expect("its turn comes"));
+                answer("had");
+            }
+            "acquire" => {
+                guard = Some(lock.acquire().expect("its turn comes"));
+                answer("had");
+            }
+            "cancel" => answer(request.take().expect("a request").cancel()),
+            "try" => {
+                // Released before that is said.
+                let is_had = lock.try_acquire().expect("a lock").map(drop).is_some();
+                answer(is_had);
+            }
+            "release" => {
+                guard.take().expect("a guard").release().expect("it was held");
+                answer("released");
+            }
+            "end" => return job.world().barrier().expect("homes serve until all are through"),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// A job whose ranks obey, as the lock at home on node 0; and that lock's name.
+fn obedient(test: &str, nodes: &[usize]) -> (Children, String) {
+    let mut children = Across::new(nodes).start(test, &[]);
+    let names: Vec<String> = (0..nodes.len()).map(|rank| children.next_answer(rank)).collect();
+    (children, names[0].clone())
+}
+
+fn obey_the_test() {
+    let job = join();
+    let lock = job.lock(&name_at(&job, 0, "obeyed")).expect("a lock");
+    job.world().barrier().expect("all are there");
+    answer(lock.name());
+    obey(&job, &lock);
+}
+
+#[track_caller]
+fn expect(children: &mut Children, rank: usize, order: &str, expected: &str) {
+    children.say(rank, order);
+    assert_eq!(children.next_answer(rank), expected, "{order} of rank {rank}");
+}
+
+fn end(mut children: Children, ranks: usize) {
+    (0..ranks).for_each(|rank| children.say(rank, "end"));
+    (0..ranks).for_each(|rank| assert!(children.finish(rank).1.success(), "rank {rank}"));
+}
+
+/// The nodes have a lock in the order in which they have asked for it, whether they wait, and who of them begins with
+/// that.
+#[test]
+fn nodes_have_it_in_the_order_in_which_they_have_asked() {
+    const TEST: &str = "nodes_have_it_in_the_order_in_which_they_have_asked";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, name) = obedient(TEST, &[0, 1, 2, 3]);
+    for (holder, order) in [(0, [2, 1, 3]), (3, [1, 0, 2])] {
+        let is_there = |pid, before| await_that("it does not ask", || waiting_at(pid, &name).len() > before);
+        // Those who wait.
+        expect(&mut children, holder, "acquire", "had");
+        for (before, rank) in order.into_iter().enumerate() {
+            children.say(rank, "acquire");
+            is_there(children.pid(0), before);
+        }
+        expect(&mut children, holder, "release", "released");
+        for rank in order {
+            assert_eq!(children.next_answer(rank), "had", "rank {rank} of {order:?}");
+            expect(&mut children, rank, "release", "released");
+        }
+        // Those who ask, and then wait the other way round.
+        expect(&mut children, holder, "acquire", "had");
+        for rank in order {
+            expect(&mut children, rank, "request", "asked");
+            expect(&mut children, rank, "again", "refused");
+        }
+        let [first, second, last] = order;
+        assert_eq!(waiting_at(children.pid(0), &name), order, "they have their places");
+        [last, second].into_iter().for_each(|rank| children.say(rank, "wait"));
+        expect(&mut children, holder, "release", "released");
+        expect(&mut children, first, "wait", "had");
+        expect(&mut children, first, "release", "released");
+        for rank in [second, last] {
+            assert_eq!(children.next_answer(rank), "had", "rank {rank} of {order:?}");
+            expect(&mut children, rank, "release", "released");
+        }
+    }
+    end(children, 4);
+}
+
+/// Whoever gives its place up is told whether it had the lock, also where nobody has told it so; nothing is left.
+#[test]
+fn who_cancels_is_told_whether_it_was_granted() {
+    const TEST: &str = "who_cancels_is_told_whether_it_was_granted";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    // At home on the holder's node, and on that of who cancels.
+    for [holder, other] in [[0, 1], [1, 0]] {
+        let (mut children, name) = obedient(TEST, &[0, 1, 1]);
+        // It is not its turn.
+        expect(&mut children, holder, "acquire", "had");
+        expect(&mut children, other, "request", "asked");
+        expect(&mut children, other, "cancel", "true");
+        assert_eq!(waiting_at(children.pid(0), &name), [0; 0]);
+        // It is, and it has not looked.
+        expect(&mut children, other, "request", "asked");
+        while waiting_at(children.pid(0), &name).is_empty() {
+            expect(&mut children, other, "test", "false");
+        }
+        expect(&mut children, holder, "release", "released");
+        expect(&mut children, other, "cancel", "false");
+        expect(&mut children, holder, "try", "true");
+        // It has it at once.
+        expect(&mut children, other, "request", "asked");
+        expect(&mut children, other, "cancel", "false");
+        expect(&mut children, holder, "try", "true");
+        // A neighbour has it, and has perhaps passed it on.
+        expect(&mut children, 1, "acquire", "had");
+        expect(&mut children, 2, "request", "asked");
+        expect(&mut children, 1, "release", "released");
+        children.say(2, "cancel");
+        children.next_answer(2);
+        expect(&mut children, 0, "try", "true");
+        end(children, 3);
+    }
+}
+
+/// Two ranks of a node have a lock by turns while one of another node waits for it: they pass it on to each other so
+/// often, and not once more.
+#[test]
+fn a_node_hands_the_lock_on_among_its_ranks_64_times_while_others_wait() {
+    const TEST: &str = "a_node_hands_the_lock_on_among_its_ranks_64_times_while_others_wait";
+    const MOST_HANDED_ON: u64 = 64;
+    if role().is_some() {
+        let job = join();
+        let marks = Marks::of_this_rank();
+        let lock = job.lock(&name_at(&job, 1, "hot")).expect("a lock");
+        let grants = job.counter(&name_at(&job, 0, "grants")).expect("a counter");
+        job.world().barrier().expect("all are there");
+        if job.rank() == 2 {
+            marks.wait([0], "held");
+            let request = lock.request().expect("a place");
+            marks.set(&job, "asked");
+            let guard = request.wait().expect("the node passes it on so often, and no more");
+            assert_eq!(grants.load().expect("in reach"), 1 + MOST_HANDED_ON);
+            marks.set(&job, "had");
+            drop(guard);
+        } else {
+            let has_had_it = || marks.0.join("had.2").exists();
+            while !has_had_it() {
+                if job.rank() == 1 {
+                    marks.wait([0], "held");
+                }
+                let guard = lock.acquire().expect("nobody fails");
+                if grants.fetch_add(1).expect("in reach") == 0 {
+                    marks.set(&job, "held");
+                    marks.wait([2], "asked");
+                }
+                // Whoever releases it finds that the other one waits.
+                await_that("nobody else wants it", || !lock.queue().is_empty() || has_had_it());
+                drop(guard);
+            }
+        }
+        job.world().barrier().expect("homes serve until all are through");
+        return answer("done");
+    }
+    Across::new(&[0, 0, 1]).run_to_done(TEST, &[]);
 }

@@ -11,6 +11,7 @@
 //! | [`bootstrap`] | passing the segment's descriptor over a UNIX socket, to the job's own ranks only |
 //! | [`membership`] | the rank table: joining, and waiting until all have |
 //! | [`watch`] | processes of this machine, and learning of their deaths |
+//! | [`stopped`] | since when a process is stopped, as one sees it that looks again and again |
 //! | [`view`] | the view log: which ranks and nodes the job has lost |
 //! | [`detector`] | whether another node still lives, by its heartbeats |
 //! | [`witness`] | the vote that decides where nodes are no majority, kept by the launcher |
@@ -26,6 +27,7 @@ pub mod membership;
 pub mod node_key;
 pub mod rendezvous;
 pub mod sentinel;
+pub mod stopped;
 pub mod view;
 pub mod watch;
 pub mod witness;

@@ -79,7 +79,7 @@ pub mod topology;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::sync::{AtomicU64, Ordering, publish};
+use crate::sync::{AtomicU64, Ordering, full_fence_after_rmw, publish};
 pub use topology::Topology;
 
 /// Bytes from one writer's words to the next writer's: two 64-byte lines, because x86 fetches lines in pairs and some
@@ -474,9 +474,16 @@ pub fn execute(memory: &(impl Memory + ?Sized), request: Request) -> (u64, bool)
         // SYNC POINT: outbox, gate. Pairs with the release of whoever of this node wrote the word; and a word that is
         // read after another has been changed is read after it.
         Request::Read { .. } => (word.load(Ordering::SeqCst), false),
-        Request::FetchAdd { add, .. } => (word.fetch_add(add, Ordering::SeqCst), true),
+        Request::FetchAdd { add, .. } => {
+            let old = word.fetch_add(add, Ordering::SeqCst);
+            // SYNC POINT: fabric sleepers. As a write: it is visible before the sleepers are counted.
+            full_fence_after_rmw();
+            (old, true)
+        }
         Request::CompareSwap { expected, new, .. } => {
             let found = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::Acquire);
+            // SYNC POINT: fabric sleepers. Likewise.
+            full_fence_after_rmw();
             (found.unwrap_or_else(|found| found), found.is_ok())
         }
     };

@@ -69,8 +69,19 @@ impl Looks {
 
 /// How long a wait that has lasted for `waited` goes on before it asks again, after `shortest` at least.
 pub(super) fn time_to_question(waited: Duration, timeout: Duration, shortest: Duration) -> Duration {
-    let longest = (timeout / 2).clamp(ASK_EVERY, ASK_AT_LEAST_EVERY);
-    (waited / 2).clamp(shortest, longest.max(shortest))
+    (waited / 2).clamp(shortest, longest_period(timeout).max(shortest))
+}
+
+/// The longest time between two questions, where those that may ask at once are few.
+fn longest_period(timeout: Duration) -> Duration {
+    (timeout / 2).clamp(ASK_EVERY, ASK_AT_LEAST_EVERY)
+}
+
+/// Whether questions that are no closer together than `shortest` tell who has been stopped for the time-out: at least
+/// one falls between its beginning and its end. Otherwise who is stopped at two moments, by a debugger say, may have run
+/// all the time between.
+pub(super) fn tell_who_is_stopped(shortest: Duration, timeout: Duration) -> bool {
+    shortest <= longest_period(timeout)
 }
 
 impl Group {
@@ -164,6 +175,15 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_seen_stopped_twice_may_have_run_where_many_nodes_ask() {
+        let tell = |nodes, timeout_ms| tell_who_is_stopped(shortest_question(nodes), Duration::from_millis(timeout_ms));
+        let default: Vec<usize> = [1, 2, 31, 32, 45, 64].into_iter().filter(|nodes| tell(*nodes, 100)).collect();
+        assert_eq!(default, [1, 2, 31]);
+        assert!(tell(1, 3), "nobody else would say so on a job's only node");
+        assert!(tell(64, 410) && !tell(64, 409) && tell(1_000, 2_000));
+    }
 
     #[test]
     fn a_long_wait_asks_seldom_and_one_of_many_nodes_leaves_them_time_to_answer() {

@@ -15,6 +15,7 @@ use super::members::Abroad;
 use super::waiting::Standing;
 use super::{AlgorithmChoice, Core, Group};
 use crate::cluster::sentinel::ASK_EVERY;
+use crate::cluster::stopped::StoppedSince;
 use crate::coord::barrier::layout::GroupLayout;
 use crate::coord::barrier::spanning::layout::SpanLayout;
 use crate::coord::barrier::{Contribution, Operation};
@@ -27,7 +28,7 @@ use crate::coord::reads::Reads;
 use crate::error::{BarrierError, GroupError};
 use crate::fabric::Memory;
 use crate::fabric::node::{UNIT_WORDS, hash};
-use crate::job::{Declined, Sight};
+use crate::job::Declined;
 use crate::sync::Ordering;
 
 /// The number of the group of all ranks.
@@ -486,8 +487,8 @@ struct Asker<'group> {
     begun: Instant,
     /// How long it has been waited for when it is asked after next.
     next: Duration,
-    /// Since when it is seen stopped.
-    stopped: Option<(usize, Instant)>,
+    /// Whom the last look has found stopped.
+    stopped: Option<(usize, StoppedSince)>,
 }
 
 impl<'group> Asker<'group> {
@@ -502,18 +503,8 @@ impl<'group> Asker<'group> {
         }
         self.next = waited + time_to_question(waited, self.group.membership.failure.timeout, ASK_EVERY);
         let membership = &self.group.membership;
-        let sight = membership.sight_of(leader);
-        if let Sight::Ending(cause) = sight {
-            membership.declare_ending(leader, cause);
-        }
-        self.stopped = match (sight, self.stopped) {
-            (Sight::Stopped, Some((rank, since))) if rank == leader => Some((rank, since)),
-            (Sight::Stopped, _) => Some((leader, Instant::now())),
-            _ => None,
-        };
-        if self.stopped.is_some_and(|(_, since)| since.elapsed() >= membership.failure.timeout) {
-            membership.declare_stopped(leader);
-        }
+        let before = self.stopped.filter(|(rank, _)| *rank == leader).map(|(_, seen)| seen);
+        self.stopped = membership.look_whether_runs(leader, before, waited).map(|seen| (leader, seen));
         membership.ask_after(leader);
     }
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::Group;
+use super::asking::tell_who_is_stopped;
 use super::failures::FINAL_WORD_PATIENCE;
-use crate::cluster::sentinel::{ASK_EVERY, QUESTIONS_MISSED};
+use crate::cluster::sentinel::QUESTIONS_MISSED;
+use crate::cluster::stopped::lapse_of_waiting;
 use crate::cluster::view::{LastCall, LateState, Lateness};
 use crate::coord::activity::CallWord;
 use crate::coord::barrier::arrivals_in;
@@ -75,9 +77,13 @@ impl Group {
         LastCall { name: "barrier", group: self.id(), sequence, is_inside: false, began }
     }
 
-    /// A member of this node is stopped; it has failed if it has been so for the time-out.
+    /// A member of this node is stopped; it has failed if it has been so for the time-out. Where those who wait ask too
+    /// seldom to know that, their node's agent does, which looks at each beat.
     pub(super) fn note_stopped(&self, rank: usize, sequence: u64) {
-        if self.stopped_for(rank, sequence).is_some_and(|span| span >= self.membership.failure.timeout) {
+        let timeout = self.membership.failure.timeout;
+        if tell_who_is_stopped(self.shortest_question(), timeout)
+            && self.stopped_for(rank, sequence).is_some_and(|span| span >= timeout)
+        {
             return self.membership.declare_stopped(rank);
         }
         let Some(at) = self.stopped_at(rank) else { return };
@@ -100,7 +106,7 @@ impl Group {
     /// A member that nobody has seen stopped for longer than this may have run meanwhile.
     fn lapse_ms(&self) -> u64 {
         let question = self.shortest_question() * QUESTIONS_MISSED;
-        let lapse = self.membership.failure.timeout.max(ASK_EVERY * 4).max(question);
+        let lapse = lapse_of_waiting(self.membership.failure.timeout).max(question);
         u64::try_from(lapse.as_millis()).unwrap_or(u64::MAX)
     }
 

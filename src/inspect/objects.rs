@@ -10,7 +10,7 @@ use super::shared::{AtHome, Shared};
 use crate::coord::objects::directory::{KeyWord, ObjectKind};
 use crate::coord::objects::home::{GlobalWord, NodeClaim};
 use crate::coord::objects::layout::{NAME_WORDS, ObjectAt, object_words};
-use crate::coord::objects::name::text_of;
+use crate::coord::objects::name::{OWN, text_of};
 use crate::coord::objects::shared_hold::{SharedWord, Stand};
 use crate::coord::objects::tenure::{PlaceWord, Tenure, TenureAt, TenureWord};
 use crate::coord::objects::word::{ClaimWord, HoldWord, SinceWord};
@@ -171,7 +171,8 @@ fn all<T>(segment: &ReadOnlySegment, table: ObjectTable, read: impl Fn(ObjectKin
 /// An object's name, of which nothing disturbs a terminal.
 fn name_of(segment: &ReadOnlySegment, at: ObjectAt) -> String {
     let text = text_of((0..NAME_WORDS).map(|index| segment.load(at.name(index))));
-    text.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect()
+    let shown = text.trim_end_matches(OWN).chars();
+    shown.map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect()
 }
 
 /// An object in its node's table.

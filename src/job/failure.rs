@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::Membership;
 use super::watcher::{Condition, condition_of};
 use crate::cluster::sentinel::{self, ring};
+use crate::cluster::stopped::{StoppedSince, lapse_of_waiting};
 use crate::cluster::view::{self, FailureCause, Obituary, Unit};
 use crate::coord::burial;
 use crate::coord::losses::{self, Losses};
@@ -128,6 +129,24 @@ impl Membership {
                 Condition::Runs => Sight::Running,
             },
         }
+    }
+
+    /// A look of one that waits for a rank and looks now and then whether it runs; `before`: whether, and since when, the
+    /// look before has found it stopped. One of this node that has been so for the time-out, or is ending, is declared
+    /// failed.
+    pub fn look_whether_runs(&self, rank: usize, before: Option<StoppedSince>, now: Duration) -> Option<StoppedSince> {
+        match self.sight_of(rank) {
+            Sight::Stopped => {
+                let seen = StoppedSince::seen(before, now, lapse_of_waiting(self.failure.timeout));
+                if seen.span() >= self.failure.timeout {
+                    self.declare_stopped(rank);
+                }
+                return Some(seen);
+            }
+            Sight::Ending(cause) => self.declare_ending(rank, cause),
+            Sight::Running | Sight::Left | Sight::Elsewhere => {}
+        }
+        None
     }
 
     /// A rank of this node has been stopped for too long.

@@ -3,7 +3,7 @@
 //!
 //! The machine between nodes ([`HomeLock`]) says what to ask; this asks it, and keeps in the node's words how far it is
 //! ([`Tenure`]), so that the node's ranks can pass its hold on without asking the home, and the next of them can go on
-//! where one has ended. At most [`MOST_PASSED`] ranks in a row have it so; then other nodes come in.
+//! where one has ended. At most [`MOST_HANDED_ON`] ranks in a row have it so; then other nodes come in.
 //!
 //! | what a rank finds that has the node's lock | what it does |
 //! | --- | --- |
@@ -42,12 +42,12 @@ use crate::fabric::node::{ObjectTable, header};
 use crate::fabric::{Fabric, Memory, PostError, Request, WordAt};
 use crate::sync::Ordering;
 
-/// So many ranks of a node have the lock in a row while other nodes may wait for it.
-const MOST_PASSED: u64 = 64;
+/// So often the ranks of a node hand the lock on to each other in a row, while other nodes may wait for it.
+const MOST_HANDED_ON: u64 = 64;
 /// After so long without a word the rank looks at the home itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-const _: () = assert!(MOST_PASSED < LEAST_LEFT - 1);
+const _: () = assert!(MOST_HANDED_ON < LEAST_LEFT - 1);
 
 /// Acquisitions in a row after which the word is kept for a node.
 const STREAK: u64 = 16;
@@ -113,6 +113,8 @@ pub(super) struct Ascent {
     looked: Option<Instant>,
     /// Whether what was asked for is a look at the word there.
     is_looking: bool,
+    /// Whether the lock was found to be this node's when it was given up.
+    was_granted: bool,
     alarm: u64,
 }
 
@@ -120,6 +122,17 @@ impl Ascent {
     /// Whether something was asked for whose answers are to be waited for: nobody knows how far the node is before.
     pub fn is_in_the_middle(&self) -> bool {
         !matches!(self.stage, Stage::Waiting | Stage::Beginning | Stage::Moving(_))
+    }
+
+    /// Whether its node's claim stands at the home, and nothing is asked for.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting)
+    }
+
+    /// Of one that was [given up](Climb::abandon): whether the lock had been granted to it by then, as far as that was
+    /// learnt.
+    pub fn was_granted(&self) -> bool {
+        self.was_granted
     }
 }
 
@@ -132,7 +145,7 @@ pub(super) enum Summit {
     Free,
 }
 
-type Reached = Result<Summit, SiteFault>;
+pub(super) type Reached = Result<Summit, SiteFault>;
 
 impl Climb {
     /// The lock of an object of this node, wherever that is at home.
@@ -188,6 +201,7 @@ impl Climb {
             word,
             looked: None,
             is_looking: false,
+            was_granted: false,
             alarm: self.reach.alarm(),
         }
     }
@@ -213,7 +227,19 @@ impl Climb {
 
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
     pub fn may_pass_on(&self) -> bool {
-        matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_PASSED)
+        matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_HANDED_ON)
+    }
+
+    /// Takes what the rank before has handed on to this one, together with the node's lock. Whether that was the lock:
+    /// the node holds it, with a token for this rank.
+    pub fn take_over(&self) -> bool {
+        let seen = self.at.load(self.memory());
+        let handed_on = match seen.tenure() {
+            Tenure::Held(passed) if self.has_token(passed + 1) => Tenure::Held(passed + 1),
+            _ => return false,
+        };
+        // Fails where this rank has been declared failed, or the steward moves the lock.
+        self.at.change(self.memory(), seen, handed_on).is_some()
     }
 
     /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not
@@ -252,9 +278,9 @@ impl Climb {
     }
 
     fn begin_anew(&self, ascent: &mut Ascent) {
-        let has_asked = ascent.has_asked;
+        let (has_asked, was_granted) = (ascent.has_asked, ascent.was_granted);
         let again = self.begin_with(ascent.goal, ascent.stamp.into());
-        *ascent = Ascent { has_asked, looked: ascent.looked, ..again };
+        *ascent = Ascent { has_asked, looked: ascent.looked, was_granted, ..again };
     }
 
     /// The beginning, by what the node's words say; it may be the end, too.
@@ -399,7 +425,11 @@ impl Climb {
                 return Err(SiteFault::Silent { node: holder });
             }
         }
-        Ok(ascent.machine.answered(answers, is_lost))
+        let was_withdrawing = ascent.machine.is_withdrawing();
+        let turn = ascent.machine.answered(answers, is_lost);
+        // The word was this node's all the same.
+        ascent.was_granted |= ascent.goal == Goal::Nothing && was_withdrawing && ascent.machine.is_releasing();
+        Ok(turn)
     }
 
     /// Waits until a home is lost no more, as there is another one, or until it is complete.

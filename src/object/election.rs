@@ -15,7 +15,8 @@ use super::error::{LockError, ObjectError};
 use super::lease::Lease;
 use super::lock::{Lock, Token};
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind};
+use super::{Handle, ObjectKind, named, not_named};
+use crate::coord::objects::name::Name;
 use crate::group::Group;
 use crate::job::Job;
 
@@ -76,7 +77,8 @@ impl Job {
     ///
     /// As [`lock`](Self::lock).
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
-        let lock = Lock::open(self.membership(), name, ObjectKind::Election)?;
+        let kind = ObjectKind::Election;
+        let lock = Lock::open(self.membership(), named(self.rank(), kind.name(), name)?, kind)?;
         Ok(Election { seat: Seat::Lock(Box::new(lock)) })
     }
 
@@ -103,13 +105,15 @@ impl Job {
     ///
     /// As [`lease`](Self::lease).
     pub fn election_with_ttl(&self, name: &str, ttl: Duration) -> Result<Election, ObjectError> {
-        let lease = Lease::open(self.membership(), name, ObjectKind::LeasedElection, ttl)?;
+        let kind = ObjectKind::LeasedElection;
+        let lease = Lease::open(self.membership(), named(self.rank(), kind.name(), name)?, kind, ttl)?;
         Ok(Election { seat: Seat::Lease(lease) })
     }
 }
 
 impl Group {
-    /// The election of a name among this group's members: another one than that of the same name in any other group.
+    /// The election of a name among this group's members: another one than that of the same name in any other group, and
+    /// than all of the job, though it is shown as "name of group 42".
     /// Its leader is named by its rank in the job. Not collective: who takes part opens it.
     ///
     /// # Errors
@@ -120,7 +124,8 @@ impl Group {
     ///
     /// As [`Job::election`].
     pub fn election(&self, name: &str) -> Result<Election, ObjectError> {
-        let lock = Lock::open(self.shared(), &self.own_name(name), ObjectKind::Election)?;
+        let kind = ObjectKind::Election;
+        let lock = Lock::open(self.shared(), self.own_name(kind, name)?, kind)?;
         Ok(Election { seat: Seat::Lock(Box::new(lock)) })
     }
 
@@ -134,13 +139,15 @@ impl Group {
     ///
     /// As [`Job::election_with_ttl`].
     pub fn election_with_ttl(&self, name: &str, ttl: Duration) -> Result<Election, ObjectError> {
-        let lease = Lease::open(self.shared(), &self.own_name(name), ObjectKind::LeasedElection, ttl)?;
+        let kind = ObjectKind::LeasedElection;
+        let lease = Lease::open(self.shared(), self.own_name(kind, name)?, kind, ttl)?;
         Ok(Election { seat: Seat::Lease(lease) })
     }
 
     /// The name of an election that is this group's own.
-    fn own_name(&self, name: &str) -> String {
-        format!("{name} of group {}", self.id())
+    fn own_name(&self, kind: ObjectKind, name: &str) -> Result<Name, ObjectError> {
+        let rank = self.shared().rank;
+        Name::of_group(name, self.id()).map_err(|fault| not_named(rank, kind.name(), name, fault))
     }
 }
 
@@ -159,7 +166,8 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`]: this rank leads already, or is a candidate already, or has been declared failed.
+    /// As [`Lock::acquire`], with a time to live as well: this rank leads already ([`LockError::AlreadyHeld`]), or is a
+    /// candidate already ([`LockError::AlreadyRequested`]), or has been declared failed.
     ///
     /// # Cost
     ///
@@ -183,8 +191,8 @@ impl Election {
         self.lead(self.seat.acquire(Some(timeout))?)
     }
 
-    /// Makes this rank a candidate without waiting. It may be elected from then on, and leads when it takes that up by
-    /// [`Candidacy::wait`].
+    /// Makes this rank a candidate without waiting for other ranks: it has its place before all who stand later. It may
+    /// be elected from then on, and leads when it takes that up by [`Candidacy::wait`]; until then nobody does.
     ///
     /// # Errors
     ///
@@ -292,7 +300,7 @@ impl<'election> Candidacy<'election> {
     ///
     /// # Errors
     ///
-    /// As [`super::LockRequest::test`].
+    /// As [`super::LockRequest::test`], or [`super::LeaseRequest::test`]: whoever calls this again stands anew.
     ///
     /// # Cost
     ///
@@ -323,7 +331,8 @@ impl<'election> Candidacy<'election> {
         self.election.lead(self.claim.wait(Some(timeout))?)
     }
 
-    /// Gives the candidacy up. Whether this rank had not been elected.
+    /// Gives the candidacy up. Whether this rank had not been elected: as [`super::LockRequest::cancel`] says it, or
+    /// [`super::LeaseRequest::cancel`].
     ///
     /// # Cost
     ///

@@ -2,7 +2,8 @@
 //!
 //! In a job of one node the node's lock is all there is. In a job of several, whoever has it climbs on to the object's
 //! home ([`Climb`]); a release leaves the node's hold there in place if others of the node wait, for a bounded number
-//! of times.
+//! of times. A request that is not waited for does the same: where it gets its node's lock at once it climbs until its
+//! node's claim stands at the home, so that whoever gives the lock up finds it whether this rank looks or not.
 //!
 //! Where the home does not answer in time, a call ends all the same: the rank keeps its node's lock, which nobody of
 //! the node could use, and an errand ([`super::errands`]) gives both up when the home is heard again.
@@ -11,11 +12,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Handle;
-use super::climb::{Ascent, Climb, Summit};
+use super::climb::{Ascent, Climb, Reached, Summit};
 use super::error::LockError;
 use super::site::PATIENCE;
 use super::waiting::{NodeLock, Taken, Wait};
 use crate::coord::objects::directory::SiteFault;
+use crate::coord::objects::queue::Withdrawn;
 
 /// A lock, as one rank has it.
 #[derive(Debug)]
@@ -29,10 +31,18 @@ pub(super) struct Exclusive {
 #[derive(Debug)]
 pub(super) struct Queued {
     wait: Wait,
-    /// The node's lock is this rank's: the way on to the home.
-    ascent: Option<Ascent>,
-    /// The grant of the node's lock, where it is not on its way yet.
-    granted: Option<u64>,
+    place: Place,
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "whoever waits for other nodes is to allocate nothing for it")]
+enum Place {
+    /// Among the ranks of the node.
+    OnNode,
+    /// The node's lock is this rank's: on its way to the home, or waiting there for other nodes.
+    Climbing(Ascent),
+    /// The lock is this rank's, with this token.
+    Granted(u64),
 }
 
 impl Exclusive {
@@ -77,7 +87,13 @@ impl Exclusive {
         if let (Some(token), None) = (granted, &self.climb) {
             return Ok(token);
         }
-        self.wait(Queued { wait: Wait::new(), ascent: None, granted }, limit)
+        let place = granted.map_or(Place::OnNode, |granted| self.place_from(granted));
+        self.wait(Queued { wait: Wait::new(), place }, limit)
+    }
+
+    /// The place of a rank that has its node's lock, by this grant.
+    fn place_from(&self, granted: u64) -> Place {
+        self.climb.as_ref().map_or(Place::Granted(granted), |climb| Place::Climbing(climb.begin(granted)))
     }
 
     /// Takes the lock if nobody holds it and nobody would be passed by for too long.
@@ -100,83 +116,131 @@ impl Exclusive {
         }
     }
 
-    /// Makes a claim, or takes the node's lock at once.
+    /// Makes a claim, or takes the lock at once. Where this rank gets its node's lock it waits for the home, but for no
+    /// other rank.
     pub fn request(&self) -> Result<Queued, LockError> {
         let granted = self.node.try_take()?;
-        if granted.is_none() {
-            self.node.request()?;
-            self.node.note_undisputed();
+        let mut queued = Queued { wait: Wait::new(), place: Place::OnNode };
+        match granted {
+            Some(granted) => queued.place = self.place_from(granted),
+            None => {
+                self.node.request()?;
+                self.node.note_undisputed();
+            }
         }
-        Ok(Queued { wait: Wait::new(), ascent: None, granted })
+        if let (Place::Climbing(ascent), Some(climb)) = (&mut queued.place, &self.climb) {
+            self.node.note_request();
+            if let Some(reached) = climb.find_place(ascent) {
+                let token = self.arrive(climb, ascent, reached, &queued.wait)?;
+                queued.place = Place::Granted(token);
+            }
+        }
+        Ok(queued)
     }
 
     /// Whether the claim has been granted: the token. Where this fails it is taken back.
     pub fn test(&self, queued: &mut Queued) -> Result<Option<u64>, LockError> {
-        if queued.ascent.is_none() {
-            let granted = match queued.granted.take() {
-                Some(granted) => Some(granted),
-                None => self.node.test(&mut queued.wait)?,
-            };
-            match (granted, &self.climb) {
-                (Some(granted), Some(climb)) => queued.ascent = Some(climb.begin(granted)),
-                (granted, _) => return Ok(granted.map(|token| self.node.noted_if_long(token, &queued.wait))),
+        let Queued { wait, place } = queued;
+        if let Place::OnNode = place {
+            let Some(granted) = self.node.test(wait)? else { return Ok(None) };
+            if self.climb.is_none() {
+                return Ok(Some(self.node.noted_if_long(granted, wait)));
             }
+            self.node.note_request();
+            *place = self.place_from(granted);
         }
-        let (Some(ascent), Some(climb)) = (&mut queued.ascent, &self.climb) else { return Ok(None) };
-        match climb.poll(ascent) {
-            Poll::Ready(Ok(Summit::Held(token))) => self.granted(token).map(Some),
-            Poll::Ready(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
-            Poll::Ready(Err(fault)) => Err(self.fail(climb, ascent, fault, queued.wait.waited())),
-            Poll::Pending => Ok(None),
+        match (place, &self.climb) {
+            (Place::Climbing(ascent), Some(climb)) => match climb.poll(ascent) {
+                Poll::Ready(reached) => self.arrive(climb, ascent, reached, wait).map(Some),
+                Poll::Pending => Ok(None),
+            },
+            (Place::Granted(token), _) => self.node.look_at_oneself().map(|()| Some(*token)),
+            (Place::OnNode | Place::Climbing(_), _) => unreachable!("it has its node's lock, and climbs"),
         }
     }
 
     /// Waits until the claim is granted. Where this fails it is taken back.
     pub fn wait(&self, mut queued: Queued, limit: Option<Duration>) -> Result<u64, LockError> {
         let begun = Instant::now();
-        if queued.ascent.is_none() {
-            let granted = match queued.granted.take() {
-                Some(granted) => granted,
-                None => self.node.wait(&mut queued.wait, limit).inspect_err(|_| self.settle())?,
-            };
-            match &self.climb {
-                Some(climb) => queued.ascent = Some(climb.begin(granted)),
-                None => return Ok(self.node.noted_if_long(granted, &queued.wait)),
+        let Queued { wait, place } = &mut queued;
+        if let Place::OnNode = place {
+            let granted = self.node.wait(wait, limit).inspect_err(|_| self.settle())?;
+            if self.climb.is_none() {
+                return Ok(self.node.noted_if_long(granted, wait));
             }
+            *place = self.place_from(granted);
         }
-        let (Some(mut ascent), Some(climb)) = (queued.ascent, &self.climb) else { unreachable!("it climbs") };
-        match climb.wait(&mut ascent, begun, limit) {
-            Some(Ok(Summit::Held(token))) => self.granted(token),
-            Some(Ok(Summit::Free)) => unreachable!("who wants to hold it waits"),
-            Some(Err(fault)) => Err(self.fail(climb, &mut ascent, fault, queued.wait.waited())),
-            None => Err(self.give_up(climb, &mut ascent, &queued.wait)),
+        match (place, &self.climb) {
+            (Place::Climbing(ascent), Some(climb)) => match climb.wait(ascent, begun, limit) {
+                Some(reached) => self.arrive(climb, ascent, reached, wait),
+                None => Err(self.give_up(climb, ascent, wait)),
+            },
+            (Place::Granted(token), _) => self.node.look_at_oneself().map(|()| *token),
+            (Place::OnNode | Place::Climbing(_), _) => unreachable!("it has its node's lock, and climbs"),
         }
     }
 
-    /// Takes a claim back, or what it has been granted. Whether it had not been granted.
+    /// An ascent of this rank, which waits, has come to its end: the token.
+    fn arrive(&self, climb: &Climb, ascent: &mut Ascent, reached: Reached, wait: &Wait) -> Result<u64, LockError> {
+        match reached {
+            Ok(Summit::Held(token)) => {
+                self.node.note_request_granted();
+                self.granted(token)
+            }
+            Ok(Summit::Free) => unreachable!("who wants to hold it waits"),
+            Err(fault) => Err(self.fail(climb, ascent, fault, wait.waited())),
+        }
+    }
+
+    /// Takes a claim back, or what it has been granted. Whether it had not been granted; so also where the home does
+    /// not answer, or this rank has been declared failed.
     pub fn cancel(&self, queued: Queued) -> bool {
-        let (Some(climb), None, None) = (&self.climb, &queued.ascent, queued.granted) else {
-            return self.cancel_granted(queued);
-        };
-        let was_waiting = self.node.cancel();
-        self.settle_above(climb);
-        was_waiting
+        match (queued.place, &self.climb) {
+            (Place::OnNode, None) => self.node.cancel(),
+            (Place::OnNode, Some(climb)) => !self.leave_queue(climb),
+            (Place::Climbing(mut ascent), Some(climb)) => !self.turn_back(climb, &mut ascent),
+            (Place::Granted(_), _) => !self.give_back(),
+            (Place::Climbing(_), None) => unreachable!("there is nothing to climb"),
+        }
     }
 
-    /// As above, where the node's lock may be this rank's.
-    fn cancel_granted(&self, queued: Queued) -> bool {
-        match (&self.climb, queued.ascent, queued.granted) {
-            (Some(climb), Some(mut ascent), _) => {
-                // Where this rank has been declared failed, or the home is lost, there is nothing to give back.
-                let _ = self.back_out(climb, &mut ascent, PATIENCE);
-                true
-            }
-            (_, _, Some(_)) => {
-                let _ = self.release();
+    /// Releases what was granted, and says so.
+    fn give_back(&self) -> bool {
+        // Where this rank has been declared failed, or the home is not heard, nothing else can be done.
+        let _ = self.release();
+        true
+    }
+
+    /// Takes the claim back of a rank that has no more than a place among those of its node. Whether it had been granted
+    /// the lock: its node's, together with what that has at the home.
+    fn leave_queue(&self, climb: &Climb) -> bool {
+        match self.node.withdraw() {
+            Withdrawn::Cancelled => {
+                self.settle_above(climb);
                 false
             }
-            _ => self.node.cancel(),
+            Withdrawn::Granted(_) if climb.take_over() => self.give_back(),
+            Withdrawn::Granted(_) => {
+                let _ = self.leave(climb);
+                false
+            }
         }
+    }
+
+    /// Gives an ascent up, wherever it is. Whether the lock had been granted to this rank by then.
+    fn turn_back(&self, climb: &Climb, ascent: &mut Ascent) -> bool {
+        if self.node.look_at_oneself().is_err() {
+            return false;
+        }
+        // What is in the mailbox counts.
+        let polled = if ascent.is_waiting() { climb.poll(ascent) } else { Poll::Pending };
+        match polled {
+            Poll::Ready(Ok(Summit::Held(_))) => return self.give_back(),
+            Poll::Ready(Err(fault)) => drop(self.fail(climb, ascent, fault, Duration::ZERO)),
+            // Where the home is lost, or not heard, nothing else can be done.
+            Poll::Ready(Ok(Summit::Free)) | Poll::Pending => drop(self.back_out(climb, ascent, PATIENCE)),
+        }
+        ascent.was_granted()
     }
 
     /// Gives the lock up.

@@ -16,9 +16,10 @@ pub use self::request::LeaseRequest;
 use super::error::ObjectError;
 use super::homes::Home;
 use super::vigil::Vigil;
-use super::{Handle, ObjectKind, errands, not_opened};
+use super::{Handle, ObjectKind, errands, named, not_opened};
 use crate::coord::objects::directory::Nature;
 use crate::coord::objects::lease::{Hold, LeaseAt, Outcome, Turn};
+use crate::coord::objects::name::Name;
 use crate::fabric::Request;
 use crate::job::{Job, Membership};
 
@@ -87,19 +88,23 @@ enum Slot {
     Empty,
     /// Here: nobody acquires the lease or holds it.
     Kept(Box<Party>),
-    /// With the thread or the guard that does.
-    Taken,
+    /// With the thread that acquires it, or the request.
+    Asking,
+    /// With the guard, or the request that has found that it holds it.
+    Holding,
     /// None, and what this rank has left at the home is to be taken back first.
     Left,
 }
 
 impl Desk {
-    /// What there is, which then is with the caller, unless something was left at the home.
+    /// What there is, which then is with the caller, unless it is with somebody else, or something was left at the home.
     fn take(&self) -> Slot {
         let mut slot = self.lock();
         match *slot {
+            Slot::Empty | Slot::Kept(_) => std::mem::replace(&mut *slot, Slot::Asking),
+            Slot::Asking => Slot::Asking,
+            Slot::Holding => Slot::Holding,
             Slot::Left => Slot::Left,
-            _ => std::mem::replace(&mut *slot, Slot::Taken),
         }
     }
 
@@ -126,7 +131,8 @@ impl Job {
     /// As [`counter`](Self::counter), without copies; in a job of several nodes a round trip more, by which it is known
     /// that the home has what earlier ones had.
     pub fn lease(&self, name: &str, ttl: Duration) -> Result<Lease, ObjectError> {
-        Lease::open(self.membership(), name, ObjectKind::Lease, ttl)
+        let kind = ObjectKind::Lease;
+        Lease::open(self.membership(), named(self.rank(), kind.name(), name)?, kind, ttl)
     }
 }
 
@@ -134,12 +140,12 @@ impl Lease {
     /// The lease that is an object of this kind, or its part.
     pub(super) fn open(
         membership: &Arc<Membership>,
-        name: &str,
+        name: Name,
         kind: ObjectKind,
         ttl: Duration,
     ) -> Result<Self, ObjectError> {
         let micros = u64::try_from(ttl.max(LEAST_TTL).as_micros()).unwrap_or(u64::MAX / 2000).min(u64::MAX / 2000);
-        let handle = Arc::new(Handle::open(membership, name, Nature { kind, parameter: micros })?);
+        let handle = Arc::new(Handle::open_as(membership, name, Nature { kind, parameter: micros })?);
         let desk: Arc<Desk> = handle.membership.reach.uses.shared_at(handle.at.key());
         let lease = Self { courier: Courier::new(handle, Duration::from_micros(micros)), desk };
         lease.meet_home()?;
@@ -169,7 +175,8 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`LeaseError::AlreadyHeld`], [`LeaseError::Unreachable`], [`LeaseError::NoRoom`], [`LeaseError::Excluded`].
+    /// [`LeaseError::AlreadyHeld`], [`LeaseError::AlreadyRequested`], [`LeaseError::Unreachable`],
+    /// [`LeaseError::NoRoom`], [`LeaseError::Excluded`].
     ///
     /// # Cost
     ///
@@ -271,10 +278,21 @@ impl Lease {
         match self.desk_after_errand()? {
             Slot::Kept(party) => Ok(party),
             Slot::Empty => self.courier.party().map_err(LeaseError::from).inspect_err(|_| self.desk.put(Slot::Empty)),
-            Slot::Taken | Slot::Left => {
-                Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() })
+            Slot::Holding => Err(LeaseError::AlreadyHeld { rank: self.courier.rank(), name: self.name().to_owned() }),
+            Slot::Asking | Slot::Left => {
+                Err(LeaseError::AlreadyRequested { rank: self.courier.rank(), name: self.name().to_owned() })
             }
         }
+    }
+
+    /// This rank, which has the party, holds the lease.
+    fn note_hold(&self) {
+        self.desk.put(Slot::Holding);
+    }
+
+    /// It does not hold it yet, or not any more.
+    fn note_request(&self) {
+        self.desk.put(Slot::Asking);
     }
 
     /// Gives the party back, which has neither the lease nor a claim.
@@ -305,7 +323,10 @@ impl Lease {
         begun: Instant,
     ) -> Result<LeaseGuard<'_>, LeaseError> {
         match self.win(&mut party, turn, wish, begun) {
-            Ok(hold) => Ok(LeaseGuard::new(self, party, hold)),
+            Ok(hold) => {
+                self.note_hold();
+                Ok(LeaseGuard::new(self, party, hold))
+            }
             Err(error) => {
                 self.end(party, &error);
                 Err(error)

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::error::{LockError, ObjectError};
 use super::exclusive::{Exclusive, Queued};
-use super::{Handle, ObjectKind};
+use super::{Handle, ObjectKind, named};
 use crate::coord::objects::directory::Nature;
+use crate::coord::objects::name::Name;
 use crate::job::{Job, Membership};
 
 /// The number of a grant. Of two grants of the same lock the later one has the greater token, whoever has died between
@@ -60,14 +61,15 @@ impl Job {
     /// The node's table of names is locked and looked through; in a job of several nodes, for the node's first handle,
     /// the home's too: some round trips.
     pub fn lock(&self, name: &str) -> Result<Lock, ObjectError> {
-        Lock::open(self.membership(), name, ObjectKind::Lock)
+        let kind = ObjectKind::Lock;
+        Lock::open(self.membership(), named(self.rank(), kind.name(), name)?, kind)
     }
 }
 
 impl Lock {
     /// The lock that is an object of this kind, or its part.
-    pub(super) fn open(membership: &Arc<Membership>, name: &str, kind: ObjectKind) -> Result<Self, ObjectError> {
-        let handle = Handle::open(membership, name, Nature { kind, parameter: 0 })?;
+    pub(super) fn open(membership: &Arc<Membership>, name: Name, kind: ObjectKind) -> Result<Self, ObjectError> {
+        let handle = Handle::open_as(membership, name, Nature { kind, parameter: 0 })?;
         Ok(Self { lock: Exclusive::new(&handle), handle })
     }
 
@@ -134,8 +136,16 @@ impl Lock {
         Ok(self.lock.try_acquire()?.map(|token| self.guarded(token)))
     }
 
-    /// Asks for the lock without waiting: this rank has its place in the queue. The request is finished by
-    /// [`LockRequest::wait`] or [`LockRequest::test`]; until then the lock may be granted and wait for this rank.
+    /// Asks for the lock without waiting for other ranks: this rank has its place in the queue when this returns, before
+    /// all who ask later on whichever node. The request is finished by [`LockRequest::wait`] or [`LockRequest::test`].
+    /// The lock may be granted before, and then is this rank's: all others wait until it has taken that up and released
+    /// it, or [cancelled](LockRequest::cancel). Who has a request and does other things is to look soon and often.
+    ///
+    /// In a job of several nodes this waits for the home's answers, since only what stands there counts on other nodes.
+    /// Where another rank of this node has the lock, or has asked before, the place is behind that one in the node's
+    /// queue, and among nodes it is what that one leaves: the lock itself, or the node's place at the home. Only where it
+    /// leaves neither the node asks for another place as this rank looks: where the lock has been handed on 64 times, was
+    /// being given up as this rank asked, or was only tried.
     ///
     /// # Errors
     ///
@@ -143,7 +153,8 @@ impl Lock {
     ///
     /// # Cost
     ///
-    /// As [`acquire`](Self::acquire) of a free lock; requests to the home are posted, and not waited for.
+    /// As [`acquire`](Self::acquire) of a free lock; where another node has it one round trip to the home more, and none
+    /// where a rank of this node does. While the home is silent it is waited for as by [`acquire`](Self::acquire).
     pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
         Ok(LockRequest { lock: self, place: Place::Queued(Box::new(self.lock.request()?)) })
     }
@@ -218,7 +229,7 @@ enum Place {
     Queued(Box<Queued>),
     /// With its token.
     Granted(u64),
-    /// Given up, or made a guard.
+    /// Lost, as `test` has said; given up, or made a guard.
     None,
 }
 
@@ -228,12 +239,17 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::Unreachable`]: the place is lost.
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`]: the place is lost. Whoever calls this
+    /// or [`wait`](Self::wait) again asks anew, behind all others, and may fail as [`Lock::request`].
     ///
     /// # Cost
     ///
-    /// A look at this node's memory; where this node waits for another one its connections are polled, too.
+    /// A look at this node's memory; where this node waits for another one its connections are polled, too. After an
+    /// error that of [`Lock::request`].
     pub fn test(&mut self) -> Result<bool, LockError> {
+        if let Place::None = self.place {
+            self.place = Place::Queued(Box::new(self.lock.lock.request()?));
+        }
         if let Place::Queued(queued) = &mut self.place {
             match self.lock.lock.test(queued) {
                 Ok(Some(token)) => self.place = Place::Granted(token),
@@ -261,6 +277,7 @@ impl<'lock> LockRequest<'lock> {
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`. After that the place in the queue is given up.
+    ///
     /// # Errors
     ///
     /// As [`Lock::acquire_timeout`].
@@ -272,11 +289,15 @@ impl<'lock> LockRequest<'lock> {
         self.finish(Some(timeout))
     }
 
-    /// Gives the place up. Whether the lock had not been granted; if it had, it is released.
+    /// Gives the place up. Whether the lock had not been granted; if it had, also where nobody has looked since, it is
+    /// released. Where the home does not answer, and this rank knows of no grant, it is said that there was none; what
+    /// stands there is taken back when the home is heard again. A place behind which other ranks of this node wait goes
+    /// to the first of them.
     ///
     /// # Cost
     ///
-    /// As [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`].
+    /// As [`Lock::acquire_timeout`] whose time is over; if the lock had been granted, as [`LockGuard::release`], and
+    /// a round trip to the home more in a job of several nodes if this rank had not looked.
     pub fn cancel(mut self) -> bool {
         self.give_up()
     }
@@ -311,5 +332,35 @@ impl<'lock> LockRequest<'lock> {
 impl Drop for LockRequest<'_> {
     fn drop(&mut self) {
         self.give_up();
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// Its home is not heard for a while: whoever looks again has a place again, and the lock in the end.
+    #[test]
+    fn who_has_lost_its_place_asks_anew_when_it_looks_again() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let [here, there] = [0, 1].map(|rank: usize| jobs[rank].lock(&name).expect("room"));
+        let guard = there.acquire().expect("it is free");
+        let mut request = here.request().expect("a place");
+        assert_eq!(request.test(), Ok(false));
+        doubt(&jobs[0], 1, true);
+        let is_lost = |tested: &Result<bool, LockError>| matches!(tested, Err(LockError::Unreachable { node: 1, .. }));
+        await_that("its place is not lost", || is_lost(&request.test()));
+        for _ in 0..3 {
+            let tested = request.test();
+            assert!(is_lost(&tested), "{tested:?}");
+        }
+        doubt(&jobs[0], 1, false);
+        await_that("it has no place again", || request.test() == Ok(false));
+        guard.release().expect("it was held");
+        await_that("it is never granted", || request.test() == Ok(true));
+        request.wait().expect("it is granted").release().expect("it was held");
     }
 }

@@ -16,6 +16,7 @@ use super::errands::{self, Settling};
 use super::error::LockError;
 use super::passing::{Heat, Passing};
 use super::reach::Reach;
+use crate::cluster::stopped::StoppedSince;
 use crate::cluster::view::FailureCause;
 use crate::coord::drive;
 use crate::coord::objects::layout::ObjectAt;
@@ -26,7 +27,7 @@ use crate::coord::wait::{Step, WaitPlan};
 use crate::fabric::node::ObjectTable;
 use crate::fabric::shm::Segment;
 use crate::fabric::{Memory, Park, WordAt};
-use crate::job::{Membership, Sight};
+use crate::job::Membership;
 use crate::scheduling::Prompt;
 use crate::sync::{AtomicU32, Ordering, spin_hint};
 
@@ -38,8 +39,6 @@ pub(super) const PROMPT_AFTER: Duration = Duration::from_micros(200);
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 /// Between two such looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Two looks that are further apart than this say nothing of the time between them.
-const LAPSE: Duration = Duration::from_millis(40);
 
 /// Who has waited for so long notes since when it holds the lock.
 const NOTE_AFTER: Duration = Duration::from_micros(100);
@@ -143,8 +142,8 @@ pub(super) struct Wait {
     begun: Instant,
     /// When the clock was read last.
     now: Instant,
-    /// Since when some ranks of this node have been seen stopped at each look.
-    stopped: HashMap<usize, Instant>,
+    /// Those ranks of this node that the last look has found stopped.
+    stopped: HashMap<usize, StoppedSince>,
     looked: Instant,
 }
 
@@ -170,22 +169,11 @@ impl Wait {
         if now - self.begun < LOOK_AFTER || now - self.looked < LOOK_EVERY {
             return;
         }
-        // Whoever has not looked for long, as it was stopped itself, say, does not know what has been meanwhile.
-        let has_lapsed = now - self.looked > LAPSE.max(membership.failure.timeout);
         let before = std::mem::take(&mut self.stopped);
         self.looked = now;
         for rank in awaited() {
-            match membership.sight_of(rank) {
-                Sight::Stopped => {
-                    let since = before.get(&rank).filter(|_| !has_lapsed).map_or(now, |since| *since);
-                    if now - since >= membership.failure.timeout {
-                        membership.declare_stopped(rank);
-                    }
-                    self.stopped.insert(rank, since);
-                }
-                Sight::Ending(cause) => membership.declare_ending(rank, cause),
-                Sight::Running | Sight::Left | Sight::Elsewhere => {}
-            }
+            let seen = membership.look_whether_runs(rank, before.get(&rank).copied(), now - self.begun);
+            self.stopped.extend(seen.map(|seen| (rank, seen)));
         }
     }
 }
@@ -593,12 +581,35 @@ impl NodeLock {
         }
     }
 
+    /// Takes the claim back. Where it is too late for that this rank has the lock.
+    pub fn withdraw(&self) -> Withdrawn {
+        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
+        match withdrawn {
+            Withdrawn::Granted(_) => self.turn.set(Use::Held),
+            // It is not this rank's: what was noted goes.
+            Withdrawn::Cancelled => drop(self.release()),
+        }
+        withdrawn
+    }
+
     /// Takes the claim back, and what it has been granted. Whether it had not been granted.
     pub fn cancel(&self) -> bool {
-        let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
-        // Fails where this rank has been declared failed: then there is nothing to release.
-        let _ = self.release();
-        withdrawn == Withdrawn::Cancelled
+        let is_granted = matches!(self.withdraw(), Withdrawn::Granted(_));
+        if is_granted {
+            // Fails where this rank has been declared failed: then there is nothing to release.
+            let _ = self.release();
+        }
+        !is_granted
+    }
+
+    /// This rank has the lock, but has only asked for what that is a part of.
+    pub fn note_request(&self) {
+        self.turn.set(Use::Requested);
+    }
+
+    /// And that is granted.
+    pub fn note_request_granted(&self) {
+        self.turn.set(Use::Held);
     }
 
     /// Gives the lock up.

@@ -1,7 +1,9 @@
-//! Named objects whose home a test chooses, and barriers on a network that is being cut.
+//! Named objects whose home a test chooses, who waits there, and barriers on a network that is being cut.
 
+use std::fs;
 use std::time::Instant;
 
+use phalanx::fabric::shm::ReadOnlySegment;
 use phalanx::{BarrierError, Job};
 
 use super::ranks::LIMIT;
@@ -23,4 +25,15 @@ pub fn meet(job: &Job) {
         assert!(may_pass && begun.elapsed() < LIMIT, "{error}");
         std::thread::yield_now();
     }
+}
+
+/// The nodes that wait at a lock's home, as a process of the home's node shows it to those who look from outside.
+pub fn waiting_at(pid: u32, name: &str) -> Vec<usize> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten().map(|entry| entry.path());
+    let mut segments = files
+        .filter(|path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:phalanx")));
+    let file = fs::File::open(segments.next().expect("it has its node's segment")).expect("the same user");
+    let segment = ReadOnlySegment::attach(&file.into(), phalanx::coord::LAYOUT_HASH).expect("of this version");
+    let facts = phalanx::inspect::read(&segment).expect("a segment");
+    facts.at_home.into_iter().find(|object| object.name == name).map_or_else(Vec::new, |object| object.queue)
 }

@@ -158,7 +158,8 @@ impl Wire {
     }
 }
 
-fn execute(node: &SimNode, request: Request) -> u64 {
+/// Executes a request by a node's CPU; gives the word's old value.
+pub fn execute(node: &SimNode, request: Request) -> u64 {
     let word = node.word(request.at());
     match request {
         Request::Write { value, .. } => word.swap(value, Ordering::SeqCst),

@@ -111,7 +111,7 @@ impl History {
 }
 
 /// Whether it befalls a rank, and is no call of its own.
-fn is_fate(op: Op) -> bool {
+pub fn is_fate(op: Op) -> bool {
     matches!(op, Op::Die | Op::Expire(_))
 }
 

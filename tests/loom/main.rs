@@ -12,7 +12,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod lock;
+mod permits;
 mod shared_hold;
+mod sharing;
+mod site;
 
 use std::task::Poll;
 

@@ -28,12 +28,14 @@
 //! | room | holds |
 //! | --- | --- |
 //! | `watching` | heartbeats heard, ports that refuse |
+//! | `questions` | who is asked after, and has been stopped for too long; how often may be asked |
 //! | `telling` | who is told of an epoch by whom |
 //! | `farewell` | who has left, told to those next to it |
 //! | `survey` | doubts: who answers while too few do |
 //! | `ring` | who watches whom |
 
 mod farewell;
+mod questions;
 pub mod ring;
 mod survey;
 mod telling;
@@ -47,12 +49,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use self::farewell::Farewells;
+use self::questions::Asked;
+pub use self::questions::{ASK_AT_LEAST_EVERY, ASK_EVERY, QUESTIONS_MISSED, shortest_question};
 use self::survey::Survey;
 use self::telling::Messenger;
 use self::watching::Watching;
 pub use self::watching::has_left;
 use super::agreement::{Agreement, AgreementError, Decision, Electorate, Proposal, Seat, Slot};
 use super::detector::HeartbeatWord;
+use super::stopped::StoppedSince;
 use super::view::{self, FailureCause, Obituary, Unit};
 use super::witness;
 use crate::fabric::node::{NodeLayout, header};
@@ -70,6 +75,8 @@ const AGREEMENT_PAUSE: Duration = Duration::from_micros(200);
 const LEAST_ATTEMPT: Duration = Duration::from_millis(10);
 /// So many attempts to agree fit into a failure time-out.
 const ATTEMPTS: u32 = 5;
+/// Whoever follows the agent and has not looked for so many heartbeats, as it was stopped itself, say, begins anew.
+const FOLLOWING_LAPSE: u32 = 3;
 /// About as long as an epoch takes in a large job, with its telling: one node's turn to propose after the last one.
 const TURN: Duration = Duration::from_millis(2);
 
@@ -114,22 +121,6 @@ pub struct SentinelOptions {
     pub timeout: Duration,
     /// How often nodes tell each other that they live.
     pub heartbeat: Duration,
-}
-
-/// The shortest time between two questions of a node after those that its ranks wait for, and how long their answers
-/// are waited for.
-pub const ASK_EVERY: Duration = Duration::from_millis(10);
-/// The longest.
-pub const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// So long each node has for each answer where all nodes ask all others, with CPUs that they share.
-const ANSWER: Duration = Duration::from_micros(50);
-/// Who was not asked after for so many times the shortest time may have run in between.
-pub const QUESTIONS_MISSED: u32 = 3;
-
-/// The shortest time between two questions where so many nodes may wait at once.
-pub fn shortest_question(nodes: usize) -> Duration {
-    let answers = ANSWER.saturating_mul(u32::try_from(nodes.saturating_mul(nodes)).unwrap_or(u32::MAX));
-    answers.clamp(ASK_EVERY, ASK_AT_LEAST_EVERY)
 }
 
 /// Where a sentinel stands in its job. Never changes.
@@ -215,18 +206,6 @@ impl Post {
     }
 }
 
-/// What is known of those who ask after a rank of this node.
-#[derive(Clone, Copy, Debug, Default)]
-struct Asked {
-    /// How often it had been asked after when it was seen to have left.
-    at_end: Option<u64>,
-    /// How often it had been asked after at the last look.
-    count: u64,
-    asked_at: Duration,
-    /// Since when it has been seen stopped at each look.
-    stopped_since: Option<Duration>,
-}
-
 /// An attempt to have an epoch decided.
 #[derive(Debug)]
 struct Attempt {
@@ -263,8 +242,8 @@ pub struct Sentinel {
     missed_at_end: Vec<Option<u64>>,
     /// This rank has spoken for its node.
     has_spoken: bool,
-    /// As the next in line: the agent's heartbeat that was seen last, and when it was new.
-    followed: Option<(usize, u64, Duration)>,
+    /// As the next in line: the agent, its heartbeat that was seen last, and since when that stands still.
+    followed: Option<(usize, u64, StoppedSince)>,
     is_lost: bool,
     farewells: Farewells,
     /// Since when the node's own farewell is being said.
@@ -365,12 +344,11 @@ impl Sentinel {
         }
         // SYNC POINT: heartbeat. Acquire pairs with the agent's, in `say` and `say_farewell`.
         let word = site.memory.word(self.post.layout().heartbeat(self.post.here())).load(Ordering::Acquire);
-        let since = match self.followed {
-            Some((of, seen, since)) if (of, seen) == (speaker, word) => since,
-            _ => site.now,
-        };
-        self.followed = Some((speaker, word, since));
-        let is_overdue = site.now.saturating_sub(since) >= self.post.options.timeout / 2;
+        let before = self.followed.filter(|(of, seen, _)| (*of, *seen) == (speaker, word));
+        let lapse = self.post.options.heartbeat * FOLLOWING_LAPSE;
+        let still = StoppedSince::seen(before.map(|(_, _, still)| still), site.now, lapse);
+        self.followed = Some((speaker, word, still));
+        let is_overdue = still.span() >= self.post.options.timeout / 2;
         if is_overdue && site.surroundings.is_stopped(speaker) {
             // Sooner than other nodes would give this one up for its silence.
             self.note_stopped(site, speaker);
@@ -449,7 +427,7 @@ impl Sentinel {
         self.look_after_witness(site);
         self.look_at_the_stopped(site);
         let looks = self.watching.look(&self.post, site);
-        for node in looks.recovered {
+        for node in looks.acquitted {
             self.acquit(node);
         }
         for node in looks.silent {
@@ -575,31 +553,6 @@ impl Sentinel {
         }
     }
 
-    /// At each beat: who runs between two questions is stopped another time later.
-    fn look_at_the_stopped<M, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) {
-        for (local, asked) in self.asked.iter_mut().enumerate() {
-            asked.stopped_since = asked.stopped_since.filter(|_| site.surroundings.is_stopped(local));
-        }
-    }
-
-    fn look_whether_stopped<M: Memory, F, S: Surroundings>(
-        &mut self,
-        site: &Site<'_, M, F, S>,
-        local: usize,
-        count: u64,
-    ) {
-        let before = self.asked[local];
-        // Nobody has asked for long.
-        let lapse = self.post.options.timeout.max(shortest_question(self.post.nodes()) * QUESTIONS_MISSED);
-        let is_old = site.now.saturating_sub(before.asked_at) > lapse;
-        let earlier = before.stopped_since.filter(|_| !is_old);
-        let stopped_since = site.surroundings.is_stopped(local).then(|| earlier.unwrap_or(site.now));
-        self.asked[local] = Asked { at_end: None, count, asked_at: site.now, stopped_since };
-        if stopped_since.is_some_and(|since| site.now.saturating_sub(since) >= self.post.options.timeout) {
-            self.note_stopped(site, local);
-        }
-    }
-
     fn want(&mut self, memory: &impl Memory, obituary: Obituary) {
         if let Some(known) = self.wanted.iter_mut().find(|wanted| wanted.unit == obituary.unit) {
             // What is known for sure is better than what was thought.
@@ -613,7 +566,8 @@ impl Sentinel {
         }
     }
 
-    /// A node that was silent is heard again before that was decided.
+    /// A node that was silent is not, before that was decided. What has been proposed already goes on, since others may
+    /// hold votes for it: nothing more is.
     fn acquit(&mut self, node: usize) {
         self.wanted.retain(|wanted| *wanted != Obituary { unit: Unit::Node(node), cause: FailureCause::Silent });
     }

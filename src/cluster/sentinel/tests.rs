@@ -1,18 +1,22 @@
 //! Single steps of a sentinel: rank 0's, in a job of two nodes with two ranks each. (`tests/sentinel/` has whole jobs.)
 
+use std::cell::Cell;
+
 use super::*;
 use crate::fabric::WordAt;
 use crate::fabric::sim::{Options, SimFabric, SimNode, World};
 
-/// Nothing happens here beside words, but that the other node's kernel acknowledged something so long ago, and this
-/// node's ranks are stopped.
+/// What a test says happens beside words: nothing, or that the other node's kernel acknowledged something so long ago,
+/// or that this node's ranks are stopped.
 #[derive(Default)]
-struct Calm {
+struct Scripted<'test> {
     acknowledged: Option<Duration>,
     is_stopped: bool,
+    /// Counts the looks whether a rank is stopped.
+    looks: Option<&'test Cell<u32>>,
 }
 
-impl Surroundings for Calm {
+impl Surroundings for Scripted<'_> {
     fn is_agent(&self) -> bool {
         true
     }
@@ -22,6 +26,7 @@ impl Surroundings for Calm {
     }
 
     fn is_stopped(&self, _local: usize) -> bool {
+        self.looks.inspect(|looks| looks.set(looks.get() + 1));
         self.is_stopped
     }
 
@@ -49,8 +54,12 @@ fn world() -> World {
 }
 
 fn sentinel() -> Sentinel {
+    sentinel_of(0)
+}
+
+fn sentinel_of(rank: usize) -> Sentinel {
     Sentinel::new(Post {
-        rank: 0,
+        rank,
         layouts: Arc::new([node(), node()]),
         topology: Arc::new(Topology::from_keys(&[0, 0, 1, 1])),
         has_witness: false,
@@ -59,8 +68,8 @@ fn sentinel() -> Sentinel {
     })
 }
 
-fn site(world: &World) -> Site<'_, SimNode, SimFabric, Calm> {
-    const CALM: &Calm = &Calm { acknowledged: None, is_stopped: false };
+fn site(world: &World) -> Site<'_, SimNode, SimFabric, Scripted<'_>> {
+    const CALM: &Scripted<'_> = &Scripted { acknowledged: None, is_stopped: false, looks: None };
     let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), CALM);
     Site { memory, fabric, surroundings, now: Duration::from_secs(1) }
 }
@@ -156,7 +165,7 @@ fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
         // What was acknowledged last.
         let mut look = |span: Duration, last: Duration| {
             now += span;
-            let surroundings = &Calm { acknowledged: Some(now.saturating_sub(last)), ..Calm::default() };
+            let surroundings = &Scripted { acknowledged: Some(now.saturating_sub(last)), ..Scripted::default() };
             sentinel.step(&Site { surroundings, now, ..site(&world) });
             (now, sentinel.wanted.clone())
         };
@@ -176,6 +185,80 @@ fn who_could_not_watch_for_a_while_takes_no_kernel_for_dead() {
     }
 }
 
+/// The kernel of a stopped node: it puts off to acknowledge what comes to it, as long as it lives.
+struct Kernel {
+    /// How much this node had sent at the last look.
+    sent: u64,
+    /// When it acknowledges what it has not.
+    due: Option<Duration>,
+    acknowledged_at: Duration,
+}
+
+impl Kernel {
+    const PUTS_OFF: Duration = Duration::from_millis(55);
+
+    fn new(now: Duration) -> Self {
+        Self { sent: 0, due: None, acknowledged_at: now }
+    }
+
+    /// A look of the sentinel, whom it wants, and what comes of it for the kernel.
+    fn look(&mut self, sentinel: &mut Sentinel, world: &World, now: Duration, lives: bool) -> Vec<Obituary> {
+        if let Some(at) = self.due.take_if(|at| *at <= now) {
+            self.acknowledged_at = at;
+        }
+        let acknowledged = Some(now.saturating_sub(self.acknowledged_at));
+        let surroundings = &Scripted { acknowledged, ..Scripted::default() };
+        sentinel.step(&Site { surroundings, now, ..site(world) });
+        let sent = world.traffic(0).sent;
+        if lives && sent > std::mem::replace(&mut self.sent, sent) {
+            self.due.get_or_insert(now + Self::PUTS_OFF);
+        }
+        sentinel.wanted.clone()
+    }
+}
+
+/// A node is stopped at once after its first heartbeat, and its watcher for a while before one of its looks: also before
+/// the first question, and between that and the first time that something is sent again.
+#[test]
+fn a_watchers_pause_at_any_look_gives_a_kernel_up_neither_too_soon_nor_too_late() {
+    const MS: Duration = Duration::from_millis(1);
+    // The look at which the node is wanted as silent.
+    let given_up_at = |pause: Duration, late: u32, lives: bool| {
+        let (world, mut sentinel) = (world(), sentinel());
+        set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
+        let mut now = Duration::from_secs(1);
+        let mut kernel = Kernel::new(now);
+        (0..18).find(|look| {
+            if *look > 0 {
+                now += if *look == late { pause } else { 20 * MS };
+            }
+            !kernel.look(&mut sentinel, &world, now, lives || *look < late).is_empty()
+        })
+    };
+    assert_eq!(given_up_at(20 * MS, 0, false), Some(5), "without a pause, after the time-out");
+    for (pause, late) in [100 * MS, 200 * MS].into_iter().flat_map(|pause| (1..=6).map(move |late| (pause, late))) {
+        assert_eq!(given_up_at(pause, late, true), None, "{pause:?} before look {late}");
+        let soon = Some((late + 3).max(6));
+        assert_eq!(given_up_at(pause, late, false), soon, "{pause:?} before look {late}, and its machine dies");
+    }
+}
+
+/// Its machine seemed dead, and nothing has been decided yet.
+#[test]
+fn whose_kernel_acknowledges_after_all_is_wanted_no_more() {
+    let (world, mut sentinel) = (world(), sentinel());
+    set(&world, node().heartbeat(1), HeartbeatWord::new(1, 1).0);
+    let mut now = Duration::from_secs(1);
+    let mut kernel = Kernel::new(now);
+    let mut look = |lives: bool| {
+        now += Duration::from_millis(20);
+        kernel.look(&mut sentinel, &world, now, lives).is_empty()
+    };
+    while look(false) {}
+    let wanted: Vec<bool> = (0..5).map(|_| !look(true)).collect();
+    assert_eq!(wanted, [true, true, true, false, false], "it puts that off for three looks");
+}
+
 /// A node was stopped before it was heard for the first time. Its kernel lives.
 #[test]
 fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_the_same() {
@@ -185,7 +268,7 @@ fn who_was_never_heard_and_is_stalled_at_the_end_of_its_grace_has_its_time_all_t
     let grace = crate::cluster::detector::DetectorOptions::default().grace;
     while given_up.is_none() && now < begun + grace * 2 {
         now += Duration::from_millis(20);
-        let surroundings = &Calm { acknowledged: Some(now - last), ..Calm::default() };
+        let surroundings = &Scripted { acknowledged: Some(now - last), ..Scripted::default() };
         sentinel.step(&Site { surroundings, now, ..site(&world) });
         // It acknowledges what it is sent.
         last = if sentinel.watching.is_nudged(1) { now } else { last };
@@ -201,11 +284,43 @@ fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
     let (world, mut sentinel) = (world(), sentinel());
     let mut step = |at_ms: u64, asked: u64, is_stopped: bool| {
         set(&world, node().asked_after(1), asked);
-        let (now, surroundings) = (Duration::from_millis(1000 + at_ms), &Calm { is_stopped, ..Calm::default() });
+        let (now, surroundings) =
+            (Duration::from_millis(1000 + at_ms), &Scripted { is_stopped, ..Scripted::default() });
         sentinel.step(&Site { now, surroundings, ..site(&world) });
         get(&world, node().end(1)) != 0
     };
     assert!(!step(0, 1, true) && !step(20, 1, false), "it runs");
     assert!(!step(60, 2, true) && !step(120, 3, true), "stopped again, for 60 ms of 100");
     assert!(step(180, 4, true), "for 120 ms");
+}
+
+#[test]
+fn who_is_declared_stopped_is_looked_at_no_more() {
+    let (world, mut sentinel, looks) = (world(), sentinel(), Cell::new(0));
+    let mut step = |at_ms: u64, asked: u64| {
+        set(&world, node().asked_after(1), asked);
+        let now = Duration::from_millis(1000 + at_ms);
+        let surroundings = &Scripted { is_stopped: true, looks: Some(&looks), ..Scripted::default() };
+        sentinel.step(&Site { now, surroundings, ..site(&world) });
+        get(&world, node().end(1)) != 0
+    };
+    assert!(!step(0, 1) && step(100, 2), "stopped for the time-out");
+    let before = looks.get();
+    (1..=5).for_each(|beat| assert!(step(100 + 20 * beat, 2 + beat)));
+    assert_eq!(looks.get(), before);
+}
+
+/// A node is stopped and continued rank by rank, and the next in line comes before the agent.
+#[test]
+fn who_was_stopped_itself_does_not_take_its_agent_for_stopped_all_the_time() {
+    let (world, mut sentinel) = (world(), sentinel_of(1));
+    set(&world, node().heartbeat(0), HeartbeatWord::new(1, 1).0);
+    let surroundings = &Scripted { is_stopped: true, ..Scripted::default() };
+    let mut step = |at_ms: u64| {
+        sentinel.step(&Site { now: Duration::from_millis(1000 + at_ms), surroundings, ..site(&world) });
+        get(&world, node().end(0)) != 0
+    };
+    assert!(!step(0) && !step(20));
+    assert!(!step(5000) && !step(5020) && !step(5040), "it may have run until just now");
+    assert!(step(5060), "half of the time-out");
 }

@@ -1,14 +1,15 @@
 //! What a node sees of those that it watches: their heartbeats, their answers, and whether their ports refuse
 //! everybody.
 //!
-//! Silence means neither heartbeats nor answers. A node that has missed some heartbeats is asked for a word of its
-//! memory, once a beat: on a machine that has too much to do, the thread that says them may be late while its node
-//! works. So a node is silent that has answered nothing that was asked since its last heartbeat.
+//! Silence means neither heartbeats nor answers. A node that has missed some heartbeats, or has not been heard yet, is
+//! asked for a word of its memory, once a beat: on a machine that has too much to do, the thread that says them may be
+//! late while its node works. So a node is silent that has answered nothing that was asked since its last heartbeat.
 //!
 //! Where its *kernel* still acknowledges what is sent to it, the machine and the network live, and the node is
 //! *stalled*: its process is stopped, or does not get a CPU. (A virtual CPU that its host does not run for a quarter of
 //! a second holds up all threads that wait for it.) That is no death that others must hear of at once; it has
-//! [`STALLED_TIMEOUTS`] times as long before it counts as silent.
+//! [`STALLED_TIMEOUTS`] times as long before it counts as silent. And a watcher that did not run itself has sent nothing
+//! that could be acknowledged: then the kernel has [`ACKNOWLEDGED_WITHIN`], from what is sent to it next.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -33,6 +34,18 @@ const NUDGES: u32 = 5;
 /// A kernel acknowledges what is sent to it within this time, some more than it may put that off by.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(60);
 
+/// What a node's kernel has beside its usual time, because this node has paused: it had been sent nothing meanwhile that
+/// it could have acknowledged.
+#[derive(Clone, Copy, Debug)]
+enum Extra {
+    /// Nothing: there was no pause since the node was heard.
+    Nothing,
+    /// There was, and nothing has been sent since.
+    Owed,
+    /// [`ACKNOWLEDGED_WITHIN`], from the first that was sent since.
+    From(Duration),
+}
+
 /// Another node, as this one watches it.
 #[derive(Debug)]
 struct Watched {
@@ -50,8 +63,10 @@ struct Watched {
     stalled_for: Duration,
     /// When it was sent something last, while it has not answered.
     nudged_at: Option<Duration>,
-    /// Until when its kernel is waited for, as it had not been sent anything for long.
-    kernel_has_until: Duration,
+    /// When it was looked at last.
+    looked_at: Duration,
+    /// How much longer its kernel is waited for.
+    extra: Extra,
     /// It says nothing, but its kernel acknowledges, and it has not done so for too long.
     is_stalled: bool,
 }
@@ -67,8 +82,32 @@ impl Watched {
         matches!(self.detector.assess(Duration::ZERO), Verdict::Silent { .. })
     }
 
-    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever. A watcher that had no CPU
-    /// for a while has sent nothing that could have been acknowledged: this comes before it sends something again.
+    /// At each look, before the node's word is read: whether this node has not looked for long, nor sent anything. Its
+    /// kernel then has time to acknowledge what is sent to it next; once, until something comes.
+    fn note_pause(&mut self, surroundings: &impl Surroundings, now: Duration, options: SentinelOptions) {
+        let span = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
+        let verdict = self.detector.assess(now);
+        let timeout = if verdict == Verdict::Unheard { options.timeout } else { self.detector.timeout() };
+        // Where heartbeats are few for the time-out, from one to the next is no pause.
+        let has_paused = span > (timeout / 3).max(options.heartbeat * 3 / 2);
+        let acknowledged_since =
+            |at: Duration| surroundings.acknowledged(self.node).is_some_and(|ago| now.saturating_sub(ago) >= at);
+        self.extra = match self.extra {
+            Extra::From(at) if has_paused && !acknowledged_since(at) => Extra::From(at),
+            _ if has_paused => Extra::Owed,
+            _ if verdict == Verdict::Healthy => Extra::Nothing,
+            extra => extra,
+        };
+    }
+
+    /// Something is sent, for its kernel to acknowledge.
+    fn note_sent(&mut self, now: Duration) {
+        if matches!(self.extra, Extra::Owed) {
+            self.extra = Extra::From(now);
+        }
+    }
+
+    /// A node that says nothing is stalled while its kernel acknowledges, but not for ever.
     fn note_stall(&mut self, surroundings: &impl Surroundings, now: Duration, beat: Duration) {
         let timeout = self.detector.timeout();
         let says_nothing = self.says_nothing();
@@ -77,16 +116,15 @@ impl Watched {
         self.is_stalled = may_be_stalled && self.is_acknowledged(surroundings, now);
     }
 
-    fn is_acknowledged(&mut self, surroundings: &impl Surroundings, now: Duration) -> bool {
+    /// Whether its kernel acknowledges, as far as it has had time to.
+    fn is_acknowledged(&self, surroundings: &impl Surroundings, now: Duration) -> bool {
         let Some(ago) = surroundings.acknowledged(self.node) else { return false };
-        let timeout = self.detector.timeout();
-        let has_paused = self.nudged_at.is_some_and(|at| now.saturating_sub(at) > timeout / 3);
-        // Not again while nothing comes.
-        let has_come = now.saturating_sub(ago) + ACKNOWLEDGED_WITHIN >= self.kernel_has_until;
-        if has_paused && has_come {
-            self.kernel_has_until = now + ACKNOWLEDGED_WITHIN;
-        }
-        ago <= timeout * 3 / 4 || now < self.kernel_has_until
+        let has_time = match self.extra {
+            Extra::Nothing => false,
+            Extra::Owed => true,
+            Extra::From(at) => now < at + ACKNOWLEDGED_WITHIN,
+        };
+        has_time || ago <= self.detector.timeout() * 3 / 4
     }
 
     fn probe(&mut self, surroundings: &impl Surroundings, now: Duration) {
@@ -112,6 +150,7 @@ impl Watched {
             let Poll::Ready(answer) = fabric.take(ticket) else {
                 if self.nudged_at.is_none_or(|at| now.saturating_sub(at) >= pause) {
                     self.nudged_at = Some(now);
+                    self.note_sent(now);
                     // Where it cannot be sent there is nothing to be acknowledged, either.
                     let _ = fabric.write(self.node, own.0, own.1);
                 }
@@ -128,6 +167,7 @@ impl Watched {
             Verdict::Healthy => false,
         };
         if is_late {
+            self.note_sent(now);
             self.question = fabric.read(self.node, header::EPOCH).ok();
         }
     }
@@ -152,8 +192,8 @@ pub(super) struct Watching {
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     pub silent: Vec<usize>,
-    /// Nodes that were silent and are not any more.
-    pub recovered: Vec<usize>,
+    /// Nodes that are not: they may have been, and are heard again, or their kernels acknowledge after all.
+    pub acquitted: Vec<usize>,
 }
 
 /// Whether a node has said, to this one, that all of its ranks have left.
@@ -186,7 +226,8 @@ impl Watching {
                 probed_until: None,
                 stalled_for: Duration::ZERO,
                 nudged_at: None,
-                kernel_has_until: Duration::ZERO,
+                looked_at: site.now,
+                extra: Extra::Nothing,
                 is_stalled: false,
             };
             if self.has_begun {
@@ -247,6 +288,7 @@ impl Watching {
             if has_left(site.memory, layout, watched.node) {
                 continue;
             }
+            watched.note_pause(site.surroundings, site.now, self.options);
             // SYNC POINT: heartbeat. Acquire pairs with the fabric's release of the other node's write.
             let word = site.memory.word(layout.heartbeat(watched.node)).load(Ordering::Acquire);
             let event = watched.detector.observe(word, site.now);
@@ -260,7 +302,9 @@ impl Watching {
             if is_heard || watched.says_nothing() && watched.has_answered {
                 watched.has_answered = false;
                 watched.detector.note_life(site.now);
-                looks.recovered.push(watched.node);
+                looks.acquitted.push(watched.node);
+            } else if watched.is_stalled {
+                looks.acquitted.push(watched.node);
             } else if watched.is_silent() {
                 looks.silent.push(watched.node);
             }

@@ -453,6 +453,16 @@ impl HomeLock {
         Turn::Ask(vec![self.write_claim(0), self.count()])
     }
 
+    /// Whether the answers to come tell what has become of a claim that is taken back.
+    pub const fn is_withdrawing(&self) -> bool {
+        matches!(self.state, State::Withdrawing { .. })
+    }
+
+    /// Whether the word is this node's, and is being given up.
+    pub const fn is_releasing(&self) -> bool {
+        matches!(self.state, State::Freeing { .. } | State::Choosing { .. } | State::HandingOver { .. })
+    }
+
     /// What has a home, which nobody has asked for anything, have the claim that this node had at the last one, or
     /// none. Its order is one more than there: less than all that are drawn here, and not that of what was granted
     /// there.

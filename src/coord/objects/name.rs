@@ -13,9 +13,13 @@ use crate::fabric::node::hash;
 
 use super::layout::NAME_BYTES;
 
+/// Stands behind a name that the library has made, so that it is none of those that users give.
+pub const OWN: char = '\u{1f}';
+
 /// A name that can be one, with its hashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
+    /// With [`OWN`].
     text: Box<str>,
     key: u64,
     check: u64,
@@ -33,32 +37,39 @@ pub enum NameFault {
 }
 
 impl Name {
-    /// The name `text`.
+    /// The name `text`, as users give them.
     ///
     /// # Errors
     ///
     /// [`NameFault`].
     pub fn new(text: &str) -> Result<Self, NameFault> {
-        if text.is_empty() {
-            return Err(NameFault::Empty);
-        }
-        if text.len() > NAME_BYTES {
-            return Err(NameFault::TooLong);
-        }
-        if text.chars().any(char::is_control) {
-            return Err(NameFault::NotPrintable);
-        }
+        check(text).map(|()| Self::hashed(text))
+    }
+
+    /// The name of what a group has of its own under this name: none that [`new`](Self::new) gives.
+    ///
+    /// # Errors
+    ///
+    /// [`NameFault`].
+    pub fn of_group(text: &str, group: u64) -> Result<Self, NameFault> {
+        check(text)?;
+        let own = format!("{text} of group {group}{OWN}");
+        if own.len() > NAME_BYTES { Err(NameFault::TooLong) } else { Ok(Self::hashed(&own)) }
+    }
+
+    fn hashed(text: &str) -> Self {
         let hashed = |seed| {
             mixed(text.bytes().fold(hash(seed, &[text.len() as u64]), |state, byte| {
                 (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }))
         };
-        Ok(Self { text: text.into(), key: hashed(1), check: hashed(2) })
+        Self { text: text.into(), key: hashed(1), check: hashed(2) }
     }
 
     /// The name whose text stands in some words; `None` where it is none.
     pub fn from_words(words: impl IntoIterator<Item = u64>) -> Option<Self> {
-        Self::new(&text_of(words)).ok()
+        let text = text_of(words);
+        check(text.strip_suffix(OWN).unwrap_or(&text)).ok().map(|()| Self::hashed(&text))
     }
 
     /// What it is found by.
@@ -71,9 +82,9 @@ impl Name {
         self.check
     }
 
-    /// The text.
+    /// The text, as it is shown.
     pub fn text(&self) -> &str {
-        &self.text
+        self.text.trim_end_matches(OWN)
     }
 
     /// The text in words, with zeros behind it.
@@ -100,6 +111,15 @@ impl Name {
 
     fn weight(&self, node: usize) -> (u64, usize) {
         (mixed(self.key ^ mixed(node as u64 + 1)), node)
+    }
+}
+
+fn check(text: &str) -> Result<(), NameFault> {
+    match text {
+        "" => Err(NameFault::Empty),
+        _ if text.len() > NAME_BYTES => Err(NameFault::TooLong),
+        _ if text.chars().any(char::is_control) => Err(NameFault::NotPrintable),
+        _ => Ok(()),
     }
 }
 
@@ -137,6 +157,20 @@ mod tests {
         for text in ["a", "12345678", "123456789", "größer", &"y".repeat(NAME_BYTES)] {
             assert_eq!(text_of(Name::new(text).expect("a name").words()), text);
         }
+    }
+
+    #[test]
+    fn what_a_group_has_of_its_own_has_no_name_that_a_user_gives() {
+        let (own, given) =
+            (Name::of_group("head", 42).expect("a name"), Name::new("head of group 42").expect("a name"));
+        assert_eq!(own.text(), given.text());
+        assert!(own != given && own.key() != given.key());
+        for name in [own, given] {
+            assert_eq!(Name::from_words(name.words()), Some(name));
+        }
+        assert_eq!(Name::of_group("a\u{1f}", 1), Err(NameFault::NotPrintable));
+        assert_eq!(Name::of_group(&"x".repeat(NAME_BYTES - 8), 1), Err(NameFault::TooLong));
+        assert_eq!(Name::new(&format!("head of group 42{OWN}")), Err(NameFault::NotPrintable));
     }
 
     #[test]

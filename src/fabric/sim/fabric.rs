@@ -28,6 +28,11 @@ impl SimFabric {
         network.nodes[self.here as usize].cpu_free.max(network.now)
     }
 
+    /// This node's words, as its CPU has them.
+    pub fn memory(&self) -> &SimNode {
+        &self.memories[self.here as usize]
+    }
+
     /// How often this node has restarted: a machine of an earlier life is to be made anew.
     pub fn boots(&self) -> u32 {
         self.network.borrow().nodes[self.here as usize].boots

@@ -4,7 +4,7 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::{Ascent, Climb, Goal, LOOK_EVERY, Reached, Stage};
+use super::{Ascent, Climb, Goal, LOOK_EVERY, Reached, Stage, Summit};
 use crate::coord::objects::directory::SiteFault;
 use crate::coord::objects::home::GlobalWord;
 use crate::coord::objects::tenure::Tenure;
@@ -33,15 +33,37 @@ impl Climb {
         self.wait_until(ascent, limit.map(|limit| (begun, limit)))
     }
 
+    /// Waits until an ascent is over, or has nothing more to do: its node's claim stands at the home, for whoever gives
+    /// the lock up there (`None`, which also a rank gets that is leaving the job). Waits for the home alone, however
+    /// long that is silent, as long as somebody can decide whether it has failed; where it is lost until the lock has
+    /// moved.
+    pub fn find_place(&self, ascent: &mut Ascent) -> Option<Reached> {
+        self.wait_while(ascent, None, |ascent| !ascent.is_waiting())
+    }
+
     /// As [`wait`](Self::wait). Reads no clock where nothing is to be waited for.
     fn wait_until(&self, ascent: &mut Ascent, limit: Option<(Instant, Duration)>) -> Option<Reached> {
+        self.wait_while(ascent, limit, |_| true)
+    }
+
+    /// The same as long as that is so of the ascent, too.
+    fn wait_while(
+        &self,
+        ascent: &mut Ascent,
+        limit: Option<(Instant, Duration)>,
+        goes_on: impl Fn(&Ascent) -> bool,
+    ) -> Option<Reached> {
         let mut since = None;
         loop {
-            if let Poll::Ready(reached) = self.poll(ascent) {
+            let polled = self.poll(ascent);
+            if polled.is_ready() || !goes_on(ascent) {
                 if let (Some(since), Some(network)) = (since, &self.reach.network) {
                     network.hand_over_if_asked(since);
                 }
-                return Some(reached);
+                return match polled {
+                    Poll::Ready(reached) => Some(reached),
+                    Poll::Pending => None,
+                };
             }
             let waited = since.get_or_insert_with(Instant::now).elapsed();
             let patience = if ascent.is_in_the_middle() { PATIENCE } else { Duration::ZERO };
@@ -83,10 +105,13 @@ impl Climb {
     /// this fails as [`SiteFault::Silent`] or [`SiteFault::Late`] it has to keep that, and leave the rest to an errand
     /// ([`errands`](crate::object::errands)).
     pub fn descend(&self, limit: Option<Duration>) -> Result<(), SiteFault> {
-        let mut ascent = self.begin_to_leave();
-        match self.wait_until(&mut ascent, limit.map(|limit| (Instant::now(), limit))) {
+        self.go_down(&mut self.begin_to_leave(), limit)
+    }
+
+    fn go_down(&self, descent: &mut Ascent, limit: Option<Duration>) -> Result<(), SiteFault> {
+        match self.wait_until(descent, limit.map(|limit| (Instant::now(), limit))) {
             Some(reached) => reached.map(drop),
-            None => Err(self.late(&mut ascent)),
+            None => Err(self.late(descent)),
         }
     }
 
@@ -104,14 +129,17 @@ impl Climb {
     }
 
     /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this
-    /// node. Answers that are on their way are waited for, as long as `patience` allows. Where this fails: as
+    /// node, and the lock too where it was granted meanwhile, which the ascent then [tells](Ascent::was_granted). Answers that are on their way are waited for, as long as `patience` allows. Where this fails: as
     /// [`descend`](Self::descend).
     pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool, patience: Duration) -> Result<(), SiteFault> {
         let begun = Instant::now();
         // What was asked for is answered first: otherwise nobody knows how far the node is.
         while ascent.is_in_the_middle() {
             match self.poll(ascent) {
-                Poll::Ready(Ok(_)) => break,
+                Poll::Ready(Ok(reached)) => {
+                    ascent.was_granted |= matches!(reached, Summit::Held(_));
+                    break;
+                }
                 Poll::Ready(Err(fault)) => return Err(fault),
                 Poll::Pending if begun.elapsed() >= patience => return Err(self.late(ascent)),
                 Poll::Pending => self.pause(ascent, WATCH, LOOK_EVERY),
@@ -119,7 +147,14 @@ impl Climb {
         }
         // Others can go on from a hold or a claim, but not from what this rank was about to do.
         let is_underway = matches!(self.at.load(self.memory()).tenure(), Tenure::Underway(_));
-        if others_wait && !is_underway { Ok(()) } else { self.descend(Some(PATIENCE)) }
+        if others_wait && !is_underway {
+            return Ok(());
+        }
+        let mut descent = self.begin_to_leave();
+        let left = self.go_down(&mut descent, Some(PATIENCE));
+        // Not what others have left.
+        ascent.was_granted |= descent.was_granted && (ascent.is_underway || ascent.has_asked);
+        left
     }
 
     /// Acquires the lock of a home's table for this node. The caller has this node's table. Where this, or giving the

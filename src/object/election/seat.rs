@@ -197,6 +197,7 @@ fn expired(lease: &Lease, token: Token) -> LockError {
 fn error_of(lease: &Lease, error: LeaseError) -> LockError {
     match error {
         LeaseError::AlreadyHeld { rank, name } => LockError::AlreadyHeld { rank, name },
+        LeaseError::AlreadyRequested { rank, name } => LockError::AlreadyRequested { rank, name },
         LeaseError::TimedOut { rank, name, waited, holder } => {
             let topology = &lease.handle().membership.reach.topology;
             let holder_node = holder.map(|holder| topology.node_of(holder));

@@ -11,9 +11,17 @@ use crate::object::error::LockError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseError {
-    /// This rank holds it already, or another of its threads is about to.
-    #[error("rank {rank} holds the lease {name:?} already, or asks for it (remedy: release it first)")]
+    /// This rank holds it already.
+    #[error("rank {rank} holds the lease {name:?} already (remedy: release it first)")]
     AlreadyHeld {
+        /// This rank.
+        rank: usize,
+        /// The lease.
+        name: String,
+    },
+    /// This rank has a request that is not finished, or another of its threads is about to acquire the lease.
+    #[error("rank {rank} has asked for the lease {name:?} already (remedy: wait for that request, or cancel it)")]
+    AlreadyRequested {
         /// This rank.
         rank: usize,
         /// The lease.

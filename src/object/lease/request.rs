@@ -19,17 +19,21 @@ pub struct LeaseRequest<'lease> {
 enum Place {
     Waiting(Box<Party>),
     Held(Box<Party>, Hold),
-    /// Given up, lost, or made a guard.
+    /// Lost, as `test` has said; given up, or made a guard.
     None,
 }
 
 impl<'lease> LeaseRequest<'lease> {
     /// Of a rank's party; the first look is taken.
-    pub(super) fn new(lease: &'lease Lease, mut party: Box<Party>) -> Result<Self, LeaseError> {
-        let turn = party.lessee.acquire(now_ns());
+    pub(super) fn new(lease: &'lease Lease, party: Box<Party>) -> Result<Self, LeaseError> {
         let mut request = Self { lease, place: Place::None };
-        request.advance(party, turn)?;
+        request.ask(party)?;
         Ok(request)
+    }
+
+    fn ask(&mut self, mut party: Box<Party>) -> Result<(), LeaseError> {
+        let turn = party.lessee.acquire(now_ns());
+        self.advance(party, turn)
     }
 
     /// Whether this rank holds the lease, without waiting for another rank. From then on its time to live counts; the
@@ -38,11 +42,12 @@ impl<'lease> LeaseRequest<'lease> {
     ///
     /// # Errors
     ///
-    /// As [`Lease::acquire`]: the place is lost.
+    /// As [`Lease::acquire`]: the place is lost. Whoever calls this or [`wait`](Self::wait) again asks anew, behind all
+    /// others.
     ///
     /// # Cost
     ///
-    /// A round trip to the home; two more when this rank is named.
+    /// A round trip to the home; two more when this rank is named. After an error that of [`Lease::request`].
     pub fn test(&mut self) -> Result<bool, LeaseError> {
         match std::mem::replace(&mut self.place, Place::None) {
             Place::Waiting(mut party) => {
@@ -54,7 +59,11 @@ impl<'lease> LeaseRequest<'lease> {
                 let turn = party.lessee.renew(now_ns());
                 self.advance(party, turn)?;
             }
-            place => self.place = place,
+            Place::None => {
+                let party = self.lease.take_party()?;
+                self.ask(party)?;
+            }
+            place @ Place::Held(..) => self.place = place,
         }
         Ok(matches!(self.place, Place::Held(..)))
     }
@@ -98,8 +107,14 @@ impl<'lease> LeaseRequest<'lease> {
     fn advance(&mut self, mut party: Box<Party>, turn: Turn) -> Result<(), LeaseError> {
         let mut vigil = Vigil::new(self.lease.courier.handle(), None);
         match self.lease.advance(&mut party, turn, &mut vigil) {
-            Ok(Some(hold)) => self.place = Place::Held(party, hold),
-            Ok(None) => self.place = Place::Waiting(party),
+            Ok(Some(hold)) => {
+                self.lease.note_hold();
+                self.place = Place::Held(party, hold);
+            }
+            Ok(None) => {
+                self.lease.note_request();
+                self.place = Place::Waiting(party);
+            }
             Err(error) => {
                 self.lease.end(party, &error);
                 return Err(error);
@@ -157,5 +172,33 @@ impl<'lease> LeaseRequest<'lease> {
 impl Drop for LeaseRequest<'_> {
     fn drop(&mut self) {
         self.give_up();
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// Its home is not heard for a while: whoever looks again has a place again, and the lease in the end.
+    #[test]
+    fn who_has_lost_its_place_asks_anew_when_it_looks_again() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let [here, there] = [0, 1].map(|rank: usize| jobs[rank].lease(&name, Duration::from_secs(600)).expect("room"));
+        let guard = there.acquire().expect("it is free");
+        let mut request = here.request().expect("a place");
+        assert_eq!(request.test(), Ok(false));
+        doubt(&jobs[0], 1, true);
+        for _ in 0..3 {
+            let tested = request.test();
+            assert!(matches!(tested, Err(LeaseError::Unreachable { node: 1, .. })), "{tested:?}");
+        }
+        doubt(&jobs[0], 1, false);
+        await_that("it has no place again", || request.test() == Ok(false));
+        guard.release().expect("it was held");
+        await_that("it is never granted", || request.test() == Ok(true));
+        request.wait().expect("it is granted").release().expect("it was held");
     }
 }

@@ -10,7 +10,7 @@ use phalanx::fabric::{Request, WordAt};
 
 use super::super::history::History;
 use super::super::specs::{Op, Ret};
-use super::{Caller, Clock, Crash, HOME, LOOK_EVERY_NS, draw_crash_of, network, run};
+use super::{Caller, Clock, Crash, HOME, LOOK_EVERY_NS, draw_crash_of, is_memory, network, run};
 
 /// Where the second copy is, and the home if node 0 crashes.
 const SECOND: usize = 1;
@@ -182,7 +182,11 @@ impl Adder {
         };
         self.number += 1;
         let [journal, added] = [0, 1].map(|word| words_of(self.caller.rank).plus(word));
-        let way = if self.home == self.caller.rank { Way::Device } else { Way::Away };
+        let way = match self.home == self.caller.rank {
+            true if is_memory(fabric) => Way::Memory,
+            true => Way::Device,
+            false => Way::Away,
+        };
         let bond = Bond { at: RankAt { value: WordAt(0), journal, added }, way, sums: self.sums };
         let (operation, turn) = Operation::begin(bond, goal, self.number, self.sum);
         self.operation = Some((operation, goal));

@@ -1,22 +1,29 @@
 //! Histories of the machines of objects on the simulated network: a node is a rank, node 0 is the home. Messages take
-//! times of their own; in some runs connections break in the middle of a call (of counters and fenced words), and one
-//! node crashes: of counters the home, too.
+//! times of their own; in some runs connections break in the middle of a call (of counters, fenced words and leases),
+//! and one node crashes: of counters the home, too.
+//!
+//! Half of the networks have an adapter's atomics, which take time between their read and their write, and which the
+//! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does it
+//! (`src/object/site.rs`); elsewhere it goes by the node's memory.
 //!
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 
 mod counter;
 mod fenced;
+mod lease;
 mod lock;
 mod sharing;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::task::Poll;
 
-use phalanx::fabric::sim::{Costs, Fault, Jitter, Options, Seeded, SimFabric, SimNode, World};
-use phalanx::fabric::{Fabric, OperationError, PostError, Request, Ticket};
+use phalanx::fabric::sim::{Atomics, Costs, Fault, Jitter, Options, Seeded, SimFabric, SimNode, World};
+use phalanx::fabric::{AtomicScope, Fabric, OperationError, PostError, Request, Ticket};
 
 use super::common::seeds::for_each_seed;
-use super::history::{Entry, History};
+use super::common::wires::execute;
+use super::history::{Entry, History, is_fate};
 use super::seeds;
 use super::specs::{Call, Object, Op, Ret};
 
@@ -52,8 +59,8 @@ struct Caller {
     answers: Vec<u64>,
     /// Whom it asks.
     to: usize,
-    /// What could not be posted yet.
-    refused: Vec<Request>,
+    /// What is still to be posted, or to be done here.
+    unposted: VecDeque<Request>,
 }
 
 impl Caller {
@@ -67,7 +74,7 @@ impl Caller {
             tickets: Vec::new(),
             answers: Vec::new(),
             to: HOME,
-            refused: Vec::new(),
+            unposted: VecDeque::new(),
         }
     }
 
@@ -87,14 +94,34 @@ impl Caller {
     /// The same, to another node.
     fn ask_node(&mut self, fabric: &SimFabric, to: usize, requests: Vec<Request>) {
         self.answers.clear();
-        self.to = to;
-        match fabric.post(to, &requests, &mut self.tickets) {
-            Ok(()) => self.refused.clear(),
+        (self.to, self.unposted) = (to, requests.into());
+        self.go_on(fabric);
+    }
+
+    fn go_on(&mut self, fabric: &SimFabric) {
+        if self.to != self.rank {
+            return self.post(fabric, self.unposted.len());
+        }
+        let by_adapter = !is_memory(fabric);
+        let is_mine = |request: &Request| !(by_adapter && request.is_atomic());
+        while let Some(request) = self.unposted.front().copied().filter(is_mine) {
+            self.unposted.pop_front();
+            let value = execute(fabric.memory(), request);
+            self.answers.extend(request.has_ticket().then_some(value));
+        }
+        match self.unposted.iter().take_while(|request| request.is_atomic()).count() {
+            0 => fabric.alarm(fabric.now_ns() + 1),
+            together => self.post(fabric, together),
+        }
+    }
+
+    /// Posts the first of what is to be asked, now or as soon as the node is reached.
+    fn post(&mut self, fabric: &SimFabric, together: usize) {
+        let requests = &self.unposted.make_contiguous()[..together];
+        match fabric.post(self.to, requests, &mut self.tickets) {
+            Ok(()) => drop(self.unposted.drain(..together)),
             Err(PostError::Invalid { why, .. }) => panic!("{why}"),
-            Err(_) => {
-                self.refused = requests;
-                fabric.alarm(fabric.now_ns() + LOOK_EVERY_NS);
-            }
+            Err(_) => fabric.alarm(fabric.now_ns() + LOOK_EVERY_NS),
         }
     }
 
@@ -105,23 +132,22 @@ impl Caller {
 
     /// The answers to all that was asked, or that the connection broke.
     fn poll(&mut self, fabric: &SimFabric) -> Poll<Result<Vec<u64>, ()>> {
-        if !self.refused.is_empty() {
-            let requests = std::mem::take(&mut self.refused);
-            self.ask_node(fabric, self.to, requests);
-            return Poll::Pending;
-        }
         while let Some(ticket) = self.tickets.first() {
             match fabric.take(*ticket) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(answer)) => self.answers.push(answer),
                 Poll::Ready(Err(OperationError::NotSent { .. } | OperationError::Lost { .. })) => {
-                    self.tickets.drain(1..).for_each(|ticket| fabric.forget(ticket));
-                    self.tickets.clear();
+                    self.tickets.remove(0);
+                    self.give_up(fabric);
                     return Poll::Ready(Err(()));
                 }
                 Poll::Ready(Err(error)) => panic!("{error}"),
             }
             self.tickets.remove(0);
+        }
+        if !self.unposted.is_empty() {
+            self.go_on(fabric);
+            return Poll::Pending;
         }
         Poll::Ready(Ok(std::mem::take(&mut self.answers)))
     }
@@ -129,7 +155,7 @@ impl Caller {
     /// Waits for no answers any more.
     fn give_up(&mut self, fabric: &SimFabric) {
         self.tickets.drain(..).for_each(|ticket| fabric.forget(ticket));
-        self.refused.clear();
+        self.unposted.clear();
     }
 
     /// Computes for a moment between two calls.
@@ -139,13 +165,20 @@ impl Caller {
     }
 }
 
-/// A network on which some messages are quicker than others.
+/// Whether all that a node's own rank does to words that are at home there is memory accesses.
+fn is_memory(fabric: &SimFabric) -> bool {
+    fabric.atomic_scope(fabric.here()) == AtomicScope::Cpu
+}
+
+/// A network on which some messages are quicker than others, whose atomics are the CPUs' or the adapters'.
 fn network(random: &mut Seeded, nodes: usize, words: usize) -> Options {
     let mut options = Options::new(nodes, words);
     options.seed = random.number();
     let jitters =
         [Jitter::Uniform { most_ns: 2000 }, Jitter::Exponential { mean_ns: 1000 }, Jitter::Uniform { most_ns: 20_000 }];
     options.costs = Costs { jitter: jitters[random.below(jitters.len())], ..Costs::default() };
+    let by_adapter = Atomics::Adapter { apart_ns: 500 + random.below(4000) as u64 };
+    options.atomics = [Atomics::Cpu, by_adapter][random.below(2)];
     options
 }
 
@@ -153,11 +186,23 @@ fn network(random: &mut Seeded, nodes: usize, words: usize) -> Options {
 fn run<P>(
     world: &mut World,
     ranks: &mut [P],
+    poll: impl FnMut(&mut P, &SimNode, &SimFabric) -> Poll<()>,
+    caller: impl Fn(&P) -> &Caller,
+    crash: Option<Crash>,
+) -> History {
+    run_until(LIMIT_NS, world, ranks, poll, caller, crash)
+}
+
+/// The same, with a limit of its own.
+fn run_until<P>(
+    limit_ns: u64,
+    world: &mut World,
+    ranks: &mut [P],
     mut poll: impl FnMut(&mut P, &SimNode, &SimFabric) -> Poll<()>,
     caller: impl Fn(&P) -> &Caller,
     crash: Option<Crash>,
 ) -> History {
-    let ready = world.run_until(LIMIT_NS, |node, memory, fabric| poll(&mut ranks[node], memory, fabric));
+    let ready = world.run_until(limit_ns, |node, memory, fabric| poll(&mut ranks[node], memory, fabric));
     let is_crashed = |node: usize| crash.is_some_and(|crash| crash.node == node);
     let stuck: Vec<usize> = (0..ranks.len()).filter(|node| ready[*node].is_none() && !is_crashed(*node)).collect();
     let mut history = History(ranks.iter().flat_map(|rank| caller(rank).entries.clone()).collect());
@@ -206,7 +251,7 @@ fn overlapping_and_open(histories: &[History]) -> (usize, usize) {
         };
         history.0.iter().any(|one| history.0.iter().any(|other| is_beside(one, other)))
     };
-    let is_open = |entry: &Entry| entry.ended.is_none() && entry.call.op != Op::Die;
+    let is_open = |entry: &Entry| entry.ended.is_none() && !is_fate(entry.call.op);
     let has_open = |history: &&History| history.0.iter().any(is_open);
     (histories.iter().filter(overlaps).count(), histories.iter().filter(has_open).count())
 }
@@ -236,6 +281,11 @@ fn counters_on_the_simulated_network() {
 fn fenced_words_on_the_simulated_network() {
     let object = Object::Fenced { token: 0, value: 0 };
     check("simulated::fenced_words_on_the_simulated_network", object, fenced::write_in_turns);
+}
+
+#[test]
+fn leases_on_the_simulated_network() {
+    check("simulated::leases_on_the_simulated_network", Object::lease(), lease::rent_in_turns);
 }
 
 #[test]

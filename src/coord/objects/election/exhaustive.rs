@@ -697,6 +697,7 @@ fn announce_all(announced: [u64; 2], elected: Vec<Elected>) -> usize {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "ten seconds without optimization")]
 fn whoever_is_late_spoils_nothing_in_all_orders_of_steps() {
     let lasts = [(1 << LeaderWord::TERM_BITS) - 2, 6, 41, (7 << 44) + 5];
     // Also after the home was lost, and where the lower bits begin anew.

@@ -809,11 +809,13 @@ fn three_readers_of_a_node_and_a_writer() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "ten seconds without optimization")]
 fn readers_that_look_though_nothing_is_wrong() {
     check(World::new(&[1, 1], &[1]).looking_early());
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "ten seconds without optimization")]
 fn readers_that_give_up_or_do_not_wait() {
     check(World::new(&[1, 1], &[1]).with_doubts());
     check(World::new(&[2, 1], &[1]).impatient());
