@@ -80,7 +80,7 @@ install_missing() {
     return 1
 }
 
-# The counts of all `test result:` lines of a log, as `passed failed ignored`; their runners call passed what was not run.
+# The counts of all `test result:` lines of a log, as `passed failed ignored`. They count as passed what was not run.
 count_tests() {
     awk '/^test not run: / { p--; s++ }
     /^test result:/ {

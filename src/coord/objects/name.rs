@@ -2,10 +2,10 @@
 //!
 //! *Home.* Each live node is given a number that its own number and the name's hash determine, and the object is at
 //! home at the node with the greatest (rendezvous hashing: Thaler and Ravishankar 1998). When a node leaves, only the
-//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table. The load is as
-//! even as if homes were drawn by lot, and no more: the standard deviation is the square root of a node's share. Of
-//! 10,000 names each of up to 16 nodes has within 10 % of an even share; of 32 nodes some are 13 % off, of 64 18 %. More
-//! names for each node are spread closer.
+//! objects whose greatest number was its own move, and they spread over all others. Nobody keeps a table. The load is
+//! as even as if homes were drawn by lot, and no more: the standard deviation is the square root of a node's share.
+//! Of 10,000 names each of up to 16 nodes has within 10 % of an even share; of 32 nodes some are 13 % off, of 64 18 %.
+//! More names for each node are spread closer.
 //!
 //! Cost: one hash of the name, and one of two words for each live node, when an object is opened or its home is lost.
 

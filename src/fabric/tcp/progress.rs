@@ -110,9 +110,9 @@ impl Shared {
         let is_idle = self.polls.load(Ordering::Relaxed) == seen && self.asleep.load(Ordering::Relaxed) == 0;
         if is_idle {
             let (stolen, served) = (Progress::Stolen as u32, Progress::Served as u32);
-            // Relaxed, unlike where a rank does it (`hand_over`): this thread looks at its own nap no more, and the lock
-            // of the engine orders what it does next. A rank that begins to sleep just now is told what comes in, as by
-            // any thread that takes something in.
+            // Relaxed, unlike where a rank does it (`hand_over`): this thread looks at its own nap no more, and the
+            // lock of the engine orders what it does next. A rank that begins to sleep just now is told what comes
+            // in, as by any thread that takes something in.
             let _ = self.progress.compare_exchange(stolen, served, Ordering::Relaxed, Ordering::Relaxed);
         }
     }

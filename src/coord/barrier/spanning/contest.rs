@@ -197,9 +197,9 @@ fn read_again(field: &Field<'_>, reads: &mut Reads) {
 
 /// Whether all members of this node have been seen to arrive at a barrier, and others may have been told.
 pub(super) fn is_complete(memory: &impl Memory, layout: SpanLayout, sequence: u64) -> bool {
-    // SYNC POINT: completion. Acquire pairs with `complete`, of whichever member has settled the word: the arrivals that
-    // it had seen are seen here. A neighbour's withdrawal abroad, which this member has seen before it looks here, comes
-    // after that: it does not find the word as it was.
+    // SYNC POINT: completion. Acquire pairs with `complete`, of whichever member has settled the word: the arrivals
+    // that it had seen are seen here. A neighbour's withdrawal abroad, which this member has seen before it looks
+    // here, comes after that: it does not find the word as it was.
     CompletionWord(memory.word(layout.completion()).load(Ordering::Acquire)).phase_at(sequence).is_some()
 }
 
