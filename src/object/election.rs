@@ -112,9 +112,9 @@ impl Job {
 }
 
 impl Group {
-    /// The election of a name among this group's members: another one than that of the same name in any other group, and
-    /// than all of the job, though it is shown as "name of group 42".
-    /// Its leader is named by its rank in the job. Not collective: who takes part opens it.
+    /// The election of a name among this group's members: another one than that of the same name in any other group,
+    /// and than all of the job, though it is shown as "name of group 42". Its leader is named by its rank in the job.
+    /// Not collective: who takes part opens it.
     ///
     /// # Errors
     ///

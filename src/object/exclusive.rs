@@ -212,8 +212,8 @@ impl Exclusive {
         true
     }
 
-    /// Takes the claim back of a rank that has no more than a place among those of its node. Whether it had been granted
-    /// the lock: its node's, together with what that has at the home.
+    /// Takes the claim back of a rank that has no more than a place among those of its node. Whether it had been
+    /// granted the lock: its node's, together with what that has at the home.
     fn leave_queue(&self, climb: &Climb) -> bool {
         match self.node.withdraw() {
             Withdrawn::Cancelled => {

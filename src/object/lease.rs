@@ -97,7 +97,8 @@ enum Slot {
 }
 
 impl Desk {
-    /// What there is, which then is with the caller, unless it is with somebody else, or something was left at the home.
+    /// What there is, which then is with the caller, unless it is with somebody else, or something was left at the
+    /// home.
     fn take(&self) -> Slot {
         let mut slot = self.lock();
         match *slot {

@@ -136,16 +136,17 @@ impl Lock {
         Ok(self.lock.try_acquire()?.map(|token| self.guarded(token)))
     }
 
-    /// Asks for the lock without waiting for other ranks: this rank has its place in the queue when this returns, before
-    /// all who ask later on whichever node. The request is finished by [`LockRequest::wait`] or [`LockRequest::test`].
-    /// The lock may be granted before, and then is this rank's: all others wait until it has taken that up and released
-    /// it, or [cancelled](LockRequest::cancel). Who has a request and does other things is to look soon and often.
+    /// Asks for the lock without waiting for other ranks: this rank has its place in the queue when this returns,
+    /// before all who ask later on whichever node. The request is finished by [`LockRequest::wait`] or
+    /// [`LockRequest::test`]. The lock may be granted before, and then is this rank's: all others wait until it has
+    /// taken that up and released it, or [cancelled](LockRequest::cancel). Who has a request and does other things is
+    /// to look soon and often.
     ///
     /// In a job of several nodes this waits for the home's answers, since only what stands there counts on other nodes.
     /// Where another rank of this node has the lock, or has asked before, the place is behind that one in the node's
-    /// queue, and among nodes it is what that one leaves: the lock itself, or the node's place at the home. Only where it
-    /// leaves neither the node asks for another place as this rank looks: where the lock has been handed on 64 times, was
-    /// being given up as this rank asked, or was only tried.
+    /// queue, and among nodes it is what that one leaves: the lock itself, or the node's place at the home. Only where
+    /// it leaves neither the node asks for another place as this rank looks: where the lock has been handed on 64
+    /// times, was being given up as this rank asked, or was only tried.
     ///
     /// # Errors
     ///
@@ -153,8 +154,8 @@ impl Lock {
     ///
     /// # Cost
     ///
-    /// As [`acquire`](Self::acquire) of a free lock; where another node has it one round trip to the home more, and none
-    /// where a rank of this node does. While the home is silent it is waited for as by [`acquire`](Self::acquire).
+    /// As [`acquire`](Self::acquire) of a free lock; where another node has it one round trip to the home more, and
+    /// none where a rank of this node does. While the home is silent it is waited for as by [`acquire`](Self::acquire).
     pub fn request(&self) -> Result<LockRequest<'_>, LockError> {
         Ok(LockRequest { lock: self, place: Place::Queued(Box::new(self.lock.request()?)) })
     }
@@ -239,8 +240,8 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`]: the place is lost. Whoever calls this
-    /// or [`wait`](Self::wait) again asks anew, behind all others, and may fail as [`Lock::request`].
+    /// [`LockError::Excluded`], [`LockError::Unreachable`], [`LockError::NoRoom`]: the place is lost. Whoever calls
+    /// this or [`wait`](Self::wait) again asks anew, behind all others, and may fail as [`Lock::request`].
     ///
     /// # Cost
     ///

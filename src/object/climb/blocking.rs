@@ -129,7 +129,8 @@ impl Climb {
     }
 
     /// Gives an ascent up that has not come to its end: the node's claim at the home stays if `others_wait` on this
-    /// node, and the lock too where it was granted meanwhile, which the ascent then [tells](Ascent::was_granted). Answers that are on their way are waited for, as long as `patience` allows. Where this fails: as
+    /// node, and the lock too where it was granted meanwhile, which the ascent then [tells](Ascent::was_granted).
+    /// Answers that are on their way are waited for, as long as `patience` allows. Where this fails: as
     /// [`descend`](Self::descend).
     pub fn abandon(&self, ascent: &mut Ascent, others_wait: bool, patience: Duration) -> Result<(), SiteFault> {
         let begun = Instant::now();
