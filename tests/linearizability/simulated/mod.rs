@@ -9,6 +9,7 @@
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 
 mod counter;
+mod election;
 mod fenced;
 mod lease;
 mod lock;
@@ -281,6 +282,11 @@ fn counters_on_the_simulated_network() {
 fn fenced_words_on_the_simulated_network() {
     let object = Object::Fenced { token: 0, value: 0 };
     check("simulated::fenced_words_on_the_simulated_network", object, fenced::write_in_turns);
+}
+
+#[test]
+fn elections_on_the_simulated_network() {
+    check("simulated::elections_on_the_simulated_network", Object::election(), election::lead_in_turns);
 }
 
 #[test]
