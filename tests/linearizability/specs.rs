@@ -43,8 +43,8 @@ pub enum Op {
     Renew,
     /// The time of a lease's hold with this token is over: from then on nobody holds it. No rank's call.
     Expire(u64),
-    /// To an election, besides `Acquire` (to stand until it is won), `Release` (to resign) and, where leaders have a time
-    /// to live, `Expire`.
+    /// To an election, besides `Acquire` (to stand until it is won), `Release` (to resign) and, where leaders have a
+    /// time to live, `Expire`.
     Check,
     Look,
     /// The rank dies.

@@ -3,8 +3,8 @@
 //! and one node crashes: of counters the home, too.
 //!
 //! Half of the networks have an adapter's atomics, which take time between their read and their write, and which the
-//! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does it
-//! (`src/object/site.rs`); elsewhere it goes by the node's memory.
+//! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does
+//! it (`src/object/site.rs`); elsewhere it goes by the node's memory.
 //!
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 
