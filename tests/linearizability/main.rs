@@ -8,7 +8,7 @@
 //! | room | histories |
 //! | --- | --- |
 //! | `real.rs` | of processes on one node and across nodes by TCP; at the end of each job a rank is killed in the middle |
-//! | `simulated/` | of the machines of counters, of fenced words, of leases, of locks between nodes, and of what stands on those, on the simulated network, in virtual time, with the atomics of CPUs or of adapters |
+//! | `simulated/` | of the machines of counters, of fenced words, of leases, of locks between nodes, and of what stands on those (elections on either), on the simulated network, in virtual time, with the atomics of CPUs or of adapters |
 //! | `refused.rs` | that are wrong on purpose, or judged by what is wrong: the judge must refuse them |
 //!
 //! A call whose end nobody has seen (its rank was killed, its answer lost) may have taken effect at any time since, or

@@ -43,7 +43,8 @@ pub enum Op {
     Renew,
     /// The time of a lease's hold with this token is over: from then on nobody holds it. No rank's call.
     Expire(u64),
-    /// To an election, besides `Acquire` (to stand until it is won) and `Release` (to resign).
+    /// To an election, besides `Acquire` (to stand until it is won), `Release` (to resign) and, where leaders have a
+    /// time to live, `Expire`.
     Check,
     Look,
     /// The rank dies.
@@ -233,8 +234,9 @@ impl Object {
         match op {
             Op::Look => Effect::Returns(leader.map_or(Ret::Nobody, |leader| Ret::Led(leader, term))),
             Op::Check if *leader == Some(rank) => Effect::Returns(Ret::Done),
-            Op::Check => Effect::IsNone,
-            op => Self::exclusive(leader, rank, op),
+            Op::Check | Op::Renew => Effect::IsNone,
+            // Where leaders have a time to live.
+            op => Self::leased(leader, term, rank, op),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A semaphore at its home, under loom: one rank returns permits by the node's memory (`Permits::return_here`) beside
-//! one that waits for them, or takes them there (`Permits::claim_here`). Nobody has what another one has, each sees what
-//! was done under the permits that it gets, and who waits is told.
+//! one that waits for them, or takes them there (`Permits::claim_here`). Nobody has what another one has, each sees
+//! what was done under the permits that it gets, and who waits is told.
 
 use loom::sync::{Arc, Mutex};
 use loom::thread;

@@ -1,6 +1,6 @@
-//! Leases, by each rank's own clock: clocks begin anywhere, and run wrong by as much as they may. Some holders sleep for
-//! longer than they hold, connections break, and a rank that crashes is known to be dead, or only not heard of: then it
-//! is followed when its time is over.
+//! Leases, by each rank's own clock: clocks begin anywhere, and run wrong by as much as they may. Some holders sleep
+//! for longer than they hold, connections break, and a rank that crashes is known to be dead, or only not heard of: then
+//! it is followed when its time is over.
 
 use std::task::Poll;
 
@@ -14,11 +14,11 @@ use super::super::specs::{Call, Op, Ret};
 use super::{Caller, Clock, Crash, draw_crash, network, run_until};
 
 /// Long beside what messages take, so that a thousandth of it matters.
-const TTL_NS: u64 = 20_000_000;
+pub const TTL_NS: u64 = 20_000_000;
 /// Who waits looks so often, if nobody has it look.
 const LOOK_EVERY_NS: u64 = 2_000_000;
 /// No run takes longer: each rank sleeps through its holds.
-const LIMIT_NS: u64 = 100 * TTL_NS;
+pub const LIMIT_NS: u64 = 100 * TTL_NS;
 /// Millionths by which a clock may run wrong.
 const DRIFT: u64 = 500;
 

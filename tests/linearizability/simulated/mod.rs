@@ -3,12 +3,13 @@
 //! and one node crashes: of counters the home, too.
 //!
 //! Half of the networks have an adapter's atomics, which take time between their read and their write, and which the
-//! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does it
-//! (`src/object/site.rs`); elsewhere it goes by the node's memory.
+//! CPU's are not atomic with. There the home's own rank, too, adds and swaps through the adapter, as the library does
+//! it (`src/object/site.rs`); elsewhere it goes by the node's memory.
 //!
 //! Time is virtual. Edges of calls at the same virtual nanosecond are told apart by the order in which they happened.
 
 mod counter;
+mod election;
 mod fenced;
 mod lease;
 mod lock;
@@ -281,6 +282,11 @@ fn counters_on_the_simulated_network() {
 fn fenced_words_on_the_simulated_network() {
     let object = Object::Fenced { token: 0, value: 0 };
     check("simulated::fenced_words_on_the_simulated_network", object, fenced::write_in_turns);
+}
+
+#[test]
+fn elections_on_the_simulated_network() {
+    check("simulated::elections_on_the_simulated_network", Object::election(), election::lead_in_turns);
 }
 
 #[test]
