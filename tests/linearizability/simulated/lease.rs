@@ -1,6 +1,6 @@
 //! Leases, by each rank's own clock: clocks begin anywhere, and run wrong by as much as they may. Some holders sleep
-//! for longer than they hold, connections break, and a rank that crashes is known to be dead, or only not heard of: then
-//! it is followed when its time is over.
+//! for longer than they hold, connections break, and a rank that crashes is known to be dead, or only not heard of:
+//! then it is followed when its time is over.
 
 use std::task::Poll;
 
