@@ -12,8 +12,12 @@
 //! An object is there for as long as a member that has not ended has a handle of it. What it can be is in `kind.rs`,
 //! what can go wrong with it and with its words in `fault.rs`.
 //!
+//! `exhaustive` tries every order of the accesses of members that die, or are declared failed and come back.
+//!
 //! Cost of opening: the table's lock, and a look at each key; closing costs a store, and for the last handle as much.
 
+#[cfg(all(test, not(model)))]
+mod exhaustive;
 mod fault;
 mod key;
 mod kind;
@@ -120,10 +124,10 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     ///
     /// [`DirectoryFault`].
     pub fn open(&self, name: &Name, nature: Nature) -> Fallible<ObjectAt> {
-        let at = match self.find(name)? {
+        match self.find(name)? {
             // One that only the dead have left.
-            Some((at, seen)) if self.free_if_unused(&at, seen)? => self.make(name, nature)?,
-            Some((at, _)) if !self.is_used(&at)? => return Err(DirectoryFault::Overtaken),
+            Some((at, seen)) if self.free_if_unused(&at, seen)? => self.make(name, nature),
+            Some((at, _)) if !self.is_used(&at)? => Err(DirectoryFault::Overtaken),
             Some((at, seen)) => {
                 self.check(&at, nature)?;
                 self.change_handles(&at, |handles| self.with_one(handles))?;
@@ -131,12 +135,10 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
                     self.change_handles(&at, |handles| handles.saturating_sub(1))?;
                     return Err(DirectoryFault::Overtaken);
                 }
-                return Ok(at);
+                Ok(at)
             }
-            None => self.make(name, nature)?,
-        };
-        self.change_handles(&at, |handles| self.with_one(handles))?;
-        Ok(at)
+            None => self.make(name, nature),
+        }
     }
 
     /// The handles of a member that opens an object: a node has one at a home, for all of its ranks.
@@ -248,6 +250,8 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         }
     }
 
+    /// Makes an object of which this member has a handle as soon as others find it: one that was declared failed, and
+    /// comes back, may look for places of objects that nobody has.
     fn make(&self, name: &Name, nature: Nature) -> Fallible<ObjectAt> {
         let (at, seen) = self.free_place()?;
         let filling = seen.filled_by(self.me);
@@ -259,7 +263,8 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
         let number = self.next_number()?;
         let made = (self.table == ObjectTable::Home).then_some((CopyAt(at).made(), number));
-        let number = [(at.home().numbers, number), (at.held_since(), 0)].into_iter().chain(made);
+        let own = (at.handles(self.me), 1);
+        let number = [(at.home().numbers, number), (at.held_since(), 0), own].into_iter().chain(made);
         let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
         self.words.store(&all)?;
         match self.swap(&at, filling, filling.live(name.key()))? {
