@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use common::children::{Children, answer, await_line, role};
-use common::dying::{Trial, lines_of};
+use common::dying::{Trial, Witness, lines_of};
 use common::homes::{meet, name_at};
 use common::nodes::Across;
 use common::ranks::LIMIT;
@@ -91,13 +91,12 @@ type Work = fn(&Counter, &Path, &AtomicBool) -> [u64; 2];
 fn serve(job: &Job, what: &str, work: Work) {
     let counter = job.counter(&name_at(job, 1, what)).expect("room");
     let file = lines_of(job.rank());
+    let witness = Witness::of(job);
     meet(job);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let taker = scope.spawn(|| work(&counter, &file, &is_over));
-        while await_line() == "home" {
-            answer(job.home_of(counter.name()).expect("a name"));
-        }
+        witness.stand_by(counter.name(), || job.counter(counter.name()));
         is_over.store(true, Ordering::Relaxed);
         let [without_answer, uncertain] = taker.join().expect("no panic");
         answer(format!("{without_answer} {uncertain}"));
@@ -179,12 +178,10 @@ const TAKEN: Verdict = Verdict { is_distinct: true, most_at_once: 7, left_over: 
 
 /// Kills the node of somebody who is neither home nor second, or the second; then homes, one after the other.
 fn kill_some(trial: &mut Trial) {
-    trial.kill_node(4);
-    trial.await_progress();
+    trial.lose_node(4);
     for _ in 0..2 {
         let home = trial.home();
-        trial.kill_node(home);
-        trial.await_progress();
+        trial.lose_node(home);
     }
 }
 
@@ -234,8 +231,7 @@ fn the_home_of_two_nodes_is_followed_by_the_other() {
     }
     // Node 0 has the first rank, and so goes on.
     let mut trial = Trial::start(TEST, &[2, 2]);
-    trial.kill_node(1);
-    trial.await_progress();
+    trial.lose_node(1);
     judge(trial, &TAKEN);
 }
 

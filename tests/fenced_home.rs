@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::children::{answer, await_line, role};
-use common::dying::{Trial, lines_of};
+use common::dying::{Trial, Witness, lines_of};
 use common::homes::{meet, name_at};
 use common::nodes::Across;
 use phalanx::{Counter, Fenced, FencedError, Job, Token};
@@ -53,14 +53,16 @@ fn write_and_read(word: &Fenced<u64>, tokens: &Counter, rank: usize, is_over: &A
 fn serve(job: &Job, what: &str) {
     let word = job.fenced::<u64>(&name_at(job, 1, what)).expect("room");
     let tokens = job.counter(&format!("tokens of {what}")).expect("room");
+    let witness = Witness::of(job);
     meet(job);
     let rank = job.rank();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_and_read(&word, &tokens, rank, &is_over));
-        while await_line() == "home" {
-            answer(job.home_of(word.name()).expect("a name"));
-        }
+        witness.stand_by(word.name(), || {
+            job.counter(tokens.name())?;
+            job.fenced::<u64>(word.name())
+        });
         is_over.store(true, Ordering::Relaxed);
         writer.join().expect("no panic");
         answer("over");
@@ -110,12 +112,10 @@ fn what_was_seen_outlives_homes_one_after_the_other() {
         return serve(&Job::from_env().expect("a job across nodes"), "outlives");
     }
     let mut trial = Trial::start(TEST, &[2, 2, 1, 2, 1]);
-    trial.kill_node(4);
-    trial.await_progress();
+    trial.lose_node(4);
     for _ in 0..2 {
         let home = trial.home();
-        trial.kill_node(home);
-        trial.await_progress();
+        trial.lose_node(home);
     }
     judge(trial);
 }

@@ -1,14 +1,57 @@
 //! Jobs whose nodes are killed one after the other while their ranks work, and write down what they have done.
 
+use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::children::Children;
+use phalanx::Job;
+
+use super::children::{Children, answer, await_line};
 use super::nodes::{Across, Marks};
-use super::ranks::LIMIT;
+use super::ranks::{LIMIT, await_that};
 
 /// How many lines each rank writes between two deaths, at least.
 const PROGRESS: usize = 30;
+
+/// A rank of such a job, as it answers.
+pub struct Witness<'job> {
+    job: &'job Job,
+    /// For each node a name that is at home there.
+    names: HashMap<usize, String>,
+}
+
+impl<'job> Witness<'job> {
+    /// Of a job that has lost none of its nodes.
+    pub fn of(job: &'job Job) -> Self {
+        let names = (0..256).map(|index| format!("anything {index}"));
+        Self { job, names: names.map(|name| (job.home_of(&name).expect("a name"), name)).collect() }
+    }
+
+    /// Answers to `home` where an object is, and to `made up N` when the losses are made up for that N, a node, was the
+    /// last of; until something else is said.
+    pub fn stand_by<T, E: Display>(&self, name: &str, open: impl Fn() -> Result<T, E>) {
+        loop {
+            let said = await_line();
+            match said.strip_prefix("made up ") {
+                Some(node) => answer(self.make_up(node.parse().expect("a node"), &open)),
+                None if said == "home" => answer(self.job.home_of(name).expect("a name")),
+                None => return,
+            }
+        }
+    }
+
+    /// Waits until the job goes on without a node, and then until the object can be opened: it has a copy of all again
+    /// before anybody has a new handle of it.
+    fn make_up<T, E: Display>(&self, node: usize, open: impl Fn() -> Result<T, E>) -> &'static str {
+        await_that("the job goes on without it", || self.job.home_of(&self.names[&node]).expect("a name") != node);
+        let begun = Instant::now();
+        while let Err(error) = open() {
+            assert!(begun.elapsed() < LIMIT, "{error}");
+        }
+        "made up"
+    }
+}
 
 /// One such job.
 pub struct Trial {
@@ -53,6 +96,16 @@ impl Trial {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+    }
+
+    /// Kills all ranks of a node, and waits until the others have made up for that: a node that is lost before is one of
+    /// two that are lost together. The first that lives answers to `made up N`, where N is the node: see [`Witness`].
+    pub fn lose_node(&mut self, node: usize) {
+        self.kill_node(node);
+        let first = self.living[0];
+        self.children.say(first, &format!("made up {node}"));
+        assert_eq!(self.children.next_answer(first), "made up");
+        self.await_progress();
     }
 
     /// Kills all ranks of a node.
