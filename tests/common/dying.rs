@@ -98,8 +98,8 @@ impl Trial {
         }
     }
 
-    /// Kills all ranks of a node, and waits until the others have made up for that: a node that is lost before is one of
-    /// two that are lost together. The first that lives answers to `made up N`, where N is the node: see [`Witness`].
+    /// Kills all ranks of a node, and waits until the others have made up for that: a node that is lost before is one
+    /// of two that are lost together. The first that lives answers to `made up N`, where N is the node: [`Witness`].
     pub fn lose_node(&mut self, node: usize) {
         self.kill_node(node);
         let first = self.living[0];
