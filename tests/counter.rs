@@ -79,6 +79,8 @@ fn it_can_be_compared_reserved_and_drawn() {
         assert_eq!(counter.compare_exchange(0, 9), Ok(Err(7)));
         assert_eq!(counter.reserve(10), Ok(7..17));
         assert_eq!(counter.reserve(0), Ok(17..17));
+        let too_many = CounterError::Exhausted { rank: 0, name: "all of it".to_owned(), first: 17 };
+        assert_eq!(counter.reserve(u64::MAX - 2), Err(too_many), "17 numbers would come again");
         assert_eq!((counter.draw(100), counter.draw(100), counter.load()), (Ok(17), Ok(18), Ok(19)));
         assert_eq!(counter.fetch_add(u64::MAX), Ok(19), "it wraps round");
         assert_eq!(counter.compare_exchange(18, u64::MAX - 2), Ok(Ok(18)));

@@ -17,6 +17,9 @@ use crate::fabric::{Memory, WordAt};
 use crate::job::Job;
 use crate::sync::Ordering;
 
+/// Of more numbers than this it is looked first whether there are as many: no job counts so far one by one.
+const LOOKED_AT_FROM: u64 = 1 << 32;
+
 /// A named counter, as one rank holds it: 64 bits, from 0, wrapping round.
 ///
 /// Its value stands on its home node. Whoever sees a sum sees what those did before who have added to it.
@@ -72,7 +75,7 @@ pub enum CounterError {
         home: usize,
     },
     /// The numbers that were asked for go beyond 2^64, or those drawn by blocks beyond 2^48. The counter has gone on by
-    /// as many all the same.
+    /// as many all the same where they were at most 2^32, or others have added at the same time.
     #[error(
         "rank {rank}: the counter {name:?} has come to {first}, and has not as many numbers as were asked for (remedy: another counter; numbers that are drawn by blocks must be less than 2^48)"
     )]
@@ -231,7 +234,8 @@ impl Counter {
     }
 
     /// Takes the next `count` numbers for the caller alone: no other call of [`fetch_add`](Self::fetch_add), `reserve`
-    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together.
+    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together. A count for which there is
+    /// no room adds nothing.
     ///
     /// # Errors
     ///
@@ -239,8 +243,13 @@ impl Counter {
     ///
     /// # Cost
     ///
-    /// As [`fetch_add`](Self::fetch_add), for all of them together.
+    /// As [`fetch_add`](Self::fetch_add), for all of them together; of more than 2^32 numbers a look at the value before.
     pub fn reserve(&self, count: u64) -> Result<Range<u64>, CounterError> {
+        if count > LOOKED_AT_FROM {
+            // A count that was computed wrong, most likely: the numbers of others are not to come again.
+            let value = self.load()?;
+            value.checked_add(count).ok_or_else(|| self.exhausted(value))?;
+        }
         let first = self.fetch_add(count)?;
         let end = first.checked_add(count).ok_or_else(|| self.exhausted(first))?;
         Ok(first..end)

@@ -96,7 +96,7 @@ pub enum ObjectError {
 pub enum LockError {
     /// This rank holds it already.
     #[error(
-        "rank {rank} holds {name:?} already (remedy: drop its guard first; neither locks nor elections are re-entrant)"
+        "rank {rank} holds {name:?} already, by a guard or a request that was granted (remedy: drop that first; neither locks nor elections are re-entrant)"
     )]
     AlreadyHeld {
         /// This rank.

@@ -12,7 +12,9 @@ use crate::coord::objects::name::Name;
 use crate::job::{Job, Membership};
 
 /// The number of a grant. Of two grants of the same lock the later one has the greater token, whoever has died between
-/// them: what is done under a token is to be refused wherever a greater one has been seen.
+/// them: what is done under a token is to be refused wherever a greater one has been seen. That holds within one job:
+/// another job, or the same one started again, begins anew. Storage that outlives jobs is to be told which one it is,
+/// too. Tokens of two locks cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
