@@ -293,6 +293,28 @@ fn a_rank_of_another_node_that_is_stopped_has_failed_after_the_time_out() {
     }
 }
 
+/// A node's agent and the next one behind it are stopped, and its last rank waits for nobody.
+#[test]
+fn the_rank_behind_two_that_are_stopped_saves_its_node() {
+    const TEST: &str = "the_rank_behind_two_that_are_stopped_saves_its_node";
+    if role().is_some() {
+        return meet_when_told();
+    }
+    let across = Across::new(&[0, 1, 2, 2, 2]);
+    let mut children = across.start(TEST, &[("PHALANX_FAILURE_TIMEOUT_MS", "500")]);
+    (0..5).for_each(|rank| assert_eq!(children.next_answer(rank), "ready"));
+    [2, 3].iter().for_each(|rank| children.signal(*rank, Signal::STOP));
+    (0..2).for_each(|rank| children.say(rank, "meet"));
+    for rank in 0..2 {
+        let said = children.next_answer(rank);
+        assert!(said.starts_with("[2") && said.contains("[Stopped"), "{said}");
+    }
+    children.say(4, "meet");
+    let said = children.next_answer(4);
+    assert!(said.starts_with("[2") && said.contains("[Stopped"), "{said}");
+    children.await_answers(&[0, 1, 4], "[0, 1, 4]");
+}
+
 /// Those who wait for a rank that has left are told so, on whatever node, and be it the last of its node.
 #[test]
 fn whoever_waits_for_a_rank_that_has_left_is_told() {

@@ -78,7 +78,7 @@ impl Group {
     }
 
     /// A member of this node is stopped; it has failed if it has been so for the time-out. Where those who wait ask too
-    /// seldom to know that, their node's agent does, which looks at each beat.
+    /// seldom to know that, their node's agent does, or who follows that: they look at each beat.
     pub(super) fn note_stopped(&self, rank: usize, sequence: u64) {
         let timeout = self.membership.failure.timeout;
         if tell_who_is_stopped(self.shortest_question(), timeout)

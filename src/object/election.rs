@@ -7,7 +7,7 @@
 //! may be lost, it also looks by itself ([`super::vigil`]), now and then and whenever somebody has failed.
 
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use self::announcing::move_announcement;
 use self::seat::{Claim, Mandate, Seat};
@@ -86,7 +86,7 @@ impl Job {
     /// to live, as of a [`lease`](Self::lease).
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let job = phalanx::Job::from_env()?;
     /// let election = job.election_with_ttl("coordinator", Duration::from_secs(5))?;
     /// let leadership = election.campaign()?;
@@ -175,7 +175,8 @@ impl Election {
     /// locked instructions) and a poke for each watcher. With a time to live that of [`super::Lease::acquire`], and the
     /// same.
     pub fn campaign(&self) -> Result<Leadership<'_>, LockError> {
-        self.lead(self.seat.acquire(None)?)
+        let begun = self.begun();
+        self.lead(self.seat.acquire(None)?, begun)
     }
 
     /// As [`campaign`](Self::campaign), for at most `timeout`. After that this rank is no candidate any more.
@@ -188,7 +189,8 @@ impl Election {
     ///
     /// As [`campaign`](Self::campaign).
     pub fn campaign_timeout(&self, timeout: Duration) -> Result<Leadership<'_>, LockError> {
-        self.lead(self.seat.acquire(Some(timeout))?)
+        let begun = self.begun();
+        self.lead(self.seat.acquire(Some(timeout))?, begun)
     }
 
     /// Makes this rank a candidate without waiting for other ranks: it has its place before all who stand later. It may
@@ -239,7 +241,7 @@ impl Election {
     /// What comes and goes between two calls is not told: a term is seen only while it lasts.
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let job = phalanx::Job::from_env()?;
     /// let election = job.election("coordinator")?;
     /// let mut leader = None;
@@ -262,7 +264,8 @@ impl Election {
         let mut vigil = Vigil::new(self.handle(), Some(timeout));
         loop {
             vigil.note();
-            let Poll::Ready(leader) = self.look(true, vigil.until())? else { return Ok(known) };
+            let looked = self.look(true, vigil.until()).map_err(|error| since(error, vigil.begun()));
+            let Poll::Ready(leader) = looked? else { return Ok(known) };
             if leader != known || !vigil.pause(&[]) {
                 return Ok(leader);
             }
@@ -273,17 +276,37 @@ impl Election {
         self.seat.handle()
     }
 
-    /// This rank has been elected: announces it.
-    fn lead<'election>(&'election self, mandate: Mandate<'election>) -> Result<Leadership<'election>, LockError> {
+    /// When a call begins that may wait for its home; in a job of one node, whose home is always there, no clock is
+    /// read.
+    fn begun(&self) -> Option<Instant> {
+        self.handle().site.reach.spans_nodes().then(Instant::now)
+    }
+
+    /// This rank has been elected, in a call that began then: announces it.
+    fn lead<'election>(
+        &'election self,
+        mandate: Mandate<'election>,
+        begun: Option<Instant>,
+    ) -> Result<Leadership<'election>, LockError> {
         let leadership = Leadership { election: self, term: mandate.token(), mandate: Some(mandate) };
         self.show(leadership.term);
         // Where that fails, dropping it takes back what was announced.
-        if self.announce(leadership.mandate())? {
+        if self.announce(leadership.mandate()).map_err(|error| since(error, begun))? {
             self.poke_watchers();
         }
         // That may have taken long.
-        leadership.mandate().assure()?;
+        leadership.mandate().assure().map_err(|error| since(error, begun))?;
         Ok(leadership)
+    }
+}
+
+/// The error of one step of a call, as that of the call, which began then.
+fn since(error: LockError, begun: Option<Instant>) -> LockError {
+    match (error, begun) {
+        (LockError::Unreachable { rank, name, node, .. }, Some(begun)) => {
+            LockError::Unreachable { rank, name, node, waited: begun.elapsed() }
+        }
+        (error, _) => error,
     }
 }
 
@@ -319,7 +342,8 @@ impl<'election> Candidacy<'election> {
     ///
     /// As [`Election::campaign`].
     pub fn wait(self) -> Result<Leadership<'election>, LockError> {
-        self.election.lead(self.claim.wait(None)?)
+        let begun = self.election.begun();
+        self.election.lead(self.claim.wait(None)?, begun)
     }
 
     /// As [`wait`](Self::wait), for at most `timeout`. After that this rank is no candidate any more.
@@ -328,7 +352,8 @@ impl<'election> Candidacy<'election> {
     ///
     /// As [`Election::campaign_timeout`].
     pub fn wait_timeout(self, timeout: Duration) -> Result<Leadership<'election>, LockError> {
-        self.election.lead(self.claim.wait(Some(timeout))?)
+        let begun = self.election.begun();
+        self.election.lead(self.claim.wait(Some(timeout))?, begun)
     }
 
     /// Gives the candidacy up. Whether this rank had not been elected: as [`super::LockRequest::cancel`] says it, or

@@ -46,6 +46,11 @@ impl<'handle> Vigil<'handle> {
         (self.reach().load(self.reach().poked_at()), self.reach().alarm())
     }
 
+    /// When a wait that has a limit began.
+    pub fn begun(&self) -> Option<Instant> {
+        self.limit.map(|(begun, _)| begun)
+    }
+
     /// What is left of the limit.
     pub fn left(&self) -> Option<Duration> {
         self.limit.map(|(begun, limit)| limit.saturating_sub(begun.elapsed()))

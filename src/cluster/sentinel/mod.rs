@@ -11,13 +11,14 @@
 //! ```
 //!
 //! Each rank has a [`Sentinel`]. That of its node's *agent*, the lowest rank that has not ended, does all of this; the
-//! next one in line looks whether the agent has been stopped; the others do nothing.
+//! next one in line looks whether the agent has been stopped, and the others whether that one is needed, and stopped.
 //!
 //! | where a rank's sentinel stands | what it does |
 //! | --- | --- |
 //! | it is the agent | everything above |
 //! | it is the next in line | declares the agent stopped, when it is, before other nodes give the whole node up |
-//! | it is further behind, or has ended | nothing |
+//! | it is further behind | the same, while the agent's heart does not beat and all between are stopped: these, too |
+//! | it has ended | nothing |
 //! | all have ended, and it was given up when it was stopped, and runs again | what an agent does: nobody else is left |
 //! | its node has been declared failed, or refused by others | nothing any more |
 //!
@@ -43,6 +44,7 @@ mod telling;
 mod tests;
 mod watching;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Poll;
@@ -187,7 +189,8 @@ impl Post {
 
     /// The rank of this node that speaks for it: the lowest that has not ended.
     fn speaker(&self, memory: &impl Memory) -> Option<usize> {
-        self.next_living(memory, 0)
+        let node = self.layout();
+        (0..node.ranks()).find(|local| !view::has_ended(memory, &node, *local))
     }
 
     /// Whether this rank speaks for its node. Where all have ended, one that was given up when it was stopped, and runs
@@ -198,11 +201,6 @@ impl Post {
             Some(speaker) => speaker == self.local(),
             None => view::end_of(memory, &self.layout(), self.local()).is_some_and(|end| !end.cause.is_final()),
         }
-    }
-
-    fn next_living(&self, memory: &impl Memory, from: usize) -> Option<usize> {
-        let node = self.layout();
-        (from..node.ranks()).find(|local| view::end_of(memory, &node, *local).is_none())
     }
 }
 
@@ -242,8 +240,10 @@ pub struct Sentinel {
     missed_at_end: Vec<Option<u64>>,
     /// This rank has spoken for its node.
     has_spoken: bool,
-    /// As the next in line: the agent, its heartbeat that was seen last, and since when that stands still.
+    /// As one behind the agent: that, its heartbeat that was seen last, and since when that stands still.
     followed: Option<(usize, u64, StoppedSince)>,
+    /// Those between the agent and this one that were found stopped at each look since its heartbeat stands still.
+    stopped_between: BTreeMap<usize, StoppedSince>,
     is_lost: bool,
     farewells: Farewells,
     /// Since when the node's own farewell is being said.
@@ -272,6 +272,7 @@ impl Sentinel {
             missed_at_end: vec![None; post.nodes()],
             has_spoken: false,
             followed: None,
+            stopped_between: BTreeMap::new(),
             is_lost: false,
             farewells: Farewells::default(),
             leaves_since: None,
@@ -336,25 +337,56 @@ impl Sentinel {
         }
     }
 
-    /// Not the agent: the next in line looks whether the agent has been stopped.
+    /// Not the agent: the first behind it that runs looks whether the agent has been stopped.
     fn follow<M: Memory, F, S: Surroundings>(&mut self, site: &Site<'_, M, F, S>) -> Option<Duration> {
-        let speaker = self.post.speaker(site.memory)?;
-        if self.post.next_living(site.memory, speaker + 1) != Some(self.post.local()) {
+        let (speaker, node, options) = (self.post.speaker(site.memory)?, self.post.layout(), self.post.options);
+        if view::has_ended(site.memory, &node, self.post.local()) {
             return None;
         }
         // SYNC POINT: heartbeat. Acquire pairs with the agent's, in `say` and `say_farewell`.
-        let word = site.memory.word(self.post.layout().heartbeat(self.post.here())).load(Ordering::Acquire);
-        let before = self.followed.filter(|(of, seen, _)| (*of, *seen) == (speaker, word));
-        let lapse = self.post.options.heartbeat * FOLLOWING_LAPSE;
-        let still = StoppedSince::seen(before.map(|(_, _, still)| still), site.now, lapse);
+        let word = site.memory.word(node.heartbeat(self.post.here())).load(Ordering::Acquire);
+        let stands = self.followed.is_some_and(|(_, seen, _)| seen == word);
+        let before = self.followed.filter(|(of, ..)| stands && *of == speaker);
+        let still = StoppedSince::seen(before.map(|(.., still)| still), site.now, self.following_lapse());
         self.followed = Some((speaker, word, still));
-        let is_overdue = still.span() >= self.post.options.timeout / 2;
-        if is_overdue && site.surroundings.is_stopped(speaker) {
+        if !self.is_first_that_runs(site, speaker, stands) {
+            return Some(options.timeout / 2);
+        }
+        if still.span() >= options.timeout / 2 && site.surroundings.is_stopped(speaker) {
             // Sooner than other nodes would give this one up for its silence.
             self.note_stopped(site, speaker);
+            // Each would have its own half of the time-out, and the node be given up if they are many.
+            let too_long = self.stopped_between.iter().filter(|(_, stopped)| stopped.span() >= options.timeout);
+            too_long.for_each(|(local, _)| self.note_stopped(site, *local));
             return Some(Duration::ZERO);
         }
-        Some(self.post.options.heartbeat)
+        Some(options.heartbeat)
+    }
+
+    /// Whether all between the agent and this one are found stopped, if there are any. Nobody is looked at while the
+    /// agent's heart beats.
+    fn is_first_that_runs<M: Memory, F, S: Surroundings>(
+        &mut self,
+        site: &Site<'_, M, F, S>,
+        speaker: usize,
+        stands: bool,
+    ) -> bool {
+        let (node, lapse) = (self.post.layout(), self.following_lapse());
+        let before = std::mem::take(&mut self.stopped_between);
+        let between = speaker + 1..self.post.local();
+        for local in between.rev().filter(|local| !view::has_ended(site.memory, &node, *local)) {
+            if !stands || !site.surroundings.is_stopped(local) {
+                self.stopped_between.clear();
+                return false;
+            }
+            let seen = StoppedSince::seen(before.get(&local).copied(), site.now, lapse);
+            self.stopped_between.insert(local, seen);
+        }
+        true
+    }
+
+    fn following_lapse(&self) -> Duration {
+        self.post.options.heartbeat * FOLLOWING_LAPSE
     }
 
     fn note_stopped<M: Memory, F, S>(&self, site: &Site<'_, M, F, S>, local: usize) {

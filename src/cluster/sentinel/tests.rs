@@ -7,11 +7,11 @@ use crate::fabric::WordAt;
 use crate::fabric::sim::{Options, SimFabric, SimNode, World};
 
 /// What a test says happens beside words: nothing, or that the other node's kernel acknowledged something so long ago,
-/// or that this node's ranks are stopped.
+/// or that some of this node's ranks are stopped.
 #[derive(Default)]
 struct Scripted<'test> {
     acknowledged: Option<Duration>,
-    is_stopped: bool,
+    stopped: &'test [usize],
     /// Counts the looks whether a rank is stopped.
     looks: Option<&'test Cell<u32>>,
 }
@@ -25,9 +25,9 @@ impl Surroundings for Scripted<'_> {
         true
     }
 
-    fn is_stopped(&self, _local: usize) -> bool {
+    fn is_stopped(&self, local: usize) -> bool {
         self.looks.inspect(|looks| looks.set(looks.get() + 1));
-        self.is_stopped
+        self.stopped.contains(&local)
     }
 
     fn probe(&self, _node: usize) {}
@@ -69,7 +69,7 @@ fn sentinel_of(rank: usize) -> Sentinel {
 }
 
 fn site(world: &World) -> Site<'_, SimNode, SimFabric, Scripted<'_>> {
-    const CALM: &Scripted<'_> = &Scripted { acknowledged: None, is_stopped: false, looks: None };
+    const CALM: &Scripted<'_> = &Scripted { acknowledged: None, stopped: &[], looks: None };
     let (memory, fabric, surroundings) = (world.memory(0), world.fabric(0), CALM);
     Site { memory, fabric, surroundings, now: Duration::from_secs(1) }
 }
@@ -284,8 +284,10 @@ fn who_runs_between_two_questions_has_not_been_stopped_all_the_time() {
     let (world, mut sentinel) = (world(), sentinel());
     let mut step = |at_ms: u64, asked: u64, is_stopped: bool| {
         set(&world, node().asked_after(1), asked);
-        let (now, surroundings) =
-            (Duration::from_millis(1000 + at_ms), &Scripted { is_stopped, ..Scripted::default() });
+        let (now, surroundings) = (
+            Duration::from_millis(1000 + at_ms),
+            &Scripted { stopped: if is_stopped { &[1] } else { &[] }, ..Scripted::default() },
+        );
         sentinel.step(&Site { now, surroundings, ..site(&world) });
         get(&world, node().end(1)) != 0
     };
@@ -300,7 +302,7 @@ fn who_is_declared_stopped_is_looked_at_no_more() {
     let mut step = |at_ms: u64, asked: u64| {
         set(&world, node().asked_after(1), asked);
         let now = Duration::from_millis(1000 + at_ms);
-        let surroundings = &Scripted { is_stopped: true, looks: Some(&looks), ..Scripted::default() };
+        let surroundings = &Scripted { stopped: &[0, 1], looks: Some(&looks), ..Scripted::default() };
         sentinel.step(&Site { now, surroundings, ..site(&world) });
         get(&world, node().end(1)) != 0
     };
@@ -315,7 +317,7 @@ fn who_is_declared_stopped_is_looked_at_no_more() {
 fn who_was_stopped_itself_does_not_take_its_agent_for_stopped_all_the_time() {
     let (world, mut sentinel) = (world(), sentinel_of(1));
     set(&world, node().heartbeat(0), HeartbeatWord::new(1, 1).0);
-    let surroundings = &Scripted { is_stopped: true, ..Scripted::default() };
+    let surroundings = &Scripted { stopped: &[0, 1], ..Scripted::default() };
     let mut step = |at_ms: u64| {
         sentinel.step(&Site { now: Duration::from_millis(1000 + at_ms), surroundings, ..site(&world) });
         get(&world, node().end(0)) != 0
@@ -323,4 +325,96 @@ fn who_was_stopped_itself_does_not_take_its_agent_for_stopped_all_the_time() {
     assert!(!step(0) && !step(20));
     assert!(!step(5000) && !step(5020) && !step(5040), "it may have run until just now");
     assert!(step(5060), "half of the time-out");
+}
+
+/// The last rank of a node of several, which has just seen its agent's last heartbeat.
+struct Behind {
+    world: World,
+    node: NodeLayout,
+    sentinel: Sentinel,
+    now: Duration,
+}
+
+impl Behind {
+    fn new(ranks: usize) -> Self {
+        let node = NodeLayout::new(ranks, 1).in_job(2 * ranks, 2);
+        let keys: Vec<usize> = (0..2 * ranks).map(|rank| rank / ranks).collect();
+        let mut post = sentinel().post;
+        (post.rank, post.layouts, post.topology) =
+            (ranks - 1, Arc::new([node, node]), Arc::new(Topology::from_keys(&keys)));
+        let world = World::new(Options::new(2, node.words()));
+        let mut behind = Self { world, node, sentinel: Sentinel::new(post), now: Duration::from_secs(1) };
+        behind.beat(1);
+        behind.step(&[]);
+        behind
+    }
+
+    fn beat(&mut self, count: u64) {
+        set(&self.world, self.node.heartbeat(0), HeartbeatWord::new(1, count).0);
+    }
+
+    /// A step while some are stopped, and when it wants the next one; it comes as late as it may.
+    fn step(&mut self, stopped: &[usize]) {
+        let (memory, fabric) = (self.world.memory(0), self.world.fabric(0));
+        let surroundings = &Scripted { stopped, ..Scripted::default() };
+        let pause = self.sentinel.step(&Site { memory, fabric, surroundings, now: self.now });
+        self.now += pause.expect("it looks again").max(Duration::from_millis(1));
+    }
+
+    /// Who is declared stopped.
+    fn declared(&self) -> Vec<usize> {
+        (0..self.node.ranks()).filter(|local| get(&self.world, self.node.end(*local)) != 0).collect()
+    }
+}
+
+#[test]
+fn the_first_rank_that_runs_follows_the_agent_however_many_before_it_are_stopped() {
+    const MS: Duration = Duration::from_millis(1);
+    for ranks in [3, 4, 9] {
+        let mut behind = Behind::new(ranks);
+        let stopped: Vec<usize> = (0..ranks - 1).collect();
+        // The last heartbeat.
+        let begun = Duration::from_secs(1);
+        let heartbeat = |behind: &Behind| get(&behind.world, behind.node.heartbeat(0));
+        let last = heartbeat(&behind);
+        while heartbeat(&behind) == last && behind.now < begun + 400 * MS {
+            let span = behind.now - begun;
+            behind.step(&stopped);
+            assert!(span >= 50 * MS || behind.declared().is_empty(), "{ranks} ranks, after {span:?}");
+        }
+        assert_eq!(behind.declared(), stopped, "{ranks} ranks");
+        let span = behind.now - begun;
+        assert!(span <= 240 * MS, "{ranks} ranks: others would give the node up after four time-outs, not {span:?}");
+    }
+}
+
+#[test]
+fn who_is_further_behind_leaves_the_agent_to_one_between_that_runs() {
+    let mut behind = Behind::new(4);
+    for _ in 0..40 {
+        behind.step(&[0, 1]);
+        behind.step(&[0, 2]);
+    }
+    assert_eq!(behind.declared(), [0; 0]);
+}
+
+/// A debugger has them at several moments.
+#[test]
+fn who_runs_between_two_looks_is_not_declared_with_the_agent() {
+    let mut behind = Behind::new(4);
+    for count in 2..40 {
+        behind.beat(count);
+        behind.step(&[1, 2]);
+    }
+    assert_eq!(behind.declared(), [0; 0], "the agent's heart beats");
+    while behind.declared().is_empty() {
+        behind.step(&[0, 1, 2]);
+    }
+    assert_eq!(behind.declared(), [0]);
+    behind.step(&[0, 1]);
+    let begun = behind.now;
+    while behind.declared() == [0] {
+        behind.step(&[0, 1, 2]);
+    }
+    assert_eq!(behind.declared(), [0, 1], "rank 2 has run {:?} ago", behind.now - begun);
 }

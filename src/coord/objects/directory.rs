@@ -7,14 +7,16 @@
 //! that no name is there twice. A rank that is stopped while it has that lock is followed by others; what it does when
 //! it comes back must do no harm, so every change of a key word is a compare-and-swap with a generation, which grows
 //! whenever the object is opened, too: who was about to take it away fails. A place that such a rank was filling is
-//! left alone until it is gone.
+//! left alone until it is gone, or gives it up. Nor do the two make two objects of a name: whoever fills a place looks
+//! at all others once more, takes from others what they fill, and gives its own up where somebody was quicker.
 //!
 //! An object is there for as long as a member that has not ended has a handle of it. What it can be is in `kind.rs`,
 //! what can go wrong with it and with its words in `fault.rs`.
 //!
 //! `exhaustive` tries every order of the accesses of members that die, or are declared failed and come back.
 //!
-//! Cost of opening: the table's lock, and a look at each key; closing costs a store, and for the last handle as much.
+//! Cost of opening: the table's lock, and a look at each key, of making two; closing costs a store, and for the last
+//! handle as much as opening.
 
 #[cfg(all(test, not(model)))]
 mod exhaustive;
@@ -34,7 +36,7 @@ use super::lease;
 use super::name::Name;
 use crate::fabric::node::{NodeLayout, ObjectTable};
 use crate::fabric::{Memory, WordAt};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, full_fence};
 
 /// A directory's words, wherever they are.
 pub trait Words {
@@ -124,9 +126,10 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     ///
     /// [`DirectoryFault`].
     pub fn open(&self, name: &Name, nature: Nature) -> Fallible<ObjectAt> {
-        match self.find(name)? {
+        let keys = self.keys()?;
+        match self.find_among(&keys, name)? {
             // One that only the dead have left.
-            Some((at, seen)) if self.free_if_unused(&at, seen)? => self.make(name, nature),
+            Some((at, seen)) if self.free_if_unused(&at, seen)? => self.make(name, nature, self.keys()?),
             Some((at, _)) if !self.is_used(&at)? => Err(DirectoryFault::Overtaken),
             Some((at, seen)) => {
                 self.check(&at, nature)?;
@@ -137,7 +140,7 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
                 }
                 Ok(at)
             }
-            None => self.make(name, nature),
+            None => self.make(name, nature, keys),
         }
     }
 
@@ -149,9 +152,9 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         }
     }
 
-    /// The object of a name, if there is one.
-    fn find(&self, name: &Name) -> Fallible<Option<(ObjectAt, KeyWord)>> {
-        for (at, key) in self.keys()?.into_iter().filter(|(_, key)| key.is_of(name)) {
+    /// The object of a name, if there is one, by what the places' keys have been.
+    fn find_among(&self, keys: &[(ObjectAt, KeyWord)], name: &Name) -> Fallible<Option<(ObjectAt, KeyWord)>> {
+        for (at, key) in keys.iter().copied().filter(|(_, key)| key.is_of(name)) {
             let facts: Vec<WordAt> =
                 std::iter::once(at.check()).chain((0..NAME_WORDS).map(|index| at.name(index))).collect();
             let facts = self.words.load(&facts)?;
@@ -179,7 +182,7 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
     ///
     /// [`DirectoryFault::Away`].
     pub fn close_named(&self, name: &Name) -> Fallible<()> {
-        match self.find(name) {
+        match self.find_among(&self.keys()?, name) {
             Ok(Some((at, _))) if self.has_handle(&at, name)? => self.close(&at).map(drop),
             // Another object's.
             Ok(_) | Err(DirectoryFault::Collision) => Ok(()),
@@ -252,30 +255,54 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
 
     /// Makes an object of which this member has a handle as soon as others find it: one that was declared failed, and
     /// comes back, may look for places of objects that nobody has.
-    fn make(&self, name: &Name, nature: Nature) -> Fallible<ObjectAt> {
-        let (at, seen) = self.free_place()?;
+    fn make(&self, name: &Name, nature: Nature, keys: Vec<(ObjectAt, KeyWord)>) -> Fallible<ObjectAt> {
+        let (at, seen) = self.free_place(keys)?;
         let filling = seen.filled_by(self.me);
         if !self.swap(&at, seen, filling)? {
             return Err(DirectoryFault::Overtaken);
         }
+        match self.is_only_maker(&at, name)? && self.fill(&at, filling, name, nature)? {
+            true => Ok(at),
+            false => {
+                // Of two that make an object each may have orphaned the other's place.
+                let _ =
+                    self.swap(&at, filling, filling.freed())? || self.swap(&at, filling.orphaned(), filling.freed())?;
+                Err(DirectoryFault::Overtaken)
+            }
+        }
+    }
+
+    /// Whether nobody but this member, which fills a place, makes or has made an object of a name: then nobody will.
+    /// All others that fill a place are kept from it: the later of two finds the earlier filling, or its object.
+    fn is_only_maker(&self, own: &ObjectAt, name: &Name) -> Fallible<bool> {
+        // SYNC POINT: making. The fence pairs with that of another maker: one of the two finds the other's place.
+        full_fence();
+        let keys = self.keys()?;
+        let is_filling = |(at, key): &&(ObjectAt, KeyWord)| at != own && matches!(key.state(), State::Filling(_));
+        for (at, seen) in keys.iter().filter(is_filling) {
+            if !self.swap(at, *seen, seen.orphaned())? {
+                return Ok(false);
+            }
+        }
+        Ok(self.find_among(&keys, name)?.is_none())
+    }
+
+    /// Has a place that this member fills become an object's. Whether it did.
+    fn fill(&self, at: &ObjectAt, filling: KeyWord, name: &Name, nature: Nature) -> Fallible<bool> {
         let facts =
             [(at.check(), name.check()), (at.parameter(0), nature.kind as u64), (at.parameter(1), nature.parameter)];
         let text = name.words().enumerate().map(|(index, word)| (at.name(index), word));
         let number = self.next_number()?;
-        let made = (self.table == ObjectTable::Home).then_some((CopyAt(at).made(), number));
+        let made = (self.table == ObjectTable::Home).then_some((CopyAt(*at).made(), number));
         let own = (at.handles(self.me), 1);
         let number = [(at.home().numbers, number), (at.held_since(), 0), own].into_iter().chain(made);
         let all: Vec<(WordAt, u64)> = at.state().map(|at| (at, 0)).chain(facts).chain(text).chain(number).collect();
         self.words.store(&all)?;
-        match self.swap(&at, filling, filling.live(name.key()))? {
-            true => Ok(at),
-            false => Err(DirectoryFault::Overtaken),
-        }
+        self.swap(at, filling, filling.live(name.key()))
     }
 
     /// A place that is nobody's: one that was, or else one of an object that only the dead have left.
-    fn free_place(&self) -> Fallible<(ObjectAt, KeyWord)> {
-        let keys = self.keys()?;
+    fn free_place(&self, keys: Vec<(ObjectAt, KeyWord)>) -> Fallible<(ObjectAt, KeyWord)> {
         for (at, seen) in &keys {
             if let Some(free) = self.freed(at, *seen)? {
                 return Ok((*at, free));

@@ -25,7 +25,7 @@ impl Election {
     pub(super) fn look(&self, is_watching: bool, until: Option<Instant>) -> Result<Poll<Option<Leader>>, LockError> {
         let handle = self.handle();
         let reach = &handle.site.reach;
-        let begun = begun(reach);
+        let begun = self.begun();
         let [term, leader] = loop {
             let home = Home::of(reach, &handle.at);
             let at = ElectionAt::of(&home.at);
@@ -120,7 +120,7 @@ impl Election {
     pub(super) fn announce(&self, mandate: &Mandate<'_>) -> Result<bool, LockError> {
         let (handle, term) = (self.handle(), mandate.token());
         let reach = &handle.site.reach;
-        let begun = begun(reach);
+        let begun = self.begun();
         loop {
             // Whoever has followed may have been lost with the last home: the next one would not know of it.
             mandate.assure()?;
@@ -146,7 +146,7 @@ impl Election {
     pub(super) fn withdraw(&self, term: Token) -> Result<bool, LockError> {
         let handle = self.handle();
         let reach = &handle.site.reach;
-        let begun = begun(reach);
+        let begun = self.begun();
         // First, so that a steward that announces it anew sees that it is not to.
         self.forget(term);
         loop {
@@ -178,11 +178,6 @@ impl Election {
         let watchers = ranks.zip(watches).filter(|(rank, watches)| *watches != 0 && *rank != reach.rank);
         watchers.filter(|(rank, _)| !reach.has_ended(*rank)).for_each(|(rank, _)| reach.poke(rank));
     }
-}
-
-/// When a call begins that may wait for its home; in a job of one node, whose home is always there, no clock is read.
-fn begun(reach: &Reach) -> Option<Instant> {
-    reach.spans_nodes().then(Instant::now)
 }
 
 /// Whether a home is lost, which may answer all the same for a while.
@@ -284,18 +279,51 @@ mod tests {
         guard
     }
 
+    /// Longer than one step of a call takes that fails at once.
+    const A_WHILE: Duration = Duration::from_millis(100);
+
+    /// How long a call has waited in vain, as its error says.
+    fn waited_of<T: std::fmt::Debug>(called: Result<T, LockError>) -> Duration {
+        match called {
+            Err(LockError::Unreachable { waited, .. }) => waited,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// It looks again and again.
+    #[test]
+    fn who_watches_until_the_home_is_silent_says_how_long_it_has_watched() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let election = jobs[0].election(&name_at(&[1], 2, 0)).expect("room");
+        let home = Home::of(&jobs[0].membership().reach, &election.handle().at);
+        let ((watched, _election), lasted) = std::thread::scope(|scope| {
+            let watch = move || (election.wait_for_change(None, Duration::from_secs(60)), election);
+            let watching = scope.spawn(watch);
+            let watches = ElectionAt::watches(&home.at, 0);
+            await_that("it does not watch", || jobs[1].membership().reach.load(watches) != 0);
+            let begun = Instant::now();
+            std::thread::sleep(A_WHILE);
+            let lasted = begun.elapsed();
+            doubt(&jobs[0], 1, true);
+            (watching.join().expect("no panic"), lasted)
+        });
+        doubt(&jobs[0], 1, false);
+        assert!(waited_of(watched) >= lasted);
+    }
+
     /// It is not heard of its home any more, and gives up: when that is heard again nobody leads.
     #[test]
     fn who_gives_up_as_the_home_is_silent_is_announced_there_no_more() {
         let jobs = on_nodes(&[0, 1], &JobOptions::new());
         let name = name_at(&[1], 2, 0);
         let [election, other] = [0, 1].map(|rank: usize| jobs[rank].election(&name).expect("room"));
-        let guard = win(&election);
+        let (begun, guard) = (Instant::now(), win(&election));
+        std::thread::sleep(A_WHILE);
         doubt(&jobs[0], 1, true);
-        let given_up = election.lead(guard).map(drop);
+        let given_up = election.lead(guard, Some(begun)).map(drop);
         let has_waited =
             |error| matches!(error, Some(LockError::Unreachable { node: 1, waited, .. }) if !waited.is_zero());
-        assert!(has_waited(given_up.err()), "for how long?");
+        assert!(waited_of(given_up) >= A_WHILE, "also for being elected");
         assert!(has_waited(election.leader().err()));
         let unopened = jobs[0].election(&name_at(&[1], 2, 1)).err();
         let Some(ObjectError::Table { source, .. }) = unopened else { panic!("{unopened:?}") };
@@ -348,7 +376,7 @@ mod tests {
         let (reach, at) = (jobs[0].membership().reach.clone(), election.handle().at);
         let guard = win(&election);
         drop(jobs.remove(1));
-        let given_up = election.lead(guard).map(drop);
+        let given_up = election.lead(guard, None).map(drop);
         assert!(matches!(given_up, Err(LockError::NoRoom { node: 2, .. })), "{given_up:?}");
         drop(full);
         await_that("it does not move", || Home::of(&reach, &at).site.home == 2);

@@ -5,9 +5,6 @@
 //! The directory's own code runs here, one access to the table at a time: a call is begun anew for each, with the
 //! answers that it has had before, and is cut off behind the next one. (What it reads or writes together is one access;
 //! it is published by a word that is swapped alone.)
-//!
-//! Not looked for here: a second object of a name, which one that was declared failed in the middle of making its own
-//! can yet make while the next one, which has found none, makes another.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -251,14 +248,25 @@ impl World {
             assert!(KeyWord(self.word(at.key())).is_of(&name(index)), "member {me}'s object is gone");
             assert!(self.word(at.handles(me)) > 0, "member {me}'s handle is gone");
         }
+        for index in 0..NAMES.len() {
+            let is_of = |place: &usize| {
+                let at = self.place(*place);
+                KeyWord(self.word(at.key())).is_of(&name(index)) && self.word(at.check()) == name(index).check()
+            };
+            let places: Vec<usize> = (1..=self.places).filter(is_of).collect();
+            assert!(places.len() <= 1, "{:?} is at {places:?}", NAMES[index]);
+        }
     }
 
-    /// All is over: those that live have left nothing of what they had. When all have ended all places are there for
-    /// others. (One that a living member was filling may be orphaned by one that was declared failed: until then it is
-    /// kept for the first.)
+    /// All is over: those that live, or were declared failed and have come back, fill no place, and the former have
+    /// left nothing of what they had. When all have ended all places are there for others.
     fn check_end(&self) {
         for place in (1..=self.places).map(|index| self.place(index)) {
-            let is_live = KeyWord(self.word(place.key())).is_live();
+            let key = KeyWord(self.word(place.key()));
+            let is_live = key.is_live();
+            if let State::Filling(member) | State::Orphaned(member) = key.state() {
+                assert!(self.members[member].is_dead, "a place is kept for member {member}");
+            }
             let lives = |me: &usize| !self.members[*me].is_dead && !self.members[*me].is_suspected;
             let has_some = |me: usize| self.word(place.handles(me)) > 0;
             assert!(!is_live || !(0..MEMBERS).filter(lives).any(has_some), "a handle is left");
@@ -339,4 +347,9 @@ fn one_that_was_declared_failed_comes_back_and_does_no_harm() {
 #[test]
 fn two_names_in_want_of_one_place() {
     go(World::new(1, [TWICE, ANOTHER], 1, 1));
+}
+
+#[test]
+fn two_that_were_declared_failed_make_no_two_objects_of_a_name() {
+    go(World::new(2, [OPENS_AND_CLOSES, OPENS_AND_CLOSES], 0, 2));
 }
