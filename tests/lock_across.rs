@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::children::{Children, answer, await_line, role};
-use common::homes::{name_at, waiting_at};
+use common::homes::{holder_at, name_at, waiting_at};
 use common::nodes::{Across, Marks};
 use common::ranks::{LIMIT, await_that};
 use phalanx::{Job, Lock, LockError, LockRequest};
@@ -657,6 +657,34 @@ fn who_cancels_is_told_whether_it_was_granted() {
         expect(&mut children, 0, "try", "true");
         end(children, 3);
     }
+}
+
+/// The holder's node is lost. Whoever finds that first, as it looks whether its request is granted, and then does
+/// something else, holds nobody up who has asked before it.
+#[test]
+fn who_looks_once_and_finds_the_holder_lost_leaves_the_lock_to_the_first() {
+    const TEST: &str = "who_looks_once_and_finds_the_holder_lost_leaves_the_lock_to_the_first";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, name) = obedient(TEST, &[0, 1, 2, 3]);
+    let [holder, first, second] = [1, 2, 3];
+    expect(&mut children, holder, "acquire", "had");
+    expect(&mut children, first, "request", "asked");
+    expect(&mut children, second, "request", "asked");
+    children.kill(holder);
+    while holder_at(children.pid(0), &name) == Some(holder) {
+        // The home answers it nothing while it looks once, and all when it has.
+        children.stop(0);
+        children.say(second, "test");
+        std::thread::sleep(Duration::from_millis(2));
+        children.signal(0, rustix::process::Signal::CONT);
+        assert_eq!(children.next_answer(second), "false");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    expect(&mut children, first, "wait", "had");
+    expect(&mut children, first, "release", "released");
+    expect(&mut children, second, "wait", "had");
 }
 
 /// Two ranks of a node have a lock by turns while one of another node waits for it: they pass it on to each other so

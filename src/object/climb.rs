@@ -225,6 +225,11 @@ impl Climb {
         self.at.load(self.memory()).tenure().is_engaged()
     }
 
+    /// Whether the node has a claim at the home, or has one carried on to the next: whoever gives the lock up finds it.
+    pub fn has_claim(&self) -> bool {
+        self.at.load(self.memory()).tenure() == Tenure::Waiting
+    }
+
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
     pub fn may_pass_on(&self) -> bool {
         matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_HANDED_ON)

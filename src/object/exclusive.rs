@@ -139,7 +139,8 @@ impl Exclusive {
         Ok(queued)
     }
 
-    /// Whether the claim has been granted: the token. Where this fails it is taken back.
+    /// Whether the claim has been granted: the token. Waits for no other rank, and for the home only where it has to be
+    /// told something. Where this fails the claim is taken back.
     pub fn test(&self, queued: &mut Queued) -> Result<Option<u64>, LockError> {
         let Queued { wait, place } = queued;
         if let Place::OnNode = place {
@@ -151,9 +152,9 @@ impl Exclusive {
             *place = self.place_from(granted);
         }
         match (place, &self.climb) {
-            (Place::Climbing(ascent), Some(climb)) => match climb.poll(ascent) {
-                Poll::Ready(reached) => self.arrive(climb, ascent, reached, wait).map(Some),
-                Poll::Pending => Ok(None),
+            (Place::Climbing(ascent), Some(climb)) => match climb.look(ascent) {
+                Some(reached) => self.arrive(climb, ascent, reached, wait).map(Some),
+                None => Ok(None),
             },
             (Place::Granted(token), _) => self.node.look_at_oneself().map(|()| Some(*token)),
             (Place::OnNode | Place::Climbing(_), _) => unreachable!("it has its node's lock, and climbs"),
@@ -369,5 +370,39 @@ impl Exclusive {
     /// If this rank has been declared failed, it has neither the lock nor a claim.
     pub fn look_at_oneself(&self) -> Result<(), LockError> {
         self.node.look_at_oneself()
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::Job;
+    use crate::job::pretended::{await_that, name_at, on_nodes};
+
+    /// A lock at home on node 0 of two, the other of which has two ranks: that of each rank, with what keeps it there.
+    fn of_three(jobs: &[Job]) -> [(Exclusive, crate::Lock); 3] {
+        let name = name_at(&[0], 2, 0);
+        [0, 1, 2].map(|rank: usize| {
+            let lock = jobs[rank].lock(&name).expect("room");
+            (Exclusive::new(lock.handle()), lock)
+        })
+    }
+
+    /// The rank before it on its node has left neither the lock nor a claim: the look that finds that asks for a place.
+    #[test]
+    fn who_inherits_nothing_has_a_place_as_soon_as_it_looks() {
+        let jobs = on_nodes(&[0, 1, 1], &JobOptions::new());
+        let [(there, _there), (neighbour, _neighbour), (here, _here)] = of_three(&jobs);
+        there.acquire(None).expect("it is free");
+        neighbour.node.try_take().expect("nobody fails").expect("nobody of its node has it");
+        let mut queued = here.request().expect("a place");
+        neighbour.node.release().expect("it was held");
+        let mut looks = || here.test(&mut queued).map(|_| matches!(queued.place, Place::OnNode));
+        await_that("its turn on its node never comes", || looks() == Ok(false));
+        assert!(here.climb.as_ref().expect("there are several nodes").has_claim());
+        there.release().expect("it was held");
+        assert!(here.wait(queued, None).is_ok());
+        here.release().expect("it was held");
     }
 }

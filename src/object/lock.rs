@@ -235,8 +235,8 @@ enum Place {
 }
 
 impl<'lock> LockRequest<'lock> {
-    /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the
-    /// guard at once.
+    /// Whether the lock is granted, without waiting for other ranks. After that the request is spent:
+    /// [`wait`](Self::wait) returns the guard at once.
     ///
     /// # Errors
     ///
@@ -245,8 +245,10 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Cost
     ///
-    /// A look at this node's memory; where this node waits for another one its connections are polled, too. After an
-    /// error that of [`Lock::request`].
+    /// A look at this node's memory; where this node waits for another one its connections are polled, too. Where there
+    /// is something to be done at the home this waits for that: a round trip to take up what was granted, up to five
+    /// where the node is lost that holds the lock (docs/design.md, "When a holder dies"), and those of
+    /// [`Lock::request`] where this node asks for a place, as after an error.
     pub fn test(&mut self) -> Result<bool, LockError> {
         if let Place::None = self.place {
             self.place = Place::Queued(Box::new(self.lock.lock.request()?));

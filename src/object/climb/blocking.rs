@@ -41,6 +41,17 @@ impl Climb {
         self.wait_while(ascent, None, |ascent| !ascent.is_waiting())
     }
 
+    /// Goes on with an ascent that waits for others. Where more is to be done at the home than to look, until that is
+    /// done, as [`find_place`](Self::find_place) does: left in the middle it would hold those up who come before it,
+    /// and lose its place with the home.
+    pub fn look(&self, ascent: &mut Ascent) -> Option<Reached> {
+        match self.poll(ascent) {
+            Poll::Ready(reached) => Some(reached),
+            Poll::Pending if self.has_claim() => None,
+            Poll::Pending => self.find_place(ascent),
+        }
+    }
+
     /// As [`wait`](Self::wait). Reads no clock where nothing is to be waited for.
     fn wait_until(&self, ascent: &mut Ascent, limit: Option<(Instant, Duration)>) -> Option<Reached> {
         self.wait_while(ascent, limit, |_| true)
