@@ -214,14 +214,16 @@ impl Exclusive {
     }
 
     /// Takes the claim back of a rank that has no more than a place among those of its node. Whether it had been
-    /// granted the lock: its node's, together with what that has at the home.
+    /// granted the lock: its node's, also as it looks now, together with what that has at the home or is granted there.
     fn leave_queue(&self, climb: &Climb) -> bool {
-        match self.node.withdraw() {
+        match self.node.look_and_withdraw() {
             Withdrawn::Cancelled => {
                 self.settle_above(climb);
                 false
             }
             Withdrawn::Granted(_) if climb.take_over() => self.give_back(),
+            // The one before has left its claim.
+            Withdrawn::Granted(granted) if climb.has_claim() => self.turn_back(climb, &mut climb.begin(granted)),
             Withdrawn::Granted(_) => {
                 let _ = self.leave(climb);
                 false
@@ -235,7 +237,7 @@ impl Exclusive {
             return false;
         }
         // What is in the mailbox counts.
-        let polled = if ascent.is_waiting() { climb.poll(ascent) } else { Poll::Pending };
+        let polled = if climb.has_claim() { climb.poll(ascent) } else { Poll::Pending };
         match polled {
             Poll::Ready(Ok(Summit::Held(_))) => return self.give_back(),
             Poll::Ready(Err(fault)) => drop(self.fail(climb, ascent, fault, Duration::ZERO)),

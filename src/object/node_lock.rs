@@ -479,6 +479,18 @@ impl NodeLock {
         withdrawn
     }
 
+    /// The same, unless the lock is this rank's for the asking: then it has it, too.
+    pub fn look_and_withdraw(&self) -> Withdrawn {
+        match ready(self.queue.poll(self.segment(), &self.has_ended())) {
+            Some(_) if self.look_at_oneself().is_err() => Withdrawn::Cancelled,
+            Some(token) => {
+                self.usage.set(Use::Held);
+                Withdrawn::Granted(token)
+            }
+            None => self.withdraw(),
+        }
+    }
+
     /// Takes the claim back, and what it has been granted. Whether it had not been granted.
     pub fn cancel(&self) -> bool {
         let is_granted = matches!(self.withdraw(), Withdrawn::Granted(_));
