@@ -92,9 +92,11 @@ impl Exclusive {
         self.wait(Queued { wait: Wait::new(), place }, limit)
     }
 
-    /// The place of a rank that has its node's lock, by this grant.
+    /// The place of a rank that has its node's lock, by this grant: of several nodes it has only asked for the lock.
     fn place_from(&self, granted: u64) -> Place {
-        self.climb.as_ref().map_or(Place::Granted(granted), |climb| Place::Climbing(climb.begin(granted)))
+        let Some(climb) = &self.climb else { return Place::Granted(granted) };
+        self.node.note_request();
+        Place::Climbing(climb.begin(granted))
     }
 
     /// Takes the lock if nobody holds it and nobody would be passed by for too long.
@@ -108,6 +110,7 @@ impl Exclusive {
 
     #[cold]
     fn try_to_climb(&self, climb: &Climb, granted: u64) -> Result<Option<u64>, LockError> {
+        self.node.note_request();
         let (mut ascent, begun) = (climb.begin_to_try(granted), Instant::now());
         match climb.wait(&mut ascent, begun, Some(PATIENCE)) {
             Some(Ok(Summit::Held(token))) => self.granted(token).map(Some),
@@ -130,7 +133,6 @@ impl Exclusive {
             }
         }
         if let (Place::Climbing(ascent), Some(climb)) = (&mut queued.place, &self.climb) {
-            self.node.note_request();
             if let Some(reached) = climb.find_place(ascent) {
                 let token = self.arrive(climb, ascent, reached, &queued.wait)?;
                 queued.place = Place::Granted(token);
@@ -148,7 +150,6 @@ impl Exclusive {
             if self.climb.is_none() {
                 return Ok(Some(self.node.noted_if_long(granted, wait)));
             }
-            self.node.note_request();
             *place = self.place_from(granted);
         }
         match (place, &self.climb) {
@@ -185,10 +186,7 @@ impl Exclusive {
     /// An ascent of this rank, which waits, has come to its end: the token.
     fn arrive(&self, climb: &Climb, ascent: &mut Ascent, reached: Reached, wait: &Wait) -> Result<u64, LockError> {
         match reached {
-            Ok(Summit::Held(token)) => {
-                self.node.note_request_granted();
-                self.granted(token)
-            }
+            Ok(Summit::Held(token)) => self.granted(token),
             Ok(Summit::Free) => unreachable!("who wants to hold it waits"),
             Err(fault) => Err(self.fail(climb, ascent, fault, wait.waited())),
         }
@@ -310,7 +308,10 @@ impl Exclusive {
     /// The node holds it, and this rank has the node's lock, unless it has been declared failed.
     fn granted(&self, token: u64) -> Result<u64, LockError> {
         match self.node.look_at_oneself() {
-            Ok(()) => Ok(self.node.noted(token)),
+            Ok(()) => {
+                self.node.note_request_granted();
+                Ok(self.node.noted(token))
+            }
             Err(error) => {
                 let _ = self.node.release();
                 Err(error)
@@ -389,6 +390,24 @@ mod tests {
             let lock = jobs[rank].lock(&name).expect("room");
             (Exclusive::new(lock.handle()), lock)
         })
+    }
+
+    /// A thread waits in a call; others of its rank hold nothing whose guard they could drop.
+    #[test]
+    fn who_asks_beside_a_thread_that_waits_is_told_that_its_rank_has_asked() {
+        let jobs = on_nodes(&[0, 1, 1], &JobOptions::new());
+        let [(there, _there), (here, _here), _] = of_three(&jobs);
+        let beside = Exclusive::new(_here.handle());
+        there.acquire(None).expect("it is free");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || here.acquire(None).map(|_| here.release()));
+            await_that("it does not ask", || beside.climb.as_ref().expect("several nodes").has_claim());
+            let refused = [beside.acquire(None).err(), beside.try_acquire().err(), beside.request().err()];
+            there.release().expect("it was held");
+            assert_eq!(waiting.join().expect("no panic"), Ok(Ok(())));
+            let is_request = |error: &Option<LockError>| matches!(error, Some(LockError::AlreadyRequested { .. }));
+            assert!(refused.iter().all(is_request), "{refused:?}");
+        });
     }
 
     /// The rank before it on its node has left neither the lock nor a claim: the look that finds that asks for a place.
