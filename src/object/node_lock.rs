@@ -473,8 +473,8 @@ impl NodeLock {
         let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
         match withdrawn {
             Withdrawn::Granted(_) => self.usage.set(Use::Held),
-            // It is not this rank's: what was noted goes.
-            Withdrawn::Cancelled => drop(self.release()),
+            // It is not this rank's, nor is what is noted of its holder.
+            Withdrawn::Cancelled => self.usage.set(Use::Nothing),
         }
         withdrawn
     }
@@ -558,10 +558,19 @@ impl NodeLock {
     /// Before the lock is released: what was noted is not of the next hold.
     #[inline]
     fn clear_note(&self) {
-        let since = self.segment().word(self.at.held_since());
-        // Relaxed, both: as above. Somebody may note it just now, and be wrong until the next one holds the lock.
-        if since.load(Ordering::Relaxed) != 0 {
-            since.store(0, Ordering::Relaxed);
+        // Relaxed: as above. Somebody may note it just now, and be wrong until the next one holds the lock.
+        let noted = SinceWord(self.segment().word(self.at.held_since()).load(Ordering::Relaxed));
+        if noted.0 != 0 {
+            self.clear(noted);
+        }
+    }
+
+    /// Where this rank was declared failed meanwhile what is noted may be of the one that has followed it.
+    fn clear(&self, noted: SinceWord) {
+        let is_own = noted.holder() == Some(self.membership.local_of(self.rank()));
+        if is_own || self.queue.is_held(self.segment()) {
+            // Relaxed: for those who look.
+            self.segment().word(self.at.held_since()).store(0, Ordering::Relaxed);
         }
     }
 
