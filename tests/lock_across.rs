@@ -537,6 +537,13 @@ fn obey(job: &Job, lock: &Lock) {
                 guard = Some(lock.acquire().expect("its turn comes"));
                 answer("had");
             }
+            "wait a little" => {
+                let error = lock.acquire_timeout(Duration::from_millis(30)).expect_err("it is not its turn");
+                let LockError::TimedOut { holder, holder_node, .. } = &error else { panic!("{error}") };
+                let text = error.to_string();
+                let asked = text.contains("has asked for it before");
+                answer(format!("holder {holder:?} on node {holder_node:?}, who has asked: {asked}"));
+            }
             "cancel" => answer(request.take().expect("a request").cancel()),
             "try" => {
                 // Released before that is said.
@@ -666,6 +673,24 @@ fn who_cancels_is_told_whether_it_was_granted() {
         expect(&mut children, 0, "try", "true");
         end(children, 3);
     }
+}
+
+/// Whose neighbour has asked and waits for another node is told so, and not that the neighbour holds it.
+#[test]
+fn who_waits_in_vain_behind_a_neighbour_is_told_that_it_has_asked() {
+    const TEST: &str = "who_waits_in_vain_behind_a_neighbour_is_told_that_it_has_asked";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, _) = obedient(TEST, &[0, 1, 1]);
+    expect(&mut children, 0, "acquire", "had");
+    expect(&mut children, 1, "request", "asked");
+    expect(&mut children, 2, "wait a little", "holder Some(1) on node None, who has asked: true");
+    expect(&mut children, 0, "release", "released");
+    expect(&mut children, 1, "wait", "had");
+    expect(&mut children, 2, "wait a little", "holder Some(1) on node Some(1), who has asked: false");
+    expect(&mut children, 1, "release", "released");
+    end(children, 3);
 }
 
 /// The holder's node is lost. Whoever finds that first, as it looks whether its request is granted, and then does

@@ -447,6 +447,7 @@ impl NodeLock {
     /// The time is over, unless the lock is granted just now.
     fn give_up(&self, wait: &Wait) -> Result<u64, LockError> {
         let (holder, ahead) = (self.queue.holder(self.segment()), self.ahead());
+        let holder_node = holder.filter(|_| self.is_held_here()).map(|_| self.membership.here());
         match self.queue.withdraw(self.segment(), &self.has_ended()) {
             Withdrawn::Granted(token) => self.look_at_oneself().map(|()| token),
             Withdrawn::Cancelled => Err(LockError::TimedOut {
@@ -454,10 +455,17 @@ impl NodeLock {
                 name: self.name.clone(),
                 waited: wait.waited(),
                 holder: holder.map(|local| self.rank_at(local)),
-                holder_node: holder.map(|_| self.membership.here()),
+                holder_node,
                 ahead,
             }),
         }
+    }
+
+    /// Whether who has the node's lock holds what that is a part of: not where it is on its way to the home, or waits
+    /// there for another node.
+    fn is_held_here(&self) -> bool {
+        let tenure = || TenureAt(self.at).load(self.segment()).tenure();
+        !self.membership.reach.spans_nodes() || matches!(tenure(), Tenure::Held(_))
     }
 
     /// The home is not heard, unless the lock is granted just now.
