@@ -146,7 +146,8 @@ impl Lock {
     /// Where another rank of this node has the lock, or has asked before, the place is behind that one in the node's
     /// queue, and among nodes it is what that one leaves: the lock itself, or the node's place at the home. Only where
     /// it leaves neither the node asks for another place as this rank looks: where the lock has been handed on 64
-    /// times, was being given up as this rank asked, or was only tried.
+    /// times, was being given up as this rank asked, or was only tried; and where the one before has died or given up
+    /// in the middle of a call that was asking the home, or the home was lost just then.
     ///
     /// # Errors
     ///
