@@ -645,9 +645,7 @@ fn who_cancels_is_told_whether_it_was_granted() {
         assert_eq!(waiting_at(children.pid(0), &name), [0; 0]);
         // It is, and it has not looked.
         expect(&mut children, other, "request", "asked");
-        while waiting_at(children.pid(0), &name).is_empty() {
-            expect(&mut children, other, "test", "false");
-        }
+        assert_eq!(waiting_at(children.pid(0), &name), [other]);
         expect(&mut children, holder, "release", "released");
         expect(&mut children, other, "cancel", "false");
         expect(&mut children, holder, "try", "true");
@@ -672,6 +670,53 @@ fn who_cancels_is_told_whether_it_was_granted() {
         expect(&mut children, 2, "cancel", "false");
         expect(&mut children, 0, "try", "true");
         end(children, 3);
+    }
+}
+
+/// Requests keep their order at the next home, whether anybody looks at them or not.
+#[test]
+fn requests_that_nobody_looks_at_keep_their_order_when_the_home_is_lost() {
+    const TEST: &str = "requests_that_nobody_looks_at_keep_their_order_when_the_home_is_lost";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, _) = obedient(TEST, &[0, 1, 2, 3]);
+    expect(&mut children, 1, "acquire", "had");
+    expect(&mut children, 3, "request", "asked");
+    expect(&mut children, 2, "request", "asked");
+    children.kill(0);
+    expect(&mut children, 1, "release", "released");
+    // The second waits first.
+    children.say(2, "wait");
+    expect(&mut children, 3, "wait", "had");
+    expect(&mut children, 3, "release", "released");
+    assert_eq!(children.next_answer(2), "had");
+}
+
+/// Whoever has asked and looks no more, as it is dead, holds nobody up: neither before it is granted the lock nor after.
+#[test]
+fn a_request_whose_rank_is_killed_holds_nobody_up() {
+    const TEST: &str = "a_request_whose_rank_is_killed_holds_nobody_up";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    // Its node lives on, or is lost with it.
+    for nodes in [&[0, 1, 2, 1][..], &[0, 1, 2]] {
+        for is_granted in [false, true] {
+            let (mut children, name) = obedient(TEST, nodes);
+            expect(&mut children, 0, "acquire", "had");
+            expect(&mut children, 1, "request", "asked");
+            expect(&mut children, 2, "request", "asked");
+            if is_granted {
+                expect(&mut children, 0, "release", "released");
+                assert_eq!(holder_at(children.pid(0), &name), Some(1));
+                children.kill(1);
+            } else {
+                children.kill(1);
+                expect(&mut children, 0, "release", "released");
+            }
+            expect(&mut children, 2, "wait", "had");
+        }
     }
 }
 
