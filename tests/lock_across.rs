@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::children::{Children, answer, await_line, role};
-use common::homes::{name_at, waiting_at};
+use common::homes::{holder_at, name_at, waiting_at};
 use common::nodes::{Across, Marks};
 use common::ranks::{LIMIT, await_that};
 use phalanx::{Job, Lock, LockError, LockRequest};
@@ -537,6 +537,13 @@ fn obey(job: &Job, lock: &Lock) {
                 guard = Some(lock.acquire().expect("its turn comes"));
                 answer("had");
             }
+            "wait a little" => {
+                let error = lock.acquire_timeout(Duration::from_millis(30)).expect_err("it is not its turn");
+                let LockError::TimedOut { holder, holder_node, .. } = &error else { panic!("{error}") };
+                let text = error.to_string();
+                let asked = text.contains("has asked for it before");
+                answer(format!("holder {holder:?} on node {holder_node:?}, who has asked: {asked}"));
+            }
             "cancel" => answer(request.take().expect("a request").cancel()),
             "try" => {
                 // Released before that is said.
@@ -638,9 +645,7 @@ fn who_cancels_is_told_whether_it_was_granted() {
         assert_eq!(waiting_at(children.pid(0), &name), [0; 0]);
         // It is, and it has not looked.
         expect(&mut children, other, "request", "asked");
-        while waiting_at(children.pid(0), &name).is_empty() {
-            expect(&mut children, other, "test", "false");
-        }
+        assert_eq!(waiting_at(children.pid(0), &name), [other]);
         expect(&mut children, holder, "release", "released");
         expect(&mut children, other, "cancel", "false");
         expect(&mut children, holder, "try", "true");
@@ -648,15 +653,117 @@ fn who_cancels_is_told_whether_it_was_granted() {
         expect(&mut children, other, "request", "asked");
         expect(&mut children, other, "cancel", "false");
         expect(&mut children, holder, "try", "true");
-        // A neighbour has it, and has perhaps passed it on.
+        // It is its node's, by the claim that a neighbour has left it, and it has not looked.
+        if holder == 0 {
+            expect(&mut children, 0, "acquire", "had");
+            expect(&mut children, 1, "request", "asked");
+            expect(&mut children, 2, "request", "asked");
+            expect(&mut children, 1, "cancel", "true");
+            expect(&mut children, 0, "release", "released");
+            expect(&mut children, 2, "cancel", "false");
+            expect(&mut children, 0, "try", "true");
+        }
+        // A neighbour has it, and passes it on.
         expect(&mut children, 1, "acquire", "had");
         expect(&mut children, 2, "request", "asked");
         expect(&mut children, 1, "release", "released");
-        children.say(2, "cancel");
-        children.next_answer(2);
+        expect(&mut children, 2, "cancel", "false");
         expect(&mut children, 0, "try", "true");
         end(children, 3);
     }
+}
+
+/// Requests keep their order at the next home, whether anybody looks at them or not.
+#[test]
+fn requests_that_nobody_looks_at_keep_their_order_when_the_home_is_lost() {
+    const TEST: &str = "requests_that_nobody_looks_at_keep_their_order_when_the_home_is_lost";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, _) = obedient(TEST, &[0, 1, 2, 3]);
+    expect(&mut children, 1, "acquire", "had");
+    expect(&mut children, 3, "request", "asked");
+    expect(&mut children, 2, "request", "asked");
+    children.kill(0);
+    expect(&mut children, 1, "release", "released");
+    // The second waits first.
+    children.say(2, "wait");
+    expect(&mut children, 3, "wait", "had");
+    expect(&mut children, 3, "release", "released");
+    assert_eq!(children.next_answer(2), "had");
+}
+
+/// Whoever has asked and looks no more, as it is dead, holds nobody up: neither before it is granted the lock nor after.
+#[test]
+fn a_request_whose_rank_is_killed_holds_nobody_up() {
+    const TEST: &str = "a_request_whose_rank_is_killed_holds_nobody_up";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    // Its node lives on, or is lost with it.
+    for nodes in [&[0, 1, 2, 1][..], &[0, 1, 2]] {
+        for is_granted in [false, true] {
+            let (mut children, name) = obedient(TEST, nodes);
+            expect(&mut children, 0, "acquire", "had");
+            expect(&mut children, 1, "request", "asked");
+            expect(&mut children, 2, "request", "asked");
+            if is_granted {
+                expect(&mut children, 0, "release", "released");
+                assert_eq!(holder_at(children.pid(0), &name), Some(1));
+                children.kill(1);
+            } else {
+                children.kill(1);
+                expect(&mut children, 0, "release", "released");
+            }
+            expect(&mut children, 2, "wait", "had");
+        }
+    }
+}
+
+/// Whose neighbour has asked and waits for another node is told so, and not that the neighbour holds it.
+#[test]
+fn who_waits_in_vain_behind_a_neighbour_is_told_that_it_has_asked() {
+    const TEST: &str = "who_waits_in_vain_behind_a_neighbour_is_told_that_it_has_asked";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, _) = obedient(TEST, &[0, 1, 1]);
+    expect(&mut children, 0, "acquire", "had");
+    expect(&mut children, 1, "request", "asked");
+    expect(&mut children, 2, "wait a little", "holder Some(1) on node None, who has asked: true");
+    expect(&mut children, 0, "release", "released");
+    expect(&mut children, 1, "wait", "had");
+    expect(&mut children, 2, "wait a little", "holder Some(1) on node Some(1), who has asked: false");
+    expect(&mut children, 1, "release", "released");
+    end(children, 3);
+}
+
+/// The holder's node is lost. Whoever finds that first, as it looks whether its request is granted, and then does
+/// something else, holds nobody up who has asked before it.
+#[test]
+fn who_looks_once_and_finds_the_holder_lost_leaves_the_lock_to_the_first() {
+    const TEST: &str = "who_looks_once_and_finds_the_holder_lost_leaves_the_lock_to_the_first";
+    if role().is_some() {
+        return obey_the_test();
+    }
+    let (mut children, name) = obedient(TEST, &[0, 1, 2, 3]);
+    let [holder, first, second] = [1, 2, 3];
+    expect(&mut children, holder, "acquire", "had");
+    expect(&mut children, first, "request", "asked");
+    expect(&mut children, second, "request", "asked");
+    children.kill(holder);
+    while holder_at(children.pid(0), &name) == Some(holder) {
+        // The home answers it nothing while it looks once, and all when it has.
+        children.stop(0);
+        children.say(second, "test");
+        std::thread::sleep(Duration::from_millis(2));
+        children.signal(0, rustix::process::Signal::CONT);
+        assert_eq!(children.next_answer(second), "false");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    expect(&mut children, first, "wait", "had");
+    expect(&mut children, first, "release", "released");
+    expect(&mut children, second, "wait", "had");
 }
 
 /// Two ranks of a node have a lock by turns while one of another node waits for it: they pass it on to each other so

@@ -225,6 +225,11 @@ impl Climb {
         self.at.load(self.memory()).tenure().is_engaged()
     }
 
+    /// Whether the node has a claim at the home, or has one carried on to the next: whoever gives the lock up finds it.
+    pub fn has_claim(&self) -> bool {
+        self.at.load(self.memory()).tenure() == Tenure::Waiting
+    }
+
     /// Whether the rank that has the node's lock may pass it on with the hold at the home.
     pub fn may_pass_on(&self) -> bool {
         matches!(self.at.load(self.memory()).tenure(), Tenure::Held(passed) if passed < MOST_HANDED_ON)
@@ -233,13 +238,20 @@ impl Climb {
     /// Takes what the rank before has handed on to this one, together with the node's lock. Whether that was the lock:
     /// the node holds it, with a token for this rank.
     pub fn take_over(&self) -> bool {
-        let seen = self.at.load(self.memory());
-        let handed_on = match seen.tenure() {
-            Tenure::Held(passed) if self.has_token(passed + 1) => Tenure::Held(passed + 1),
-            _ => return false,
-        };
-        // Fails where this rank has been declared failed, or the steward moves the lock.
-        self.at.change(self.memory(), seen, handed_on).is_some()
+        loop {
+            let seen = self.at.load(self.memory());
+            let handed_on = match seen.tenure() {
+                Tenure::Held(passed) if self.has_token(passed + 1) => Tenure::Held(passed + 1),
+                _ => return false,
+            };
+            if self.at.change(self.memory(), seen, handed_on).is_some() {
+                return true;
+            }
+            // Or the steward has moved the lock: the hold with it.
+            if self.reach.own_end().is_some() {
+                return false;
+            }
+        }
     }
 
     /// Goes on. Never blocks. Where this fails this rank has been declared failed, or the home of a lock that does not

@@ -121,9 +121,9 @@ pub enum LockError {
         name: String,
         /// For how long it was waited for.
         waited: Duration,
-        /// Which rank of this node holds it, or has asked the home for it; of a reader-writer lock that was to be read,
-        /// which rank of the job writes; of an election with a time to live, which rank of the job leads. `None` where
-        /// another node's rank does, or that is not known.
+        /// Which rank of this node holds it, or, where `holder_node` is `None`, has asked the home for it before; of a
+        /// reader-writer lock that was to be read, which rank of the job writes; of an election with a time to live,
+        /// which rank of the job leads. `None` where another node's rank does, or that is not known.
         holder: Option<usize>,
         /// Which node holds it; `None` where that is not known.
         holder_node: Option<usize>,
@@ -270,7 +270,8 @@ fn who_leads(holder: Option<usize>) -> String {
 
 fn who_is_ahead(holder: Option<usize>, node: Option<usize>, ahead: &[usize]) -> String {
     let holder = match (holder, node) {
-        (Some(rank), _) => format!("rank {rank} holds it"),
+        (Some(rank), Some(_)) => format!("rank {rank} holds it"),
+        (Some(rank), None) => format!("rank {rank} has asked for it before"),
         (None, Some(node)) => format!("node {node} holds it"),
         (None, None) => "nobody is known to hold it".to_owned(),
     };

@@ -92,9 +92,11 @@ impl Exclusive {
         self.wait(Queued { wait: Wait::new(), place }, limit)
     }
 
-    /// The place of a rank that has its node's lock, by this grant.
+    /// The place of a rank that has its node's lock, by this grant: of several nodes it has only asked for the lock.
     fn place_from(&self, granted: u64) -> Place {
-        self.climb.as_ref().map_or(Place::Granted(granted), |climb| Place::Climbing(climb.begin(granted)))
+        let Some(climb) = &self.climb else { return Place::Granted(granted) };
+        self.node.note_request();
+        Place::Climbing(climb.begin(granted))
     }
 
     /// Takes the lock if nobody holds it and nobody would be passed by for too long.
@@ -108,6 +110,7 @@ impl Exclusive {
 
     #[cold]
     fn try_to_climb(&self, climb: &Climb, granted: u64) -> Result<Option<u64>, LockError> {
+        self.node.note_request();
         let (mut ascent, begun) = (climb.begin_to_try(granted), Instant::now());
         match climb.wait(&mut ascent, begun, Some(PATIENCE)) {
             Some(Ok(Summit::Held(token))) => self.granted(token).map(Some),
@@ -130,7 +133,6 @@ impl Exclusive {
             }
         }
         if let (Place::Climbing(ascent), Some(climb)) = (&mut queued.place, &self.climb) {
-            self.node.note_request();
             if let Some(reached) = climb.find_place(ascent) {
                 let token = self.arrive(climb, ascent, reached, &queued.wait)?;
                 queued.place = Place::Granted(token);
@@ -139,7 +141,8 @@ impl Exclusive {
         Ok(queued)
     }
 
-    /// Whether the claim has been granted: the token. Where this fails it is taken back.
+    /// Whether the claim has been granted: the token. Waits for no other rank, and for the home only where it has to be
+    /// told something. Where this fails the claim is taken back.
     pub fn test(&self, queued: &mut Queued) -> Result<Option<u64>, LockError> {
         let Queued { wait, place } = queued;
         if let Place::OnNode = place {
@@ -147,13 +150,12 @@ impl Exclusive {
             if self.climb.is_none() {
                 return Ok(Some(self.node.noted_if_long(granted, wait)));
             }
-            self.node.note_request();
             *place = self.place_from(granted);
         }
         match (place, &self.climb) {
-            (Place::Climbing(ascent), Some(climb)) => match climb.poll(ascent) {
-                Poll::Ready(reached) => self.arrive(climb, ascent, reached, wait).map(Some),
-                Poll::Pending => Ok(None),
+            (Place::Climbing(ascent), Some(climb)) => match climb.look(ascent) {
+                Some(reached) => self.arrive(climb, ascent, reached, wait).map(Some),
+                None => Ok(None),
             },
             (Place::Granted(token), _) => self.node.look_at_oneself().map(|()| Some(*token)),
             (Place::OnNode | Place::Climbing(_), _) => unreachable!("it has its node's lock, and climbs"),
@@ -184,10 +186,7 @@ impl Exclusive {
     /// An ascent of this rank, which waits, has come to its end: the token.
     fn arrive(&self, climb: &Climb, ascent: &mut Ascent, reached: Reached, wait: &Wait) -> Result<u64, LockError> {
         match reached {
-            Ok(Summit::Held(token)) => {
-                self.node.note_request_granted();
-                self.granted(token)
-            }
+            Ok(Summit::Held(token)) => self.granted(token),
             Ok(Summit::Free) => unreachable!("who wants to hold it waits"),
             Err(fault) => Err(self.fail(climb, ascent, fault, wait.waited())),
         }
@@ -213,14 +212,16 @@ impl Exclusive {
     }
 
     /// Takes the claim back of a rank that has no more than a place among those of its node. Whether it had been
-    /// granted the lock: its node's, together with what that has at the home.
+    /// granted the lock: its node's, also as it looks now, together with what that has at the home or is granted there.
     fn leave_queue(&self, climb: &Climb) -> bool {
-        match self.node.withdraw() {
+        match self.node.look_and_withdraw() {
             Withdrawn::Cancelled => {
                 self.settle_above(climb);
                 false
             }
             Withdrawn::Granted(_) if climb.take_over() => self.give_back(),
+            // The one before has left its claim.
+            Withdrawn::Granted(granted) if climb.has_claim() => self.turn_back(climb, &mut climb.begin(granted)),
             Withdrawn::Granted(_) => {
                 let _ = self.leave(climb);
                 false
@@ -234,7 +235,7 @@ impl Exclusive {
             return false;
         }
         // What is in the mailbox counts.
-        let polled = if ascent.is_waiting() { climb.poll(ascent) } else { Poll::Pending };
+        let polled = if climb.has_claim() { climb.poll(ascent) } else { Poll::Pending };
         match polled {
             Poll::Ready(Ok(Summit::Held(_))) => return self.give_back(),
             Poll::Ready(Err(fault)) => drop(self.fail(climb, ascent, fault, Duration::ZERO)),
@@ -307,7 +308,10 @@ impl Exclusive {
     /// The node holds it, and this rank has the node's lock, unless it has been declared failed.
     fn granted(&self, token: u64) -> Result<u64, LockError> {
         match self.node.look_at_oneself() {
-            Ok(()) => Ok(self.node.noted(token)),
+            Ok(()) => {
+                self.node.note_request_granted();
+                Ok(self.node.noted(token))
+            }
             Err(error) => {
                 let _ = self.node.release();
                 Err(error)
@@ -369,5 +373,57 @@ impl Exclusive {
     /// If this rank has been declared failed, it has neither the lock nor a claim.
     pub fn look_at_oneself(&self) -> Result<(), LockError> {
         self.node.look_at_oneself()
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::JobOptions;
+    use crate::job::Job;
+    use crate::job::pretended::{await_that, name_at, on_nodes};
+
+    /// A lock at home on node 0 of two, the other of which has two ranks: that of each rank, with what keeps it there.
+    fn of_three(jobs: &[Job]) -> [(Exclusive, crate::Lock); 3] {
+        let name = name_at(&[0], 2, 0);
+        [0, 1, 2].map(|rank: usize| {
+            let lock = jobs[rank].lock(&name).expect("room");
+            (Exclusive::new(lock.handle()), lock)
+        })
+    }
+
+    /// A thread waits in a call; others of its rank hold nothing whose guard they could drop.
+    #[test]
+    fn who_asks_beside_a_thread_that_waits_is_told_that_its_rank_has_asked() {
+        let jobs = on_nodes(&[0, 1, 1], &JobOptions::new());
+        let [(there, _there), (here, _here), _] = of_three(&jobs);
+        let beside = Exclusive::new(_here.handle());
+        there.acquire(None).expect("it is free");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || here.acquire(None).map(|_| here.release()));
+            await_that("it does not ask", || beside.climb.as_ref().expect("several nodes").has_claim());
+            let refused = [beside.acquire(None).err(), beside.try_acquire().err(), beside.request().err()];
+            there.release().expect("it was held");
+            assert_eq!(waiting.join().expect("no panic"), Ok(Ok(())));
+            let is_request = |error: &Option<LockError>| matches!(error, Some(LockError::AlreadyRequested { .. }));
+            assert!(refused.iter().all(is_request), "{refused:?}");
+        });
+    }
+
+    /// The rank before it on its node has left neither the lock nor a claim: the look that finds that asks for a place.
+    #[test]
+    fn who_inherits_nothing_has_a_place_as_soon_as_it_looks() {
+        let jobs = on_nodes(&[0, 1, 1], &JobOptions::new());
+        let [(there, _there), (neighbour, _neighbour), (here, _here)] = of_three(&jobs);
+        there.acquire(None).expect("it is free");
+        neighbour.node.try_take().expect("nobody fails").expect("nobody of its node has it");
+        let mut queued = here.request().expect("a place");
+        neighbour.node.release().expect("it was held");
+        let mut looks = || here.test(&mut queued).map(|_| matches!(queued.place, Place::OnNode));
+        await_that("its turn on its node never comes", || looks() == Ok(false));
+        assert!(here.climb.as_ref().expect("there are several nodes").has_claim());
+        there.release().expect("it was held");
+        assert!(here.wait(queued, None).is_ok());
+        here.release().expect("it was held");
     }
 }

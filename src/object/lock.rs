@@ -148,7 +148,8 @@ impl Lock {
     /// Where another rank of this node has the lock, or has asked before, the place is behind that one in the node's
     /// queue, and among nodes it is what that one leaves: the lock itself, or the node's place at the home. Only where
     /// it leaves neither the node asks for another place as this rank looks: where the lock has been handed on 64
-    /// times, was being given up as this rank asked, or was only tried.
+    /// times, was being given up as this rank asked, or was only tried; and where the one before has died or given up
+    /// in the middle of a call that was asking the home, or the home was lost just then.
     ///
     /// # Errors
     ///
@@ -237,8 +238,8 @@ enum Place {
 }
 
 impl<'lock> LockRequest<'lock> {
-    /// Whether the lock is granted, without waiting. After that the request is spent: [`wait`](Self::wait) returns the
-    /// guard at once.
+    /// Whether the lock is granted, without waiting for other ranks. After that the request is spent:
+    /// [`wait`](Self::wait) returns the guard at once.
     ///
     /// # Errors
     ///
@@ -247,8 +248,10 @@ impl<'lock> LockRequest<'lock> {
     ///
     /// # Cost
     ///
-    /// A look at this node's memory; where this node waits for another one its connections are polled, too. After an
-    /// error that of [`Lock::request`].
+    /// A look at this node's memory; where this node waits for another one its connections are polled, too. Where there
+    /// is something to be done at the home this waits for that: a round trip to take up what was granted, up to five
+    /// where the node is lost that holds the lock (docs/design.md, "When a holder dies"), and those of
+    /// [`Lock::request`] where this node asks for a place, as after an error.
     pub fn test(&mut self) -> Result<bool, LockError> {
         if let Place::None = self.place {
             self.place = Place::Queued(Box::new(self.lock.lock.request()?));

@@ -447,6 +447,7 @@ impl NodeLock {
     /// The time is over, unless the lock is granted just now.
     fn give_up(&self, wait: &Wait) -> Result<u64, LockError> {
         let (holder, ahead) = (self.queue.holder(self.segment()), self.ahead());
+        let holder_node = holder.filter(|_| self.is_held_here()).map(|_| self.membership.here());
         match self.queue.withdraw(self.segment(), &self.has_ended()) {
             Withdrawn::Granted(token) => self.look_at_oneself().map(|()| token),
             Withdrawn::Cancelled => Err(LockError::TimedOut {
@@ -454,10 +455,17 @@ impl NodeLock {
                 name: self.name.clone(),
                 waited: wait.waited(),
                 holder: holder.map(|local| self.rank_at(local)),
-                holder_node: holder.map(|_| self.membership.here()),
+                holder_node,
                 ahead,
             }),
         }
+    }
+
+    /// Whether who has the node's lock holds what that is a part of: not where it is on its way to the home, or waits
+    /// there for another node.
+    fn is_held_here(&self) -> bool {
+        let tenure = || TenureAt(self.at).load(self.segment()).tenure();
+        !self.membership.reach.spans_nodes() || matches!(tenure(), Tenure::Held(_))
     }
 
     /// The home is not heard, unless the lock is granted just now.
@@ -473,10 +481,22 @@ impl NodeLock {
         let withdrawn = self.queue.withdraw(self.segment(), &self.has_ended());
         match withdrawn {
             Withdrawn::Granted(_) => self.usage.set(Use::Held),
-            // It is not this rank's: what was noted goes.
-            Withdrawn::Cancelled => drop(self.release()),
+            // It is not this rank's, nor is what is noted of its holder.
+            Withdrawn::Cancelled => self.usage.set(Use::Nothing),
         }
         withdrawn
+    }
+
+    /// The same, unless the lock is this rank's for the asking: then it has it, too.
+    pub fn look_and_withdraw(&self) -> Withdrawn {
+        match ready(self.queue.poll(self.segment(), &self.has_ended())) {
+            Some(_) if self.look_at_oneself().is_err() => Withdrawn::Cancelled,
+            Some(token) => {
+                self.usage.set(Use::Held);
+                Withdrawn::Granted(token)
+            }
+            None => self.withdraw(),
+        }
     }
 
     /// Takes the claim back, and what it has been granted. Whether it had not been granted.
@@ -546,10 +566,19 @@ impl NodeLock {
     /// Before the lock is released: what was noted is not of the next hold.
     #[inline]
     fn clear_note(&self) {
-        let since = self.segment().word(self.at.held_since());
-        // Relaxed, both: as above. Somebody may note it just now, and be wrong until the next one holds the lock.
-        if since.load(Ordering::Relaxed) != 0 {
-            since.store(0, Ordering::Relaxed);
+        // Relaxed: as above. Somebody may note it just now, and be wrong until the next one holds the lock.
+        let noted = SinceWord(self.segment().word(self.at.held_since()).load(Ordering::Relaxed));
+        if noted.0 != 0 {
+            self.clear(noted);
+        }
+    }
+
+    /// Where this rank was declared failed meanwhile what is noted may be of the one that has followed it.
+    fn clear(&self, noted: SinceWord) {
+        let is_own = noted.holder() == Some(self.membership.local_of(self.rank()));
+        if is_own || self.queue.is_held(self.segment()) {
+            // Relaxed: for those who look.
+            self.segment().word(self.at.held_since()).store(0, Ordering::Relaxed);
         }
     }
 

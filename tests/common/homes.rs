@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use phalanx::fabric::shm::ReadOnlySegment;
+use phalanx::inspect::objects::HomeFacts;
 use phalanx::{BarrierError, Job};
 
 use super::ranks::LIMIT;
@@ -29,11 +30,20 @@ pub fn meet(job: &Job) {
 
 /// The nodes that wait at a lock's home, as a process of the home's node shows it to those who look from outside.
 pub fn waiting_at(pid: u32, name: &str) -> Vec<usize> {
+    at_home(pid, name).map_or_else(Vec::new, |object| object.queue)
+}
+
+/// The node that holds a lock as its home has it, likewise.
+pub fn holder_at(pid: u32, name: &str) -> Option<usize> {
+    at_home(pid, name).and_then(|object| object.holder)
+}
+
+fn at_home(pid: u32, name: &str) -> Option<HomeFacts> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten().map(|entry| entry.path());
     let mut segments = files
         .filter(|path| fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:phalanx")));
     let file = fs::File::open(segments.next().expect("it has its node's segment")).expect("the same user");
     let segment = ReadOnlySegment::attach(&file.into(), phalanx::coord::LAYOUT_HASH).expect("of this version");
     let facts = phalanx::inspect::read(&segment).expect("a segment");
-    facts.at_home.into_iter().find(|object| object.name == name).map_or_else(Vec::new, |object| object.queue)
+    facts.at_home.into_iter().find(|object| object.name == name)
 }

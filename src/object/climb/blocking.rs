@@ -34,11 +34,22 @@ impl Climb {
     }
 
     /// Waits until an ascent is over, or has nothing more to do: its node's claim stands at the home, for whoever gives
-    /// the lock up there (`None`, which also a rank gets that is leaving the job). Waits for the home alone, however
-    /// long that is silent, as long as somebody can decide whether it has failed; where it is lost until the lock has
-    /// moved.
+    /// the lock up there (`None`, which also a rank gets that is leaving the job). Waits for the home, however long that
+    /// is silent, as long as somebody can decide whether it has failed; where it is lost until the lock has moved; and
+    /// for room towards a node that it appoints, whose mailbox it writes.
     pub fn find_place(&self, ascent: &mut Ascent) -> Option<Reached> {
         self.wait_while(ascent, None, |ascent| !ascent.is_waiting())
+    }
+
+    /// Goes on with an ascent that waits for others. Where more is to be done at the home than to look, until that is
+    /// done, as [`find_place`](Self::find_place) does: left in the middle it would hold those up who come before it,
+    /// and lose its place with the home.
+    pub fn look(&self, ascent: &mut Ascent) -> Option<Reached> {
+        match self.poll(ascent) {
+            Poll::Ready(reached) => Some(reached),
+            Poll::Pending if self.has_claim() => None,
+            Poll::Pending => self.find_place(ascent),
+        }
     }
 
     /// As [`wait`](Self::wait). Reads no clock where nothing is to be waited for.

@@ -135,6 +135,7 @@ impl<'lease> LeaseRequest<'lease> {
             },
             // Perhaps others have followed.
             Place::Held(mut party, _) => {
+                lease.note_request();
                 let turn = party.lessee.renew(now_ns());
                 lease.obtain_from(party, turn, wish, Instant::now())
             }
@@ -180,6 +181,25 @@ mod tests {
     use super::*;
     use crate::JobOptions;
     use crate::job::pretended::{await_that, doubt, name_at, on_nodes};
+
+    /// Its hold is over, and another one has followed, when a thread waits for it: others of its rank hold nothing.
+    #[test]
+    fn who_asks_beside_a_thread_that_waits_again_is_told_that_its_rank_has_asked() {
+        let jobs = on_nodes(&[0, 1], &JobOptions::new());
+        let name = name_at(&[1], 2, 0);
+        let lease_of = |rank: usize| jobs[rank].lease(&name, Duration::from_millis(500)).expect("room");
+        let [here, beside, there] = [0, 0, 1].map(lease_of);
+        let request = here.request().expect("it is free");
+        let guard = there.hold().expect("it is over");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || request.wait().and_then(LeaseGuard::release));
+            await_that("it does not wait", || there.queue() == [0]);
+            let refused = beside.request().map(drop);
+            guard.release().expect("it was renewed");
+            assert_eq!(waiting.join().expect("no panic"), Ok(()));
+            assert!(matches!(refused, Err(LeaseError::AlreadyRequested { .. })), "{refused:?}");
+        });
+    }
 
     /// Its home is not heard for a while: whoever looks again has a place again, and the lease in the end.
     #[test]
