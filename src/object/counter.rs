@@ -234,8 +234,8 @@ impl Counter {
     }
 
     /// Takes the next `count` numbers for the caller alone: no other call of [`fetch_add`](Self::fetch_add), `reserve`
-    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together. A count for which there is
-    /// no room adds nothing.
+    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together. A count for which there
+    /// is no room adds nothing.
     ///
     /// # Errors
     ///
@@ -243,7 +243,8 @@ impl Counter {
     ///
     /// # Cost
     ///
-    /// As [`fetch_add`](Self::fetch_add), for all of them together; of more than 2^32 numbers a look at the value before.
+    /// As [`fetch_add`](Self::fetch_add), for all of them together; of more than 2^32 numbers a look at the value
+    /// before.
     pub fn reserve(&self, count: u64) -> Result<Range<u64>, CounterError> {
         if count > LOOKED_AT_FROM {
             // A count that was computed wrong, most likely: the numbers of others are not to come again.

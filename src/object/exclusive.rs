@@ -132,11 +132,11 @@ impl Exclusive {
                 self.node.note_undisputed();
             }
         }
-        if let (Place::Climbing(ascent), Some(climb)) = (&mut queued.place, &self.climb) {
-            if let Some(reached) = climb.find_place(ascent) {
-                let token = self.arrive(climb, ascent, reached, &queued.wait)?;
-                queued.place = Place::Granted(token);
-            }
+        if let (Place::Climbing(ascent), Some(climb)) = (&mut queued.place, &self.climb)
+            && let Some(reached) = climb.find_place(ascent)
+        {
+            let token = self.arrive(climb, ascent, reached, &queued.wait)?;
+            queued.place = Place::Granted(token);
         }
         Ok(queued)
     }
