@@ -248,13 +248,14 @@ impl World {
             assert!(KeyWord(self.word(at.key())).is_of(&name(index)), "member {me}'s object is gone");
             assert!(self.word(at.handles(me)) > 0, "member {me}'s handle is gone");
         }
-        for index in 0..NAMES.len() {
+        for text in NAMES {
+            let name = Name::new(text).expect("a name");
             let is_of = |place: &usize| {
                 let at = self.place(*place);
-                KeyWord(self.word(at.key())).is_of(&name(index)) && self.word(at.check()) == name(index).check()
+                KeyWord(self.word(at.key())).is_of(&name) && self.word(at.check()) == name.check()
             };
             let places: Vec<usize> = (1..=self.places).filter(is_of).collect();
-            assert!(places.len() <= 1, "{:?} is at {places:?}", NAMES[index]);
+            assert!(places.len() <= 1, "{text:?} is at {places:?}");
         }
     }
 
