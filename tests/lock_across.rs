@@ -693,7 +693,7 @@ fn requests_that_nobody_looks_at_keep_their_order_when_the_home_is_lost() {
     assert_eq!(children.next_answer(2), "had");
 }
 
-/// Whoever has asked and looks no more, as it is dead, holds nobody up: neither before it is granted the lock nor after.
+/// Whoever has asked and is dead holds nobody up: neither before it is granted the lock nor after.
 #[test]
 fn a_request_whose_rank_is_killed_holds_nobody_up() {
     const TEST: &str = "a_request_whose_rank_is_killed_holds_nobody_up";

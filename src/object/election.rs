@@ -191,9 +191,9 @@ impl Election {
         self.lead(self.seat.acquire(Some(timeout))?)
     }
 
-    /// Makes this rank a candidate without waiting for other ranks: it has its place before all who stand later, but for
-    /// the exception that [`Lock::request`] names. It may be elected from then on, and leads when it takes that up by
-    /// [`Candidacy::wait`]; until then nobody does.
+    /// Makes this rank a candidate without waiting for other ranks: it has its place before all who stand later, but
+    /// for the exception that [`Lock::request`] names. It may be elected from then on, and leads when it takes that up
+    /// by [`Candidacy::wait`]; until then nobody does.
     ///
     /// # Errors
     ///

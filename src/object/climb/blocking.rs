@@ -34,7 +34,7 @@ impl Climb {
     }
 
     /// Waits until an ascent is over, or has nothing more to do: its node's claim stands at the home, for whoever gives
-    /// the lock up there (`None`, which also a rank gets that is leaving the job). Waits for the home, however long that
+    /// the lock up there (`None`, which also a rank gets that is leaving the job). Waits for the home, however long it
     /// is silent, as long as somebody can decide whether it has failed; where it is lost until the lock has moved; and
     /// for room towards a node that it appoints, whose mailbox it writes.
     pub fn find_place(&self, ascent: &mut Ascent) -> Option<Reached> {
