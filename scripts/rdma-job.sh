@@ -55,7 +55,7 @@ bench() {
 suite() {
     local test
     for test in "${@:2}"; do
-        "$1" --list "$test" | grep -q ': test$' || fail "$(basename "$1") has no test like $test"
+        [[ $("$1" --list "$test") == *': test'* ]] || fail "$(basename "$1") has no test like $test"
     done
     PHALANX_FABRIC=rdma timeout 200 "$1" --test-threads=1 --color never "${@:2}"
 }
