@@ -234,8 +234,8 @@ impl Counter {
     }
 
     /// Takes the next `count` numbers for the caller alone: no other call of [`fetch_add`](Self::fetch_add), `reserve`
-    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together. A count for which there
-    /// is no room adds nothing.
+    /// or [`draw`](Self::draw) gives any of them, as long as all add less than 2^64 together. A count of more than
+    /// 2^32 for which there is no room adds nothing, unless others add at the same time.
     ///
     /// # Errors
     ///

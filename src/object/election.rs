@@ -86,7 +86,7 @@ impl Job {
     /// to live, as of a [`lease`](Self::lease).
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let job = phalanx::Job::from_env()?;
     /// let election = job.election_with_ttl("coordinator", Duration::from_secs(5))?;
     /// let leadership = election.campaign()?;
@@ -242,7 +242,7 @@ impl Election {
     /// What comes and goes between two calls is not told: a term is seen only while it lasts.
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let job = phalanx::Job::from_env()?;
     /// let election = job.election("coordinator")?;
     /// let mut leader = None;
@@ -320,7 +320,8 @@ pub struct Candidacy<'election> {
 }
 
 impl<'election> Candidacy<'election> {
-    /// Whether this rank is elected, without waiting. Until it takes that up by [`wait`](Self::wait) nobody leads.
+    /// Whether this rank is elected, without waiting for other ranks. Until it takes that up by [`wait`](Self::wait)
+    /// nobody leads.
     ///
     /// # Errors
     ///

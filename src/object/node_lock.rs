@@ -276,7 +276,7 @@ impl NodeLock {
     pub fn test(&self, wait: &mut Wait) -> Result<Option<u64>, LockError> {
         wait.look_at_the_clock();
         let granted = ready(self.queue.poll(self.segment(), &self.has_ended()));
-        self.look_at_oneself()?;
+        self.look_at_oneself().inspect_err(|_| self.usage.set(Use::Nothing))?;
         match granted {
             Some(_) => self.usage.set(Use::Held),
             None => {
@@ -490,7 +490,10 @@ impl NodeLock {
     /// The same, unless the lock is this rank's for the asking: then it has it, too.
     pub fn look_and_withdraw(&self) -> Withdrawn {
         match ready(self.queue.poll(self.segment(), &self.has_ended())) {
-            Some(_) if self.look_at_oneself().is_err() => Withdrawn::Cancelled,
+            Some(_) if self.look_at_oneself().is_err() => {
+                self.usage.set(Use::Nothing);
+                Withdrawn::Cancelled
+            }
             Some(token) => {
                 self.usage.set(Use::Held);
                 Withdrawn::Granted(token)

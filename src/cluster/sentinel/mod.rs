@@ -363,8 +363,8 @@ impl Sentinel {
         Some(options.heartbeat)
     }
 
-    /// Whether all between the agent and this one are found stopped, if there are any. Nobody is looked at while the
-    /// agent's heart beats.
+    /// Whether all between the agent and this one are found stopped, if there are any. Nobody is looked at where
+    /// the agent's heart has beaten since this one's last step.
     fn is_first_that_runs<M: Memory, F, S: Surroundings>(
         &mut self,
         site: &Site<'_, M, F, S>,

@@ -10,6 +10,10 @@
 //! left alone until it is gone, or gives it up. Nor do the two make two objects of a name: whoever fills a place looks
 //! at all others once more, takes from others what they fill, and gives its own up where somebody was quicker.
 //!
+//! A home's table tells nodes from each other, and not their ranks: a rank that was declared failed, is followed there
+//! by a neighbour, and comes back while it writes a new object's words, is kept from that only by looking for its own
+//! end before it writes.
+//!
 //! An object is there for as long as a member that has not ended has a handle of it. What it can be is in `kind.rs`,
 //! what can go wrong with it and with its words in `fault.rs`.
 //!
@@ -261,15 +265,16 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         if !self.swap(&at, seen, filling)? {
             return Err(DirectoryFault::Overtaken);
         }
-        match self.is_only_maker(&at, name)? && self.fill(&at, filling, name, nature)? {
-            true => Ok(at),
-            false => {
-                // Of two that make an object each may have orphaned the other's place.
-                let _ =
-                    self.swap(&at, filling, filling.freed())? || self.swap(&at, filling.orphaned(), filling.freed())?;
-                Err(DirectoryFault::Overtaken)
-            }
-        }
+        let is_only = self.is_only_maker(&at, name);
+        let fault = match is_only.and_then(|is_only| Ok(is_only && self.fill(&at, filling, name, nature)?)) {
+            Ok(true) => return Ok(at),
+            Ok(false) => DirectoryFault::Overtaken,
+            Err(fault @ DirectoryFault::Away(_)) => return Err(fault),
+            Err(fault) => fault,
+        };
+        // Of two that make an object each may have orphaned the other's place.
+        let _ = self.swap(&at, filling, filling.freed())? || self.swap(&at, filling.orphaned(), filling.freed())?;
+        Err(fault)
     }
 
     /// Whether nobody but this member, which fills a place, makes or has made an object of a name: then nobody will.
@@ -356,10 +361,11 @@ impl<'call, W: Words, F: Fn(usize) -> bool> Directory<'call, W, F> {
         let greatest = self.words.load(&[at])?[0];
         match self.table {
             ObjectTable::Home => Ok(greatest.max(self.first_number)),
-            ObjectTable::Here => {
-                self.words.store(&[(at, greatest + 2)])?;
-                Ok(greatest + 2)
-            }
+            // Not by a store: one that was declared failed, and comes back, would turn the numbers back.
+            ObjectTable::Here => match self.words.swap(at, greatest, greatest + 2)? {
+                true => Ok(greatest + 2),
+                false => Err(DirectoryFault::Overtaken),
+            },
         }
     }
 

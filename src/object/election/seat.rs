@@ -46,7 +46,7 @@ impl Seat {
         }
     }
 
-    /// Asks for it without waiting.
+    /// Asks for it without waiting for other ranks.
     pub fn request(&self) -> Result<Claim<'_>, LockError> {
         match self {
             Self::Lock(lock) => Ok(Claim::Lock { lock, request: lock.request()? }),

@@ -205,7 +205,11 @@ impl World {
 
     fn step(&mut self, me: usize) {
         let act = *self.members[me].left.last().expect("it is inside");
-        let Some(ended) = self.call(me, act, 1) else { return };
+        let numbers = |world: &Self| world.word(world.place(0).greatest());
+        let before = numbers(self);
+        let ended = self.call(me, act, 1);
+        assert!(numbers(self) >= before, "member {me} turns the numbers of objects back");
+        let Some(ended) = ended else { return };
         let place = |at: ObjectAt| (1..=self.places).find(|index| self.place(*index) == at).expect("one of them");
         let opened = match &ended {
             Ended::Opened(Ok(at)) => Some(place(*at)),
