@@ -271,6 +271,8 @@ for_nights=(
     the_home_is_lost_as_one_follows_who_let_its_time_pass
     two_nodes_are_lost_and_go_on
     the_home_of_three_is_lost
+    three_nodes_twice_in_every_order
+    two_of_three_die_or_give_up_at_any_moment
 )
 
 if ! command -v cargo >/dev/null; then
