@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::children::{Children, answer, await_line, role};
 use common::homes::{holder_at, name_at, waiting_at};
@@ -753,8 +753,10 @@ fn who_looks_once_and_finds_the_holder_lost_leaves_the_lock_to_the_first() {
     expect(&mut children, first, "request", "asked");
     expect(&mut children, second, "request", "asked");
     children.kill(holder);
+    let begun = Instant::now();
     while holder_at(children.pid(0), &name) == Some(holder) {
-        // The home answers it nothing while it looks once, and all when it has.
+        assert!(begun.elapsed() < LIMIT, "nobody follows the holder");
+        // The home answers it nothing while it looks once, and all when it has: both pauses only make that likely.
         children.stop(0);
         children.say(second, "test");
         std::thread::sleep(Duration::from_millis(2));

@@ -37,7 +37,7 @@ const NOTE_AFTER: Duration = Duration::from_micros(100);
 const SWEEP_PAUSE: Duration = Duration::from_micros(20);
 
 /// How often a rank may take a lock before others that wait, where each has a CPU: while the first of them wakes up.
-const MOST_PASSED: u64 = 64;
+pub(super) const MOST_PASSED: u64 = 64;
 /// Where ranks share CPUs: turns of the spin loop between two looks at the lock's word, each of which takes its line
 /// away from whoever uses it.
 const TURNS_PER_LOOK: u32 = 40;

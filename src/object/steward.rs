@@ -22,6 +22,7 @@ use super::election;
 use super::errands::{self, Settling, has_left_something};
 use super::homes::{Home, bit_of, name_of};
 use super::lease;
+use super::node_lock::MOST_PASSED;
 use super::reach::Reach;
 use super::second;
 use super::shared_hold;
@@ -50,8 +51,6 @@ const TABLE_PAUSE: Duration = Duration::from_micros(100);
 const TABLE_LIMIT: Duration = Duration::from_millis(100);
 /// How often what could not be given back at once is tried again.
 const SWEEPS: u32 = 20;
-/// How often it is taken before others.
-const MOST_PASSED: u64 = 64;
 
 /// At work until it is dropped.
 #[derive(Debug)]
